@@ -1,0 +1,1724 @@
+# cython: language_level=3, boundscheck=True, wraparound=False, cdivision=True
+# cython: embedsignature=False, auto_pickle=False
+"""The wire codec: CRC-64, headers, the plans of declared fields, framing.
+
+Layout of this file: bytes and numbers · CRC-64 · text · Layout (a plan and its two
+interpreters, `measure` + `write` and `read`) · Record (a message's memory) · pack · unpack ·
+Decoder (framing) · rotations · polygon cells.
+
+Rules. Everything read from the wire goes through `need`, which checks against what remains
+before anything is allocated. Pointer code is `noexcept nogil` where it can be, so that the
+compiler refuses Python operations in it. Layouts are compiled once, at class creation.
+"""
+
+cimport cython
+from cpython.bytes cimport PyBytes_AsString, PyBytes_FromStringAndSize
+from cpython.buffer cimport (
+    PyBUF_FORMAT, PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer,
+)
+from cpython.mem cimport PyMem_Calloc, PyMem_Free
+from cpython.unicode cimport PyUnicode_DecodeUTF8
+from libc.math cimport sqrt
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t
+from libc.stdlib cimport free, malloc
+from libc.string cimport memchr, memcmp, memcpy, memset
+cimport numpy as cnp
+
+import operator
+import time
+
+import numpy as np
+
+from igtl.errors import BodyError, CRCError, EncodeError, MessageTooLarge, ProtocolError, VersionError
+from igtl.fields import REQUIRED, rest
+
+cnp.import_array()
+
+cdef extern from "_crc64.h" nogil:
+    ctypedef uint64_t (*igtl_crc64_fn)(const uint8_t *, size_t, uint64_t)
+    igtl_crc64_fn igtl_crc64
+    igtl_crc64_fn igtl_crc64_form(const char *)
+    uint64_t igtl_crc64_copy(uint8_t *, const uint8_t *, size_t, uint64_t)
+    void igtl_crc64_init()
+
+igtl_crc64_init()
+
+HEADER_SIZE = 58
+EXTENDED_HEADER_SIZE = 12
+
+cdef enum:
+    HEADER = 58
+    EXTENDED = 12
+    MAX_FIELDS = 48
+    NOGIL_FROM = 5 * 1024       # below this, giving up the GIL costs more than it brings
+    APART_FROM = 64 * 1024      # data of this size is sent from where it lies
+    BLOCK_FROM = 32 * 1024      # frames of this size are received into memory of their own
+
+# ---- bytes and numbers ------------------------------------------------------------------------
+
+cdef inline uint16_t get16(const uint8_t* p) noexcept nogil:
+    return <uint16_t>((p[0] << 8) | p[1])
+
+cdef inline uint32_t get32(const uint8_t* p) noexcept nogil:
+    return (<uint32_t>p[0] << 24) | (<uint32_t>p[1] << 16) | (<uint32_t>p[2] << 8) | p[3]
+
+cdef inline uint64_t get64(const uint8_t* p) noexcept nogil:
+    return (<uint64_t>get32(p) << 32) | get32(p + 4)
+
+cdef inline void put16(uint8_t* p, uint16_t v) noexcept nogil:
+    p[0] = <uint8_t>(v >> 8)
+    p[1] = <uint8_t>v
+
+cdef inline void put32(uint8_t* p, uint32_t v) noexcept nogil:
+    put16(p, <uint16_t>(v >> 16))
+    put16(p + 2, <uint16_t>v)
+
+cdef inline void put64(uint8_t* p, uint64_t v) noexcept nogil:
+    put32(p, <uint32_t>(v >> 32))
+    put32(p + 4, <uint32_t>v)
+
+cdef inline uint64_t get_int(const uint8_t* p, int size) noexcept nogil:
+    if size == 1:
+        return p[0]
+    if size == 2:
+        return get16(p)
+    if size == 4:
+        return get32(p)
+    return get64(p)
+
+cdef inline void put_int(uint8_t* p, int size, uint64_t v) noexcept nogil:
+    if size == 1:
+        p[0] = <uint8_t>v
+    elif size == 2:
+        put16(p, <uint16_t>v)
+    elif size == 4:
+        put32(p, <uint32_t>v)
+    else:
+        put64(p, v)
+
+cdef void swap_in(uint8_t* to, const uint8_t* wire, Py_ssize_t n, int size) noexcept nogil:
+    """n numbers from the wire (big endian) to native order. `to` is aligned, `wire` need not be."""
+    cdef Py_ssize_t i
+    if size == 1:
+        memcpy(to, wire, n)
+    elif size == 2:
+        for i in range(n):
+            (<uint16_t*>to)[i] = get16(wire + 2 * i)
+    elif size == 4:
+        for i in range(n):
+            (<uint32_t*>to)[i] = get32(wire + 4 * i)
+    else:
+        for i in range(n):
+            (<uint64_t*>to)[i] = get64(wire + 8 * i)
+
+cdef void swap_out(uint8_t* wire, const uint8_t* native, Py_ssize_t n, int size) noexcept nogil:
+    """The way back."""
+    cdef Py_ssize_t i
+    if size == 1:
+        memcpy(wire, native, n)
+    elif size == 2:
+        for i in range(n):
+            put16(wire + 2 * i, (<uint16_t*>native)[i])
+    elif size == 4:
+        for i in range(n):
+            put32(wire + 4 * i, (<uint32_t*>native)[i])
+    else:
+        for i in range(n):
+            put64(wire + 8 * i, (<uint64_t*>native)[i])
+
+cdef void matrix_in(float* m, const uint8_t* wire) noexcept nogil:
+    """Twelve wire numbers, column by column, to a row-major 4x4 (docs/protocol.md section 1.2)."""
+    cdef int r, c
+    for c in range(4):
+        for r in range(3):
+            (<uint32_t*>m)[4 * r + c] = get32(wire + 4 * (3 * c + r))
+    m[12] = m[13] = m[14] = 0
+    m[15] = 1
+
+cdef bint matrix_out(uint8_t* wire, const float* m) noexcept nogil:
+    """The way back. False when the fourth row is not 0 0 0 1."""
+    cdef int r, c
+    for c in range(4):
+        for r in range(3):
+            put32(wire + 4 * (3 * c + r), (<const uint32_t*>m)[4 * r + c])
+    return m[12] == 0 and m[13] == 0 and m[14] == 0 and m[15] == 1
+
+# ---- CRC-64 -----------------------------------------------------------------------------------
+
+cdef inline uint64_t run_crc(const uint8_t* p, Py_ssize_t n, uint64_t crc) noexcept:
+    if n < NOGIL_FROM:
+        return igtl_crc64(p, n, crc)
+    with nogil:
+        crc = igtl_crc64(p, n, crc)
+    return crc
+
+def crc64(const uint8_t[::1] data, uint64_t crc=0, *, str form=None):
+    cdef igtl_crc64_fn run = igtl_crc64
+    cdef const uint8_t* p = &data[0] if data.shape[0] else NULL
+    if form is not None:
+        name = form.encode()
+        run = igtl_crc64_form(name)
+        if run == NULL:
+            raise ValueError(f"no CRC form {form!r} on this machine: {', '.join(crc_forms())}")
+    if p == NULL:
+        return crc
+    with nogil:
+        crc = run(p, data.shape[0], crc)
+    return crc
+
+def crc_forms():
+    return tuple([name for name in ("portable", "clmul", "vpclmul")
+                  if igtl_crc64_form(name.encode()) != NULL])
+
+# ---- text -------------------------------------------------------------------------------------
+
+# IANA MIBenum -> Python codec (docs/protocol.md section 1.1)
+_ENCODINGS = {
+    3: "ascii", 4: "latin-1", 13: "iso8859-10", 17: "shift_jis", 18: "euc_jp", 38: "euc_kr",
+    39: "iso2022_jp", 106: "utf-8", 113: "gbk", 114: "gb18030", 1013: "utf-16-be",
+    1014: "utf-16-le", 1015: "utf-16", 1017: "utf-32", 2009: "cp850", 2011: "cp437",
+    2025: "gb2312", 2026: "big5", 2027: "mac-roman",
+}
+_ENCODINGS.update({code: f"iso8859-{code - 3}" for code in range(5, 13)})
+_ENCODINGS.update({code: f"iso8859-{code - 96}" for code in range(109, 113)})
+_ENCODINGS.update({code: f"cp{code - 1000}" for code in range(2250, 2259)})
+
+def decode_text(bytes raw, int encoding):
+    """Text for display: valid UTF-8 as UTF-8 whatever the label says, except UTF-16 and UTF-32."""
+    if not 1013 <= encoding <= 1017:
+        try:
+            return raw.decode()
+        except UnicodeDecodeError:
+            pass
+    name = _ENCODINGS.get(encoding, "utf-8")
+    return raw.decode(name if name != "ascii" else "utf-8", "replace")
+
+def encode_text(text, int encoding):
+    """Bytes of a text under a MIBenum; 3 (US-ASCII) takes ASCII only, unknown numbers UTF-8."""
+    if isinstance(text, (bytes, bytearray, memoryview)):
+        return bytes(text)
+    return text.encode(_ENCODINGS.get(encoding, "utf-8"))
+
+cdef str text_of(const uint8_t* p, Py_ssize_t size, bint* exact):
+    """Text before the first NUL. *exact: the field holds nothing the text does not show."""
+    cdef const uint8_t* end = <const uint8_t*>memchr(p, 0, size)
+    cdef Py_ssize_t n = size if end == NULL else end - p
+    cdef Py_ssize_t i
+    exact[0] = True
+    for i in range(n, size):
+        if p[i]:
+            exact[0] = False
+            break
+    try:
+        return PyUnicode_DecodeUTF8(<const char*>p, n, NULL)
+    except UnicodeDecodeError:
+        exact[0] = False
+        return PyUnicode_DecodeUTF8(<const char*>p, n, "replace")
+
+# ---- Layout -----------------------------------------------------------------------------------
+
+cdef enum Kind:
+    INT
+    FLOAT
+    TEXT
+    ARRAY
+    MATRIX
+    DATA
+    TEXTS
+    ELEMENTS
+    STRING
+    ZERO_ENDED
+    COUNT
+    SIZE
+    CODED
+
+_KINDS = {
+    "int": INT, "float": FLOAT, "text": TEXT, "array": ARRAY, "matrix": MATRIX, "data": DATA,
+    "texts": TEXTS, "elements": ELEMENTS, "string": STRING, "zero_ended": ZERO_ENDED,
+    "count": COUNT, "size": SIZE, "coded": CODED,
+}
+
+cdef enum:
+    REST = -1           # Op.fixed: all that remains
+    BY_FIELD = -2       # as many as the hidden field says
+    BY_FORM = -3        # one of several, told by the size
+
+cdef struct Op:
+    int kind
+    int itemsize        # bytes of one number, or of a text field
+    bint signed
+    Py_ssize_t fixed    # number of elements, or REST, BY_FIELD, BY_FORM
+    Py_ssize_t per      # numbers in a row (1 for a flat array)
+    int counter         # the op that holds this one's count or size; -1: none
+    int length          # the op that holds this one's size in bytes; -1: none
+    int target          # COUNT, SIZE: the op described
+    int encoding        # STRING: the op with the MIBenum; -1: UTF-8
+    bint optional
+    bint constant
+
+@cython.final
+cdef class Layout:
+    """A compiled field list: what `pack`, `unpack` and attribute access run."""
+
+    cdef Op* ops
+    cdef readonly int n
+    cdef readonly str owner
+    cdef readonly str type_name
+    cdef readonly tuple fields
+    cdef readonly Py_ssize_t minimum
+    cdef readonly dict index
+    cdef readonly object check       # cross-field checks of the class, after reading
+    cdef readonly object prepare     # and before writing
+    cdef readonly bint prefers_v2
+    cdef bint dynamic                # some field's size is not known beforehand
+    cdef bytes wire_type
+    cdef tuple dtypes
+    cdef tuple visible
+
+    def __cinit__(self, *args, **kwargs):
+        self.ops = NULL
+
+    def __dealloc__(self):
+        PyMem_Free(self.ops)
+
+    def __init__(self, str owner, str type_name, fields, *, check=None, prepare=None, bint prefers_v2=False):
+        cdef int i
+        cdef Op* op
+        self.owner = owner
+        self.type_name = type_name
+        self.wire_type = type_name.encode().ljust(12, b"\0")
+        self.fields = tuple(fields)
+        self.n = len(self.fields)
+        self.check = check
+        self.prepare = prepare
+        self.prefers_v2 = prefers_v2
+        if self.n > MAX_FIELDS:
+            raise TypeError(f"{owner}: at most {MAX_FIELDS} fields")
+        self.ops = <Op*>PyMem_Calloc(self.n + 1, sizeof(Op))
+        if self.ops == NULL:
+            raise MemoryError
+        self.index = {f.name: k for k, f in enumerate(self.fields)}
+        self.visible = tuple([k for k, f in enumerate(self.fields) if not f.hidden])
+        self.dtypes = tuple([np.dtype(f.scalar) if f.scalar else None for f in self.fields])
+        self.minimum = 0
+        for i in range(self.n):
+            self._compile(i, self.fields[i])
+        for i in range(self.n):
+            op = &self.ops[i]
+            if op.kind == COUNT:
+                self.ops[op.target].counter = i
+            elif op.kind == SIZE:
+                self.ops[op.target].length = i
+
+    cdef int _compile(self, int i, f) except -1:
+        cdef Op* op = &self.ops[i]
+        op.kind = _KINDS[f.kind]
+        op.counter = op.length = op.target = op.encoding = -1
+        op.itemsize = f.size or (self.dtypes[i].itemsize if f.scalar else 1)
+        op.signed = f.scalar[:1] == "i"
+        op.optional = f.optional
+        op.constant = f.constant
+        op.per = f.per or 1
+        if f.of:
+            if f.of not in self.index:
+                raise TypeError(f"{self.owner}.{f.name}: there is no field {f.of!r}")
+            op.target = self.index[f.of]
+        if f.encoding:
+            op.encoding = self.index[f.encoding]
+            self.ops[op.encoding].target = i
+        if isinstance(f.count, int):
+            op.fixed = f.count
+        elif f.count == rest:
+            op.fixed = REST
+        elif isinstance(f.count, tuple):
+            op.fixed = BY_FORM
+        else:
+            op.fixed = BY_FIELD
+            if f.count not in self.index or self.index[f.count] >= i:
+                raise TypeError(f"{self.owner}.{f.name}: {f.count!r} must be an earlier field")
+            if op.kind == ARRAY:
+                op.counter = self.index[f.count]
+            else:
+                op.length = self.index[f.count]
+        if f.kind in ("zero_ended", "texts", "elements") or op.fixed in (REST, BY_FORM) or op.optional:
+            if i != self.n - 1 and not (op.optional and self.fields[i + 1].count == rest):
+                raise TypeError(f"{self.owner}.{f.name}: only the last field can take what remains")
+        if op.kind == ZERO_ENDED:
+            op.fixed = REST
+        if op.kind == CODED:
+            self.minimum += getattr(f.item, "minimum", 0)
+        elif op.fixed >= 0 and not op.optional:
+            self.minimum += op.itemsize * op.fixed * op.per
+        self.dynamic = self.dynamic or op.kind in (DATA, TEXTS, STRING, ZERO_ENDED, CODED, TEXT)
+
+    # -- values as the fields hold them
+
+    cdef object coerce(self, int i, object value):
+        """What a field keeps of what a user assigned; EncodeError when it cannot be sent."""
+        cdef Op* op = &self.ops[i]
+        if op.kind == INT:
+            if value is None and (op.optional or op.target >= 0):
+                return None
+            return self._check_int(i, value)
+        if op.kind == FLOAT:
+            return float(value)
+        if op.kind == MATRIX:
+            return as_matrix(value, self.owner, self.fields[i].name)
+        if op.kind == ARRAY:
+            return self._coerce_array(i, value)
+        if op.kind in (TEXT, STRING, ZERO_ENDED):
+            if not isinstance(value, (str, bytes)):
+                raise TypeError(f"{self.owner}.{self.fields[i].name} must be str, not {type(value).__name__}")
+            return value
+        if op.kind == TEXTS:
+            if isinstance(value, (str, bytes)):
+                raise TypeError(f"{self.owner}.{self.fields[i].name} must be a list of str, not one")
+            return list(value)
+        if op.kind == DATA:
+            with memoryview(value):
+                pass
+            return value
+        return self.fields[i].item.coerce(value)
+
+    cdef object _check_int(self, int i, value):
+        cdef Op* op = &self.ops[i]
+        if type(value) is not int:
+            operator.index(value)
+        info = np.iinfo(self.dtypes[i])
+        if not info.min <= value <= info.max:
+            raise EncodeError(self.owner, self.fields[i].name, f"{value} is outside {info.min}..{info.max}")
+        return value
+
+    cdef object _coerce_array(self, int i, value):
+        cdef Op* op = &self.ops[i]
+        name = self.fields[i].name
+        array = as_numbers(value, self.dtypes[i], self.owner, name)
+        if self.fields[i].per:
+            if array.ndim != 2 and array.size == 0:
+                array = array.reshape(0, op.per)
+            if array.ndim != 2 or array.shape[1] != op.per:
+                raise EncodeError(self.owner, name, f"shape {array.shape}, must be (n, {op.per})")
+        elif array.ndim != 1:
+            raise EncodeError(self.owner, name, f"shape {array.shape}, must be one-dimensional")
+        if op.fixed >= 0 and array.shape[0] != op.fixed:
+            raise EncodeError(self.owner, name, f"{array.shape[0]} numbers, must be {op.fixed}")
+        if op.fixed == BY_FORM and array.shape[0] not in self.fields[i].count:
+            raise EncodeError(self.owner, name, f"{array.shape[0]} numbers, must be one of {self.fields[i].count}")
+        return array
+
+    # -- reading
+
+    cdef int fail(self, int i, str reason) except -1:
+        raise BodyError(self.type_name, self.fields[i].name.lstrip("_"), reason)
+
+    cdef int need(self, int i, Py_ssize_t wanted, Py_ssize_t left) except -1:
+        if wanted > left:
+            self.fail(i, f"needs {wanted} bytes, {left} are left")
+        return 0
+
+    cdef Py_ssize_t number(self, int i, Py_ssize_t left, int64_t* counts) except -1:
+        """Number of elements of field i, checked against the bytes left."""
+        cdef Op* op = &self.ops[i]
+        cdef Py_ssize_t unit = op.itemsize * op.per
+        cdef Py_ssize_t n = -1
+        if op.fixed >= 0:
+            self.need(i, op.fixed * unit, left)
+            return op.fixed
+        if op.fixed == REST:
+            return left // unit
+        if op.fixed == BY_FIELD:
+            # compared by division: count x unit may not fit 64 bits
+            if <uint64_t>counts[op.counter] > <uint64_t>(left // unit):
+                self.fail(i, f"{<uint64_t>counts[op.counter]} elements announced, {left} bytes are left")
+            return counts[op.counter]
+        for form in self.fields[i].count:
+            if left == form * unit:
+                return form
+            n = form
+        if left > n * unit:
+            return n
+        self.fail(i, f"{left} bytes are none of its forms")
+
+    cdef Py_ssize_t read(self, Record r, object owner, const uint8_t* base, const uint8_t* p,
+                         Py_ssize_t n) except -1:
+        """Fill r from n content bytes at p inside owner (which starts at base); return bytes used."""
+        cdef int64_t counts[MAX_FIELDS]
+        cdef Py_ssize_t at = 0, k, j
+        cdef Op* op
+        cdef int i
+        cdef bint exact
+        cdef cnp.ndarray array
+        cdef list values = r.values
+        cdef Columns columns
+        cdef double real
+        cdef uint64_t bits
+        cdef uint32_t bits32
+        for i in range(self.n):
+            op = &self.ops[i]
+            if op.kind == MATRIX:
+                self.need(i, 48, n - at)
+                array = new_array(2, 4, 4, cnp.NPY_FLOAT32)
+                matrix_in(<float*>cnp.PyArray_DATA(array), p + at)
+                values[i] = array
+                at += 48
+            elif op.kind == INT or op.kind == COUNT or op.kind == SIZE:
+                if op.optional and n - at < op.itemsize:
+                    values[i] = None
+                    continue
+                self.need(i, op.itemsize, n - at)
+                bits = get_int(p + at, op.itemsize)
+                at += op.itemsize
+                if op.constant and bits != <uint64_t>self.fields[i].default:
+                    self.fail(i, f"is {bits}, must be {self.fields[i].default}")
+                if op.kind == INT:
+                    values[i] = sign_extend(bits, op.itemsize) if op.signed else bits
+                else:
+                    counts[i] = <int64_t>bits
+            elif op.kind == FLOAT:
+                self.need(i, op.itemsize, n - at)
+                if op.itemsize == 4:
+                    bits32 = get32(p + at)
+                    values[i] = (<float*>&bits32)[0]
+                else:
+                    bits = get64(p + at)
+                    memcpy(&real, &bits, 8)
+                    values[i] = real
+                at += op.itemsize
+            elif op.kind == TEXT:
+                self.need(i, op.itemsize, n - at)
+                values[i] = text_of(p + at, op.itemsize, &exact)
+                if not exact:
+                    r.keep(i, pad(values[i].encode("utf-8", "replace"), op.itemsize), (p + at)[:op.itemsize])
+                at += op.itemsize
+            elif op.kind == ARRAY:
+                k = self.number(i, n - at, counts)
+                array = new_numbers(self.dtypes[i], k, self.fields[i].per)
+                swap_in(<uint8_t*>cnp.PyArray_DATA(array), p + at, k * op.per, op.itemsize)
+                values[i] = array
+                at += k * op.per * op.itemsize
+            elif op.kind == TEXTS:
+                k = (n - at) // op.itemsize
+                texts = []
+                for j in range(k):
+                    texts.append(text_of(p + at + j * op.itemsize, op.itemsize, &exact))
+                values[i] = texts
+                plain = self._join_texts(texts, op.itemsize, "replace")
+                if memcmp(<const char*>plain, p + at, k * op.itemsize):
+                    r.keep(i, plain, (p + at)[:k * op.itemsize])
+                at += k * op.itemsize
+            elif op.kind == ELEMENTS:
+                columns = self.fields[i].item.__columns__.__new__(self.fields[i].item.__columns__)
+                k = columns.scatter(p + at, n - at)
+                values[i] = columns
+                at += k
+            else:
+                k = n - at
+                if op.fixed == BY_FIELD:
+                    if <uint64_t>counts[op.length] > <uint64_t>k:
+                        self.fail(i, f"{<uint64_t>counts[op.length]} bytes announced, {k} are left")
+                    k = counts[op.length]
+                if op.kind == DATA:
+                    values[i] = memoryview(owner)[p + at - base:p + at - base + k]
+                elif op.kind == ZERO_ENDED:
+                    values[i] = text_of(p + at, k, &exact)
+                    plain = values[i].encode("utf-8", "replace") + b"\0"
+                    if not exact or len(plain) != k:
+                        r.keep(i, plain, (p + at)[:k])
+                elif op.kind == STRING:
+                    raw = (p + at)[:k]
+                    code = 106 if op.encoding < 0 else values[op.encoding]
+                    values[i] = decode_text(raw, code)
+                    plain = encode_lossy(values[i], code)
+                    if plain != raw:
+                        r.keep(i, plain, raw)
+                else:
+                    k = self._decode(i, r, memoryview(owner)[p + at - base:p + at - base + k],
+                                     counts[op.counter] if op.counter >= 0 else -1)
+                at += k
+        return at
+
+    cdef Py_ssize_t _decode(self, int i, Record r, view, int64_t count) except -1:
+        codec = self.fields[i].item
+        if len(view) < getattr(codec, "minimum", 0):
+            self.fail(i, f"needs {codec.minimum} bytes, {len(view)} are left")
+        try:
+            value = codec.decode(view, count)
+        except ValueError as error:
+            self.fail(i, str(error))
+        r.values[i] = value
+        if hasattr(codec, "size"):
+            return codec.size(value)
+        plain = codec.encode(value)
+        if plain != view:
+            r.keep(i, plain, bytes(view))
+        return len(view)
+
+    # -- writing
+
+    cdef bytes _join_texts(self, list texts, Py_ssize_t size, str errors):
+        return b"".join([pad(t.encode("utf-8", errors) if isinstance(t, str) else t, size) for t in texts])
+
+    cdef bytes _encoded(self, int i, Record r):
+        """Bytes of a field whose size is known only once it is encoded."""
+        cdef Op* op = &self.ops[i]
+        value = r.values[i]
+        name = self.fields[i].name
+        try:
+            if op.kind == TEXT:
+                plain = encode_field(value, op.itemsize, self.owner, name)
+            elif op.kind == TEXTS:
+                plain = b"".join([encode_field(t, op.itemsize, self.owner, name) for t in value])
+            elif op.kind == ZERO_ENDED:
+                plain = encode_text(value, 106)
+                if b"\0" in plain:
+                    raise EncodeError(self.owner, name, "a NUL would end the text")
+                plain += b"\0"
+            elif op.kind == STRING:
+                code = 106 if op.encoding < 0 else r.values[op.encoding]
+                plain = encode_text(value, 106 if code is None else code)
+            else:
+                plain = self.fields[i].item.encode(value)
+        except UnicodeEncodeError as error:
+            raise EncodeError(self.owner, name, f"{error.reason}: {error.object[error.start:error.end]!r} "
+                                                f"has no bytes in {error.encoding}; set encoding=106 (UTF-8)") from None
+        except EncodeError:
+            raise
+        except ValueError as error:
+            raise EncodeError(self.owner, name, str(error)) from None
+        return r.kept_or(i, plain)
+
+    cdef Py_ssize_t measure(self, Record r, Py_ssize_t* sizes, list encoded) except -1:
+        """Sizes of all fields; what has to be encoded to know is left in `encoded`."""
+        cdef Py_ssize_t total = 0
+        cdef int i
+        cdef Op* op
+        for i in range(self.n):
+            op = &self.ops[i]
+            if op.kind == MATRIX:
+                sizes[i] = 48
+            elif op.kind == INT or op.kind == FLOAT or op.kind == COUNT or op.kind == SIZE:
+                sizes[i] = 0 if op.optional and r.values[i] is None else op.itemsize
+            elif op.kind == ARRAY:
+                sizes[i] = self._array_size(i, r)
+            elif op.kind == ELEMENTS:
+                sizes[i] = (<Columns>r.values[i]).wire_size()
+            elif op.kind == DATA:
+                encoded[i] = view = memoryview(r.values[i])
+                if not view.c_contiguous:
+                    raise EncodeError(self.owner, self.fields[i].name, "must be contiguous in memory")
+                sizes[i] = view.nbytes
+            else:
+                encoded[i] = self._encoded(i, r)
+                sizes[i] = len(encoded[i])
+            total += sizes[i]
+        return total
+
+    cdef Py_ssize_t _array_size(self, int i, Record r) except -1:
+        cdef cnp.ndarray array = r.values[i]
+        cdef Op* op = &self.ops[i]
+        if array.dtype != self.dtypes[i] or not cnp.PyArray_IS_C_CONTIGUOUS(array):
+            raise EncodeError(self.owner, self.fields[i].name, f"must stay contiguous {self.dtypes[i]}")
+        if op.fixed >= 0 and cnp.PyArray_SIZE(array) != op.fixed * op.per:
+            raise EncodeError(self.owner, self.fields[i].name, "its size was changed")
+        if op.fixed == BY_FIELD and self.ops[op.counter].target != i:
+            if array.shape[0] != len(r.values[self.ops[op.counter].target]):
+                raise EncodeError(self.owner, self.fields[i].name,
+                                  f"{array.shape[0]} elements, but {self.fields[self.ops[op.counter].target].name}"
+                                  f" has {len(r.values[self.ops[op.counter].target])}")
+        return cnp.PyArray_NBYTES(array)
+
+    cdef int _put_number(self, uint8_t* p, int i, value) except -1:
+        cdef Op* op = &self.ops[i]
+        cdef float single
+        cdef double real
+        cdef uint64_t bits = 0
+        cdef uint32_t bits32
+        if op.kind == FLOAT:
+            if op.itemsize == 4:
+                single = value
+                memcpy(&bits32, &single, 4)
+                put32(p, bits32)
+            else:
+                real = value
+                memcpy(&bits, &real, 8)
+                put64(p, bits)
+        else:
+            put_int(p, op.itemsize, <uint64_t><int64_t>value if op.signed else <uint64_t>value)
+
+    cdef int _put_count(self, uint8_t* p, int i, Record r, Py_ssize_t* sizes) except -1:
+        cdef Op* op = &self.ops[i]
+        cdef uint64_t n = sizes[op.target] if op.kind == SIZE else len(r.values[op.target])
+        if op.itemsize < 8 and n >> (8 * op.itemsize):
+            unit = "bytes" if op.kind == SIZE else "elements"
+            raise EncodeError(self.owner, self.fields[op.target].name,
+                              f"{n} {unit} do not fit the wire: at most {np.iinfo(self.dtypes[i]).max}")
+        put_int(p, op.itemsize, n)
+
+    cdef int write(self, Record r, uint8_t* p, Py_ssize_t* sizes, list encoded, Writer* w) except -1:
+        """Write all fields at p. Field w.apart is left out; large data is copied and summed at once."""
+        cdef int i
+        cdef Op* op
+        cdef cnp.ndarray array
+        cdef Py_buffer view
+        for i in range(self.n):
+            op = &self.ops[i]
+            if op.kind == MATRIX:
+                array = r.values[i]
+                if not (cnp.PyArray_TYPE(array) == cnp.NPY_FLOAT32 and cnp.PyArray_IS_C_CONTIGUOUS(array)
+                        and cnp.PyArray_SIZE(array) == 16 and cnp.PyArray_ISNOTSWAPPED(array)):
+                    raise EncodeError(self.owner, self.fields[i].name, "must stay a contiguous 4x4 float32")
+                if not matrix_out(p, <float*>cnp.PyArray_DATA(array)):
+                    raise EncodeError(self.owner, self.fields[i].name, "the fourth row must be 0 0 0 1")
+            elif op.kind == INT or op.kind == FLOAT:
+                if op.constant:
+                    self._put_number(p, i, self.fields[i].default)
+                elif op.target >= 0 and r.values[i] is None:    # encoding of a text, left to us
+                    put16(p, 3 if encoded[op.target].isascii() else 106)
+                elif sizes[i]:
+                    self._put_number(p, i, r.values[i])
+            elif op.kind == COUNT or op.kind == SIZE:
+                self._put_count(p, i, r, sizes)
+            elif op.kind == ARRAY:
+                array = r.values[i]
+                swap_out(p, <uint8_t*>cnp.PyArray_DATA(array), sizes[i] // op.itemsize, op.itemsize)
+            elif op.kind == ELEMENTS:
+                (<Columns>r.values[i]).gather(p)
+            elif op.kind == DATA:
+                if w.apart == i:
+                    w.split = p - w.start
+                    continue
+                PyObject_GetBuffer(encoded[i], &view, PyBUF_SIMPLE)
+                if view.len != sizes[i]:
+                    PyBuffer_Release(&view)
+                    raise EncodeError(self.owner, self.fields[i].name, "changed while being packed")
+                copy_and_sum(w, p, <const uint8_t*>view.buf, sizes[i])
+                PyBuffer_Release(&view)
+            else:
+                memcpy(p, PyBytes_AsString(encoded[i]), sizes[i])
+            p += sizes[i]
+
+cdef inline int64_t sign_extend(uint64_t v, int size) noexcept nogil:
+    cdef int shift = 64 - 8 * size
+    return (<int64_t>(v << shift)) >> shift
+
+cdef cnp.ndarray new_array(int nd, Py_ssize_t a, Py_ssize_t b, int typenum):
+    cdef cnp.npy_intp shape[2]
+    shape[0] = a
+    shape[1] = b
+    return cnp.PyArray_EMPTY(nd, shape, typenum, 0)
+
+cdef cnp.ndarray new_numbers(cnp.dtype dtype, Py_ssize_t n, Py_ssize_t per):
+    return new_array(2 if per else 1, n, per, dtype.type_num)
+
+cdef bytes pad(bytes raw, Py_ssize_t size):
+    return raw.ljust(size, b"\0")
+
+def encode_field(value, Py_ssize_t size, str owner, str name):
+    """A text for a fixed field, zero-filled; EncodeError when it does not fit or cannot be read back."""
+    raw = value.encode() if isinstance(value, str) else bytes(value)
+    if len(raw) > size:
+        raise EncodeError(owner, name, f"{value!r} has {len(raw)} bytes, {size} fit; igtl.fit() cuts it")
+    if b"\0" in raw.rstrip(b"\0") and isinstance(value, str):
+        raise EncodeError(owner, name, f"{value!r}: a NUL would end the text")
+    return pad(raw, size)
+
+cdef bytes encode_lossy(str value, int code):
+    try:
+        return encode_text(value, code)
+    except UnicodeEncodeError:
+        return value.encode("utf-8", "replace")
+
+def as_numbers(value, dtype, str owner, str name):
+    """A contiguous copy of value as dtype. Integers are checked: none is wrapped or cut."""
+    array = np.asarray(value)
+    if dtype.kind in "iu" and array.dtype != dtype and array.size:
+        if array.dtype.kind not in "iub":
+            raise EncodeError(owner, name, f"{array.dtype} does not become {dtype} by itself: convert it")
+        info = np.iinfo(dtype)
+        if array.min() < info.min or array.max() > info.max:
+            raise EncodeError(owner, name, f"values {array.min()}..{array.max()} do not fit {dtype}")
+    elif array.dtype.kind not in "iubf" and array.size:
+        raise TypeError(f"{owner}.{name}: {array.dtype} is not a kind of number it takes")
+    return np.array(array, dtype=dtype, order="C")
+
+def as_matrix(value, str owner="Transform", str name="matrix"):
+    """4x4 float32 of a 4x4, 3x4 or 3x3 matrix, or of an object with as_matrix() (scipy)."""
+    cdef cnp.ndarray out
+    cdef cnp.ndarray given
+    if isinstance(value, np.ndarray):
+        given = value
+    else:
+        if value is None:
+            value = np.eye(4)
+        given = np.asarray(value.as_matrix() if hasattr(value, "as_matrix") else value)
+    if given.dtype.kind not in "fiub":
+        raise TypeError(f"{owner}.{name} must be a matrix of numbers, not of {given.dtype}")
+    shape = (<object>given).shape
+    if shape not in ((4, 4), (3, 4), (3, 3)):
+        raise EncodeError(owner, name, f"shape {shape}, must be (4, 4), (3, 4) or (3, 3)")
+    out = new_array(2, 4, 4, cnp.NPY_FLOAT32)
+    if shape[0] == 4:
+        out[:, :] = given
+        if not (given[3, 0] == 0 and given[3, 1] == 0 and given[3, 2] == 0 and given[3, 3] == 1):
+            raise EncodeError(owner, name, "the fourth row must be 0 0 0 1")
+    else:
+        out[:, :] = 0
+        out[3, 3] = 1
+        out[:3, :shape[1]] = given
+    return out
+
+# ---- Columns: the elements of a list message ----------------------------------------------------
+
+cdef class Columns:
+    """n rows of one element class, kept as one native array per field.
+
+    Text columns are bytes ('S') and so hold what follows a NUL; matrices are (n, 4, 4).
+    """
+
+    cdef readonly list arrays
+    cdef readonly Py_ssize_t rows
+    __layout__ = None
+
+    cdef Layout layout(self):
+        return type(self).__layout__
+
+    def allocate(self, Py_ssize_t rows):
+        """Room for so many rows, all zero (identity for matrices)."""
+        cdef Layout layout = self.layout()
+        cdef int i
+        self.rows = rows
+        self.arrays = []
+        for i in range(layout.n):
+            self.arrays.append(np.zeros(column_shape(layout, i, rows), column_dtype(layout, i)))
+            if layout.ops[i].kind == MATRIX:
+                self.arrays[i][:] = np.eye(4)
+
+    def __setstate__(self, state):
+        self.rows, self.arrays = state
+
+    cdef Py_ssize_t scatter(self, const uint8_t* p, Py_ssize_t left) except -1:
+        """Take all whole rows from the wire; return the bytes used."""
+        cdef Layout layout = self.layout()
+        cdef Py_ssize_t stride = layout.minimum, rows = left // stride, j, offset = 0
+        cdef cnp.ndarray array
+        cdef uint8_t* to
+        cdef Op* op
+        cdef int i
+        self.rows = rows
+        self.arrays = []
+        for i in range(layout.n):
+            op = &layout.ops[i]
+            array = np.empty(column_shape(layout, i, rows), column_dtype(layout, i))
+            self.arrays.append(array)
+            to = <uint8_t*>cnp.PyArray_DATA(array)
+            if op.kind == MATRIX:
+                for j in range(rows):
+                    matrix_in(<float*>to + 16 * j, p + offset + stride * j)
+                offset += 48
+            elif op.kind == TEXT:
+                for j in range(rows):
+                    memcpy(to + op.itemsize * j, p + offset + stride * j, op.itemsize)
+                offset += op.itemsize
+            else:
+                for j in range(rows):
+                    swap_in(to + op.itemsize * op.fixed * j, p + offset + stride * j, op.fixed, op.itemsize)
+                offset += op.itemsize * op.fixed
+        return rows * stride
+
+    cdef Py_ssize_t wire_size(self) except -1:
+        """Bytes on the wire, after a check that nobody reshaped or replaced a column's memory."""
+        cdef Layout layout = self.layout()
+        cdef cnp.ndarray array
+        cdef int i
+        for i in range(layout.n):
+            array = self.arrays[i]
+            if (not cnp.PyArray_IS_C_CONTIGUOUS(array) or array.dtype != column_dtype(layout, i)
+                    or (<object>array).shape != column_shape(layout, i, self.rows)):
+                raise EncodeError(layout.owner, layout.fields[i].name,
+                                  f"column must stay contiguous {column_dtype(layout, i)} "
+                                  f"{column_shape(layout, i, self.rows)}")
+        return self.rows * layout.minimum
+
+    cdef int gather(self, uint8_t* p) except -1:
+        cdef Layout layout = self.layout()
+        cdef Py_ssize_t stride = layout.minimum, j, offset = 0
+        cdef cnp.ndarray array
+        cdef const uint8_t* src
+        cdef bint good = True
+        cdef Op* op
+        cdef int i
+        for i in range(layout.n):
+            op = &layout.ops[i]
+            array = self.arrays[i]
+            src = <const uint8_t*>cnp.PyArray_DATA(array)
+            if op.kind == MATRIX:
+                for j in range(self.rows):
+                    good &= matrix_out(p + offset + stride * j, <const float*>src + 16 * j)
+                if not good:
+                    raise EncodeError(layout.owner, layout.fields[i].name, "the fourth row must be 0 0 0 1")
+                offset += 48
+            elif op.kind == TEXT:
+                for j in range(self.rows):
+                    memcpy(p + offset + stride * j, src + op.itemsize * j, op.itemsize)
+                offset += op.itemsize
+            else:
+                for j in range(self.rows):
+                    swap_out(p + offset + stride * j, src + op.itemsize * op.fixed * j, op.fixed, op.itemsize)
+                offset += op.itemsize * op.fixed
+
+    def texts(self, int i):
+        """Column i decoded, row by row, each up to its first NUL."""
+        cdef cnp.ndarray array = self.arrays[i]
+        cdef Py_ssize_t size = self.layout().ops[i].itemsize, j
+        cdef bint exact
+        cdef const uint8_t* p = <const uint8_t*>cnp.PyArray_DATA(array)
+        if self.rows and not (cnp.PyArray_IS_C_CONTIGUOUS(array) and cnp.PyArray_NBYTES(array) >= size * self.rows):
+            raise ValueError("column was reshaped")
+        return [text_of(p + size * j, size, &exact) for j in range(self.rows)]
+
+cdef tuple column_shape(Layout layout, int i, Py_ssize_t rows):
+    cdef Op* op = &layout.ops[i]
+    if op.kind == MATRIX:
+        return (rows, 4, 4)
+    if op.kind == ARRAY:
+        return (rows, op.fixed)
+    return (rows,)
+
+cdef object column_dtype(Layout layout, int i):
+    return np.dtype(f"S{layout.ops[i].itemsize}") if layout.ops[i].kind == TEXT else layout.dtypes[i]
+
+# ---- Record -----------------------------------------------------------------------------------
+
+cdef class Record:
+    """Memory of one message: header fields, the values of its declared fields, and beside them
+    what those cannot show (`kept`), so that an untouched message packs to the bytes it came from.
+    """
+
+    cdef Layout layout
+    cdef readonly list values
+    cdef dict kept
+    cdef public uint64_t timestamp_raw
+    cdef public uint32_t message_id
+    cdef readonly int header_version
+    cdef object _device_name
+    cdef object _metadata
+    cdef public object received
+    cdef public object peer
+    cdef public object crc_ok
+    __layout__ = None
+
+    def __cinit__(self, *args, **kwargs):
+        self.layout = type(self).__layout__
+        self.values = [None] * self.layout.n
+        self._device_name = ""
+
+    def __init__(self, *args, **kwargs):
+        self._init_header(kwargs)
+        self._init_fields(args, kwargs)
+
+    def _init_header(self, dict kwargs):
+        """Take the header fields out of kwargs."""
+        self.device_name = kwargs.pop("device_name", "")
+        timestamp = kwargs.pop("timestamp", REQUIRED)
+        if timestamp is REQUIRED:
+            self.time_ns = time.time_ns()
+        else:
+            self.timestamp = timestamp
+        self.message_id = kwargs.pop("message_id", 0)
+        metadata = kwargs.pop("metadata", None)
+        if metadata is not None:
+            self.metadata = metadata
+
+    def _init_fields(self, tuple args, dict kwargs):
+        cdef Layout layout = self.layout
+        cdef Py_ssize_t given = len(args), taken = 0
+        name = layout.owner
+        for i in layout.visible:
+            field = layout.fields[i]
+            if taken < given and not field.kw_only:
+                value = args[taken]
+                taken += 1
+                if field.name in kwargs:
+                    raise TypeError(f"{name}() got {field.name!r} twice")
+            elif kwargs and field.name in kwargs:
+                value = kwargs.pop(field.name)
+            elif field.default is REQUIRED:
+                raise TypeError(f"{name}() needs {field.name!r}")
+            else:
+                value = field.default
+            self.values[i] = layout.coerce(i, value)
+        if taken < given:
+            raise TypeError(f"{name}() takes {taken} positional arguments, {given} were given")
+        if kwargs:
+            raise TypeError(f"{name}() has no field {next(iter(kwargs))!r}")
+
+    @property
+    def device_name(self):
+        return self._device_name
+
+    @device_name.setter
+    def device_name(self, value):
+        if not isinstance(value, str):
+            raise TypeError(f"device_name must be str, not {type(value).__name__}")
+        if self._metadata is not None and value != self._device_name:
+            self._metadata.pop("IGTL_DEVICE_NAME", None)    # it would hide the new name
+        self._device_name = value
+        if self.kept is not None:
+            self.kept.pop("device", None)
+
+    @property
+    def time_ns(self):
+        return time_ns_of(self.timestamp_raw) if self.timestamp_raw else None
+
+    @time_ns.setter
+    def time_ns(self, value):
+        self.timestamp_raw = 0 if value is None else timestamp_of(value)
+
+    @property
+    def timestamp(self):
+        return self.timestamp_raw / 4294967296.0 if self.timestamp_raw else None
+
+    @timestamp.setter
+    def timestamp(self, value):
+        if not value:
+            self.timestamp_raw = 0
+            return
+        raw = round(float(value) * 4294967296.0)
+        if not 0 <= raw < 1 << 64:
+            raise EncodeError(self.layout.owner, "timestamp", f"{value} s is outside the years 1970 to 2106")
+        self.timestamp_raw = raw
+
+    def get_field(self, int i):
+        return self.values[i]
+
+    def set_field(self, int i, value):
+        """Store without coercion: for classes that checked it themselves."""
+        self.values[i] = value
+        if self.kept is not None:
+            self.kept.pop(i, None)
+
+    cdef int keep(self, key, plain, raw) except -1:
+        if self.kept is None:
+            self.kept = {}
+        self.kept[key] = (plain, raw)
+
+    cdef bytes kept_or(self, key, bytes plain):
+        """The bytes this field came from, if it still says the same; else its plain form."""
+        if self.kept is not None and key in self.kept and self.kept[key][0] == plain:
+            return self.kept[key][1]
+        return plain
+
+    def _wire_type(self):
+        """Twelve type bytes: as received (an alias, an unknown type), else the class's own."""
+        if self.kept is not None and "type" in self.kept:
+            return self.kept["type"]
+        return self.layout.wire_type
+
+    def _set_wire_type(self, bytes raw):
+        if self.kept is None:
+            self.kept = {}
+        self.kept["type"] = raw
+
+    def _cut_surplus(self, str name, Py_ssize_t size):
+        """Bytes of a data field behind its real end stay beside the message."""
+        cdef int i = self.layout.index[name]
+        if self.kept is None:
+            self.kept = {}
+        self.kept["surplus"] = bytes(self.values[i][size:])
+        self.values[i] = self.values[i][:size]
+
+    def _surplus(self):
+        return b"" if self.kept is None else self.kept.get("surplus", b"")
+
+    def _state(self):
+        values = [bytes(v) if isinstance(v, memoryview) else v for v in self.values]
+        return (values, None if self.kept is None else dict(self.kept), self.timestamp_raw, self.message_id,
+                self.header_version, self._device_name, self._metadata, self.received, self.peer, self.crc_ok)
+
+    def __setstate__(self, state):
+        (values, self.kept, self.timestamp_raw, self.message_id, self.header_version,
+         self._device_name, self._metadata, self.received, self.peer, self.crc_ok) = state
+        self.values = list(values)
+
+    @property
+    def _meta(self):
+        return self._metadata
+
+    @_meta.setter
+    def _meta(self, value):
+        self._metadata = value
+
+@cython.final
+cdef class Slot:
+    """Attribute access to one declared field."""
+
+    cdef int i
+    cdef readonly object field
+    cdef readonly str __doc__
+
+    def __init__(self, int i, field):
+        self.i = i
+        self.field = field
+        self.__doc__ = repr(field)
+
+    def __get__(self, obj, owner):
+        if obj is None:
+            return self
+        return (<Record?>obj).values[self.i]
+
+    def __set__(self, obj, value):
+        cdef Record r = <Record?>obj
+        r.values[self.i] = r.layout.coerce(self.i, value)
+        if r.kept is not None:
+            r.kept.pop(self.i, None)
+
+def timestamp_of(time_ns):
+    """Q32.32 seconds of nanoseconds since 1970, rounded to nearest: lossless both ways."""
+    seconds, ns = divmod(time_ns, 1_000_000_000)
+    if not 0 <= seconds < 1 << 32:
+        raise ValueError(f"{time_ns} ns is outside the years 1970 to 2106")
+    return (seconds << 32) + ((ns << 32) + 500_000_000) // 1_000_000_000
+
+def time_ns_of(uint64_t raw):
+    """Nanoseconds since 1970 of Q32.32 seconds, rounded to nearest."""
+    return (raw >> 32) * 1_000_000_000 + (((raw & 0xffffffff) * 1_000_000_000 + 0x80000000) >> 32)
+
+# ---- packing ----------------------------------------------------------------------------------
+
+cdef struct Writer:
+    uint8_t* start          # of the whole message
+    uint8_t* summed         # the CRC covers the body up to here
+    uint64_t crc
+    int apart               # field left out of the buffer, or -1
+    Py_ssize_t split        # where its bytes belong
+    bint with_crc
+
+cdef void copy_and_sum(Writer* w, uint8_t* to, const uint8_t* src, Py_ssize_t n) noexcept:
+    cdef uint64_t crc
+    if not w.with_crc or n < NOGIL_FROM:
+        memcpy(to, src, n)
+        return
+    crc = igtl_crc64(w.summed, to - w.summed, w.crc)
+    with nogil:
+        crc = igtl_crc64_copy(to, src, n, crc)
+    w.crc = crc
+    w.summed = to + n
+
+cdef void put_header(uint8_t* p, int version, const uint8_t* type12, const uint8_t* name20,
+                     uint64_t timestamp, uint64_t body_size, uint64_t crc) noexcept nogil:
+    put16(p, <uint16_t>version)
+    memcpy(p + 2, type12, 12)
+    memcpy(p + 14, name20, 20)
+    put64(p + 34, timestamp)
+    put64(p + 42, body_size)
+    put64(p + 50, crc)
+
+def needs_v2(Record r):
+    """Whether the message carries what only header version 2 can: metadata or a message id."""
+    return r.message_id != 0 or bool(r._metadata)
+
+cdef int choose_version(Record r, version) except -1:
+    cdef bint needed = r.message_id != 0 or bool(r._metadata)
+    if version is None:
+        if r.header_version:
+            return 2 if needed else r.header_version
+        return 2 if needed or r.layout.prefers_v2 else 1
+    if version not in (1, 2):
+        raise ValueError(f"header version must be 1 or 2, not {version!r}")
+    if version == 1 and needed:
+        raise EncodeError(r.layout.owner, "metadata" if r._metadata else "message_id",
+                          "header version 1 cannot carry it: use version 2 or clear it")
+    return version
+
+cdef bytes name_bytes(Record r, bint cut):
+    """The device name for the header, 20 bytes."""
+    cdef bytes raw
+    if r.kept is not None and "device" in r.kept:
+        return r.kept["device"]
+    raw = (<str>r._device_name).encode()
+    if len(raw) > 20:
+        if not cut:
+            raise EncodeError(r.layout.owner, "device_name",
+                              f"{r._device_name!r} has {len(raw)} bytes, 20 fit; cut_name=True cuts it")
+        raw = fit(r._device_name, 20).encode()
+    elif b"\0" in raw:
+        raise EncodeError(r.layout.owner, "device_name", f"{r._device_name!r}: a NUL would end the name")
+    return pad(raw, 20)
+
+def fit(str text, Py_ssize_t size):
+    """The longest beginning of text that fits size bytes of UTF-8, no character cut in two."""
+    return text.encode()[:size].decode("utf-8", "ignore")
+
+cdef content_bytes(Record r):
+    """The content section alone."""
+    cdef Py_ssize_t sizes[MAX_FIELDS]
+    cdef list encoded = [None] * r.layout.n
+    cdef Py_ssize_t total
+    cdef bytes out
+    cdef Writer w
+    if r.layout.prepare is not None:
+        r.layout.prepare(r)
+    total = r.layout.measure(r, sizes, encoded)
+    surplus = r._surplus()
+    out = PyBytes_FromStringAndSize(NULL, total + len(surplus))
+    w.start = w.summed = <uint8_t*>PyBytes_AsString(out)
+    w.crc = 0
+    w.apart = -1
+    w.split = -1
+    w.with_crc = False
+    r.layout.write(r, w.start, sizes, encoded, &w)
+    memcpy(w.start + total, PyBytes_AsString(surplus), len(surplus))
+    return out
+
+def content(Record r):
+    """Content section of a message: what a BIND carries, and what `==` compares."""
+    return content_bytes(r)
+
+def pack(Record r, version=None, bint crc=True, bint cut_name=False, bint join=True):
+    """The message as one bytes object, or with join=False as a list of buffers in which large
+    data stands where it lies."""
+    cdef Layout layout = r.layout
+    cdef Py_ssize_t sizes[MAX_FIELDS]
+    cdef list encoded = None
+    cdef Py_ssize_t content_size, head = HEADER, tail = 0, apart_size = 0, n_ext = 0
+    cdef int chosen, i
+    cdef bytes out, name, surplus, wire_type
+    cdef bytes meta_head = None, meta_data = None, ext_rest = b""
+    cdef Writer w
+    cdef uint8_t* p
+    cdef Py_buffer view
+    cdef uint64_t total_crc
+    if layout.prepare is not None:
+        layout.prepare(r)
+    chosen = choose_version(r, version)
+    name = name_bytes(r, cut_name)
+    metadata = r._metadata
+    if cut_name and chosen == 2 and (r.kept is None or "device" not in r.kept) and len(r._device_name.encode()) > 20:
+        metadata = type(r)._with_full_name(metadata, r._device_name)
+    if layout.dynamic:
+        encoded = [None] * layout.n
+    content_size = layout.measure(r, sizes, encoded)
+    surplus = r._surplus()
+    tail = len(surplus)
+    if chosen == 2:
+        if r.kept is not None:
+            ext_rest = r.kept.get("extended", b"")
+        n_ext = EXTENDED + len(ext_rest)
+        head += n_ext
+        if metadata is not None:
+            meta_head, meta_data = metadata.to_wire(layout.owner)
+        else:
+            meta_head, meta_data = b"\0\0", b""
+        tail += len(meta_head) + len(meta_data)
+    w.apart = -1
+    w.split = -1
+    w.crc = 0
+    w.with_crc = crc
+    if not join:
+        for i in range(layout.n):
+            if layout.ops[i].kind == DATA and sizes[i] >= APART_FROM:
+                w.apart = i
+                apart_size = sizes[i]
+                sizes[i] = 0
+    out = PyBytes_FromStringAndSize(NULL, head + content_size - apart_size + tail)
+    p = <uint8_t*>PyBytes_AsString(out)
+    w.start = p
+    w.summed = p + HEADER
+    if chosen == 2:
+        put16(p + HEADER, <uint16_t>n_ext)
+        put16(p + HEADER + 2, <uint16_t>len(meta_head))
+        put32(p + HEADER + 4, <uint32_t>len(meta_data))
+        put32(p + HEADER + 8, r.message_id)
+        memcpy(p + HEADER + 12, PyBytes_AsString(ext_rest), len(ext_rest))
+    layout.write(r, p + head, sizes, encoded, &w)
+    p += head + content_size - apart_size
+    memcpy(p, PyBytes_AsString(surplus), len(surplus))
+    p += len(surplus)
+    if chosen == 2:
+        memcpy(p, PyBytes_AsString(meta_head), len(meta_head))
+        p += len(meta_head)
+        memcpy(p, PyBytes_AsString(meta_data), len(meta_data))
+        p += len(meta_data)
+    total_crc = 0
+    if crc:
+        if w.apart >= 0:
+            total_crc = igtl_crc64(w.summed, w.start + w.split - w.summed, w.crc)
+            PyObject_GetBuffer(encoded[w.apart], &view, PyBUF_SIMPLE)
+            total_crc = run_crc(<const uint8_t*>view.buf, view.len, total_crc)
+            PyBuffer_Release(&view)
+            total_crc = igtl_crc64(w.start + w.split, p - w.start - w.split, total_crc)
+        else:
+            total_crc = run_crc(w.summed, p - w.summed, w.crc)
+    wire_type = r._wire_type()
+    put_header(w.start, chosen, <const uint8_t*>PyBytes_AsString(wire_type),
+               <const uint8_t*>PyBytes_AsString(name), r.timestamp_raw,
+               head - HEADER + content_size + tail, total_crc)
+    if join:
+        return out
+    if w.apart < 0:
+        return [out]
+    whole = memoryview(out)
+    return [b for b in (whole[:w.split], encoded[w.apart].cast("B"), whole[w.split:]) if len(b)]
+
+# ---- unpacking --------------------------------------------------------------------------------
+
+cdef dict _classes = {}         # type bytes -> class
+cdef object _unknown = None
+cdef object _no_data = None
+cdef object _metadata_class = None
+
+def register(bytes type_name, cls):
+    _classes[type_name] = cls
+
+def registered():
+    """Type name on the wire -> class, aliases included."""
+    return {name.decode(): cls for name, cls in _classes.items()}
+
+def set_special(unknown, no_data, metadata):
+    global _unknown, _no_data, _metadata_class
+    _unknown, _no_data, _metadata_class = unknown, no_data, metadata
+
+cdef str type_text(const uint8_t* p):
+    cdef bint exact
+    return text_of(p + 2, 12, &exact)
+
+cdef bytes type_bytes(const uint8_t* p):
+    cdef const uint8_t* end = <const uint8_t*>memchr(p + 2, 0, 12)
+    return (p + 2)[:(12 if end == NULL else end - p - 2)]
+
+cdef int bad_extended(const uint8_t* p, str reason) except -1:
+    raise BodyError(type_text(p), "extended header", reason)
+
+cdef object build(object owner, const uint8_t* p, Py_ssize_t n, int policy):
+    """A message from n bytes at p, the start of owner's memory. policy: 0 verify, 1 warn, 2 off."""
+    cdef uint64_t body = get64(p + 42), actual, expected
+    cdef int version = get16(p)
+    cdef const uint8_t* content
+    cdef Py_ssize_t size, used, ext = 0, mh = 0
+    cdef uint64_t ms = 0
+    cdef Record r
+    cdef bint exact
+    cdef object cls, crc_ok = None
+    if version > 2:
+        raise VersionError(version)
+    if policy < 2:
+        expected = get64(p + 50)
+        actual = run_crc(p + HEADER, body, 0)
+        crc_ok = actual == expected
+        if policy == 0 and actual != expected:
+            raise CRCError(expected, actual)
+    content = p + HEADER
+    size = body
+    if version == 2:
+        if body < EXTENDED:
+            bad_extended(p, f"needs 12 bytes, the body has {body}")
+        ext, mh, ms = get16(content), get16(content + 2), get32(content + 4)
+        if ext < EXTENDED or mh < 2:
+            bad_extended(p, f"sizes {ext} and {mh}, at least 12 and 2")
+        if <uint64_t>ext + <uint64_t>mh + ms > body:
+            bad_extended(p, f"sizes {ext}, {mh} and {ms} exceed the body of {body} bytes")
+        size = body - ext - mh - ms
+    cls = _classes.get(type_bytes(p), _unknown)
+    if size == 0 and (<Layout>cls.__layout__).minimum > 0:
+        cls = _no_data
+    r = cls.__new__(cls)
+    r.header_version = 2 if version == 2 else 1
+    r.crc_ok = crc_ok
+    r.timestamp_raw = get64(p + 34)
+    r._device_name = text_of(p + 14, 20, &exact)
+    if not exact:
+        r.kept = {"device": (p + 14)[:20]}
+    if memcmp(<const char*>r.layout.wire_type, p + 2, 12):
+        r._set_wire_type((p + 2)[:12])
+    if version == 2:
+        r.message_id = get32(content + 8)
+        if ext > EXTENDED:
+            if r.kept is None:
+                r.kept = {}
+            r.kept["extended"] = (content + EXTENDED)[:ext - EXTENDED]
+        if mh != 2 or ms or get16(content + body - mh - ms):
+            r._metadata = read_metadata(p, content + body - mh - ms, mh, ms)
+            full = r._metadata.get("IGTL_DEVICE_NAME")
+            if full and full != r._device_name:
+                if r.kept is None:
+                    r.kept = {}
+                r.kept["device"] = (p + 14)[:20]
+                r._device_name = full
+        content += ext
+    used = r.layout.read(r, owner, p, content, size)
+    if used < size:
+        if r.kept is None:
+            r.kept = {}
+        r.kept["surplus"] = (content + used)[:size - used]
+    if r.layout.check is not None:
+        r.layout.check(r)
+    return r
+
+cdef object read_metadata(const uint8_t* p, const uint8_t* head, Py_ssize_t mh, uint64_t ms):
+    """Check all sizes of the metadata (docs/protocol.md section 5.2) and hand over its bytes."""
+    cdef Py_ssize_t count = get16(head), k
+    cdef uint64_t total = 0
+    if 2 + 8 * count > mh:
+        raise BodyError(type_text(p), "metadata", f"{count} entries do not fit a header of {mh} bytes")
+    for k in range(count):
+        total += get16(head + 2 + 8 * k)
+        total += get32(head + 6 + 8 * k)
+    if total != ms:
+        raise BodyError(type_text(p), "metadata", f"entries take {total} bytes, {ms} are announced")
+    return _metadata_class._from_wire(head[:mh], (head + mh)[:ms])
+
+cdef int policy_of(crc) except -1:
+    if crc == "verify":
+        return 0
+    if crc == "warn":
+        return 1
+    if crc == "off":
+        return 2
+    raise ValueError(f"crc must be 'verify', 'warn' or 'off', not {crc!r}")
+
+cdef object unpack_at(object owner, const uint8_t* p, Py_ssize_t n, int policy):
+    if n < HEADER:
+        raise ProtocolError(f"a message has at least {HEADER} bytes, these are {n}")
+    if get64(p + 42) != <uint64_t>(n - HEADER):
+        raise ProtocolError(f"header announces {get64(p + 42)} bytes of body, {n - HEADER} follow")
+    return build(owner, p, n, policy)
+
+def unpack(data, crc="verify"):
+    cdef int policy = policy_of(crc)
+    cdef Py_buffer view
+    if type(data) is bytes:
+        return unpack_at(data, <const uint8_t*>PyBytes_AsString(data), len(<bytes>data), policy)
+    if type(data) is Frame:
+        data = (<Frame>data).data
+    PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
+    try:
+        return unpack_at(data, <const uint8_t*>view.buf, view.len, policy)
+    finally:
+        PyBuffer_Release(&view)
+
+def unpack_content(bytes type_name, data, cls=None):
+    """A message from its content alone (a child of BIND): no header, no CRC."""
+    cdef Py_buffer view
+    cdef Record r
+    cdef Py_ssize_t used
+    cdef Layout layout
+    cls = _classes.get(type_name.rstrip(b"\0"), _unknown)
+    layout = cls.__layout__
+    PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
+    try:
+        if view.len == 0 and layout.minimum > 0:
+            cls = _no_data
+        r = cls.__new__(cls)
+        if r.layout.wire_type != pad(type_name, 12):
+            r._set_wire_type(pad(type_name, 12))
+        used = r.layout.read(r, data, <const uint8_t*>view.buf, <const uint8_t*>view.buf, view.len)
+        if used < view.len:
+            if r.kept is None:
+                r.kept = {}
+            r.kept["surplus"] = (<const uint8_t*>view.buf + used)[:view.len - used]
+        if r.layout.check is not None:
+            r.layout.check(r)
+        return r
+    finally:
+        PyBuffer_Release(&view)
+
+# ---- framing ----------------------------------------------------------------------------------
+
+@cython.final
+cdef class Block:
+    """Memory of one large frame. Reserved at once, committed by the system as bytes arrive, and
+    placed so that the pixels of an IMAGE are 64-byte aligned whatever the header version."""
+
+    cdef uint8_t* base
+    cdef uint8_t* p
+    cdef Py_ssize_t size
+
+    def __cinit__(self, Py_ssize_t size, Py_ssize_t pixels_at=0):
+        cdef uintptr_t start
+        self.size = size
+        self.base = <uint8_t*>malloc(size + 64)
+        if self.base == NULL:
+            raise MemoryError(f"no memory for a message of {size} bytes")
+        start = <uintptr_t>self.base
+        self.p = self.base + <Py_ssize_t>((64 - (start + pixels_at) % 64) % 64)
+
+    def __dealloc__(self):
+        free(self.base)
+
+    def __len__(self):
+        return self.size
+
+    def __getbuffer__(self, Py_buffer* view, int flags):
+        PyBuffer_FillInfo(view, self, self.p, self.size, 0, flags)
+
+@cython.final
+cdef class Frame:
+    """One message as it came: header fields readable, body untouched."""
+
+    cdef readonly object data
+    cdef const uint8_t* p
+
+    @staticmethod
+    cdef Frame of(object data, const uint8_t* p):
+        cdef Frame frame = Frame.__new__(Frame)
+        frame.data = data
+        frame.p = p
+        return frame
+
+    def __init__(self):
+        raise TypeError("frames come from Decoder or Protocol.frames()")
+
+    @property
+    def header_version(self):
+        return get16(self.p)
+
+    @property
+    def type_name(self):
+        return type_text(self.p)
+
+    @property
+    def device_name(self):
+        cdef bint exact
+        return text_of(self.p + 14, 20, &exact)
+
+    @property
+    def timestamp_raw(self):
+        return get64(self.p + 34)
+
+    @property
+    def body_size(self):
+        return get64(self.p + 42)
+
+    @property
+    def crc(self):
+        return get64(self.p + 50)
+
+    def unpack(self, crc="verify"):
+        return build(self.data, self.p, HEADER + <Py_ssize_t>get64(self.p + 42), policy_of(crc))
+
+    def __len__(self):
+        return HEADER + get64(self.p + 42)
+
+    def __bytes__(self):
+        return bytes(self.data)
+
+    def __repr__(self):
+        return f"<Frame {self.type_name} {self.device_name!r} {len(self)} bytes>"
+
+@cython.final
+cdef class Decoder:
+    """Cuts a byte stream into frames; owns whatever has arrived in part.
+
+    Small frames pass through one buffer; a large one is received into memory of its own.
+    """
+
+    cdef readonly uint64_t max_size
+    cdef Block buffer
+    cdef Py_ssize_t start, end          # of the bytes in buffer not yet consumed
+    cdef Block large                    # frame being received into its own memory
+    cdef Py_ssize_t filled
+    cdef uint64_t skipping              # body bytes of an unusable header still to drop
+    cdef object failed
+
+    def __init__(self, max_size=1 << 30):
+        self.max_size = max_size
+        self.buffer = Block(64 * 1024)
+
+    @property
+    def at_boundary(self):
+        """Whether everything received so far was whole messages."""
+        return self.start == self.end and self.large is None and not self.skipping
+
+    def feed(self, const uint8_t[::1] data):
+        """Take received bytes (copied)."""
+        cdef Py_ssize_t n = data.shape[0], k
+        cdef const uint8_t* p
+        if n == 0:
+            return
+        p = &data[0]
+        if self.large is not None:
+            k = min(n, self.large.size - self.filled)
+            memcpy(self.large.p + self.filled, p, k)
+            self.filled += k
+            p += k
+            n -= k
+        self.reserve(n)
+        memcpy(self.buffer.p + self.end, p, n)
+        self.end += n
+
+    cdef int reserve(self, Py_ssize_t n) except -1:
+        """Room for n more bytes behind the unconsumed ones."""
+        cdef Py_ssize_t pending = self.end - self.start
+        cdef Block bigger
+        if self.start == self.end:
+            self.start = self.end = 0
+        if self.buffer.size - self.end >= n:
+            return 0
+        if pending + n <= self.buffer.size // 2:
+            memcpy(self.buffer.p, self.buffer.p + self.start, pending)
+        else:
+            bigger = Block(max(64 * 1024, 2 * (pending + n)))
+            memcpy(bigger.p, self.buffer.p + self.start, pending)
+            self.buffer = bigger
+        self.start = 0
+        self.end = pending
+
+    def get_buffer(self):
+        """Writable memory for the next bytes; tell `received` how many came."""
+        if self.large is not None and self.filled < self.large.size:
+            return memoryview(self.large)[self.filled:]
+        self.reserve(16 * 1024)
+        return memoryview(self.buffer)[self.end:]
+
+    def received(self, Py_ssize_t n):
+        """n bytes were written to the start of what get_buffer returned."""
+        if n < 0:
+            raise ValueError("received a negative number of bytes")
+        if self.large is not None and self.filled < self.large.size:
+            if n > self.large.size - self.filled:
+                raise ValueError("more bytes than the buffer holds")
+            self.filled += n
+        else:
+            if n > self.buffer.size - self.end:
+                raise ValueError("more bytes than the buffer holds")
+            self.end += n
+
+    def next_frame(self):
+        """The next whole frame, or None.
+
+        Raises:
+            MessageTooLarge: a header announces more than max_size; so does every later call.
+            VersionError: a header version that does not exist; its body will be skipped.
+        """
+        cdef Py_ssize_t total, have
+        cdef uint64_t body, dropped
+        cdef uint8_t* p
+        cdef Frame frame
+        cdef bytes data
+        if self.failed is not None:
+            raise self.failed
+        if self.large is not None:
+            if self.filled < self.large.size:
+                return None
+            frame = Frame.of(self.large, self.large.p)
+            self.large = None
+            return frame
+        if self.skipping:
+            dropped = min(self.skipping, <uint64_t>(self.end - self.start))
+            self.skipping -= dropped
+            self.start += dropped
+            if self.skipping:
+                return None
+        have = self.end - self.start
+        if have < HEADER:
+            return None
+        p = self.buffer.p + self.start
+        body = get64(p + 42)
+        if body > self.max_size or body + HEADER > self.max_size:
+            self.failed = MessageTooLarge(body + HEADER, self.max_size)
+            raise self.failed
+        if get16(p) > 2:
+            self.start += HEADER
+            self.skipping = body
+            raise VersionError(get16(p))
+        total = HEADER + <Py_ssize_t>body
+        if have >= total and total < BLOCK_FROM:
+            data = PyBytes_FromStringAndSize(<const char*>p, total)
+            self.start += total
+            return Frame.of(data, <const uint8_t*>PyBytes_AsString(data))
+        if total < BLOCK_FROM:
+            return None
+        self.large = Block(total, HEADER + 72 + (EXTENDED if get16(p) == 2 else 0))
+        self.filled = min(have, total)
+        memcpy(self.large.p, p, self.filled)
+        self.start += self.filled
+        return self.next_frame()
+
+# ---- rotations (docs/protocol.md section 1.3) ---------------------------------------------------
+
+def matrix_of_quaternion(quaternion):
+    """3x3 float64 rotation of a quaternion (x, y, z, w) of any length but zero."""
+    cdef double x, y, z, w, n
+    x, y, z, w = quaternion
+    n = sqrt(x * x + y * y + z * z + w * w)
+    if not n > 0:
+        raise ValueError("a quaternion of length 0 is no rotation")
+    x, y, z, w = x / n, y / n, z / n, w / n
+    return np.array([
+        [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
+        [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
+        [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
+    ])
+
+def quaternion_of_matrix(matrix):
+    """Quaternion (x, y, z, w), float64, w >= 0, of a rotation matrix (3x3 or larger)."""
+    cdef double[:, :] m = np.asarray(matrix, dtype=np.float64)
+    cdef double x, y, z, w, s
+    cdef double trace = m[0, 0] + m[1, 1] + m[2, 2]
+    # the largest of the four comes from a root, the others by division: none from a small number
+    if trace > 0:
+        s = 2 * sqrt(1 + trace)
+        x, y, z, w = (m[2, 1] - m[1, 2]) / s, (m[0, 2] - m[2, 0]) / s, (m[1, 0] - m[0, 1]) / s, s / 4
+    elif m[0, 0] >= m[1, 1] and m[0, 0] >= m[2, 2]:
+        s = 2 * sqrt(1 + m[0, 0] - m[1, 1] - m[2, 2])
+        x, y, z, w = s / 4, (m[0, 1] + m[1, 0]) / s, (m[0, 2] + m[2, 0]) / s, (m[2, 1] - m[1, 2]) / s
+    elif m[1, 1] >= m[2, 2]:
+        s = 2 * sqrt(1 + m[1, 1] - m[0, 0] - m[2, 2])
+        x, y, z, w = (m[0, 1] + m[1, 0]) / s, s / 4, (m[1, 2] + m[2, 1]) / s, (m[0, 2] - m[2, 0]) / s
+    else:
+        s = 2 * sqrt(1 + m[2, 2] - m[0, 0] - m[1, 1])
+        x, y, z, w = (m[0, 2] + m[2, 0]) / s, (m[1, 2] + m[2, 1]) / s, s / 4, (m[1, 0] - m[0, 1]) / s
+    if w < 0:
+        x, y, z, w = -x, -y, -z, -w
+    return np.array([x, y, z, w])
+
+# ---- polygon cells (docs/protocol.md section 8.16) -----------------------------------------------
+
+def split_cells(const uint8_t[::1] data, int64_t count):
+    """Offsets (count + 1, int64) and connectivity (uint32) of cells written as u32 n, n x u32."""
+    cdef Py_ssize_t size = data.shape[0], at = 0, n = 0, k
+    cdef const uint8_t* p = &data[0] if size else NULL
+    cdef int64_t cell
+    cdef uint32_t points
+    if size % 4 or count < 0 or count > size // 4:
+        raise ValueError(f"{count} cells do not fit {size} bytes")
+    offsets = np.empty(count + 1, np.int64)
+    connectivity = np.empty(size // 4 - count, np.uint32)
+    cdef int64_t[::1] off = offsets
+    cdef uint32_t[::1] con = connectivity
+    off[0] = 0
+    for cell in range(count):
+        if size - at < 4:
+            raise ValueError(f"cell {cell} of {count} starts behind the end")
+        points = get32(p + at)
+        at += 4
+        if points > <uint64_t>((size - at) // 4):
+            raise ValueError(f"cell {cell} has {points} points, {size - at} bytes are left")
+        for k in range(points):
+            con[n] = get32(p + at)
+            n += 1
+            at += 4
+        off[cell + 1] = n
+    if at != size:
+        raise ValueError(f"{count} cells take {at} bytes, {size} are announced")
+    return offsets, connectivity
+
+def join_cells(const int64_t[::1] offsets, const uint32_t[::1] connectivity):
+    """The way back."""
+    cdef Py_ssize_t cells = offsets.shape[0] - 1, cell, k, n = connectivity.shape[0]
+    cdef bytes out
+    cdef uint8_t* p
+    if cells < 0 or offsets[0] != 0 or offsets[cells] != n:
+        raise ValueError("offsets must run from 0 to the length of connectivity")
+    for cell in range(cells):
+        if offsets[cell + 1] < offsets[cell]:
+            raise ValueError("offsets must not decrease")
+    out = PyBytes_FromStringAndSize(NULL, 4 * (cells + n))
+    p = <uint8_t*>PyBytes_AsString(out)
+    for cell in range(cells):
+        put32(p, <uint32_t>(offsets[cell + 1] - offsets[cell]))
+        p += 4
+        for k in range(offsets[cell], offsets[cell + 1]):
+            put32(p, connectivity[k])
+            p += 4
+    return out

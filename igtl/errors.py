@@ -1,0 +1,110 @@
+"""What can go wrong, sorted by whose fault it is, with the facts as attributes."""
+
+from __future__ import annotations
+
+
+class IgtlError(Exception):
+    """Base of everything the library raises on its own account."""
+
+
+class ProtocolError(IgtlError):
+    """The peer's bytes are wrong."""
+
+
+class MessageTooLarge(ProtocolError):
+    """A header announces a body over the limit. The framing is lost, so a link closes.
+
+    Attributes:
+        size: bytes the header announces (header included).
+        limit: the largest message accepted.
+    """
+
+    def __init__(self, size: int, limit: int) -> None:
+        super().__init__(f"message of {size} bytes exceeds the limit of {limit}")
+        self.size = size
+        self.limit = limit
+
+    def __reduce__(self) -> tuple[type[MessageTooLarge], tuple[int, int]]:
+        return type(self), (self.size, self.limit)
+
+
+class VersionError(ProtocolError):
+    """A header version that does not exist (3 or more). Its body was skipped.
+
+    Attributes:
+        version: the number in the header.
+    """
+
+    def __init__(self, version: int) -> None:
+        super().__init__(f"header version {version} does not exist (1 and 2 do)")
+        self.version = version
+
+    def __reduce__(self) -> tuple[type[VersionError], tuple[int]]:
+        return type(self), (self.version,)
+
+
+class CRCError(ProtocolError):
+    """The body does not match the CRC in its header. The framing is intact.
+
+    Attributes:
+        expected: the CRC in the header.
+        actual: the CRC of the bytes that arrived.
+    """
+
+    def __init__(self, expected: int, actual: int) -> None:
+        super().__init__(f"CRC is {actual:016x}, header says {expected:016x}")
+        self.expected = expected
+        self.actual = actual
+
+    def __reduce__(self) -> tuple[type[CRCError], tuple[int, int]]:
+        return type(self), (self.expected, self.actual)
+
+
+class BodyError(ProtocolError):
+    """A body that contradicts itself or its type. The framing is intact.
+
+    Attributes:
+        type_name: type on the wire.
+        field: the field at fault, or the part of the body ("metadata", "extended header").
+        reason: what is wrong with it.
+    """
+
+    def __init__(self, type_name: str, field: str, reason: str) -> None:
+        super().__init__(f"{type_name}.{field}: {reason}")
+        self.type_name = type_name
+        self.field = field
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[type[BodyError], tuple[str, str, str]]:
+        return type(self), (self.type_name, self.field, self.reason)
+
+
+class EncodeError(IgtlError, ValueError):
+    """This object cannot be sent as it is.
+
+    Attributes:
+        type_name: class of the object.
+        field: the field at fault.
+        reason: what is wrong, and what to do instead.
+    """
+
+    def __init__(self, type_name: str, field: str, reason: str) -> None:
+        super().__init__(f"{type_name}.{field}: {reason}")
+        self.type_name = type_name
+        self.field = field
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[type[EncodeError], tuple[str, str, str]]:
+        return type(self), (self.type_name, self.field, self.reason)
+
+
+class ConnectionClosed(IgtlError, ConnectionError):
+    """The link is over.
+
+    Attributes:
+        clean: True when it ended between two messages, by this side or the other.
+    """
+
+    def __init__(self, reason: str = "connection closed", *, clean: bool = True) -> None:
+        super().__init__(reason)
+        self.clean = clean

@@ -1,0 +1,549 @@
+"""Pictures and what describes them: IMAGE, IMGMETA, LBMETA, COLORT, VIDEO, VIDEOMETA."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from enum import IntEnum
+from typing import Any, Final, Literal, Self, Unpack
+
+import numpy as np
+import numpy.typing as npt
+
+from igtl.errors import BodyError, EncodeError
+from igtl.fields import (
+    Array,
+    array,
+    coded,
+    constant,
+    data,
+    elements,
+    f64,
+    i16,
+    matrix,
+    reserved,
+    text,
+    u8,
+    u16,
+    u64,
+)  # fmt: skip
+from igtl.message import Element, Elements, HeaderFields, Message, _take_header
+
+Space = Literal["RAS", "LPS"]
+_DTYPES: Final = {2: "i1", 3: "u1", 4: "i2", 5: "u2", 6: "i4", 7: "u4", 10: "f4", 11: "f8"}
+_CODES: Final = {dtype: code for code, dtype in _DTYPES.items()}
+_NATIVE: Final = 2 if sys.byteorder == "little" else 1
+_SPACES: Final[dict[str, int]] = {"RAS": 1, "LPS": 2}
+_FLIP: Final = np.diag([-1.0, -1.0, 1.0, 1.0])  # RAS <-> LPS, its own inverse
+_INSTEAD: Final = {
+    "int64": "convert with .astype(np.int32), or np.int16 for 3D Slicer",
+    "uint64": "convert with .astype(np.uint32), or np.uint16 for 3D Slicer",
+    "float16": "convert with .astype(np.float32)",
+    "complex64": "send real and imaginary part as two components, or as an NDArray",
+    "complex128": "send real and imaginary part as two components, or as an NDArray",
+}
+
+
+class ScalarType(IntEnum):
+    """Number types by their code on the wire (protocol.md 1.1)."""
+
+    INT8 = 2
+    UINT8 = 3
+    INT16 = 4
+    UINT16 = 5
+    INT32 = 6
+    UINT32 = 7
+    FLOAT32 = 10
+    FLOAT64 = 11
+    COMPLEX = 13
+
+
+def scalar_code(dtype: np.dtype[Any]) -> int:
+    """Code of a dtype in any byte order; EncodeError says what to do where the wire has none."""
+    code = _CODES.get(dtype.str[1:])
+    if code is None:
+        remedy = _INSTEAD.get(dtype.name, "convert it to one of int8 … uint32, float32, float64")
+        raise EncodeError("Image", "array", f"OpenIGTLink images have no {dtype.name}: {remedy}")
+    return code
+
+
+def _shift(m: npt.NDArray[np.float64], index: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """The matrix m with its origin moved to voxel `index`."""
+    out = m.copy()
+    out[:3, 3] = m[:3, :3] @ index + m[:3, 3]
+    return out
+
+
+class _Placed(Message):
+    """Geometry that IMAGE and VIDEO share: size, matrix of the centre, part that is sent."""
+
+    __slots__ = ()
+
+    def _known_matrix(self) -> npt.NDArray[np.float64]:
+        """Wire matrix in double; a column of zeros ("unknown") becomes the unit axis."""
+        m = np.array(self.matrix, np.float64)  # type: ignore[attr-defined]
+        for axis in range(3):
+            if not m[:3, axis].any():
+                m[axis, axis] = 1
+        return m
+
+    def _centre(self) -> npt.NDArray[np.float64]:
+        # a 1-voxel axis adds nothing, and neither does an axis of size 0
+        size = np.asarray(self.size, np.float64)  # type: ignore[attr-defined]
+        return np.maximum(size - 1, 0) / 2
+
+    @property
+    def ijk_to_world(self) -> npt.NDArray[np.float64]:
+        """4x4, voxel indices (i, j, k) of the whole image to mm in `space`; the last column is
+        the centre of the first voxel. A copy: assign to change it. (The wire holds the centre of
+        the image instead: `matrix`.)"""
+        return _shift(self._known_matrix(), -self._centre())
+
+    @ijk_to_world.setter
+    def ijk_to_world(self, value: npt.ArrayLike) -> None:
+        self.matrix = _shift(np.asarray(value, np.float64), self._centre())
+
+    @property
+    def array_to_world(self) -> npt.NDArray[np.float64]:
+        """As ijk_to_world, for indices into the part that is sent: differs from it when that
+        part is a sub-volume with an offset."""
+        return _shift(self.ijk_to_world, np.asarray(self.offset, np.float64))  # type: ignore[attr-defined]
+
+    @property
+    def spacing(self) -> tuple[float, float, float]:
+        """Distance of neighbouring voxels along i, j, k in mm."""
+        i, j, k = np.linalg.norm(self._known_matrix()[:3, :3], axis=0)
+        return float(i), float(j), float(k)
+
+    @property
+    def space(self) -> Space:
+        """The coordinate system the numbers of the matrix are in. Any code but 2 reads as RAS."""
+        return "LPS" if self.coordinate == 2 else "RAS"  # type: ignore[attr-defined]
+
+    def to(self, space: Space) -> Self:
+        """The same picture with its matrix expressed in the other space; pixels are shared.
+
+        3D Slicer and PLUS take the numbers as RAS whatever the message says: send RAS.
+        """
+        out = self.__reduce__()[0](type(self))
+        out.__setstate__(self._state())
+        m = np.array(self.matrix)  # type: ignore[attr-defined]
+        out.matrix = _FLIP @ m if space != self.space else m
+        out.coordinate = _SPACES[space]
+        return out  # type: ignore[no-any-return]
+
+    def _check_part(self) -> tuple[str, str] | None:
+        size = np.asarray(self.size, np.int64)  # type: ignore[attr-defined]
+        end = np.asarray(self.offset, np.int64) + np.asarray(self.sub_size, np.int64)  # type: ignore[attr-defined]
+        if (end > size).any():
+            return "sub_size", f"part ends at {end.tolist()}, the image at {size.tolist()}"
+        return None
+
+
+class Image(_Placed, type_name="IMAGE"):
+    """A picture or volume, or a part of one (protocol.md 8.3).
+
+    Args:
+        array: (k, j, i) or (k, j, i, components): i runs fastest in memory. Its dtype chooses the
+            scalar type; bool becomes uint8. Not copied if contiguous. For camera frames use
+            `Image.from_frame`.
+        spacing: mm along i, j, k, for an image with straight axes centred at the origin.
+        ijk_to_world: 4x4 of the first voxel in mm, instead of spacing.
+        space: what ijk_to_world is in. It is converted, and sent as RAS.
+
+    Attributes:
+        array: the pixels, native byte order; edits count. A view of what was received where
+            that is possible, read-only if that was bytes.
+        size: whole image (i, j, k); offset, sub_size: the part that `array` holds.
+        matrix: 4x4 on the wire, whose last column is the centre of the image.
+        coordinate: 1 RAS, 2 LPS. endian: byte order on the wire, 1 big, 2 little.
+        components, scalar_type: as on the wire; `array` sets them.
+    """
+
+    __slots__ = ("_array",)
+    _version: int = constant(u16, 1)
+    components: int = u8()
+    scalar_type: int = u8()
+    endian: int = u8()
+    coordinate: int = u8()
+    size: Array = array(u16, 3)
+    matrix: Array = matrix()
+    offset: Array = array(u16, 3)
+    sub_size: Array = array(u16, 3)
+    _pixels: bytes = data()
+    _array: npt.NDArray[Any]
+
+    def __init__(
+        self,
+        array: npt.ArrayLike,
+        *,
+        spacing: tuple[float, float, float] = (1.0, 1.0, 1.0),
+        ijk_to_world: npt.ArrayLike | None = None,
+        space: Space = "RAS",
+        **header: Unpack[HeaderFields],
+    ) -> None:
+        _take_header(self, dict(header))
+        self.coordinate = _SPACES["RAS"]
+        self.endian = 2
+        self.array = np.asarray(array)
+        if ijk_to_world is None:
+            self.matrix = np.diag([*spacing, 1.0])
+        else:
+            m = np.eye(4)
+            given = np.asarray(ijk_to_world, np.float64)
+            m[: given.shape[0]] = given
+            self.ijk_to_world = _FLIP @ m if space == "LPS" else m
+
+    @classmethod
+    def from_volume(
+        cls,
+        array: npt.ArrayLike,
+        *,
+        spacing: tuple[float, float, float] = (1.0, 1.0, 1.0),
+        ijk_to_world: npt.ArrayLike | None = None,
+        space: Space = "RAS",
+        **header: Unpack[HeaderFields],
+    ) -> Self:
+        """From an array (k, j, i[, components]), as SimpleITK and 3D Slicer hand it out."""
+        return cls(array, spacing=spacing, ijk_to_world=ijk_to_world, space=space, **header)
+
+    @classmethod
+    def from_frame(
+        cls,
+        frame: npt.ArrayLike,
+        *,
+        order: Literal["RGB", "BGR", "RGBA", "BGRA"] | None = None,
+        spacing: tuple[float, float] = (1.0, 1.0),
+        ijk_to_world: npt.ArrayLike | None = None,
+        space: Space = "RAS",
+        **header: Unpack[HeaderFields],
+    ) -> Self:
+        """From a camera or ultrasound frame: rows first, as OpenCV and PIL have it.
+
+        Args:
+            frame: (height, width), or (height, width, 3 or 4) with `order`.
+            order: "BGR" or "BGRA" for OpenCV. The wire has RGB and RGBA; BGR is copied.
+            spacing: mm along a row and along a column.
+        """
+        pixels = np.asarray(frame)
+        if pixels.ndim == 2 and order is None:
+            volume = pixels[np.newaxis]
+        elif order is not None and pixels.ndim == 3 and pixels.shape[2] == len(order):
+            volume = pixels[np.newaxis]
+            if order[0] == "B":
+                volume = volume[..., [2, 1, 0, 3][: len(order)]]
+        elif pixels.ndim == 3 and pixels.shape[2] in (3, 4) and order is None:
+            raise EncodeError(
+                "Image", "array", f"frame {pixels.shape}: say order='RGB', or 'BGR' for OpenCV"
+            )
+        else:
+            raise EncodeError(
+                "Image", "array",
+                f"frame {pixels.shape} with order {order!r}: must be (height, width), or (height, "
+                "width, 3 or 4) with an order of as many letters",
+            )  # fmt: skip
+        return cls(
+            volume, spacing=(*spacing, 1.0), ijk_to_world=ijk_to_world, space=space, **header
+        )
+
+    @property
+    def array(self) -> npt.NDArray[Any]:
+        if getattr(self, "_array", None) is None:
+            order = "<" if self.endian != 1 else ">"
+            wire = np.dtype(order + _DTYPES[self.scalar_type])
+            values = np.frombuffer(self._pixels, wire).reshape(self._shape())
+            if not (values.dtype.isnative and values.flags.aligned):
+                values = values.astype(wire.newbyteorder("="))
+            self._array = values
+        return self._array
+
+    @array.setter
+    def array(self, value: npt.ArrayLike) -> None:
+        pixels = np.asarray(value)
+        if pixels.ndim not in (3, 4):
+            raise EncodeError(
+                "Image", "array",
+                f"shape {pixels.shape}, must be (k, j, i) or (k, j, i, components); "
+                "Image.from_frame() takes camera frames",
+            )  # fmt: skip
+        if pixels.dtype == bool:
+            pixels = pixels.view(np.uint8)
+        code = scalar_code(pixels.dtype)
+        components = pixels.shape[3] if pixels.ndim == 4 else 1
+        if max(pixels.shape[:3]) > 65535 or not 1 <= components <= 255:
+            raise EncodeError(
+                "Image", "array", f"shape {pixels.shape} is over 65535 or 255 components"
+            )
+        self._array = np.ascontiguousarray(pixels, pixels.dtype.newbyteorder("="))
+        self.scalar_type = code
+        self.components = components
+        self.size = self.sub_size = pixels.shape[2::-1]
+        self.offset = (0, 0, 0)
+
+    def _shape(self) -> tuple[int, ...]:
+        i, j, k = (int(n) for n in self.sub_size)
+        return (k, j, i) if self.components == 1 else (k, j, i, self.components)
+
+    def _check(self) -> None:
+        """After reading: the pixels are all there, and the type exists."""
+        if self.scalar_type not in _DTYPES:
+            raise BodyError("IMAGE", "scalar_type", f"{self.scalar_type} does not exist")
+        if self.components == 0:
+            raise BodyError("IMAGE", "components", "is 0")
+        if wrong := self._check_part():
+            raise BodyError("IMAGE", *wrong)
+        i, j, k = (int(n) for n in self.sub_size)
+        wanted = i * j * k * self.components * int(_DTYPES[self.scalar_type][1])
+        here = memoryview(self._pixels)
+        if here.nbytes < wanted:
+            raise BodyError("IMAGE", "pixels", f"need {wanted} bytes, {here.nbytes} are left")
+        if here.nbytes > wanted:
+            self._cut_surplus("_pixels", wanted)
+
+    def _prepare(self) -> None:
+        """Before writing: the header agrees with the array, whose bytes get the wire's order."""
+        if wrong := self._check_part():
+            raise EncodeError("Image", *wrong)
+        if self.endian not in (1, 2) and getattr(self, "_array", None) is None:
+            return  # as received
+        pixels = self.array
+        if pixels.shape != self._shape() or scalar_code(pixels.dtype) != self.scalar_type:
+            raise EncodeError(
+                "Image", "array",
+                f"{pixels.dtype} {pixels.shape} does not agree with sub_size, components and "
+                "scalar_type; assign `array` to set all of them",
+            )  # fmt: skip
+        if not pixels.flags.c_contiguous:
+            raise EncodeError("Image", "array", "must stay contiguous")
+        if self.endian == _NATIVE or pixels.itemsize == 1:
+            if pixels.base is not self._pixels:
+                self._pixels = pixels.reshape(-1).view(np.uint8)
+        else:
+            self._pixels = pixels.byteswap().reshape(-1).view(np.uint8)
+
+    def _state(self) -> Any:
+        if getattr(self, "_array", None) is not None:
+            self._prepare()
+        return super()._state()
+
+    def _contents(self) -> Iterator[tuple[str, Any]]:
+        yield from super()._contents()
+        yield "array", self.array
+
+    def _summary(self) -> str:
+        size = "×".join(str(n) for n in self.size)
+        part = (
+            "" if (self.size == self.sub_size).all() else f" part {self.sub_size} at {self.offset}"
+        )
+        kind = np.dtype(_DTYPES[self.scalar_type]).name
+        colour = f"×{self.components}" if self.components > 1 else ""
+        spacing = ", ".join(f"{s:.4g}" for s in self.spacing)
+        return f"{size} {kind}{colour}{part} spacing=({spacing}) mm {self.space}"
+
+
+class ImageInfo(Element):
+    """One image a server can send (protocol.md 8.6).
+
+    Attributes:
+        device_name: what to ask for with GetImage and GetColorTable.
+        timestamp_raw: of the scan, in units of 2**-32 s since 1970, 0 = not set.
+        scalar_type: see ScalarType, 0 = not stated.
+    """
+
+    name: str = text(64)
+    device_name: str = text(20)
+    modality: str = text(32, default="")
+    patient_name: str = text(64, default="")
+    patient_id: str = text(64, default="")
+    timestamp_raw: int = u64(default=0)
+    size: Array = array(u16, 3, default=(0, 0, 0))
+    scalar_type: int = u8(default=0)
+    _reserved: int = reserved(u8)
+
+
+class ImageMeta(Message, type_name="IMGMETA"):
+    """The images a server has."""
+
+    images: Elements[ImageInfo] = elements(ImageInfo, default=())
+
+
+class LabelInfo(Element):
+    """One label map a server can send (protocol.md 8.7). Colour (r, g, b, a); label 0 = unused."""
+
+    name: str = text(64)
+    device_name: str = text(20)
+    label: int = u8(default=0)
+    _reserved: int = reserved(u8)
+    color: Array = array(u8, 4, default=(0, 0, 0, 0))
+    size: Array = array(u16, 3, default=(0, 0, 0))
+    owner: str = text(20, default="")
+
+
+class LabelMeta(Message, type_name="LBMETA"):
+    """The label maps a server has."""
+
+    labels: Elements[LabelInfo] = elements(LabelInfo, default=())
+
+
+class _ColorCodec:
+    """COLORT: both types and the number of entries follow from the table."""
+
+    minimum = 2
+    _maps: Final = {3: ("u1", 1), 5: ("u2", 1), 19: ("u1", 3)}
+
+    def decode(self, view: memoryview, count: int) -> npt.NDArray[Any]:
+        entries = {3: 256, 5: 65536}.get(view[0])
+        if entries is None:
+            raise ValueError(f"index type {view[0]} does not exist")
+        if view[1] not in self._maps:
+            raise ValueError(f"map type {view[1]} does not exist")
+        scalar, per = self._maps[view[1]]
+        wire = np.dtype(">" + scalar)
+        if len(view) - 2 < entries * per * wire.itemsize:
+            raise ValueError(f"{entries} entries announced, {len(view) - 2} bytes are left")
+        values = np.frombuffer(view, wire, entries * per, 2).astype(scalar)
+        return values if per == 1 else values.reshape(entries, per)
+
+    def size(self, value: npt.NDArray[Any]) -> int:
+        return 2 + value.nbytes
+
+    def coerce(self, value: Any) -> npt.NDArray[Any]:
+        table = np.array(value, order="C")
+        if len(table) not in (256, 65536) or not (
+            (table.ndim == 1 and table.dtype in (np.uint8, np.uint16))
+            or (table.shape[1:] == (3,) and table.dtype == np.uint8)
+        ):
+            raise EncodeError(
+                "ColorTable", "table",
+                f"{table.dtype} {table.shape}, must be uint8 or uint16 (n,), or uint8 (n, 3), "
+                "with n = 256 or 65536",
+            )  # fmt: skip
+        return table
+
+    def encode(self, value: npt.NDArray[Any]) -> bytes:
+        table = self.coerce(value)
+        kind = 19 if table.ndim == 2 else 3 if table.dtype == np.uint8 else 5
+        head = bytes([3 if len(table) == 256 else 5, kind])
+        return head + table.astype(table.dtype.newbyteorder(">")).tobytes()
+
+
+class ColorTable(Message, type_name="COLORT", aliases=("COLORTABLE",)):
+    """Colours or values for the numbers of an image of the same name (protocol.md 8.15).
+
+    Args:
+        table: entry e is the value for index e: uint8 or uint16 (n,), or RGB uint8 (n, 3);
+            n = 256 or 65536.
+    """
+
+    table: Array = coded(_ColorCodec())
+
+    @property
+    def index_type(self) -> int:
+        """Code of the index type on the wire: 3 (256 entries) or 5 (65536)."""
+        return 3 if len(self.table) == 256 else 5
+
+    @property
+    def map_type(self) -> int:
+        """Code of the value type on the wire: 3 uint8, 5 uint16, 19 RGB."""
+        return 19 if self.table.ndim == 2 else 3 if self.table.dtype == np.uint8 else 5
+
+
+class FrameType(IntEnum):
+    """What an encoded frame depends on (protocol.md 8.20)."""
+
+    INVALID = 0
+    KEY = 1
+    INTRA = 2
+    INTER = 3
+    SKIPPED = 4
+    UNKNOWN = 5
+
+
+class Video(_Placed, type_name="VIDEO"):
+    """One encoded frame of a video stream (protocol.md 8.20).
+
+    Args:
+        payload: the encoded frame.
+        codec: four characters: "I420", "H264", "VP90", "X265", "O265", "AV10".
+        size: width, height, depth.
+        frame_type: see FrameType; shifted left by 8 bits when the frame is grey only.
+        ijk_to_world: 4x4 of the first pixel, RAS mm. Default: 1 mm pixels around the origin.
+    """
+
+    _version: int = constant(u16, 1)
+    endian: int = u8()
+    codec: str = text(4)
+    frame_type: int = u16()
+    coordinate: int = u8()
+    size: Array = array(u16, 3)
+    matrix: Array = matrix()
+    offset: Array = array(u16, 3)
+    sub_size: Array = array(u16, 3)
+    payload: bytes = data()
+
+    def __init__(
+        self,
+        payload: bytes,
+        codec: str,
+        size: tuple[int, int, int],
+        *,
+        frame_type: int = FrameType.UNKNOWN,
+        ijk_to_world: npt.ArrayLike | None = None,
+        **header: Unpack[HeaderFields],
+    ) -> None:
+        _take_header(self, dict(header))
+        self.payload = payload
+        self.codec = codec
+        self.size = self.sub_size = size
+        self.offset = (0, 0, 0)
+        self.frame_type = frame_type
+        self.coordinate = 1
+        self.endian = 2
+        self.matrix = np.eye(4)
+        if ijk_to_world is not None:
+            self.ijk_to_world = ijk_to_world
+
+    @property
+    def grey(self) -> bool:
+        """Whether the frame has no colour."""
+        return self.frame_type > 0xFF
+
+    @property
+    def kind(self) -> int:
+        """The frame type without the grey flag, see FrameType."""
+        return self.frame_type >> 8 or self.frame_type
+
+    def _check(self) -> None:
+        if wrong := self._check_part():
+            raise BodyError("VIDEO", *wrong)
+
+    def _prepare(self) -> None:
+        if wrong := self._check_part():
+            raise EncodeError("Video", *wrong)
+
+
+class VideoInfo(Element):
+    """One video stream a server has (protocol.md 8.21).
+
+    Attributes:
+        device_name: what to ask for with StartVideo (64 bytes here; a header takes 20).
+        focal_length: mm.
+        matrix: 4x4 as in Image, mm, last column the centre.
+    """
+
+    name: str = text(64)
+    device_name: str = text(64)
+    patient_name: str = text(64, default="")
+    patient_id: str = text(64, default="")
+    zoom_level: int = i16(default=0)
+    focal_length: float = f64(default=0.0)
+    size: Array = array(u16, 3, default=(0, 0, 0))
+    matrix: Array = matrix(default=None)
+    scalar_type: int = u8(default=0)
+    _reserved: int = reserved(u8)
+
+
+class VideoMeta(Message, type_name="VIDEOMETA"):
+    """The video streams a server has."""
+
+    videos: Elements[VideoInfo] = elements(VideoInfo, default=())

@@ -1,0 +1,127 @@
+"""Units of SENSOR values: one prefix and up to six SI units with exponents in 64 bits
+(docs/protocol.md section 8.12)."""
+
+from __future__ import annotations
+
+import re
+from typing import Final, Self
+
+_PREFIXES: Final = {
+    "": 0, "da": 1, "h": 2, "k": 3, "M": 4, "G": 5, "T": 6, "P": 7, "d": 9, "c": 0xA, "m": 0xB,
+    "u": 0xC, "n": 0xD, "p": 0xE, "f": 0xF,
+}  # fmt: skip
+_SYMBOLS: Final = (
+    "", "m", "g", "s", "A", "K", "mol", "cd", "rad", "sr", "Hz", "N", "Pa", "J", "W", "C", "V",
+    "F", "Ohm", "S", "Wb", "T", "H", "lm", "lx", "Bq", "Gy", "Sv",
+)  # fmt: skip
+_UNITS: Final = {symbol: code for code, symbol in enumerate(_SYMBOLS) if code}
+_ALIASES: Final = {"\N{MICRO SIGN}": "u", "\N{GREEK SMALL LETTER MU}": "u"}
+_OHMS: Final = {"\N{GREEK CAPITAL LETTER OMEGA}": "Ohm", "\N{OHM SIGN}": "Ohm", "ohm": "Ohm"}
+_TERM: Final = re.compile(r"([^\d\^*/·.+-]+)(?:\^?([+-]?\d+))?")
+
+
+class Unit(int):
+    """A unit, as the 64-bit number that travels, made from and shown as text.
+
+    >>> Unit("mm/s^2")
+    Unit('mm/s^2')
+    >>> hex(Unit("N*m")), str(Unit(0x02C4110000000000))
+    ('0x2c4110000000000', 'N*m')
+
+    There is one prefix for the whole product and it stands before the first term; `Unit("kN*mm")`
+    is refused. 0 is "no unit given". Numbers that mean no unit are kept and shown in hex.
+
+    Raises:
+        ValueError: the text is not a product of known units.
+    """
+
+    __slots__ = ()
+
+    def __new__(cls, unit: int | str = 0) -> Self:
+        if isinstance(unit, str):
+            return super().__new__(cls, _parse(unit))
+        if not 0 <= unit < 1 << 64:
+            raise ValueError(f"a unit has 64 bits, {unit} does not fit")
+        return super().__new__(cls, unit)
+
+    @property
+    def prefix(self) -> int:
+        """Code of the prefix, 0 for none."""
+        return int(self) >> 60
+
+    @property
+    def terms(self) -> tuple[tuple[int, int], ...]:
+        """The six (unit code, exponent) pairs; (0, 0) where unused."""
+        pairs = []
+        for k in range(6):
+            bits = int(self) >> (50 - 10 * k)
+            exponent = bits & 0xF
+            pairs.append((bits >> 4 & 0x3F, exponent - 16 if exponent > 7 else exponent))
+        return tuple(pairs)
+
+    def __str__(self) -> str:
+        used = [(code, exponent) for code, exponent in self.terms if code or exponent]
+        prefixes = {code: text for text, code in _PREFIXES.items()}
+        known = all(0 < code < len(_SYMBOLS) and exponent for code, exponent in used)
+        if not known or self.prefix not in prefixes or bool(self.prefix) > len(used):
+            return f"0x{int(self):016x}"
+        above = [(code, e) for code, e in used if e > 0]
+        below = [(code, -e) for code, e in used if e < 0]
+        if above and Unit._of(self.prefix, above + [(c, -e) for c, e in below]) == self:
+            text = "*".join(_power(code, e) for code, e in above)
+            text += "".join("/" + _power(code, e) for code, e in below)
+        else:  # nothing above the line, or an order that a quotient would not show
+            text = "*".join(_power(code, e) for code, e in used)
+        return prefixes[self.prefix] + text
+
+    def __repr__(self) -> str:
+        return f"Unit({str(self)!r})"
+
+    @classmethod
+    def _of(cls, prefix: int, terms: list[tuple[int, int]]) -> Self:
+        value = prefix << 60
+        for k, (code, exponent) in enumerate(terms):
+            value |= (code << 4 | exponent & 0xF) << (50 - 10 * k)
+        return cls(value)
+
+
+def _power(code: int, exponent: int) -> str:
+    return _SYMBOLS[code] if exponent == 1 else f"{_SYMBOLS[code]}^{exponent}"
+
+
+def _prefixed(text: str) -> tuple[int, int]:
+    """Prefix and unit code of one symbol. A plain unit wins over a prefixed one: "cd", "m"."""
+    for prefix, code in _PREFIXES.items():
+        if text.startswith(prefix) and text[len(prefix) :] in _UNITS:
+            return code, _UNITS[text[len(prefix) :]]
+    raise ValueError(f"{text!r} is no unit OpenIGTLink knows")
+
+
+def _parse(text: str) -> int:
+    cleaned = text.replace(" ", "")
+    for given, plain in (_ALIASES | _OHMS).items():
+        cleaned = cleaned.replace(given, plain)
+    if re.fullmatch(r"0x[0-9a-fA-F]{1,16}", cleaned):
+        return int(cleaned, 16)
+    if cleaned in ("", "1"):
+        return 0
+    prefix, terms = 0, []
+    for k, part in enumerate(re.split(r"(?=[*/·.])", cleaned)):
+        sign = -1 if part[:1] == "/" else 1
+        part = part.lstrip("*/·.")
+        if part == "1" and k == 0:
+            continue
+        match = _TERM.fullmatch(part)
+        if match is None:
+            raise ValueError(f"{text!r}: {part!r} is not a unit with an exponent")
+        this_prefix, code = _prefixed(match[1])
+        if this_prefix and terms:
+            raise ValueError(f"{text!r}: only the first unit can have a prefix")
+        prefix = prefix or this_prefix
+        exponent = sign * int(match[2] or 1)
+        if not -7 <= exponent <= 7 or exponent == 0:
+            raise ValueError(f"{text!r}: exponents are -7..-1 and 1..7")
+        terms.append((code, exponent))
+    if not 0 < len(terms) <= 6:
+        raise ValueError(f"{text!r} has {len(terms)} units, 1 to 6 fit")
+    return int(Unit._of(prefix, terms))

@@ -1,0 +1,50 @@
+"""Build of the extension. Everything static stands in pyproject.toml.
+
+Switches (environment; `make clean` between them):
+  IGTL_SANITIZE=1   AddressSanitizer and UBSan (run with ci/sanitize)
+  IGTL_TRACE=1      line tracing, for coverage of the .pyx
+  IGTL_ANNOTATE=1   the HTML that shows which lines touch Python
+  IGTL_PORTABLE=1   only the portable CRC, as on a compiler without the intrinsics
+"""
+
+import os
+import sys
+
+import numpy
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+
+
+def switch(name: str) -> bool:
+    return os.environ.get(name, "0") not in ("", "0")
+
+
+directives = {"language_level": "3"}
+macros = [("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION")]
+compile_args = [] if sys.platform == "win32" else ["-O3", "-fno-strict-aliasing"]
+link_args = []
+if switch("IGTL_TRACE"):
+    directives["linetrace"] = True
+    macros += [("CYTHON_TRACE_NOGIL", "1"), ("CYTHON_USE_SYS_MONITORING", "0")]
+if switch("IGTL_PORTABLE"):
+    macros.append(("IGTL_CRC64_PORTABLE_ONLY", "1"))
+if switch("IGTL_SANITIZE"):
+    sanitizers = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
+    compile_args += ["-O1", "-g", "-fno-omit-frame-pointer", *sanitizers]
+    link_args += sanitizers
+
+setup(
+    ext_modules=cythonize(
+        Extension(
+            "igtl._core",
+            ["igtl/_core.pyx"],
+            include_dirs=[numpy.get_include(), "igtl"],
+            depends=["igtl/_crc64.h"],
+            define_macros=macros,
+            extra_compile_args=compile_args,
+            extra_link_args=link_args,
+        ),
+        compiler_directives=directives,
+        annotate=switch("IGTL_ANNOTATE"),
+    )
+)

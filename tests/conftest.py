@@ -1,0 +1,36 @@
+"""Shared by all tests: the golden vectors, and how peers that are not installed are treated."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+VECTORS = Path(__file__).parent / "vectors"
+SLICER = VECTORS / "slicer"
+
+# `long` runs set IGTL_EXAMPLES; noisy machines need no deadline
+settings.register_profile(
+    "igtl",
+    max_examples=int(os.environ.get("IGTL_EXAMPLES", "300")),
+    deadline=None,
+    derandomize="IGTL_EXAMPLES" not in os.environ,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+settings.load_profile("igtl")
+
+
+def manifest(folder: Path = VECTORS) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads((folder / "manifest.json").read_text())["vectors"]
+    return found
+
+
+def missing_peer(name: str) -> None:
+    """Skip, or fail where all peers must be there (IGTL_REQUIRE_PEERS=1, set in CI)."""
+    if os.environ.get("IGTL_REQUIRE_PEERS") == "1":
+        pytest.fail(f"{name} is not installed, and IGTL_REQUIRE_PEERS=1", pytrace=False)
+    pytest.skip(f"{name} is not installed")
