@@ -24,6 +24,7 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memchr, memcmp, memcpy, memset
 cimport numpy as cnp
 
+import copy
 import operator
 import time
 
@@ -488,7 +489,7 @@ cdef class Layout:
                 self.need(i, op.itemsize, n - at)
                 values[i] = text_of(p + at, op.itemsize, &exact)
                 if not exact:
-                    r.keep(i, pad(values[i].encode("utf-8", "replace"), op.itemsize), (p + at)[:op.itemsize])
+                    r.keep(i, values[i], (p + at)[:op.itemsize])
                 at += op.itemsize
             elif op.kind == ARRAY:
                 k = self.number(i, n - at, counts)
@@ -499,12 +500,13 @@ cdef class Layout:
             elif op.kind == TEXTS:
                 k = (n - at) // op.itemsize
                 texts = []
+                all_exact = True
                 for j in range(k):
                     texts.append(text_of(p + at + j * op.itemsize, op.itemsize, &exact))
+                    all_exact = all_exact and exact
                 values[i] = texts
-                plain = self._join_texts(texts, op.itemsize, "replace")
-                if memcmp(<const char*>plain, p + at, k * op.itemsize):
-                    r.keep(i, plain, (p + at)[:k * op.itemsize])
+                if not all_exact:
+                    r.keep(i, texts.copy(), (p + at)[:k * op.itemsize])
                 at += k * op.itemsize
             elif op.kind == ELEMENTS:
                 columns = self.fields[i].item.__columns__.__new__(self.fields[i].item.__columns__)
@@ -521,16 +523,14 @@ cdef class Layout:
                     values[i] = memoryview(owner)[p + at - base:p + at - base + k]
                 elif op.kind == ZERO_ENDED:
                     values[i] = text_of(p + at, k, &exact)
-                    plain = values[i].encode("utf-8", "replace") + b"\0"
-                    if not exact or len(plain) != k:
-                        r.keep(i, plain, (p + at)[:k])
+                    if not exact or len(values[i].encode()) + 1 != k:
+                        r.keep(i, values[i], (p + at)[:k])
                 elif op.kind == STRING:
                     raw = (p + at)[:k]
                     code = 106 if op.encoding < 0 else values[op.encoding]
                     values[i] = decode_text(raw, code)
-                    plain = encode_lossy(values[i], code)
-                    if plain != raw:
-                        r.keep(i, plain, raw)
+                    if not encodes_to(values[i], code, raw):
+                        r.keep(i, values[i], raw)
                 else:
                     k = self._decode(i, r, memoryview(owner)[p + at - base:p + at - base + k],
                                      counts[op.counter] if op.counter >= 0 else -1)
@@ -548,21 +548,25 @@ cdef class Layout:
         r.values[i] = value
         if hasattr(codec, "size"):
             return codec.size(value)
-        plain = codec.encode(value)
+        try:
+            plain = codec.encode(value)
+        except ValueError:      # it could not be built, but it came: a copy shows whether it was edited
+            r.keep(i, copy.deepcopy(value), bytes(view))
+            return len(view)
         if plain != view:
             r.keep(i, plain, bytes(view))
         return len(view)
 
     # -- writing
 
-    cdef bytes _join_texts(self, list texts, Py_ssize_t size, str errors):
-        return b"".join([pad(t.encode("utf-8", errors) if isinstance(t, str) else t, size) for t in texts])
-
     cdef bytes _encoded(self, int i, Record r):
         """Bytes of a field whose size is known only once it is encoded."""
         cdef Op* op = &self.ops[i]
         value = r.values[i]
         name = self.fields[i].name
+        kept = None if r.kept is None else r.kept.get(i)
+        if kept is not None and type(kept[0]) is type(value) and kept[0] == value:
+            return kept[1]
         try:
             if op.kind == TEXT:
                 plain = encode_field(value, op.itemsize, self.owner, name)
@@ -585,7 +589,7 @@ cdef class Layout:
             raise
         except ValueError as error:
             raise EncodeError(self.owner, name, str(error)) from None
-        return r.kept_or(i, plain)
+        return kept[1] if kept is not None and plain == kept[0] else plain
 
     cdef Py_ssize_t measure(self, Record r, Py_ssize_t* sizes, list encoded) except -1:
         """Sizes of all fields; what has to be encoded to know is left in `encoded`."""
@@ -722,11 +726,11 @@ def encode_field(value, Py_ssize_t size, str owner, str name):
         raise EncodeError(owner, name, f"{value!r}: a NUL would end the text")
     return pad(raw, size)
 
-cdef bytes encode_lossy(str value, int code):
+cdef bint encodes_to(str value, int code, bytes raw):
     try:
-        return encode_text(value, code)
+        return encode_text(value, code) == raw
     except UnicodeEncodeError:
-        return value.encode("utf-8", "replace")
+        return False
 
 def as_numbers(value, dtype, str owner, str name):
     """A contiguous copy of value as dtype. Integers are checked: none is wrapped or cut."""
@@ -997,16 +1001,12 @@ cdef class Record:
         if self.kept is not None:
             self.kept.pop(i, None)
 
-    cdef int keep(self, key, plain, raw) except -1:
+    cdef int keep(self, key, shown, raw) except -1:
+        """raw is what stands on the wire for as long as the field says `shown` (its value, or for
+        a coded part the bytes it encodes to)."""
         if self.kept is None:
             self.kept = {}
-        self.kept[key] = (plain, raw)
-
-    cdef bytes kept_or(self, key, bytes plain):
-        """The bytes this field came from, if it still says the same; else its plain form."""
-        if self.kept is not None and key in self.kept and self.kept[key][0] == plain:
-            return self.kept[key][1]
-        return plain
+        self.kept[key] = (shown, raw)
 
     def _wire_type(self):
         """Twelve type bytes: as received (an alias, an unknown type), else the class's own."""
@@ -1688,12 +1688,10 @@ def split_cells(const uint8_t[::1] data, int64_t count):
     cdef uint32_t[::1] con = connectivity
     off[0] = 0
     for cell in range(count):
-        if size - at < 4:
-            raise ValueError(f"cell {cell} of {count} starts behind the end")
         points = get32(p + at)
         at += 4
-        if points > <uint64_t>((size - at) // 4):
-            raise ValueError(f"cell {cell} has {points} points, {size - at} bytes are left")
+        if points > <uint64_t>(con.shape[0] - n):   # of all numbers, count are not indices
+            raise ValueError(f"cell {cell} of {count} has {points} points: more than are left")
         for k in range(points):
             con[n] = get32(p + at)
             n += 1

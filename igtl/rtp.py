@@ -91,7 +91,9 @@ def split(
             0x80, payload_type, (sequence + k) & 0xFFFF, time & 0xFFFFFFFF, ssrc & 0xFFFFFFFF
         )
         packets.append(
-            b"".join((head, front, message_id, field.to_bytes(2, "big"), rest[k * room : (k + 1) * room]))
+            b"".join(
+                (head, front, message_id, field.to_bytes(2, "big"), rest[k * room : (k + 1) * room])
+            )
         )
     return packets
 
@@ -116,7 +118,15 @@ def parse(packet: bytes | memoryview) -> Packet:
         raise BodyError("rtp", "fragment", f"{field:#06x} is none")
     front = raw[12:78] + message_id.to_bytes(4, "big")
     return Packet(
-        sequence, time, ssrc, payload_type & 0x7F, message_id, fragment, kind != 0b100, front, raw[82:]
+        sequence,
+        time,
+        ssrc,
+        payload_type & 0x7F,
+        message_id,
+        fragment,
+        kind != 0b100,
+        front,
+        raw[82:],
     )
 
 

@@ -42,7 +42,9 @@ def test_joined_in_any_order(case: dict) -> None:
 
 def test_id_above_16_bits_is_lost() -> None:
     wire = igtl.String("x" * 500, message_id=70_000).pack()
-    packets = [rtp.parse(p) for p in rtp.split(wire, sequence=0, time=0, ssrc=1, payload_length=200)]
+    packets = [
+        rtp.parse(p) for p in rtp.split(wire, sequence=0, time=0, ssrc=1, payload_length=200)
+    ]
     assert len(packets) > 1
     with pytest.raises(igtl.CRCError):
         igtl.unpack(rtp.join(packets))

@@ -32,7 +32,6 @@ from igtl.message import Element, Elements, HeaderFields, Message, _take_header
 Space = Literal["RAS", "LPS"]
 _DTYPES: Final = {2: "i1", 3: "u1", 4: "i2", 5: "u2", 6: "i4", 7: "u4", 10: "f4", 11: "f8"}
 _CODES: Final = {dtype: code for code, dtype in _DTYPES.items()}
-_NATIVE: Final = 2 if sys.byteorder == "little" else 1
 _SPACES: Final[dict[str, int]] = {"RAS": 1, "LPS": 2}
 _FLIP: Final = np.diag([-1.0, -1.0, 1.0, 1.0])  # RAS <-> LPS, its own inverse
 _INSTEAD: Final = {
@@ -70,7 +69,8 @@ def scalar_code(dtype: np.dtype[Any]) -> int:
 def _shift(m: npt.NDArray[np.float64], index: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """The matrix m with its origin moved to voxel `index`."""
     out = m.copy()
-    out[:3, 3] = m[:3, :3] @ index + m[:3, 3]
+    with np.errstate(all="ignore"):  # a matrix from the wire may hold anything
+        out[:3, 3] = m[:3, :3] @ index + m[:3, 3]
     return out
 
 
@@ -112,7 +112,8 @@ class _Placed(Message):
     @property
     def spacing(self) -> tuple[float, float, float]:
         """Distance of neighbouring voxels along i, j, k in mm."""
-        i, j, k = np.linalg.norm(self._known_matrix()[:3, :3], axis=0)
+        with np.errstate(all="ignore"):
+            i, j, k = np.linalg.norm(self._known_matrix()[:3, :3], axis=0)
         return float(i), float(j), float(k)
 
     @property
@@ -266,6 +267,8 @@ class Image(_Placed, type_name="IMAGE"):
                 f"shape {pixels.shape}, must be (k, j, i) or (k, j, i, components); "
                 "Image.from_frame() takes camera frames",
             )  # fmt: skip
+        if pixels.ndim == 4 and pixels.shape[3] == 1:
+            pixels = pixels[..., 0]
         if pixels.dtype == bool:
             pixels = pixels.view(np.uint8)
         code = scalar_code(pixels.dtype)
@@ -304,8 +307,6 @@ class Image(_Placed, type_name="IMAGE"):
         """Before writing: the header agrees with the array, whose bytes get the wire's order."""
         if wrong := self._check_part():
             raise EncodeError("Image", *wrong)
-        if self.endian not in (1, 2) and getattr(self, "_array", None) is None:
-            return  # as received
         pixels = self.array
         if pixels.shape != self._shape() or scalar_code(pixels.dtype) != self.scalar_type:
             raise EncodeError(
@@ -315,7 +316,7 @@ class Image(_Placed, type_name="IMAGE"):
             )  # fmt: skip
         if not pixels.flags.c_contiguous:
             raise EncodeError("Image", "array", "must stay contiguous")
-        if self.endian == _NATIVE or pixels.itemsize == 1:
+        if (self.endian == 1) == (sys.byteorder == "big") or pixels.itemsize == 1:
             if pixels.base is not self._pixels:
                 self._pixels = pixels.reshape(-1).view(np.uint8)
         else:

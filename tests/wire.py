@@ -1,0 +1,29 @@
+"""Messages made or mended by hand, for tests of bad bytes."""
+
+from __future__ import annotations
+
+import struct
+
+import igtl
+
+
+def frame(type_name: str, body: bytes, *, version: int = 1, size: int | None = None) -> bytes:
+    """A message with these body bytes, a right CRC, and a body size that may lie."""
+    head = struct.pack(">H12s20sQ", version, type_name.encode(), b"Dev", 0)
+    return head + struct.pack(">QQ", len(body) if size is None else size, igtl.crc64(body)) + body
+
+
+def mended(wire: bytes) -> bytes:
+    """The same bytes with body size and CRC made to fit them."""
+    body = wire[58:]
+    return wire[:42] + struct.pack(">QQ", len(body), igtl.crc64(body)) + body
+
+
+def extended(
+    content: bytes, head: bytes = b"\0\0", data: bytes = b"", *, ext: int = 12, mh: int | None = None,
+    ms: int | None = None,
+) -> bytes:  # fmt: skip
+    """A version 2 body."""
+    mh = len(head) if mh is None else mh
+    ms = len(data) if ms is None else ms
+    return struct.pack(">HHII", ext, mh, ms, 1) + content + head + data
