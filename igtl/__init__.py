@@ -1,5 +1,6 @@
 """OpenIGTLink for Python: trackers, images, and everything between them."""
 
+from igtl import rtp, udp
 from igtl._core import Decoder, Frame, crc64, fit
 from igtl.errors import (
     BodyError,
@@ -11,6 +12,7 @@ from igtl.errors import (
     ProtocolError,
     VersionError,
 )  # fmt: skip
+from igtl.memory import pipe
 from igtl.message import (
     CRCPolicy,
     Element,
@@ -133,11 +135,15 @@ from igtl.messages.tracking import (
     Transform,
 )  # fmt: skip
 from igtl.metadata import Metadata
+from igtl.protocol import PORT, Protocol, Stats
+from igtl.rate import Rate
+from igtl.sync import Link, Server, connect, serve
 from igtl.units import Unit
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "PORT",
     "Attribute",
     "AttributeType",
     "Bind",
@@ -183,6 +189,7 @@ __all__ = [
     "ImageMeta",
     "LabelInfo",
     "LabelMeta",
+    "Link",
     "Message",
     "MessageTooLarge",
     "Metadata",
@@ -192,11 +199,13 @@ __all__ = [
     "Points",
     "PolyData",
     "Position",
+    "Protocol",
     "ProtocolError",
     "QuaternionTool",
     "QuaternionTrackingData",
     "QuaternionTransform",
     "Query",
+    "Rate",
     "Ready",
     "ReadyBind",
     "ReadyCapability",
@@ -217,6 +226,7 @@ __all__ = [
     "ReadyTransform",
     "ScalarType",
     "Sensor",
+    "Server",
     "Start",
     "StartBind",
     "StartImage",
@@ -229,6 +239,7 @@ __all__ = [
     "StartTrackingData",
     "StartTransform",
     "StartVideo",
+    "Stats",
     "Status",
     "StatusCode",
     "Stop",
@@ -257,8 +268,13 @@ __all__ = [
     "Video",
     "VideoInfo",
     "VideoMeta",
+    "connect",
     "crc64",
     "fit",
     "message_types",
+    "pipe",
+    "rtp",
+    "serve",
+    "udp",
     "unpack",
-]  # fmt: skip
+]

@@ -1615,7 +1615,7 @@ cdef class Decoder:
         p = self.buffer.p + self.start
         body = get64(p + 42)
         if body > self.max_size or body + HEADER > self.max_size:
-            self.failed = MessageTooLarge(body + HEADER, self.max_size)
+            self.failed = MessageTooLarge(HEADER + <object>body, self.max_size)
             raise self.failed
         if get16(p) > 2:
             self.start += HEADER

@@ -595,13 +595,13 @@ class Element(metaclass=ElementMeta):
             return cls.__columns__.of([])
         self = cls.__columns__()
         self.allocate(len(next(iter(columns.values()))))
+        columns_index = self.__layout__.index
         for field in cls.__shown__:
             if field.plural in columns:
                 setattr(self, field.plural, columns.pop(field.plural))
             elif field.default is not fields.REQUIRED:
-                self.arrays[cls.__layout__.index[field.name]][:] = _cell_value(  # type: ignore[attr-defined]
-                    cls, field, field.default
-                )
+                column = self.arrays[columns_index[field.name]]
+                column[:] = _cell_value(cls, field, field.default)
         if columns:
             raise TypeError(f"{cls.__name__} has no column {next(iter(columns))!r}")
         return self

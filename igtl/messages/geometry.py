@@ -259,7 +259,7 @@ class _AttributesCodec:
             size = components * tuples * 4
             if components == 0 or size > len(view) - at:
                 raise ValueError(
-                    f"{name!r}: {tuples} × {components} floats announced, {len(view) - at} bytes are left"
+                    f"{name!r}: {tuples} × {components} floats, {len(view) - at} bytes are left"
                 )
             padded = kind in _TRUE_WIDTH and components == _LIBRARY_WIDTH
             width = _TRUE_WIDTH[kind] if padded else components

@@ -287,7 +287,7 @@ class StopPolyData(Stop[PolyData], type_name="STP_POLYDATA"):
 
 
 class ReadyPolyData(Ready[PolyData], type_name="RTS_POLYDATA"):
-    """Answer to a request for POLYDATA. The official library writes 1 for success here, against the rule."""
+    """Answer to a request for POLYDATA. The official library writes 1 for success here."""
 
 
 class GetBind(Get[Bind], type_name="GET_BIND"):
