@@ -899,7 +899,7 @@ cdef class Record:
     """
 
     cdef Layout layout
-    cdef readonly list values
+    cdef list values
     cdef dict kept
     cdef public uint64_t timestamp_raw
     cdef public uint32_t message_id

@@ -266,6 +266,7 @@ def array(
     *,
     per: int = 0,
     default: npt.ArrayLike = REQUIRED,
+    kw_only: bool = False,
     plural: str = "",
 ) -> Any:
     """Numbers of one kind.
@@ -275,7 +276,9 @@ def array(
         count: a number, the name of a `count_of` field, `rest`, or `forms(...)`.
         per: numbers in one row: the array has shape (count, per). 0: shape (count,).
     """
-    return Field("array", _SCALARS[scalar], count=count, per=per, default=default, plural=plural)
+    field = Field("array", _SCALARS[scalar], count=count, per=per, default=default, plural=plural)
+    field.kw_only = kw_only
+    return field
 
 
 def forms(*counts: int) -> tuple[int, ...]:

@@ -20,6 +20,7 @@ from typing import (
     Self,
     TypedDict,
     TypeVar,
+    Unpack,
     dataclass_transform,
     overload,
 )  # fmt: skip
@@ -32,12 +33,6 @@ from igtl.fields import Field, data
 from igtl.metadata import Metadata, Value
 
 CRCPolicy = Literal["verify", "warn", "off"]
-_SPECIFIERS = (
-    fields.u8, fields.u16, fields.u32, fields.u64, fields.i8, fields.i16, fields.i32, fields.i64,
-    fields.f32, fields.f64, fields.text, fields.texts, fields.zero_ended, fields.string,
-    fields.array, fields.matrix, fields.data, fields.elements, fields.coded, fields.count_of,
-    fields.size_of, fields.optional, fields.constant, fields.mib, fields.reserved,
-)  # fmt: skip
 _SHOWN = 64  # arrays up to this size are written out in to_dict
 
 
@@ -89,9 +84,8 @@ class MessageMeta(type):
         cls.__layout__ = layout  # type: ignore[attr-defined]
         for i, field in enumerate(declared):
             setattr(cls, field.name, _core.Slot(i, field))
-        cls.__match_args__ = tuple(  # type: ignore[attr-defined]
-            f.name for f in declared if not f.hidden and not f.kw_only
-        )
+        positional = tuple(f.name for f in declared if not f.hidden and not f.kw_only)
+        type.__setattr__(cls, "__match_args__", positional)
         if type_name:
             cls.type_name = type_name  # type: ignore[attr-defined]
             for wire_name in (type_name, *aliases):
@@ -119,7 +113,38 @@ def header(*, default: Any, kw_only: Literal[True] = True) -> Any:
     """A header field, for type checkers; at run time `_core.Record` has it."""
 
 
-@dataclass_transform(eq_default=False, field_specifiers=(*_SPECIFIERS, header))
+# type checkers want the specifiers written out, here and at Element
+@dataclass_transform(
+    eq_default=False,
+    field_specifiers=(
+        header,
+        fields.array,
+        fields.coded,
+        fields.constant,
+        fields.count_of,
+        fields.data,
+        fields.elements,
+        fields.f32,
+        fields.f64,
+        fields.i16,
+        fields.i32,
+        fields.i64,
+        fields.i8,
+        fields.matrix,
+        fields.mib,
+        fields.optional,
+        fields.reserved,
+        fields.size_of,
+        fields.string,
+        fields.text,
+        fields.texts,
+        fields.u16,
+        fields.u32,
+        fields.u64,
+        fields.u8,
+        fields.zero_ended,
+    ),
+)
 class _Declared(_core.Record, metaclass=MessageMeta):
     """Carries the typing rules of declared classes (they do not apply to their own class)."""
 
@@ -319,29 +344,27 @@ class Unknown(Message):
 
     content: bytes = data()
 
-    def __init__(self, type_name: str, content: bytes = b"", **header: Any) -> None:
-        _take_header(self, header)
+    def __init__(
+        self, type_name: str, content: bytes = b"", **header: Unpack[HeaderFields]
+    ) -> None:
+        _take_header(self, dict(header))
         self._set_wire_type(_type_bytes(type_name))
         self.content = content
 
-    type_name = property(  # type: ignore[assignment]
-        lambda self: self._wire_type().rstrip(b"\0").decode("utf-8", "replace")
-    )
+    type_name = property(lambda self: self._wire_type().rstrip(b"\0").decode("utf-8", "replace"))
 
 
 class NoData(Message):
     """An empty message of a type that has a fixed part: "there is none" as an answer."""
 
-    def __init__(self, type_name: str, **header: Any) -> None:
-        _take_header(self, header)
+    def __init__(self, type_name: str, **header: Unpack[HeaderFields]) -> None:
+        _take_header(self, dict(header))
         self._set_wire_type(_type_bytes(type_name))
 
-    type_name = property(  # type: ignore[assignment]
-        lambda self: self._wire_type().rstrip(b"\0").decode("utf-8", "replace")
-    )
+    type_name = property(lambda self: self._wire_type().rstrip(b"\0").decode("utf-8", "replace"))
 
     def _summary(self) -> str:
-        return self.type_name
+        return str(self.type_name)
 
 
 def _take_header(message: Message, header: dict[str, Any]) -> None:
@@ -359,7 +382,6 @@ def _type_bytes(type_name: str) -> bytes:
 
 # ---- elements of list messages ----------------------------------------------------------------
 
-E_co = TypeVar("E_co", covariant=True)
 E = TypeVar("E", bound="Element")
 
 
@@ -440,6 +462,19 @@ def _restore_elements(item: type[Any], rows: int, arrays: list[Any]) -> Any:
     columns = item.__columns__()
     columns.__setstate__((rows, arrays))
     return columns
+
+
+class ElementList(Generic[E]):
+    """The type of element list fields: reads as Elements, accepts any iterable of elements."""
+
+    if TYPE_CHECKING:
+
+        @overload
+        def __get__(self, obj: None, owner: Any = None) -> ElementList[E]: ...
+        @overload
+        def __get__(self, obj: object, owner: Any = None) -> Elements[E]: ...
+        def __get__(self, obj: object, owner: Any = None) -> Any: ...
+        def __set__(self, obj: object, value: Iterable[E]) -> None: ...
 
 
 class _Column:
@@ -535,12 +570,42 @@ class ElementMeta(type):
             columns[field.plural] = _Column(i, field)
         cls.__layout__ = layout  # type: ignore[attr-defined]
         cls.__shown__ = tuple(f for f in declared if not f.hidden)
-        cls.__match_args__ = tuple(f.name for f in cls.__shown__)  # type: ignore[attr-defined]
+        positional = tuple(f.name for f in cls.__shown__ if not f.kw_only)
+        type.__setattr__(cls, "__match_args__", positional)
         cls.__columns__ = type(f"{name}Elements", (Elements,), columns)
         return cls
 
 
-@dataclass_transform(eq_default=False, field_specifiers=_SPECIFIERS)
+@dataclass_transform(
+    eq_default=False,
+    field_specifiers=(
+        fields.array,
+        fields.coded,
+        fields.constant,
+        fields.count_of,
+        fields.data,
+        fields.elements,
+        fields.f32,
+        fields.f64,
+        fields.i16,
+        fields.i32,
+        fields.i64,
+        fields.i8,
+        fields.matrix,
+        fields.mib,
+        fields.optional,
+        fields.reserved,
+        fields.size_of,
+        fields.string,
+        fields.text,
+        fields.texts,
+        fields.u16,
+        fields.u32,
+        fields.u64,
+        fields.u8,
+        fields.zero_ended,
+    ),
+)
 class Element(metaclass=ElementMeta):
     """Base of the elements of list messages, declared like a message.
 
@@ -548,17 +613,21 @@ class Element(metaclass=ElementMeta):
     """
 
     __slots__ = ("_columns", "_row")
-    _columns: Any
-    _row: int
+    if TYPE_CHECKING:
+        __match_args__: ClassVar[tuple[str, ...]]
+        _columns: Any
+        _row: Any
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         cls = type(self)
         self._columns = cls.__columns__()
         self._columns.allocate(1)
         self._row = 0
-        if len(args) > len(cls.__shown__):
-            raise TypeError(f"{cls.__name__}() takes {len(cls.__shown__)} arguments")
-        given = dict(zip((f.name for f in cls.__shown__), args, strict=False))
+        if len(args) > len(cls.__match_args__):
+            raise TypeError(
+                f"{cls.__name__}() takes {len(cls.__match_args__)} positional arguments"
+            )
+        given = dict(zip(cls.__match_args__, args, strict=False))
         for name, value in kwargs.items():
             if name in given:
                 raise TypeError(f"{cls.__name__}() got {name!r} twice")
@@ -618,8 +687,7 @@ class Element(metaclass=ElementMeta):
     __hash__ = None  # type: ignore[assignment]
 
     def __reduce__(self) -> Any:
-        return type(self), tuple(np.copy(v) if isinstance(v, np.ndarray) else v
-                                 for v in (getattr(self, f.name) for f in type(self).__shown__))  # fmt: skip
+        return type(self)._at, (type(self).__columns__.of([self]), 0)
 
     def __repr__(self) -> str:
         shown = (f"{f.name}={_short(getattr(self, f.name))}" for f in type(self).__shown__)
@@ -642,7 +710,7 @@ def unpack(data: Any, *, crc: CRCPolicy = "verify") -> Message:
     Raises:
         VersionError, CRCError, BodyError, ProtocolError: the bytes are wrong.
     """
-    return _core.unpack(data, crc)  # type: ignore[no-any-return]
+    return _core.unpack(data, crc)
 
 
 def message_types() -> dict[str, type[Message]]:

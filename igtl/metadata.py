@@ -132,7 +132,7 @@ class Metadata(MutableMapping[str, str]):
         if len(entries) > 8191:
             raise EncodeError(owner, "metadata", f"{len(entries)} entries, at most 8191 fit")
         head = [struct.pack(">H", len(entries))]
-        data = []
+        data: list[bytes] = []
         for key, encoding, raw in entries:
             if len(key) > 65535:
                 raise EncodeError(

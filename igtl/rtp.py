@@ -75,7 +75,7 @@ def split(
     room = payload_length - _FRONT
     if not 0 < room <= 65507 - _FRONT - _RTP.size:
         raise ValueError(f"payload_length {payload_length} is outside 71..65495")
-    if raw[:2] != b"\0\2" or len(raw) < _FRONT:
+    if bytes(raw[:2]) != b"\0\2" or len(raw) < _FRONT:
         raise EncodeError("rtp", "message", "only header version 2 fits RTP: pack with version=2")
     rest = raw[_FRONT:]
     total = max(1, -(-len(rest) // room))

@@ -422,7 +422,7 @@ def serve(
     Raises:
         OSError: the address cannot be used.
     """
-    settings = {
+    settings: dict[str, Any] = {
         "version": version, "max_size": max_size, "crc": crc, "on_error": on_error,
         "cut_names": cut_names,
     }  # fmt: skip

@@ -26,7 +26,8 @@ class Sender:
     """
 
     def __init__(self, host: str, port: int = PORT) -> None:
-        family, _, _, _, self.address = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[0]
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[0]
+        self.address: Any = address
         self._sock = socket.socket(family, socket.SOCK_DGRAM)
         self.stats = Stats()
 

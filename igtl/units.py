@@ -105,7 +105,8 @@ def _parse(text: str) -> int:
         return int(cleaned, 16)
     if cleaned in ("", "1"):
         return 0
-    prefix, terms = 0, []
+    prefix = 0
+    terms: list[tuple[int, int]] = []
     for k, part in enumerate(re.split(r"(?=[*/·.])", cleaned)):
         sign = -1 if part[:1] == "/" else 1
         part = part.lstrip("*/·.")

@@ -257,8 +257,8 @@ def build_content(kind: str, c: dict[str, Any]) -> igtl.Message:
             ])  # fmt: skip
         case "POINT":
             return igtl.Points([
-                igtl.Point(e["name"], e["group"], e["rgba"], floats(e["position"]),
-                           e["diameter_or_radius"], e["owner"]) for e in c["elements"]
+                igtl.Point(e["name"], e["group"], e["rgba"], e["diameter_or_radius"], e["owner"],
+                           position=floats(e["position"])) for e in c["elements"]
             ])  # fmt: skip
         case "TRAJ":
             return igtl.Trajectories([

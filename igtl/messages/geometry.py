@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable, Iterator, Sequence
 from enum import IntEnum
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +25,7 @@ from igtl.fields import (
     u8,
     u32,
 )
-from igtl.message import Element, Elements, Message
+from igtl.message import Element, ElementList, Message
 
 
 class Point(Element):
@@ -43,7 +43,7 @@ class Point(Element):
     name: str = text(64, default="")
     group: str = text(32, default="Fiducial")
     color: Array = array(u8, 4, default=(255, 255, 0, 255))
-    position: Array = array(f32, 3)
+    position: Array = array(f32, 3, kw_only=True)
     diameter: float = f32(default=0.0)
     owner: str = text(20, default="")
 
@@ -51,7 +51,7 @@ class Point(Element):
 class Points(Message, type_name="POINT"):
     """A list of points. `points.positions` is (n, 3)."""
 
-    points: Elements[Point] = elements(Point, default=())
+    points: ElementList[Point] = elements(Point, default=())
 
 
 class TrajectoryType(IntEnum):
@@ -79,7 +79,7 @@ class Trajectory(Element):
 class Trajectories(Message, type_name="TRAJ"):
     """A list of trajectories. `trajectories.entries` and `.targets` are (n, 3)."""
 
-    trajectories: Elements[Trajectory] = elements(Trajectory, default=())
+    trajectories: ElementList[Trajectory] = elements(Trajectory, default=())
 
 
 class Cells(Sequence[npt.NDArray[np.uint32]]):
@@ -139,6 +139,19 @@ class Cells(Sequence[npt.NDArray[np.uint32]]):
 
     def __repr__(self) -> str:
         return f"{len(self)} cells"
+
+
+class CellList:
+    """The type of cell fields: reads as Cells, accepts index lists and arrays."""
+
+    if TYPE_CHECKING:
+
+        @overload
+        def __get__(self, obj: None, owner: Any = None) -> CellList: ...
+        @overload
+        def __get__(self, obj: object, owner: Any = None) -> Cells: ...
+        def __get__(self, obj: object, owner: Any = None) -> Any: ...
+        def __set__(self, obj: object, value: Cells | Iterable[npt.ArrayLike]) -> None: ...
 
 
 class _CellsCodec:
@@ -218,7 +231,7 @@ class Attribute:
     @property
     def components(self) -> int:
         """Numbers per point or cell."""
-        return self.values.shape[1]
+        return int(self.values.shape[1])
 
     def __eq__(self, other: object) -> bool:
         return (
@@ -245,7 +258,8 @@ class _AttributesCodec:
         if count > len(view) // 6:
             raise ValueError(f"{count} attributes announced, {len(view)} bytes are left")
         heads = [struct.unpack_from(">BBI", view, 6 * k) for k in range(count)]
-        at, names, start = 6 * count, [], 6 * count
+        at = start = 6 * count
+        names: list[str] = []
         for _ in range(count):
             # names have at most 255 bytes: search no further
             end = bytes(view[at : at + 256]).find(b"\0")
@@ -321,10 +335,10 @@ class PolyData(Message, type_name="POLYDATA"):
     _triangle_strips_size: int = size_of("triangle_strips", u32)
     _nattributes: int = count_of("attributes", u32)
     points: Array = array(f32, "_npoints", per=3)
-    vertices: Cells = coded(_CellsCodec(), "_vertices_size", default=())
-    lines: Cells = coded(_CellsCodec(), "_lines_size", default=())
-    polygons: Cells = coded(_CellsCodec(), "_polygons_size", default=())
-    triangle_strips: Cells = coded(_CellsCodec(), "_triangle_strips_size", default=())
+    vertices: CellList = coded(_CellsCodec(), "_vertices_size", default=())
+    lines: CellList = coded(_CellsCodec(), "_lines_size", default=())
+    polygons: CellList = coded(_CellsCodec(), "_polygons_size", default=())
+    triangle_strips: CellList = coded(_CellsCodec(), "_triangle_strips_size", default=())
     attributes: list[Attribute] = coded(_AttributesCodec(), default=())
 
     def attribute(self, name: str) -> Attribute:

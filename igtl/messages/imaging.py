@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from enum import IntEnum
-from typing import Any, Final, Literal, Self, Unpack
+from typing import TYPE_CHECKING, Any, Final, Literal, Self, Unpack
 
 import numpy as np
 import numpy.typing as npt
@@ -27,7 +27,7 @@ from igtl.fields import (
     u16,
     u64,
 )  # fmt: skip
-from igtl.message import Element, Elements, HeaderFields, Message, _take_header
+from igtl.message import Element, ElementList, HeaderFields, Message, _take_header
 
 Space = Literal["RAS", "LPS"]
 _DTYPES: Final = {2: "i1", 3: "u1", 4: "i2", 5: "u2", 6: "i4", 7: "u4", 10: "f4", 11: "f8"}
@@ -79,9 +79,16 @@ class _Placed(Message):
 
     __slots__ = ()
 
+    if TYPE_CHECKING:  # each class has them at its own place on the wire
+        size: Any
+        matrix: Any
+        offset: Any
+        sub_size: Any
+        coordinate: Any
+
     def _known_matrix(self) -> npt.NDArray[np.float64]:
         """Wire matrix in double; a column of zeros ("unknown") becomes the unit axis."""
-        m = np.array(self.matrix, np.float64)  # type: ignore[attr-defined]
+        m = np.array(self.matrix, np.float64)
         for axis in range(3):
             if not m[:3, axis].any():
                 m[axis, axis] = 1
@@ -89,7 +96,7 @@ class _Placed(Message):
 
     def _centre(self) -> npt.NDArray[np.float64]:
         # a 1-voxel axis adds nothing, and neither does an axis of size 0
-        size = np.asarray(self.size, np.float64)  # type: ignore[attr-defined]
+        size = np.asarray(self.size, np.float64)
         return np.maximum(size - 1, 0) / 2
 
     @property
@@ -107,7 +114,7 @@ class _Placed(Message):
     def array_to_world(self) -> npt.NDArray[np.float64]:
         """As ijk_to_world, for indices into the part that is sent: differs from it when that
         part is a sub-volume with an offset."""
-        return _shift(self.ijk_to_world, np.asarray(self.offset, np.float64))  # type: ignore[attr-defined]
+        return _shift(self.ijk_to_world, np.asarray(self.offset, np.float64))
 
     @property
     def spacing(self) -> tuple[float, float, float]:
@@ -119,7 +126,7 @@ class _Placed(Message):
     @property
     def space(self) -> Space:
         """The coordinate system the numbers of the matrix are in. Any code but 2 reads as RAS."""
-        return "LPS" if self.coordinate == 2 else "RAS"  # type: ignore[attr-defined]
+        return "LPS" if self.coordinate == 2 else "RAS"
 
     def to(self, space: Space) -> Self:
         """The same picture with its matrix expressed in the other space; pixels are shared.
@@ -128,14 +135,14 @@ class _Placed(Message):
         """
         out = self.__reduce__()[0](type(self))
         out.__setstate__(self._state())
-        m = np.array(self.matrix)  # type: ignore[attr-defined]
+        m = np.array(self.matrix)
         out.matrix = _FLIP @ m if space != self.space else m
         out.coordinate = _SPACES[space]
         return out  # type: ignore[no-any-return]
 
     def _check_part(self) -> tuple[str, str] | None:
-        size = np.asarray(self.size, np.int64)  # type: ignore[attr-defined]
-        end = np.asarray(self.offset, np.int64) + np.asarray(self.sub_size, np.int64)  # type: ignore[attr-defined]
+        size = np.asarray(self.size, np.int64)
+        end = np.asarray(self.offset, np.int64) + np.asarray(self.sub_size, np.int64)
         if (end > size).any():
             return "sub_size", f"part ends at {end.tolist()}, the image at {size.tolist()}"
         return None
@@ -171,8 +178,13 @@ class Image(_Placed, type_name="IMAGE"):
     matrix: Array = matrix()
     offset: Array = array(u16, 3)
     sub_size: Array = array(u16, 3)
-    _pixels: bytes = data()
-    _array: npt.NDArray[Any]
+    _pixels: Any = data()
+    if TYPE_CHECKING:
+
+        @property
+        def _array(self) -> npt.NDArray[Any] | None: ...
+        @_array.setter
+        def _array(self, value: npt.NDArray[Any]) -> None: ...
 
     def __init__(
         self,
@@ -249,14 +261,14 @@ class Image(_Placed, type_name="IMAGE"):
 
     @property
     def array(self) -> npt.NDArray[Any]:
-        if getattr(self, "_array", None) is None:
-            order = "<" if self.endian != 1 else ">"
-            wire = np.dtype(order + _DTYPES[self.scalar_type])
+        values: npt.NDArray[Any] | None = getattr(self, "_array", None)
+        if values is None:
+            wire = np.dtype((">" if self.endian == 1 else "<") + _DTYPES[self.scalar_type])
             values = np.frombuffer(self._pixels, wire).reshape(self._shape())
             if not (values.dtype.isnative and values.flags.aligned):
                 values = values.astype(wire.newbyteorder("="))
             self._array = values
-        return self._array
+        return values
 
     @array.setter
     def array(self, value: npt.ArrayLike) -> None:
@@ -365,7 +377,7 @@ class ImageInfo(Element):
 class ImageMeta(Message, type_name="IMGMETA"):
     """The images a server has."""
 
-    images: Elements[ImageInfo] = elements(ImageInfo, default=())
+    images: ElementList[ImageInfo] = elements(ImageInfo, default=())
 
 
 class LabelInfo(Element):
@@ -383,7 +395,7 @@ class LabelInfo(Element):
 class LabelMeta(Message, type_name="LBMETA"):
     """The label maps a server has."""
 
-    labels: Elements[LabelInfo] = elements(LabelInfo, default=())
+    labels: ElementList[LabelInfo] = elements(LabelInfo, default=())
 
 
 class _ColorCodec:
@@ -547,4 +559,4 @@ class VideoInfo(Element):
 class VideoMeta(Message, type_name="VIDEOMETA"):
     """The video streams a server has."""
 
-    videos: Elements[VideoInfo] = elements(VideoInfo, default=())
+    videos: ElementList[VideoInfo] = elements(VideoInfo, default=())

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from igtl import _core
 from igtl.fields import Array, array, elements, f32, forms, matrix, reserved, text, u8
-from igtl.message import Element, Elements, HeaderFields, Message
+from igtl.message import Element, ElementList, HeaderFields, Message
 
 _IDENTITY = (0.0, 0.0, 0.0, 1.0)
 
@@ -120,7 +120,7 @@ class TrackingData(Message, type_name="TDATA"):
     `tools.matrices` is (n, 4, 4), `tools["Probe"].matrix` one of them.
     """
 
-    tools: Elements[Tool] = elements(Tool, default=())
+    tools: ElementList[Tool] = elements(Tool, default=())
 
 
 class QuaternionTool(Element):
@@ -141,4 +141,4 @@ class QuaternionTool(Element):
 class QuaternionTrackingData(Message, type_name="QTDATA"):
     """All visible tools of one tracking frame, as quaternions (protocol.md 8.11)."""
 
-    tools: Elements[QuaternionTool] = elements(QuaternionTool, default=())
+    tools: ElementList[QuaternionTool] = elements(QuaternionTool, default=())

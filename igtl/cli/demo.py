@@ -1,0 +1,270 @@
+"""`igtl demo`: a tracking loop to watch, without hardware.
+
+A second process plays the devices. This one receives: TRANSFORM by UDP in one thread, TDATA and
+IMAGE by TCP in another, and draws what arrived ten times a second.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import multiprocessing
+import statistics
+import sys
+import threading
+import time
+from collections import deque
+from typing import Any
+
+import click
+import numpy as np
+from rich import box
+from rich.console import Console, Group
+from rich.live import Live
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+import igtl
+from igtl.simulate import run_devices
+
+_RATES = {"TRANSFORM": 120.0, "TDATA": 60.0, "IMAGE": 20.0}
+_WINDOW = 2.0  # seconds that rate, jitter and latency look back
+
+
+class Source:
+    """What is known of one (type, device)."""
+
+    def __init__(self, via: str) -> None:
+        self.via = via
+        self.last: igtl.Message | None = None
+        self.first_id = 0
+        self.count = 0
+        self.arrivals: deque[float] = deque(maxlen=2000)
+        self.all_late: list[float] = []  # deviations from the mean interval, whole run
+        self.latency: deque[float] = deque(maxlen=500)
+        self.trail: deque[tuple[float, float]] = deque(maxlen=120)
+
+    def add(self, message: igtl.Message) -> None:
+        now = time.perf_counter()
+        self.first_id = self.first_id or message.message_id
+        self.count += 1
+        self.last = message
+        self.arrivals.append(now)
+        if message.timestamp is not None and message.received is not None:
+            self.latency.append(message.received - message.timestamp)
+        if isinstance(message, igtl.Transform):
+            self.trail.append((float(message.position[0]), float(message.position[1])))
+
+    def recent(self) -> list[float]:
+        start = time.perf_counter() - _WINDOW
+        return [t for t in list(self.arrivals) if t >= start]
+
+    def rate(self) -> float:
+        times = self.recent()
+        return (len(times) - 1) / (times[-1] - times[0]) if len(times) > 1 else 0.0
+
+    def jitter(self) -> float:
+        """Standard deviation of the intervals, in seconds."""
+        times = self.recent()
+        gaps = [b - a for a, b in itertools.pairwise(times)]
+        return statistics.pstdev(gaps) if len(gaps) > 1 else 0.0
+
+    def lost(self) -> int:
+        """Message ids that never came."""
+        return self.last.message_id - self.first_id + 1 - self.count if self.last else 0
+
+    def age(self) -> float:
+        return time.perf_counter() - self.arrivals[-1] if self.arrivals else float("inf")
+
+    def value(self) -> str:
+        match self.last:
+            case igtl.Transform() as m:
+                x, y, z = m.position
+                return f"{x:7.1f} {y:7.1f} {z:7.1f} mm"
+            case igtl.TrackingData() as m:
+                x, y, z = m.tools[0].matrix[:3, 3]
+                return f"{len(m.tools)} tools, {m.tools[0].name} {x:.0f} {y:.0f} {z:.0f}"
+            case igtl.Image() as m:
+                i, j, _ = m.size
+                return f"{i}×{j} {m.array.dtype}, mean {m.array.mean():.0f}"
+        return ""
+
+
+class Client:
+    """The receiving side: two threads that fill the sources."""
+
+    def __init__(self, receiver: igtl.udp.Receiver, link: igtl.Link) -> None:
+        self.sources: dict[tuple[str, str], Source] = {}
+        self.bad = 0
+        self._threads = [
+            threading.Thread(target=self._datagrams, args=(receiver,), daemon=True),
+            threading.Thread(target=self._stream, args=(link,), daemon=True),
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def _add(self, message: igtl.Message, via: str) -> None:
+        key = message.type_name, message.device_name
+        if key not in self.sources:
+            self.sources[key] = Source(via)
+        self.sources[key].add(message)
+
+    def _datagrams(self, receiver: igtl.udp.Receiver) -> None:
+        for message, _ in receiver:
+            self._add(message, "UDP")
+
+    def _stream(self, link: igtl.Link) -> None:
+        try:
+            for message in link:
+                self._add(message, "TCP")
+        except igtl.ConnectionClosed:
+            self.bad += 1
+
+    def join(self) -> None:
+        for thread in self._threads:
+            thread.join(5)
+
+
+def _table(client: Client, width: int, *, title: str) -> Table:
+    table = Table(title=title, title_style="bold", header_style="bold cyan", box=box.SIMPLE_HEAD)
+    columns = ["device", "type", "via", "Hz", "jitter", "latency", "lost", "age", "last value"]
+    if width < 105:
+        columns.pop()
+    for name in columns:
+        left = name in ("device", "type", "via", "last value")
+        unit = " ms" if name in ("jitter", "latency", "age") else ""
+        table.add_column(name + unit, justify="left" if left else "right", no_wrap=True)
+    for (type_name, device), source in sorted(client.sources.items()):
+        lost, age = source.lost(), source.age()
+        latency = 1000 * statistics.median(source.latency) if source.latency else 0.0
+        cells = [
+            device, type_name, source.via, f"{source.rate():.1f}", f"{1000 * source.jitter():.2f}",
+            f"{latency:.2f}", f"[{'red' if lost else 'green'}]{lost}[/]",
+            f"[{'green' if age < 0.5 else 'red'}]{1000 * age:.0f}[/]", source.value(),
+        ]  # fmt: skip
+        table.add_row(*cells[: len(columns)])
+    return table
+
+
+def _picture(image: igtl.Image, columns: int = 42, rows: int = 16) -> Text:
+    """The first slice in half blocks: two pixels a character."""
+    pixels = image.array[0]
+    y = np.linspace(0, pixels.shape[0] - 1, 2 * rows).astype(int)
+    x = np.linspace(0, pixels.shape[1] - 1, columns).astype(int)
+    small = pixels[np.ix_(y, x)]
+    text = Text()
+    for row in range(rows):
+        for upper, lower in zip(small[2 * row], small[2 * row + 1], strict=True):
+            text.append("▀", f"rgb({upper},{upper},{upper}) on rgb({lower},{lower},{lower})")
+        text.append("\n")
+    text.rstrip()
+    return text
+
+
+def _trail(source: Source, columns: int = 32, rows: int = 16) -> Text:
+    """Path of the tool seen from above, 260 × 160 mm."""
+    grid = [
+        ["·" if (c % 11 == 5 and r % 6 == 2) else " " for c in range(columns)] for r in range(rows)
+    ]
+    points = list(source.trail)
+    for k, (x, y) in enumerate(points):
+        c, r = int((x + 130) / 260 * columns), int((80 - y) / 160 * rows)
+        if 0 <= c < columns and 0 <= r < rows:
+            grid[r][c] = "●" if k == len(points) - 1 else "•" if k > len(points) - 40 else "∙"
+    return Text("\n".join("".join(row) for row in grid), style="green")
+
+
+def _screen(client: Client, console: Console, left: float) -> Group:
+    parts: list[Any] = [
+        _table(client, console.width, title=f"igtl demo · {left:.0f} s left · Ctrl-C ends")
+    ]
+    by_type = {key[0]: source for key, source in client.sources.items()}
+    panels = Table.grid(padding=(0, 1))
+    row = []
+    image = by_type["IMAGE"].last if "IMAGE" in by_type else None
+    if isinstance(image, igtl.Image):
+        row.append(Panel(_picture(image), title="IMAGE Image_Reference", border_style="cyan"))
+    if "TRANSFORM" in by_type:
+        row.append(Panel(_trail(by_type["TRANSFORM"]), title="ProbeToTracker", border_style="cyan"))
+    if row:
+        panels.add_row(*row)
+        parts.append(panels)
+    return Group(*parts)
+
+
+def _watch(client: Client, console: Console, seconds: float) -> None:
+    end = time.perf_counter() + seconds
+    if not console.is_terminal:
+        time.sleep(seconds)
+        return
+    with Live(console=console, auto_refresh=False, transient=True) as live:
+        for _ in igtl.Rate(10):
+            left = end - time.perf_counter()
+            if left <= 0:
+                return
+            live.update(_screen(client, console, left), refresh=True)
+
+
+@click.command("demo")
+@click.option(
+    "-s", "--seconds", type=click.FloatRange(0.5), default=10.0, show_default=True,
+    help="How long to run.",
+)  # fmt: skip
+def command(seconds: float) -> None:
+    """A tracking loop to watch, on simulated devices.
+
+    A tracker sends TRANSFORM at 120 Hz by UDP and TDATA at 60 Hz by TCP, an imager 20 images a
+    second by TCP, all on loopback; a client receives them.
+    """
+    console = Console()
+    sys.setswitchinterval(0.0005)  # drawing shall not keep the receiving threads waiting
+    context = multiprocessing.get_context("spawn")
+    control, theirs = context.Pipe()
+    with igtl.udp.Receiver(0) as receiver:
+        devices = context.Process(
+            target=run_devices, args=(theirs, (receiver.host, receiver.port), _RATES), daemon=True
+        )
+        devices.start()
+        theirs.close()
+        try:
+            if not control.poll(30):
+                raise click.ClickException("the simulated devices did not start")
+            port = control.recv()
+            with igtl.connect("127.0.0.1", port, version=2) as link:
+                console.print(
+                    f"simulated tracker and imager on 127.0.0.1: TCP {port}, UDP {receiver.port}"
+                )
+                client = Client(receiver, link)
+                with contextlib.suppress(KeyboardInterrupt):
+                    _watch(client, console, seconds)
+                summary = _table(client, console.width, title="igtl demo · summary")
+                control.send("stop")
+                sent = control.recv() if control.poll(10) else {}
+                # what was sent is still in the sockets; the devices' end of the link closes first
+                client._threads[1].join(5)
+                time.sleep(0.1)
+                receiver.close()
+                client.join()
+                _summarize(console, summary, client, sent)
+        except EOFError:
+            raise click.ClickException("the simulated devices ended early") from None
+        finally:
+            control.close()
+            devices.join(5)
+
+
+def _summarize(console: Console, table: Table, client: Client, sent: dict[str, int]) -> None:
+    console.print(table)
+    missing = 0
+    for (type_name, device), source in sorted(client.sources.items()):
+        lost = sent.get(type_name, 0) - source.count
+        missing += lost
+        console.print(
+            f"{type_name:<10} {device:<16} sent {sent.get(type_name, 0):>6}, "
+            f"received {source.count:>6}, lost {lost}"
+        )
+    if missing or client.bad or len(client.sources) != len(_RATES):
+        console.print("[yellow]some messages did not arrive[/]")
+        return
+    console.print("[green]every message arrived[/]")
