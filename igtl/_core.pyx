@@ -14,14 +14,14 @@ compiler refuses Python operations in it. Layouts are compiled once, at class cr
 cimport cython
 from cpython.bytes cimport PyBytes_AsString, PyBytes_FromStringAndSize
 from cpython.buffer cimport (
-    PyBUF_FORMAT, PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer,
+    PyBUF_SIMPLE, PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer,
 )
 from cpython.mem cimport PyMem_Calloc, PyMem_Free
 from cpython.unicode cimport PyUnicode_DecodeUTF8
 from libc.math cimport sqrt
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t
 from libc.stdlib cimport free, malloc
-from libc.string cimport memchr, memcmp, memcpy, memset
+from libc.string cimport memchr, memcmp, memcpy
 cimport numpy as cnp
 
 import copy
@@ -31,7 +31,7 @@ import time
 import numpy as np
 
 from igtl.errors import BodyError, CRCError, EncodeError, MessageTooLarge, ProtocolError, VersionError
-from igtl.fields import REQUIRED, rest
+from igtl.fields import REQUIRED, rest as _rest
 
 cnp.import_array()
 
@@ -329,7 +329,7 @@ cdef class Layout:
             self.ops[op.encoding].target = i
         if isinstance(f.count, int):
             op.fixed = f.count
-        elif f.count == rest:
+        elif f.count == _rest:
             op.fixed = REST
         elif isinstance(f.count, tuple):
             op.fixed = BY_FORM
@@ -342,7 +342,7 @@ cdef class Layout:
             else:
                 op.length = self.index[f.count]
         if f.kind in ("zero_ended", "texts", "elements") or op.fixed in (REST, BY_FORM) or op.optional:
-            if i != self.n - 1 and not (op.optional and self.fields[i + 1].count == rest):
+            if i != self.n - 1 and not (op.optional and self.fields[i + 1].count == _rest):
                 raise TypeError(f"{self.owner}.{f.name}: only the last field can take what remains")
         if op.kind == ZERO_ENDED:
             op.fixed = REST
@@ -382,7 +382,6 @@ cdef class Layout:
         return self.fields[i].item.coerce(value)
 
     cdef object _check_int(self, int i, value):
-        cdef Op* op = &self.ops[i]
         if type(value) is not int:
             operator.index(value)
         info = np.iinfo(self.dtypes[i])
@@ -1676,7 +1675,7 @@ def quaternion_of_matrix(matrix):
 
 def split_cells(const uint8_t[::1] data, int64_t count):
     """Offsets (count + 1, int64) and connectivity (uint32) of cells written as u32 n, n x u32."""
-    cdef Py_ssize_t size = data.shape[0], at = 0, n = 0, k
+    cdef Py_ssize_t size = data.shape[0], at = 0, n = 0
     cdef const uint8_t* p = &data[0] if size else NULL
     cdef int64_t cell
     cdef uint32_t points
@@ -1692,7 +1691,7 @@ def split_cells(const uint8_t[::1] data, int64_t count):
         at += 4
         if points > <uint64_t>(con.shape[0] - n):   # of all numbers, count are not indices
             raise ValueError(f"cell {cell} of {count} has {points} points: more than are left")
-        for k in range(points):
+        for _ in range(points):
             con[n] = get32(p + at)
             n += 1
             at += 4
