@@ -329,7 +329,7 @@ class Image(_Placed, type_name="IMAGE"):
         if not pixels.flags.c_contiguous:
             raise EncodeError("Image", "array", "must stay contiguous")
         if (self.endian == 1) == (sys.byteorder == "big") or pixels.itemsize == 1:
-            if pixels.base is not self._pixels:
+            if self._pixels is None or pixels.base is not self._pixels:
                 self._pixels = pixels.reshape(-1).view(np.uint8)
         else:
             self._pixels = pixels.byteswap().reshape(-1).view(np.uint8)
