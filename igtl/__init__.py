@@ -1,7 +1,14 @@
 """OpenIGTLink for Python: trackers, images, and everything between them."""
 
 from igtl import rtp, udp
-from igtl._core import Decoder, Frame, crc64, fit
+from igtl._core import (
+    Decoder,
+    Frame,
+    crc64,
+    fit,
+    matrix_of_quaternion,
+    quaternion_of_matrix,
+)
 from igtl.errors import (
     BodyError,
     ConnectionClosed,
@@ -271,8 +278,10 @@ __all__ = [
     "connect",
     "crc64",
     "fit",
+    "matrix_of_quaternion",
     "message_types",
     "pipe",
+    "quaternion_of_matrix",
     "rtp",
     "serve",
     "udp",

@@ -62,17 +62,15 @@ class Unit(int):
     def __str__(self) -> str:
         used = [(code, exponent) for code, exponent in self.terms if code or exponent]
         prefixes = {code: text for text, code in _PREFIXES.items()}
-        known = all(0 < code < len(_SYMBOLS) and exponent for code, exponent in used)
-        if not known or self.prefix not in prefixes or bool(self.prefix) > len(used):
-            return f"0x{int(self):016x}"
-        above = [(code, e) for code, e in used if e > 0]
-        below = [(code, -e) for code, e in used if e < 0]
-        if above and Unit._of(self.prefix, above + [(c, -e) for c, e in below]) == self:
-            text = "*".join(_power(code, e) for code, e in above)
-            text += "".join("/" + _power(code, e) for code, e in below)
-        else:  # nothing above the line, or an order that a quotient would not show
-            text = "*".join(_power(code, e) for code, e in used)
-        return prefixes[self.prefix] + text
+        if all(0 < code < len(_SYMBOLS) for code, _ in used) and self.prefix in prefixes:
+            above = "*".join(_power(code, e) for code, e in used if e > 0)
+            below = "".join("/" + _power(code, -e) for code, e in used if e < 0)
+            product = "*".join(_power(code, e) for code, e in used)
+            # a quotient hides the order of its terms; a product of powers shows it
+            for text in (above + below if above else "", product):
+                if _value(prefixes[self.prefix] + text) == self:
+                    return prefixes[self.prefix] + text
+        return f"0x{int(self):016x}"
 
     def __repr__(self) -> str:
         return f"Unit({str(self)!r})"
@@ -95,6 +93,13 @@ def _prefixed(text: str) -> tuple[int, int]:
         if text.startswith(prefix) and text[len(prefix) :] in _UNITS:
             return code, _UNITS[text[len(prefix) :]]
     raise ValueError(f"{text!r} is no unit OpenIGTLink knows")
+
+
+def _value(text: str) -> int | None:
+    try:
+        return _parse(text)
+    except ValueError:
+        return None
 
 
 def _parse(text: str) -> int:

@@ -23,6 +23,8 @@ import pytest
 import igtl
 from tests.conftest import VECTORS, manifest, missing_peer
 
+pytestmark = pytest.mark.processes
+
 INTEROP = Path(__file__).parents[1] / "interop"
 EXAMPLES = Path("/usr/share/doc/openigtlink-examples/examples")
 HEADERS = Path("/usr/include/openigtlink")

@@ -127,7 +127,10 @@ class Client:
 
 
 def _table(client: Client, width: int, *, title: str) -> Table:
-    table = Table(title=title, title_style="bold", header_style="bold cyan", box=box.SIMPLE_HEAD)
+    table = Table(
+        title=title, title_style="bold", header_style="bold cyan", box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0), pad_edge=False,
+    )  # fmt: skip
     columns = ["device", "type", "via", "Hz", "jitter", "latency", "lost", "age", "last value"]
     if width < 105:
         columns.pop()

@@ -1,0 +1,27 @@
+PYTHON ?= python3
+BIN := .venv/bin
+
+venv: .venv/ready
+.venv/ready: pyproject.toml setup.py
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install -q -e '.[dev]'
+	touch $@
+
+rebuild: venv
+	$(BIN)/python setup.py -q build_ext --inplace
+
+test: venv
+	$(BIN)/pytest
+
+lint sanitize portable coverage long: venv
+	ci/$@
+
+interop: venv
+	$(MAKE) -C interop -j2
+	$(BIN)/pytest tests/test_interop_cpp.py
+
+clean:
+	rm -rf build dist *.egg-info igtl/_core.c igtl/_core.html igtl/*.so
+	$(MAKE) -C interop clean
+
+.PHONY: venv rebuild test lint sanitize portable coverage long interop clean

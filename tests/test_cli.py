@@ -1,0 +1,182 @@
+"""The commands, run as a user runs them."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+import igtl
+from igtl.cli import main
+from igtl.cli.arguments import Address
+from igtl.simulate import Imager, Tracker, pose
+
+pytestmark = pytest.mark.processes
+
+
+@pytest.fixture
+def server() -> Iterator[igtl.Server]:
+    with igtl.serve(port=0) as s:
+        yield s
+
+
+def play(server: igtl.Server, messages: list[igtl.Message], raw: bytes = b"") -> threading.Thread:
+    def run() -> None:
+        with server.accept(timeout=20) as link:
+            for message in messages:
+                link.send(message)
+            if raw:
+                link._transport.send([raw])
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    return thread
+
+
+def dump(*args: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "igtl", "dump", *args], capture_output=True, text=True, timeout=60
+    )
+
+
+MESSAGES: list[igtl.Message] = [
+    igtl.Transform(np.eye(4), device_name="Probe"),
+    igtl.Status.ok("up", device_name="Tracker"),
+    igtl.Image(np.zeros((2, 30, 40), np.int16), device_name="CT"),
+    igtl.String("Größe", device_name="Note"),
+]
+
+
+def test_dump_as_text(server: igtl.Server) -> None:
+    play(server, MESSAGES)
+    done = dump(f"127.0.0.1:{server.port}")
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    assert len(lines) == 4
+    assert re.match(r"\d\d:\d\d:\d\d\.\d{3}  TRANSFORM     'Probe' .*matrix=", lines[0])
+    assert "OK" in lines[1]
+    assert "40×30×2 int16" in lines[2]
+    assert "Größe" in lines[3]
+
+
+def test_dump_as_json(server: igtl.Server) -> None:
+    play(server, MESSAGES)
+    done = dump(f"127.0.0.1:{server.port}", "--json", "--type", "TRANS*", "--type", "IMAGE")
+    first, second = (json.loads(line) for line in done.stdout.splitlines())
+    assert (first["type"], first["device_name"], first["matrix"][0]) == (
+        "TRANSFORM",
+        "Probe",
+        [1, 0, 0, 0],
+    )
+    assert second["array"]["shape"] == [2, 30, 40]
+
+
+def test_dump_count_and_device(server: igtl.Server) -> None:
+    play(server, MESSAGES * 3)
+    done = dump(f"127.0.0.1:{server.port}", "-n", "2", "-d", "C*")
+    assert [line.split()[1] for line in done.stdout.splitlines()] == ["IMAGE", "IMAGE"]
+
+
+def test_dump_reports_bad_messages_and_goes_on(server: igtl.Server) -> None:
+    good = igtl.Status.ok(device_name="G").pack()
+    bad = good[:57] + bytes([good[57] ^ 1]) + good[58:]
+    play(server, [], bad + good)
+    done = dump(f"127.0.0.1:{server.port}")
+    assert done.returncode == 0
+    assert "CRC is" in done.stderr
+    assert len(done.stdout.splitlines()) == 1
+    play(server, [], good[:70])
+    cut = dump(f"127.0.0.1:{server.port}")
+    assert cut.returncode == 1
+    assert "in the middle of a message" in cut.stderr
+
+
+def test_dump_without_a_server() -> None:
+    with igtl.serve(port=0) as s:
+        port = s.port
+    done = dump(f"127.0.0.1:{port}")
+    assert done.returncode == 1
+    assert "refused" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_dump_udp() -> None:
+    with igtl.udp.Receiver(0) as r:
+        port = r.port
+    process = subprocess.Popen(
+        [sys.executable, "-m", "igtl", "dump", f"127.0.0.1:{port}", "--udp", "-n", "1"],
+        stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    with process, igtl.udp.Sender("127.0.0.1", port) as out:
+        for _ in igtl.Rate(20):
+            out.send(igtl.Status.ok("up"))
+            if process.poll() is not None:
+                break
+        assert process.stdout is not None
+        assert "STATUS" in process.stdout.read()
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("tracker:123", ("tracker", 123)),
+        ("tracker", ("tracker", 18944)),
+        (":123", ("localhost", 123)),
+        ("[::1]:5", ("::1", 5)),
+        ("[::1]", ("::1", 18944)),
+    ],
+)
+def test_addresses(text: str, address: tuple[str, int]) -> None:
+    assert Address().convert(text, None, None) == address
+
+
+def test_help_and_wrong_use() -> None:
+    runner = CliRunner()
+    assert "demo" in runner.invoke(main, ["--help"]).output
+    for wrong in (
+        ["dump", "host:port"],
+        ["dump", "h:70000"],
+        ["dump", "-n", "0"],
+        ["demo", "-s", "0"],
+        ["x"],
+    ):
+        assert runner.invoke(main, wrong).exit_code == 2
+
+
+def test_demo() -> None:
+    env = {**os.environ, "COLUMNS": "120"}
+    done = subprocess.run(
+        [sys.executable, "-m", "igtl", "demo", "--seconds", "2"],
+        capture_output=True, text=True, timeout=100, env=env,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "every message arrived" in done.stdout, done.stdout
+    sent = {
+        m[1]: (int(m[2]), int(m[3]))
+        for m in re.finditer(r"(\w+) +\w+ +sent +(\d+), received +(\d+)", done.stdout)
+    }
+    assert sent.keys() == {"TRANSFORM", "TDATA", "IMAGE"}
+    for type_name, expected in (("TRANSFORM", 240), ("TDATA", 120), ("IMAGE", 40)):
+        assert sent[type_name][0] == sent[type_name][1] > expected / 2  # slow machines skip ticks
+
+
+def test_simulated_devices_depend_on_time_alone() -> None:
+    for k in range(3):
+        m = pose(1.5, k)
+        np.testing.assert_allclose(m[:3, :3] @ m[:3, :3].T, np.eye(3), atol=1e-12)
+        assert np.abs(m[:3, 3]).max() <= 120
+    np.testing.assert_array_equal(Tracker().transform(2.0).matrix, Tracker().transform(2.0).matrix)
+    assert Tracker().tracking_data(1).tools.names == list(Tracker.names)
+    a, b = Imager().frame(1.0), Imager().frame(1.0)
+    np.testing.assert_array_equal(a, b)
+    assert a.dtype == np.uint8
+    assert a.max() > 20
+    assert (a != Imager().frame(2.0)).any()

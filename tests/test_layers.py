@@ -1,0 +1,185 @@
+"""The shape of the package: who may import whom, what is public, what `import igtl` loads."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import pkgutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import igtl
+
+# A module imports only from lines above its own, or from its left on its own line.
+LAYERS = [
+    "errors fields",
+    "_core",
+    "metadata units message",
+    "messages.general messages.geometry messages.imaging messages.tracking messages.queries",
+    "rtp",
+    "protocol",
+    "sync memory udp",
+    "rate simulate",
+    "__init__",
+    "cli.arguments cli.demo cli.dump",
+    "cli.__init__",
+    "__main__",
+]
+ORDER = [name for line in LAYERS for name in line.split()]
+PACKAGE = Path(igtl.__file__).parent
+
+
+def module_of(path: Path) -> str:
+    name = ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+    return (
+        name
+        if name == "__init__" or name.startswith("cli.__init__")
+        else name.removesuffix(".__init__")
+    )
+
+
+def short(name: str) -> str:
+    """Name within the package: "igtl.cli" is "cli.__init__"."""
+    inner = name.removeprefix("igtl").removeprefix(".") or "__init__"
+    return f"{inner}.__init__" if f"{inner}.__init__" in ORDER else inner
+
+
+def imported(path: Path) -> set[str]:
+    """Modules of the package that this one imports when it is loaded or run."""
+    names: list[str] = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names += (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            for alias in node.names:  # of a package: a module of it, or what it exports itself
+                inner = f"{node.module}.{alias.name}"
+                names.append(inner if short(inner) in ORDER else node.module)
+    return {short(name) for name in names if name == "igtl" or name.startswith("igtl.")}
+
+
+FILES = [
+    p
+    for p in sorted(PACKAGE.rglob("*.py"))
+    if p.parent.name != "messages" or p.name != "__init__.py"
+]
+
+
+@pytest.mark.parametrize("path", FILES, ids=module_of)
+def test_layers(path: Path) -> None:
+    module = module_of(path)
+    assert module in ORDER, f"{module} has no place in LAYERS"
+    for other in imported(path):
+        assert ORDER.index(other) < ORDER.index(module), f"{module} imports {other}"
+
+
+def test_every_layer_exists() -> None:
+    assert {module_of(p) for p in FILES} | {"_core"} == set(ORDER)
+
+
+def test_all_is_complete() -> None:
+    assert len(set(igtl.__all__)) == len(igtl.__all__)
+    public = {
+        name for name in dir(igtl)
+        if not name.startswith("_") and not hasattr(getattr(igtl, name), "__path__")
+    }  # fmt: skip
+    modules = {m.name for m in pkgutil.iter_modules(igtl.__path__)}
+    assert public - modules == set(igtl.__all__) - modules
+    for cls in igtl.message_types().values():
+        if cls.__module__.startswith("igtl."):
+            assert getattr(igtl, cls.__name__) is cls
+
+
+def test_docstrings() -> None:
+    for name in igtl.__all__:
+        value = getattr(igtl, name)
+        if isinstance(value, type):
+            assert value.__doc__, name
+    for cls in {*igtl.message_types().values()}:
+        if cls.__module__.startswith("igtl."):
+            assert cls.__doc__, cls
+
+
+def run(code: str) -> str:
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    ).stdout
+
+
+@pytest.mark.processes
+def test_import_loads_numpy_only() -> None:
+    loaded = set(
+        run(
+            "import sys; before = set(sys.modules); import igtl; print(*(set(sys.modules) - before))"
+        ).split()
+    )
+    roots = {name.partition(".")[0] for name in loaded}
+    third_party = roots - set(sys.stdlib_module_names) - {"igtl"}
+    assert {
+        r for r in third_party if not r.startswith(("numpy", "_cython", "cython_runtime"))
+    } == set()
+    assert not roots & {"asyncio", "ssl", "click", "rich", "scipy"}
+
+
+@pytest.mark.processes
+def test_no_leaks() -> None:
+    """Memory and descriptors stay where they are over many messages and links."""
+    out = run(LEAKS)
+    assert out.split() == ["ok"], out
+
+
+LEAKS = """
+import gc, os, sys, numpy as np, igtl
+from pathlib import Path
+wires = [p.read_bytes() for p in sorted(Path('tests/vectors').glob('*.bin')) if p.stat().st_size < 20000]
+def work():
+    for wire in wires:
+        m = igtl.unpack(wire)
+        m.pack(); m.pack_parts(); m.to_dict(); repr(m)
+        try:
+            igtl.unpack(wire[:-1])
+        except igtl.ProtocolError:
+            pass
+    p = igtl.Protocol()
+    p.receive_data(b''.join(wires))
+    list(p.messages())
+    with igtl.serve(port=0) as s, igtl.connect(port=s.port) as a, s.accept() as b:
+        a.send(igtl.Image(np.zeros((1, 300, 300), np.uint8)))
+        b.recv(timeout=5)
+def state():
+    gc.collect()
+    fds = len(os.listdir('/proc/self/fd')) if os.path.isdir('/proc/self/fd') else 0
+    return sys.getallocatedblocks(), fds
+for _ in range(5):
+    work()
+before = state()
+for _ in range(15):
+    work()
+after = state()
+assert after[1] == before[1], (before, after)
+assert after[0] - before[0] < 500, (before, after)
+print('ok')
+"""
+
+
+def test_readme_examples_run() -> None:
+    readme = PACKAGE.parent / "README.md"
+    if not readme.is_file():
+        pytest.skip("installed without the README")
+    blocks = readme.read_text().split("```python\n")[1:]
+    assert len(blocks) >= 3
+    code = "\n".join(block.split("```")[0] for block in blocks)
+    exec(compile(code, "README.md", "exec"), {"__name__": "readme"})
+
+
+@pytest.mark.processes
+def test_types_as_an_editor_sees_them() -> None:
+    """tests/typing_cases.py under mypy --strict: right uses pass, wrong ones are reported."""
+    api = importlib.import_module("mypy.api")
+    root = PACKAGE.parent
+    out, errors, status = api.run(
+        ["--config-file", str(root / "pyproject.toml"), str(root / "tests" / "typing_cases.py")]
+    )
+    assert status == 0, out + errors
