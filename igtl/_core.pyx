@@ -936,6 +936,8 @@ cdef class Record:
         cdef Layout layout = self.layout
         cdef Py_ssize_t given = len(args), taken = 0
         name = layout.owner
+        if not layout.type_name:
+            raise TypeError(f"{name} is no message type: a subclass declares one, with type_name=...")
         for i in layout.visible:
             field = layout.fields[i]
             if taken < given and not field.kw_only:

@@ -154,6 +154,8 @@ def test_positions() -> None:
 def test_wrong_arguments() -> None:
     for call in (
         lambda: igtl.Transform(),
+        lambda: igtl.Message(),
+        lambda: igtl.Get(),
         lambda: igtl.Transform(EYE, "Probe"),
         lambda: igtl.Transform(EYE, matrix=EYE),
         lambda: igtl.Transform(EYE, device="Probe"),
