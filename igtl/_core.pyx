@@ -604,7 +604,7 @@ cdef class Layout:
             elif op.kind == ARRAY:
                 sizes[i] = self._array_size(i, r)
             elif op.kind == ELEMENTS:
-                sizes[i] = (<Columns>r.values[i]).wire_size()
+                sizes[i] = (<Columns?>r.values[i]).wire_size()
             elif op.kind == DATA:
                 encoded[i] = view = memoryview(r.values[i])
                 if not view.c_contiguous:
@@ -783,6 +783,8 @@ cdef class Columns:
     __layout__ = None
 
     cdef Layout layout(self):
+        if type(self).__layout__ is None:
+            raise TypeError("columns belong to an element class")
         return type(self).__layout__
 
     def allocate(self, Py_ssize_t rows):
@@ -900,8 +902,8 @@ cdef class Record:
     cdef Layout layout
     cdef list values
     cdef dict kept
-    cdef public uint64_t timestamp_raw
-    cdef public uint32_t message_id
+    cdef uint64_t stamp
+    cdef uint32_t id
     cdef readonly int header_version
     cdef object _device_name
     cdef object _metadata
@@ -911,6 +913,8 @@ cdef class Record:
     __layout__ = None
 
     def __cinit__(self, *args, **kwargs):
+        if type(self).__layout__ is None:
+            raise TypeError("messages are subclasses of igtl.Message")
         self.layout = type(self).__layout__
         self.values = [None] * self.layout.n
         self._device_name = ""
@@ -972,35 +976,46 @@ cdef class Record:
             self.kept.pop("device", None)
 
     @property
+    def message_id(self):
+        return self.id
+
+    @message_id.setter
+    def message_id(self, value):
+        if not 0 <= value < 1 << 32:
+            raise EncodeError(self.layout.owner, "message_id", f"{value} is outside 0..4294967295")
+        self.id = value
+
+    @property
+    def timestamp_raw(self):
+        return self.stamp
+
+    @timestamp_raw.setter
+    def timestamp_raw(self, value):
+        if not 0 <= value < 1 << 64:
+            raise EncodeError(self.layout.owner, "timestamp_raw", f"{value} does not fit 64 bits")
+        self.stamp = value
+
+    @property
     def time_ns(self):
-        return time_ns_of(self.timestamp_raw) if self.timestamp_raw else None
+        return time_ns_of(self.stamp) if self.stamp else None
 
     @time_ns.setter
     def time_ns(self, value):
-        self.timestamp_raw = 0 if value is None else timestamp_of(value)
+        self.stamp = 0 if value is None else timestamp_of(value)
 
     @property
     def timestamp(self):
-        return self.timestamp_raw / 4294967296.0 if self.timestamp_raw else None
+        return self.stamp / 4294967296.0 if self.stamp else None
 
     @timestamp.setter
     def timestamp(self, value):
         if not value:
-            self.timestamp_raw = 0
+            self.stamp = 0
             return
         raw = round(float(value) * 4294967296.0)
         if not 0 <= raw < 1 << 64:
             raise EncodeError(self.layout.owner, "timestamp", f"{value} s is outside the years 1970 to 2106")
-        self.timestamp_raw = raw
-
-    def get_field(self, int i):
-        return self.values[i]
-
-    def set_field(self, int i, value):
-        """Store without coercion: for classes that checked it themselves."""
-        self.values[i] = value
-        if self.kept is not None:
-            self.kept.pop(i, None)
+        self.stamp = raw
 
     cdef int keep(self, key, shown, raw) except -1:
         """raw is what stands on the wire for as long as the field says `shown` (its value, or for
@@ -1116,10 +1131,10 @@ cdef void put_header(uint8_t* p, int version, const uint8_t* type12, const uint8
 
 def needs_v2(Record r):
     """Whether the message carries what only header version 2 can: metadata or a message id."""
-    return r.message_id != 0 or bool(r._metadata)
+    return r.id != 0 or bool(r._metadata)
 
 cdef int choose_version(Record r, version) except -1:
-    cdef bint needed = r.message_id != 0 or bool(r._metadata)
+    cdef bint needed = r.id != 0 or bool(r._metadata)
     if version is None:
         if r.header_version:
             return 2 if needed else r.header_version
@@ -1229,7 +1244,7 @@ def pack(Record r, version=None, bint crc=True, bint cut_name=False, bint join=T
         put16(p + HEADER, <uint16_t>n_ext)
         put16(p + HEADER + 2, <uint16_t>len(meta_head))
         put32(p + HEADER + 4, <uint32_t>len(meta_data))
-        put32(p + HEADER + 8, r.message_id)
+        put32(p + HEADER + 8, r.id)
         memcpy(p + HEADER + 12, PyBytes_AsString(ext_rest), len(ext_rest))
     layout.write(r, p + head, sizes, encoded, &w)
     p += head + content_size - apart_size
@@ -1252,7 +1267,7 @@ def pack(Record r, version=None, bint crc=True, bint cut_name=False, bint join=T
             total_crc = run_crc(w.summed, p - w.summed, w.crc)
     wire_type = r._wire_type()
     put_header(w.start, chosen, <const uint8_t*>PyBytes_AsString(wire_type),
-               <const uint8_t*>PyBytes_AsString(name), r.timestamp_raw,
+               <const uint8_t*>PyBytes_AsString(name), r.stamp,
                head - HEADER + content_size + tail, total_crc)
     if join:
         return out
@@ -1325,14 +1340,14 @@ cdef object build(object owner, const uint8_t* p, Py_ssize_t n, int policy):
     r = cls.__new__(cls)
     r.header_version = 2 if version == 2 else 1
     r.crc_ok = crc_ok
-    r.timestamp_raw = get64(p + 34)
+    r.stamp = get64(p + 34)
     r._device_name = text_of(p + 14, 20, &exact)
     if not exact:
         r.kept = {"device": (p + 14)[:20]}
     if memcmp(<const char*>r.layout.wire_type, p + 2, 12):
         r._set_wire_type((p + 2)[:12])
     if version == 2:
-        r.message_id = get32(content + 8)
+        r.id = get32(content + 8)
         if ext > EXTENDED:
             if r.kept is None:
                 r.kept = {}

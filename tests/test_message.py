@@ -155,6 +155,8 @@ def test_wrong_arguments() -> None:
     for call in (
         lambda: igtl.Transform(),
         lambda: igtl.Message(),
+        lambda: igtl._core.Record(),
+        lambda: igtl._core.Columns().allocate(3),
         lambda: igtl.Get(),
         lambda: igtl.Transform(EYE, "Probe"),
         lambda: igtl.Transform(EYE, matrix=EYE),
@@ -200,6 +202,8 @@ def test_wrong_arguments() -> None:
         (lambda: igtl.Bind([igtl.String("x", device_name="n" * 21)]).pack(), r"Bind.children: device name"),
         (lambda: igtl.Unknown("THIRTEENBYTES"), r"type_name"),
         (lambda: igtl.Transform(EYE, timestamp=-5), r"timestamp"),
+        (lambda: igtl.Transform(EYE, message_id=1 << 32), r"Transform.message_id"),
+        (lambda: setattr(igtl.Transform(EYE), "timestamp_raw", -1), r"Transform.timestamp_raw"),
         (lambda: igtl.Transform(EYE, timestamp=2.0**33), r"timestamp"),
         (lambda: igtl.Transform(EYE, metadata={"k" * 65536: 1}).pack(), r"Transform.metadata"),
         (lambda: igtl.Transform(EYE, metadata={str(k): 1 for k in range(8192)}).pack(), r"8192 entries"),
