@@ -3,20 +3,17 @@ imager. What they show depends on the time alone, so that a receiver can be chec
 
 from __future__ import annotations
 
-import contextlib
 import threading
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from igtl import udp
 from igtl.errors import ConnectionClosed
 from igtl.message import Message
 from igtl.messages.imaging import Image
 from igtl.messages.tracking import Tool, ToolType, TrackingData, Transform
 from igtl.rate import Rate
-from igtl.sync import Link, Server
 
 
 def pose(seconds: float, tool: int = 0) -> npt.NDArray[np.float64]:
@@ -121,33 +118,3 @@ class Stream:
         """End the thread, and wait for it."""
         self._stop.set()
         self._thread.join()
-
-
-def run_devices(control: Any, udp_address: tuple[str, int], rates: dict[str, float]) -> None:
-    """The demo's device process: TRANSFORM by UDP, TDATA and IMAGE to the one TCP client.
-
-    Args:
-        control: end of a multiprocessing pipe; says the TCP port, waits for a word to stop, then
-            says how many messages each stream sent.
-        udp_address: where the datagrams go.
-        rates: Hz of "TRANSFORM", "TDATA" and "IMAGE".
-    """
-    from igtl.sync import serve
-
-    tracker, imager = Tracker(), Imager()
-    server: Server = serve(port=0, version=2)
-    with server, udp.Sender(*udp_address) as out:
-        control.send(server.port)
-        link: Link = server.accept(timeout=30)
-        with link:
-            streams = {
-                "TRANSFORM": Stream(tracker.transform, out.send, rates["TRANSFORM"]),
-                "TDATA": Stream(tracker.tracking_data, link.send, rates["TDATA"]),
-                "IMAGE": Stream(imager.image, link.send, rates["IMAGE"]),
-            }
-            with contextlib.suppress(EOFError, KeyboardInterrupt):
-                control.recv()
-            for stream in streams.values():
-                stream.stop()
-        with contextlib.suppress(BrokenPipeError, OSError):
-            control.send({name: stream.sent for name, stream in streams.items()})

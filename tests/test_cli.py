@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 
 import numpy as np
@@ -166,6 +168,23 @@ def test_demo() -> None:
     assert sent.keys() == {"TRANSFORM", "TDATA", "IMAGE"}
     for type_name, expected in (("TRANSFORM", 240), ("TDATA", 120), ("IMAGE", 40)):
         assert sent[type_name][0] == sent[type_name][1] > expected / 2  # slow machines skip ticks
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no process groups to interrupt")
+def test_demo_ends_on_ctrl_c_with_its_summary() -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "igtl", "demo", "--seconds", "60"],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+    )  # fmt: skip
+    with process:
+        assert process.stdout is not None
+        assert "simulated" in process.stdout.readline()
+        time.sleep(0.5)
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: all processes get it
+        out, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, out
+    assert "every message arrived" in out
+    assert "Traceback" not in out
 
 
 def test_simulated_devices_depend_on_time_alone() -> None:

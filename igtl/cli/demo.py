@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import multiprocessing
+import signal
 import statistics
 import sys
 import threading
@@ -26,10 +27,34 @@ from rich.table import Table
 from rich.text import Text
 
 import igtl
-from igtl.simulate import run_devices
+from igtl.simulate import Imager, Stream, Tracker
 
 _RATES = {"TRANSFORM": 120.0, "TDATA": 60.0, "IMAGE": 20.0}
 _WINDOW = 2.0  # seconds that rate, jitter and latency look back
+
+
+def run_devices(control: Any, udp_address: tuple[str, int]) -> None:
+    """The device process: TRANSFORM by UDP, TDATA and IMAGE to its one TCP client.
+
+    Says its TCP port on `control`, waits there for a word to stop, then says how many messages
+    each stream has sent.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the other process
+    tracker, imager = Tracker(), Imager()
+    with igtl.serve(port=0, version=2) as server, igtl.udp.Sender(*udp_address) as out:
+        control.send(server.port)
+        with server.accept(timeout=30) as link:
+            streams = {
+                "TRANSFORM": Stream(tracker.transform, out.send, _RATES["TRANSFORM"]),
+                "TDATA": Stream(tracker.tracking_data, link.send, _RATES["TDATA"]),
+                "IMAGE": Stream(imager.image, link.send, _RATES["IMAGE"]),
+            }
+            with contextlib.suppress(EOFError):  # the other process is gone
+                control.recv()
+            for stream in streams.values():
+                stream.stop()
+        with contextlib.suppress(OSError):
+            control.send({name: stream.sent for name, stream in streams.items()})
 
 
 class Source:
@@ -226,7 +251,7 @@ def command(seconds: float) -> None:
     control, theirs = context.Pipe()
     with igtl.udp.Receiver(0) as receiver:
         devices = context.Process(
-            target=run_devices, args=(theirs, (receiver.host, receiver.port), _RATES), daemon=True
+            target=run_devices, args=(theirs, (receiver.host, receiver.port)), daemon=True
         )
         devices.start()
         theirs.close()
