@@ -9,6 +9,7 @@ from igtl._core import (
     matrix_of_quaternion,
     quaternion_of_matrix,
 )
+from igtl.elements import Element, Elements
 from igtl.errors import (
     BodyError,
     ConnectionClosed,
@@ -22,8 +23,6 @@ from igtl.errors import (
 from igtl.memory import pipe
 from igtl.message import (
     CRCPolicy,
-    Element,
-    Elements,
     Message,
     NoData,
     Unknown,

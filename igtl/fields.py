@@ -341,3 +341,15 @@ def optional(field: Any, *, default: Any = None) -> Any:
     field.optional = True
     field.default = default
     return field
+
+
+def collect(bases: tuple[type, ...], namespace: dict[str, Any]) -> list[Field]:
+    """Fields of the bases, then those of this class body, which are taken out of it."""
+    found: list[Field] = []
+    for base in bases:
+        found += getattr(base, "__fields__", ())
+    for name in [key for key, value in namespace.items() if isinstance(value, Field)]:
+        field = namespace.pop(name)
+        field.name = name
+        found.append(field)
+    return found

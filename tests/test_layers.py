@@ -17,7 +17,7 @@ import igtl
 LAYERS = [
     "errors fields",
     "_core",
-    "metadata units message",
+    "metadata units show elements message",
     "messages.general messages.geometry messages.imaging messages.tracking messages.queries",
     "rtp",
     "protocol",

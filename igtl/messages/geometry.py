@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from igtl import _core
+from igtl.elements import Element, ElementList
 from igtl.errors import EncodeError
 from igtl.fields import (
     Array,
@@ -25,7 +26,7 @@ from igtl.fields import (
     u8,
     u32,
 )
-from igtl.message import Element, ElementList, Message
+from igtl.message import Message
 
 
 class Point(Element):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Self, Unpack
 import numpy as np
 import numpy.typing as npt
 
+from igtl.elements import Element, ElementList
 from igtl.errors import BodyError, EncodeError
 from igtl.fields import (
     Array,
@@ -27,7 +28,7 @@ from igtl.fields import (
     u16,
     u64,
 )  # fmt: skip
-from igtl.message import Element, ElementList, HeaderFields, Message, _take_header
+from igtl.message import HeaderFields, Message, _take_header
 
 Space = Literal["RAS", "LPS"]
 _DTYPES: Final = {2: "i1", 3: "u1", 4: "i2", 5: "u2", 6: "i4", 7: "u4", 10: "f4", 11: "f8"}

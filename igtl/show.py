@@ -1,0 +1,53 @@
+"""How field values look: as JSON-able data, and in a few words for people."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import numpy as np
+
+SHOWN = 64  # arrays up to this size are written out
+
+
+def plain(value: Any, arrays: bool) -> Any:
+    """A JSON-able form of a field value."""
+    if isinstance(value, np.ndarray):
+        if not arrays and value.size > SHOWN:
+            digest = hashlib.sha256(np.ascontiguousarray(value).data).hexdigest()
+            return {"dtype": str(value.dtype), "shape": list(value.shape), "sha256": digest}
+        if value.dtype.kind == "c":
+            return [plain(row, True) for row in value] if value.ndim > 1 else [
+                [z.real, z.imag] for z in value.tolist()
+            ]  # fmt: skip
+        return value.tolist()
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        raw = bytes(value)
+        if arrays or len(raw) <= SHOWN:
+            return raw.hex()
+        return {"bytes": len(raw), "sha256": hashlib.sha256(raw).hexdigest()}
+    if hasattr(value, "to_dict"):
+        return value.to_dict(arrays=arrays)
+    if isinstance(value, list | tuple) or hasattr(value, "__item__"):
+        return [plain(item, arrays) for item in value]
+    if isinstance(value, np.generic):
+        return value.item()
+    return int(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def short(value: Any) -> str:
+    """A field value in a few words."""
+    if isinstance(value, np.ndarray):
+        if value.size <= 16:
+            return np.array2string(value, precision=4, suppress_small=True, separator=", ").replace(
+                "\n", ""
+            )
+        return f"{value.dtype}{list(value.shape)}"
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return f"{memoryview(value).nbytes} bytes"
+    if hasattr(value, "__item__"):  # Elements
+        return repr(value)
+    if isinstance(value, list) and len(value) > 8:
+        return f"[{', '.join(map(repr, value[:8]))}, … {len(value)}]"
+    text = repr(value)
+    return text if len(text) <= 120 else text[:117] + "…"
