@@ -748,6 +748,23 @@ def as_matrix(value, str owner="Transform", str name="matrix"):
     """4x4 float32 of a 4x4, 3x4 or 3x3 matrix, or of an object with as_matrix() (scipy)."""
     cdef cnp.ndarray out
     cdef cnp.ndarray given
+    cdef float* m
+    cdef int i, kind
+    if type(value) is np.ndarray:       # the usual case, without a call into numpy for each step
+        given = value
+        kind = cnp.PyArray_TYPE(given)
+        if (cnp.PyArray_NDIM(given) == 2 and cnp.PyArray_DIM(given, 0) == 4 and cnp.PyArray_DIM(given, 1) == 4
+                and cnp.PyArray_ISCARRAY_RO(given) and (kind == cnp.NPY_FLOAT32 or kind == cnp.NPY_FLOAT64)):
+            out = new_array(2, 4, 4, cnp.NPY_FLOAT32)
+            m = <float*>cnp.PyArray_DATA(out)
+            if kind == cnp.NPY_FLOAT32:
+                memcpy(m, cnp.PyArray_DATA(given), 64)
+            else:
+                for i in range(16):
+                    m[i] = <float>(<double*>cnp.PyArray_DATA(given))[i]
+            if not (m[12] == 0 and m[13] == 0 and m[14] == 0 and m[15] == 1):
+                raise EncodeError(owner, name, "the fourth row must be 0 0 0 1")
+            return out
     if isinstance(value, np.ndarray):
         given = value
     else:
@@ -913,9 +930,10 @@ cdef class Record:
     __layout__ = None
 
     def __cinit__(self, *args, **kwargs):
-        if type(self).__layout__ is None:
+        layout = type(self).__layout__
+        if layout is None:
             raise TypeError("messages are subclasses of igtl.Message")
-        self.layout = type(self).__layout__
+        self.layout = layout
         self.values = [None] * self.layout.n
         self._device_name = ""
 
@@ -1024,11 +1042,14 @@ cdef class Record:
             self.kept = {}
         self.kept[key] = (shown, raw)
 
-    def _wire_type(self):
-        """Twelve type bytes: as received (an alias, an unknown type), else the class's own."""
+    cdef bytes wire_type(self):
         if self.kept is not None and "type" in self.kept:
             return self.kept["type"]
         return self.layout.wire_type
+
+    def _wire_type(self):
+        """Twelve type bytes: as received (an alias, an unknown type), else the class's own."""
+        return self.wire_type()
 
     def _set_wire_type(self, bytes raw):
         if self.kept is None:
@@ -1043,7 +1064,7 @@ cdef class Record:
         self.kept["surplus"] = bytes(self.values[i][size:])
         self.values[i] = self.values[i][:size]
 
-    def _surplus(self):
+    cdef bytes surplus(self):
         return b"" if self.kept is None else self.kept.get("surplus", b"")
 
     def _state(self):
@@ -1175,7 +1196,7 @@ cdef content_bytes(Record r):
     if r.layout.prepare is not None:
         r.layout.prepare(r)
     total = r.layout.measure(r, sizes, encoded)
-    surplus = r._surplus()
+    surplus = r.surplus()
     out = PyBytes_FromStringAndSize(NULL, total + len(surplus))
     w.start = w.summed = <uint8_t*>PyBytes_AsString(out)
     w.crc = 0
@@ -1214,7 +1235,7 @@ def pack(Record r, version=None, bint crc=True, bint cut_name=False, bint join=T
     if layout.dynamic:
         encoded = [None] * layout.n
     content_size = layout.measure(r, sizes, encoded)
-    surplus = r._surplus()
+    surplus = r.surplus()
     tail = len(surplus)
     if chosen == 2:
         if r.kept is not None:
@@ -1265,7 +1286,7 @@ def pack(Record r, version=None, bint crc=True, bint cut_name=False, bint join=T
             total_crc = igtl_crc64(w.start + w.split, p - w.start - w.split, total_crc)
         else:
             total_crc = run_crc(w.summed, p - w.summed, w.crc)
-    wire_type = r._wire_type()
+    wire_type = r.wire_type()
     put_header(w.start, chosen, <const uint8_t*>PyBytes_AsString(wire_type),
                <const uint8_t*>PyBytes_AsString(name), r.stamp,
                head - HEADER + content_size + tail, total_crc)

@@ -277,7 +277,16 @@ def _clock(message: Message) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z"
 
 
-class Unknown(Message):
+class _OfAnyType(Message):
+    """A message whose type is a matter of the object, not of its class."""
+
+    @property
+    def type_name(self) -> str:  # type: ignore[override]
+        """Name on the wire."""
+        return self._wire_type().rstrip(b"\0").decode("utf-8", "replace")
+
+
+class Unknown(_OfAnyType):
     """A message whose type nobody declared. Its content can be read and sent on unchanged."""
 
     content: bytes = data()
@@ -289,20 +298,16 @@ class Unknown(Message):
         self._set_wire_type(_type_bytes(type_name))
         self.content = content
 
-    type_name = property(lambda self: self._wire_type().rstrip(b"\0").decode("utf-8", "replace"))
 
-
-class NoData(Message):
+class NoData(_OfAnyType):
     """An empty message of a type that has a fixed part: "there is none" as an answer."""
 
     def __init__(self, type_name: str, **header: Unpack[HeaderFields]) -> None:
         _take_header(self, dict(header))
         self._set_wire_type(_type_bytes(type_name))
 
-    type_name = property(lambda self: self._wire_type().rstrip(b"\0").decode("utf-8", "replace"))
-
     def _summary(self) -> str:
-        return str(self.type_name)
+        return self.type_name
 
 
 def _take_header(message: Message, header: dict[str, Any]) -> None:

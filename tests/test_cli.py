@@ -101,6 +101,21 @@ def test_dump_reports_bad_messages_and_goes_on(server: igtl.Server) -> None:
     assert "in the middle of a message" in cut.stderr
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT to send")
+def test_dump_ends_on_ctrl_c_while_it_waits(server: igtl.Server) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "igtl", "dump", f"127.0.0.1:{server.port}"],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    with process, server.accept(timeout=20) as link:
+        assert process.stdout is not None
+        link.send(MESSAGES[0])
+        assert "TRANSFORM" in process.stdout.readline()
+        process.send_signal(signal.SIGINT)  # it waits in recv now, or will at once
+        out, _ = process.communicate(timeout=20)
+    assert (process.returncode, out) == (0, "")
+
+
 def test_dump_without_a_server() -> None:
     with igtl.serve(port=0) as s:
         port = s.port

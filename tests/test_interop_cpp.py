@@ -9,6 +9,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -193,6 +194,30 @@ def test_status_server(programs: Path) -> None:
         m = link.recv(igtl.Status, timeout=5)
     assert (m.code, m.subcode, m.error_name) == (igtl.StatusCode.OK, 128, "OK!")
     assert m.message == "This is a test to send status message."
+
+
+@pytest.mark.parametrize(
+    ("program", "arguments", "options", "line"),
+    [
+        ("TrackerServer", [50], [], r"TRANSFORM +'Tracker' matrix="),
+        ("TrackingDataServer", [], ["--start", "TDATA"], r"TDATA +'Tracker' tools=3 × Tool"),
+        ("QuaternionTrackingDataServer", [], ["--start", "QTDATA"], r"QTDATA +'Tracker' tools=3"),
+    ],
+)
+def test_dump_of_cpp_servers(
+    programs: Path, program: str, arguments: Any, options: Any, line: str
+) -> None:
+    port = free_port()
+    with running(programs / program, port, *arguments):
+        for _ in igtl.Rate(20):  # until it listens
+            dump = subprocess.run(
+                [sys.executable, "-m", "igtl", "dump", f"127.0.0.1:{port}", "-n", "3", *options],
+                capture_output=True, text=True, timeout=60,
+            )  # fmt: skip
+            if "refused" not in dump.stderr:
+                break
+    assert (dump.returncode, dump.stderr) == (0, "")
+    assert len(re.findall(line, dump.stdout)) == 3, dump.stdout
 
 
 # ---- C++ reads what Python sends --------------------------------------------------------------
