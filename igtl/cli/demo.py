@@ -106,13 +106,13 @@ class Source:
         match self.last:
             case igtl.Transform() as m:
                 x, y, z = m.position
-                return f"{x:7.1f} {y:7.1f} {z:7.1f} mm"
+                return f"{x:6.1f} {y:6.1f} {z:6.1f} mm"
             case igtl.TrackingData() as m:
                 x, y, z = m.tools[0].matrix[:3, 3]
-                return f"{len(m.tools)} tools, {m.tools[0].name} {x:.0f} {y:.0f} {z:.0f}"
+                return f"{len(m.tools)} tools, {x:.0f} {y:.0f} {z:.0f} mm"
             case igtl.Image() as m:
                 i, j, _ = m.size
-                return f"{i}×{j} {m.array.dtype}, mean {m.array.mean():.0f}"
+                return f"{i}×{j}, mean {m.array.mean():.0f}"
         return ""
 
 
@@ -154,11 +154,11 @@ class Client:
 def _table(client: Client, width: int, *, title: str) -> Table:
     table = Table(
         title=title, title_style="bold", header_style="bold cyan", box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0), pad_edge=False,
+        padding=(0, 0 if width < 100 else 1, 0, 0), pad_edge=False,
     )  # fmt: skip
     columns = ["device", "type", "via", "Hz", "jitter", "latency", "lost", "age", "last value"]
-    if width < 105:
-        columns.pop()
+    if width < 100:
+        columns = [name for name in columns if name not in ("via", "latency")]
     for name in columns:
         left = name in ("device", "type", "via", "last value")
         unit = " ms" if name in ("jitter", "latency", "age") else ""
@@ -166,12 +166,18 @@ def _table(client: Client, width: int, *, title: str) -> Table:
     for (type_name, device), source in sorted(client.sources.items()):
         lost, age = source.lost(), source.age()
         latency = 1000 * statistics.median(source.latency) if source.latency else 0.0
-        cells = [
-            device, type_name, source.via, f"{source.rate():.1f}", f"{1000 * source.jitter():.2f}",
-            f"{latency:.2f}", f"[{'red' if lost else 'green'}]{lost}[/]",
-            f"[{'green' if age < 0.5 else 'red'}]{1000 * age:.0f}[/]", source.value(),
-        ]  # fmt: skip
-        table.add_row(*cells[: len(columns)])
+        cells = {
+            "device": device,
+            "type": type_name,
+            "via": source.via,
+            "Hz": f"{source.rate():.1f}",
+            "jitter": f"{1000 * source.jitter():.2f}",
+            "latency": f"{latency:.2f}",
+            "lost": f"[{'red' if lost else 'green'}]{lost}[/]",
+            "age": f"[{'green' if age < 0.5 else 'red'}]{1000 * age:.0f}[/]",
+            "last value": source.value(),
+        }
+        table.add_row(*(cells[name] for name in columns))
     return table
 
 
