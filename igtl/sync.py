@@ -148,9 +148,11 @@ class Link:
             self._transport.send(parts)
         except ConnectionError as error:
             raise ConnectionClosed(f"{self.peer}: {error}", clean=False) from error
-        except OSError as error:
-            if self._closed:  # another thread closed the socket under us
+        except BaseException as error:
+            if self._closed and isinstance(error, OSError):  # by another thread
                 raise ConnectionClosed("this link was closed") from error
+            # perhaps cut in the middle of a message: whatever followed would be out of step
+            self.close()
             raise
 
     @overload
@@ -213,6 +215,8 @@ class Link:
                 self._end(ConnectionClosed("the framing was lost", clean=False))
                 self._transport.shutdown()
                 raise
+            if self._ended is None and self._closed:
+                self._end(ConnectionClosed("this link was closed"))
             if self._ended is not None:
                 raise self._ended
             left = None if deadline is None else deadline - time.monotonic()
@@ -220,7 +224,7 @@ class Link:
                 n = self._transport.recv_into(self._protocol.get_buffer(), left)
             except TimeoutError:
                 raise
-            except OSError as error:
+            except (OSError, ValueError) as error:  # ValueError: polled a closed socket
                 if self._closed:
                     raise self._end(ConnectionClosed("this link was closed")) from None
                 if not isinstance(error, ConnectionError):

@@ -63,6 +63,9 @@ def test_spaces() -> None:
     np.testing.assert_allclose(lps.ijk_to_world[2:], ras.ijk_to_world[2:], atol=1e-6)
     assert lps.array is ras.array or np.shares_memory(lps.array, ras.array)
     assert lps.to("RAS") == ras
+    received = igtl.unpack(ras.pack())
+    assert isinstance(received, igtl.Image)
+    assert np.shares_memory(received.to("LPS").array, received.array)
     flip = np.diag([-1, -1, 1, 1])
     given_lps = igtl.Image(
         np.zeros((2, 3, 4), np.uint8), ijk_to_world=flip @ oblique(), space="LPS"

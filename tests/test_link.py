@@ -145,6 +145,39 @@ def test_close_wakes_recv(pair: Pair) -> None:
         a.send(transform())
 
 
+def test_a_closed_link_says_so(pair: Pair) -> None:
+    a, b = pair
+    b.send(transform("kept"))
+    with pytest.raises(TimeoutError):
+        a.recv(igtl.Status, timeout=0.05)
+    a.close()
+    a.close()
+    assert a.recv(timeout=1).device_name == "kept"  # what had come is not lost
+    for timeout in (None, 0, 0.1):
+        with pytest.raises(igtl.ConnectionClosed):
+            a.recv(timeout=timeout)
+    assert list(a) == []
+
+
+def test_interrupted_send_ends_the_link(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    a, b = pair
+    send = a._transport.send
+
+    def cut(parts: Any) -> None:
+        send([bytes(parts[0])[:70]])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(a._transport, "send", cut)
+    with pytest.raises(KeyboardInterrupt):
+        a.send(transform())
+    monkeypatch.undo()
+    with pytest.raises(igtl.ConnectionClosed):
+        a.send(transform())  # it would have been out of step
+    with pytest.raises(igtl.ConnectionClosed) as caught:
+        b.recv(timeout=5)
+    assert not caught.value.clean
+
+
 def test_second_receiver_is_refused(pair: Pair) -> None:
     a, b = pair
     thread = run(lambda: a.recv())

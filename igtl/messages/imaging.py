@@ -134,12 +134,12 @@ class _Placed(Message):
 
         3D Slicer and PLUS take the numbers as RAS whatever the message says: send RAS.
         """
-        out = self.__reduce__()[0](type(self))
+        out = type(self).__new__(type(self))
         out.__setstate__(self._state())
         m = np.array(self.matrix)
         out.matrix = _FLIP @ m if space != self.space else m
         out.coordinate = _SPACES[space]
-        return out  # type: ignore[no-any-return]
+        return out
 
     def _check_part(self) -> tuple[str, str] | None:
         size = np.asarray(self.size, np.int64)
@@ -336,8 +336,7 @@ class Image(_Placed, type_name="IMAGE"):
             self._pixels = pixels.byteswap().reshape(-1).view(np.uint8)
 
     def _state(self) -> Any:
-        if getattr(self, "_array", None) is not None:
-            self._prepare()
+        self._prepare()  # the pixels as an array over the same memory
         return super()._state()
 
     def _contents(self) -> Iterator[tuple[str, Any]]:
