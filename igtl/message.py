@@ -3,6 +3,9 @@
 A message type is one class whose body lists its fields (see `igtl.fields`). At class creation
 the list is compiled to a plan that `igtl._core` runs to pack and unpack; everything else here
 (constructor, comparison, dict, repr) reads the same list.
+
+A class may say more than its fields can: `_check(self)` runs after reading and raises BodyError,
+`_prepare(self)` before writing and raises EncodeError.
 """
 
 from __future__ import annotations
@@ -57,10 +60,11 @@ class MessageMeta(type):
         namespace.setdefault("__slots__", ())
         cls = super().__new__(mcs, name, bases, namespace)
         cls.__fields__ = tuple(declared)
+        inherited = getattr(cls, "type_name", "")  # of a subclass that only adds methods
         layout = _core.Layout(
-            name, type_name, declared,
+            name, type_name or (inherited if isinstance(inherited, str) else ""), declared,
             check=getattr(cls, "_check", None), prepare=getattr(cls, "_prepare", None),
-            prefers_v2=prefers_v2,
+            prefers_v2=prefers_v2 or getattr(getattr(cls, "__layout__", None), "prefers_v2", False),
         )  # fmt: skip
         cls.__layout__ = layout  # type: ignore[attr-defined]
         for i, field in enumerate(declared):

@@ -538,6 +538,22 @@ def test_own_type_gets_everything() -> None:
         m.pack()
 
 
+def test_a_subclass_that_adds_methods_keeps_the_type() -> None:
+    class Pose(igtl.Transform):
+        def moved(self, x: float) -> Pose:
+            self.matrix[0, 3] += x
+            return self
+
+    class Order(igtl.Command):
+        pass
+
+    wire = Pose(EYE, device_name="P").moved(3).pack()
+    got = igtl.unpack(wire)
+    assert type(got) is igtl.Transform
+    assert got.matrix[0, 3] == 3
+    assert Order(1, "x").pack()[:2] == b"\0\2"
+
+
 def test_declaring_again() -> None:
     first, second = declare(), declare()  # a notebook cell run twice
     assert igtl.message_types()["X_FORCE"] is second is not first
