@@ -13,7 +13,7 @@ rebuild: venv
 test: venv
 	$(BIN)/pytest
 
-lint sanitize portable coverage long wheel: venv
+lint sanitize portable abi3 coverage long wheel: venv
 	ci/$@
 
 interop: venv
@@ -24,4 +24,4 @@ clean:
 	rm -rf build dist *.egg-info igtl/_core.c igtl/_core.html igtl/*.so
 	$(MAKE) -C interop clean
 
-.PHONY: venv rebuild test lint sanitize portable coverage long wheel interop clean
+.PHONY: venv rebuild test lint sanitize portable abi3 coverage long wheel interop clean

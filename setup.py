@@ -5,6 +5,7 @@ Switches (environment; `make clean` between them):
   IGTL_TRACE=1      line tracing, for coverage of the .pyx
   IGTL_ANNOTATE=1   the HTML that shows which lines touch Python
   IGTL_PORTABLE=1   only the portable CRC, as on a compiler without the intrinsics
+  IGTL_LIMITED_API=1  one extension for CPython 3.11 and later (abi3); slower calls
 """
 
 import os
@@ -27,6 +28,8 @@ link_args = []
 if switch("IGTL_TRACE"):
     directives["linetrace"] = True
     macros += [("CYTHON_TRACE_NOGIL", "1"), ("CYTHON_USE_SYS_MONITORING", "0")]
+if switch("IGTL_LIMITED_API"):
+    macros.append(("Py_LIMITED_API", "0x030B0000"))
 if switch("IGTL_PORTABLE"):
     macros.append(("IGTL_CRC64_PORTABLE_ONLY", "1"))
 if switch("IGTL_SANITIZE"):
@@ -44,6 +47,7 @@ setup(
             define_macros=macros,
             extra_compile_args=compile_args,
             extra_link_args=link_args,
+            py_limited_api=switch("IGTL_LIMITED_API"),
         ),
         compiler_directives=directives,
         annotate=switch("IGTL_ANNOTATE"),
