@@ -1,21 +1,17 @@
-"""The oracle again, on many more messages: drawn from a seeded generator, which is a hundred times
-faster than hypothesis, and favours other corners than it does."""
+"""Any message, from a seeded generator: a hundred times faster than hypothesis, and with other
+corners in favour."""
 
 from __future__ import annotations
 
-import os
 import random
 from typing import Any
 
 import numpy as np
-import pytest
 
 import igtl
 from igtl.fields import Field
-from tests import reference, strategies
+from tests import strategies
 
-pytestmark = pytest.mark.long
-EXAMPLES = int(os.environ.get("IGTL_EXAMPLES", "10000"))
 LETTERS = "aZ09 _/-éµ日🩺\n"
 
 
@@ -167,16 +163,3 @@ class Draw(random.Random):
             m.message_id = self.bits(32)
             m.metadata = {f"k{k}{self.text(9)}": (self.bits(16), self.randbytes(self.randrange(9))) for k in range(self.randrange(4))}  # fmt: skip
         return m
-
-
-@pytest.mark.parametrize("cls", strategies.TYPES, ids=lambda cls: cls.type_name)
-def test_bytes_of_the_oracle(cls: type[igtl.Message]) -> None:
-    draw = Draw(cls.type_name)
-    for _ in range(EXAMPLES):
-        m = draw.message(cls)
-        version = 2 if m.message_id or m.metadata else draw.choice((1, 2))
-        wire = m.pack(version=version)  # type: ignore[arg-type]
-        assert wire == reference.message(m, version), m
-        again = igtl.unpack(wire)
-        assert again == m, m
-        assert again.pack() == wire, m
