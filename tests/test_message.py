@@ -149,6 +149,9 @@ def test_positions() -> None:
         igtl.Position((1, 2, 3), (0, 1))
     with pytest.raises(ValueError, match="length 0"):
         igtl.matrix_of_quaternion([0, 0, 0, 0])
+    for wrong in (np.eye(2), np.zeros(9), "x"):
+        with pytest.raises(ValueError):
+            igtl.quaternion_of_matrix(wrong)  # type: ignore[arg-type]
 
 
 def test_wrong_arguments() -> None:
