@@ -98,7 +98,8 @@ class _Placed(Message):
     def _centre(self) -> npt.NDArray[np.float64]:
         # a 1-voxel axis adds nothing, and neither does an axis of size 0
         size = np.asarray(self.size, np.float64)
-        return np.maximum(size - 1, 0) / 2
+        half: npt.NDArray[np.float64] = np.maximum(size - 1, 0) / 2
+        return half
 
     @property
     def ijk_to_world(self) -> npt.NDArray[np.float64]:
