@@ -44,9 +44,6 @@ cdef extern from "_crc64.h" nogil:
 
 igtl_crc64_init()
 
-HEADER_SIZE = 58
-EXTENDED_HEADER_SIZE = 12
-
 cdef enum:
     HEADER = 58
     EXTENDED = 12
@@ -1150,12 +1147,12 @@ cdef void put_header(uint8_t* p, int version, const uint8_t* type12, const uint8
     put64(p + 42, body_size)
     put64(p + 50, crc)
 
-def needs_v2(Record r):
+cpdef bint needs_v2(Record r):
     """Whether the message carries what only header version 2 can: metadata or a message id."""
     return r.id != 0 or bool(r._metadata)
 
 cdef int choose_version(Record r, version) except -1:
-    cdef bint needed = r.id != 0 or bool(r._metadata)
+    cdef bint needed = needs_v2(r)
     if version is None:
         if r.header_version:
             return 2 if needed else r.header_version
@@ -1433,7 +1430,7 @@ def unpack(data, crc="verify"):
     finally:
         PyBuffer_Release(&view)
 
-def unpack_content(bytes type_name, data, cls=None):
+def unpack_content(bytes type_name, data):
     """A message from its content alone (a child of BIND): no header, no CRC."""
     cdef Py_buffer view
     cdef Record r

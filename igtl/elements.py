@@ -180,6 +180,9 @@ def _cell_value(owner: type, field: Field, value: Any) -> Any:
 
 
 def _plural(name: str) -> str:
+    """Name of a field's column: positions, entries, matrices."""
+    if name.endswith("x"):
+        return name[:-1] + "ces"
     return name[:-1] + "ies" if name.endswith("y") else name + "s"
 
 
@@ -205,7 +208,7 @@ class ElementMeta(type):
         columns: dict[str, Any] = {"__slots__": (), "__layout__": layout, "__item__": cls}
         for i, field in enumerate(declared):
             setattr(cls, field.name, _Cell(i, field))
-            field.plural = field.plural or _plural(field.name)
+            field.plural = _plural(field.name)
             columns[field.plural] = _Column(i, field)
         cls.__layout__ = layout  # type: ignore[attr-defined]
         cls.__shown__ = tuple(f for f in declared if not f.hidden)

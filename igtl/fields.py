@@ -143,7 +143,6 @@ class Field:
         encoding: str = "",
         item: Any = None,
         default: Any = REQUIRED,
-        plural: str = "",
     ) -> None:
         self.kind = kind
         self.scalar = scalar
@@ -158,7 +157,7 @@ class Field:
         self.constant = False
         self.kw_only = False
         self.name = ""
-        self.plural = plural
+        self.plural = ""
 
     @property
     def hidden(self) -> bool:
@@ -235,9 +234,9 @@ _SCALARS: Final[dict[Scalar, str]] = {
 }  # fmt: skip
 
 
-def text(size: int, *, default: str = REQUIRED, plural: str = "") -> Any:
+def text(size: int, *, default: str = REQUIRED) -> Any:
     """Text in a fixed field of `size` bytes, filled with zeros (docs/protocol.md section 1)."""
-    return Field("text", size=size, default=default, plural=plural)
+    return Field("text", size=size, default=default)
 
 
 def texts(size: int, *, default: Any = REQUIRED) -> Any:
@@ -267,7 +266,6 @@ def array(
     per: int = 0,
     default: npt.ArrayLike = REQUIRED,
     kw_only: bool = False,
-    plural: str = "",
 ) -> Any:
     """Numbers of one kind.
 
@@ -276,7 +274,7 @@ def array(
         count: a number, the name of a `count_of` field, `rest`, or `forms(...)`.
         per: numbers in one row: the array has shape (count, per). 0: shape (count,).
     """
-    field = Field("array", _SCALARS[scalar], count=count, per=per, default=default, plural=plural)
+    field = Field("array", _SCALARS[scalar], count=count, per=per, default=default)
     field.kw_only = kw_only
     return field
 
@@ -286,9 +284,9 @@ def forms(*counts: int) -> tuple[int, ...]:
     return tuple(sorted(counts))
 
 
-def matrix(*, default: npt.ArrayLike | None = REQUIRED, plural: str = "matrices") -> Any:
+def matrix(*, default: npt.ArrayLike | None = REQUIRED) -> Any:
     """4x4 matrix, float32, of which the upper three rows travel (section 1.2)."""
-    return Field("matrix", "f4", count=12, default=default, plural=plural)
+    return Field("matrix", "f4", count=12, default=default)
 
 
 def data(length: str = rest, *, default: bytes = REQUIRED) -> Any:

@@ -21,6 +21,7 @@ from typing import (
     TypedDict,
     Unpack,
     dataclass_transform,
+    overload,
 )  # fmt: skip
 
 from igtl import _core, fields
@@ -39,6 +40,19 @@ class HeaderFields(TypedDict, total=False):
     timestamp: float | None
     message_id: int
     metadata: Mapping[str, Value] | None
+
+
+class MetadataField:
+    """The type of `Message.metadata`: reads as Metadata, accepts any mapping, or None for none."""
+
+    if TYPE_CHECKING:
+
+        @overload
+        def __get__(self, obj: None, owner: Any = None) -> MetadataField: ...
+        @overload
+        def __get__(self, obj: object, owner: Any = None) -> Metadata: ...
+        def __get__(self, obj: object, owner: Any = None) -> Any: ...
+        def __set__(self, obj: object, value: Mapping[str, Value] | None) -> None: ...
 
 
 class MessageMeta(type):
@@ -160,7 +174,7 @@ class Message(_Declared):
         device_name: str = header(default="", kw_only=True)
         timestamp: float | None = header(default=None, kw_only=True)
         message_id: int = header(default=0, kw_only=True)
-        metadata: Mapping[str, Value] | None = header(default=None, kw_only=True)
+        metadata: MetadataField = header(default=None, kw_only=True)
     else:
 
         @property

@@ -43,6 +43,10 @@ def attributes(t: igtl.Transform, force: Force, im: igtl.Image) -> None:
     assert_type(t.time_ns, int | None)
     assert_type(force.samples, npt.NDArray[Any])
     assert_type(force.tool, str)
+    assert_type(t.metadata, igtl.Metadata)
+    t.metadata["a"] = 5
+    t.metadata = {"a": 5}
+    t.metadata = None
     assert_type(im.to("LPS"), igtl.Image)
     assert_type(im.array, npt.NDArray[Any])
     t.matrix = [[1, 0, 0, 5], [0, 1, 0, 0], [0, 0, 1, 0]]

@@ -66,7 +66,6 @@ class Source:
         self.first_id = 0
         self.count = 0
         self.arrivals: deque[float] = deque(maxlen=2000)
-        self.all_late: list[float] = []  # deviations from the mean interval, whole run
         self.latency: deque[float] = deque(maxlen=500)
         self.trail: deque[tuple[float, float]] = deque(maxlen=120)
 
@@ -122,6 +121,7 @@ class Client:
     def __init__(self, receiver: igtl.udp.Receiver, link: igtl.Link) -> None:
         self.sources: dict[tuple[str, str], Source] = {}
         self.bad = 0
+        self._arrived = threading.Condition()
         self._threads = [
             threading.Thread(target=self._datagrams, args=(receiver,), daemon=True),
             threading.Thread(target=self._stream, args=(link,), daemon=True),
@@ -131,9 +131,11 @@ class Client:
 
     def _add(self, message: igtl.Message, via: str) -> None:
         key = message.type_name, message.device_name
-        if key not in self.sources:
-            self.sources[key] = Source(via)
-        self.sources[key].add(message)
+        with self._arrived:
+            if key not in self.sources:
+                self.sources[key] = Source(via)
+            self.sources[key].add(message)
+            self._arrived.notify_all()
 
     def _datagrams(self, receiver: igtl.udp.Receiver) -> None:
         for message, _ in receiver:
@@ -145,6 +147,13 @@ class Client:
                 self._add(message, "TCP")
         except igtl.ConnectionClosed:
             self.bad += 1
+
+    def wait_for(self, messages: int, seconds: float) -> None:
+        """Return when so many have come, or after so long: the last are still in the sockets."""
+        with self._arrived:
+            self._arrived.wait_for(
+                lambda: sum(s.count for s in self.sources.values()) >= messages, seconds
+            )
 
     def join(self) -> None:
         for thread in self._threads:
@@ -275,9 +284,7 @@ def command(seconds: float) -> None:
                 summary = _table(client, console.width, title="igtl demo · summary")
                 control.send("stop")
                 sent = control.recv() if control.poll(10) else {}
-                # what was sent is still in the sockets; the devices' end of the link closes first
-                client._threads[1].join(5)
-                time.sleep(0.1)
+                client.wait_for(sum(sent.values()), seconds=2)
                 receiver.close()
                 client.join()
                 _summarize(console, summary, client, sent)
