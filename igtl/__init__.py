@@ -4,6 +4,8 @@ from igtl import rtp, udp
 from igtl._core import (
     Decoder,
     Frame,
+    Stats,
+    StreamStats,
     crc64,
     fit,
     matrix_of_quaternion,
@@ -12,6 +14,7 @@ from igtl._core import (
 from igtl.elements import Element, Elements
 from igtl.errors import (
     BodyError,
+    CommandFailed,
     ConnectionClosed,
     CRCError,
     EncodeError,
@@ -141,9 +144,9 @@ from igtl.messages.tracking import (
     Transform,
 )  # fmt: skip
 from igtl.metadata import Metadata
-from igtl.protocol import PORT, Protocol, Stats
+from igtl.protocol import PORT, Protocol
 from igtl.rate import Rate
-from igtl.sync import Link, Server, connect, serve
+from igtl.sync import Link, Listener, connect, listen
 from igtl.units import Unit
 
 __version__ = "0.1.0"
@@ -160,6 +163,7 @@ __all__ = [
     "Cells",
     "ColorTable",
     "Command",
+    "CommandFailed",
     "CommandReply",
     "ConnectionClosed",
     "Decoder",
@@ -196,6 +200,7 @@ __all__ = [
     "LabelInfo",
     "LabelMeta",
     "Link",
+    "Listener",
     "Message",
     "MessageTooLarge",
     "Metadata",
@@ -232,7 +237,6 @@ __all__ = [
     "ReadyTransform",
     "ScalarType",
     "Sensor",
-    "Server",
     "Start",
     "StartBind",
     "StartImage",
@@ -260,6 +264,7 @@ __all__ = [
     "StopTrackingData",
     "StopTransform",
     "StopVideo",
+    "StreamStats",
     "String",
     "Tool",
     "ToolType",
@@ -277,12 +282,12 @@ __all__ = [
     "connect",
     "crc64",
     "fit",
+    "listen",
     "matrix_of_quaternion",
     "message_types",
     "pipe",
     "quaternion_of_matrix",
     "rtp",
-    "serve",
     "udp",
     "unpack",
 ]

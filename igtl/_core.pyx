@@ -4,7 +4,7 @@
 
 Layout of this file: bytes and numbers · CRC-64 · text · Layout (a plan and its two
 interpreters, `measure` + `write` and `read`) · Record (a message's memory) · pack · unpack ·
-Decoder (framing) · rotations · polygon cells.
+Stats (counters) · Decoder (framing) · rotations · polygon cells.
 
 Rules. Everything read from the wire goes through `need`, which checks against what remains
 before anything is allocated. Pointer code is `noexcept nogil` where it can be, so that the
@@ -27,6 +27,7 @@ cimport numpy as cnp
 import copy
 import operator
 import time
+from collections import Counter
 
 import numpy as np
 
@@ -51,6 +52,9 @@ cdef enum:
     NOGIL_FROM = 5 * 1024       # below this, giving up the GIL costs more than it brings
     APART_FROM = 64 * 1024      # data of this size is sent from where it lies
     BLOCK_FROM = 32 * 1024      # frames of this size are received into memory of their own
+    MAX_STREAMS = 4096          # a peer that invents names shall not fill the memory
+
+OTHERS = b"*".ljust(12, b"\0") + b"*".ljust(20, b"\0")
 
 # ---- bytes and numbers ------------------------------------------------------------------------
 
@@ -922,6 +926,8 @@ cdef class Record:
     cdef object _device_name
     cdef object _metadata
     cdef public object received
+    cdef public object received_monotonic
+    cdef public object received_kernel
     cdef public object peer
     cdef public object crc_ok
     __layout__ = None
@@ -1067,11 +1073,13 @@ cdef class Record:
     def _state(self):
         values = [bytes(v) if isinstance(v, memoryview) else v for v in self.values]
         return (values, None if self.kept is None else dict(self.kept), self.timestamp_raw, self.message_id,
-                self.header_version, self._device_name, self._metadata, self.received, self.peer, self.crc_ok)
+                self.header_version, self._device_name, self._metadata, self.peer, self.crc_ok,
+                self.received, self.received_monotonic, self.received_kernel)
 
     def __setstate__(self, state):
         (values, self.kept, self.timestamp_raw, self.message_id, self.header_version,
-         self._device_name, self._metadata, self.received, self.peer, self.crc_ok) = state
+         self._device_name, self._metadata, self.peer, self.crc_ok,
+         self.received, self.received_monotonic, self.received_kernel) = state
         self.values = list(values)
 
     @property
@@ -1178,6 +1186,10 @@ cdef bytes name_bytes(Record r, bint cut):
     elif b"\0" in raw:
         raise EncodeError(r.layout.owner, "device_name", f"{r._device_name!r}: a NUL would end the name")
     return pad(raw, 20)
+
+def stream_head(Record r):
+    """The first 34 bytes of its header, which say to what stream it belongs."""
+    return b"\0\0" + r.wire_type() + name_bytes(r, True)
 
 def fit(str text, Py_ssize_t size):
     """The longest beginning of text that fits size bytes of UTF-8, no character cut in two."""
@@ -1456,6 +1468,137 @@ def unpack_content(bytes type_name, data):
     finally:
         PyBuffer_Release(&view)
 
+# ---- counters ---------------------------------------------------------------------------------
+
+@cython.final
+cdef class StreamStats:
+    """Counters of one (type, device name) of a connection; see Stats."""
+
+    cdef readonly str type_name
+    cdef readonly str device_name
+    cdef readonly uint64_t received, received_bytes, sent, sent_bytes
+    cdef readonly dict lost
+    cdef double last, interval
+
+    def __init__(self, str type_name, str device_name):
+        self.type_name = type_name
+        self.device_name = device_name
+        self.lost = {}
+
+    cdef void arrived(self, uint64_t size, double now) noexcept:
+        cdef double gap = now - self.last
+        self.received += 1
+        self.received_bytes += size
+        if self.received == 2:
+            self.interval = gap
+        elif self.received > 2:     # mean of the last 32 or so
+            self.interval += (gap - self.interval) / min(self.received - 1, 32)
+        self.last = now
+
+    @property
+    def crc_errors(self):
+        return self.lost.get("CRCError", 0)
+
+    @property
+    def age(self):
+        return time.monotonic() - self.last if self.received else None
+
+    @property
+    def rate(self):
+        return 1 / self.interval if self.interval > 0 else 0.0
+
+    def __repr__(self):
+        lost = f", lost {self.lost}" if self.lost else ""
+        return f"<{self.type_name} {self.device_name!r}: received {self.received}, sent {self.sent}{lost}>"
+
+@cython.final
+cdef class Stats:
+    """What passed through a connection, what was lost, and why. Kept per (type, device name), of
+    which a peer can have MAX_STREAMS; more are counted together, under ("*", "*")."""
+
+    cdef readonly uint64_t received, received_bytes, sent, sent_bytes
+    cdef readonly object errors
+    cdef readonly object dropped
+    cdef dict by_name           # type and device name, 32 bytes as in the header
+
+    def __init__(self):
+        self.errors = Counter()
+        self.dropped = Counter()
+        self.by_name = {}
+
+    cdef StreamStats stream_at(self, const uint8_t* names):
+        cdef bint exact
+        cdef bytes key = PyBytes_FromStringAndSize(<const char*>names, 32)
+        found = self.by_name.get(key)
+        if found is None:
+            if len(self.by_name) >= MAX_STREAMS:
+                key = OTHERS
+                found = self.by_name.get(key)
+            if found is None:
+                names = <const uint8_t*>PyBytes_AsString(key)
+                found = StreamStats(text_of(names, 12, &exact), text_of(names + 12, 20, &exact))
+                self.by_name[key] = found
+        return <StreamStats>found
+
+    cdef StreamStats stream(self, const uint8_t[::1] wire):
+        if wire.shape[0] < 34:
+            raise ValueError("no message header")
+        return self.stream_at(&wire[2])
+
+    def count_received(self, frame, double now):
+        """A whole message arrived: a Frame, or its bytes."""
+        cdef const uint8_t[::1] wire
+        cdef const uint8_t* p
+        cdef uint64_t size
+        if type(frame) is Frame:
+            p = (<Frame>frame).p
+        else:
+            wire = frame
+            if wire.shape[0] < HEADER:
+                raise ValueError("no message header")
+            p = &wire[0]
+        size = HEADER + get64(p + 42)
+        self.received += 1
+        self.received_bytes += size
+        self.stream_at(p + 2).arrived(size, now)
+
+    def count_sent(self, const uint8_t[::1] wire, uint64_t size, int times=1):
+        """A message whose first bytes these are was handed on."""
+        cdef StreamStats stream = self.stream(wire)
+        self.sent += times
+        self.sent_bytes += times * size
+        stream.sent += times
+        stream.sent_bytes += times * size
+
+    def count_dropped(self, const uint8_t[::1] wire, str cause, int times=1):
+        """A whole message was given up, for this reason."""
+        cdef StreamStats stream = self.stream(wire)
+        self.dropped[cause] += times
+        stream.lost[cause] = stream.lost.get(cause, 0) + times
+
+    def count_error(self, str cause, Frame frame=None):
+        """A message could not be used, for this reason."""
+        cdef StreamStats stream
+        self.errors[cause] += 1
+        if frame is None:           # its header was no good
+            self.received += 1
+        else:
+            stream = self.stream_at(frame.p + 2)
+            stream.lost[cause] = stream.lost.get(cause, 0) + 1
+
+    @property
+    def lost(self):
+        return sum(self.errors.values()) + sum(self.dropped.values())
+
+    @property
+    def streams(self):
+        return {(s.type_name, s.device_name): s for s in self.by_name.values()}
+
+    def __repr__(self):
+        errors = f", errors={dict(self.errors)}" if self.errors else ""
+        dropped = f", dropped={dict(self.dropped)}" if self.dropped else ""
+        return f"<received {self.received}, sent {self.sent}{errors}{dropped}>"
+
 # ---- framing ----------------------------------------------------------------------------------
 
 @cython.final
@@ -1562,6 +1705,14 @@ cdef class Decoder:
     def at_boundary(self):
         """Whether everything received so far was whole messages."""
         return self.start == self.end and self.large is None and not self.skipping
+
+    @property
+    def waiting(self):
+        """Bytes received behind the message that is arriving: a reader that has more than it can
+        use stops reading."""
+        if self.large is not None and self.filled < self.large.size:
+            return self.end - self.start
+        return self.end - self.start + (self.large.size if self.large is not None else 0)
 
     def feed(self, const uint8_t[::1] data):
         """Take received bytes (copied)."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class IgtlError(Exception):
     """Base of everything the library raises on its own account."""
@@ -108,3 +110,18 @@ class ConnectionClosed(IgtlError, ConnectionError):
     def __init__(self, reason: str = "connection closed", *, clean: bool = True) -> None:
         super().__init__(reason)
         self.clean = clean
+
+
+class CommandFailed(IgtlError):
+    """The peer refused what it was asked to do, or failed at it.
+
+    Attributes:
+        reply: its answer: a CommandReply, a Ready class with status 1, or a Status.
+    """
+
+    def __init__(self, reply: Any, reason: str = "") -> None:
+        super().__init__(reason or repr(reply))
+        self.reply = reply
+
+    def __reduce__(self) -> tuple[type[CommandFailed], tuple[Any, str]]:
+        return type(self), (self.reply, str(self))

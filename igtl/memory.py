@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 
-from igtl.protocol import Protocol
+from igtl.protocol import Parts, Protocol
 from igtl.sync import Link
 
 
@@ -18,7 +18,7 @@ class MemoryTransport:
         self._over = False
         self.other: MemoryTransport
 
-    def send(self, parts: list[bytes | memoryview]) -> None:
+    def send(self, parts: Parts) -> None:
         with self._ready:
             if self._over or self.other._over:
                 raise BrokenPipeError("the other end is closed")
@@ -39,6 +39,14 @@ class MemoryTransport:
                 self._inbox.appendleft(part[n:])
             return n
 
+    def ended(self) -> bool:
+        """Whether the other end is closed and everything it sent was read."""
+        with self._ready:
+            return self.other._over and not self._inbox
+
+    def finish(self) -> None:
+        pass  # what was sent lies with the other end already
+
     def shutdown(self) -> None:
         with self._ready:
             self._over = True
@@ -54,6 +62,6 @@ def pipe() -> tuple[Link, Link]:
     a, b = MemoryTransport(ready), MemoryTransport(ready)
     a.other, b.other = b, a
     return (
-        Link(a, Protocol(version=2, peer="pipe b"), peer="pipe b", local="pipe a"),
-        Link(b, Protocol(version=2, peer="pipe a"), peer="pipe a", local="pipe b"),
+        Link(a, Protocol(version=2, peer="pipe b"), local="pipe a"),
+        Link(b, Protocol(version=2, peer="pipe a"), local="pipe b"),
     )

@@ -13,13 +13,13 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import Counter
 from collections.abc import Iterator
 from typing import Any, Literal, Self
 
 from igtl import _core
-from igtl._core import Decoder, Frame
+from igtl._core import Decoder, Frame, Stats
 from igtl.errors import EncodeError, MessageTooLarge, ProtocolError
+from igtl.log import log
 from igtl.message import CRCPolicy, Message
 from igtl.messages.general import Status
 
@@ -28,30 +28,8 @@ PORT = 18944
 MAX_SIZE = 1 << 30
 Version = Literal["auto", 1, 2]
 OnError = Literal["raise", "skip"]
-
-logger = logging.getLogger("igtl")
-
-
-class Stats:
-    """What passed through a connection, and what was lost.
-
-    Attributes:
-        received, received_bytes: whole messages that arrived, bad ones included.
-        sent, sent_bytes: messages handed to the transport.
-        errors: number of bad messages by the name of their error ("CRCError", …).
-        dropped: messages a queue had no room for.
-    """
-
-    __slots__ = ("dropped", "errors", "received", "received_bytes", "sent", "sent_bytes")
-
-    def __init__(self) -> None:
-        self.received = self.received_bytes = self.sent = self.sent_bytes = self.dropped = 0
-        self.errors: Counter[str] = Counter()
-
-    def __repr__(self) -> str:
-        errors = f", errors={dict(self.errors)}" if self.errors else ""
-        dropped = f", dropped={self.dropped}" if self.dropped else ""
-        return f"<received {self.received}, sent {self.sent}{errors}{dropped}>"
+Parts = list[bytes | memoryview]
+"""Buffers to be sent one after the other."""
 
 
 class Protocol:
@@ -70,6 +48,7 @@ class Protocol:
     Attributes:
         stats: see Stats.
         peer_version: highest header version the peer has sent; 0 before its first message.
+        last_size: bytes of the last whole message.
     """
 
     def __init__(
@@ -96,6 +75,7 @@ class Protocol:
         self._warned = False
         self.peer = peer
         self.peer_version = 0
+        self.last_size = 0
         self.stats = Stats()
 
     # -- receiving
@@ -117,6 +97,11 @@ class Protocol:
         """Whether the peer may close now without cutting a message."""
         return self._decoder.at_boundary
 
+    @property
+    def waiting(self) -> int:
+        """Bytes that have arrived and nobody has taken: whoever has enough stops reading."""
+        return self._decoder.waiting
+
     def next_frame(self) -> Frame | None:
         """The next whole message as it came, or None. Wrong CRCs and bad bodies included.
 
@@ -125,16 +110,18 @@ class Protocol:
         """
         try:
             frame = self._decoder.next_frame()
-        except MessageTooLarge:
-            self.stats.errors["MessageTooLarge"] = 1
+        except MessageTooLarge as error:
+            if not self.stats.errors["MessageTooLarge"]:
+                self.stats.count_error("MessageTooLarge")
+                log(logging.WARNING, "%s: %s", self.peer, error, peer=self.peer,
+                    size=error.size, cause=error)  # fmt: skip
             raise
         except ProtocolError as error:
-            self.stats.received += 1
-            self.stats.errors[type(error).__name__] += 1
+            self.stats.count_error(type(error).__name__)
             raise
         if frame is not None:
-            self.stats.received += 1
-            self.stats.received_bytes += len(frame)
+            self.last_size = len(frame)
+            self.stats.count_received(frame, time.monotonic())
             if frame.header_version > self.peer_version:
                 self.peer_version = frame.header_version
         return frame
@@ -161,21 +148,25 @@ class Protocol:
             except ProtocolError as error:
                 if self._on_error == "raise":
                     raise
-                logger.debug("skipped a bad message of %s: %s", self.peer, error)
+                log(logging.DEBUG, "skipped a bad message of %s: %s", self.peer, error,
+                    peer=self.peer, size=self.last_size, cause=error)  # fmt: skip
 
     def _unpack(self, frame: Frame) -> Message:
         try:
             message: Message = frame.unpack(self._crc)
         except ProtocolError as error:
-            self.stats.errors[type(error).__name__] += 1
+            self.stats.count_error(type(error).__name__, frame)
             raise
         message.received = time.time()
+        message.received_monotonic = time.monotonic()
         message.peer = self.peer
         if message.crc_ok is False:
-            self.stats.errors["CRCError"] += 1
+            self.stats.count_error("CRCError", frame)
             if not self._warned:
                 self._warned = True
-                logger.warning("%s sends wrong CRCs, first in %r", self.peer, message)
+                log(logging.WARNING, "%s sends wrong CRCs, first in %r", self.peer, message,
+                    peer=self.peer, type=message.type_name, device=message.device_name,
+                    size=len(frame), cause="CRCError")  # fmt: skip
         return message
 
     # -- sending
@@ -187,12 +178,21 @@ class Protocol:
             return 2 if self.peer_version == 2 else 1
         return self._version
 
-    def send(self, message: Message, *, crc: bool = True) -> list[bytes | memoryview]:
-        """Buffers to write, one after the other. Large data is not copied.
+    def parts(self, message: Message | Frame, *, crc: bool = True) -> Parts:
+        """As `send`, but not counted as sent."""
+        if isinstance(message, Frame):
+            return [message.data]
+        return message.pack_parts(
+            version=self._version_for(message), crc=crc, cut_name=self._cut_names
+        )
 
-        Raises:
-            EncodeError: the message cannot be sent as it is.
-        """
+    def pack(self, message: Message | Frame, *, crc: bool = True) -> bytes:
+        """As `parts`, in one piece of its own: for whatever waits in a queue."""
+        if isinstance(message, Frame):
+            return bytes(message.data)
+        return message.pack(version=self._version_for(message), crc=crc, cut_name=self._cut_names)
+
+    def _version_for(self, message: Message) -> Literal[1, 2]:
         version = self.version
         if version == 1 and _core.needs_v2(message):
             what = "metadata" if message.metadata else "message_id"
@@ -202,19 +202,30 @@ class Protocol:
                 "this link still writes header version 1, which cannot carry it: connect with "
                 "version=2, or with hello=True and wait for an answer",
             )
-        parts = message.pack_parts(version=version, crc=crc, cut_name=self._cut_names)
-        self.stats.sent += 1
-        self.stats.sent_bytes += sum(map(len, parts))
+        return version
+
+    def send(self, message: Message | Frame, *, crc: bool = True) -> Parts:
+        """Buffers to write, one after the other. Large data is not copied; a Frame goes out as
+        it came.
+
+        Raises:
+            EncodeError: the message cannot be sent as it is.
+        """
+        parts = self.parts(message, crc=crc)
+        self.stats.count_sent(parts[0], sum(map(len, parts)))
         return parts
 
-    def hello(self) -> list[bytes | memoryview]:
+    def hello(self) -> Parts:
         """A version 2 STATUS that tells the peer that this end understands version 2."""
-        # code 1 and a name: bare or nameless ones are ignored by Slicer's network code, or end it
-        status = Status.ok(device_name="igtl")
-        self.stats.sent += 1
-        wire = status.pack(version=2)
-        self.stats.sent_bytes += len(wire)
+        wire = hello()
+        self.stats.count_sent(wire, len(wire))
         return [wire]
+
+
+def hello() -> bytes:
+    """What `Protocol.hello` sends."""
+    # code 1 and a name: bare or nameless ones are ignored by Slicer's network code, or end it
+    return Status.ok(device_name="igtl").pack(version=2)
 
 
 class Messages:

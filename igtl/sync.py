@@ -1,4 +1,4 @@
-"""Blocking links: `connect`, `serve`, and the Link both hand out.
+"""Blocking links: `connect`, `listen`, and the Link both hand out.
 
 Any thread may `send` or `close`; one at a time receives. A link has no thread of its own.
 """
@@ -6,92 +6,74 @@ Any thread may `send` or `close`; one at a time receives. A link has no thread o
 from __future__ import annotations
 
 import contextlib
-import select
 import socket
-import sys
 import threading
 import time
-from collections import deque
-from collections.abc import Iterator
-from fnmatch import fnmatchcase
-from typing import Any, Self, TypeVar, overload
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeVar, overload
 from typing import Protocol as Interface
 
+from igtl import _core
+from igtl._core import Frame, Stats
 from igtl.errors import ConnectionClosed, MessageTooLarge
+from igtl.exchange import Exchange, Selection, new_command, part_of_stream, stop_for
 from igtl.message import CRCPolicy, Message, NoData
-from igtl.messages.general import Status, StatusCode
-from igtl.messages.queries import Get
-from igtl.protocol import MAX_SIZE, PORT, OnError, Protocol, Stats, Version
+from igtl.messages.general import Command, CommandReply
+from igtl.messages.queries import Get, Ready, Start
+from igtl.pairing import Method, Pairing
+from igtl.protocol import MAX_SIZE, PORT, OnError, Parts, Protocol, Version
+from igtl.queues import Queue
+from igtl.sockets import SocketTransport, Transport, Waiter, tune
+
+if TYPE_CHECKING:
+    from ssl import SSLContext
 
 M = TypeVar("M", bound=Message)
-_MAX_PENDING = 10_000
+T = TypeVar("T")
+InboxPolicy = Literal["drop_oldest", "drop_newest", "latest"]
+MAX_WAITING = 10_000
+MAX_WAITING_BYTES = 1 << 30
 
 
-class Transport(Interface):
-    """Moves bytes for a Link."""
+class Wanted(Interface):
+    """Picks messages; its text says what was wanted."""
 
-    def send(self, parts: list[bytes | memoryview]) -> None:
-        """Return when all bytes are taken."""
-
-    def recv_into(self, buffer: memoryview, timeout: float | None) -> int:
-        """Bytes received, 0 at the end. TimeoutError after `timeout` seconds without any."""
-
-    def shutdown(self) -> None:
-        """End both directions, and any wait in recv_into."""
-
-    def close(self) -> None:
-        """Give the resources back."""
+    def matches(self, m: Message, /) -> bool: ...
 
 
-class SocketTransport:
-    """A connected stream socket in blocking mode."""
+class Inbox:
+    """Messages that came while the receiver wanted others: in order, bounded, losses counted."""
 
-    def __init__(self, sock: socket.socket) -> None:
-        self._sock = sock
-        sock.setblocking(True)
-        with contextlib.suppress(OSError):  # not a TCP socket
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    def __init__(
+        self,
+        protocol: Protocol,
+        policy: InboxPolicy = "drop_oldest",
+        max_messages: int = MAX_WAITING,
+        max_bytes: int = MAX_WAITING_BYTES,
+    ) -> None:
+        if policy not in ("drop_oldest", "drop_newest", "latest"):
+            raise ValueError(f"an inbox cannot have the policy {policy!r}")
+        self._protocol = protocol
+        self._queue: Queue[Message] = Queue(policy, max_messages, max_bytes)
 
-    def send(self, parts: list[bytes | memoryview]) -> None:
-        if not hasattr(self._sock, "sendmsg"):  # Windows
-            for part in parts:
-                self._sock.sendall(part)
-            return
-        while parts:
-            sent = self._sock.sendmsg(parts)
-            while parts and sent >= len(parts[0]):
-                sent -= len(parts.pop(0))
-            if sent:
-                parts[0] = memoryview(parts[0])[sent:]
+    def take(self, wanted: Wanted) -> Message | None:
+        """The first that is wanted."""
+        return self._queue.take(wanted.matches) if self._queue else None
 
-    def recv_into(self, buffer: memoryview, timeout: float | None) -> int:
-        if timeout is not None or sys.platform == "win32":
-            wait_readable(self._sock, timeout)
-        return self._sock.recv_into(buffer)
+    def put(self, m: Message) -> None:
+        """Keep the message that `next_message` has just returned."""
+        key = m.type_name, m.device_name
+        for lost, cause in self._queue.put(m, self._protocol.last_size, key):
+            self._protocol.stats.count_dropped(_core.stream_head(lost), cause)
 
-    def shutdown(self) -> None:
-        with contextlib.suppress(OSError):  # the peer was faster
-            self._sock.shutdown(socket.SHUT_RDWR)
+    def put_back(self, m: Message) -> None:
+        """Make it the first again."""
+        self._queue.put_back(m, self._protocol.last_size)
 
-    def close(self) -> None:
-        self._sock.close()
-
-
-def wait_readable(sock: socket.socket, timeout: float | None) -> None:
-    """Return when sock can be read; TimeoutError after `timeout` seconds."""
-    if sys.platform == "win32":
-        # Ctrl-C does not end a select there: look up between slices
-        deadline = None if timeout is None else time.monotonic() + timeout
-        while True:
-            left = 0.2 if deadline is None else min(0.2, deadline - time.monotonic())
-            if select.select([sock], [], [], max(left, 0))[0]:
-                return
-            if deadline is not None and time.monotonic() >= deadline:
-                raise TimeoutError
-    poll = select.poll()
-    poll.register(sock, select.POLLIN)
-    if not poll.poll(None if timeout is None else max(0, timeout) * 1000):
-        raise TimeoutError
+    def no(self, wanted: Any, timeout: float | None) -> TimeoutError:
+        """The error that says what came instead."""
+        seen = sorted({f"{m.type_name} {m.device_name!r}" for m in self._queue.items()})
+        return TimeoutError(f"no {wanted} within {timeout} s; seen: {', '.join(seen) or 'nothing'}")
 
 
 class Link:
@@ -100,23 +82,36 @@ class Link:
     Iterating yields messages until the peer closes cleanly. Use as a context manager, or close().
 
     Attributes:
-        stats: counters, see `igtl.protocol.Stats`.
         peer: address of the other end.
         local: address of this end.
+        close_reason: why the link is over; None while it is not.
     """
 
     def __init__(
-        self, transport: Transport, protocol: Protocol, *, peer: Any = None, local: Any = None
+        self,
+        transport: Transport,
+        protocol: Protocol,
+        *,
+        local: Any = None,
+        read_timeout: float | None = None,
+        inbox: Inbox | None = None,
+        ends_quietly: bool = False,
     ) -> None:
         self._transport = transport
         self._protocol = protocol
-        self._pending: deque[Message] = deque()
+        self._inbox = inbox or Inbox(protocol)
+        self._read_timeout = read_timeout
+        self._ends_quietly = ends_quietly
         self._sending = threading.Lock()
         self._receiving = threading.Lock()
         self._closed = False
-        self._ended: ConnectionClosed | None = None
-        self.peer = peer
+        self.close_reason: Exception | None = None
         self.local = local
+
+    @property
+    def peer(self) -> Any:
+        """Address of the other end."""
+        return self._protocol.peer
 
     @property
     def stats(self) -> Stats:
@@ -128,20 +123,30 @@ class Link:
         """Header version of what is sent now."""
         return self._protocol.version
 
-    def send(self, message: Message, *, crc: bool = True) -> None:
+    # -- sending
+
+    def send(self, message: Message | Frame, *, crc: bool = True) -> None:
         """Send one message; returns when the system has taken all of it. Pixels are not copied.
 
         Args:
+            message: a Frame (see `frames`) is sent on as it came.
             crc: False writes 0 in its place.
 
         Raises:
             EncodeError: the message cannot be sent; the link is as before.
             ConnectionClosed: the link is over.
+            TimeoutError: the peer took nothing for the link's write_timeout. The link ends, since
+                half of the message may be out.
         """
         with self._sending:
             self._write(self._protocol.send(message, crc=crc))
 
-    def _write(self, parts: list[bytes | memoryview]) -> None:
+    def send_hello(self) -> None:
+        """Offer header version 2, see `connect`."""
+        with self._sending:
+            self._write(self._protocol.hello())
+
+    def _write(self, parts: Parts) -> None:
         if self._closed:
             raise ConnectionClosed("this link was closed")
         try:
@@ -152,8 +157,10 @@ class Link:
             if self._closed and isinstance(error, OSError):  # by another thread
                 raise ConnectionClosed("this link was closed") from error
             # perhaps cut in the middle of a message: whatever followed would be out of step
-            self.close()
+            self._close(linger=False)
             raise
+
+    # -- receiving
 
     @overload
     def recv(self, *, timeout: float | None = None) -> Message: ...
@@ -167,7 +174,7 @@ class Link:
         Args:
             kind: a message class.
             name: device name, with the wildcards * and ?.
-            timeout: seconds, or None to wait for ever.
+            timeout: seconds. None: the link's read_timeout.
 
         Raises:
             TimeoutError: nothing came in time; the text lists what was seen meanwhile.
@@ -176,105 +183,70 @@ class Link:
                 MessageTooLarge, which closes the link).
             RuntimeError: another thread is receiving.
         """
-        if not self._receiving.acquire(blocking=False):
-            raise RuntimeError("another thread is receiving on this link")
+        self._claim()
         try:
-            return self._recv(lambda m: isinstance(m, kind) and fnmatchcase(m.device_name, name),
-                              timeout, f"{kind.__name__} {name!r}")  # fmt: skip
+            return self._recv(Selection(kind, name), timeout)
         finally:
             self._receiving.release()
 
-    def _recv(self, wanted: Any, timeout: float | None, what: str) -> Message:
-        for k, message in enumerate(self._pending):
-            if wanted(message):
-                del self._pending[k]
-                return message
+    def _claim(self) -> None:
+        if not self._receiving.acquire(blocking=False):
+            raise RuntimeError("another thread is receiving on this link")
+
+    def _recv(self, wanted: Wanted, timeout: float | None) -> Message:
+        message = self._inbox.take(wanted)
+        if message is not None:
+            return message
+        if timeout is None:
+            timeout = self._read_timeout
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
             try:
-                message = self._next(deadline)
+                message = self._next(self._protocol.next_message, deadline)
             except TimeoutError:
-                seen = sorted({f"{m.type_name} {m.device_name!r}" for m in self._pending})
-                raise TimeoutError(
-                    f"no {what} within {timeout} s; seen: {', '.join(seen) or 'nothing'}"
-                ) from None
-            if wanted(message):
+                raise self._inbox.no(wanted, timeout) from None
+            if wanted.matches(message):
                 return message
-            if len(self._pending) >= _MAX_PENDING:
-                self._pending.popleft()
-                self.stats.dropped += 1
-            self._pending.append(message)
+            self._inbox.put(message)
 
-    def _next(self, deadline: float | None) -> Message:
-        """The next message off the wire."""
+    def _next(self, take: Callable[[], T | None], deadline: float | None) -> T:
+        """What `take` finds in the protocol, as soon as it finds something."""
         while True:
             try:
-                if (message := self._protocol.next_message()) is not None:
-                    return message
-            except MessageTooLarge:
-                self._end(ConnectionClosed("the framing was lost", clean=False))
+                if (found := take()) is not None:
+                    return found
+            except MessageTooLarge as error:
+                self.close_reason = self.close_reason or error
                 self._transport.shutdown()
                 raise
-            if self._ended is None and self._closed:
-                self._end(ConnectionClosed("this link was closed"))
-            if self._ended is not None:
-                raise self._ended
+            if self.close_reason is None and self._closed:
+                self.close_reason = ConnectionClosed("this link was closed")
+            if self.close_reason is not None:
+                raise self.close_reason
             left = None if deadline is None else deadline - time.monotonic()
             try:
                 n = self._transport.recv_into(self._protocol.get_buffer(), left)
-            except TimeoutError:
+            except TimeoutError as error:
+                if error.errno is not None:  # keep-alive probes found nobody: not a deadline
+                    raise self._end(f"{self.peer}: {error}", clean=False) from error
                 raise
             except (OSError, ValueError) as error:  # ValueError: polled a closed socket
                 if self._closed:
-                    raise self._end(ConnectionClosed("this link was closed")) from None
+                    raise self._end("this link was closed", clean=True) from None
                 if not isinstance(error, ConnectionError):
+                    self.close_reason = error
                     raise
-                raise self._end(ConnectionClosed(f"{self.peer}: {error}", clean=False)) from error
+                raise self._end(f"{self.peer}: {error}", clean=False) from error
             if n == 0:
                 clean = self._closed or self._protocol.at_boundary
                 how = "closed" if clean else "closed in the middle of a message"
-                raise self._end(ConnectionClosed(f"{self.peer} {how}", clean=clean))
+                raise self._end(f"{self.peer} {how}", clean=clean)
             self._protocol.received(n)
 
-    def _end(self, reason: ConnectionClosed) -> ConnectionClosed:
-        self._ended = reason
-        return reason
-
-    def query(self, request: Get[M], *, timeout: float | None = None) -> M | NoData:
-        """Ask for one message and wait for it; what else comes stays queued.
-
-        Args:
-            request: for example GetImage(device_name="CT"). An empty name accepts any.
-            timeout: seconds, or None to wait for ever.
-
-        Returns:
-            The answer; NoData if the peer has none (an empty answer, or STATUS "not found").
-
-        Raises:
-            TimeoutError, ConnectionClosed: see recv.
-        """
-        answer = type(request).answer
-        name = request.device_name
-
-        def answers(m: Message) -> bool:
-            if name and m.device_name not in (name, ""):
-                return False
-            if isinstance(m, Status) and answer is not Status:
-                return m.code == StatusCode.NOT_FOUND
-            return isinstance(m, answer) or (
-                isinstance(m, NoData) and m.type_name == answer.type_name
-            )
-
-        if not self._receiving.acquire(blocking=False):
-            raise RuntimeError("another thread is receiving on this link")
-        try:
-            self.send(request)
-            reply = self._recv(answers, timeout, f"answer to {request.type_name} {name!r}")
-        finally:
-            self._receiving.release()
-        if isinstance(reply, Status) and answer is not Status:
-            return NoData(answer.type_name, device_name=name)
-        return reply  # type: ignore[return-value]
+    def _end(self, reason: str, *, clean: bool) -> ConnectionClosed:
+        closed = ConnectionClosed(reason, clean=clean)
+        self.close_reason = closed
+        return closed
 
     def __iter__(self) -> Self:
         return self
@@ -282,16 +254,176 @@ class Link:
     def __next__(self) -> Message:
         try:
             return self.recv()
-        except ConnectionClosed as closed:
-            if closed.clean:
+        except (ConnectionClosed, MessageTooLarge) as error:
+            if self._ends_quietly or (isinstance(error, ConnectionClosed) and error.clean):
                 raise StopIteration from None
             raise
 
+    def recv_frame(self, *, timeout: float | None = None) -> Frame:
+        """The next message as it came, for relays and recorders: undecoded, its CRC unchecked.
+        Messages that `recv` has queued are not among them.
+
+        Raises:
+            as recv.
+        """
+        self._claim()
+        try:
+            timeout = self._read_timeout if timeout is None else timeout
+            deadline = None if timeout is None else time.monotonic() + timeout
+            return self._next(self._protocol.next_frame, deadline)
+        except TimeoutError:
+            raise TimeoutError(f"no message within {timeout} s") from None
+        finally:
+            self._receiving.release()
+
+    def frames(self) -> Iterator[Frame]:
+        """All messages as they come, until the peer closes cleanly; see recv_frame."""
+        while True:
+            try:
+                frame = self.recv_frame()
+            except ConnectionClosed as closed:
+                if closed.clean or self._ends_quietly:
+                    return
+                raise
+            yield frame
+
+    # -- requests
+
+    def query(self, request: Get[M], *, timeout: float | None = None) -> M | NoData:
+        """Ask for one message and wait for it; what else comes stays queued.
+
+        Args:
+            request: for example GetImage(device_name="CT"). An empty name accepts any.
+            timeout: seconds. None: the link's read_timeout.
+
+        Returns:
+            The answer; NoData if the peer has none (an empty answer, or STATUS "not found").
+
+        Raises:
+            CommandFailed: the peer answered with another error.
+            TimeoutError, ConnectionClosed: see recv.
+        """
+        exchange = Exchange(request)
+        answer: M | NoData = exchange.result(self._ask(exchange, timeout))
+        return answer
+
+    def command(
+        self, name: str, text: str = "", *, device_name: str = "", timeout: float | None = 5.0
+    ) -> CommandReply:
+        """Send a COMMAND with an id of its own and wait for the reply with that id.
+
+        Args:
+            name: at most 128 bytes.
+            text: usually XML.
+            timeout: seconds.
+
+        Raises:
+            CommandFailed: the reply says so (in its metadata or XML); it is in `.reply`.
+            TimeoutError, ConnectionClosed: see recv.
+        """
+        return self.ask(new_command(name, text, device_name), timeout=timeout)
+
+    def ask(self, command: Command, *, timeout: float | None = 5.0) -> CommandReply:
+        """As `command`, for a Command that the caller has made."""
+        exchange = Exchange(command)
+        reply: CommandReply = exchange.result(self._ask(exchange, timeout))
+        return reply
+
+    def _ask(self, exchange: Exchange, timeout: float | None) -> Message:
+        self._claim()
+        try:
+            self.send(exchange.request)
+            return self._recv(exchange, timeout)
+        finally:
+            self._receiving.release()
+
+    @contextlib.contextmanager
+    def stream(self, start: Start[M], *, timeout: float | None = 5.0) -> Iterator[StreamReader[M]]:
+        """Ask for a stream, and end it in any case:
+
+            with link.stream(StartTrackingData(resolution_ms=20)) as frames:
+                for tracking_data in frames: ...
+
+        Other messages stay queued. A peer that sends no RTS_ but the stream at once is understood.
+
+        Args:
+            start: what to send; a device name in it selects that stream.
+            timeout: seconds to wait for the answer.
+
+        Raises:
+            CommandFailed: the peer refused (RTS_ with status 1, or an error STATUS).
+            TimeoutError: no answer. STP_ is sent all the same.
+            ConnectionClosed: see recv.
+        """
+        exchange = Exchange(start)
+        acknowledged = refused = False
+        try:
+            reply = self._ask(exchange, timeout)
+            acknowledged = isinstance(reply, Ready)
+            if isinstance(reply, type(start).answer):
+                self._inbox.put_back(reply)
+            else:
+                refused = True
+                exchange.result(reply)
+                refused = False
+            yield StreamReader(self, start)
+        finally:
+            if not refused:
+                with contextlib.suppress(ConnectionClosed, OSError):
+                    self._stop(start, acknowledged)
+
+    def _stop(self, start: Start[Any], acknowledged: bool) -> None:
+        stop = Exchange(stop_for(start))
+        if not acknowledged:  # it will not acknowledge this either
+            self.send(stop.request)
+            return
+        with contextlib.suppress(TimeoutError):
+            reply = self._ask(_Stopped(start, stop), 1.0)
+            while not stop.matches(reply):  # what was on its way
+                self.stats.count_dropped(_core.stream_head(reply), "after_stop")
+                self._claim()
+                try:
+                    reply = self._recv(_Stopped(start, stop), 1.0)
+                finally:
+                    self._receiving.release()
+
+    def sync(
+        self,
+        *streams: tuple[type[Message], str],
+        tolerance: float,
+        method: Method = "nearest",
+    ) -> SyncReader:
+        """Iterate over messages that belong to the same instant; see `igtl.pairing.Pairing`.
+
+            for image, probe in link.sync(
+                (Image, "Image_Reference"), (Transform, "ProbeToReference"), tolerance=0.005
+            ): ...
+
+        Args:
+            streams: (class, device name) each. The first leads: for each of its messages the
+                sample of the others that is nearest in time. A time stamp of 0 counts as the
+                arrival.
+            tolerance: seconds between them at most. A message waits so long for a later sample.
+            method: "interpolate" puts a rigid TRANSFORM between its neighbours by slerp.
+        """
+        return SyncReader(self, Pairing([Selection(*s) for s in streams], tolerance, method))
+
+    # -- end
+
     def close(self) -> None:
-        """End the link; a recv that waits in another thread raises ConnectionClosed."""
+        """End the link; a recv or send that waits in another thread raises ConnectionClosed.
+
+        What was sent is on its way to the peer: if its system has not taken it all, this waits
+        for it, at most one second.
+        """
+        self._close(linger=not self._sending.locked())
+
+    def _close(self, *, linger: bool) -> None:
         if self._closed:
             return
         self._closed = True
+        if linger:
+            self._transport.finish()
         self._transport.shutdown()
         # give the descriptor back only when nobody is in recv with it any more
         held = self._receiving.acquire(timeout=1)
@@ -309,79 +441,202 @@ class Link:
         return f"<Link to {self.peer} {self.stats}>"
 
 
+class _Stopped(Exchange):
+    """STP_ is on its way: its answer, and what the stream still sends."""
+
+    def __init__(self, start: Start[Any], stop: Exchange) -> None:
+        super().__init__(stop.request)
+        self._start = start
+
+    def matches(self, m: Message) -> bool:
+        return super().matches(m) or part_of_stream(self._start, m)
+
+
+class StreamReader(Generic[M]):
+    """The messages of one stream; see Link.stream."""
+
+    def __init__(self, link: Link, start: Start[M]) -> None:
+        self._link = link
+        self._start = start
+
+    def matches(self, m: Message) -> bool:
+        """Whether m belongs to the stream."""
+        return part_of_stream(self._start, m)
+
+    def __str__(self) -> str:
+        return f"{type(self._start).answer.__name__} of the stream"
+
+    def recv(self, *, timeout: float | None = None) -> M:
+        """The next message of the stream; see Link.recv."""
+        self._link._claim()
+        try:
+            return self._link._recv(self, timeout)  # type: ignore[return-value]
+        finally:
+            self._link._receiving.release()
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> M:
+        return self.recv()
+
+
+class SyncReader:
+    """Iterator over messages of the same instant; see Link.sync.
+
+    Attributes:
+        unmatched: messages without a partner so far, by their selection.
+    """
+
+    def __init__(self, link: Link, pairing: Pairing) -> None:
+        self._link = link
+        self._pairing = pairing
+        self.unmatched = pairing.unmatched
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> tuple[Any, ...]:
+        while True:
+            now = time.monotonic()
+            if (found := self._pairing.next(now)) is not None:
+                return found
+            due = self._pairing.due()
+            self._link._claim()
+            try:
+                message = self._link._recv(self._pairing, None if due is None else due - now)
+            except TimeoutError:
+                if due is None:  # the link's own read_timeout
+                    raise
+                continue
+            except ConnectionClosed as closed:
+                if (found := self._pairing.next(float("inf"))) is not None:
+                    return found
+                if closed.clean or self._link._ends_quietly:
+                    raise StopIteration from None
+                raise
+            finally:
+                self._link._receiving.release()
+            self._pairing.add(message, time.monotonic())
+
+
 def connect(
     host: str = "localhost",
     port: int = PORT,
     *,
     open_timeout: float | None = 10.0,
+    read_timeout: float | None = None,
+    write_timeout: float | None = None,
+    keepalive: float | None = 60.0,
+    ssl: SSLContext | None = None,
+    server_hostname: str | None = None,
     version: Version = "auto",
     hello: bool = False,
     max_size: int = MAX_SIZE,
     crc: CRCPolicy = "verify",
     on_error: OnError = "raise",
     cut_names: bool = False,
+    inbox_policy: InboxPolicy = "drop_oldest",
+    inbox_messages: int = MAX_WAITING,
+    inbox_bytes: int = MAX_WAITING_BYTES,
+    ends_quietly: bool = False,
 ) -> Link:
     """Connect to a server.
 
     Args:
         host, port: default localhost, 18944.
-        open_timeout: seconds to connect; None waits as long as the system does.
+        open_timeout: seconds to connect, TLS included; None waits as long as the system does.
+        read_timeout: seconds that recv and iteration wait; default for ever.
+        write_timeout: seconds in which the peer must take something while there is something to
+            send; default for ever.
+        keepalive: seconds after which a silently vanished peer is noticed (TCP keep-alive);
+            None: as the system does. Default 60.
+        ssl: a context makes it TLS, see `igtl.tls.client`.
+        server_hostname: name in the server's certificate; default: host.
         version: header version written: "auto" (1 until the peer has sent 2), 1 or 2.
         hello: send a version 2 STATUS first, which PLUS, 3D Slicer and other igtl ends answer
             with version 2. Not for libraries that know version 1 only: they lose step.
         max_size, crc, on_error, cut_names: see `igtl.Protocol`.
+        inbox_policy, inbox_messages, inbox_bytes: what selective `recv` leaves is queued, by
+            default up to 10,000 messages and 1 GiB, and then "drop_oldest", "drop_newest", or
+            "latest" (the newest of each stream only); see `stats.dropped`.
+        ends_quietly: iteration ends on any disconnect, see `Link.close_reason`.
 
     Raises:
         OSError: no connection (ConnectionRefusedError, socket.gaierror, TimeoutError, …).
+        ssl.SSLError: a check of TLS failed; the text says which.
     """
     protocol = Protocol(
         max_size=max_size, crc=crc, on_error=on_error, version=version, cut_names=cut_names
     )
+    inbox = Inbox(protocol, inbox_policy, inbox_messages, inbox_bytes)
+    start = time.monotonic()
     sock = socket.create_connection((host, port), timeout=open_timeout)
-    link = link_over(sock, protocol)
-    if hello:
-        link._write(protocol.hello())
+    try:
+        tune(sock, keepalive)
+        transport: Transport
+        if ssl is None:
+            transport = SocketTransport(sock, write_timeout=write_timeout)
+        else:
+            from igtl.tls import TLSTransport
+
+            left = None if open_timeout is None else start + open_timeout - time.monotonic()
+            transport = TLSTransport(
+                sock, ssl, server_side=False, server_hostname=server_hostname or host,
+                handshake_timeout=left, write_timeout=write_timeout,
+            )  # fmt: skip
+            transport.handshake()
+        protocol.peer = sock.getpeername()[:2]
+        link = Link(
+            transport, protocol, local=sock.getsockname()[:2], read_timeout=read_timeout,
+            inbox=inbox, ends_quietly=ends_quietly,
+        )  # fmt: skip
+        if hello:
+            link.send_hello()
+    except BaseException:
+        sock.close()
+        raise
     return link
 
 
-def link_over(sock: socket.socket, protocol: Protocol) -> Link:
-    """A Link over a connected socket, which it owns from now on."""
-    protocol.peer = sock.getpeername()[:2]
-    return Link(SocketTransport(sock), protocol, peer=protocol.peer, local=sock.getsockname()[:2])
+class Listener:
+    """A listening socket that hands out a Link for each client; see `listen`.
 
-
-class Server:
-    """A listening socket that hands out a Link for each client.
-
-    Iterating yields links as clients come, until the server is closed.
+    Iterating yields links as clients come, until it is closed.
 
     Attributes:
         host, port: where it listens.
     """
 
-    def __init__(self, sock: socket.socket, settings: dict[str, Any]) -> None:
+    def __init__(self, sock: socket.socket, linked: Callable[[socket.socket], Link]) -> None:
         self._sock = sock
-        self._settings = settings
+        self._linked = linked
+        self._readable = Waiter(sock)
         self._closed = False
         self.host, self.port = sock.getsockname()[:2]
 
     def accept(self, *, timeout: float | None = None) -> Link:
-        """Wait for the next client.
+        """Wait for the next client. With TLS, its handshake takes place at the first recv or
+        send, so that one that hangs does not keep the others waiting.
 
         Raises:
             TimeoutError: none came within `timeout` seconds.
-            ConnectionClosed: the server was closed.
+            ConnectionClosed: the listener was closed.
         """
-        try:
-            wait_readable(self._sock, timeout)
-            sock, _ = self._sock.accept()
-        except TimeoutError:
-            raise TimeoutError(f"no client within {timeout} s") from None
-        except (OSError, ValueError) as error:
-            if self._closed:
-                raise ConnectionClosed("this server was closed") from error
-            raise
-        return link_over(sock, Protocol(**self._settings))
+        while True:
+            try:
+                self._readable(timeout)
+                sock, _ = self._sock.accept()
+            except TimeoutError:
+                raise TimeoutError(f"no client within {timeout} s") from None
+            except (OSError, ValueError) as error:
+                if self._closed:
+                    raise ConnectionClosed("this listener was closed") from error
+                raise
+            try:
+                return self._linked(sock)
+            except OSError:  # gone already
+                sock.close()
 
     def __iter__(self) -> Iterator[Link]:
         while True:
@@ -405,32 +660,53 @@ class Server:
         self.close()
 
 
-def serve(
+def listen(
     host: str = "127.0.0.1",
     port: int = PORT,
     *,
+    read_timeout: float | None = None,
+    write_timeout: float | None = None,
+    keepalive: float | None = 60.0,
+    ssl: SSLContext | None = None,
     version: Version = "auto",
     max_size: int = MAX_SIZE,
     crc: CRCPolicy = "verify",
     on_error: OnError = "skip",
     cut_names: bool = False,
-) -> Server:
-    """Listen for clients.
+) -> Listener:
+    """Listen for clients, and treat each as a Link of your own: for a program that serves one
+    peer, or a thread a client. `igtl.serve` serves many.
 
     Args:
         host: address to listen on; default loopback only, "0.0.0.0" for everybody.
         port: default 18944; 0 takes a free one.
+        ssl: a context makes it TLS, see `igtl.tls.server`.
+        read_timeout, write_timeout, keepalive: see `connect`.
         version, max_size, crc, on_error, cut_names: see `igtl.Protocol`; here bad messages are
             skipped and counted by default.
 
     Raises:
         OSError: the address cannot be used.
     """
-    settings: dict[str, Any] = {
-        "version": version, "max_size": max_size, "crc": crc, "on_error": on_error,
-        "cut_names": cut_names,
-    }  # fmt: skip
-    Protocol(**settings)  # wrong settings show here, not at the first client
+
+    def new_protocol() -> Protocol:
+        return Protocol(
+            max_size=max_size, crc=crc, on_error=on_error, version=version, cut_names=cut_names
+        )
+
+    def linked(sock: socket.socket) -> Link:
+        protocol = new_protocol()
+        protocol.peer = sock.getpeername()[:2]
+        tune(sock, keepalive)
+        transport: Transport
+        if ssl is None:
+            transport = SocketTransport(sock, write_timeout=write_timeout)
+        else:
+            from igtl.tls import TLSTransport
+
+            transport = TLSTransport(sock, ssl, server_side=True, write_timeout=write_timeout)
+        return Link(transport, protocol, local=sock.getsockname()[:2], read_timeout=read_timeout)
+
+    new_protocol()  # wrong settings show here, not at the first client
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    sock = socket.create_server((host, port), family=family)
-    return Server(sock, settings)
+    return Listener(socket.create_server((host, port), family=family), linked)

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.processes
 
 @pytest.fixture
 def server() -> Iterator[igtl.Server]:
-    with igtl.serve(port=0) as s:
+    with igtl.listen(port=0) as s:
         yield s
 
 
@@ -117,7 +117,7 @@ def test_dump_ends_on_ctrl_c_while_it_waits(server: igtl.Server) -> None:
 
 
 def test_dump_without_a_server() -> None:
-    with igtl.serve(port=0) as s:
+    with igtl.listen(port=0) as s:
         port = s.port
     done = dump(f"127.0.0.1:{port}")
     assert done.returncode == 1

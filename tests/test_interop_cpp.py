@@ -269,7 +269,7 @@ def test_receive_server(programs: Path) -> None:
 
 
 def test_receive_client(programs: Path) -> None:
-    with igtl.serve(port=0) as server:
+    with igtl.listen(port=0) as server:
         with running(programs / "ReceiveClient", "127.0.0.1", server.port) as text:
             with server.accept(timeout=10) as link:
                 for message in sample_messages():
@@ -282,7 +282,7 @@ def test_receive_client(programs: Path) -> None:
 
 @pytest.fixture
 def reflector(programs: Path) -> Iterator[igtl.Link]:
-    with igtl.serve(port=0, version=1) as server:
+    with igtl.listen(port=0, version=1) as server:
         with running(programs / "reflect", "127.0.0.1", server.port):
             with server.accept(timeout=10) as link:
                 yield link

@@ -19,8 +19,10 @@ LAYERS = [
     "_core",
     "metadata units show elements message",
     "messages.general messages.geometry messages.imaging messages.tracking messages.queries",
-    "rtp",
-    "protocol",
+    "rtp log",
+    "protocol queues",
+    "exchange pairing",
+    "sockets datagrams tls",
     "sync memory udp",
     "rate simulate",
     "__init__",
@@ -145,7 +147,7 @@ def work():
     p = igtl.Protocol()
     p.receive_data(b''.join(wires))
     list(p.messages())
-    with igtl.serve(port=0) as s, igtl.connect(port=s.port) as a, s.accept() as b:
+    with igtl.listen(port=0) as s, igtl.connect(port=s.port) as a, s.accept() as b:
         a.send(igtl.Image(np.zeros((1, 300, 300), np.uint8)))
         b.recv(timeout=5)
 def state():

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import struct
 
+import numpy as np
+
 import igtl
 
 
@@ -27,3 +29,10 @@ def extended(
     mh = len(head) if mh is None else mh
     ms = len(data) if ms is None else ms
     return struct.pack(">HHII", ext, mh, ms, 1) + content + head + data
+
+
+def transform(name: str = "Probe", x: float = 1.0) -> igtl.Transform:
+    """A TRANSFORM that shows which one it is."""
+    m = np.eye(4)
+    m[0, 3] = x
+    return igtl.Transform(m, device_name=name)

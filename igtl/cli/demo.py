@@ -41,7 +41,7 @@ def run_devices(control: Any, udp_address: tuple[str, int]) -> None:
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the other process
     tracker, imager = Tracker(), Imager()
-    with igtl.serve(port=0, version=2) as server, igtl.udp.Sender(*udp_address) as out:
+    with igtl.listen(port=0, version=2) as server, igtl.udp.Sender(*udp_address) as out:
         control.send(server.port)
         with server.accept(timeout=30) as link:
             streams = {

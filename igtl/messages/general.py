@@ -106,7 +106,7 @@ class String(Message, type_name="STRING"):
         encoding: IANA MIBenum. Default: 3 (US-ASCII) for ASCII, else 106 (UTF-8).
     """
 
-    encoding: int | None = mib(kw_only=True)
+    encoding: int | None = mib(default=None, kw_only=True)
     _length: int = size_of("string", u16)
     string: str = string("_length", "encoding")
 
@@ -348,7 +348,7 @@ class Command(Message, type_name="COMMAND", prefers_v2=True):
 
     command_id: int = u32()
     name: str = text(128)
-    encoding: int | None = mib(kw_only=True)
+    encoding: int | None = mib(default=None, kw_only=True)
     _length: int = size_of("text", u32)
     text: str = string("_length", "encoding", default="")
 
@@ -358,7 +358,7 @@ class CommandReply(Message, type_name="RTS_COMMAND", prefers_v2=True):
 
     command_id: int = u32()
     name: str = text(128)
-    encoding: int | None = mib(kw_only=True)
+    encoding: int | None = mib(default=None, kw_only=True)
     _length: int = size_of("text", u32)
     text: str = string("_length", "encoding", default="")
 

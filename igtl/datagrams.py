@@ -1,0 +1,358 @@
+"""What UDP senders and receivers share, blocking or not: sockets, and datagrams to messages.
+
+A message is one datagram of up to 65,507 bytes; a larger one goes through the RTP wrapper of the
+official library (docs/protocol.md 10.3), and is put together again here, bounded in memory and
+time. Nothing recovers what the network loses, doubles or reorders; it is counted.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import struct
+import sys
+import time
+from collections import OrderedDict
+from ipaddress import ip_address
+from typing import Any, Self
+
+from igtl import rtp
+from igtl._core import Frame, Stats, stream_head
+from igtl.errors import BodyError, MessageTooLarge, ProtocolError
+from igtl.log import log
+from igtl.message import CRCPolicy, Message, unpack
+from igtl.protocol import PORT, OnError
+from igtl.sockets import Waiter
+
+MAX_DATAGRAM = 65507
+MAX_SIZE = 64 << 20
+_SO_TIMESTAMPNS = 35  # Linux; the socket module has no name for it
+_ANCILLARY = socket.CMSG_SPACE(16) if hasattr(socket, "CMSG_SPACE") else 0
+_SOURCES = 256  # senders whose order is watched
+_WINDOW = 1024  # numbers back to which a late packet is told from a double one
+_RECEIVE_BUFFER = 4 << 20
+
+
+def _interface_v6(name: str | None) -> int:
+    return 0 if name is None else int(name) if name.isdecimal() else socket.if_nametoindex(name)
+
+
+class Socket:
+    """A UDP socket and its counters.
+
+    Attributes:
+        stats: messages, bytes, errors; see `igtl.Stats`.
+    """
+
+    _sock: socket.socket
+
+    def __init__(self) -> None:
+        self.stats = Stats()
+        self._closed = False
+
+    def close(self) -> None:
+        """Give the socket back."""
+        self._closed = True
+        self._sock.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+class Outgoing(Socket):
+    """The sending side.
+
+    Args:
+        host, port: where to: a host, a multicast group, or with `broadcast` a broadcast address.
+        interface: for multicast: the local address (IPv4), or the name or number of the
+            interface (IPv6). Default: the system's choice.
+        ttl: for multicast: how many routers it may pass; default 1, this network only.
+        payload_length: bytes of a datagram behind its RTP header, for messages over 65,507 bytes.
+
+    Attributes:
+        address: of the receiver.
+    """
+
+    def __init__(
+        self,
+        host: str,
+        port: int = PORT,
+        *,
+        interface: str | None = None,
+        ttl: int = 1,
+        broadcast: bool = False,
+        payload_length: int = rtp.PAYLOAD_LENGTH,
+    ) -> None:
+        super().__init__()
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[0]
+        self.address: Any = address
+        self._payload_length = payload_length
+        self._ssrc = int.from_bytes(os.urandom(4), "big")
+        self._sequence = 0
+        self._sock = socket.socket(family, socket.SOCK_DGRAM)
+        try:
+            if broadcast:
+                self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+            if ip_address(str(address[0]).partition("%")[0]).is_multicast:
+                self._choose_interface(family, interface, ttl)
+        except BaseException:
+            self._sock.close()
+            raise
+
+    def _choose_interface(self, family: int, interface: str | None, ttl: int) -> None:
+        if family == socket.AF_INET6:
+            number = _interface_v6(interface)
+            self._sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, ttl)
+            self._sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF, number)
+            return
+        self._sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, ttl)
+        if interface is not None:
+            number4 = socket.inet_aton(interface)
+            self._sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, number4)
+
+    def _datagrams(self, message: Message | Frame, crc: bool) -> list[bytes]:
+        """What to send for one message; counted as sent."""
+        if isinstance(message, Frame):
+            wire = bytes(message.data)
+        else:
+            wire = message.pack(crc=crc)
+            if len(wire) > MAX_DATAGRAM and wire[1] != 2:
+                wire = message.pack(crc=crc, version=2)  # all that fits the RTP wrapper
+        if len(wire) <= MAX_DATAGRAM:
+            packets = [wire]
+        else:
+            packets = rtp.split(
+                wire, sequence=self._sequence, time=int(time.time() * 100), ssrc=self._ssrc,
+                payload_length=self._payload_length,
+            )  # fmt: skip
+            self._sequence = (self._sequence + len(packets)) & 0xFFFF
+        self.stats.count_sent(wire, len(wire))
+        return packets
+
+
+class _Order:
+    """Sequence numbers of one RTP source."""
+
+    def __init__(self, number: int) -> None:
+        self.next = number
+        self.missing: OrderedDict[int, None] = OrderedDict()
+
+
+class _Partial:
+    """A message of which some packets have come."""
+
+    def __init__(self, since: float) -> None:
+        self.since = since
+        self.packets: dict[int, rtp.Packet] = {}
+        self.bytes = 0
+        self.total: int | None = None  # packets, known from the last one
+
+
+class Incoming(Socket):
+    """The receiving side.
+
+    Args:
+        port: default 18944; 0 takes a free one, see `port`.
+        host: address to listen on, default loopback only; "0.0.0.0" for everybody.
+        group: multicast group to join, instead of `host`.
+        interface: for `group`: the local address (IPv4), or the name or number of the interface
+            (IPv6), to join on. Default: the system's choice.
+        crc: see `igtl.unpack`.
+        on_error: "skip" (default) counts datagrams that are no message, "raise" raises.
+        max_size: bytes of messages that are being put together of RTP packets, all in all;
+            default 64 MiB. The oldest are given up, and counted as dropped ("incomplete").
+        reassembly_timeout: seconds after which a message with missing packets is given up.
+
+    Attributes:
+        host, port: where it listens.
+        gaps: RTP packets that never came.
+        reordered: datagrams that came behind a later one, by their RTP number, or by the time
+            stamp of their message within its stream.
+        duplicates: datagrams that came again.
+    """
+
+    def __init__(
+        self,
+        port: int = PORT,
+        host: str = "127.0.0.1",
+        *,
+        group: str | None = None,
+        interface: str | None = None,
+        crc: CRCPolicy = "verify",
+        on_error: OnError = "skip",
+        max_size: int = MAX_SIZE,
+        reassembly_timeout: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self._crc: CRCPolicy = crc
+        self._on_error = on_error
+        self._max_size = max_size
+        self._reassembly_timeout = reassembly_timeout
+        self.gaps = self.reordered = self.duplicates = 0
+        self._orders: OrderedDict[Any, _Order] = OrderedDict()
+        self._stamps: OrderedDict[Any, tuple[int, int]] = OrderedDict()
+        self._partial: OrderedDict[Any, _Partial] = OrderedDict()
+        self._partial_bytes = 0
+        address = group or host
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        self._sock = socket.socket(family, socket.SOCK_DGRAM)
+        try:
+            if group is not None:
+                self._join(family, group, interface, port)
+            else:
+                self._sock.bind((host, port))
+            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
+            self._stamped = sys.platform == "linux" and struct.calcsize("P") == 8
+            if self._stamped:
+                self._sock.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
+        except BaseException:
+            self._sock.close()
+            raise
+        self._readable = Waiter(self._sock)
+        self.host, self.port = self._sock.getsockname()[:2]
+
+    def _join(self, family: int, group: str, interface: str | None, port: int) -> None:
+        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # several may listen
+        # bound to the group, so that nothing else on this port comes in; Windows cannot do that
+        here = "" if sys.platform == "win32" else group
+        if family == socket.AF_INET6:
+            number = _interface_v6(interface)
+            self._sock.bind((here, port, 0, number))
+            wanted = socket.inet_pton(family, group) + struct.pack("@I", number)
+            self._sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_JOIN_GROUP, wanted)
+        else:
+            self._sock.bind((here, port))
+            wanted = socket.inet_aton(group) + socket.inet_aton(interface or "0.0.0.0")
+            self._sock.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, wanted)
+
+    def _receive(self) -> tuple[bytes, Any, float | None]:
+        """One datagram, its sender, and when the kernel got it (seconds since 1970)."""
+        if not self._stamped:
+            data, address = self._sock.recvfrom(MAX_DATAGRAM + 1)
+            return data, address, None
+        data, ancillary, _, address = self._sock.recvmsg(MAX_DATAGRAM + 1, _ANCILLARY)
+        for level, kind, raw in ancillary:
+            if level == socket.SOL_SOCKET and kind == _SO_TIMESTAMPNS:
+                seconds, nanoseconds = struct.unpack("qq", raw)
+                return data, address, seconds + nanoseconds * 1e-9
+        return data, address, None
+
+    def _take(self, data: bytes, address: Any, stamp: float | None) -> Message | None:
+        """The message that this datagram is, or completes.
+
+        Raises:
+            ProtocolError: it is no message, with on_error="raise".
+        """
+        now = time.monotonic()
+        try:
+            wire: bytes | None = data
+            if data[:1] == b"\x80":
+                wire = self._put_together(rtp.parse(data), address, now)
+                if wire is None:
+                    return None
+            assert wire is not None
+            message = unpack(wire, crc=self._crc)
+        except ProtocolError as error:
+            self.stats.count_error(type(error).__name__)
+            log(logging.DEBUG, "bad datagram of %s: %s", address, error,
+                peer=address, size=len(data), cause=error)  # fmt: skip
+            if self._on_error == "raise":
+                raise
+            return None
+        message.peer = address
+        message.received = time.time()
+        message.received_monotonic = now
+        message.received_kernel = stamp
+        self.stats.count_received(wire, now)
+        if data is wire:
+            self._watch_stamp(message, address)
+        if message.crc_ok is False:
+            self.stats.errors["CRCError"] += 1
+        return message
+
+    # -- order
+
+    def _watch_stamp(self, message: Message, address: Any) -> None:
+        stamp = message.timestamp_raw
+        if not stamp:
+            return
+        key = address, stream_head(message)
+        newest, last_id = self._stamps.pop(key, (0, 0))
+        if newest and stamp < newest:
+            self.reordered += 1
+        elif stamp == newest and message.message_id == last_id:
+            self.duplicates += 1
+        self._stamps[key] = max(stamp, newest), message.message_id
+        if len(self._stamps) > 16 * _SOURCES:
+            self._stamps.popitem(last=False)
+
+    def _watch_number(self, packet: rtp.Packet, address: Any) -> None:
+        key = address, packet.ssrc
+        order = self._orders.pop(key, None) or _Order(packet.sequence)
+        self._orders[key] = order
+        if len(self._orders) > _SOURCES:
+            self._orders.popitem(last=False)
+        ahead = (packet.sequence - order.next) & 0xFFFF
+        if ahead < 0x8000:
+            self.gaps += ahead
+            for k in range(min(ahead, _WINDOW)):
+                order.missing[(packet.sequence - 1 - k) & 0xFFFF] = None
+            while len(order.missing) > _WINDOW:
+                order.missing.popitem(last=False)
+            order.next = (packet.sequence + 1) & 0xFFFF
+        elif packet.sequence in order.missing:
+            del order.missing[packet.sequence]
+            self.gaps -= 1
+            self.reordered += 1
+        else:
+            self.duplicates += 1
+
+    # -- messages of several datagrams
+
+    def _put_together(self, packet: rtp.Packet, address: Any, now: float) -> bytes | None:
+        self._watch_number(packet, address)
+        self._give_up(now)
+        size = 58 + int.from_bytes(packet.front[42:50], "big")
+        if size > self._max_size:
+            raise MessageTooLarge(size, self._max_size)
+        if packet.last and packet.fragment == 0:
+            return rtp.join([packet])
+        key = address, packet.key
+        partial = self._partial.setdefault(key, _Partial(now))
+        if packet.fragment in partial.packets:
+            return None
+        partial.packets[packet.fragment] = packet
+        partial.bytes += len(packet.data)
+        self._partial_bytes += len(packet.data)
+        if packet.last:
+            partial.total = packet.fragment + 1
+        if partial.bytes > size:
+            self._remove(key)
+            raise BodyError("rtp", "fragment", f"{partial.bytes} bytes of a message of {size}")
+        if len(partial.packets) == partial.total:
+            self._remove(key)
+            return rtp.join(partial.packets.values())
+        while self._partial_bytes > self._max_size:
+            self._drop(next(iter(self._partial)))
+        return None
+
+    def _give_up(self, now: float) -> None:
+        while self._partial:
+            key, partial = next(iter(self._partial.items()))
+            if now - partial.since < self._reassembly_timeout:
+                return
+            self._drop(key)
+
+    def _drop(self, key: Any) -> None:
+        partial = self._remove(key)
+        front = next(iter(partial.packets.values())).front
+        self.stats.count_dropped(front, "incomplete")
+
+    def _remove(self, key: Any) -> _Partial:
+        partial = self._partial.pop(key)
+        self._partial_bytes -= partial.bytes
+        return partial

@@ -1,0 +1,28 @@
+"""Log records with fields: `record.peer`, `.type`, `.device`, `.size`, `.cause`.
+
+Everything goes to the logger "igtl". What happens once a connection is INFO or WARNING, what
+happens once a message is DEBUG.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, Final
+
+logger: Final = logging.getLogger("igtl")
+
+
+def log(
+    level: int,
+    text: str,
+    *args: Any,
+    peer: Any = None,
+    type: str | None = None,
+    device: str | None = None,
+    size: int | None = None,
+    cause: Any = None,
+) -> None:
+    """One record; fields that do not apply are None."""
+    if logger.isEnabledFor(level):
+        fields = {"peer": peer, "type": type, "device": device, "size": size, "cause": cause}
+        logger.log(level, text, *args, extra=fields, stacklevel=2)

@@ -1,0 +1,181 @@
+"""Messages of several streams put together by their time stamps, without I/O.
+
+The first stream leads: each of its messages is given the sample of every other stream that
+belongs to the same instant. See `Link.sync`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from igtl._core import matrix_of_quaternion, quaternion_of_matrix
+from igtl.exchange import Selection
+from igtl.message import Message
+from igtl.messages.tracking import Transform
+
+Method = Literal["nearest", "interpolate"]
+_MOST = 1000  # samples kept of each stream
+
+
+class _Sample(NamedTuple):
+    time: float  # seconds since 1970
+    arrived: float  # monotonic
+    message: Message
+
+
+def time_of(message: Message) -> float:
+    """Time stamp in seconds; the arrival where none is set."""
+    return float(message.timestamp or message.received or 0.0)
+
+
+class Pairing:
+    """The state of one `sync`.
+
+    Args:
+        streams: what to put together; the first one leads.
+        tolerance: largest distance in time, in seconds; also how long a message of the leading
+            stream waits for a later sample of the others.
+        method: "nearest", or "interpolate": between the two neighbours of a rigid TRANSFORM, both
+            within the tolerance; else nearest.
+
+    Attributes:
+        unmatched: messages that found no partner, by what they were selected by. Of the other
+            streams too, most of which is natural where they are faster.
+    """
+
+    def __init__(
+        self, streams: Sequence[Selection], tolerance: float, method: Method = "nearest"
+    ) -> None:
+        if len(streams) < 2:
+            raise ValueError("sync puts two or more streams together")
+        if not tolerance >= 0:
+            raise ValueError(f"tolerance must be 0 s or more, not {tolerance}")
+        if method not in ("nearest", "interpolate"):
+            raise ValueError(f"method must be 'nearest' or 'interpolate', not {method!r}")
+        self.unmatched: Counter[str] = Counter()
+        self._streams = streams
+        self._tolerance = tolerance
+        self._method = method
+        self._leading: deque[_Sample] = deque()
+        self._others: list[deque[_Sample]] = [deque() for _ in streams[1:]]
+        self._used: set[int] = set()  # ids of samples that were part of a result
+
+    def matches(self, m: Message) -> bool:
+        """Whether m belongs to one of the streams."""
+        return any(s.matches(m) for s in self._streams)
+
+    def __str__(self) -> str:
+        return " with ".join(map(str, self._streams))
+
+    def add(self, m: Message, now: float) -> None:
+        """Take a message that arrived."""
+        sample = _Sample(time_of(m), now, m)
+        if self._streams[0].matches(m):
+            self._leading.append(sample)
+            if len(self._leading) > _MOST:
+                self._leading.popleft()
+                self.unmatched[str(self._streams[0])] += 1
+            return
+        for k, stream in enumerate(self._streams[1:]):
+            if stream.matches(m):
+                self._others[k].append(sample)
+                if len(self._others[k]) > _MOST:
+                    self._forget(k)
+
+    def due(self) -> float | None:
+        """When (monotonic) the first waiting message is decided, come what may."""
+        return self._leading[0].arrived + self._tolerance if self._leading else None
+
+    def next(self, now: float) -> tuple[Message, ...] | None:
+        """The next set that is complete, or None."""
+        while self._leading:
+            lead = self._leading[0]
+            late = now >= lead.arrived + self._tolerance
+            seen = all(any(s.time >= lead.time for s in other) for other in self._others)
+            if not (late or seen):
+                return None
+            self._leading.popleft()
+            found = [self._partner(lead, other) for other in self._others]
+            for k, other in enumerate(self._others):
+                while other and other[0].time < lead.time - self._tolerance:
+                    self._forget(k)
+            if all(m is not None for m in found):
+                return (lead.message, *(m for m in found if m is not None))
+            self.unmatched[str(self._streams[0])] += 1
+        return None
+
+    def _forget(self, k: int) -> None:
+        sample = self._others[k].popleft()
+        if id(sample) in self._used:
+            self._used.discard(id(sample))
+        else:
+            self.unmatched[str(self._streams[k + 1])] += 1
+
+    def _partner(self, lead: _Sample, other: deque[_Sample]) -> Message | None:
+        near = [s for s in other if abs(s.time - lead.time) <= self._tolerance]
+        if not near:
+            return None
+        best = min(near, key=lambda s: abs(s.time - lead.time))
+        if self._method == "interpolate" and best.time != lead.time:
+            before = max(
+                (s for s in near if s.time < lead.time), key=lambda s: s.time, default=None
+            )
+            after = min((s for s in near if s.time > lead.time), key=lambda s: s.time, default=None)
+            if before and after:
+                share = (lead.time - before.time) / (after.time - before.time)
+                between = interpolated(before.message, after.message, share)
+                if between is not None:
+                    between.timestamp = lead.time
+                    self._used |= {id(before), id(after)}
+                    return between
+        self._used.add(id(best))
+        return best.message
+
+
+def interpolated(a: Message, b: Message, share: float) -> Transform | None:
+    """The pose at `share` (0…1) of the way from a to b, by slerp; None if they are not both a
+    TRANSFORM with a rotation and nothing else."""
+    if not (isinstance(a, Transform) and isinstance(b, Transform)):
+        return None
+    ma, mb = np.asarray(a.matrix, np.float64), np.asarray(b.matrix, np.float64)
+    if not (_is_rigid(ma) and _is_rigid(mb)):
+        return None
+    out = np.eye(4)
+    out[:3, :3] = matrix_of_quaternion(
+        slerp(quaternion_of_matrix(ma[:3, :3]), quaternion_of_matrix(mb[:3, :3]), share)
+    )[:3, :3]
+    out[:3, 3] = (1 - share) * ma[:3, 3] + share * mb[:3, 3]
+    nearer = a if share < 0.5 else b
+    result = Transform(out, device_name=a.device_name, message_id=nearer.message_id)
+    if nearer.metadata:
+        result.metadata = nearer.metadata
+    for name in ("received", "received_monotonic", "peer"):
+        setattr(result, name, getattr(nearer, name))
+    return result
+
+
+def _is_rigid(m: npt.NDArray[np.float64]) -> bool:
+    r = m[:3, :3]
+    return bool(
+        np.isfinite(m).all() and np.allclose(r.T @ r, np.eye(3), atol=1e-4)
+    ) and bool(np.linalg.det(r) > 0)  # fmt: skip
+
+
+def slerp(p: npt.ArrayLike, q: npt.ArrayLike, share: float) -> npt.NDArray[np.float64]:
+    """Unit quaternion at `share` (0…1) of the shorter way from p to q."""
+    a, b = np.asarray(p, np.float64), np.asarray(q, np.float64)
+    cosine: Any = float(np.dot(a, b))
+    if cosine < 0:
+        b, cosine = -b, -cosine
+    if cosine > 0.9995:  # so close that a straight line is right
+        mixed = (1 - share) * a + share * b
+    else:
+        angle = np.arccos(min(cosine, 1.0))
+        mixed = (np.sin((1 - share) * angle) * a + np.sin(share * angle) * b) / np.sin(angle)
+    result: npt.NDArray[np.float64] = mixed / np.linalg.norm(mixed)
+    return result

@@ -1,0 +1,187 @@
+"""Blocking stream sockets: how a Link moves bytes, and how it waits."""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import socket
+import sys
+import time
+from typing import Any, Protocol
+
+from igtl.protocol import Parts
+
+_SLICE = 256 * 1024
+_LINGER = 1.0  # seconds that close waits for the peer's system to take what was sent
+_WINDOWS = sys.platform == "win32"
+
+
+class Transport(Protocol):
+    """Moves bytes for a Link. One thread sends and one receives at a time; any may shut down."""
+
+    def send(self, parts: Parts) -> None:
+        """Return when all bytes are taken."""
+
+    def recv_into(self, buffer: memoryview, timeout: float | None) -> int:
+        """Bytes received, 0 at the end. TimeoutError after `timeout` seconds without any."""
+
+    def ended(self) -> bool:
+        """Whether the peer has closed or reset the connection, as far as this can be seen
+        without waiting and without taking what it has sent."""
+
+    def finish(self) -> None:
+        """Say to the peer that nothing more comes, and let it take what was sent."""
+
+    def shutdown(self) -> None:
+        """End both directions, and any wait in send and recv_into."""
+
+    def close(self) -> None:
+        """Give the resources back."""
+
+
+def tune(sock: socket.socket, keepalive: float | None) -> None:
+    """TCP_NODELAY, and keep-alive probes that notice a silent death within `keepalive` seconds."""
+    if sock.family not in (socket.AF_INET, socket.AF_INET6):
+        return
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    if keepalive is None:
+        return
+    if keepalive < 2:
+        raise ValueError(f"keepalive must be at least 2 s, not {keepalive}")
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    probe = max(1, round(keepalive / 8))
+    options = {
+        "TCP_KEEPIDLE": max(1, round(keepalive) - 4 * probe),
+        "TCP_KEEPALIVE": max(1, round(keepalive) - 4 * probe),  # its name on macOS
+        "TCP_KEEPINTVL": probe,
+        "TCP_KEEPCNT": 4,
+        "TCP_USER_TIMEOUT": round(1000 * keepalive),  # unanswered data, on Linux
+    }
+    for name, value in options.items():
+        option = getattr(socket, name, None)
+        if option is not None:
+            with contextlib.suppress(OSError):
+                sock.setsockopt(socket.IPPROTO_TCP, option, value)
+
+
+def unsent(sock: socket.socket) -> int:
+    """Bytes that the peer's system has not taken yet; 0 where this system does not tell."""
+    if sys.platform == "linux":
+        import fcntl
+        import termios
+
+        with contextlib.suppress(OSError):
+            return int.from_bytes(fcntl.ioctl(sock, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
+    elif sys.platform == "darwin":
+        with contextlib.suppress(OSError):
+            return sock.getsockopt(socket.SOL_SOCKET, 0x1024)  # SO_NWRITE
+    return 0
+
+
+class Waiter:
+    """Waits until one socket can be read, or written."""
+
+    def __init__(self, sock: socket.socket, *, write: bool = False) -> None:
+        self._sock = sock
+        self._write = write
+        self._poll: Any = None
+        if not _WINDOWS:
+            self._poll = select.poll()
+            self._poll.register(sock, select.POLLOUT if write else select.POLLIN)
+
+    def __call__(self, timeout: float | None) -> None:
+        """Return when it can; TimeoutError after `timeout` seconds."""
+        if self._poll is not None:
+            if not self._poll.poll(None if timeout is None else max(0.0, timeout) * 1000):
+                raise TimeoutError
+            return
+        # Ctrl-C does not end a select on Windows: look up between slices
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            left = 0.2 if deadline is None else min(0.2, deadline - time.monotonic())
+            read, write = ([], [self._sock]) if self._write else ([self._sock], [])
+            if any(select.select(read, write, [], max(left, 0))):
+                return
+            if deadline is not None and time.monotonic() >= deadline:
+                raise TimeoutError
+
+
+class SocketTransport:
+    """A connected stream socket.
+
+    Args:
+        write_timeout: seconds in which the peer must take something, while there is something to
+            send. None: for ever.
+    """
+
+    def __init__(self, sock: socket.socket, *, write_timeout: float | None = None) -> None:
+        self._sock = sock
+        sock.setblocking(True)
+        self._readable = Waiter(sock)
+        self._writable = Waiter(sock, write=True)
+        self._write_timeout = write_timeout
+        # in slices, each after a wait: the only way to bound a send, and on Windows to end one
+        self._in_slices = write_timeout is not None or _WINDOWS
+
+    def send(self, parts: Parts) -> None:
+        if self._in_slices:
+            for part in parts:
+                self._send_slices(memoryview(part).cast("B"))
+            return
+        while parts:
+            sent = self._sock.sendmsg(parts)
+            while parts and sent >= len(parts[0]):
+                sent -= len(parts.pop(0))
+            if sent:
+                parts[0] = memoryview(parts[0])[sent:]
+
+    def _send_slices(self, data: memoryview) -> None:
+        flags = getattr(socket, "MSG_DONTWAIT", 0)
+        size = _SLICE if flags else 4096  # a blocking socket that is writable takes so much
+        while data:
+            try:
+                if not flags:
+                    self._writable(self._write_timeout)
+                sent = self._sock.send(data[:size], flags)
+                data = data[sent:]
+            except BlockingIOError:
+                self._wait_writable()
+
+    def _wait_writable(self) -> None:
+        try:
+            self._writable(self._write_timeout)
+        except TimeoutError:
+            raise TimeoutError(f"the peer took nothing for {self._write_timeout} s") from None
+
+    def recv_into(self, buffer: memoryview, timeout: float | None) -> int:
+        if timeout is not None or _WINDOWS:
+            self._readable(timeout)
+        return self._sock.recv_into(buffer)
+
+    def ended(self) -> bool:
+        try:
+            self._readable(0)
+            return not self._sock.recv(1, socket.MSG_PEEK)
+        except TimeoutError:
+            return False
+        except (OSError, ValueError):
+            return True
+
+    def finish(self) -> None:
+        # closing while unread bytes lie here makes the system reset the connection, and the
+        # peer then loses what has not reached it: so wait for that, and read meanwhile
+        with contextlib.suppress(OSError, ValueError):
+            self._sock.shutdown(socket.SHUT_WR)
+            deadline = time.monotonic() + _LINGER
+            while unsent(self._sock) and time.monotonic() < deadline:
+                with contextlib.suppress(TimeoutError):
+                    self._readable(0.002)
+                    if not self._sock.recv(_SLICE):
+                        time.sleep(0.002)
+
+    def shutdown(self) -> None:
+        with contextlib.suppress(OSError):  # the peer was faster
+            self._sock.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        self._sock.close()

@@ -1,0 +1,225 @@
+"""Datagrams: plain, fragmented, lost, doubled, reordered, multicast; blocking."""
+
+from __future__ import annotations
+
+import random
+import socket
+import threading
+import time
+from typing import Any
+
+import numpy as np
+import pytest
+
+import igtl
+from igtl import rtp
+from igtl.udp import Receiver, Sender
+from tests.wire import transform
+
+RNG = np.random.default_rng(11)
+
+
+def volume(device_name: str = "CT", **header: Any) -> igtl.Image:
+    return igtl.Image(
+        RNG.integers(0, 255, (10, 100, 300), np.uint8), device_name=device_name, **header
+    )
+
+
+def test_there() -> None:
+    with Receiver(0) as receiver, Sender("127.0.0.1", receiver.port) as out:
+        for k in range(10):
+            out.send(transform(x=k))
+        got = [receiver.recv(timeout=5) for _ in range(10)]
+        assert [m.matrix[0, 3] for m, _ in got if isinstance(m, igtl.Transform)] == list(range(10))
+        assert {address for _, address in got} == {("127.0.0.1", out._sock.getsockname()[1])}
+        assert receiver.stats.streams["TRANSFORM", "Probe"].received == 10
+        assert out.stats.streams["TRANSFORM", "Probe"].sent == 10
+        with pytest.raises(TimeoutError):
+            receiver.recv(timeout=0.01)
+    assert list(receiver) == []
+    with pytest.raises(igtl.ConnectionClosed):
+        out.send(transform())
+
+
+def test_bad_datagrams_are_counted_and_the_next_is_read() -> None:
+    for on_error in ("skip", "raise"):
+        with Receiver(0, on_error=on_error) as receiver:  # type: ignore[arg-type]
+            with Sender("127.0.0.1", receiver.port) as out:
+                wire = bytearray(transform().pack())
+                wire[60] ^= 1
+                for bad in (b"garbage", b"", bytes(wire), b"\x80" * 30, b"\x80" * 300):
+                    out._sock.sendto(bad, out.address)
+                out.send(transform("after"))
+                for _ in range(5 if on_error == "raise" else 0):
+                    with pytest.raises(igtl.ProtocolError):
+                        receiver.recv(timeout=5)
+                assert receiver.recv(timeout=5)[0].device_name == "after"
+            assert receiver.stats.errors == {"ProtocolError": 2, "CRCError": 1, "BodyError": 2}
+
+
+def test_close_wakes_recv() -> None:
+    receiver = Receiver(0)
+    got: list[Any] = []
+    thread = threading.Thread(target=lambda: got.extend(receiver), daemon=True)
+    thread.start()
+    time.sleep(0.05)
+    receiver.close()
+    thread.join(5)
+    assert not thread.is_alive()
+    assert got == []
+
+
+def test_large_messages_go_by_rtp() -> None:
+    with Receiver(0) as receiver, Sender("127.0.0.1", receiver.port) as out:
+        for k in range(3):
+            image = volume(f"CT{k}", message_id=40000 + k, metadata={"slice": k})
+            out.send(image)
+            assert receiver.recv(timeout=5)[0] == image
+            plain = volume("plain")
+            out.send(plain)
+            assert receiver.recv(timeout=5)[0] == plain
+        assert (receiver.gaps, receiver.reordered, receiver.duplicates) == (0, 0, 0)
+        out.send(igtl.unpack(volume("known").pack(version=1)))
+        assert receiver.recv(timeout=5)[0].header_version == 2
+
+
+class Air:
+    """A receiver without a network: datagrams are handed to it."""
+
+    def __init__(self, **settings: Any) -> None:
+        self.receiver = Receiver(0, **settings)
+
+    def __call__(self, *packets: bytes, source: Any = ("10.0.0.1", 1)) -> list[igtl.Message]:
+        taken = [self.receiver._take(p, source, None) for p in packets]
+        return [m for m in taken if m is not None]
+
+
+@pytest.fixture
+def air() -> Any:
+    made: list[Air] = []
+
+    def make(**settings: Any) -> Air:
+        made.append(Air(**settings))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.receiver.close()
+
+
+def packets(image: igtl.Image, sequence: int = 0, ssrc: int = 1) -> list[bytes]:
+    return rtp.split(image.pack(version=2), sequence=sequence, time=0, ssrc=ssrc)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_fragments_in_any_order_and_twice(air: Any, seed: int) -> None:
+    rng = random.Random(seed)
+    images = [volume(f"CT{k}") for k in range(3)]
+    sequence, sent = rng.randrange(65536), []
+    for image in images:
+        parts = packets(image, sequence)
+        sequence = (sequence + len(parts)) & 0xFFFF
+        sent += parts
+    first, rest = sent[0], sent[1:] + rng.sample(sent, 5)
+    rng.shuffle(rest)
+    in_air = air()
+    got = in_air(first, *rest)
+    by_name = {m.device_name: m for m in got}
+    assert [by_name[i.device_name] for i in images] == images
+    receiver = in_air.receiver
+    assert receiver.gaps == 0
+    assert receiver.duplicates == 5
+    assert receiver.reordered > 0
+    assert receiver._partial_bytes <= 5 * 9000  # of packets that came once more
+
+
+def test_lost_packets_are_counted(air: Any) -> None:
+    in_air = air(reassembly_timeout=0.2)
+    parts = packets(volume("cut"))
+    in_air(*parts[:3], *parts[5:])
+    assert in_air.receiver.gaps == 2
+    time.sleep(0.25)
+    in_air(*packets(volume("next"), len(parts)))
+    assert in_air.receiver.stats.dropped == {"incomplete": 1}
+    assert in_air.receiver.stats.streams["IMAGE", "cut"].lost == {"incomplete": 1}
+
+
+def test_reassembly_is_bounded(air: Any) -> None:
+    in_air = air(max_size=1_000_000, reassembly_timeout=1000)
+    for k in range(20):  # 300 kB each, none complete
+        in_air(*packets(volume(f"CT{k}"), ssrc=k)[:-1])
+    assert in_air.receiver._partial_bytes <= 1_000_000
+    assert in_air.receiver.stats.dropped["incomplete"] >= 16
+    huge = bytearray(packets(volume("liar"))[0])
+    huge[12 + 42 : 12 + 50] = (1 << 40).to_bytes(8, "big")
+    assert in_air(bytes(huge)) == []
+    assert in_air.receiver.stats.errors == {"MessageTooLarge": 1}
+    small = bytearray(packets(volume("small"), ssrc=99)[0])
+    small[12 + 42 : 12 + 50] = (100).to_bytes(8, "big")
+    assert in_air(bytes(small)) == []
+    assert in_air.receiver.stats.errors == {"MessageTooLarge": 1, "BodyError": 1}
+
+
+def test_order_by_time_stamps(air: Any) -> None:
+    in_air = air()
+    wires = [
+        igtl.Transform(np.eye(4), device_name="P", timestamp=1000 + k).pack() for k in range(5)
+    ]
+    got = in_air(wires[0], wires[2], wires[1], wires[3], wires[3], wires[4])
+    assert len(got) == 6  # all delivered, as they came
+    assert (in_air.receiver.reordered, in_air.receiver.duplicates) == (1, 1)
+    unset = igtl.Transform(np.eye(4), device_name="Q", timestamp=None).pack()
+    in_air(unset, unset)
+    assert in_air.receiver.duplicates == 1  # no time stamp, no verdict
+
+
+def test_arrival_times() -> None:
+    with Receiver(0) as receiver, Sender("127.0.0.1", receiver.port) as out:
+        out.send(transform())
+        time.sleep(0.02)
+        m, _ = receiver.recv(timeout=5)
+        assert m.received is not None
+        assert m.received_monotonic is not None
+        assert m.received_monotonic <= time.monotonic()
+        if receiver._stamped:
+            assert m.received_kernel is not None
+            assert m.received - m.received_kernel >= 0.015  # the kernel had it long before
+
+
+@pytest.mark.parametrize(
+    ("group", "interface"), [("239.255.43.21", "127.0.0.1"), ("ff11::4321", "lo")]
+)
+def test_multicast(group: str, interface: str) -> None:
+    try:
+        receivers = [Receiver(0, group=group, interface=interface)]
+        port = receivers[0].port
+        receivers.append(Receiver(port, group=group, interface=interface))
+        out = Sender(group, port, interface=interface, ttl=0)
+    except OSError as error:
+        pytest.skip(f"no multicast on this machine's loopback: {error}")
+    with receivers[0], receivers[1], out:
+        try:
+            out.send(transform("to all"))
+        except OSError as error:
+            pytest.skip(f"no multicast on this machine's loopback: {error}")
+        for receiver in receivers:
+            assert receiver.recv(timeout=5)[0].device_name == "to all"
+
+
+def test_broadcast() -> None:
+    with Receiver(0, "0.0.0.0") as receiver:
+        with Sender("127.255.255.255", receiver.port, broadcast=True) as out:
+            out.send(transform("everybody"))
+        assert receiver.recv(timeout=5)[0].device_name == "everybody"
+        with Sender("127.255.255.255", receiver.port) as out, pytest.raises(OSError):
+            out.send(transform())
+
+
+def test_nobody_listens() -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    with Sender("127.0.0.1", port) as out:
+        for _ in range(5):
+            out.send(transform())
+        assert out.stats.sent == 5
