@@ -1,5 +1,9 @@
 """OpenIGTLink for Python: trackers, images, and everything between them."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 from igtl import rtp, udp
 from igtl._core import (
     Decoder,
@@ -146,15 +150,37 @@ from igtl.messages.tracking import (
 from igtl.metadata import Metadata
 from igtl.protocol import PORT, Protocol
 from igtl.rate import Rate
-from igtl.sync import Link, Listener, connect, listen
+from igtl.retry import Backoff, LinkEvent, ReconnectingLink, connect, reconnect
+from igtl.sync import Link, Listener, listen
 from igtl.units import Unit
 
+if TYPE_CHECKING:
+    from igtl import aio, tls
+    from igtl.server import Peer, Server, serve
+
 __version__ = "0.1.0"
+_LAZY = {"aio": "aio", "tls": "tls", "Peer": "server", "Server": "server", "serve": "server"}
+
+
+def __getattr__(name: str) -> Any:
+    """What needs asyncio or ssl is loaded when it is first used."""
+    if name not in _LAZY:
+        raise AttributeError(f"module 'igtl' has no attribute {name!r}")
+    from importlib import import_module
+
+    module = import_module(f"igtl.{_LAZY[name]}")
+    return module if name == _LAZY[name] else getattr(module, name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LAZY})
+
 
 __all__ = [
     "PORT",
     "Attribute",
     "AttributeType",
+    "Backoff",
     "Bind",
     "BodyError",
     "CRCError",
@@ -200,12 +226,14 @@ __all__ = [
     "LabelInfo",
     "LabelMeta",
     "Link",
+    "LinkEvent",
     "Listener",
     "Message",
     "MessageTooLarge",
     "Metadata",
     "NDArray",
     "NoData",
+    "Peer",
     "Point",
     "Points",
     "PolyData",
@@ -235,8 +263,10 @@ __all__ = [
     "ReadyTrackingData",
     "ReadyTrajectories",
     "ReadyTransform",
+    "ReconnectingLink",
     "ScalarType",
     "Sensor",
+    "Server",
     "Start",
     "StartBind",
     "StartImage",
@@ -279,6 +309,7 @@ __all__ = [
     "Video",
     "VideoInfo",
     "VideoMeta",
+    "aio",
     "connect",
     "crc64",
     "fit",
@@ -287,7 +318,10 @@ __all__ = [
     "message_types",
     "pipe",
     "quaternion_of_matrix",
+    "reconnect",
     "rtp",
+    "serve",
+    "tls",
     "udp",
     "unpack",
 ]

@@ -10,7 +10,7 @@ import itertools
 import os
 import re
 from fnmatch import fnmatchcase
-from html import escape
+from html import escape, unescape
 from typing import Any
 
 from igtl.errors import CommandFailed
@@ -71,7 +71,7 @@ class Exchange:
         asked = self.request
         if isinstance(m, CommandReply):
             if _failed(m):
-                raise CommandFailed(m, m.metadata.get("ErrorMessage") or m.text)
+                raise CommandFailed(m, _reason(m))
             return m
         answer = _answer_of(asked)
         if isinstance(m, Status) and answer is not Status:
@@ -139,6 +139,7 @@ def new_command(name: str, text: str, device_name: str) -> Command:
 
 
 _STATUS = re.compile(r"""\bStatus\s*=\s*["'](\w+)["']""")
+_MESSAGE = re.compile(r"""\bMessage\s*=\s*"([^"]*)\"""")
 
 
 def _failed(reply: CommandReply) -> bool:
@@ -151,6 +152,16 @@ def _failed(reply: CommandReply) -> bool:
     return status.upper() not in ("SUCCESS", "TRUE", "OK", "1")
 
 
+def _reason(reply: CommandReply) -> str:
+    """Why it failed: from the metadata, else the XML, else the text itself."""
+    found = _MESSAGE.search(reply.text[:10_000])
+    return reply.metadata.get("ErrorMessage") or (unescape(found.group(1)) if found else reply.text)
+
+
+def _quoted(text: str) -> str:
+    return '"' + escape(text, quote=False).replace('"', "&quot;") + '"'
+
+
 def reply_to(command: Command, text: str | None, error: str | None, version: int) -> CommandReply:
     """The reply to a command: what its handler returned, or why it failed.
 
@@ -160,8 +171,8 @@ def reply_to(command: Command, text: str | None, error: str | None, version: int
     status = "SUCCESS" if error is None else "FAIL"
     if text is None:
         text = (
-            f'<CommandReply Name="{escape(command.name)}" Status="{status}" '
-            f'Message="{escape(error or "")}"/>'
+            f"<CommandReply Name={_quoted(command.name)} Status={_quoted(status)} "
+            f"Message={_quoted(error or '')}/>"
         )
     reply = CommandReply(command.command_id, command.name, text, device_name=command.device_name)
     if version == 2:
@@ -169,6 +180,17 @@ def reply_to(command: Command, text: str | None, error: str | None, version: int
         if error is not None:
             reply.metadata["ErrorMessage"] = error
     return reply
+
+
+class Stopping(Exchange):
+    """STP_ for a stream: matches its answer, and what the stream still sends."""
+
+    def __init__(self, start: Start[Any]) -> None:
+        super().__init__(stop_for(start))
+        self._start = start
+
+    def matches(self, m: Message) -> bool:
+        return super().matches(m) or part_of_stream(self._start, m)
 
 
 class Selection:

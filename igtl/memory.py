@@ -40,9 +40,12 @@ class MemoryTransport:
             return n
 
     def ended(self) -> bool:
-        """Whether the other end is closed and everything it sent was read."""
         with self._ready:
             return self.other._over and not self._inbox
+
+    def wait_ended(self) -> bool:
+        with self._ready:
+            return self._ready.wait_for(lambda: self._over or self.other._over)
 
     def finish(self) -> None:
         pass  # what was sent lies with the other end already

@@ -217,12 +217,12 @@ class Protocol:
 
     def hello(self) -> Parts:
         """A version 2 STATUS that tells the peer that this end understands version 2."""
-        wire = hello()
+        wire = hello_message()
         self.stats.count_sent(wire, len(wire))
         return [wire]
 
 
-def hello() -> bytes:
+def hello_message() -> bytes:
     """What `Protocol.hello` sends."""
     # code 1 and a name: bare or nameless ones are ignored by Slicer's network code, or end it
     return Status.ok(device_name="igtl").pack(version=2)

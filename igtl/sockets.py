@@ -29,6 +29,10 @@ class Transport(Protocol):
         """Whether the peer has closed or reset the connection, as far as this can be seen
         without waiting and without taking what it has sent."""
 
+    def wait_ended(self) -> bool:
+        """Wait until the connection is over, by either side, whether what the peer has sent was
+        read or not. False, at once, where the system cannot tell (only Linux can)."""
+
     def finish(self) -> None:
         """Say to the peer that nothing more comes, and let it take what was sent."""
 
@@ -39,11 +43,17 @@ class Transport(Protocol):
         """Give the resources back."""
 
 
-def tune(sock: socket.socket, keepalive: float | None) -> None:
-    """TCP_NODELAY, and keep-alive probes that notice a silent death within `keepalive` seconds."""
+def tune(sock: socket.socket, keepalive: float | None, *, unsent_low: int | None = None) -> None:
+    """TCP_NODELAY, and keep-alive probes that notice a silent death within `keepalive` seconds.
+
+    Args:
+        unsent_low: bytes not yet sent from which the system takes no more, where it can do that.
+    """
     if sock.family not in (socket.AF_INET, socket.AF_INET6):
         return
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    if unsent_low is not None and hasattr(socket, "TCP_NOTSENT_LOWAT"):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, unsent_low)
     if keepalive is None:
         return
     if keepalive < 2:
@@ -159,13 +169,26 @@ class SocketTransport:
         return self._sock.recv_into(buffer)
 
     def ended(self) -> bool:
+        flags = socket.MSG_PEEK | getattr(socket, "MSG_DONTWAIT", 0)
         try:
-            self._readable(0)
-            return not self._sock.recv(1, socket.MSG_PEEK)
-        except TimeoutError:
+            if _WINDOWS:
+                Waiter(self._sock)(0)
+            return not self._sock.recv(1, flags)
+        except (BlockingIOError, TimeoutError):
             return False
         except (OSError, ValueError):
             return True
+
+    def wait_ended(self) -> bool:
+        if not hasattr(select, "POLLRDHUP"):
+            return False
+        poll = select.poll()
+        try:
+            poll.register(self._sock, select.POLLRDHUP)
+            poll.poll()
+        except ValueError:  # this side has closed it
+            pass
+        return True
 
     def finish(self) -> None:
         # closing while unread bytes lie here makes the system reset the connection, and the

@@ -10,81 +10,43 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeVar, overload
-from typing import Protocol as Interface
+from typing import TYPE_CHECKING, Any, Literal, Self, TypedDict, TypeVar, overload
 
 from igtl import _core
-from igtl._core import Frame, Stats
+from igtl._core import Frame
 from igtl.errors import ConnectionClosed, MessageTooLarge
-from igtl.exchange import Exchange, Selection, new_command, part_of_stream, stop_for
+from igtl.exchange import Exchange, Selection, Stopping, new_command, part_of_stream, stop_for
+from igtl.link import (
+    MAX_WAITING,
+    MAX_WAITING_BYTES,
+    Inbox,
+    InboxPolicy,
+    LinkBase,
+    StreamOf,
+    Wanted,
+)  # fmt: skip
 from igtl.message import CRCPolicy, Message, NoData
 from igtl.messages.general import Command, CommandReply
 from igtl.messages.queries import Get, Ready, Start
 from igtl.pairing import Method, Pairing
-from igtl.protocol import MAX_SIZE, PORT, OnError, Parts, Protocol, Version
-from igtl.queues import Queue
+from igtl.protocol import MAX_SIZE, PORT, OnError, Parts, Protocol, Version, hello_message
 from igtl.sockets import SocketTransport, Transport, Waiter, tune
 
 if TYPE_CHECKING:
     from ssl import SSLContext
 
 M = TypeVar("M", bound=Message)
-T = TypeVar("T")
-InboxPolicy = Literal["drop_oldest", "drop_newest", "latest"]
-MAX_WAITING = 10_000
-MAX_WAITING_BYTES = 1 << 30
 
 
-class Wanted(Interface):
-    """Picks messages; its text says what was wanted."""
-
-    def matches(self, m: Message, /) -> bool: ...
-
-
-class Inbox:
-    """Messages that came while the receiver wanted others: in order, bounded, losses counted."""
-
-    def __init__(
-        self,
-        protocol: Protocol,
-        policy: InboxPolicy = "drop_oldest",
-        max_messages: int = MAX_WAITING,
-        max_bytes: int = MAX_WAITING_BYTES,
-    ) -> None:
-        if policy not in ("drop_oldest", "drop_newest", "latest"):
-            raise ValueError(f"an inbox cannot have the policy {policy!r}")
-        self._protocol = protocol
-        self._queue: Queue[Message] = Queue(policy, max_messages, max_bytes)
-
-    def take(self, wanted: Wanted) -> Message | None:
-        """The first that is wanted."""
-        return self._queue.take(wanted.matches) if self._queue else None
-
-    def put(self, m: Message) -> None:
-        """Keep the message that `next_message` has just returned."""
-        key = m.type_name, m.device_name
-        for lost, cause in self._queue.put(m, self._protocol.last_size, key):
-            self._protocol.stats.count_dropped(_core.stream_head(lost), cause)
-
-    def put_back(self, m: Message) -> None:
-        """Make it the first again."""
-        self._queue.put_back(m, self._protocol.last_size)
-
-    def no(self, wanted: Any, timeout: float | None) -> TimeoutError:
-        """The error that says what came instead."""
-        seen = sorted({f"{m.type_name} {m.device_name!r}" for m in self._queue.items()})
-        return TimeoutError(f"no {wanted} within {timeout} s; seen: {', '.join(seen) or 'nothing'}")
-
-
-class Link:
+class Link(LinkBase):
     """A connection to one peer.
 
     Iterating yields messages until the peer closes cleanly. Use as a context manager, or close().
 
     Attributes:
-        peer: address of the other end.
-        local: address of this end.
+        peer, local: addresses of the other end and of this one.
         close_reason: why the link is over; None while it is not.
+        stats, header_version: see LinkBase.
     """
 
     def __init__(
@@ -97,31 +59,10 @@ class Link:
         inbox: Inbox | None = None,
         ends_quietly: bool = False,
     ) -> None:
+        super().__init__(protocol, local, read_timeout, inbox, ends_quietly)
         self._transport = transport
-        self._protocol = protocol
-        self._inbox = inbox or Inbox(protocol)
-        self._read_timeout = read_timeout
-        self._ends_quietly = ends_quietly
-        self._sending = threading.Lock()
+        self._sending: Any = threading.Lock()
         self._receiving = threading.Lock()
-        self._closed = False
-        self.close_reason: Exception | None = None
-        self.local = local
-
-    @property
-    def peer(self) -> Any:
-        """Address of the other end."""
-        return self._protocol.peer
-
-    @property
-    def stats(self) -> Stats:
-        """Counters of this link."""
-        return self._protocol.stats
-
-    @property
-    def header_version(self) -> int:
-        """Header version of what is sent now."""
-        return self._protocol.version
 
     # -- sending
 
@@ -139,16 +80,17 @@ class Link:
                 half of the message may be out.
         """
         with self._sending:
-            self._write(self._protocol.send(message, crc=crc))
+            self._write(self._protocol.parts(message, crc=crc))
 
     def send_hello(self) -> None:
         """Offer header version 2, see `connect`."""
         with self._sending:
-            self._write(self._protocol.hello())
+            self._write([hello_message()])
 
     def _write(self, parts: Parts) -> None:
         if self._closed:
             raise ConnectionClosed("this link was closed")
+        head, size = parts[0], sum(map(len, parts))
         try:
             self._transport.send(parts)
         except ConnectionError as error:
@@ -159,6 +101,7 @@ class Link:
             # perhaps cut in the middle of a message: whatever followed would be out of step
             self._close(linger=False)
             raise
+        self.stats.count_sent(head, size)
 
     # -- receiving
 
@@ -202,15 +145,20 @@ class Link:
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
             try:
-                message = self._next(self._protocol.next_message, deadline)
+                message = self._next(deadline)
             except TimeoutError:
                 raise self._inbox.no(wanted, timeout) from None
             if wanted.matches(message):
                 return message
             self._inbox.put(message)
 
-    def _next(self, take: Callable[[], T | None], deadline: float | None) -> T:
-        """What `take` finds in the protocol, as soon as it finds something."""
+    @overload
+    def _next(self, deadline: float | None) -> Message: ...
+    @overload
+    def _next(self, deadline: float | None, *, raw: Literal[True]) -> Frame: ...
+    def _next(self, deadline: float | None, *, raw: bool = False) -> Message | Frame:
+        """The next message off the wire, decoded or as it came."""
+        take = self._protocol.next_frame if raw else self._protocol.next_message
         while True:
             try:
                 if (found := take()) is not None:
@@ -238,15 +186,8 @@ class Link:
                     raise
                 raise self._end(f"{self.peer}: {error}", clean=False) from error
             if n == 0:
-                clean = self._closed or self._protocol.at_boundary
-                how = "closed" if clean else "closed in the middle of a message"
-                raise self._end(f"{self.peer} {how}", clean=clean)
+                raise self._end_of_stream()
             self._protocol.received(n)
-
-    def _end(self, reason: str, *, clean: bool) -> ConnectionClosed:
-        closed = ConnectionClosed(reason, clean=clean)
-        self.close_reason = closed
-        return closed
 
     def __iter__(self) -> Self:
         return self
@@ -255,7 +196,7 @@ class Link:
         try:
             return self.recv()
         except (ConnectionClosed, MessageTooLarge) as error:
-            if self._ends_quietly or (isinstance(error, ConnectionClosed) and error.clean):
+            if self._ends_iteration(error):
                 raise StopIteration from None
             raise
 
@@ -270,7 +211,7 @@ class Link:
         try:
             timeout = self._read_timeout if timeout is None else timeout
             deadline = None if timeout is None else time.monotonic() + timeout
-            return self._next(self._protocol.next_frame, deadline)
+            return self._next(deadline, raw=True)
         except TimeoutError:
             raise TimeoutError(f"no message within {timeout} s") from None
         finally:
@@ -281,8 +222,8 @@ class Link:
         while True:
             try:
                 frame = self.recv_frame()
-            except ConnectionClosed as closed:
-                if closed.clean or self._ends_quietly:
+            except (ConnectionClosed, MessageTooLarge) as error:
+                if self._ends_iteration(error):
                     return
                 raise
             yield frame
@@ -373,17 +314,17 @@ class Link:
                     self._stop(start, acknowledged)
 
     def _stop(self, start: Start[Any], acknowledged: bool) -> None:
-        stop = Exchange(stop_for(start))
         if not acknowledged:  # it will not acknowledge this either
-            self.send(stop.request)
+            self.send(stop_for(start))
             return
         with contextlib.suppress(TimeoutError):
-            reply = self._ask(_Stopped(start, stop), 1.0)
-            while not stop.matches(reply):  # what was on its way
+            wanted = Stopping(start)
+            reply = self._ask(wanted, 1.0)
+            while part_of_stream(start, reply):  # it was on its way
                 self.stats.count_dropped(_core.stream_head(reply), "after_stop")
                 self._claim()
                 try:
-                    reply = self._recv(_Stopped(start, stop), 1.0)
+                    reply = self._recv(wanted, 1.0)
                 finally:
                     self._receiving.release()
 
@@ -437,34 +378,13 @@ class Link:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
-    def __repr__(self) -> str:
-        return f"<Link to {self.peer} {self.stats}>"
 
-
-class _Stopped(Exchange):
-    """STP_ is on its way: its answer, and what the stream still sends."""
-
-    def __init__(self, start: Start[Any], stop: Exchange) -> None:
-        super().__init__(stop.request)
-        self._start = start
-
-    def matches(self, m: Message) -> bool:
-        return super().matches(m) or part_of_stream(self._start, m)
-
-
-class StreamReader(Generic[M]):
+class StreamReader(StreamOf[M]):
     """The messages of one stream; see Link.stream."""
 
     def __init__(self, link: Link, start: Start[M]) -> None:
+        super().__init__(start)
         self._link = link
-        self._start = start
-
-    def matches(self, m: Message) -> bool:
-        """Whether m belongs to the stream."""
-        return part_of_stream(self._start, m)
-
-    def __str__(self) -> str:
-        return f"{type(self._start).answer.__name__} of the stream"
 
     def recv(self, *, timeout: float | None = None) -> M:
         """The next message of the stream; see Link.recv."""
@@ -509,15 +429,35 @@ class SyncReader:
                 if due is None:  # the link's own read_timeout
                     raise
                 continue
-            except ConnectionClosed as closed:
+            except (ConnectionClosed, MessageTooLarge) as error:
                 if (found := self._pairing.next(float("inf"))) is not None:
                     return found
-                if closed.clean or self._link._ends_quietly:
+                if self._link._ends_iteration(error):
                     raise StopIteration from None
                 raise
             finally:
                 self._link._receiving.release()
             self._pairing.add(message, time.monotonic())
+
+
+class Settings(TypedDict, total=False):
+    """The keyword arguments of `connect`, for what connects again and again."""
+
+    open_timeout: float | None
+    read_timeout: float | None
+    write_timeout: float | None
+    keepalive: float | None
+    ssl: SSLContext | None
+    server_hostname: str | None
+    version: Version
+    hello: bool
+    max_size: int
+    crc: CRCPolicy
+    on_error: OnError
+    cut_names: bool
+    inbox_policy: InboxPolicy
+    inbox_messages: int
+    inbox_bytes: int
 
 
 def connect(
@@ -541,30 +481,10 @@ def connect(
     inbox_bytes: int = MAX_WAITING_BYTES,
     ends_quietly: bool = False,
 ) -> Link:
-    """Connect to a server.
+    """One connection to a server; arguments and errors as `igtl.connect`.
 
     Args:
-        host, port: default localhost, 18944.
-        open_timeout: seconds to connect, TLS included; None waits as long as the system does.
-        read_timeout: seconds that recv and iteration wait; default for ever.
-        write_timeout: seconds in which the peer must take something while there is something to
-            send; default for ever.
-        keepalive: seconds after which a silently vanished peer is noticed (TCP keep-alive);
-            None: as the system does. Default 60.
-        ssl: a context makes it TLS, see `igtl.tls.client`.
-        server_hostname: name in the server's certificate; default: host.
-        version: header version written: "auto" (1 until the peer has sent 2), 1 or 2.
-        hello: send a version 2 STATUS first, which PLUS, 3D Slicer and other igtl ends answer
-            with version 2. Not for libraries that know version 1 only: they lose step.
-        max_size, crc, on_error, cut_names: see `igtl.Protocol`.
-        inbox_policy, inbox_messages, inbox_bytes: what selective `recv` leaves is queued, by
-            default up to 10,000 messages and 1 GiB, and then "drop_oldest", "drop_newest", or
-            "latest" (the newest of each stream only); see `stats.dropped`.
         ends_quietly: iteration ends on any disconnect, see `Link.close_reason`.
-
-    Raises:
-        OSError: no connection (ConnectionRefusedError, socket.gaierror, TimeoutError, …).
-        ssl.SSLError: a check of TLS failed; the text says which.
     """
     protocol = Protocol(
         max_size=max_size, crc=crc, on_error=on_error, version=version, cut_names=cut_names

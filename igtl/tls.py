@@ -205,8 +205,10 @@ class TLSTransport:
                     self._in.write_eof()
 
     def ended(self) -> bool:
-        """As SocketTransport.ended; a TLS farewell that has arrived does not count yet."""
         return self._raw.ended()
+
+    def wait_ended(self) -> bool:
+        return self._raw.wait_ended()
 
     def finish(self) -> None:
         with contextlib.suppress(OSError, ValueError), self._lock:

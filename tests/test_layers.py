@@ -21,9 +21,11 @@ LAYERS = [
     "messages.general messages.geometry messages.imaging messages.tracking messages.queries",
     "rtp log",
     "protocol queues",
-    "exchange pairing",
+    "exchange pairing link",
     "sockets datagrams tls",
-    "sync memory udp",
+    "sync memory udp aio.connection aio.link aio.udp",
+    "retry aio.retry aio.server server",
+    "aio.__init__",
     "rate simulate",
     "__init__",
     "cli.arguments cli.demo cli.dump",
@@ -35,12 +37,7 @@ PACKAGE = Path(igtl.__file__).parent
 
 
 def module_of(path: Path) -> str:
-    name = ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
-    return (
-        name
-        if name == "__init__" or name.startswith("cli.__init__")
-        else name.removesuffix(".__init__")
-    )
+    return ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
 
 
 def short(name: str) -> str:
@@ -83,12 +80,12 @@ def test_every_layer_exists() -> None:
 
 def test_all_is_complete() -> None:
     assert len(set(igtl.__all__)) == len(igtl.__all__)
-    public = {
-        name for name in dir(igtl)
-        if not name.startswith("_") and not hasattr(getattr(igtl, name), "__path__")
-    }  # fmt: skip
     modules = {m.name for m in pkgutil.iter_modules(igtl.__path__)}
-    assert public - modules == set(igtl.__all__) - modules
+    public = {name for name in dir(igtl) if not name.startswith("_")}
+    assert public - modules - {"TYPE_CHECKING", "Any", "annotations"} == set(igtl.__all__) - modules
+    for name in igtl.__all__:
+        assert getattr(igtl, name) is not None
+    assert set(igtl.aio.__all__) <= {name for name in dir(igtl.aio) if not name.startswith("_")}
     for cls in igtl.message_types().values():
         if cls.__module__.startswith("igtl."):
             assert getattr(igtl, cls.__name__) is cls

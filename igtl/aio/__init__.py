@@ -1,0 +1,26 @@
+"""The names of `igtl`, awaited: `import igtl.aio`, or `igtl.aio` after `import igtl`.
+
+    async with igtl.aio.connect("localhost", 18944) as link:
+        async for message in link: ...
+
+Everything here belongs to the event loop it was made in; other threads use `igtl.connect` and
+`igtl.serve`. Works with uvloop when that is the loop.
+"""
+
+from igtl.aio import udp
+from igtl.aio.link import Link, Listener, connect, listen, pipe
+from igtl.aio.retry import reconnect
+from igtl.aio.server import Peer, Server, serve
+
+__all__ = [
+    "Link",
+    "Listener",
+    "Peer",
+    "Server",
+    "connect",
+    "listen",
+    "pipe",
+    "reconnect",
+    "serve",
+    "udp",
+]

@@ -1,0 +1,360 @@
+"""Between an asyncio transport and a Protocol: bytes in as they are wanted, messages out of a
+bounded queue in slices. Nothing here is a task; the transport's callbacks drive it.
+
+Reading stops while more has arrived than was taken, writing while the transport's buffer is full:
+so memory stays bounded and the peer feels it. A message that has begun always goes out whole,
+whatever happens to whoever sent it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Hashable
+from typing import TYPE_CHECKING, Any, cast
+
+from igtl.errors import ConnectionClosed
+from igtl.log import log
+from igtl.protocol import Protocol
+from igtl.queues import Queue
+from igtl.sockets import tune, unsent
+
+if TYPE_CHECKING:
+    from ssl import SSLContext
+
+_SLICE = 256 * 1024
+_HIGH = 64 * 1024  # bytes in the transport's buffer from which it asks for a pause
+_AHEAD = 256 * 1024  # bytes that may lie here before anybody wants them
+_GRACE = 0.5  # seconds for a peer to close after this end has said that nothing more comes
+_UNSENT = 128 * 1024  # bytes the system may hold back: what is older waits here, under a policy
+
+
+class Connection(asyncio.BufferedProtocol):
+    """One connection.
+
+    Args:
+        protocol: its stream of messages.
+        outbox: what waits to be sent, packed.
+        keepalive: see `igtl.connect`.
+
+    Attributes:
+        ended: set when nothing more can come: the reason, or True for the end of the stream.
+        on_bytes: called when bytes have arrived or the connection has ended.
+    """
+
+    transport: asyncio.Transport
+
+    def __init__(
+        self, protocol: Protocol, outbox: Queue[bytes], *, keepalive: float | None = None
+    ) -> None:
+        self.protocol = protocol
+        self.outbox = outbox
+        self.ended: Exception | bool = False
+        self.on_bytes: Callable[[], None] = self._wake
+        self.local: Any = None
+        self._keepalive = keepalive
+        self._loop = asyncio.get_running_loop()
+        self._made = False
+        self._tls = False
+        self._waiter: asyncio.Future[None] | None = None
+        self._room: asyncio.Future[None] | None = None
+        self._putting = asyncio.Lock()
+        self._current: memoryview | None = None  # what is left of the message that is going out
+        self._written = 0
+        self._full = False  # the transport asked for a pause
+        self._reading = True
+        self._discarding: bytearray | None = None
+        self._lost = self._loop.create_future()
+
+    # -- callbacks of the transport
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+        self._made = True
+        self._tls = transport.get_extra_info("sslcontext") is not None
+        self.transport.set_write_buffer_limits(high=_HIGH)
+        sock = transport.get_extra_info("socket")
+        tune(sock, self._keepalive, unsent_low=_UNSENT)
+        if self.protocol.peer is None:
+            self.protocol.peer = _address(transport.get_extra_info("peername"))
+        self.local = _address(transport.get_extra_info("sockname"))
+        self._pump()
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        if self._discarding is not None:
+            return memoryview(self._discarding)
+        return self.protocol.get_buffer()
+
+    def buffer_updated(self, nbytes: int) -> None:
+        if self._discarding is not None:
+            return
+        self.protocol.received(nbytes)
+        if self.protocol.waiting > _AHEAD:
+            self.pause_reading()
+        self.on_bytes()
+
+    def eof_received(self) -> bool:
+        self.ended = self.ended or True
+        self.on_bytes()
+        return not self._tls  # half closed: this end may still send
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if exc is not None and self.ended is False:
+            self.ended = exc
+        self.ended = self.ended or True
+        if not self._lost.done():
+            self._lost.set_result(None)
+        self._give_up("disconnected")
+        self._wake_room()
+        self.on_bytes()
+
+    def pause_writing(self) -> None:
+        self._full = True
+
+    def resume_writing(self) -> None:
+        self._full = False
+        self._pump()
+
+    # -- receiving
+
+    def pause_reading(self) -> None:
+        """Take nothing more from the peer."""
+        if self._reading and self._made:
+            self._reading = False
+            self.transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Go on."""
+        if not self._reading:
+            self._reading = True
+            if not self.transport.is_closing():
+                self.transport.resume_reading()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    async def more(self) -> None:
+        """Wait until bytes have arrived or the connection has ended."""
+        if self.ended:
+            return
+        self.resume_reading()
+        self._waiter = self._loop.create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+
+    # -- sending
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing more can be sent."""
+        return self._lost.done() or (self._made and self.transport.is_closing())
+
+    @property
+    def taken(self) -> int:
+        """Bytes that the system has taken so far: while it stays the same, nothing leaves."""
+        return self._written - self._buffered()
+
+    def _buffered(self) -> int:
+        return 0 if self.is_over or not self._made else self.transport.get_write_buffer_size()
+
+    @property
+    def idle(self) -> bool:
+        """Whether everything has left."""
+        return not self.outbox and self._current is None and not self._buffered()
+
+    def put(self, wire: bytes, key: Hashable) -> int:
+        """Queue a packed message, under the policy of the outbox; returns how many were lost."""
+        if self._made and not (self._full or self.outbox or self._current) and len(wire) <= _SLICE:
+            self._write(wire)  # nothing waits: past the queue
+            self.protocol.stats.count_sent(wire, len(wire))
+            return 0
+        lost = self.outbox.put(wire, len(wire), key)
+        for dropped, cause in lost:
+            self.protocol.stats.count_dropped(dropped, cause)
+        self._pump()
+        return len(lost)
+
+    async def put_wait(self, wire: bytes, key: Hashable, timeout: float | None) -> None:
+        """Queue it when there is room. Cancelled before: it is not sent.
+
+        Raises:
+            ConnectionClosed: the connection is over.
+            TimeoutError: the peer took nothing for `timeout` seconds; the connection is cut.
+        """
+        if self._putting.locked() or not self.outbox.has_room(len(wire)):
+            async with self._putting:  # first come, first served
+                while not self.outbox.has_room(len(wire)) and not self.is_over:
+                    await self._wait_room(timeout)
+        if self.is_over:
+            reason = self.ended if isinstance(self.ended, Exception) else None
+            text = f"{self.protocol.peer}: {reason or 'closed'}"
+            raise ConnectionClosed(text, clean=reason is None) from reason
+        self.put(wire, key)
+
+    async def _wait_room(self, timeout: float | None) -> None:
+        before = self.taken
+        self._room = self._loop.create_future()
+        try:
+            async with asyncio.timeout(timeout):
+                await self._room
+        except TimeoutError:
+            if self.taken == before:
+                self.abort()
+                raise TimeoutError(f"the peer took nothing for {timeout} s") from None
+        finally:
+            self._room = None
+
+    def _wake_room(self) -> None:
+        if self._room is not None and not self._room.done():
+            self._room.set_result(None)
+
+    def _pump(self) -> None:
+        """Hand on what is queued, until the transport asks for a pause."""
+        took = False
+        while self._made and not self._full and not self.is_over:
+            if self._current is None:
+                if not self.outbox:
+                    break
+                self._current = memoryview(self.outbox.get())
+                took = True
+            whole = self._current.obj
+            head, self._current = self._current[:_SLICE], self._current[_SLICE:] or None
+            self._write(head)
+            if self._current is None:
+                self.protocol.stats.count_sent(whole, len(whole))  # type: ignore[arg-type]
+        if took:
+            self._wake_room()
+
+    def _write(self, data: bytes | memoryview) -> None:
+        self._written += len(data)
+        self.transport.write(data)
+
+    def _give_up(self, cause: str) -> None:
+        """What is queued will never be sent."""
+        lost = self.outbox.clear()
+        if self._current is not None:
+            lost.append(self._current.obj)  # type: ignore[arg-type]
+            self._current = None
+        for wire in lost:
+            self.protocol.stats.count_dropped(wire, cause)
+
+    # -- the end
+
+    async def finish(self, timeout: float, *, discard: bool = True) -> None:
+        """Send what is queued, let the peer's system take it, and close; cut it after `timeout`
+        seconds.
+
+        Args:
+            discard: throw away what comes meanwhile. Else say that nothing more comes, and go on
+                receiving for a moment, until the peer closes too.
+        """
+        if not self._made:
+            return
+        if discard:
+            self._discarding = bytearray(_SLICE)
+        sock = self.transport.get_extra_info("socket")
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                await self._until(lambda: self.idle and not unsent(sock), discard)
+                if not discard and not self._tls and not self.is_over:
+                    self.transport.write_eof()
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(_GRACE):
+                            await self._until(lambda: bool(self.ended), discard)
+                if not self.is_over:
+                    self.transport.close()
+                async with asyncio.timeout(_GRACE):  # TLS wants the peer's farewell
+                    await asyncio.shield(self._lost)
+        self.abort()
+        await asyncio.shield(self._lost)
+
+    async def _until(self, ready: Callable[[], bool], discard: bool) -> None:
+        pause = 0.001
+        while not self.is_over and not ready():
+            if discard:
+                self.resume_reading()
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, 0.05)
+
+    def abort(self) -> None:
+        """Cut it at once."""
+        if self._made and not self._lost.done():
+            self.transport.abort()
+
+
+def _address(name: Any) -> Any:
+    return name[:2] if isinstance(name, tuple) else name or None
+
+
+class Arrival(asyncio.Protocol):
+    """A client that has just connected: let in or not, and with TLS its handshake, which keeps
+    nobody else waiting.
+
+    Args:
+        admit: gives the Connection for an address, or None to refuse it.
+        welcome: called with the Connection when it is ready.
+        refused: called with address and reason when a handshake failed.
+    """
+
+    def __init__(
+        self,
+        admit: Callable[[Any], Connection | None],
+        welcome: Callable[[Connection], None],
+        refused: Callable[[Any, Exception], None],
+        *,
+        ssl: SSLContext | None = None,
+        handshake_timeout: float = 10.0,
+        tasks: set[asyncio.Task[None]],
+    ) -> None:
+        self._admit = admit
+        self._welcome = welcome
+        self._refused = refused
+        self._ssl = ssl
+        self._handshake_timeout = handshake_timeout
+        self._tasks = tasks
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        raw = cast(asyncio.Transport, transport)
+        peer = _address(raw.get_extra_info("peername"))
+        connection = self._admit(peer)
+        if connection is None:
+            raw.abort()
+            return
+        connection.protocol.peer = peer
+        if self._ssl is None:
+            raw.set_protocol(connection)
+            connection.connection_made(raw)
+            self._welcome(connection)
+            return
+        raw.pause_reading()  # nobody may take the handshake's first bytes
+        task = asyncio.get_running_loop().create_task(self._shake_hands(raw, connection, peer))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _shake_hands(self, raw: asyncio.Transport, connection: Connection, peer: Any) -> None:
+        assert self._ssl is not None
+        try:
+            transport = await asyncio.get_running_loop().start_tls(
+                raw, connection, self._ssl, server_side=True,
+                ssl_handshake_timeout=self._handshake_timeout,
+            )  # fmt: skip
+        except (OSError, asyncio.CancelledError) as error:  # SSLError and TimeoutError are OSErrors
+            raw.abort()
+            reason = error if isinstance(error, OSError) else ConnectionAbortedError("closing")
+            log(
+                logging.WARNING,
+                "%s: TLS handshake failed: %s",
+                peer,
+                reason,
+                peer=peer,
+                cause=error,
+            )
+            self._refused(peer, reason)
+            return
+        assert transport is not None
+        connection.connection_made(transport)
+        self._welcome(connection)

@@ -1,0 +1,132 @@
+"""Messages as datagrams, in asyncio: see `igtl.datagrams` for what travels, and the arguments."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import Any, Self
+
+from igtl._core import Frame
+from igtl.datagrams import Incoming, Outgoing
+from igtl.errors import ConnectionClosed
+from igtl.message import Message
+
+_RETRY = 0.001  # seconds between two looks where the loop cannot watch a socket
+
+
+class Sender(Outgoing):
+    """Sends messages to one address; arguments as `igtl.datagrams.Outgoing`."""
+
+    async def send(self, message: Message | Frame, *, crc: bool = True) -> None:
+        """Send one message, header version 2 only if it needs it (or goes by RTP); waits while
+        the system has no room.
+
+        Raises:
+            EncodeError: it cannot be sent.
+            ConnectionClosed: the sender was closed.
+        """
+        self._sock.setblocking(False)
+        for packet in self._datagrams(message, crc):
+            while True:
+                if self._closed:
+                    raise ConnectionClosed("this sender was closed")
+                try:
+                    self._sock.sendto(packet, self.address)
+                except ConnectionRefusedError:  # an earlier one met a closed port
+                    pass
+                except BlockingIOError:
+                    await asyncio.sleep(_RETRY)
+                    continue
+                break
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        self.close()
+
+
+class Receiver(Incoming):
+    """Receives messages on one port; arguments as `igtl.datagrams.Incoming`. `async for` yields
+    (message, address) until it is closed."""
+
+    _waiter: asyncio.Future[None] | None = None
+
+    async def recv(self, *, timeout: float | None = None) -> tuple[Message, Any]:
+        """The next message and where it came from; may be cancelled without loss.
+
+        Raises:
+            TimeoutError: none came within `timeout` seconds.
+            ConnectionClosed: the receiver was closed.
+            ProtocolError: a bad datagram, with on_error="raise".
+            RuntimeError: another task is receiving.
+        """
+        if self._waiter is not None:
+            raise RuntimeError("another task is receiving")
+        limit = asyncio.timeout(timeout)
+        try:
+            async with limit:
+                return await self._recv()
+        except TimeoutError:
+            if limit.expired():
+                raise TimeoutError(f"no message within {timeout} s") from None
+            raise
+
+    async def _recv(self) -> tuple[Message, Any]:
+        while True:
+            if self._closed:
+                raise ConnectionClosed("this receiver was closed")
+            try:
+                self._sock.setblocking(False)
+                data, address, stamp = self._receive()
+            except BlockingIOError:
+                await self._wait()
+                continue
+            if (message := self._take(data, address, stamp)) is not None:
+                return message, address
+
+    async def _wait(self) -> None:
+        loop = asyncio.get_running_loop()
+        waiter = self._waiter = loop.create_future()
+        try:
+            loop.add_reader(self._sock, self._wake)
+        except NotImplementedError:  # the default loop of Windows
+            self._waiter = None
+            await asyncio.sleep(_RETRY)
+            return
+        try:
+            await waiter
+        finally:
+            self._waiter = None
+            if not self._closed:
+                loop.remove_reader(self._sock)
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> tuple[Message, Any]:
+        try:
+            return await self.recv()
+        except ConnectionClosed:
+            raise StopAsyncIteration from None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stop receiving; a recv that waits in another task ends."""
+        if self._closed:
+            return
+        self._closed = True
+        if self._waiter is not None:
+            with contextlib.suppress(RuntimeError):
+                self._waiter.get_loop().remove_reader(self._sock)
+            self._wake()
+        self._sock.close()

@@ -1,0 +1,184 @@
+"""What blocking and asyncio links share: everything that does not wait."""
+
+from __future__ import annotations
+
+from typing import Any, Generic, Literal, TypeVar
+from typing import Protocol as Interface
+
+from igtl import _core
+from igtl._core import Frame, Stats
+from igtl.errors import ConnectionClosed
+from igtl.exchange import Exchange, part_of_stream
+from igtl.message import Message
+from igtl.messages.queries import Ready, Start
+from igtl.protocol import Protocol
+from igtl.queues import Queue
+
+M = TypeVar("M", bound=Message)
+InboxPolicy = Literal["drop_oldest", "drop_newest", "latest"]
+MAX_WAITING = 10_000
+MAX_WAITING_BYTES = 1 << 30
+
+
+class Wanted(Interface):
+    """Picks messages; its text says what was wanted."""
+
+    def matches(self, m: Message, /) -> bool:
+        """Whether m is one of them."""
+
+
+class Inbox:
+    """Messages that came while the receiver wanted others: in order, bounded, losses counted."""
+
+    def __init__(
+        self,
+        protocol: Protocol,
+        policy: InboxPolicy = "drop_oldest",
+        max_messages: int = MAX_WAITING,
+        max_bytes: int = MAX_WAITING_BYTES,
+    ) -> None:
+        if policy not in ("drop_oldest", "drop_newest", "latest"):
+            raise ValueError(f"an inbox cannot have the policy {policy!r}")
+        self._protocol = protocol
+        self._queue: Queue[Message] = Queue(policy, max_messages, max_bytes)
+        self._ignored: list[Exchange] = []
+
+    def take(self, wanted: Wanted) -> Message | None:
+        """The first that is wanted."""
+        return self._queue.take(wanted.matches) if self._queue else None
+
+    def ignore(self, exchange: Exchange) -> None:
+        """Throw the answer to this away: nobody waits for it."""
+        self._ignored.append(exchange)
+        del self._ignored[:-16]
+
+    def put(self, m: Message) -> None:
+        """Keep the message that `next_message` has just returned."""
+        for exchange in self._ignored:
+            if isinstance(m, Ready) and exchange.matches(m):
+                self._ignored.remove(exchange)
+                return
+        key = m.type_name, m.device_name
+        for lost, cause in self._queue.put(m, self._protocol.last_size, key):
+            self._protocol.stats.count_dropped(_core.stream_head(lost), cause)
+
+    def put_back(self, m: Message) -> None:
+        """Make it the first again."""
+        self._queue.put_back(m, self._protocol.last_size)
+
+    def no(self, wanted: Any, timeout: float | None) -> TimeoutError:
+        """The error that says what came instead."""
+        seen = sorted({f"{m.type_name} {m.device_name!r}" for m in self._queue.items()})
+        return TimeoutError(f"no {wanted} within {timeout} s; seen: {', '.join(seen) or 'nothing'}")
+
+
+class LinkBase:
+    """State of a link.
+
+    Attributes:
+        peer, local: addresses of the other end and of this one.
+        close_reason: why the link is over; None while it is not.
+        stats: counters, see `igtl.Stats`.
+        header_version: what is sent now, 1 or 2.
+    """
+
+    def __init__(
+        self,
+        protocol: Protocol,
+        local: Any,
+        read_timeout: float | None,
+        inbox: Inbox | None,
+        ends_quietly: bool,
+    ) -> None:
+        self._protocol = protocol
+        self._inbox = inbox or Inbox(protocol)
+        self._read_timeout = read_timeout
+        self._ends_quietly = ends_quietly
+        self._closed = False
+        self.close_reason: Exception | None = None
+        self.local = local
+
+    @property
+    def peer(self) -> Any:
+        """Address of the other end."""
+        return self._protocol.peer
+
+    @property
+    def stats(self) -> Stats:
+        """Counters of this link."""
+        return self._protocol.stats
+
+    @property
+    def header_version(self) -> int:
+        """Header version of what is sent now."""
+        return self._protocol.version
+
+    def _end(self, reason: str, *, clean: bool) -> ConnectionClosed:
+        closed = ConnectionClosed(reason, clean=clean)
+        self.close_reason = closed
+        return closed
+
+    def _end_of_stream(self) -> ConnectionClosed:
+        clean = self._closed or self._protocol.at_boundary
+        how = "closed" if clean else "closed in the middle of a message"
+        return self._end(f"{self.peer} {how}", clean=clean)
+
+    def _ends_iteration(self, error: Exception) -> bool:
+        """Whether iterating ends with it, instead of raising it."""
+        return self._ends_quietly or (isinstance(error, ConnectionClosed) and error.clean)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} to {self.peer} {self.stats}>"
+
+
+class Packed:
+    """A message packed once for each header version wanted: to several peers, or to one of which
+    the version is not known yet. Version 1 goes without metadata and message id.
+
+    Attributes:
+        stream: type and device name as in the header.
+        size: bytes of the largest form.
+    """
+
+    def __init__(
+        self, message: Message | Frame, versions: set[int], *, crc: bool, cut_name: bool
+    ) -> None:
+        self._wires: dict[int, bytes] = {}
+        self._stripped = False
+        for version in versions:
+            if isinstance(message, Frame):
+                self._wires[version] = bytes(message.data)
+                continue
+            bare = message
+            if version == 1 and _core.needs_v2(message):
+                bare = type(message).__new__(type(message))
+                bare.__setstate__(message._state())
+                bare.message_id = 0
+                bare.metadata = None
+                self._stripped = True
+            self._wires[version] = bare.pack(
+                version=1 if version == 1 else 2, crc=crc, cut_name=cut_name
+            )
+        one = next(iter(self._wires.values()))
+        self.stream = one[2:34]
+        self.size = max(map(len, self._wires.values()))
+
+    def wire_for(self, version: int) -> tuple[bytes, bool]:
+        """What to send to a peer of this version, and whether something was left out."""
+        if version not in self._wires:
+            version = min(self._wires)
+        return self._wires[version], self._stripped and version == 1
+
+
+class StreamOf(Generic[M]):
+    """Picks the messages of the stream that `start` has asked for."""
+
+    def __init__(self, start: Start[M]) -> None:
+        self._start = start
+
+    def matches(self, m: Message) -> bool:
+        """Whether m belongs to the stream."""
+        return part_of_stream(self._start, m)
+
+    def __str__(self) -> str:
+        return f"{type(self._start).answer.__name__} of the stream"

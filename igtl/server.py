@@ -1,0 +1,509 @@
+"""A server for many clients, for programs without an event loop: `igtl.serve`.
+
+It is `igtl.aio.server` in one I/O thread. Handlers run in a second thread, one after the other;
+commands, providers and streams each in a thread of their own, so that they may take their time.
+All of them are daemonic: a forgotten close cannot hang the interpreter's exit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+import queue
+import sys
+import threading
+from collections import Counter
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as NotYet
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+from igtl._core import Frame, Stats
+from igtl.aio import server as aio
+from igtl.errors import ConnectionClosed
+from igtl.exchange import Exchange
+from igtl.message import CRCPolicy, Message, NoData
+from igtl.messages.general import CommandReply
+from igtl.messages.queries import Get, Start
+from igtl.protocol import MAX_SIZE, PORT, Version
+from igtl.queues import Policy
+
+if TYPE_CHECKING:
+    from ssl import SSLContext
+
+M = TypeVar("M", bound=Message)
+F = TypeVar("F", bound=Callable[..., Any])
+T = TypeVar("T")
+_IN_FLIGHT = 64  # calls on their way to the I/O thread; then the caller waits for it
+
+
+def _result(future: Future[T], timeout: float | None = None) -> T:
+    """Wait for a result of the I/O thread; Ctrl-C ends it, on Windows too."""
+    if sys.platform != "win32":
+        return future.result(timeout)
+    while True:
+        try:
+            return future.result(0.2)
+        except NotYet:
+            if future.done():
+                raise
+
+
+class _Loop:
+    """An event loop in a thread."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.new_event_loop()
+        self._slots = threading.BoundedSemaphore(_IN_FLIGHT)
+        self.thread = threading.Thread(target=self._run, name="igtl I/O", daemon=True)
+        self.thread.start()
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self.loop)
+        try:
+            self.loop.run_forever()
+        finally:
+            self.loop.run_until_complete(self.loop.shutdown_asyncgens())
+            self.loop.close()
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine there and wait for it."""
+        if threading.current_thread() is self.thread:
+            work.close()
+            raise RuntimeError("this would wait for the I/O thread in the I/O thread: await it")
+        try:
+            future = asyncio.run_coroutine_threadsafe(work, self.loop)
+        except RuntimeError:  # the loop is closed
+            work.close()
+            raise ConnectionClosed("this server was closed") from None
+        try:
+            return _result(future)
+        except BaseException:
+            future.cancel()
+            raise
+
+    def post(self, work: Callable[[], Any]) -> None:
+        """Call something there soon, in the order of the calls."""
+
+        def call() -> None:
+            self._slots.release()
+            work()
+
+        self._slots.acquire()
+        try:
+            self.loop.call_soon_threadsafe(call)
+        except RuntimeError:
+            self._slots.release()
+            raise ConnectionClosed("this server was closed") from None
+
+    def stop(self) -> None:
+        """End the thread."""
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        if threading.current_thread() is not self.thread:
+            self.thread.join()
+
+
+class _Threads(aio.Runner):
+    """Runs the user's functions in threads; coroutine functions run in the event loop, and get
+    the peer of `igtl.aio`."""
+
+    def __init__(self) -> None:
+        self.io: _Loop
+        self._work: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+
+    def _wrapped(self, arg: Any) -> Any:
+        if not isinstance(arg, aio.Peer):
+            return arg
+        if arg.facade is None:
+            arg.facade = Peer(arg, self.io)
+        return arg.facade
+
+    def _call(self, answer: asyncio.Future[Any], work: Callable[..., Any], args: Any) -> None:
+        result: Any = None
+        error: BaseException | None = None
+        try:
+            result = work(*map(self._wrapped, args))
+        except BaseException as failed:
+            error = failed
+
+        def tell() -> None:
+            if answer.done():  # cancelled
+                return
+            if error is not None:
+                answer.set_exception(error)
+            else:
+                answer.set_result(result)
+
+        with contextlib.suppress(RuntimeError):  # the server was closed meanwhile
+            self.io.loop.call_soon_threadsafe(tell)
+
+    def _serve_handlers(self) -> None:
+        while (item := self._work.get()) is not None:
+            self._call(*item)
+
+    async def in_order(self, work: Callable[..., Any], *args: Any) -> Any:
+        if inspect.iscoroutinefunction(work):
+            return await work(*args)
+        if self._thread is None:
+            self._thread = threading.Thread(
+                target=self._serve_handlers, name="igtl handlers", daemon=True
+            )
+            self._thread.start()
+        answer = asyncio.get_running_loop().create_future()
+        self._work.put((answer, work, args))
+        return await answer
+
+    async def apart(self, work: Callable[..., Any], *args: Any) -> Any:
+        if inspect.iscoroutinefunction(work):
+            return await work(*args)
+        answer = asyncio.get_running_loop().create_future()
+        name = f"igtl {getattr(work, '__name__', 'command')}"
+        threading.Thread(
+            target=self._call, args=(answer, work, args), name=name, daemon=True
+        ).start()
+        return await answer
+
+    async def begun(self, provider: Callable[..., Any], *args: Any) -> Any:
+        if inspect.iscoroutinefunction(provider) or inspect.isasyncgenfunction(provider):
+            return await super().begun(provider, *args)
+        return await self.apart(provider, *args)
+
+    async def iterated(self, frames: Any) -> AsyncGenerator[Message]:
+        if hasattr(frames, "__aiter__"):
+            async for message in super().iterated(frames):
+                yield message
+            return
+        items: asyncio.Queue[Any] = asyncio.Queue(1)
+        stopped = threading.Event()
+        end = object()
+
+        def put(item: Any) -> None:
+            future = asyncio.run_coroutine_threadsafe(items.put(item), self.io.loop)
+            while not stopped.is_set():  # the client may leave while its queue is full
+                with contextlib.suppress(NotYet):
+                    future.result(0.1)
+                    return
+            future.cancel()
+
+        def pull() -> None:
+            error: Any = end
+            try:
+                for message in frames:
+                    if stopped.is_set():
+                        break
+                    put(message)
+            except Exception as failed:
+                error = failed
+            finally:
+                if hasattr(frames, "close"):
+                    frames.close()
+            if not stopped.is_set():
+                put(error)
+
+        threading.Thread(target=pull, name="igtl stream", daemon=True).start()
+        try:
+            while (item := await items.get()) is not end:
+                if isinstance(item, Exception):
+                    raise item
+                yield item
+        finally:
+            stopped.set()
+
+    def stop(self) -> None:
+        """End the thread of the handlers when it has done what it does."""
+        self._work.put(None)
+        if self._thread is not None and threading.current_thread() is not self._thread:
+            self._thread.join(1)
+
+
+class Peer:
+    """One client of a server; may be used in any thread.
+
+    Attributes:
+        id: number of this client, from 1 on, never used again.
+        peer: its address, (host, port).
+        connected: when it came, seconds since 1970.
+    """
+
+    def __init__(self, peer: aio.Peer, io: _Loop) -> None:
+        self._peer = peer
+        self._io = io
+        self.id = peer.id
+        self.peer = peer.peer
+        self.connected = peer.connected
+
+    @property
+    def uptime(self) -> float:
+        """Seconds since it came."""
+        return self._peer.uptime
+
+    @property
+    def stats(self) -> Stats:
+        """Its counters."""
+        return self._peer.stats
+
+    @property
+    def header_version(self) -> int:
+        """Header version of what is sent to it now."""
+        return self._peer.header_version
+
+    @property
+    def stripped(self) -> int:
+        """Broadcast messages that it got without their metadata and id."""
+        return self._peer.stripped
+
+    @property
+    def queued(self) -> int:
+        """Messages that wait to be sent to it."""
+        return self._peer.queued
+
+    @property
+    def close_reason(self) -> Exception | None:
+        """Why it is gone; None while it is there."""
+        return self._peer.close_reason
+
+    def send(self, message: Message | Frame, *, crc: bool = True) -> None:
+        """Queue a message for this client under the server's policy; packed at once.
+
+        Raises:
+            EncodeError: the message cannot be sent to it as it is.
+            ConnectionClosed: it is gone.
+        """
+        connection = self._peer._connection
+        wire = self._peer._protocol.pack(message, crc=crc)
+        if connection.outbox.policy == "block" or connection.is_over:
+            self._io.run(connection.put_wait(wire, wire[2:34], None))
+        else:
+            self._io.post(lambda: None if connection.is_over else _put(connection, wire))
+
+    def query(self, request: Get[M], *, timeout: float | None = None) -> M | NoData:
+        """Ask this client for a message; see `igtl.Link.query`."""
+        exchange = Exchange(request)
+        answer: M | NoData = exchange.result(self._io.run(self._peer._ask(exchange, timeout)))
+        return answer
+
+    def command(
+        self, name: str, text: str = "", *, device_name: str = "", timeout: float | None = 5.0
+    ) -> CommandReply:
+        """Send this client a COMMAND and wait for the reply; see `igtl.Link.command`."""
+        return self._io.run(
+            self._peer.command(name, text, device_name=device_name, timeout=timeout)
+        )
+
+    def disconnect(self) -> None:
+        """Send what is queued for it, then close."""
+        self._io.run(self._peer._server.disconnect(self.id))
+
+    def __repr__(self) -> str:
+        return f"<Peer {self.id} {self.peer} {self.stats}>"
+
+
+def _put(connection: Any, wire: bytes) -> None:
+    connection.put(wire, wire[2:34])
+
+
+class Server:
+    """A server for many clients; see `serve`. Its methods may be called in any thread.
+
+    Attributes:
+        host, port: where it listens.
+    """
+
+    def __init__(self, open_server: Callable[[aio.Runner], Any]) -> None:
+        self._threads = _Threads()
+        self._io = self._threads.io = _Loop()
+        self._closed = threading.Event()
+        self._closing = threading.Lock()
+        try:
+            self._server: aio.Server = self._io.run(_opened(open_server(self._threads)))
+        except BaseException:
+            self._io.stop()
+            raise
+        self.host, self.port = self._server.host, self._server.port
+
+    def on(self, kind: type[Message] = Message, name: str = "*") -> Callable[[F], F]:
+        """Decorator: call this with (message, peer) for each message of a class whose device name
+        fits (wildcards * and ?). Handlers run one after the other, in one thread."""
+        return self._server.on(kind, name)
+
+    def provides(
+        self, kind: type[Get[Any]] | type[Start[Any]], name: str = "*"
+    ) -> Callable[[F], F]:
+        """Decorator: this answers requests of a Get or Start class whose device name fits.
+
+        Called with (request, peer), in a thread of its own. For Get it returns the message, or
+        None if there is none. For Start it returns an iterable of messages, or is a generator of
+        them, or returns None to refuse; RTS_ is sent for it, the rate that the request allows is
+        kept, and STP_ or the client's end stops it.
+
+        What nobody provides is answered with STATUS "not found".
+        """
+        return self._server.provides(kind, name)
+
+    def command(self, name: str = "*") -> Callable[[F], F]:
+        """Decorator: this carries out the COMMAND of a name ("*": any other).
+
+        Called with (command, peer), in a thread of its own, so it may take its time. What it
+        returns (text, or None) is the reply; what it raises is reported as a failure with the
+        text of the exception. A CommandReply is sent as it is.
+        """
+        return self._server.command(name)
+
+    def on_connect(self, handler: F) -> F:
+        """Decorator: call this with each new peer."""
+        return self._server.on_connect(handler)
+
+    def on_disconnect(self, handler: F) -> F:
+        """Decorator: call this with each peer that is gone, see its close_reason."""
+        return self._server.on_disconnect(handler)
+
+    @property
+    def clients(self) -> list[Peer]:
+        """Who is connected."""
+        return [self._threads._wrapped(peer) for peer in self._server.clients]
+
+    @property
+    def refused(self) -> Counter[str]:
+        """Connections not let in, by cause: "max_clients", "not allowed", "tls"."""
+        return self._server.refused
+
+    @property
+    def gone(self) -> Counter[str]:
+        """Clients that have left, by cause: "closed", "stalled", "idle", "disconnected", or the
+        name of an error."""
+        return self._server.gone
+
+    def broadcast(self, message: Message | Frame, *, latch: bool = False, crc: bool = True) -> None:
+        """Send a message to all clients; packed once, at once, for each header version.
+
+        Clients still at version 1 get it without metadata and id, which is counted in
+        `Peer.stripped`. With the policy "block" this waits for the slowest.
+
+        Args:
+            latch: also hand it to every client that comes later, at once, until a newer one of
+                this type and device name takes its place.
+        """
+        packed = self._server._pack(message, latch, crc)
+        if self._server._policy == "block":
+            self._io.run(self._server._deliver(packed))
+        else:
+            self._io.post(lambda: self._server._deliver_now(packed))
+
+    def send_to(self, client: int, message: Message | Frame, *, crc: bool = True) -> None:
+        """Send to the client with this id.
+
+        Raises:
+            KeyError: there is none.
+        """
+        self._threads._wrapped(self._server._peers[client]).send(message, crc=crc)
+
+    def disconnect(self, client: int) -> None:
+        """Send what is queued for the client with this id, then close it.
+
+        Raises:
+            KeyError: there is none.
+        """
+        self._io.run(self._server.disconnect(client))
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until the server is closed, or `timeout` seconds; returns whether it is closed.
+        Ctrl-C ends it."""
+        if sys.platform != "win32" or timeout is not None:
+            return self._closed.wait(timeout)
+        while not self._closed.wait(0.2):
+            pass
+        return True
+
+    def shutdown(self, *, timeout: float = 5.0) -> None:
+        """Stop listening, send what is queued, handle what still comes, and close.
+
+        Args:
+            timeout: seconds until whoever has not taken everything is cut.
+        """
+        with self._closing:
+            if self._closed.is_set():
+                return
+            self._io.run(self._server.shutdown(timeout=timeout))
+            self._threads.stop()
+            self._io.stop()
+            self._closed.set()
+
+    def close(self) -> None:
+        """As shutdown."""
+        self.shutdown()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Server on {self.host}:{self.port}, {len(self._server.clients)} clients>"
+
+
+async def _opened(opening: Any) -> Any:
+    return await opening
+
+
+def serve(
+    host: str = "127.0.0.1",
+    port: int = PORT,
+    *,
+    max_clients: int = 1000,
+    allow: Iterable[str] | None = None,
+    policy: Policy = "drop_oldest",
+    max_queued: int = aio.MAX_QUEUED,
+    max_queued_bytes: int = aio.MAX_QUEUED_BYTES,
+    stall_timeout: float = aio.STALL_TIMEOUT,
+    idle_timeout: float | None = None,
+    keepalive: float | None = 60.0,
+    ssl: SSLContext | None = None,
+    handshake_timeout: float = 10.0,
+    version: Version = "auto",
+    max_size: int = MAX_SIZE,
+    crc: CRCPolicy = "verify",
+    cut_names: bool = False,
+) -> Server:
+    """Serve many clients:
+
+        with igtl.serve(port=18944) as server:
+            @server.on(Transform, "Probe*")
+            def _(message, peer): peer.send(Status.ok())
+            server.broadcast(image)
+
+    Args:
+        host: address to listen on; default loopback only, "0.0.0.0" for everybody.
+        port: default 18944; 0 takes a free one.
+        max_clients: connections beyond are refused, and counted; default 1000.
+        allow: addresses and networks ("192.168.7.0/24") that may connect; None: everybody; an
+            empty list: nobody.
+        policy: what happens when the queue of a client is full. "drop_oldest" (default),
+            "drop_newest", "latest" (the newest of each stream only), all counted in its
+            `stats.dropped`; "block": whoever sends waits for it.
+        max_queued, max_queued_bytes: size of that queue; default 1000 messages and 256 MiB. A
+            message of any size fits an empty one.
+        stall_timeout: a client that takes nothing for so many seconds, while there is something
+            to send, is dropped; default 10.
+        idle_timeout: a client that says nothing for so many seconds is dropped; default never.
+        keepalive: see `igtl.connect`.
+        ssl: a context makes it TLS, see `igtl.tls.server`.
+        handshake_timeout: seconds for a TLS handshake; default 10.
+        version, max_size, crc, cut_names: see `igtl.Protocol`. Bad messages are skipped and
+            counted.
+
+    Raises:
+        OSError: the address cannot be used.
+        ValueError: an argument is wrong.
+    """
+    return Server(
+        lambda runner: aio.serve(
+            host, port, max_clients=max_clients, allow=allow, policy=policy, max_queued=max_queued,
+            max_queued_bytes=max_queued_bytes, stall_timeout=stall_timeout,
+            idle_timeout=idle_timeout, keepalive=keepalive, ssl=ssl,
+            handshake_timeout=handshake_timeout, version=version, max_size=max_size, crc=crc,
+            cut_names=cut_names, runner=runner,
+        )
+    )  # fmt: skip

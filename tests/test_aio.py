@@ -1,0 +1,256 @@
+"""What only asyncio has: cancelling, its own time-outs, back-pressure, tasks."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import sys
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import igtl
+import igtl.aio
+from tests.wire import transform
+
+
+def run(work: Callable[[], Coroutine[Any, Any, Any]]) -> None:
+    """In a loop of its own, after which no task is left."""
+
+    async def main() -> None:
+        await asyncio.wait_for(work(), 30)
+        await asyncio.sleep(0)
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    asyncio.run(main())
+
+
+def image(size: int, name: str = "CT") -> igtl.Image:
+    return igtl.Image(np.zeros((1, size // 1000, 1000), np.uint8), device_name=name)
+
+
+async def stalled(link: igtl.aio.Link) -> None:
+    """Return when nothing more leaves."""
+    before = -1
+    while before != (before := link._connection.taken):
+        await asyncio.sleep(0.05)
+
+
+def test_cancelled_recv_loses_nothing() -> None:
+    async def main() -> None:
+        a, b = await igtl.aio.pipe()
+        async with a, b:
+            for k in range(200):
+                waiting = asyncio.create_task(b.recv())
+                await asyncio.sleep(0)
+                if k % 2:
+                    await a.send(transform(x=k))
+                    for _ in range(k % 7):  # at any moment of the arrival
+                        await asyncio.sleep(0)
+                waiting.cancel()
+                try:
+                    got = await waiting
+                except asyncio.CancelledError:
+                    if not k % 2:
+                        continue
+                    got = await b.recv(timeout=5)
+                assert isinstance(got, igtl.Transform)
+                assert got.position[0] == k
+
+    run(main)
+
+
+def test_timeouts_are_honest() -> None:
+    async def main() -> None:
+        a, b = await igtl.aio.pipe()
+        async with a, b:
+            with pytest.raises(TimeoutError) as caught:
+                async with asyncio.timeout(0.05):
+                    await b.recv(timeout=10)  # the outer one strikes
+            assert "seen" not in str(caught.value)
+            with pytest.raises(TimeoutError, match="seen: nothing"):
+                async with asyncio.timeout(10):
+                    await b.recv(timeout=0.05)
+            await a.send(transform())
+            assert (await b.recv(timeout=5)).device_name == "Probe"
+
+    run(main)
+
+
+def test_cancelled_send_goes_out_whole_or_not_at_all() -> None:
+    async def main() -> None:
+        a, b = await igtl.aio.pipe()
+        async with a, b:
+            sent = []
+            for k in range(30):
+                task = asyncio.create_task(a.send(image(500_000 + 1000 * k, f"I{k}")))
+                for _ in range(k % 5):
+                    await asyncio.sleep(0)
+                task.cancel()
+                await asyncio.wait([task])
+                if not task.cancelled():
+                    sent.append(f"I{k}")
+            await b.recv(timeout=5)  # begins to read
+            await a.send(transform("end"))
+            got = []
+            async for m in b:
+                got.append(m.device_name)
+                if m.device_name == "end":
+                    break
+            assert ["I0", *got] == ["I0", *sent[1:], "end"] or got == [*sent[1:], "end"]
+            assert 0 < len(sent) < 30
+
+    run(main)
+
+
+def test_a_sender_feels_a_reader_that_does_not_read() -> None:
+    async def main() -> None:
+        async with igtl.aio.listen(port=0) as listener:
+            async with igtl.aio.connect(port=listener.port) as a:
+                async with await listener.accept(timeout=5) as b:
+                    done = 0
+
+                    async def send() -> None:
+                        nonlocal done
+                        for _ in range(400):
+                            await a.send(image(100_000))
+                            done += 1
+
+                    task = asyncio.create_task(send())
+                    await stalled(a)
+                    assert done < 400
+                    queue = a._connection.outbox
+                    assert queue.bytes <= queue.max_bytes
+                    assert b._protocol.waiting <= 1 << 20  # and the reader's memory is bounded
+                    for _ in range(400):
+                        await b.recv(timeout=10)
+                    await task
+
+    run(main)
+
+
+@pytest.mark.parametrize("policy", ["drop_oldest", "drop_newest", "latest"])
+def test_policies_of_a_slow_reader(policy: Any) -> None:
+    async def main() -> None:
+        async with igtl.aio.listen(port=0) as listener:
+            opening = igtl.aio.connect(port=listener.port, policy=policy, max_queued=5)
+            async with opening as a, await listener.accept(timeout=5) as b:
+                n = 300
+                for k in range(n):
+                    await a.send(image(100_000 + 1000 * k, f"I{k % 2}"))
+                    await asyncio.sleep(0)
+                assert set(a.stats.dropped) == {policy}
+                assert a._connection.outbox.bytes <= 2 << 20
+                reader = asyncio.create_task(collect(b))
+                await a.close()
+                got = await reader
+                assert len(got) + a.stats.lost == n  # sent = received + counted
+                assert len(got) == a.stats.sent
+                for name in ("I0", "I1"):  # each stream in order
+                    sizes = [m.array.size for m in got if m.device_name == name]
+                    assert sizes == sorted(sizes)
+                    if policy != "drop_newest":
+                        assert sizes[-1] == 398_000 + 1000 * int(name[1])
+
+    run(main)
+
+
+async def collect(link: igtl.aio.Link) -> list[Any]:
+    return [m async for m in link]
+
+
+def resident() -> int:
+    """Bytes of memory in use, numpy's and the extension's included."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_committed_memory_follows_what_arrives() -> None:
+    async def main() -> None:
+        async with igtl.aio.listen(port=0) as listener:
+            _, writer = await asyncio.open_connection("127.0.0.1", listener.port)
+            async with await listener.accept(timeout=5) as link:
+                wire = igtl.Image(np.zeros((400, 1000, 1000), np.uint8)).pack_parts()
+                before = resident()
+                writer.write(bytes(wire[0]) + bytes(1_000_000))  # of 400 MB announced
+                with pytest.raises(TimeoutError):
+                    await link.recv(timeout=0.2)
+                assert resident() - before < 50_000_000
+            writer.close()
+
+    run(main)
+
+
+def test_listener() -> None:
+    async def main() -> None:
+        listener = await igtl.aio.listen(port=0)
+        with pytest.raises(TimeoutError, match="no client"):
+            await listener.accept(timeout=0.01)
+        links = []
+
+        async def accept() -> None:
+            async for link in listener:
+                links.append(link)
+
+        task = asyncio.create_task(accept())
+        async with igtl.aio.connect(port=listener.port), igtl.aio.connect(port=listener.port):
+            while len(links) < 2:
+                await asyncio.sleep(0.001)
+        await listener.close()
+        await task
+        for link in links:
+            await link.close()
+        with pytest.raises(igtl.ConnectionClosed):
+            await listener.accept(timeout=1)
+        with pytest.raises(OSError):
+            await igtl.aio.connect(port=listener.port, open_timeout=1)
+
+    run(main)
+
+
+def test_open_timeout() -> None:
+    async def main() -> None:
+        with socket.socket() as mute:  # accepts, and never says anything
+            mute.bind(("127.0.0.1", 0))
+            mute.listen()
+            context = igtl.tls.client()
+            with pytest.raises(TimeoutError, match="no connection"):
+                await igtl.aio.connect(port=mute.getsockname()[1], ssl=context, open_timeout=0.2)
+
+    run(main)
+
+
+def test_udp() -> None:
+    async def main() -> None:
+        async with igtl.aio.udp.Receiver(0) as receiver:
+            async with igtl.aio.udp.Sender("127.0.0.1", receiver.port) as out:
+                for k in range(10):
+                    await out.send(transform(x=k))
+                for k in range(10):
+                    m, address = await receiver.recv(timeout=5)
+                    assert isinstance(m, igtl.Transform)
+                    assert m.position[0] == k
+                    assert address[0] == "127.0.0.1"
+                big = image(300_000)
+                await out.send(big)
+                assert (await receiver.recv(timeout=5))[0] == big
+                with pytest.raises(TimeoutError, match="no message"):
+                    await receiver.recv(timeout=0.02)
+                waiting = asyncio.create_task(receiver.recv())
+                await asyncio.sleep(0)
+                with pytest.raises(RuntimeError):
+                    await receiver.recv()
+                waiting.cancel()
+                await asyncio.wait([waiting])
+                await out.send(transform("after"))
+                assert (await receiver.recv(timeout=5))[0].device_name == "after"
+                ending = asyncio.create_task(receiver.__anext__())
+                await asyncio.sleep(0)
+                receiver.close()
+                with pytest.raises(StopAsyncIteration):
+                    await ending
+
+    run(main)

@@ -1,0 +1,729 @@
+"""One behaviour, over every kind of link: in memory, TCP, TLS, asyncio, asyncio with TLS, uvloop."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+import igtl
+from tests.links import KINDS, Aio, pair, raw_pair
+from tests.wire import frame, transform
+
+SOCKETS = [kind for kind in KINDS if kind != "pipe"]
+NO_TLS = [kind for kind in KINDS if not kind.endswith("tls")]
+Pair = tuple[Any, Any]
+
+
+@pytest.fixture(params=KINDS)
+def ends(request: pytest.FixtureRequest) -> Iterator[Pair]:
+    with pair(request.param) as both:
+        yield both
+
+
+@pytest.fixture(params=KINDS)
+def raw(request: pytest.FixtureRequest) -> Iterator[Pair]:
+    with raw_pair(request.param) as both:
+        yield both
+
+
+def run(work: Callable[[], Any]) -> threading.Thread:
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    return thread
+
+
+def image(size: int = 2_400_000, name: str = "CT") -> igtl.Image:
+    pixels = np.random.default_rng(1).integers(0, 255, (1, size // 1000, 1000), np.uint8)
+    return igtl.Image(pixels, device_name=name)
+
+
+def is_receiving(link: Any) -> bool:
+    receiving = link._receiving
+    return bool(receiving if isinstance(receiving, bool) else receiving.locked())
+
+
+def until(condition: Callable[[], bool], seconds: float = 20) -> None:
+    """For states that nothing signals."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.001)
+
+
+# ---- order and content ------------------------------------------------------------------------
+
+
+def test_there_and_back(ends: Pair) -> None:
+    a, b = ends
+    t = transform()
+    a.send(t)
+    got = b.recv(timeout=5)
+    assert got == t
+    assert got.received == pytest.approx(time.time(), abs=60)
+    assert got.received_monotonic <= time.monotonic()
+    assert got.peer == b.peer
+    b.send(igtl.Status.ok("thanks", device_name="B"))
+    assert a.recv(igtl.Status, timeout=5).message == "thanks"
+    assert (a.stats.sent, a.stats.received) == (1, 1)
+    assert a.stats.streams["TRANSFORM", "Probe"].sent == 1
+    assert b.stats.streams["TRANSFORM", "Probe"].received_bytes == a.stats.sent_bytes
+    assert a.close_reason is None
+
+
+def test_order(ends: Pair) -> None:
+    a, b = ends
+    messages: list[igtl.Message] = []
+    for k in range(300):
+        messages.append(transform(f"T{k % 7}", k))
+        if k % 50 == 0:
+            messages.append(image(200_000 + k, "CT"))
+    thread = run(lambda: [a.send(m) for m in messages])
+    assert [b.recv(timeout=20) for _ in messages] == messages
+    thread.join(10)
+
+
+def test_large_both_ways_at_once(ends: Pair) -> None:
+    a, b = ends
+    im = image(10_000_000)
+    got: list[igtl.Message] = []
+    threads = [run(lambda: a.send(im)), run(lambda: b.send(im))]
+    threads.append(run(lambda: got.append(a.recv(timeout=20))))
+    got.append(b.recv(timeout=20))
+    for thread in threads:
+        thread.join(20)
+    assert got == [im, im]
+
+
+def test_many_threads_send_while_one_receives(ends: Pair) -> None:
+    a, b = ends
+    back = run(lambda: [b.send(image(100_000, "back")) for _ in range(20)])
+    threads = [
+        run(lambda n=n: [a.send(transform(f"T{n}", k)) for k in range(100)])  # type: ignore[misc]
+        for n in range(4)
+    ]
+    drain = run(lambda: [a.recv(igtl.Image, timeout=20) for _ in range(20)])
+    seen: dict[str, list[float]] = {}
+    for _ in range(400):
+        m = b.recv(igtl.Transform, timeout=20)
+        seen.setdefault(m.device_name, []).append(float(m.position[0]))
+    assert seen == {f"T{n}": list(range(100)) for n in range(4)}
+    for thread in (*threads, back, drain):
+        thread.join(20)
+
+
+def test_array_may_be_reused_right_after_send(ends: Pair) -> None:
+    a, b = ends
+    pixels = np.zeros((4, 200, 200), np.uint8)
+    im = igtl.Image(pixels)
+    got: list[igtl.Image] = []
+    thread = run(lambda: got.extend(b.recv(igtl.Image, timeout=10) for _ in range(5)))
+    for k in range(5):
+        pixels[:] = k
+        a.send(im)
+    thread.join(20)
+    assert [int(m.array.min()) for m in got] == [int(m.array.max()) for m in got] == [0, 1, 2, 3, 4]
+
+
+def test_frames_pass_a_relay_unchanged(ends: Pair) -> None:
+    a, b = ends
+    wire = bytearray(transform().pack())
+    wire[70] ^= 1  # a wrong CRC
+    p = igtl.Protocol()
+    p.receive_data(bytes(wire) + igtl.Unknown("ODD", b"??", device_name="X").pack())
+    sent = list(p.frames())
+    for f in sent:
+        a.send(f)
+    got = [b.recv_frame(timeout=5) for _ in sent]
+    assert [bytes(f) for f in got] == [bytes(f) for f in sent]
+    a.send(transform())
+    assert next(iter(b.frames())).type_name == "TRANSFORM"
+
+
+# ---- however the bytes arrive -----------------------------------------------------------------
+
+
+def test_split_at_every_byte_and_glued(raw: Pair) -> None:
+    link, other = raw
+    wire = transform().pack()
+    message = igtl.unpack(wire)
+    for at in range(1, len(wire)):
+        other.sendall(wire[:at])
+        if at % 20 == 0:  # in different calls of the system, too
+            with pytest.raises(TimeoutError):
+                link.recv(timeout=0.005)
+        other.sendall(wire[at:] + wire)
+        assert link.recv(timeout=5) == message
+        assert link.recv(timeout=5) == message
+
+
+def test_time_out_in_mid_message_loses_nothing(raw: Pair) -> None:
+    link, other = raw
+    for message in (transform(), image(300_000)):
+        wire = message.pack()
+        cuts = (0, 30, 70, len(wire) // 2 + 40, len(wire))
+        for start, end in itertools.pairwise(cuts[:-1]):
+            other.sendall(wire[start:end])
+            with pytest.raises(TimeoutError):
+                link.recv(timeout=0.02)
+        other.sendall(wire[cuts[-2] :])
+        assert link.recv(timeout=5) == igtl.unpack(wire)
+
+
+def test_bad_message_raises_and_the_next_is_read(raw: Pair) -> None:
+    link, other = raw
+    bad_crc = bytearray(transform().pack())
+    bad_crc[80] ^= 4
+    version = struct.pack(">H", 9) + transform().pack()[2:]
+    other.sendall(
+        frame("TRANSFORM", bytes(47)) + bytes(bad_crc) + version + transform("after").pack()
+    )
+    for error in (igtl.BodyError, igtl.CRCError, igtl.VersionError):
+        with pytest.raises(error):
+            next(link)
+    assert next(link).device_name == "after"
+    assert link.stats.errors == {"BodyError": 1, "CRCError": 1, "VersionError": 1}
+    assert link.stats.received == 4
+    assert link.stats.streams["TRANSFORM", "Probe"].crc_errors == 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_too_large_closes_the_link(kind: str) -> None:
+    with raw_pair(kind, max_size=1000) as (link, other):
+        other.sendall(frame("IMAGE", b"", size=1 << 40))
+        with pytest.raises(igtl.MessageTooLarge) as caught:
+            link.recv(timeout=5)
+        assert (caught.value.size, caught.value.limit) == ((1 << 40) + 58, 1000)
+        with contextlib.suppress(ConnectionError, OSError):
+            assert other.recv() == b""
+        with pytest.raises(igtl.ProtocolError):
+            link.recv(timeout=1)
+        assert isinstance(link.close_reason, igtl.MessageTooLarge)
+
+
+@pytest.mark.parametrize("kind", NO_TLS)
+def test_garbage(kind: str) -> None:
+    with raw_pair(kind, max_size=1 << 20) as (link, other):
+        other.sendall(np.random.default_rng(3).bytes(5000))
+        with pytest.raises(igtl.IgtlError):
+            for _ in range(100):
+                with contextlib.suppress(igtl.VersionError):
+                    link.recv(timeout=0.5)
+
+
+def test_unknown_types_pass(raw: Pair) -> None:
+    link, other = raw
+    other.sendall(frame("WHATEVER", b"abc"))
+    m = link.recv(timeout=5)
+    assert (m.type_name, m.content) == ("WHATEVER", b"abc")
+    link.send(m)
+    p = igtl.Protocol()
+    p.receive_data(other.recv(1000))
+    assert list(p.messages()) == [m]
+
+
+# ---- selective receiving ----------------------------------------------------------------------
+
+
+def test_selective_recv_keeps_the_rest_in_order(ends: Pair) -> None:
+    a, b = ends
+    for k in range(3):
+        a.send(transform("Stylus", k))
+        a.send(igtl.String(f"note {k}", device_name="Log"))
+    a.send(transform("ProbeToTracker"))
+    assert b.recv(igtl.Transform, "Probe*", timeout=5).device_name == "ProbeToTracker"
+    notes = [b.recv(igtl.String, timeout=5).string for _ in range(3)]
+    assert notes == ["note 0", "note 1", "note 2"]
+    assert [float(b.recv(igtl.Transform, timeout=5).position[0]) for _ in range(3)] == [0, 1, 2]
+
+
+def test_time_out_says_what_was_seen(ends: Pair) -> None:
+    a, b = ends
+    a.send(transform("Image_Reference"))
+    with pytest.raises(TimeoutError, match=r"Image 'Image'.*TRANSFORM 'Image_Reference'"):
+        b.recv(igtl.Image, "Image", timeout=0.2)
+    assert b.recv(timeout=5).device_name == "Image_Reference"
+
+
+@pytest.mark.parametrize("kind", ["tcp", "aio"])
+@pytest.mark.parametrize(
+    ("policy", "kept"),
+    [("drop_oldest", [7, 8, 9]), ("drop_newest", [0, 1, 2]), ("latest", [8, 9])],
+)
+def test_what_selective_recv_leaves_is_bounded(kind: str, policy: Any, kept: list[int]) -> None:
+    settings = {"inbox_policy": policy, "inbox_messages": 3}
+    with igtl.listen(port=0) as listener:
+        if kind == "tcp":
+            link: Any = igtl.connect(port=listener.port, **settings)
+        else:
+            loop = link_loop()
+            link = Aio(loop, loop(_open(igtl.aio.connect(port=listener.port, **settings))))
+        with link, listener.accept(timeout=5) as other:
+            for k in range(10):
+                other.send(transform(f"T{k % 2}", k))
+            other.send(igtl.Status.ok(device_name="end"))
+            link.recv(igtl.Status, timeout=5)
+            got = [int(link.recv(timeout=5).position[0]) for _ in kept]
+            assert got == kept
+            assert sum(link.stats.dropped.values()) == 10 - len(kept)
+            assert set(link.stats.dropped) == {policy}
+            streams = link.stats.streams
+            assert sum(sum(s.lost.values()) for s in streams.values()) == 10 - len(kept)
+        if kind == "aio":
+            loop.close()
+
+
+def link_loop() -> Any:
+    from tests.links import Loop
+
+    return Loop()
+
+
+async def _open(opening: Any) -> Any:
+    return await opening
+
+
+# ---- ends -------------------------------------------------------------------------------------
+
+
+def test_iteration_ends_when_the_peer_closes(ends: Pair) -> None:
+    a, b = ends
+    for k in range(5):
+        a.send(transform(x=k))
+    a.close()
+    assert [float(m.position[0]) for m in b] == [0, 1, 2, 3, 4]
+    with pytest.raises(igtl.ConnectionClosed) as caught:
+        b.recv()
+    assert caught.value.clean
+    assert b.close_reason is caught.value
+
+
+def test_closing_loses_nothing_that_was_sent(ends: Pair) -> None:
+    a, b = ends
+    b.send(transform("unread"))  # closing with this unread resets the connection
+    im = image(5_000_000)
+    got: list[Any] = []
+    thread = run(lambda: got.extend(b))
+    a.send(im)
+    a.close()
+    thread.join(20)
+    assert got == [im]
+
+
+def test_cut_in_mid_message_is_not_clean(raw: Pair) -> None:
+    link, other = raw
+    other.sendall(transform("whole").pack() + transform().pack()[:60])
+    other.close()
+    assert next(link).device_name == "whole"
+    with pytest.raises(igtl.ConnectionClosed) as caught:
+        list(link)
+    assert not caught.value.clean
+
+
+@pytest.mark.parametrize("kind", [k for k in SOCKETS if not k.endswith("tls")])
+def test_reset_is_not_clean(kind: str) -> None:
+    with raw_pair(kind) as (link, other):
+        link.send(transform())  # unread there: its close is a reset
+        other.reset()
+        with pytest.raises(igtl.ConnectionClosed) as caught:
+            link.recv(timeout=5)
+        assert not caught.value.clean
+        with pytest.raises(igtl.ConnectionClosed):
+            for _ in range(100):
+                link.send(transform())
+                time.sleep(0.005)
+
+
+@pytest.mark.parametrize("kind", ["tcp", "aio", "aio-uvloop"])
+def test_half_open_peer_still_gets_what_is_sent(kind: str) -> None:
+    with raw_pair(kind) as (link, other):
+        other.sendall(transform().pack())
+        other.half_close()
+        assert len(list(link)) == 1
+        link.send(transform("answer"))
+        assert igtl.unpack(other.recv(106)).device_name == "answer"
+
+
+def test_close_wakes_recv(ends: Pair) -> None:
+    a, _ = ends
+    caught: list[BaseException] = []
+
+    def wait() -> None:
+        try:
+            a.recv()
+        except igtl.ConnectionClosed as closed:
+            caught.append(closed)
+
+    thread = run(wait)
+    until(lambda: is_receiving(a))
+    a.close()
+    thread.join(5)
+    assert len(caught) == 1
+    with pytest.raises(igtl.ConnectionClosed):
+        a.send(transform())
+
+
+@pytest.mark.parametrize("kind", SOCKETS)
+def test_close_ends_a_send_that_waits(kind: str) -> None:
+    with raw_pair(kind) as (link, _):  # the other end does not read
+        caught: list[BaseException] = []
+
+        def fill() -> None:
+            try:
+                while True:
+                    link.send(image(1_000_000))
+            except igtl.ConnectionClosed as closed:
+                caught.append(closed)
+
+        thread = run(fill)
+        stalled(link)
+        if isinstance(link, Aio):
+            link.loop(link.link.close(timeout=0.2))
+            assert link.stats.dropped["disconnected"] >= 1
+        else:
+            link.close()
+        thread.join(10)
+        assert len(caught) == 1
+
+
+def stalled(link: Any) -> None:
+    """Return when nothing more leaves."""
+    before = -1
+    while before != (before := link.stats.sent):
+        time.sleep(0.3)
+
+
+def test_a_closed_link_says_so(ends: Pair) -> None:
+    a, b = ends
+    b.send(transform("kept"))
+    with pytest.raises(TimeoutError):
+        a.recv(igtl.Status, timeout=0.2)
+    a.close()
+    a.close()
+    assert a.recv(timeout=1).device_name == "kept"  # what had come is not lost
+    for timeout in (None, 0, 0.1):
+        with pytest.raises(igtl.ConnectionClosed):
+            a.recv(timeout=timeout)
+    assert list(a) == []
+
+
+def test_second_receiver_is_refused(ends: Pair) -> None:
+    a, b = ends
+    thread = run(lambda: a.recv())
+    until(lambda: is_receiving(a))
+    with pytest.raises(RuntimeError, match="another t"):
+        a.recv(timeout=1)
+    b.send(transform())
+    thread.join(5)
+
+
+def test_interrupted_send_ends_the_link(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pair("tcp") as (a, b):
+        send = a._transport.send
+
+        def cut(parts: Any) -> None:
+            send([bytes(parts[0])[:70]])
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(a._transport, "send", cut)
+        with pytest.raises(KeyboardInterrupt):
+            a.send(transform())
+        monkeypatch.undo()
+        with pytest.raises(igtl.ConnectionClosed):
+            a.send(transform())  # it would have been out of step
+        with pytest.raises(igtl.ConnectionClosed) as caught:
+            b.recv(timeout=5)
+        assert not caught.value.clean
+
+
+# ---- time-outs --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", SOCKETS)
+def test_write_timeout_against_a_peer_that_does_not_read(kind: str) -> None:
+    with raw_pair(kind, write_timeout=0.3) as (link, other):
+        with pytest.raises(TimeoutError, match="took nothing"):
+            while True:
+                link.send(image(1_000_000))
+        with pytest.raises(igtl.ConnectionClosed):
+            link.send(transform())
+        other.close()
+
+
+@pytest.mark.parametrize("kind", SOCKETS)
+def test_slow_reader_gets_everything(kind: str) -> None:
+    with raw_pair(kind, write_timeout=5) as (link, other):
+        messages = [image(700_000 + k, f"I{k}") for k in range(12)]
+        thread = run(lambda: [link.send(m) for m in messages])
+        data = b""
+        total = sum(len(m.pack()) for m in messages)
+        while len(data) < total:
+            data += other.recv(200_000)
+            time.sleep(0.001)
+        thread.join(10)
+        p = igtl.Protocol()
+        p.receive_data(data)
+        assert list(p.messages()) == messages
+
+
+@pytest.mark.parametrize("kind", SOCKETS)
+def test_read_timeout(kind: str) -> None:
+    with raw_pair(kind, read_timeout=0.05) as (link, other):
+        with pytest.raises(TimeoutError):
+            next(link)
+        other.sendall(transform().pack())
+        assert next(link).device_name == "Probe"
+
+
+def test_keepalive_is_set() -> None:
+    import socket
+
+    with igtl.listen(port=0, keepalive=8) as listener:
+        with igtl.connect(port=listener.port, keepalive=8) as a, listener.accept() as b:
+            for link in (a, b):
+                sock = link._transport._sock  # type: ignore[attr-defined]
+                assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+                assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+                if hasattr(socket, "TCP_USER_TIMEOUT"):
+                    option = socket.TCP_USER_TIMEOUT
+                    assert sock.getsockopt(socket.IPPROTO_TCP, option) == 8000
+        with pytest.raises(ValueError):
+            igtl.connect(port=listener.port, keepalive=0.1)
+
+
+def test_open_timeout() -> None:
+    import socket
+
+    with socket.socket() as full:  # a backlog of one, taken: further connections hang
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        port = full.getsockname()[1]
+        held = []
+        with contextlib.suppress(OSError):
+            for _ in range(3):
+                s = socket.socket()
+                s.setblocking(False)
+                held.append(s)
+                with contextlib.suppress(BlockingIOError):
+                    s.connect(("127.0.0.1", port))
+        start = time.monotonic()
+        with pytest.raises(TimeoutError):
+            igtl.connect("127.0.0.1", port, open_timeout=0.3)
+        assert time.monotonic() - start < 5
+        for s in held:
+            s.close()
+
+
+# ---- versions ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["tcp", "tls", "aio", "aio-tls"])
+def test_hello_raises_both_ends_to_version_2(kind: str) -> None:
+    with pair(kind) as (a, b):
+        assert (a.header_version, b.header_version) == (1, 1)
+        if isinstance(a, Aio):
+            a.loop(a.link.send_hello())
+        else:
+            a.send_hello()
+        status = b.recv(igtl.Status, timeout=5)
+        assert (status.header_version, status.code, status.device_name) == (2, 1, "igtl")
+        b.send(igtl.Transform(np.eye(4), metadata={"TransformStatus": "OK"}))
+        assert a.recv(timeout=5).metadata == {"TransformStatus": "OK"}
+        a.send(igtl.String("x", message_id=5))
+        assert b.recv(timeout=5).message_id == 5
+
+
+@pytest.mark.parametrize("kind", SOCKETS)
+def test_never_version_2_to_a_version_1_peer(kind: str) -> None:
+    with raw_pair(kind) as (link, other):
+        other.sendall(igtl.Status.ok().pack(version=1))
+        link.recv(timeout=5)
+        for m in (transform(), igtl.Command(1, "Go"), igtl.String("é"), igtl.Status.ok()):
+            link.send(m)
+        for m in (igtl.Transform(np.eye(4), message_id=1), igtl.String("", metadata={"a": 1})):
+            with pytest.raises(igtl.EncodeError, match="hello=True"):
+                link.send(m)
+        closing = run(link.close)
+        p = igtl.Protocol()
+        p.receive_data(other.everything())
+        other.close()
+        closing.join(10)
+        assert [f.header_version for f in p.frames()] == [1, 1, 1, 1]
+
+
+# ---- requests ---------------------------------------------------------------------------------
+
+
+def answering(link: Any, work: Callable[[Any], list[igtl.Message]]) -> threading.Thread:
+    """The other end: answers each message until it is closed."""
+
+    def serve() -> None:
+        with contextlib.suppress(igtl.ConnectionClosed):
+            for m in link:
+                for reply in work(m):
+                    link.send(reply)
+
+    return run(serve)
+
+
+def test_query(ends: Pair) -> None:
+    a, b = ends
+    other = igtl.Image(np.zeros((1, 2, 3), np.uint8), device_name="MR")
+
+    def answer(m: Any) -> list[igtl.Message]:
+        name = m.device_name
+        replies: dict[str, igtl.Message] = {
+            "CT": igtl.Image(np.ones((1, 2, 3), np.uint8), device_name="CT"),
+            "US": igtl.NoData("IMAGE", device_name="US"),
+            "PET": igtl.Status(igtl.StatusCode.NOT_FOUND, device_name="PET"),
+            "no": igtl.Status(igtl.StatusCode.ACCESS_DENIED, 0, "GET_IMAGE", device_name="no"),
+            "RTS": igtl.ReadyImage(1, device_name="RTS"),
+        }
+        return [transform("noise"), other, *([replies[name]] if name in replies else [])]
+
+    thread = answering(b, answer)
+    image_ = a.query(igtl.GetImage(device_name="CT"), timeout=5)
+    assert image_.array[0, 0, 0] == 1
+    for name in ("US", "PET", "RTS"):
+        nothing = a.query(igtl.GetImage(device_name=name), timeout=5)
+        assert (type(nothing), nothing.type_name) == (igtl.NoData, "IMAGE")
+    with pytest.raises(igtl.CommandFailed) as caught:
+        a.query(igtl.GetImage(device_name="no"), timeout=5)
+    assert caught.value.reply.code == igtl.StatusCode.ACCESS_DENIED
+    with pytest.raises(TimeoutError, match="GET_IMAGE"):
+        a.query(igtl.GetImage(device_name="SPECT"), timeout=0.05)
+    assert a.recv(igtl.Image, timeout=5).device_name == "MR"  # what was not asked for is queued
+    a.close()
+    thread.join(5)
+
+
+def test_commands(ends: Pair) -> None:
+    a, b = ends
+    ids = []
+    texts: dict[str, tuple[str, dict[str, str]]] = {
+        "plain": ("done", {}),
+        "xml": ('<CommandReply Name="x" Status="FAIL" Message="no &quot;probe&quot;"/>', {}),
+        "good": ('<CommandReply Status="SUCCESS"/>', {}),
+        "meta": ("", {"Status": "FAIL", "ErrorMessage": "no disk"}),
+    }
+
+    def answer(m: Any) -> list[igtl.Message]:
+        if not isinstance(m, igtl.Command):
+            return []
+        ids.append(m.command_id)
+        text, metadata = texts[m.name]
+        another = igtl.CommandReply(m.command_id + 1000, m.name, "of another command")
+        return [another, igtl.CommandReply(m.command_id, m.name, text, metadata=metadata)]
+
+    answering(b, answer)
+    assert a.command("plain", "<go/>").text == "done"
+    assert a.command("good").text == '<CommandReply Status="SUCCESS"/>'
+    with pytest.raises(igtl.CommandFailed, match='no "probe"') as caught:
+        a.command("xml")
+    assert caught.value.reply.name == "xml"
+    if isinstance(a, Aio):
+        a.loop(a.link.send_hello())
+    else:
+        a.send_hello()
+    with pytest.raises(igtl.CommandFailed, match="no disk"):
+        a.command("meta")
+    assert len(set(ids)) == len(ids) == 4
+
+
+@pytest.mark.parametrize("acknowledges", [True, False])
+def test_stream(ends: Pair, acknowledges: bool) -> None:
+    a, b = ends
+    seen: list[str] = []
+    stop = threading.Event()
+    stopped = threading.Event()
+
+    def tracker() -> None:
+        tick = 0
+        while not stop.is_set():
+            with contextlib.suppress(TimeoutError):
+                m = b.recv(timeout=0.005)
+                seen.append(m.type_name)
+                if acknowledges and m.type_name[:4] in ("STT_", "STP_"):
+                    b.send(igtl.ReadyTrackingData())
+                if m.type_name == "STP_TDATA":
+                    stopped.set()
+            if seen and not stopped.is_set():
+                tick += 1
+                b.send(igtl.Status.ok(device_name="beside"))
+                b.send(igtl.TrackingData([igtl.Tool("a", matrix=np.eye(4))], device_name="Tracker"))
+
+    thread = run(tracker)
+    with (
+        pytest.raises(ZeroDivisionError),
+        a.stream(igtl.StartTrackingData(resolution_ms=5)) as frames,
+    ):
+        for _, m in zip(range(10), frames, strict=False):
+            assert m.tools.names == ["a"]
+        assert frames.recv(timeout=5).device_name == "Tracker"
+        raise ZeroDivisionError
+    assert stopped.wait(5)  # also after an error
+    stop.set()
+    thread.join(5)
+    assert seen == ["STT_TDATA", "STP_TDATA"]
+    assert a.recv(igtl.Status, timeout=5).device_name == "beside"
+    if acknowledges:
+        with pytest.raises(TimeoutError):
+            a.recv(igtl.TrackingData, timeout=0.05)  # what was on its way is not left over
+        with pytest.raises(TimeoutError):
+            a.recv(igtl.ReadyTrackingData, timeout=0.05)
+
+
+@pytest.mark.parametrize("reply", ["RTS", "STATUS", "nothing"])
+def test_refused_stream(ends: Pair, reply: str) -> None:
+    a, b = ends
+    seen: list[str] = []
+
+    def answer(m: Any) -> list[igtl.Message]:
+        seen.append(m.type_name)
+        if reply == "RTS":
+            return [igtl.ReadyTrackingData(1)]
+        if reply == "STATUS":
+            return [igtl.Status(igtl.StatusCode.NOT_FOUND, device_name="igtl")]
+        return []
+
+    thread = answering(b, answer)
+    error = TimeoutError if reply == "nothing" else igtl.CommandFailed
+    with pytest.raises(error), a.stream(igtl.StartTrackingData(), timeout=0.2):
+        pytest.fail("it was refused")
+    a.close()
+    thread.join(5)
+    assert seen == (["STT_TDATA", "STP_TDATA"] if reply == "nothing" else ["STT_TDATA"])
+
+
+# ---- samples of the same instant --------------------------------------------------------------
+
+
+def pose(angle: float, time_: float, name: str = "Probe") -> igtl.Transform:
+    c, s = np.cos(angle), np.sin(angle)
+    m = np.array([[c, -s, 0, 100 * angle], [s, c, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1.0]])
+    return igtl.Transform(m, device_name=name, timestamp=time_)
+
+
+def test_sync(ends: Pair) -> None:
+    a, b = ends
+    pixels = np.zeros((1, 2, 2), np.uint8)
+    for k in range(10):  # 100 Hz poses, 50 Hz images in between, one image alone
+        a.send(pose(k, 1000 + 0.01 * k))
+        a.send(igtl.Status.ok(device_name="beside"))
+        if k % 2:
+            a.send(igtl.Image(pixels, device_name="US", timestamp=1000.002 + 0.01 * k))
+    a.send(igtl.Image(pixels, device_name="US", timestamp=1009))
+    a.send(pose(99, 1010))
+    a.close()
+    pairs = b.sync((igtl.Image, "US"), (igtl.Transform, "Probe"), tolerance=0.005)
+    got = [(im.timestamp, float(t.position[0]) / 100) for im, t in pairs]
+    assert [round(x) for _, x in got] == [1, 3, 5, 7, 9]
+    assert pairs.unmatched["Image 'US'"] == 1
+    assert b.recv(igtl.Status, timeout=1).device_name == "beside"
