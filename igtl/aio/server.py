@@ -665,7 +665,11 @@ class Server:
 
 
 def _cause(peer: Peer) -> str:
-    return "closed" if peer._connection.ended is True else type(peer._connection.ended).__name__
+    """Why it left, for `gone`."""
+    if isinstance(peer.close_reason, MessageTooLarge):
+        return "MessageTooLarge"
+    ended = peer._connection.ended
+    return type(ended).__name__ if isinstance(ended, Exception) else "closed"
 
 
 class Runner:

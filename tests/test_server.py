@@ -1,0 +1,637 @@
+"""The server of many clients: blocking, and in asyncio."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+import igtl
+import igtl.aio
+from igtl.aio.server import AllowList
+from tests.links import Loop
+from tests.test_links import until
+from tests.wire import frame, transform
+
+
+def image(size: int = 300_000, name: str = "CT") -> igtl.Image:
+    return igtl.Image(np.zeros((1, size // 100, 100), np.uint8), device_name=name)
+
+
+class Blocking:
+    """`igtl.serve`."""
+
+    def __init__(self, **settings: Any) -> None:
+        self.server = igtl.serve(port=0, **settings)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.server, name)
+
+    def broadcast(self, *args: Any, **options: Any) -> Any:
+        return self.server.broadcast(*args, **options)
+
+    def close(self) -> None:
+        self.server.close()
+
+
+class Asyncio:
+    """`igtl.aio.serve` in a loop in a thread, with the same face; handlers get its own peers."""
+
+    def __init__(self, **settings: Any) -> None:
+        self.loop = Loop()
+        self.server = self.loop(self._open(settings))
+
+    async def _open(self, settings: Any) -> igtl.aio.Server:
+        return await igtl.aio.serve(port=0, **settings)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.server, name)
+
+    def broadcast(self, *args: Any, **options: Any) -> Any:
+        return self.loop(self.server.broadcast(*args, **options))
+
+    def send_to(self, *args: Any) -> None:
+        self.loop(self.server.send_to(*args))
+
+    def disconnect(self, client: int) -> None:
+        self.loop(self.server.disconnect(client))
+
+    def shutdown(self, **options: Any) -> None:
+        self.loop(self.server.shutdown(**options))
+
+    def close(self) -> None:
+        self.loop(self.server.close())
+        assert self.loop.tasks() == 0
+        self.loop.close()
+
+
+@contextlib.contextmanager
+def serving(kind: str, **settings: Any) -> Iterator[Any]:
+    server: Any = Blocking(**settings) if kind == "sync" else Asyncio(**settings)
+    try:
+        yield server
+    finally:
+        server.close()
+
+
+@pytest.fixture(params=["sync", "aio"])
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+TASKS: list[Any] = []
+
+
+def call(result: Any) -> None:
+    """Peers of asyncio answer with coroutines; tests use them in its loop."""
+    if asyncio.iscoroutine(result):
+        TASKS.append(asyncio.ensure_future(result))
+
+
+def stalling_client(port: int) -> socket.socket:
+    """Connects, and never reads; small buffers, so that it stalls soon."""
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    sock.connect(("127.0.0.1", port))
+    return sock
+
+
+# ---- clients ----------------------------------------------------------------------------------
+
+
+def test_broadcast_send_to_and_disconnect(kind: str) -> None:
+    with serving(kind) as server, contextlib.ExitStack() as stack:
+        links = [stack.enter_context(igtl.connect(port=server.port)) for _ in range(5)]
+        until(lambda: len(server.clients) == 5)
+        assert [p.id for p in server.clients] == [1, 2, 3, 4, 5]
+        assert [p.peer for p in server.clients] == [link.local for link in links]
+        server.broadcast(transform("all"))
+        assert [link.recv(timeout=5).device_name for link in links] == ["all"] * 5
+        server.send_to(3, transform("one"))
+        assert links[2].recv(timeout=5).device_name == "one"
+        peer = server.clients[2]
+        assert (peer.stats.sent, peer.queued, peer.header_version) == (2, 0, 1)
+        assert 0 <= peer.uptime < 60
+        assert peer.connected == pytest.approx(time.time(), abs=60)
+        server.disconnect(2)
+        assert list(links[1]) == [links[0].recv] or links[1].close_reason is not None
+        until(lambda: len(server.clients) == 4)
+        with pytest.raises(KeyError):
+            server.send_to(2, transform())
+        for link in (links[0], links[2], links[3], links[4]):
+            with pytest.raises(TimeoutError):
+                link.recv(timeout=0.01)
+        links[0].close()
+        until(lambda: len(server.clients) == 3)
+        assert server.gone == {"disconnected": 1, "closed": 1}
+
+
+def test_handlers_in_order_by_type_and_device(kind: str) -> None:
+    seen: list[Any] = []
+    with serving(kind) as server, igtl.connect(port=server.port) as link:
+
+        @server.on(igtl.Transform, "Probe*")
+        def _(message: Any, peer: Any) -> None:
+            seen.append(("probe", float(message.position[0]), peer.id))
+
+        @server.on(igtl.String)
+        def _(message: Any, peer: Any) -> None:
+            seen.append(("string", message.string, peer.id))
+            call(peer.send(igtl.String("echo " + message.string)))
+
+        @server.on(igtl.Status)
+        def _(message: Any, peer: Any) -> None:
+            raise ZeroDivisionError  # the server goes on
+
+        @server.on()
+        def _(message: Any, peer: Any) -> None:
+            seen.append(("any", message.type_name, peer.id))
+
+        for k in range(3):
+            link.send(transform("ProbeToTracker", k))
+            link.send(transform("Stylus", k))
+            link.send(igtl.Status.ok())
+            link.send(igtl.String(str(k)))
+        echoes = [link.recv(igtl.String, timeout=5).string for _ in range(3)]
+        assert echoes == ["echo 0", "echo 1", "echo 2"]
+        until(lambda: len(seen) == 18)
+    for k in range(3):
+        assert seen[6 * k : 6 * k + 6] == [
+            ("probe", k, 1),
+            ("any", "TRANSFORM", 1),
+            ("any", "TRANSFORM", 1),
+            ("any", "STATUS", 1),
+            ("string", str(k), 1),
+            ("any", "STRING", 1),
+        ]
+
+
+def test_connect_and_disconnect_handlers(kind: str) -> None:
+    events: list[Any] = []
+    with serving(kind) as server:
+        server.on_connect(lambda peer: events.append(("+", peer.id)))
+        server.on_disconnect(lambda peer: events.append(("-", peer.id, type(peer.close_reason))))
+        with igtl.connect(port=server.port):
+            until(lambda: len(events) == 1)
+        until(lambda: len(events) == 2)
+        assert events == [("+", 1), ("-", 1, igtl.ConnectionClosed)]
+
+
+def test_bad_messages_of_one_client(kind: str) -> None:
+    with serving(kind, max_size=10_000) as server, igtl.connect(port=server.port) as good:
+        seen = []
+        server.on(igtl.Transform)(lambda m, peer: seen.append(peer.id))
+        with socket.create_connection(("127.0.0.1", server.port)) as bad:
+            bad.sendall(frame("TRANSFORM", bytes(47)) + transform().pack())
+            until(lambda: seen == [2])
+            assert server.clients[1].stats.errors == {"BodyError": 1}
+            bad.sendall(frame("IMAGE", b"", size=1 << 50))
+            until(lambda: len(server.clients) == 1)
+        good.send(transform())
+        until(lambda: seen == [2, 1])
+        assert server.gone["MessageTooLarge"] == 1
+
+
+def test_max_clients(kind: str) -> None:
+    with serving(kind, max_clients=2) as server:
+        with igtl.connect(port=server.port) as a, igtl.connect(port=server.port):
+            until(lambda: len(server.clients) == 2)
+            with igtl.connect(port=server.port) as third:
+                with pytest.raises(igtl.ConnectionClosed):
+                    third.recv(timeout=5)
+            assert server.refused == {"max_clients": 1}
+            a.close()
+            until(lambda: len(server.clients) == 1)
+            with igtl.connect(port=server.port) as fourth:
+                until(lambda: len(server.clients) == 2)
+                server.broadcast(transform())
+                assert fourth.recv(timeout=5).device_name == "Probe"
+
+
+def test_allow_list(kind: str) -> None:
+    for allow, admitted in ((["127.0.0.0/8"], True), ([], False), (["10.0.0.0/8", "::1"], False)):
+        with serving(kind, allow=allow) as server, igtl.connect(port=server.port) as link:
+            if admitted:
+                until(lambda s=server: len(s.clients) == 1)
+                continue
+            with pytest.raises(igtl.ConnectionClosed):
+                link.recv(timeout=5)
+            assert server.refused == {"not allowed": 1}
+    for wrong, error in (("127.0.0.1", TypeError), (["localhost"], ValueError), ([""], ValueError)):
+        with pytest.raises(error):
+            igtl.serve(port=0, allow=wrong)
+
+
+@pytest.mark.parametrize(
+    ("entries", "address", "admitted"),
+    [
+        (None, "203.0.113.9", True),
+        ([], "127.0.0.1", False),
+        (["192.168.1.7"], "192.168.1.7", True),
+        (["192.168.1.7"], "192.168.1.8", False),
+        (["192.168.1.0/24"], "::ffff:192.168.1.8", True),
+        (["::ffff:192.168.1.0/120"], "192.168.1.8", True),
+        (["::ffff:192.168.1.8"], "::ffff:192.168.1.8", True),
+        (["192.168.1.99/24"], "192.168.1.8", True),
+        (["fe80::/10"], "fe80::1%eth0", True),
+        (["2001:db8::/32"], "2001:db9::1", False),
+        (["0.0.0.0/0"], "::1", False),
+    ],
+)
+def test_allow_list_entries(entries: Any, address: str, admitted: bool) -> None:
+    assert AllowList(entries).admits((address, 1)) is admitted
+    assert AllowList(entries).admits(None) is (entries is None)
+
+
+def test_idle_time_out(kind: str) -> None:
+    with serving(kind, idle_timeout=0.4, stall_timeout=0.2) as server:
+        with igtl.connect(port=server.port) as quiet, igtl.connect(port=server.port) as alive:
+            for _ in igtl.Rate(20):
+                alive.send(transform())
+                if server.gone:
+                    break
+            assert server.gone == {"idle": 1}
+            assert [p.id for p in server.clients] == [2]
+            with pytest.raises(igtl.ConnectionClosed):
+                quiet.recv(timeout=5)
+
+
+# ---- queues -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("policy", ["drop_oldest", "drop_newest", "latest"])
+def test_a_stalled_client_delays_nobody_and_is_dropped(kind: str, policy: Any) -> None:
+    with serving(kind, policy=policy, max_queued=10, stall_timeout=0.5) as server:
+        with igtl.connect(port=server.port) as live, stalling_client(server.port):
+            until(lambda: len(server.clients) == 2)
+            got: list[Any] = []
+            reader = threading.Thread(target=lambda: got.extend(live), daemon=True)
+            reader.start()
+            stalled = server.clients[1]
+            n = 0
+            for _ in igtl.Rate(300):
+                server.broadcast(image(50_000 + n))
+                n += 1
+                assert stalled.queued <= 10
+                if len(server.clients) == 1 and n >= 100:
+                    break
+            assert server.gone == {"stalled": 1}
+            stats = stalled.stats
+            while_there = stats.sent + stats.lost  # sent or counted: nothing else
+            assert stats.dropped[policy] > 0
+            assert 0 < while_there <= n
+            until(lambda: len(got) == n)
+            assert [m.array.size for m in got] == [50_000 + k - (k % 100) for k in range(n)]
+            assert server.clients[0].stats.lost == 0
+        reader.join(5)
+
+
+def test_block_waits_for_the_slowest_until_it_is_dropped(kind: str) -> None:
+    with serving(kind, policy="block", max_queued=4, stall_timeout=0.5) as server:
+        with igtl.connect(port=server.port) as live, stalling_client(server.port):
+            until(lambda: len(server.clients) == 2)
+            got: list[Any] = []
+            reader = threading.Thread(target=lambda: got.extend(live), daemon=True)
+            reader.start()
+            for _ in range(100):
+                server.broadcast(image(100_000))
+            assert server.gone == {"stalled": 1}
+            until(lambda: len(got) == 100)
+        reader.join(5)
+
+
+def test_packed_at_the_call_and_once_per_version(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packs: list[int] = []
+    pack = igtl.Image.pack
+
+    def counted(self: Any, **options: Any) -> bytes:
+        packs.append(options["version"])
+        return pack(self, **options)
+
+    with serving(kind) as server, contextlib.ExitStack() as stack:
+        links = [stack.enter_context(igtl.connect(port=server.port)) for _ in range(6)]
+        for link in links[:3]:
+            link.send_hello()
+        until(lambda: [p.header_version for p in server.clients].count(2) == 3)
+        pixels = np.zeros((1, 300, 300), np.uint8)
+        im = igtl.Image(pixels, device_name="US", message_id=5, metadata={"a": "b"})
+        monkeypatch.setattr(igtl.Image, "pack", counted)
+        for k in range(4):
+            pixels[:] = k
+            server.broadcast(im)
+        assert sorted(packs) == [1, 1, 1, 1, 2, 2, 2, 2]
+        for k in range(4):
+            for n, link in enumerate(links):
+                got = link.recv(igtl.Image, timeout=5)
+                assert got.array.min() == got.array.max() == k
+                assert dict(got.metadata) == ({"a": "b"} if n < 3 else {})
+                assert got.message_id == (5 if n < 3 else 0)
+        assert [p.stripped for p in server.clients] == [0, 0, 0, 4, 4, 4]
+        assert im.metadata == {"a": "b"}
+
+
+def test_latched_messages_are_handed_to_a_new_client(kind: str) -> None:
+    with serving(kind) as server:
+        server.broadcast(transform("Reference", 1), latch=True)
+        server.broadcast(transform("Reference", 2), latch=True)
+        server.broadcast(transform("Moving", 3))
+        server.broadcast(igtl.String("hello", device_name="Note", metadata={"k": "v"}), latch=True)
+        for _ in range(2):
+            with igtl.connect(port=server.port) as link:
+                first, second = link.recv(timeout=5), link.recv(timeout=5)
+                assert isinstance(first, igtl.Transform)
+                assert (first.device_name, first.position[0]) == ("Reference", 2)
+                assert isinstance(second, igtl.String)
+                assert (second.string, dict(second.metadata)) == ("hello", {})
+                with pytest.raises(TimeoutError):
+                    link.recv(timeout=0.02)
+
+
+def test_shutdown_sends_what_is_queued(kind: str) -> None:
+    with serving(kind) as server:
+        with igtl.connect(port=server.port) as a:
+            until(lambda: len(server.clients) == 1)
+            for k in range(50):
+                server.broadcast(image(200_000, f"I{k}"))
+            closing = threading.Thread(target=lambda: server.shutdown(timeout=10))
+            closing.start()
+            assert [m.device_name for m in a] == [f"I{k}" for k in range(50)]
+            a.close()
+            closing.join(10)
+        with pytest.raises(OSError):
+            igtl.connect(port=server.port, open_timeout=1)
+
+
+def test_shutdown_does_not_wait_for_ever(kind: str) -> None:
+    with serving(kind) as server, stalling_client(server.port):
+        until(lambda: len(server.clients) == 1)
+        peer = server.clients[0]
+        for _ in range(50):
+            server.broadcast(image(200_000))
+        start = time.monotonic()
+        server.shutdown(timeout=0.3)
+        assert time.monotonic() - start < 5
+        assert peer.stats.sent + peer.stats.lost == 50
+
+
+# ---- requests ---------------------------------------------------------------------------------
+
+
+def test_provides(kind: str) -> None:
+    with serving(kind) as server, igtl.connect(port=server.port) as link:
+
+        @server.provides(igtl.GetImage, "CT*")
+        def _(request: Any, peer: Any) -> Any:
+            return image(name=request.device_name or "CT1")
+
+        @server.provides(igtl.GetPoints)
+        def _(request: Any, peer: Any) -> Any:
+            return None
+
+        @server.provides(igtl.GetTransform)
+        def _(request: Any, peer: Any) -> Any:
+            raise OSError("disk")
+
+        assert link.query(igtl.GetImage(device_name="CT7"), timeout=5).device_name == "CT7"
+        assert link.query(igtl.GetImage(), timeout=5).device_name == "CT1"
+        for request in (
+            igtl.GetImage(device_name="MR"),
+            igtl.GetPoints(device_name="F"),
+            igtl.GetTransform(device_name="T"),
+            igtl.GetSensor(device_name="S"),
+        ):
+            assert isinstance(link.query(request, timeout=5), igtl.NoData)
+        # on the wire: STATUS 4 with a name, and nothing else
+        link.send(igtl.GetImage(device_name="MR"))
+        link.send(igtl.GetBind())
+        link.send(igtl.StartImage(device_name="Z"))
+        link.send(igtl.StopImage(device_name="Z"))
+        got = [link.recv(timeout=5) for _ in range(4)]
+        assert [(m.code, m.device_name) for m in got if isinstance(m, igtl.Status)] == [
+            (4, "MR"),
+            (4, "igtl"),
+            (4, "Z"),
+            (4, "Z"),
+        ]
+        assert [getattr(m, "error_name", None) for m in got][:2] == ["GET_IMAGE", "GET_BIND"]
+        capability = link.query(igtl.GetCapability(), timeout=5)
+        assert isinstance(capability, igtl.Capability)
+        assert {"IMAGE", "GET_CAPABIL"} <= set(capability.types)
+        assert link.query(igtl.GetStatus(), timeout=5).is_ok  # type: ignore[union-attr]
+        with pytest.raises(TimeoutError):
+            link.recv(timeout=0.02)
+        with pytest.raises(TypeError):
+            server.provides(igtl.Image)
+
+
+def frames(n: int = 10**9, closed: list[str] | None = None, pause: float = 0.0) -> Iterator[Any]:
+    try:
+        for k in range(n):
+            time.sleep(pause)
+            yield igtl.TrackingData([igtl.Tool("a", matrix=np.eye(4))], device_name=f"T{k}")
+    finally:
+        if closed is not None:
+            closed.append("closed")
+
+
+def test_provided_stream(kind: str) -> None:
+    closed: list[str] = []
+    with serving(kind) as server, igtl.connect(port=server.port) as link:
+
+        @server.provides(igtl.StartTrackingData)
+        def _(request: Any, peer: Any) -> Any:
+            return None if request.coordinate_name == "Moon" else frames(closed=closed)
+
+        with link.stream(igtl.StartTrackingData(resolution_ms=20)) as stream:
+            start = time.monotonic()
+            got = [stream.recv(timeout=5).device_name for _ in range(16)]
+            assert got == [f"T{k}" for k in range(16)]
+            assert time.monotonic() - start >= 0.28  # the rate that was asked for
+        until(lambda: closed == ["closed"])
+        with pytest.raises(TimeoutError):
+            link.recv(timeout=0.05)
+        with pytest.raises(igtl.CommandFailed):
+            with link.stream(igtl.StartTrackingData(coordinate_name="Moon")):
+                pytest.fail("it was refused")
+        # asked for twice: the second takes the place of the first; the client's end stops it
+        for _ in range(2):
+            link.send(igtl.StartTrackingData(resolution_ms=5))
+            link.recv(igtl.TrackingData, timeout=5)
+        until(lambda: closed == ["closed"] * 2)
+        link.close()
+        until(lambda: closed == ["closed"] * 3)
+
+
+def test_provided_stream_that_ends_or_fails(kind: str) -> None:
+    with serving(kind) as server, igtl.connect(port=server.port) as link:
+
+        @server.provides(igtl.StartTrackingData)
+        def _(request: Any, peer: Any) -> Any:
+            yield from frames(2)
+            if request.coordinate_name:
+                raise OSError("cable")
+
+        for name in ("", "Patient"):
+            link.send(igtl.StartTrackingData(coordinate_name=name))
+            got = [link.recv(timeout=5).type_name for _ in range(3)]
+            assert got == ["RTS_TDATA", "TDATA", "TDATA"]
+        link.send(igtl.StopTrackingData())
+        assert link.recv(timeout=5).type_name == "RTS_TDATA"
+
+
+def test_a_stream_never_outruns_its_client(kind: str) -> None:
+    with serving(kind, max_queued=3) as server, igtl.connect(port=server.port) as link:
+
+        @server.provides(igtl.StartTrackingData)
+        def _(request: Any, peer: Any) -> Any:
+            return frames(3000)
+
+        with link.stream(igtl.StartTrackingData()) as stream:
+            got = [stream.recv(timeout=5).device_name for _ in range(3000)]
+        assert got == [f"T{k}" for k in range(3000)]
+        assert server.clients[0].stats.lost == 0
+
+
+def test_commands_while_the_link_goes_on_streaming(kind: str) -> None:
+    release = threading.Event()
+    with serving(kind) as server, igtl.connect(port=server.port) as link:
+
+        async def segment_async(command: Any, peer: Any) -> str:
+            while not release.is_set():
+                await asyncio.sleep(0.001)
+            return f"<done id='{command.command_id}'/>"
+
+        def segment(command: Any, peer: Any) -> str:
+            release.wait(10)
+            return f"<done id='{command.command_id}'/>"
+
+        server.command("Segment")(segment if kind == "sync" else segment_async)
+
+        @server.command("Fail")
+        def _(command: Any, peer: Any) -> None:
+            raise ValueError("no such file")
+
+        @server.command("Own")
+        def _(command: Any, peer: Any) -> Any:
+            return igtl.CommandReply(command.command_id, "Own", "mine")
+
+        until(lambda: len(server.clients) == 1)
+        slow = igtl.Command(77, "Segment")
+        link.send(slow)
+        for k in range(20):
+            server.broadcast(transform(x=k))
+        got = [link.recv(igtl.Transform, timeout=5).position[0] for _ in range(20)]
+        assert got == list(range(20))
+        assert link.command("Own").text == "mine"
+        with pytest.raises(igtl.CommandFailed, match="no such file"):
+            link.command("Fail")
+        with pytest.raises(igtl.CommandFailed, match="no command 'Else'"):
+            link.command("Else")
+        release.set()
+        assert link.recv(igtl.CommandReply, timeout=5).text == "<done id='77'/>"
+        link.send_hello()  # with version 2 the result also stands in the metadata
+        until(lambda: server.clients[0].header_version == 2)
+        with pytest.raises(igtl.CommandFailed) as caught:
+            link.command("Fail")
+        assert caught.value.reply.metadata["Status"] == "FAIL"
+        assert "no such file" in caught.value.reply.metadata["ErrorMessage"]
+        assert link.ask(igtl.Command(5, "Own", "x")).command_id == 5
+
+
+def test_a_server_asks_its_client() -> None:
+    with igtl.serve(port=0) as server, igtl.connect(port=server.port) as link:
+        results: list[Any] = []
+
+        @server.on(igtl.String)
+        def _(message: Any, peer: Any) -> None:  # in a handler, while it keeps receiving
+            results.append(peer.query(igtl.GetTransform(device_name="T"), timeout=5))
+            results.append(peer.command("Go", timeout=5).text)
+            try:
+                peer.query(igtl.GetTransform(device_name="none"), timeout=0.05)
+            except TimeoutError as error:
+                results.append(str(error))
+
+        link.send(igtl.String("ask me"))
+        link.recv(igtl.GetTransform, timeout=5)
+        link.send(transform("other"))
+        link.send(transform("T", 7))
+        command = link.recv(igtl.Command, timeout=5)
+        link.send(igtl.CommandReply(command.command_id, "Go", "went"))
+        until(lambda: len(results) == 3)
+        assert results[0].position[0] == 7
+        assert results[1] == "went"
+        assert "no answer" in results[2]
+
+
+def test_async_handlers_of_a_blocking_server() -> None:
+    with igtl.serve(port=0) as server, igtl.connect(port=server.port) as link:
+
+        @server.on(igtl.String)
+        async def _(message: Any, peer: igtl.aio.Peer) -> None:
+            await asyncio.sleep(0)
+            await peer.send(igtl.String("async " + message.string))
+
+        link.send(igtl.String("x"))
+        assert link.recv(igtl.String, timeout=5).string == "async x"
+
+
+# ---- life -------------------------------------------------------------------------------------
+
+
+def test_closing_twice_and_using_it_closed() -> None:
+    server = igtl.serve(port=0)
+    assert not server.wait(0.01)
+    server.close()
+    server.close()
+    assert server.wait(0)
+    with pytest.raises(igtl.ConnectionClosed):
+        server.broadcast(transform())
+    assert not [t for t in threading.enumerate() if t.name.startswith("igtl")]
+
+
+def test_wrong_settings_raise_at_once() -> None:
+    for settings in ({"policy": "x"}, {"max_queued": 0}, {"version": 3}, {"crc": "maybe"}):
+        with pytest.raises(ValueError):
+            igtl.serve(port=0, **settings)  # type: ignore[arg-type]
+    with igtl.serve(port=0) as server, pytest.raises(OSError):
+        igtl.serve(port=server.port)
+    assert not [t for t in threading.enumerate() if t.name.startswith("igtl")]
+
+
+def test_waiting_for_the_io_thread_inside_it_is_refused() -> None:
+    with igtl.serve(port=0) as server, igtl.connect(port=server.port) as link:
+        caught: list[str] = []
+
+        @server.on(igtl.String)
+        async def _(message: Any, peer: Any) -> None:
+            try:
+                server.disconnect(peer.id)
+            except RuntimeError as error:
+                caught.append(str(error))
+
+        link.send(igtl.String("x"))
+        until(lambda: len(caught) == 1)
+
+
+def test_a_flood_of_broadcasts_is_bounded() -> None:
+    with igtl.serve(port=0, max_queued=10) as server, stalling_client(server.port):
+        until(lambda: len(server.clients) == 1)
+        peer = server.clients[0]
+        for _ in range(3000):
+            server.broadcast(image(20_000))
+        server.broadcast(transform())
+        until(lambda: peer.stats.sent + peer.stats.lost + peer.queued >= 3000)
+        assert peer.queued <= 10
+
+
+def collect(link: igtl.Link, into: list[Any]) -> Callable[[], None]:
+    return lambda: into.extend(link)
