@@ -243,6 +243,7 @@ class ReconnectingLink(Link):
         self._opening: Link | None = None  # it gets what is queued
         self._unread: deque[Link] = deque()  # to receive from: what an old one still holds first
         self._received = False  # whether anybody wants that
+        self._reading = threading.Lock()  # held by whoever reads from the first of them
         self._asked: Link | None = None  # where a request waits for its answer
         self._thread = threading.Thread(target=self._supervise, name="igtl reconnect", daemon=True)
         self._thread.start()
@@ -319,11 +320,33 @@ class ReconnectingLink(Link):
                 self._queue.get()
             self._room.notify_all()
             with self._changed:
-                while self._unread and (not self._received or len(self._unread) > _UNREAD):
-                    self._unread.popleft().close()
                 self._unread.append(link)
                 self._link = link
                 self._changed.notify_all()
+        self._forget_old()
+
+    def _forget_old(self) -> None:
+        """Close connections that are over and that nobody reads empty."""
+        if not self._reading.acquire(blocking=False):
+            return  # somebody does
+        try:
+            with self._changed:
+                keep = _UNREAD if self._received else 1
+                old = list(self._unread)[:-keep]
+                old += [k for k in list(self._unread)[-keep:-1] if k._transport.ended()]
+                self._unread = deque(k for k in self._unread if k not in old)
+            for link in old:
+                self._discard(link)
+        finally:
+            self._reading.release()
+
+    def _discard(self, link: Link) -> None:
+        """Close a connection that is over; what nobody has read of it is counted as "unread"."""
+        with contextlib.suppress(OSError, ProtocolError):
+            while True:
+                frame = link._next(time.monotonic(), raw=True)
+                self.stats.count_dropped(frame.data, "unread")
+        link.close()
 
     def _send_packed(self, link: Link, packed: Packed) -> None:
         wire, stripped = packed.wire_for(link.header_version)
@@ -399,26 +422,31 @@ class ReconnectingLink(Link):
 
     def _next(self, deadline: float | None, *, raw: bool = False) -> Any:
         self._received = True
-        while True:
-            link = self._readable_link(deadline)
-            try:
-                found: Any = link._next(deadline, raw=True) if raw else link._next(deadline)
-            except TimeoutError:
-                raise
-            except (MessageTooLarge, OSError) as error:
-                link.close_reason = error
-                with self._changed:
-                    if link in self._unread:
-                        self._unread.remove(link)
-                self._drop_link(link, error)
-                link.close()
-                if self._asked is link:
-                    raise ConnectionClosed(
-                        f"{link.peer} was lost before it answered", clean=False
-                    ) from error
-                continue
-            self._protocol.last_size = link._protocol.last_size
-            return found
+        with self._reading:
+            while True:
+                link = self._readable_link(deadline)
+                try:
+                    found: Any = link._next(deadline, raw=True) if raw else link._next(deadline)
+                except TimeoutError:
+                    raise
+                except (MessageTooLarge, OSError) as error:
+                    self._read_empty(link, error)
+                    continue
+                self._protocol.last_size = link._protocol.last_size
+                return found
+
+    def _read_empty(self, link: Link, error: Exception) -> None:
+        """A connection has nothing more to read."""
+        link.close_reason = error
+        with self._changed:
+            if link in self._unread:
+                self._unread.remove(link)
+        self._drop_link(link, error)
+        link.close()
+        if self._asked is link:
+            raise ConnectionClosed(
+                f"{link.peer} was lost before it answered", clean=False
+            ) from error
 
     def _readable_link(self, deadline: float | None) -> Link:
         with self._changed:

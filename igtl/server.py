@@ -359,6 +359,10 @@ class Server:
         """Decorator: call this with each peer that is gone, see its close_reason."""
         return self._server.on_disconnect(handler)
 
+    def start(self) -> None:
+        """Begin to listen, if `serve` was told not to."""
+        self._io.run(self._server.start())
+
     @property
     def clients(self) -> list[Peer]:
         """Who is connected."""
@@ -466,12 +470,14 @@ def serve(
     max_size: int = MAX_SIZE,
     crc: CRCPolicy = "verify",
     cut_names: bool = False,
+    start: bool = True,
 ) -> Server:
     """Serve many clients:
 
-        with igtl.serve(port=18944) as server:
+        with igtl.serve(port=18944, start=False) as server:
             @server.on(Transform, "Probe*")
             def _(message, peer): peer.send(Status.ok())
+            server.start()
             server.broadcast(image)
 
     Args:
@@ -493,6 +499,9 @@ def serve(
         handshake_timeout: seconds for a TLS handshake; default 10.
         version, max_size, crc, cut_names: see `igtl.Protocol`. Bad messages are skipped and
             counted.
+        start: False: take the port, but listen only from `start()` on, so that handlers that are
+            registered before miss nothing. What comes and has no handler is counted as
+            "unhandled".
 
     Raises:
         OSError: the address cannot be used.
@@ -504,6 +513,6 @@ def serve(
             max_queued_bytes=max_queued_bytes, stall_timeout=stall_timeout,
             idle_timeout=idle_timeout, keepalive=keepalive, ssl=ssl,
             handshake_timeout=handshake_timeout, version=version, max_size=max_size, crc=crc,
-            cut_names=cut_names, runner=runner,
+            cut_names=cut_names, start=start, runner=runner,
         )
     )  # fmt: skip

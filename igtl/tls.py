@@ -6,6 +6,7 @@ Whatever takes `ssl=` takes any `ssl.SSLContext`; these helpers make the usual o
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import socket
 import ssl
@@ -150,7 +151,8 @@ class TLSTransport:
                 try:
                     n = self._raw.recv_into(memoryview(self._scratch), left)
                 except TimeoutError:
-                    raise TimeoutError("the TLS handshake took too long") from None
+                    # with a number, as the system's own: not a time-out of one recv
+                    raise TimeoutError(errno.ETIMEDOUT, "the TLS handshake took too long") from None
                 if n == 0:
                     raise ConnectionResetError("the peer hung up during the TLS handshake")
                 with self._lock:

@@ -263,6 +263,24 @@ def test_idle_time_out(kind: str) -> None:
                 quiet.recv(timeout=5)
 
 
+def test_handlers_before_the_first_client(kind: str) -> None:
+    with serving(kind, start=False) as server:
+        with pytest.raises(ConnectionRefusedError):
+            igtl.connect("127.0.0.1", server.port)
+        seen: list[Any] = []
+        server.on(igtl.Transform)(lambda m, peer: seen.append(m.device_name))
+        started = server.start()
+        if started is not None:
+            server.loop(started)
+        with igtl.connect(port=server.port) as link:
+            link.send(transform("first"))
+            link.send(igtl.String("nobody wants it", device_name="S"))
+            until(lambda: server.clients[0].stats.received == 2 if server.clients else False)
+            until(lambda: server.clients[0].stats.dropped == {"unhandled": 1})
+            assert server.clients[0].stats.streams["STRING", "S"].lost == {"unhandled": 1}
+        assert seen == ["first"]
+
+
 # ---- queues -----------------------------------------------------------------------------------
 
 

@@ -486,6 +486,10 @@ class Listener:
             self._server.close()
             for task in self._tasks:
                 task.cancel()
+            while not self._arrived.empty():  # nobody will take them any more
+                link = self._arrived.get_nowait()
+                if link is not None:
+                    await link.close()
             self._arrived.put_nowait(None)
 
     async def __aenter__(self) -> Self:

@@ -17,6 +17,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Itera
 from ipaddress import IPv6Address, ip_address, ip_network
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
+from igtl import _core
 from igtl._core import Frame
 from igtl.aio.connection import Arrival, Connection
 from igtl.aio.link import Opening
@@ -349,6 +350,10 @@ class Server:
         self._disconnected.append(handler)
         return handler
 
+    async def start(self) -> None:
+        """Begin to listen, if `serve` was told not to."""
+        await self._listening.start_serving()
+
     # -- clients
 
     @property
@@ -532,6 +537,8 @@ class Server:
             provider = self._provider_of(message)
             if provider is not None or not handled:
                 await self._answer(peer, message, provider)
+        elif not handled and not any(kind is Message for kind, _, _ in self._handlers):
+            peer.stats.count_dropped(_core.stream_head(message), "unhandled")
 
     async def _guarded(self, peer: Peer, handler: Callable[..., Any], *args: Any) -> None:
         """Call a handler; what it raises is logged, and the server goes on."""
@@ -722,6 +729,7 @@ def serve(
     max_size: int = MAX_SIZE,
     crc: CRCPolicy = "verify",
     cut_names: bool = False,
+    start: bool = True,
     runner: Runner | None = None,
 ) -> Opening[Server]:
     """Serve many clients: `async with igtl.aio.serve(port=18944) as server: ...`.
@@ -754,7 +762,7 @@ def serve(
                 server._admit, server._welcome, server._refuse, ssl=ssl,
                 handshake_timeout=handshake_timeout, tasks=server._tasks,
             ),
-            host, port, backlog=1024,
+            host, port, backlog=1024, start_serving=start,
         )  # fmt: skip
         server.host, server.port = server._listening.sockets[0].getsockname()[:2]
         task = loop.create_task(server._watch())

@@ -1,0 +1,280 @@
+"""TLS: who is let in, who is refused and why, renewed certificates, two threads on one link."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import datetime
+import os
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import trustme
+
+import igtl
+import igtl.aio
+from tests.test_links import until
+from tests.wire import transform
+
+
+class Files:
+    """PEM files of an authority, a server on 127.0.0.1 and a client."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.authority = trustme.CA()
+        self.ca = folder / "ca.pem"
+        self.authority.cert_pem.write_to_path(self.ca)
+        self.server = self.issue("server", "127.0.0.1", "localhost")
+        self.client = self.issue("client", "someone@hospital.example")
+
+    def issue(self, name: str, *identities: str, **options: Any) -> Path:
+        path = self.folder / f"{name}.pem"  # certificate and key in one
+        issued = self.authority.issue_cert(*identities, **options)
+        issued.private_key_and_cert_chain_pem.write_to_path(path)
+        return path
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
+    return Files(tmp_path_factory.mktemp("tls"))
+
+
+@pytest.fixture(scope="module")
+def strangers(tmp_path_factory: pytest.TempPathFactory) -> Files:
+    return Files(tmp_path_factory.mktemp("strangers"))
+
+
+def sync_connect(port: int, context: ssl.SSLContext, **options: Any) -> None:
+    with igtl.connect("127.0.0.1", port, ssl=context, **options) as link:
+        link.send(transform())
+        link.recv(igtl.Status, timeout=5)
+
+
+def aio_connect(port: int, context: ssl.SSLContext, **options: Any) -> None:
+    async def main() -> None:
+        async with igtl.aio.connect("127.0.0.1", port, ssl=context, **options) as link:
+            await link.send(transform())
+            await link.recv(igtl.Status, timeout=5)
+
+    asyncio.run(main())
+
+
+CONNECTS = pytest.mark.parametrize("connects", [sync_connect, aio_connect])
+
+
+@contextlib.contextmanager
+def echoing(context: ssl.SSLContext | None, **settings: Any) -> Iterator[igtl.Server]:
+    with igtl.serve(port=0, ssl=context, **settings) as server:
+
+        @server.on(igtl.Transform)
+        def _(message: Any, peer: Any) -> None:
+            peer.send(igtl.Status.ok())
+
+        yield server
+
+
+@CONNECTS
+def test_right_certificates_pass(files: Files, connects: Any) -> None:
+    with echoing(igtl.tls.server(files.server)) as server:
+        connects(server.port, igtl.tls.client(files.ca))
+    mutual = igtl.tls.server(files.server, client_ca=files.ca)
+    with echoing(mutual) as server:
+        connects(server.port, igtl.tls.client(files.ca, cert=files.client))
+        assert server.refused == {}
+
+
+@CONNECTS
+def test_wrong_authority(files: Files, strangers: Files, connects: Any) -> None:
+    with echoing(igtl.tls.server(files.server)) as server:
+        with pytest.raises(ssl.SSLCertVerificationError, match="unable to get local issuer"):
+            connects(server.port, igtl.tls.client(strangers.ca))
+        until(lambda: server.refused == {"tls": 1})
+
+
+@CONNECTS
+def test_wrong_name(files: Files, connects: Any) -> None:
+    with echoing(igtl.tls.server(files.server)) as server:
+        with pytest.raises(ssl.SSLCertVerificationError, match=r"[Hh]ostname mismatch"):
+            connects(server.port, igtl.tls.client(files.ca), server_hostname="tracker.example")
+
+
+@CONNECTS
+def test_expired(files: Files, connects: Any) -> None:
+    past = datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC)
+    old = files.issue("old", "127.0.0.1", not_after=past)
+    with echoing(igtl.tls.server(old)) as server:
+        with pytest.raises(ssl.SSLCertVerificationError, match="expired"):
+            connects(server.port, igtl.tls.client(files.ca))
+
+
+@CONNECTS
+@pytest.mark.parametrize("who", ["none", "stranger"])
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_client_certificate(
+    files: Files, strangers: Files, connects: Any, who: str, version: Any
+) -> None:
+    with echoing(igtl.tls.server(files.server, client_ca=files.ca)) as server:
+        cert = strangers.client if who == "stranger" else None
+        context = igtl.tls.client(files.ca, cert=cert)
+        context.maximum_version = version
+        # with TLS 1.3 the client learns it when it first reads
+        with pytest.raises((ssl.SSLError, ConnectionError)) as caught:
+            connects(server.port, context)
+        if isinstance(caught.value, ssl.SSLError):
+            assert "alert" in str(caught.value).lower()
+        until(lambda: server.refused == {"tls": 1})
+
+
+@CONNECTS
+def test_plain_and_tls_do_not_mix(files: Files, connects: Any) -> None:
+    with echoing(None) as plain:
+        with pytest.raises((ssl.SSLError, ConnectionError, TimeoutError)):
+            connects(plain.port, igtl.tls.client(files.ca), open_timeout=0.5)
+    with echoing(igtl.tls.server(files.server)) as server:
+        with igtl.connect("127.0.0.1", server.port) as link:
+            with pytest.raises(igtl.IgtlError):
+                link.send(transform())
+                for _ in range(10):
+                    link.recv(timeout=5)
+        until(lambda: server.refused == {"tls": 1})
+
+
+def test_old_versions_are_refused(files: Files) -> None:
+    for context in (igtl.tls.client(files.ca), igtl.tls.server(files.server)):
+        assert context.minimum_version == ssl.TLSVersion.TLSv1_2
+
+
+@CONNECTS
+def test_a_renewed_certificate_is_used_without_a_restart(
+    files: Files, tmp_path: Path, connects: Any
+) -> None:
+    path = tmp_path / "server.pem"
+    path.write_bytes(files.server.read_bytes())
+    serials = []
+
+    def serial(port: int) -> None:
+        with socket.create_connection(("127.0.0.1", port)) as sock:
+            context = igtl.tls.client(files.ca)
+            with context.wrap_socket(sock, server_hostname="127.0.0.1") as tls:
+                serials.append(tls.getpeercert()["serialNumber"])  # type: ignore[index]
+
+    with echoing(igtl.tls.server(path)) as server:
+        context = igtl.tls.client(files.ca)
+        with igtl.connect("127.0.0.1", server.port, ssl=context) as old:
+            serial(server.port)
+            path.write_text("half a file")  # not usable: the old one stays
+            serial(server.port)
+            path.write_bytes(files.issue("renewed", "127.0.0.1").read_bytes())
+            os.utime(path, (1, 1))
+            serial(server.port)
+            connects(server.port, igtl.tls.client(files.ca))
+            old.send(transform())  # connections live on
+            assert old.recv(igtl.Status, timeout=5).is_ok
+    assert serials[0] == serials[1] != serials[2]
+
+
+def test_a_handshake_that_hangs_blocks_nobody(files: Files) -> None:
+    context = igtl.tls.server(files.server)
+    with echoing(context, handshake_timeout=0.5) as server:
+        with contextlib.ExitStack() as stack:
+            for _ in range(20):
+                sock = socket.create_connection(("127.0.0.1", server.port))
+                stack.enter_context(sock)
+            sync_connect(server.port, igtl.tls.client(files.ca))
+            until(lambda: server.refused == {"tls": 20})
+    # and with a listener, which hands out links whose handshake is still to come
+    with igtl.listen(port=0, ssl=context) as listener:
+        with socket.create_connection(("127.0.0.1", listener.port)):
+            mute = listener.accept(timeout=5)
+            mute._transport._handshake_timeout = 0.1  # type: ignore[attr-defined]
+            with mute, pytest.raises(igtl.ConnectionClosed, match="handshake"):
+                mute.recv(timeout=5)
+
+
+def test_a_mute_server_is_given_up(files: Files) -> None:
+    with socket.socket() as mute:
+        mute.bind(("127.0.0.1", 0))
+        mute.listen()
+        start = time.monotonic()
+        with pytest.raises(TimeoutError, match="handshake"):
+            igtl.connect(
+                "127.0.0.1", mute.getsockname()[1], ssl=igtl.tls.client(files.ca), open_timeout=0.3
+            )
+        assert time.monotonic() - start < 10
+
+
+def test_threads_send_while_another_receives(files: Files) -> None:
+    """More than the network holds in each direction at once, so that both sides block."""
+    n, size = 40, 400_000
+    server_context = igtl.tls.server(files.server)
+    with igtl.listen(port=0, ssl=server_context) as listener:
+        accepted: list[igtl.Link] = []
+        thread = threading.Thread(target=lambda: accepted.append(listener.accept(timeout=10)))
+        thread.start()
+
+        def talk(link: igtl.Link, got: list[Any]) -> list[threading.Thread]:
+            def send(k: int) -> None:
+                for _ in range(n):
+                    link.send(igtl.Image(np.full((1, 400, size // 400), k, np.uint8)))
+
+            def receive() -> None:
+                got.extend(link.recv(timeout=30) for _ in range(2 * n))
+
+            jobs = [threading.Thread(target=send, args=(k,)) for k in range(2)]
+            jobs.append(threading.Thread(target=receive))
+            for job in jobs:
+                job.start()
+            return jobs
+
+        def serve(got: list[Any]) -> None:
+            thread.join(10)
+            jobs.extend(talk(accepted[0], got))
+
+        jobs: list[threading.Thread] = []
+        left: list[Any] = []
+        right: list[Any] = []
+        server_side = threading.Thread(target=serve, args=(right,))
+        server_side.start()
+        # the handshake takes both sides: the server's takes place in its first recv
+        with igtl.connect("127.0.0.1", listener.port, ssl=igtl.tls.client(files.ca)) as a:
+            server_side.join(10)
+            jobs.extend(talk(a, left))
+            for job in jobs:
+                job.join(60)
+            for got in (left, right):
+                assert sorted(int(m.array.max()) for m in got) == [0] * n + [1] * n
+                assert all(m.array.min() == m.array.max() for m in got)
+            accepted[0].close()
+
+
+def test_cut_without_a_farewell(files: Files) -> None:
+    """Between two messages that is how many libraries close; within one it is an error."""
+    for cut, clean in ((106, True), (60, False)):
+        with igtl.listen(port=0, ssl=igtl.tls.server(files.server)) as listener:
+            result: list[Any] = []
+
+            def receive(out: list[Any] = result, listening: Any = listener) -> None:
+                with listening.accept(timeout=10) as link:
+                    try:
+                        while True:
+                            out.append(link.recv(timeout=10))
+                    except igtl.ConnectionClosed as closed:
+                        out.append(closed.clean)
+
+            thread = threading.Thread(target=receive)
+            thread.start()
+            raw = socket.create_connection(("127.0.0.1", listener.port))
+            tls = igtl.tls.client(files.ca).wrap_socket(raw, server_hostname="127.0.0.1")
+            tls.sendall(transform().pack()[:cut])
+            with socket.socket(fileno=tls.detach()) as bare:
+                bare.shutdown(socket.SHUT_WR)
+                thread.join(10)
+            assert result[-1] is clean
