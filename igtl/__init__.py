@@ -155,11 +155,14 @@ from igtl.sync import Link, Listener, listen
 from igtl.units import Unit
 
 if TYPE_CHECKING:
-    from igtl import aio, tls
+    from igtl import aio, tls, transfer
     from igtl.server import Peer, Server, serve
 
 __version__ = "0.1.0"
-_LAZY = {"aio": "aio", "tls": "tls", "Peer": "server", "Server": "server", "serve": "server"}
+_LAZY = {
+    "aio": "aio", "tls": "tls", "transfer": "transfer",
+    "Peer": "server", "Server": "server", "serve": "server",
+}  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
@@ -322,6 +325,7 @@ __all__ = [
     "rtp",
     "serve",
     "tls",
+    "transfer",
     "udp",
     "unpack",
 ]

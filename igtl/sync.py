@@ -126,9 +126,13 @@ class Link(LinkBase):
                 MessageTooLarge, which closes the link).
             RuntimeError: another thread is receiving.
         """
+        return self._wait_for(Selection(kind, name), timeout)
+
+    def _wait_for(self, wanted: Wanted, timeout: float | None) -> Message:
+        """The next message that is wanted."""
         self._claim()
         try:
-            return self._recv(Selection(kind, name), timeout)
+            return self._recv(wanted, timeout)
         finally:
             self._receiving.release()
 
@@ -322,11 +326,7 @@ class Link(LinkBase):
             reply = self._ask(wanted, 1.0)
             while part_of_stream(start, reply):  # it was on its way
                 self.stats.count_dropped(_core.stream_head(reply), "after_stop")
-                self._claim()
-                try:
-                    reply = self._recv(wanted, 1.0)
-                finally:
-                    self._receiving.release()
+                reply = self._wait_for(wanted, 1.0)
 
     def sync(
         self,
@@ -388,11 +388,7 @@ class StreamReader(StreamOf[M]):
 
     def recv(self, *, timeout: float | None = None) -> M:
         """The next message of the stream; see Link.recv."""
-        self._link._claim()
-        try:
-            return self._link._recv(self, timeout)  # type: ignore[return-value]
-        finally:
-            self._link._receiving.release()
+        return self._link._wait_for(self, timeout)  # type: ignore[return-value]
 
     def __iter__(self) -> Self:
         return self
@@ -422,9 +418,8 @@ class SyncReader:
             if (found := self._pairing.next(now)) is not None:
                 return found
             due = self._pairing.due()
-            self._link._claim()
             try:
-                message = self._link._recv(self._pairing, None if due is None else due - now)
+                message = self._link._wait_for(self._pairing, None if due is None else due - now)
             except TimeoutError:
                 if due is None:  # the link's own read_timeout
                     raise
@@ -435,8 +430,6 @@ class SyncReader:
                 if self._link._ends_iteration(error):
                     raise StopIteration from None
                 raise
-            finally:
-                self._link._receiving.release()
             self._pairing.add(message, time.monotonic())
 
 

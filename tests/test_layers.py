@@ -24,7 +24,7 @@ LAYERS = [
     "exchange pairing link",
     "sockets datagrams tls",
     "sync memory udp aio.connection aio.link aio.udp",
-    "retry aio.retry aio.server server",
+    "retry aio.retry aio.server server transfer",
     "aio.__init__",
     "rate simulate",
     "__init__",
