@@ -1,0 +1,273 @@
+"""What takes minutes: many cycles, many messages, many clients, a minute of UDP."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import igtl
+import igtl.aio
+from tests.links import contexts
+from tests.test_links import until
+from tests.wire import transform
+
+pytestmark = [pytest.mark.long, pytest.mark.processes]
+
+
+def descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+def settled(count: Any, before: int) -> bool:
+    gc.collect()
+    return bool(count() <= before)
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="counts in /proc")
+@pytest.mark.parametrize("kind", ["sync", "tls", "aio", "reconnect"])
+def test_thousand_connections_leave_nothing_behind(kind: str) -> None:
+    def cycle(port: int) -> None:
+        with igtl.connect("127.0.0.1", port, ssl=client_ssl) as link:
+            link.send(transform())
+            link.recv(timeout=10)
+
+    server_ssl, client_ssl = contexts() if kind == "tls" else (None, None)
+    if kind == "aio":
+        asyncio.run(aio_cycles())
+        return
+    with igtl.serve(port=0, ssl=server_ssl, start=False) as server:
+        server.on(igtl.Transform)(lambda m, peer: peer.send(igtl.Status.ok()))
+        server.start()
+        if kind == "reconnect":
+            events: list[str] = []
+            link = igtl.connect(
+                port=server.port, reconnect=igtl.Backoff(0.0001, 0.001),
+                on_event=lambda e: events.append(e.kind),
+            )  # fmt: skip
+            cycle_ = lambda: heal(server, link, events)  # noqa: E731
+        else:
+            cycle_ = lambda: cycle(server.port)  # noqa: E731
+        for _ in range(5):
+            cycle_()
+        until(lambda: len(server.clients) <= 1)
+        before = descriptors(), threading.active_count()
+        for _ in range(1000):
+            cycle_()
+        until(lambda: settled(descriptors, before[0]))
+        until(lambda: settled(threading.active_count, before[1]))
+        assert sum(server.gone.values()) >= 1000
+        if kind == "reconnect":
+            link.close()
+
+
+def heal(server: igtl.Server, link: igtl.ReconnectingLink, events: list[str]) -> None:
+    assert link.wait_connected(10)
+    link.send(transform())
+    until(lambda: len(server.clients) == 1)
+    before = events.count("connected")
+    server.disconnect(server.clients[0].id)
+    until(lambda: events.count("connected") > before)
+
+
+async def aio_cycles() -> None:
+    async with igtl.aio.serve(port=0) as server:
+
+        @server.on(igtl.Transform)
+        async def _(message: Any, peer: Any) -> None:
+            await peer.send(igtl.Status.ok())
+
+        async def cycle() -> None:
+            async with igtl.aio.connect("127.0.0.1", server.port) as link:
+                await link.send(transform())
+                await link.recv(timeout=10)
+
+        for _ in range(5):
+            await cycle()
+        await asyncio.sleep(0.1)
+        before = descriptors(), len(asyncio.all_tasks())
+        for _ in range(1000):
+            await cycle()
+        await asyncio.sleep(0.1)
+        assert descriptors() <= before[0]
+        assert len(asyncio.all_tasks()) <= before[1]
+    assert len(asyncio.all_tasks()) == 1
+
+
+@pytest.mark.parametrize("kind", ["listen", "serve"])
+def test_ten_thousand_transforms_at_1_khz_beside_images(kind: str) -> None:
+    n, images = 10_000, 300
+    pixels = np.zeros((480, 640), np.uint8)
+    stop = threading.Event()
+
+    def feed(send: Any) -> None:
+        def poses() -> None:
+            for k in igtl.Rate(1000):
+                while sent["TRANSFORM"] <= min(k, n - 1):  # ticks that were missed are made up for
+                    send(transform("Tool", sent["TRANSFORM"]))
+                    sent["TRANSFORM"] += 1
+                if sent["TRANSFORM"] == n:
+                    return
+
+        def frames() -> None:
+            for _ in igtl.Rate(30):
+                pixels[0, :2] = divmod(sent["IMAGE"], 256)
+                send(igtl.Image.from_frame(pixels, device_name="US"))
+                sent["IMAGE"] += 1
+                if sent["IMAGE"] == images:
+                    return
+
+        threads = [threading.Thread(target=work) for work in (poses, frames)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+        stop.set()
+
+    sent = {"TRANSFORM": 0, "IMAGE": 0}
+    got: dict[str, list[int]] = {"TRANSFORM": [], "IMAGE": []}
+
+    def loop(link: igtl.Link) -> None:
+        for m in link:
+            match m:
+                case igtl.Transform(matrix=matrix):
+                    got["TRANSFORM"].append(int(matrix[0, 3]))
+                case igtl.Image(array=array):
+                    got["IMAGE"].append(256 * int(array[0, 0, 0]) + int(array[0, 0, 1]))
+
+    if kind == "listen":
+        with igtl.listen(port=0) as listener, igtl.connect(port=listener.port) as link:
+            with listener.accept() as peer:
+                reader = threading.Thread(target=loop, args=(link,))
+                reader.start()
+                feed(peer.send)
+    else:
+        with igtl.serve(port=0) as server, igtl.connect(port=server.port) as link:
+            until(lambda: len(server.clients) == 1)
+            reader = threading.Thread(target=loop, args=(link,))
+            reader.start()
+            feed(server.broadcast)
+            server.shutdown(timeout=10)
+            link.close()
+    reader.join(60)
+    assert got == {"TRANSFORM": list(range(n)), "IMAGE": list(range(images))}
+
+
+@pytest.mark.parametrize("policy", ["block", "drop_oldest", "drop_newest", "latest"])
+def test_a_reader_ten_times_too_slow(policy: Any) -> None:
+    """Memory is bounded; what was sent is what was received and what was counted."""
+    n = 400 if policy == "block" else 2000
+    with igtl.serve(port=0, policy=policy, max_queued=20, stall_timeout=60) as server:
+        with igtl.connect(port=server.port) as link:
+            until(lambda: len(server.clients) == 1)
+            got: list[Any] = []
+
+            def read() -> None:
+                for m in link:
+                    got.append(m.device_name)
+                    if not finished.is_set():
+                        time.sleep(0.01)  # 100 a second at most
+
+            finished = threading.Event()
+            reader = threading.Thread(target=read)
+            reader.start()
+            peer = server.clients[0]
+            start = time.monotonic()
+            for k in range(n):
+                image = igtl.Image(np.zeros((1, 100, 500 + k % 2), np.uint8))
+                image.device_name = f"I{k % 4}"
+                server.broadcast(image)
+                assert peer.queued <= 20
+                if policy != "block":
+                    time.sleep(max(0.0, start + k * 0.001 - time.monotonic()))  # 1000 a second
+            finished.set()
+            server.shutdown(timeout=20)
+            link.close()
+            reader.join(20)
+            assert len(got) == peer.stats.sent
+            assert n == peer.stats.sent + peer.stats.lost
+            assert (peer.stats.lost > 0) == (policy != "block")
+
+
+def test_500_clients_ten_of_them_stopped(capsys: pytest.CaptureFixture[str]) -> None:
+    resource = pytest.importorskip("resource")
+    if resource.getrlimit(resource.RLIMIT_NOFILE)[1] < 2000:
+        pytest.skip("fewer than 2000 descriptors are allowed here")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 2000), hard))
+    live, still, n = 490, 10, 1200  # 20 s at 60 Hz
+    root = Path(__file__).parents[1]
+
+    def start(port: int, clients: int) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "tests.many_clients", str(port), str(clients)]
+        process = subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        return process
+
+    settings: dict[str, Any] = {"policy": "drop_oldest", "max_queued": 60, "stall_timeout": 4}
+    with igtl.serve(port=0, **settings) as server:
+        processes = [start(server.port, live), start(server.port, still)]
+        try:
+            until(lambda: len(server.clients) == live + still)
+            stopped = sorted(server.clients, key=lambda p: p.id)[live:]
+            os.kill(processes[1].pid, signal.SIGSTOP)
+            tools = [igtl.Tool(f"tool {k}", matrix=np.eye(4)) for k in range(40)]
+            for k in range(n):
+                message = igtl.TrackingData(tools)
+                message.tools.matrices[0, 0, 3] = k
+                if k == 0:
+                    rate = iter(igtl.Rate(60))
+                next(rate)
+                message.time_ns = time.time_ns()
+                server.broadcast(message)
+            gone = dict(server.gone)
+            server.shutdown(timeout=20)
+            result = json.loads(processes[0].communicate(timeout=60)[0])
+        finally:
+            for process in processes:
+                process.kill()
+                process.communicate()
+        with capsys.disabled():
+            print(f"\n500 clients at 60 Hz, ten stopped: {result}, gone {gone}")
+        assert result["counts"] == [n]
+        assert result["in_order"] == live
+        assert gone == {"stalled": still}
+        for peer in stopped:
+            assert peer.stats.dropped["drop_oldest"] > 0
+            assert peer.stats.sent + peer.stats.lost <= n
+
+
+def test_udp_at_120_hz_for_a_minute() -> None:
+    n = 7200
+    with igtl.udp.Receiver(0) as receiver, igtl.udp.Sender("127.0.0.1", receiver.port) as out:
+        got: list[int] = []
+
+        def receive() -> None:
+            while len(got) < n:
+                m, _ = receiver.recv(timeout=10)
+                assert isinstance(m, igtl.Transform)
+                got.append(int(m.position[0]))
+
+        reader = threading.Thread(target=receive)
+        reader.start()
+        rate = igtl.Rate(120)
+        for k, _ in enumerate(rate):
+            out.send(transform("Tool", k))
+            if k == n - 1:
+                break
+        reader.join(20)
+        assert got == list(range(n))
+        assert (receiver.gaps, receiver.reordered, receiver.duplicates) == (0, 0, 0)
+        assert receiver.stats.streams["TRANSFORM", "Tool"].rate == pytest.approx(120, rel=0.2)
