@@ -29,7 +29,6 @@ from igtl.sync import connect as connect_once
 
 M = TypeVar("M", bound=Message)
 _REFUSALS = 3  # times that a peer may refuse this client, or talk nonsense, before it is given up
-_UNREAD = 3  # old connections kept until they are read empty
 
 
 @dataclass(frozen=True)
@@ -241,8 +240,8 @@ class ReconnectingLink(Link):
         self._changed = threading.Condition()
         self._link: Link | None = None  # to send to, while the peer is there
         self._opening: Link | None = None  # it gets what is queued
-        self._unread: deque[Link] = deque()  # to receive from: what an old one still holds first
-        self._received = False  # whether anybody wants that
+        self._unread: deque[Link] = deque()  # to receive from, the oldest first
+        self._left: Queue[Frame] = Queue("drop_oldest", MAX_WAITING, MAX_WAITING_BYTES)
         self._reading = threading.Lock()  # held by whoever reads from the first of them
         self._asked: Link | None = None  # where a request waits for its answer
         self._thread = threading.Thread(target=self._supervise, name="igtl reconnect", daemon=True)
@@ -291,6 +290,7 @@ class ReconnectingLink(Link):
                     self._watch(link)
                 except OSError as error:  # ConnectionClosed is one
                     self._lost(link, error)
+                self._empty_old()
                 if not self._closed:
                     self._pause(self._supervisor.lost(link.close_reason))
         except Exception as error:  # the supervisor gave up
@@ -323,30 +323,26 @@ class ReconnectingLink(Link):
                 self._unread.append(link)
                 self._link = link
                 self._changed.notify_all()
-        self._forget_old()
+        self._empty_old()
 
-    def _forget_old(self) -> None:
-        """Close connections that are over and that nobody reads empty."""
+    def _empty_old(self) -> None:
+        """Take what connections that are over still hold, and close them at once: a peer that is
+        restarted may need its port."""
         if not self._reading.acquire(blocking=False):
-            return  # somebody does
+            return  # somebody is reading, and will do the same
         try:
             with self._changed:
-                keep = _UNREAD if self._received else 1
-                old = list(self._unread)[:-keep]
-                old += [k for k in list(self._unread)[-keep:-1] if k._transport.ended()]
-                self._unread = deque(k for k in self._unread if k not in old)
-            for link in old:
-                self._discard(link)
+                over = [link for link in self._unread if link is not self._link]
+                self._unread = deque(link for link in self._unread if link is self._link)
+            for link in over:
+                with contextlib.suppress(OSError, ProtocolError):
+                    while True:
+                        frame = link._next(time.monotonic(), raw=True)
+                        for lost, _ in self._left.put(frame, len(frame)):
+                            self.stats.count_dropped(lost.data, "unread")
+                link.close()
         finally:
             self._reading.release()
-
-    def _discard(self, link: Link) -> None:
-        """Close a connection that is over; what nobody has read of it is counted as "unread"."""
-        with contextlib.suppress(OSError, ProtocolError):
-            while True:
-                frame = link._next(time.monotonic(), raw=True)
-                self.stats.count_dropped(frame.data, "unread")
-        link.close()
 
     def _send_packed(self, link: Link, packed: Packed) -> None:
         wire, stripped = packed.wire_for(link.header_version)
@@ -421,9 +417,13 @@ class ReconnectingLink(Link):
     # -- receiving
 
     def _next(self, deadline: float | None, *, raw: bool = False) -> Any:
-        self._received = True
         with self._reading:
             while True:
+                if self._left:
+                    frame = self._left.get()
+                    if (left := frame if raw else self._decoded(frame)) is not None:
+                        return left
+                    continue
                 link = self._readable_link(deadline)
                 try:
                     found: Any = link._next(deadline, raw=True) if raw else link._next(deadline)
@@ -434,6 +434,15 @@ class ReconnectingLink(Link):
                     continue
                 self._protocol.last_size = link._protocol.last_size
                 return found
+
+    def _decoded(self, frame: Frame) -> Message | None:
+        self._protocol.last_size = len(frame)
+        try:
+            return self._protocol._unpack(frame)
+        except ProtocolError:
+            if self._protocol._on_error == "raise":
+                raise
+            return None
 
     def _read_empty(self, link: Link, error: Exception) -> None:
         """A connection has nothing more to read."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -34,3 +36,21 @@ def missing_peer(name: str) -> None:
     if os.environ.get("IGTL_REQUIRE_PEERS") == "1":
         pytest.fail(f"{name} is not installed, and IGTL_REQUIRE_PEERS=1", pytrace=False)
     pytest.skip(f"{name} is not installed")
+
+
+@pytest.fixture(scope="session")
+def programs() -> Path:
+    """Folder of the built programs of the official C++ library."""
+    from tests import cpp
+
+    for need, package in (
+        (cpp.HEADERS, "libopenigtlink-dev"),
+        (cpp.EXAMPLES, "openigtlink-examples"),
+    ):
+        if not need.is_dir():
+            missing_peer(f"Debian's {package}")
+    if not shutil.which("g++") or not shutil.which("make"):
+        missing_peer("a C++ compiler with make")
+    made = subprocess.run(["make", "-C", str(cpp.INTEROP), "-j2"], capture_output=True, text=True)
+    assert made.returncode == 0, made.stderr
+    return cpp.INTEROP / "build"

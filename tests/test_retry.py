@@ -439,18 +439,21 @@ def test_giving_up_reaches_everybody() -> None:
     link.close()
 
 
-def test_what_nobody_reads_is_counted() -> None:
+def test_what_nobody_has_read_is_kept_and_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("igtl.retry.MAX_WAITING", 10)
     port = free_port()
     with healing(port) as (link, events):
         for turn in range(3):
             with one_client(port) as peer:
-                for _ in range(4):
-                    peer.send(transform())
+                for k in range(4):
+                    peer.send(transform(f"{turn}.{k}"))
                 until(lambda n=turn: events.count("connected") > n)
             until(lambda: not link.connected)
-        until(lambda: events.count("failed") > 0)
-        assert link.stats.dropped == {"unread": 8}  # the last connection may still be read
-        assert len([link.recv(timeout=5) for _ in range(4)]) == 4
+        until(lambda: link.stats.dropped == {"unread": 2})
+        first = link.recv_frame(timeout=5)
+        assert first.device_name == "0.2"
+        got = [link.recv(timeout=5).device_name for _ in range(9)]
+        assert got == ["0.3", *(f"{turn}.{k}" for turn in (1, 2) for k in range(4))]
 
 
 def test_an_end_is_noticed_without_sending_or_receiving() -> None:
