@@ -54,7 +54,7 @@ cdef enum:
     BLOCK_FROM = 32 * 1024      # frames of this size are received into memory of their own
     MAX_STREAMS = 4096          # a peer that invents names shall not fill the memory
 
-OTHERS = b"*".ljust(12, b"\0") + b"*".ljust(20, b"\0")
+cdef bytes OTHERS = b"*".ljust(12, b"\0") + b"*".ljust(20, b"\0")
 
 # ---- bytes and numbers ------------------------------------------------------------------------
 
@@ -1521,7 +1521,7 @@ cdef class Stats:
     cdef readonly object dropped
     cdef dict by_name           # type and device name, 32 bytes as in the header
 
-    def __init__(self):
+    def __cinit__(self):
         self.errors = Counter()
         self.dropped = Counter()
         self.by_name = {}
@@ -1673,6 +1673,14 @@ cdef class Frame:
     def unpack(self, crc="verify"):
         return build(self.data, self.p, HEADER + <Py_ssize_t>get64(self.p + 42), policy_of(crc))
 
+    def unpack_from(self, peer, crc):
+        """As unpack, for a frame that has just arrived from this peer."""
+        cdef Record r = self.unpack(crc)
+        r.peer = peer
+        r.received = time.time()
+        r.received_monotonic = time.monotonic()
+        return r
+
     def __len__(self):
         return HEADER + get64(self.p + 42)
 
@@ -1690,6 +1698,9 @@ cdef class Decoder:
     """
 
     cdef readonly uint64_t max_size
+    cdef public Stats stats             # counts what arrives
+    cdef public uint64_t last_size      # of the last frame
+    cdef readonly int peer_version      # highest header version so far
     cdef Block buffer
     cdef Py_ssize_t start, end          # of the bytes in buffer not yet consumed
     cdef Block large                    # frame being received into its own memory
@@ -1697,9 +1708,20 @@ cdef class Decoder:
     cdef uint64_t skipping              # body bytes of an unusable header still to drop
     cdef object failed
 
-    def __init__(self, max_size=1 << 30):
+    def __init__(self, max_size=1 << 30, Stats stats=None):
         self.max_size = max_size
+        self.stats = stats
         self.buffer = Block(64 * 1024)
+
+    cdef Frame found(self, object data, const uint8_t* p):
+        cdef Frame frame = Frame.of(data, p)
+        cdef int version = get16(p)
+        self.last_size = HEADER + get64(p + 42)
+        if version > self.peer_version:
+            self.peer_version = version
+        if self.stats is not None:
+            self.stats.count_received(frame, time.monotonic())
+        return frame
 
     @property
     def at_boundary(self):
@@ -1785,7 +1807,7 @@ cdef class Decoder:
         if self.large is not None:
             if self.filled < self.large.size:
                 return None
-            frame = Frame.of(self.large, self.large.p)
+            frame = self.found(self.large, self.large.p)
             self.large = None
             return frame
         if self.skipping:
@@ -1810,7 +1832,7 @@ cdef class Decoder:
         if have >= total and total < BLOCK_FROM:
             data = PyBytes_FromStringAndSize(<const char*>p, total)
             self.start += total
-            return Frame.of(data, <const uint8_t*>PyBytes_AsString(data))
+            return self.found(data, <const uint8_t*>PyBytes_AsString(data))
         if total < BLOCK_FROM:
             return None
         self.large = Block(total, HEADER + 72 + (EXTENDED if get16(p) == 2 else 0))

@@ -206,3 +206,16 @@ class Selection:
 
     def __str__(self) -> str:
         return f"{self.kind.__name__} {self.name!r}"
+
+
+class _Anything(Selection):
+    def matches(self, m: Message) -> bool:
+        return True
+
+
+_ANYTHING = _Anything(Message)
+
+
+def selection(kind: type[Message], name: str) -> Selection:
+    """What `recv(kind, name)` wants."""
+    return _ANYTHING if kind is Message and name == "*" else Selection(kind, name)

@@ -12,7 +12,6 @@ so a time-out or a cancelled wait never loses a byte.
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Iterator
 from typing import Any, Literal, Self
 
@@ -46,9 +45,7 @@ class Protocol:
         peer: whom log records and messages name.
 
     Attributes:
-        stats: see Stats.
-        peer_version: highest header version the peer has sent; 0 before its first message.
-        last_size: bytes of the last whole message.
+        stats, peer_version, last_size: see there.
     """
 
     def __init__(
@@ -67,16 +64,30 @@ class Protocol:
             raise ValueError(f"on_error must be 'raise' or 'skip', not {on_error!r}")
         if crc not in ("verify", "warn", "off"):
             raise ValueError(f"crc must be 'verify', 'warn' or 'off', not {crc!r}")
-        self._decoder = Decoder(max_size)
+        self._decoder = Decoder(max_size, Stats())
         self._crc: CRCPolicy = crc
         self._on_error = on_error
         self._version: Version = version
         self._cut_names = cut_names
         self._warned = False
         self.peer = peer
-        self.peer_version = 0
-        self.last_size = 0
-        self.stats = Stats()
+
+    @property
+    def stats(self) -> Stats:
+        """Counters, see `igtl.Stats`."""
+        stats = self._decoder.stats
+        assert stats is not None
+        return stats
+
+    @property
+    def peer_version(self) -> int:
+        """Highest header version the peer has sent; 0 before its first message."""
+        return self._decoder.peer_version
+
+    @property
+    def last_size(self) -> int:
+        """Bytes of the last whole message."""
+        return self._decoder.last_size
 
     # -- receiving
 
@@ -109,7 +120,7 @@ class Protocol:
             MessageTooLarge, VersionError: see Protocol and Decoder.
         """
         try:
-            frame = self._decoder.next_frame()
+            return self._decoder.next_frame()
         except MessageTooLarge as error:
             if not self.stats.errors["MessageTooLarge"]:
                 self.stats.count_error("MessageTooLarge")
@@ -119,12 +130,6 @@ class Protocol:
         except ProtocolError as error:
             self.stats.count_error(type(error).__name__)
             raise
-        if frame is not None:
-            self.last_size = len(frame)
-            self.stats.count_received(frame, time.monotonic())
-            if frame.header_version > self.peer_version:
-                self.peer_version = frame.header_version
-        return frame
 
     def frames(self) -> Iterator[Frame]:
         """All whole messages so far, as they came: for relays and recorders."""
@@ -153,13 +158,10 @@ class Protocol:
 
     def _unpack(self, frame: Frame) -> Message:
         try:
-            message: Message = frame.unpack(self._crc)
+            message: Message = frame.unpack_from(self.peer, self._crc)
         except ProtocolError as error:
             self.stats.count_error(type(error).__name__, frame)
             raise
-        message.received = time.time()
-        message.received_monotonic = time.monotonic()
-        message.peer = self.peer
         if message.crc_ok is False:
             self.stats.count_error("CRCError", frame)
             if not self._warned:
@@ -175,16 +177,14 @@ class Protocol:
     def version(self) -> Literal[1, 2]:
         """Header version of what is sent now."""
         if self._version == "auto":
-            return 2 if self.peer_version == 2 else 1
+            return 2 if self._decoder.peer_version == 2 else 1
         return self._version
 
     def parts(self, message: Message | Frame, *, crc: bool = True) -> Parts:
         """As `send`, but not counted as sent."""
         if isinstance(message, Frame):
             return [message.data]
-        return message.pack_parts(
-            version=self._version_for(message), crc=crc, cut_name=self._cut_names
-        )
+        return _core.pack(message, self._version_for(message), crc, self._cut_names, False)
 
     def pack(self, message: Message | Frame, *, crc: bool = True) -> bytes:
         """As `parts`, in one piece of its own: for whatever waits in a queue."""

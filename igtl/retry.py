@@ -283,7 +283,7 @@ class ReconnectingLink(Link):
                 except OSError as error:
                     self._pause(self._supervisor.failed(error))
                     continue
-                link._protocol.stats = self._protocol.stats
+                link._protocol._decoder.stats = self.stats  # one account over all of them
                 self._supervisor.connected()
                 try:
                     self._begin(link)
@@ -432,11 +432,11 @@ class ReconnectingLink(Link):
                 except (MessageTooLarge, OSError) as error:
                     self._read_empty(link, error)
                     continue
-                self._protocol.last_size = link._protocol.last_size
+                self._protocol._decoder.last_size = link._protocol.last_size
                 return found
 
     def _decoded(self, frame: Frame) -> Message | None:
-        self._protocol.last_size = len(frame)
+        self._protocol._decoder.last_size = len(frame)
         try:
             return self._protocol._unpack(frame)
         except ProtocolError:

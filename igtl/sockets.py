@@ -138,6 +138,9 @@ class SocketTransport:
             for part in parts:
                 self._send_slices(memoryview(part).cast("B"))
             return
+        if len(parts) == 1:
+            self._sock.sendall(parts[0])
+            return
         while parts:
             sent = self._sock.sendmsg(parts)
             while parts and sent >= len(parts[0]):

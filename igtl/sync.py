@@ -15,7 +15,15 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypedDict, TypeVar, overlo
 from igtl import _core
 from igtl._core import Frame
 from igtl.errors import ConnectionClosed, MessageTooLarge
-from igtl.exchange import Exchange, Selection, Stopping, new_command, part_of_stream, stop_for
+from igtl.exchange import (
+    Exchange,
+    Selection,
+    Stopping,
+    new_command,
+    part_of_stream,
+    selection,
+    stop_for,
+)  # fmt: skip
 from igtl.link import (
     MAX_WAITING,
     MAX_WAITING_BYTES,
@@ -90,7 +98,8 @@ class Link(LinkBase):
     def _write(self, parts: Parts) -> None:
         if self._closed:
             raise ConnectionClosed("this link was closed")
-        head, size = parts[0], sum(map(len, parts))
+        head = parts[0]
+        size = len(head) if len(parts) == 1 else sum(map(len, parts))
         try:
             self._transport.send(parts)
         except ConnectionError as error:
@@ -126,7 +135,7 @@ class Link(LinkBase):
                 MessageTooLarge, which closes the link).
             RuntimeError: another thread is receiving.
         """
-        return self._wait_for(Selection(kind, name), timeout)
+        return self._wait_for(selection(kind, name), timeout)
 
     def _wait_for(self, wanted: Wanted, timeout: float | None) -> Message:
         """The next message that is wanted."""

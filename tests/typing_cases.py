@@ -65,3 +65,49 @@ def links(link: igtl.Link) -> None:
                 assert_type(name, str)
             case igtl.TrackingData(tools=tools):
                 assert_type(tools[0], igtl.Tool)
+
+
+def streams_and_requests(link: igtl.Link) -> None:
+    with link.stream(igtl.StartTrackingData(resolution_ms=20)) as frames:
+        assert_type(frames.recv(), igtl.TrackingData)
+        for frame in frames:
+            assert_type(frame, igtl.TrackingData)
+    assert_type(link.command("Go", "<x/>"), igtl.CommandReply)
+    assert_type(link.recv_frame(), igtl.Frame)
+    with link.stream(igtl.GetImage()):  # type: ignore[arg-type]
+        pass
+
+
+def reconnecting() -> None:
+    assert_type(igtl.connect("a", 1, hello=True), igtl.Link)
+    healing = igtl.connect("a", reconnect=igtl.Backoff(0.1, 30), policy="latest")
+    assert_type(healing, igtl.ReconnectingLink)
+    healing.send(igtl.String("typed without its encoding"), latch=True)
+    for link in igtl.reconnect("a", backoff=igtl.Backoff()):
+        assert_type(link, igtl.Link)
+    igtl.connect("a", reconnekt=1)  # type: ignore[call-overload]
+    igtl.connect("a", crc="perhaps")  # type: ignore[call-overload]
+
+
+async def awaited() -> None:
+    async with igtl.aio.connect("a") as link:
+        assert_type(link, igtl.aio.Link)
+        assert_type(await link.recv(igtl.Transform), igtl.Transform)
+        assert_type(await link.query(igtl.GetImage()), igtl.Image | igtl.NoData)
+        async with link.stream(igtl.StartTrackingData()) as frames:
+            assert_type(await frames.recv(), igtl.TrackingData)
+        async for message in link:
+            assert_type(message, igtl.Message)
+    assert_type(await igtl.aio.connect("a"), igtl.aio.Link)
+
+
+def served() -> None:
+    with igtl.serve(port=0, policy="latest") as server:
+
+        @server.on(igtl.Transform, "Probe*")
+        def handle(message: igtl.Transform, peer: igtl.Peer) -> None:
+            peer.send(igtl.Status.ok())
+
+        assert_type(server.clients, list[igtl.Peer])
+        server.broadcast(igtl.Status.ok(), latch=True)
+    igtl.serve(policy="newest")  # type: ignore[arg-type]

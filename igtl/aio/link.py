@@ -17,7 +17,15 @@ from igtl import _core
 from igtl._core import Frame
 from igtl.aio.connection import Arrival, Connection
 from igtl.errors import ConnectionClosed, MessageTooLarge
-from igtl.exchange import Exchange, Selection, Stopping, new_command, part_of_stream, stop_for
+from igtl.exchange import (
+    Exchange,
+    Selection,
+    Stopping,
+    new_command,
+    part_of_stream,
+    selection,
+    stop_for,
+)  # fmt: skip
 from igtl.link import (
     MAX_WAITING,
     MAX_WAITING_BYTES,
@@ -118,7 +126,7 @@ class Link(LinkBase):
                 MessageTooLarge, which closes the link).
             RuntimeError: another task is receiving.
         """
-        return await self._recv(Selection(kind, name), timeout)
+        return await self._recv(selection(kind, name), timeout)
 
     async def _recv(self, wanted: Wanted, timeout: float | None) -> Message:
         message = self._inbox.take(wanted)
