@@ -151,6 +151,7 @@ from igtl.metadata import Metadata
 from igtl.protocol import PORT, Protocol
 from igtl.rate import Rate
 from igtl.retry import Backoff, LinkEvent, ReconnectingLink, connect, reconnect
+from igtl.subscriber import Subscriber, subscribe
 from igtl.sync import Link, Listener, listen
 from igtl.units import Unit
 
@@ -299,6 +300,7 @@ __all__ = [
     "StopVideo",
     "StreamStats",
     "String",
+    "Subscriber",
     "Tool",
     "ToolType",
     "TrackingData",
@@ -324,6 +326,7 @@ __all__ = [
     "reconnect",
     "rtp",
     "serve",
+    "subscribe",
     "tls",
     "transfer",
     "udp",

@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, TypeVar, Unpack, overload
 
 from igtl import _core
@@ -28,6 +29,7 @@ from igtl.sync import Link, Settings, StreamReader
 from igtl.sync import connect as connect_once
 
 M = TypeVar("M", bound=Message)
+_KNOWN = 1.0  # seconds until the reason of an end is known
 _REFUSALS = 3  # times that a peer may refuse this client, or talk nonsense, before it is given up
 
 
@@ -291,11 +293,16 @@ class ReconnectingLink(Link):
                 except OSError as error:  # ConnectionClosed is one
                     self._lost(link, error)
                 self._empty_old()
+                with self._changed:  # whoever is reading from it will know why it ended
+                    self._changed.wait_for(partial(self._is_read, link), _KNOWN)
                 if not self._closed:
                     self._pause(self._supervisor.lost(link.close_reason))
         except Exception as error:  # the supervisor gave up
             self.close_reason = error
             self._shut()
+
+    def _is_read(self, link: Link) -> bool:
+        return link not in self._unread
 
     def _pause(self, seconds: float) -> None:
         with self._changed:
@@ -408,10 +415,9 @@ class ReconnectingLink(Link):
 
     def _pack(self, message: Message | Frame, crc: bool) -> Packed:
         fixed = self._protocol._version
-        needs_v2 = isinstance(message, Message) and _core.needs_v2(message)
-        versions: set[int] = (
-            {1, 2} if fixed == "auto" and needs_v2 else {1 if fixed == "auto" else fixed}
-        )
+        versions: set[int] = {1} if fixed == "auto" else {fixed}
+        if fixed == "auto" and isinstance(message, Message) and _core.needs_v2(message):
+            versions = {1, 2}  # the peer's version is not known yet
         return Packed(message, versions, crc=crc, cut_name=self._protocol._cut_names)
 
     # -- receiving
@@ -452,19 +458,22 @@ class ReconnectingLink(Link):
                 self._unread.remove(link)
         self._drop_link(link, error)
         link.close()
-        if self._asked is link:
-            raise ConnectionClosed(
-                f"{link.peer} was lost before it answered", clean=False
-            ) from error
 
     def _readable_link(self, deadline: float | None) -> Link:
         with self._changed:
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
-            if not self._changed.wait_for(lambda: self._unread or self._closed, left):
+            ready = lambda: self._unread or self._closed or self._asked_in_vain()  # noqa: E731
+            if not self._changed.wait_for(ready, left):
                 raise TimeoutError
+            if self._asked_in_vain():
+                raise ConnectionClosed(f"{self.peer} was lost before it answered", clean=False)
             if not self._unread:
                 raise self._over()
             return self._unread[0]
+
+    def _asked_in_vain(self) -> bool:
+        """Whether the connection that a request went to is over and read empty."""
+        return self._asked is not None and self._asked not in self._unread
 
     def _ask(self, exchange: Exchange, timeout: float | None) -> Message:
         self._claim()

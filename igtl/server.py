@@ -175,17 +175,16 @@ class _Threads(aio.Runner):
             async for message in super().iterated(frames):
                 yield message
             return
-        items: asyncio.Queue[Any] = asyncio.Queue(1)
+        items: asyncio.Queue[Any] = asyncio.Queue()
+        room = threading.Semaphore(1)  # one frame at a time: the thread waits for the client
         stopped = threading.Event()
         end = object()
 
         def put(item: Any) -> None:
-            future = asyncio.run_coroutine_threadsafe(items.put(item), self.io.loop)
-            while not stopped.is_set():  # the client may leave while its queue is full
-                with contextlib.suppress(NotYet):
-                    future.result(0.1)
-                    return
-            future.cancel()
+            room.acquire()
+            if not stopped.is_set():
+                with contextlib.suppress(RuntimeError):  # the server was closed meanwhile
+                    self.io.loop.call_soon_threadsafe(items.put_nowait, item)
 
         def pull() -> None:
             error: Any = end
@@ -199,8 +198,7 @@ class _Threads(aio.Runner):
             finally:
                 if hasattr(frames, "close"):
                     frames.close()
-            if not stopped.is_set():
-                put(error)
+            put(error)
 
         threading.Thread(target=pull, name="igtl stream", daemon=True).start()
         try:
@@ -208,8 +206,10 @@ class _Threads(aio.Runner):
                 if isinstance(item, Exception):
                     raise item
                 yield item
+                room.release()
         finally:
             stopped.set()
+            room.release(2)  # whatever it still has to put
 
     def stop(self) -> None:
         """End the thread of the handlers when it has done what it does."""

@@ -523,3 +523,20 @@ def test_with_tls(tmp_path: Any) -> None:
                 until(lambda: len(seen) > 0)  # noqa: B023
                 assert seen == [f"T{turn}"]
             until(lambda: not link.connected)
+
+
+@pytest.mark.parametrize("receives", [True, False])
+def test_a_refused_certificate_is_not_retried_for_ever(tmp_path: Any, receives: bool) -> None:
+    """With TLS 1.3 the client connects, and learns that it was refused when it reads."""
+    from tests.test_tls import Files
+
+    files = Files(tmp_path)
+    context = igtl.tls.server(files.server, client_ca=files.ca)
+    with igtl.serve(port=0, ssl=context) as server:
+        with healing(server.port, ssl=igtl.tls.client(files.ca)) as (link, events):
+            if receives:
+                with pytest.raises((ssl.SSLError, ConnectionError)):
+                    link.recv(timeout=20)
+            until(lambda: link._closed)
+            assert isinstance(link.close_reason, ssl.SSLError)
+        assert events.count("connected") <= 6

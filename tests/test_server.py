@@ -117,11 +117,12 @@ def test_broadcast_send_to_and_disconnect(kind: str) -> None:
         server.send_to(3, transform("one"))
         assert links[2].recv(timeout=5).device_name == "one"
         peer = server.clients[2]
-        assert (peer.stats.sent, peer.queued, peer.header_version) == (2, 0, 1)
+        until(lambda: peer.stats.sent == 2)
+        assert (peer.queued, peer.header_version) == (0, 1)
         assert 0 <= peer.uptime < 60
         assert peer.connected == pytest.approx(time.time(), abs=60)
         server.disconnect(2)
-        assert list(links[1]) == [links[0].recv] or links[1].close_reason is not None
+        assert list(links[1]) == []
         until(lambda: len(server.clients) == 4)
         with pytest.raises(KeyError):
             server.send_to(2, transform())

@@ -11,16 +11,19 @@ from igtl.aio import udp
 from igtl.aio.link import Link, Listener, connect, listen, pipe
 from igtl.aio.retry import reconnect
 from igtl.aio.server import Peer, Server, serve
+from igtl.aio.subscriber import Subscriber, subscribe
 
 __all__ = [
     "Link",
     "Listener",
     "Peer",
     "Server",
+    "Subscriber",
     "connect",
     "listen",
     "pipe",
     "reconnect",
     "serve",
+    "subscribe",
     "udp",
 ]

@@ -10,18 +10,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 from collections.abc import Callable, Hashable
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 from igtl.errors import ConnectionClosed
-from igtl.log import log
 from igtl.protocol import Protocol
 from igtl.queues import Queue
 from igtl.sockets import tune, unsent
-
-if TYPE_CHECKING:
-    from ssl import SSLContext
 
 _SLICE = 256 * 1024
 _HIGH = 64 * 1024  # bytes in the transport's buffer from which it asks for a pause
@@ -56,7 +51,7 @@ class Connection(asyncio.BufferedProtocol):
         self._keepalive = keepalive
         self._loop = asyncio.get_running_loop()
         self._made = False
-        self._tls = False
+        self._ready = False  # whether messages may be sent
         self._waiter: asyncio.Future[None] | None = None
         self._room: asyncio.Future[None] | None = None
         self._putting = asyncio.Lock()
@@ -72,13 +67,16 @@ class Connection(asyncio.BufferedProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
         self._made = True
-        self._tls = transport.get_extra_info("sslcontext") is not None
         self.transport.set_write_buffer_limits(high=_HIGH)
         sock = transport.get_extra_info("socket")
         tune(sock, self._keepalive, unsent_low=_UNSENT)
         if self.protocol.peer is None:
             self.protocol.peer = _address(transport.get_extra_info("peername"))
         self.local = _address(transport.get_extra_info("sockname"))
+        self._begin()
+
+    def _begin(self) -> None:
+        self._ready = True
         self._pump()
 
     def get_buffer(self, sizehint: int) -> memoryview:
@@ -87,17 +85,19 @@ class Connection(asyncio.BufferedProtocol):
         return self.protocol.get_buffer()
 
     def buffer_updated(self, nbytes: int) -> None:
-        if self._discarding is not None:
-            return
-        self.protocol.received(nbytes)
-        if self.protocol.waiting > _AHEAD:
-            self.pause_reading()
+        self._arrived(nbytes)
         self.on_bytes()
+
+    def _arrived(self, nbytes: int) -> None:
+        if self._discarding is None:
+            self.protocol.received(nbytes)
+            if self.protocol.waiting > _AHEAD:
+                self.pause_reading()
 
     def eof_received(self) -> bool:
         self.ended = self.ended or True
         self.on_bytes()
-        return not self._tls  # half closed: this end may still send
+        return True  # half closed: this end may still send
 
     def connection_lost(self, exc: Exception | None) -> None:
         if exc is not None and self.ended is False:
@@ -168,7 +168,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def put(self, wire: bytes, key: Hashable) -> int:
         """Queue a packed message, under the policy of the outbox; returns how many were lost."""
-        if self._made and not (self._full or self.outbox or self._current) and len(wire) <= _SLICE:
+        if self._ready and not (self._full or self.outbox or self._current) and len(wire) <= _SLICE:
             self._write(wire)  # nothing waits: past the queue
             self.protocol.stats.count_sent(wire, len(wire))
             return 0
@@ -215,7 +215,7 @@ class Connection(asyncio.BufferedProtocol):
     def _pump(self) -> None:
         """Hand on what is queued, until the transport asks for a pause."""
         took = False
-        while self._made and not self._full and not self.is_over:
+        while self._ready and not self._full and not self.is_over:
             if self._current is None:
                 if not self.outbox:
                     break
@@ -260,17 +260,21 @@ class Connection(asyncio.BufferedProtocol):
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout):
                 await self._until(lambda: self.idle and not unsent(sock), discard)
-                if not discard and not self._tls and not self.is_over:
+                if not self.is_over:
+                    self._farewell()
+                if not discard and not self.is_over:
                     self.transport.write_eof()
                     with contextlib.suppress(TimeoutError):
                         async with asyncio.timeout(_GRACE):
                             await self._until(lambda: bool(self.ended), discard)
                 if not self.is_over:
                     self.transport.close()
-                async with asyncio.timeout(_GRACE):  # TLS wants the peer's farewell
-                    await asyncio.shield(self._lost)
+                await asyncio.shield(self._lost)
         self.abort()
         await asyncio.shield(self._lost)
+
+    def _farewell(self) -> None:
+        """Say, above the transport, that nothing more comes."""
 
     async def _until(self, ready: Callable[[], bool], discard: bool) -> None:
         pause = 0.001
@@ -291,70 +295,27 @@ def _address(name: Any) -> Any:
 
 
 class Arrival(asyncio.Protocol):
-    """A client that has just connected: let in or not, and with TLS its handshake, which keeps
-    nobody else waiting.
+    """A client that has just connected.
 
     Args:
-        admit: gives the Connection for an address, or None to refuse it.
-        welcome: called with the Connection when it is ready.
-        refused: called with address and reason when a handshake failed.
+        admit: gives the Connection for its address, or None to refuse it.
+        welcome: called with that Connection.
     """
 
     def __init__(
-        self,
-        admit: Callable[[Any], Connection | None],
-        welcome: Callable[[Connection], None],
-        refused: Callable[[Any, Exception], None],
-        *,
-        ssl: SSLContext | None = None,
-        handshake_timeout: float = 10.0,
-        tasks: set[asyncio.Task[None]],
+        self, admit: Callable[[Any], Connection | None], welcome: Callable[[Connection], None]
     ) -> None:
         self._admit = admit
         self._welcome = welcome
-        self._refused = refused
-        self._ssl = ssl
-        self._handshake_timeout = handshake_timeout
-        self._tasks = tasks
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        raw = cast(asyncio.Transport, transport)
-        peer = _address(raw.get_extra_info("peername"))
+        transport = cast(asyncio.Transport, transport)
+        peer = _address(transport.get_extra_info("peername"))
         connection = self._admit(peer)
         if connection is None:
-            raw.abort()
+            transport.abort()
             return
         connection.protocol.peer = peer
-        if self._ssl is None:
-            raw.set_protocol(connection)
-            connection.connection_made(raw)
-            self._welcome(connection)
-            return
-        raw.pause_reading()  # nobody may take the handshake's first bytes
-        task = asyncio.get_running_loop().create_task(self._shake_hands(raw, connection, peer))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _shake_hands(self, raw: asyncio.Transport, connection: Connection, peer: Any) -> None:
-        assert self._ssl is not None
-        try:
-            transport = await asyncio.get_running_loop().start_tls(
-                raw, connection, self._ssl, server_side=True,
-                ssl_handshake_timeout=self._handshake_timeout,
-            )  # fmt: skip
-        except (OSError, asyncio.CancelledError) as error:  # SSLError and TimeoutError are OSErrors
-            raw.abort()
-            reason = error if isinstance(error, OSError) else ConnectionAbortedError("closing")
-            log(
-                logging.WARNING,
-                "%s: TLS handshake failed: %s",
-                peer,
-                reason,
-                peer=peer,
-                cause=error,
-            )
-            self._refused(peer, reason)
-            return
-        assert transport is not None
+        transport.set_protocol(connection)
         connection.connection_made(transport)
         self._welcome(connection)

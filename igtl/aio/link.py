@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import socket
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Generator
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, overload
 from igtl import _core
 from igtl._core import Frame
 from igtl.aio.connection import Arrival, Connection
+from igtl.aio.tls import TLSConnection
 from igtl.errors import ConnectionClosed, MessageTooLarge
 from igtl.exchange import (
     Exchange,
@@ -35,6 +37,7 @@ from igtl.link import (
     StreamOf,
     Wanted,
 )  # fmt: skip
+from igtl.log import log
 from igtl.message import CRCPolicy, Message, NoData
 from igtl.messages.general import Command, CommandReply
 from igtl.messages.queries import Get, Ready, Start
@@ -422,13 +425,18 @@ def connect(
         )
         inbox = Inbox(protocol, inbox_policy, inbox_messages, inbox_bytes)
         outbox: Queue[bytes] = Queue(policy, max_queued, max_queued_bytes)
-        connection = Connection(protocol, outbox, keepalive=keepalive)
+        connection: Connection
+        if ssl is None:
+            connection = Connection(protocol, outbox, keepalive=keepalive)
+        else:
+            connection = TLSConnection(
+                protocol, outbox, ssl, server_hostname=server_hostname or host, keepalive=keepalive
+            )
         try:
             async with asyncio.timeout(open_timeout):
-                await asyncio.get_running_loop().create_connection(
-                    lambda: connection, host, port, ssl=ssl,
-                    server_hostname=(server_hostname or host) if ssl else None,
-                )  # fmt: skip
+                await asyncio.get_running_loop().create_connection(lambda: connection, host, port)
+                if isinstance(connection, TLSConnection):
+                    await connection.handshake(None)
         except TimeoutError:
             raise TimeoutError(f"no connection to {host}:{port} within {open_timeout} s") from None
         link = Link(
@@ -515,6 +523,7 @@ def listen(
     write_timeout: float | None = None,
     keepalive: float | None = 60.0,
     ssl: SSLContext | None = None,
+    handshake_timeout: float = 10.0,
     version: Version = "auto",
     max_size: int = MAX_SIZE,
     crc: CRCPolicy = "verify",
@@ -525,7 +534,11 @@ def listen(
     max_queued_bytes: int = MAX_QUEUED_BYTES,
 ) -> Opening[Listener]:
     """Listen for clients, and treat each as a Link of your own; see `igtl.listen`, and `connect`
-    for `policy`, `max_queued` and `max_queued_bytes`."""
+    for `policy`, `max_queued` and `max_queued_bytes`.
+
+    Args:
+        handshake_timeout: seconds for a TLS handshake; default 10.
+    """
 
     async def opened() -> Listener:
         listener = Listener()
@@ -535,19 +548,31 @@ def listen(
                 max_size=max_size, crc=crc, on_error=on_error, version=version, cut_names=cut_names
             )
             outbox: Queue[bytes] = Queue(policy, max_queued, max_queued_bytes)
-            return Connection(protocol, outbox, keepalive=keepalive)
+            if ssl is None:
+                return Connection(protocol, outbox, keepalive=keepalive)
+            return TLSConnection(protocol, outbox, ssl, server_side=True, keepalive=keepalive)
 
         def welcome(connection: Connection) -> None:
+            task = asyncio.get_running_loop().create_task(hand_out(connection))
+            listener._tasks.add(task)
+            task.add_done_callback(listener._tasks.discard)
+
+        async def hand_out(connection: Connection) -> None:
+            if isinstance(connection, TLSConnection):
+                try:
+                    await connection.handshake(handshake_timeout)
+                except OSError as error:  # SSLError and TimeoutError are OSErrors
+                    peer = connection.protocol.peer
+                    log(logging.WARNING, "%s: TLS handshake failed: %s", peer, error,
+                        peer=peer, cause=error)  # fmt: skip
+                    return
             link = Link(connection, read_timeout=read_timeout, write_timeout=write_timeout)
             listener._arrived.put_nowait(link)
 
         admit(None)  # wrong settings show here, not at the first client
         listener._server = await asyncio.get_running_loop().create_server(
-            lambda: Arrival(
-                admit, welcome, lambda *_: None, ssl=ssl, tasks=listener._tasks
-            ),
-            host, port,
-        )  # fmt: skip
+            lambda: Arrival(admit, welcome), host, port
+        )
         listener.host, listener.port = listener._server.sockets[0].getsockname()[:2]
         return listener
 

@@ -13,7 +13,7 @@ import itertools
 import logging
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterable, Iterator
 from ipaddress import IPv6Address, ip_address, ip_network
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -21,6 +21,7 @@ from igtl import _core
 from igtl._core import Frame
 from igtl.aio.connection import Arrival, Connection
 from igtl.aio.link import Opening
+from igtl.aio.tls import TLSConnection
 from igtl.errors import CommandFailed, ConnectionClosed, EncodeError, MessageTooLarge
 from igtl.exchange import (
     Exchange,
@@ -266,6 +267,8 @@ class Server:
         idle_timeout: float | None,
         stall_timeout: float,
         keepalive: float | None,
+        ssl: SSLContext | None,
+        handshake_timeout: float,
         runner: Runner | None = None,
     ) -> None:
         self.host = ""
@@ -281,6 +284,8 @@ class Server:
         self._idle_timeout = idle_timeout
         self._stall_timeout = stall_timeout
         self._keepalive = keepalive
+        self._ssl = ssl
+        self._handshake_timeout = handshake_timeout
         self._runner = runner or Runner()
         self._peers: dict[int, Peer] = {}
         self._ids = itertools.count(1)
@@ -463,24 +468,46 @@ class Server:
             self.refused[cause or "closing"] += 1
             log(logging.WARNING, "%s was refused: %s", address, cause, peer=address, cause=cause)
             return None
+        protocol, outbox = self._new_protocol(), self._new_outbox()
+        if self._ssl is None:
+            return Connection(protocol, outbox, keepalive=self._keepalive)
+        return TLSConnection(
+            protocol, outbox, self._ssl, server_side=True, keepalive=self._keepalive
+        )
+
+    def _arrived(self, connection: Connection) -> None:
+        if isinstance(connection, TLSConnection):
+            self._start_task(self._shake_hands(connection))
+        else:
+            self._welcome(connection)
+
+    async def _shake_hands(self, connection: TLSConnection) -> None:
         self._coming += 1
-        return Connection(self._new_protocol(), self._new_outbox(), keepalive=self._keepalive)
+        try:
+            await connection.handshake(self._handshake_timeout)
+        except OSError as error:  # SSLError and TimeoutError are OSErrors
+            self.refused["tls"] += 1
+            peer = connection.protocol.peer
+            log(logging.WARNING, "%s: TLS handshake failed: %s", peer, error,
+                peer=peer, cause=error)  # fmt: skip
+        else:
+            self._welcome(connection)
+        finally:
+            self._coming -= 1
+
+    def _start_task(self, work: Coroutine[Any, Any, None], name: str | None = None) -> None:
+        task = asyncio.get_running_loop().create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     def _welcome(self, connection: Connection) -> None:
-        self._coming -= 1
         peer = Peer(self, connection, next(self._ids))
         self._peers[peer.id] = peer
         log(logging.INFO, "%s connected", peer.peer, peer=peer.peer)
         for packed in list(self._latched.values()):
             wire = peer._wire_of(packed)
             connection.put(wire, wire[2:34])
-        task = asyncio.get_running_loop().create_task(self._serve(peer), name="igtl peer")
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    def _refuse(self, address: Any, reason: Exception) -> None:
-        self._coming -= 1
-        self.refused["tls"] += 1
+        self._start_task(self._serve(peer), "igtl peer")
 
     async def _serve(self, peer: Peer) -> None:
         for handler in self._connected:
@@ -753,21 +780,16 @@ def serve(
             new_protocol=new_protocol, new_outbox=new_outbox, policy=policy, cut_names=cut_names,
             allow=AllowList(allow),
             max_clients=max_clients, idle_timeout=idle_timeout, stall_timeout=stall_timeout,
-            keepalive=keepalive, runner=runner,
+            keepalive=keepalive, ssl=ssl, handshake_timeout=handshake_timeout, runner=runner,
         )  # fmt: skip
         new_protocol(), new_outbox()  # wrong settings show here, not at the first client
         loop = asyncio.get_running_loop()
         server._listening = await loop.create_server(
-            lambda: Arrival(
-                server._admit, server._welcome, server._refuse, ssl=ssl,
-                handshake_timeout=handshake_timeout, tasks=server._tasks,
-            ),
+            lambda: Arrival(server._admit, server._arrived),
             host, port, backlog=1024, start_serving=start,
         )  # fmt: skip
         server.host, server.port = server._listening.sockets[0].getsockname()[:2]
-        task = loop.create_task(server._watch())
-        server._tasks.add(task)
-        task.add_done_callback(server._tasks.discard)
+        server._start_task(server._watch())
         return server
 
     return Opening(opened())

@@ -1,0 +1,164 @@
+"""Callbacks and latest values."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import Any
+
+import numpy as np
+import pytest
+
+import igtl
+import igtl.aio
+from tests.test_links import until
+from tests.wire import frame, transform
+
+
+def test_callbacks_and_latest() -> None:
+    a, b = igtl.pipe()
+    seen: list[Any] = []
+    with a, igtl.subscribe(b, start=False) as incoming:
+
+        @incoming.on(igtl.Transform, "Probe*")
+        def _(message: igtl.Transform) -> None:
+            assert threading.current_thread() is incoming._thread
+            seen.append(("probe", float(message.position[0])))
+
+        @incoming.on()
+        def _(message: igtl.Message) -> None:
+            seen.append(("any", message.device_name))
+
+        @incoming.on(igtl.Status)
+        def _(message: igtl.Status) -> None:
+            raise ZeroDivisionError  # logged; the others go on
+
+        assert incoming.latest(igtl.Transform) is None
+        for k in range(3):
+            a.send(transform("ProbeToTracker", k))
+            a.send(transform("Stylus", 10 * k))
+        a.send(igtl.Status.ok(device_name="S"))
+        incoming.start()
+        until(lambda: len(seen) == 10)
+        assert seen[:3] == [("probe", 0), ("any", "ProbeToTracker"), ("any", "Stylus")]
+        newest = incoming.latest(igtl.Transform, "Stylus")
+        assert newest is not None
+        assert newest.position[0] == 20
+        assert incoming.latest(igtl.Transform, "Probe*").position[0] == 2  # type: ignore[union-attr]
+        assert incoming.latest(igtl.Image) is None
+    assert not incoming._thread.is_alive()
+
+
+def test_wait() -> None:
+    a, b = igtl.pipe()
+    with a, igtl.subscribe(b) as incoming:
+        a.send(transform("Image_Reference"))
+        assert incoming.wait(igtl.Transform, timeout=5).device_name == "Image_Reference"
+        with pytest.raises(TimeoutError, match=r"no Image 'Image' yet; seen: TRANSFORM"):
+            incoming.wait(igtl.Image, "Image", timeout=0.02)
+        caught: list[Any] = []
+
+        def wait() -> None:
+            try:
+                incoming.wait(igtl.Image)
+            except igtl.ConnectionClosed as closed:
+                caught.append(closed)
+
+        thread = threading.Thread(target=wait)
+        thread.start()
+        a.close()
+        thread.join(5)
+        assert len(caught) == 1
+
+
+def test_asking_while_it_receives() -> None:
+    a, b = igtl.pipe()
+    with a, igtl.subscribe(b, start=False) as incoming:
+        others: list[str] = []
+        refused: list[str] = []
+        incoming.on(igtl.Transform)(lambda m: others.append(m.device_name))
+
+        @incoming.on(igtl.String)
+        def _(message: Any) -> None:
+            try:
+                incoming.command("In a handler")
+            except RuntimeError as error:
+                refused.append(str(error))
+
+        def answer() -> None:
+            for m in a:
+                a.send(transform("beside"))
+                if isinstance(m, igtl.GetImage):
+                    a.send(igtl.Image(np.zeros((1, 2, 2), np.uint8), device_name=m.device_name))
+                elif isinstance(m, igtl.Command) and m.name == "Go":
+                    a.send(igtl.CommandReply(m.command_id, m.name, "went"))
+
+        thread = threading.Thread(target=answer, daemon=True)
+        thread.start()
+        incoming.start()
+        image = incoming.query(igtl.GetImage(device_name="CT"), timeout=5)
+        assert isinstance(image, igtl.Image)
+        assert incoming.command("Go").text == "went"
+        with pytest.raises(TimeoutError, match="Nothing"):
+            incoming.command("Nothing", timeout=0.05)
+        a.send(igtl.String("x"))
+        until(lambda: len(refused) == 1)
+        until(lambda: others == ["beside"] * 3)
+        a.close()
+        with pytest.raises(igtl.ConnectionClosed):
+            incoming.query(igtl.GetImage(), timeout=5)
+        thread.join(5)
+
+
+def test_bad_messages_are_skipped_and_streams_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("igtl.subscriber.MAX_STREAMS", 5)
+    a, b = igtl.pipe()
+    with a, igtl.subscribe(b) as incoming:
+        a._transport.send([frame("TRANSFORM", bytes(47))])
+        for k in range(20):
+            a.send(transform(f"T{k}"))
+        incoming.wait(igtl.Transform, "T19", timeout=5)
+        assert len(incoming._newest) == 5
+        assert b.stats.errors == {"BodyError": 1}
+
+
+def test_in_asyncio() -> None:
+    async def main() -> None:
+        a, b = await igtl.aio.pipe()
+        seen: list[Any] = []
+        async with a, igtl.aio.subscribe(b) as incoming:
+
+            @incoming.on(igtl.Transform, "Probe*")
+            async def _(message: igtl.Transform) -> None:
+                await asyncio.sleep(0)
+                seen.append(float(message.position[0]))
+
+            @incoming.on(igtl.Transform)
+            def _(message: igtl.Transform) -> None:
+                raise ZeroDivisionError
+
+            for k in range(5):
+                await a.send(transform("Probe", k))
+                await a.send(transform("Stylus", k))
+            await a.close()
+            await incoming.join()
+            assert seen == [0, 1, 2, 3, 4]
+            newest = incoming.latest(igtl.Transform, "S*")
+            assert newest is not None
+            assert newest.position[0] == 4
+
+    asyncio.run(main())
+
+
+def test_over_a_link_that_heals_itself() -> None:
+    with igtl.listen(port=0) as listener:
+        link = igtl.connect(port=listener.port, reconnect=igtl.Backoff(0.001, 0.01))
+        seen: list[str] = []
+        with igtl.subscribe(link, start=False) as incoming:
+            incoming.on()(lambda m: seen.append(m.device_name))
+            incoming.start()
+            for k in range(3):
+                with listener.accept(timeout=10) as peer:
+                    peer.send(transform(f"T{k}"))
+                    until(lambda n=k: len(seen) > n)  # type: ignore[misc]
+        assert seen == ["T0", "T1", "T2"]
