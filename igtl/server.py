@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from igtl._core import Frame, Stats
 from igtl.aio import server as aio
+from igtl.aio.answers import Runner
+from igtl.aio.peer import Peer as AioPeer
 from igtl.errors import ConnectionClosed
 from igtl.exchange import Exchange
 from igtl.message import CRCPolicy, Message, NoData
@@ -104,7 +106,7 @@ class _Loop:
             self.thread.join()
 
 
-class _Threads(aio.Runner):
+class _Threads(Runner):
     """Runs the user's functions in threads; coroutine functions run in the event loop, and get
     the peer of `igtl.aio`."""
 
@@ -114,7 +116,7 @@ class _Threads(aio.Runner):
         self._thread: threading.Thread | None = None
 
     def _wrapped(self, arg: Any) -> Any:
-        if not isinstance(arg, aio.Peer):
+        if not isinstance(arg, AioPeer):
             return arg
         if arg.facade is None:
             arg.facade = Peer(arg, self.io)
@@ -227,7 +229,7 @@ class Peer:
         connected: when it came, seconds since 1970.
     """
 
-    def __init__(self, peer: aio.Peer, io: _Loop) -> None:
+    def __init__(self, peer: AioPeer, io: _Loop) -> None:
         self._peer = peer
         self._io = io
         self.id = peer.id
@@ -294,7 +296,7 @@ class Peer:
 
     def disconnect(self) -> None:
         """Send what is queued for it, then close."""
-        self._io.run(self._peer._server.disconnect(self.id))
+        self._io.run(self._peer.disconnect())
 
     def __repr__(self) -> str:
         return f"<Peer {self.id} {self.peer} {self.stats}>"
@@ -311,7 +313,7 @@ class Server:
         host, port: where it listens.
     """
 
-    def __init__(self, open_server: Callable[[aio.Runner], Any]) -> None:
+    def __init__(self, open_server: Callable[[Runner], Any]) -> None:
         self._threads = _Threads()
         self._io = self._threads.io = _Loop()
         self._closed = threading.Event()

@@ -15,7 +15,7 @@ import pytest
 
 import igtl
 import igtl.aio
-from igtl.aio.server import AllowList
+from igtl.allow import AllowList
 from tests.links import Loop
 from tests.test_links import until
 from tests.wire import frame, transform

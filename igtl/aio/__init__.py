@@ -9,8 +9,9 @@ Everything here belongs to the event loop it was made in; other threads use `igt
 
 from igtl.aio import udp
 from igtl.aio.link import Link, Listener, connect, listen, pipe
+from igtl.aio.peer import Peer
 from igtl.aio.retry import reconnect
-from igtl.aio.server import Peer, Server, serve
+from igtl.aio.server import Server, serve
 from igtl.aio.subscriber import Subscriber, subscribe
 
 __all__ = [
