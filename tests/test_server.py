@@ -44,8 +44,8 @@ class Blocking:
 class Asyncio:
     """`igtl.aio.serve` in a loop in a thread, with the same face; handlers get its own peers."""
 
-    def __init__(self, **settings: Any) -> None:
-        self.loop = Loop()
+    def __init__(self, *, uvloop: bool = False, **settings: Any) -> None:
+        self.loop = Loop(uvloop=uvloop)
         self.server = self.loop(self._open(settings))
 
     async def _open(self, settings: Any) -> igtl.aio.Server:
@@ -74,7 +74,11 @@ class Asyncio:
 
 @contextlib.contextmanager
 def serving(kind: str, **settings: Any) -> Iterator[Any]:
-    server: Any = Blocking(**settings) if kind == "sync" else Asyncio(**settings)
+    server: Any
+    if kind == "sync":
+        server = Blocking(**settings)
+    else:
+        server = Asyncio(uvloop=kind == "uvloop", **settings)
     try:
         yield server
     finally:
@@ -603,6 +607,19 @@ def test_async_handlers_of_a_blocking_server() -> None:
         assert link.recv(igtl.String, timeout=5).string == "async x"
 
 
+@pytest.mark.parametrize(
+    "test",
+    [
+        test_broadcast_send_to_and_disconnect, test_handlers_in_order_by_type_and_device,
+        test_bad_messages_of_one_client, test_max_clients, test_shutdown_sends_what_is_queued,
+        test_provided_stream, test_commands_while_the_link_goes_on_streaming,
+    ],
+)  # fmt: skip
+def test_on_uvloop(test: Callable[[str], None]) -> None:
+    pytest.importorskip("uvloop")
+    test("uvloop")
+
+
 # ---- life -------------------------------------------------------------------------------------
 
 
@@ -650,7 +667,3 @@ def test_a_flood_of_broadcasts_is_bounded() -> None:
         server.broadcast(transform())
         until(lambda: peer.stats.sent + peer.stats.lost + peer.queued >= 3000)
         assert peer.queued <= 10
-
-
-def collect(link: igtl.Link, into: list[Any]) -> Callable[[], None]:
-    return lambda: into.extend(link)

@@ -1,0 +1,61 @@
+"""Ctrl-C ends any wait, at once, as KeyboardInterrupt."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+pytestmark = [
+    pytest.mark.processes,
+    pytest.mark.skipif(sys.platform == "win32", reason="sends SIGINT"),
+]
+
+HEAD = """
+import numpy as np, socket, sys, igtl
+quiet = socket.create_server(("127.0.0.1", 0))  # accepts in the kernel, and says nothing
+port = quiet.getsockname()[1]
+big = igtl.Image(np.zeros((200, 512, 512), np.uint16))
+def ready():
+    print("waiting", flush=True)
+try:
+"""
+TAIL = """
+except KeyboardInterrupt:
+    print("interrupted", flush=True)
+"""
+WAITS = {
+    "recv": "link = igtl.connect(port=port); ready(); link.recv()",
+    "recv with a time-out": "link = igtl.connect(port=port); ready(); link.recv(timeout=100)",
+    "send": "link = igtl.connect(port=port); ready(); link.send(big)",
+    "send with a time-out": "link = igtl.connect(port=port, write_timeout=100); ready(); link.send(big)",
+    "pipe": "a, b = igtl.pipe(); ready(); a.recv()",
+    "accept": "listener = igtl.listen(port=0); ready(); listener.accept()",
+    "server": "server = igtl.serve(port=0); ready(); server.wait()",
+    "udp": "receiver = igtl.udp.Receiver(0); ready(); receiver.recv()",
+    "handshake": "ready(); igtl.connect(port=port, ssl=igtl.tls.client(), open_timeout=100)",
+    "reconnect": "quiet.close(); ready(); next(iter(igtl.reconnect(port=port)))",
+    "healing recv": "quiet.close(); link = igtl.connect(port=port, reconnect=igtl.Backoff()); ready(); link.recv()",
+    "healing send": "quiet.close(); link = igtl.connect(port=port, reconnect=igtl.Backoff(), policy='block', max_queued=1); ready(); link.send(big); link.send(big)",
+    "rate": "ready(); [None for _ in igtl.Rate(0.01)]",
+}
+
+
+@pytest.mark.parametrize("wait", WAITS)
+def test_ctrl_c(wait: str) -> None:
+    code = HEAD + "    " + WAITS[wait] + TAIL
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "waiting\n"
+        time.sleep(0.2)  # it goes into the wait
+        process.send_signal(signal.SIGINT)
+        out, _ = process.communicate(timeout=20)
+        assert out == "interrupted\n"
+        assert process.returncode == 0
+    finally:
+        process.kill()
+        process.communicate()
