@@ -177,6 +177,7 @@ class StreamStats:
         crc_errors: how many of them had a wrong CRC.
         age: seconds since the last one arrived; None before the first.
         rate: messages received a second, over the last 32 or so; 0 before the second.
+        jitter: how far their intervals are from the mean one, on average, in seconds.
     """
 
     def __init__(self, type_name: str, device_name: str) -> None: ...
@@ -200,6 +201,8 @@ class StreamStats:
     def age(self) -> float | None: ...
     @property
     def rate(self) -> float: ...
+    @property
+    def jitter(self) -> float: ...
 
 @final
 class Stats:

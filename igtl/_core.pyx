@@ -1478,7 +1478,7 @@ cdef class StreamStats:
     cdef readonly str device_name
     cdef readonly uint64_t received, received_bytes, sent, sent_bytes
     cdef readonly dict lost
-    cdef double last, interval
+    cdef double last, interval, spread
 
     def __init__(self, str type_name, str device_name):
         self.type_name = type_name
@@ -1491,8 +1491,9 @@ cdef class StreamStats:
         self.received_bytes += size
         if self.received == 2:
             self.interval = gap
-        elif self.received > 2:     # mean of the last 32 or so
+        elif self.received > 2:     # means of the last 32 or so
             self.interval += (gap - self.interval) / min(self.received - 1, 32)
+            self.spread += (abs(gap - self.interval) - self.spread) / min(self.received - 2, 32)
         self.last = now
 
     @property
@@ -1506,6 +1507,10 @@ cdef class StreamStats:
     @property
     def rate(self):
         return 1 / self.interval if self.interval > 0 else 0.0
+
+    @property
+    def jitter(self):
+        return self.spread
 
     def __repr__(self):
         lost = f", lost {self.lost}" if self.lost else ""

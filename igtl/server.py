@@ -487,7 +487,7 @@ def serve(
         port: default 18944; 0 takes a free one.
         max_clients: connections beyond are refused, and counted; default 1000.
         allow: addresses and networks ("192.168.7.0/24") that may connect; None: everybody; an
-            empty list: nobody.
+            empty list: nobody. An entry that is neither raises ValueError.
         policy: what happens when the queue of a client is full. "drop_oldest" (default),
             "drop_newest", "latest" (the newest of each stream only), all counted in its
             `stats.dropped`; "block": whoever sends waits for it.
