@@ -14,7 +14,6 @@ import struct
 import sys
 import time
 from collections import OrderedDict
-from ipaddress import ip_address
 from typing import Any, Self
 
 from igtl import rtp
@@ -36,6 +35,12 @@ _RECEIVE_BUFFER = 4 << 20
 
 def _interface_v6(name: str | None) -> int:
     return 0 if name is None else int(name) if name.isdecimal() else socket.if_nametoindex(name)
+
+
+def _is_multicast(family: int, host: str) -> bool:
+    if family == socket.AF_INET6:
+        return host.lower().startswith("ff")
+    return 224 <= int(host.partition(".")[0]) <= 239
 
 
 class Socket:
@@ -97,7 +102,7 @@ class Outgoing(Socket):
         try:
             if broadcast:
                 self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
-            if ip_address(str(address[0]).partition("%")[0]).is_multicast:
+            if _is_multicast(family, str(address[0])):
                 self._choose_interface(family, interface, ttl)
         except BaseException:
             self._sock.close()

@@ -10,7 +10,6 @@ import itertools
 import os
 import re
 from fnmatch import fnmatchcase
-from html import escape, unescape
 from typing import Any
 
 from igtl.errors import CommandFailed
@@ -154,12 +153,16 @@ def _failed(reply: CommandReply) -> bool:
 
 def _reason(reply: CommandReply) -> str:
     """Why it failed: from the metadata, else the XML, else the text itself."""
+    from html import unescape  # with its table of entities, for failures only
+
     found = _MESSAGE.search(reply.text[:10_000])
     return reply.metadata.get("ErrorMessage") or (unescape(found.group(1)) if found else reply.text)
 
 
 def _quoted(text: str) -> str:
-    return '"' + escape(text, quote=False).replace('"', "&quot;") + '"'
+    for plain, entity in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ('"', "&quot;")):
+        text = text.replace(plain, entity)
+    return f'"{text}"'
 
 
 def reply_to(command: Command, text: str | None, error: str | None, version: int) -> CommandReply:

@@ -5,15 +5,14 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import random
+import os
 import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, TypeVar, Unpack, overload
+from typing import Any, Literal, NamedTuple, TypeVar, Unpack, overload
 
 from igtl import _core
 from igtl._core import Frame
@@ -33,7 +32,11 @@ _KNOWN = 1.0  # seconds until the reason of an end is known
 _REFUSALS = 3  # times that a peer may refuse this client, or talk nonsense, before it is given up
 
 
-@dataclass(frozen=True)
+def _share() -> float:
+    """Between 0 and 1, another one in each process. (The module random is slow to import.)"""
+    return int.from_bytes(os.urandom(6), "big") / 2**48
+
+
 class Backoff:
     """How long to wait before the next try: a random time ("full jitter") up to a limit that
     doubles with each failure, so that many clients do not come back at the same moment.
@@ -47,24 +50,31 @@ class Backoff:
             accepts and closes is not asked in a hot loop. Default 5.
     """
 
-    initial: float = 0.1
-    maximum: float = 30.0
-    attempts: int | None = None
-    settled: float = 5.0
-
-    def __post_init__(self) -> None:
-        if not 0 < self.initial <= self.maximum:
-            raise ValueError(f"0 < initial <= maximum, not {self.initial} and {self.maximum}")
-        if self.attempts is not None and self.attempts < 1:
-            raise ValueError(f"attempts must be at least 1, not {self.attempts}")
+    def __init__(
+        self,
+        initial: float = 0.1,
+        maximum: float = 30.0,
+        attempts: int | None = None,
+        settled: float = 5.0,
+    ) -> None:
+        if not 0 < initial <= maximum:
+            raise ValueError(f"0 < initial <= maximum, not {initial} and {maximum}")
+        if attempts is not None and attempts < 1:
+            raise ValueError(f"attempts must be at least 1, not {attempts}")
+        self.initial = initial
+        self.maximum = maximum
+        self.attempts = attempts
+        self.settled = settled
 
     def limit(self, failures: int) -> float:
         """The longest wait after so many failures in a row (from 1 on)."""
         return float(min(self.maximum, self.initial * 2.0 ** min(failures - 1, 60)))
 
+    def __repr__(self) -> str:
+        return f"Backoff({self.initial}, {self.maximum}, {self.attempts}, {self.settled})"
 
-@dataclass(frozen=True)
-class LinkEvent:
+
+class LinkEvent(NamedTuple):
     """What happened to a connection that is kept alive.
 
     Attributes:
@@ -93,13 +103,13 @@ class Supervisor:
         on_event: OnEvent | None = None,
         *,
         clock: Callable[[], float] = time.monotonic,
-        uniform: Callable[[float, float], float] = random.uniform,
+        share: Callable[[], float] = _share,
     ) -> None:
         self._peer = peer
         self._backoff = backoff
         self._on_event = on_event
         self._clock = clock
-        self._uniform = uniform
+        self._share = share
         self._failures = 0
         self._refusals = 0
         self._since = 0.0
@@ -134,7 +144,7 @@ class Supervisor:
         if self._refusals >= _REFUSALS or (attempts is not None and self._failures >= attempts):
             self._tell(logging.ERROR, event)
             raise event.error or ConnectionClosed(f"{self._peer} was lost too often", clean=False)
-        delay = self._uniform(0, self._backoff.limit(self._failures))
+        delay = self._share() * self._backoff.limit(self._failures)
         self._tell(logging.INFO, LinkEvent(event.kind, event.peer, event.error, delay))
         return delay
 

@@ -52,7 +52,7 @@ class Clock:
 def supervisor(backoff: igtl.Backoff, events: list[Any] | None = None) -> tuple[Supervisor, Clock]:
     clock = Clock()
     on_event = events.append if events is not None else None
-    limits = Supervisor(("t", 1), backoff, on_event, clock=clock, uniform=lambda low, high: high)
+    limits = Supervisor(("t", 1), backoff, on_event, clock=clock, share=lambda: 1.0)
     return limits, clock
 
 
