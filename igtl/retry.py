@@ -339,6 +339,7 @@ class ReconnectingLink(Link):
             with self._changed:
                 self._unread.append(link)
                 self._link = link
+                self.local = link.local
                 self._changed.notify_all()
         self._empty_old()
 
@@ -418,6 +419,12 @@ class ReconnectingLink(Link):
                     return None
                 self._room.wait()
             raise self._over()
+
+    def send_hello(self) -> None:
+        """Offer header version 2 now; `connect(hello=True)` does so on each connection."""
+        with self._sending:
+            if self._link is not None:
+                self._link.send_hello()
 
     def _drop_link(self, link: Link, error: Exception) -> None:
         self._lost(link, error)
