@@ -27,6 +27,7 @@ from igtl.errors import (
     ProtocolError,
     VersionError,
 )  # fmt: skip
+from igtl.healing import ReconnectingLink, connect
 from igtl.memory import pipe
 from igtl.message import (
     CRCPolicy,
@@ -150,7 +151,7 @@ from igtl.messages.tracking import (
 from igtl.metadata import Metadata
 from igtl.protocol import PORT, Protocol
 from igtl.rate import Rate
-from igtl.retry import Backoff, LinkEvent, ReconnectingLink, connect, reconnect
+from igtl.retry import Backoff, LinkEvent, reconnect
 from igtl.subscriber import Subscriber, subscribe
 from igtl.sync import Link, Listener, listen
 from igtl.units import Unit

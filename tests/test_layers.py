@@ -24,7 +24,7 @@ LAYERS = [
     "exchange pairing link",
     "sockets datagrams tls allow",
     "sync memory udp aio.connection aio.tls aio.link aio.udp",
-    "retry aio.retry aio.peer aio.answers aio.server server transfer subscriber aio.subscriber",
+    "retry healing aio.retry aio.peer aio.answers aio.server server transfer subscriber aio.subscriber",
     "aio.__init__",
     "rate simulate",
     "__init__",

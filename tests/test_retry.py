@@ -443,7 +443,7 @@ def test_giving_up_reaches_everybody() -> None:
 
 
 def test_what_nobody_has_read_is_kept_and_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("igtl.retry.MAX_WAITING", 10)
+    monkeypatch.setattr("igtl.healing.MAX_WAITING", 10)
     port = free_port()
     with healing(port) as (link, events):
         for turn in range(3):
