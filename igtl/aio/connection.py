@@ -166,17 +166,15 @@ class Connection(asyncio.BufferedProtocol):
         """Whether everything has left."""
         return not self.outbox and self._current is None and not self._buffered()
 
-    def put(self, wire: bytes, key: Hashable) -> int:
-        """Queue a packed message, under the policy of the outbox; returns how many were lost."""
+    def put(self, wire: bytes, key: Hashable) -> None:
+        """Queue a packed message, under the policy of the outbox."""
         if self._ready and not (self._full or self.outbox or self._current) and len(wire) <= _SLICE:
             self._write(wire)  # nothing waits: past the queue
             self.protocol.stats.count_sent(wire, len(wire))
-            return 0
-        lost = self.outbox.put(wire, len(wire), key)
-        for dropped, cause in lost:
+            return
+        for dropped, cause in self.outbox.put(wire, len(wire), key):
             self.protocol.stats.count_dropped(dropped, cause)
         self._pump()
-        return len(lost)
 
     async def put_wait(self, wire: bytes, key: Hashable, timeout: float | None) -> None:
         """Queue it when there is room. Cancelled before: it is not sent.
