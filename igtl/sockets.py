@@ -14,6 +14,7 @@ from igtl.protocol import Parts
 _SLICE = 256 * 1024
 _LINGER = 1.0  # seconds that close waits for the peer's system to take what was sent
 _WINDOWS = sys.platform == "win32"
+_DONTWAIT: int = getattr(socket, "MSG_DONTWAIT", 0)  # Windows has none
 
 
 class Transport(Protocol):
@@ -149,13 +150,12 @@ class SocketTransport:
                 parts[0] = memoryview(parts[0])[sent:]
 
     def _send_slices(self, data: memoryview) -> None:
-        flags = getattr(socket, "MSG_DONTWAIT", 0)
-        size = _SLICE if flags else 4096  # a blocking socket that is writable takes so much
+        size = _SLICE if _DONTWAIT else 4096  # a blocking socket that is writable takes so much
         while data:
             try:
-                if not flags:
+                if not _DONTWAIT:
                     self._writable(self._write_timeout)
-                sent = self._sock.send(data[:size], flags)
+                sent = self._sock.send(data[:size], _DONTWAIT)
                 data = data[sent:]
             except BlockingIOError:
                 self._wait_writable()
@@ -172,12 +172,11 @@ class SocketTransport:
         return self._sock.recv_into(buffer)
 
     def ended(self) -> bool:
-        flags = socket.MSG_PEEK | getattr(socket, "MSG_DONTWAIT", 0)
+        if not _DONTWAIT:  # Windows: a send will tell
+            return False
         try:
-            if _WINDOWS:
-                Waiter(self._sock)(0)
-            return not self._sock.recv(1, flags)
-        except (BlockingIOError, TimeoutError):
+            return not self._sock.recv(1, socket.MSG_PEEK | _DONTWAIT)
+        except BlockingIOError:
             return False
         except (OSError, ValueError):
             return True
@@ -200,10 +199,15 @@ class SocketTransport:
             self._sock.shutdown(socket.SHUT_WR)
             deadline = time.monotonic() + _LINGER
             while unsent(self._sock) and time.monotonic() < deadline:
-                with contextlib.suppress(TimeoutError):
-                    self._readable(0.002)
-                    if not self._sock.recv(_SLICE):
-                        time.sleep(0.002)
+                # never waiting in recv: another thread may receive, and take it first
+                if not _DONTWAIT or not self._discard():
+                    time.sleep(0.002)
+
+    def _discard(self) -> bool:
+        try:
+            return bool(self._sock.recv(_SLICE, _DONTWAIT))
+        except BlockingIOError:
+            return False
 
     def shutdown(self) -> None:
         with contextlib.suppress(OSError):  # the peer was faster
