@@ -14,9 +14,7 @@ import igtl
 import igtl.aio
 
 
-async def client(
-    port: int, connected: asyncio.Event, late: list[float], first: list[asyncio.Event]
-) -> list[int]:
+async def client(port: int, connected: asyncio.Event, late: list[float]) -> list[int]:
     got = []
     async with igtl.aio.connect("127.0.0.1", port) as link:
         connected.set()
@@ -32,7 +30,7 @@ async def client(
 async def main(port: int, n: int) -> None:
     late: list[float] = []
     events = [asyncio.Event() for _ in range(n)]
-    tasks = [asyncio.create_task(client(port, event, late, events)) for event in events]
+    tasks = [asyncio.create_task(client(port, event, late)) for event in events]
     for event in events:
         await event.wait()
     print("ready", flush=True)
