@@ -49,8 +49,11 @@ def programs() -> Path:
     ):
         if not need.is_dir():
             missing_peer(f"Debian's {package}")
-    if not shutil.which("g++") or not shutil.which("make"):
-        missing_peer("a C++ compiler with make")
+    for tool in ("g++", "make", "cmake"):
+        if not shutil.which(tool):
+            missing_peer(tool)
+    if not Path("/usr/include/nlohmann").is_dir():
+        missing_peer("Debian's nlohmann-json3-dev")
     made = subprocess.run(["make", "-C", str(cpp.INTEROP), "-j2"], capture_output=True, text=True)
     assert made.returncode == 0, made.stderr
     return cpp.INTEROP / "build"

@@ -1,0 +1,102 @@
+"""The matrix: rows of types, columns of peers and directions; and how it is kept in README.md."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import igtl
+from interop.content import type_of
+from interop.known import KNOWN
+from interop.verdicts import Direction, Verdict
+from tests import golden
+
+README = Path(__file__).parents[1] / "README.md"
+VECTORS = Path(__file__).parents[1] / "tests" / "vectors"
+BEGIN, END = "<!-- interop: written by interop/run --write -->\n", "<!-- interop: end -->\n"
+DIRECTIONS: tuple[Direction, Direction] = ("reads", "writes")
+Verdicts = dict[tuple[str, Direction], dict[str, Verdict]]
+"""By peer and direction: a verdict for each row."""
+
+
+def from_vectors(rows: list[str]) -> dict[str, Verdict]:
+    """What the golden messages, packed by the official library 3.1, say of each type."""
+    found: dict[str, Verdict] = {}
+    for vector in json.loads((VECTORS / "manifest.json").read_text())["vectors"]:
+        wire = (VECTORS / vector["file"]).read_bytes()
+        m = igtl.unpack(wire)
+        skip = golden.GENERATOR_ONLY.get(vector["type"], set())
+        if vector["name"] == golden.UNRECOVERABLE:
+            skip = skip | {"ncomponents", "data"}
+        wrong = golden.differences(vector["content"], golden.content_of(m), skip)
+        state = "bytes" if m.pack() == wire and not wrong else "wrong"
+        before = found.get(vector["type"], Verdict("bytes"))
+        if before.state == "bytes":
+            why = f"{vector['name']}: {wrong}" if state == "wrong" else ""
+            found[vector["type"]] = Verdict(state, why, before.messages + 1)  # type: ignore[arg-type]
+    return {row: found.get(type_of(row), Verdict("none")) for row in rows}
+
+
+def unexpected(verdicts: Verdicts) -> list[str]:
+    """Verdicts that are not those of `known`. Of a peer that is not listed there, only "wrong"."""
+    out = []
+    for (peer, direction), rows in verdicts.items():
+        for row, verdict in rows.items():
+            if verdict.state == "none":
+                continue
+            if peer not in KNOWN:
+                if verdict.state == "wrong":
+                    out.append(f"{peer} {direction} {row}: wrong: {verdict.why}")
+                continue
+            state, why = KNOWN[peer].get(row, {}).get(direction, ("bytes", ""))
+            if verdict.state != state:
+                expected = f"{state} ({why})" if why else state
+                out.append(
+                    f"{peer} {direction} {row}: {verdict.state} ({verdict.why[:300]}), expected {expected}"
+                )
+    return out
+
+
+def table(vectors: dict[str, Verdict], verdicts: Verdicts) -> str:
+    """In Markdown. Rows that say the same stand in one."""
+    notes: dict[str, int] = {}
+
+    def cell(column: tuple[str, Direction], row: str) -> str:
+        verdict = verdicts[column][row]
+        sign = {"bytes": "=", "values": "≈", "wrong": "✗", "none": "–"}[verdict.state]
+        if verdict.state in ("bytes", "none"):
+            return sign
+        peer, direction = column
+        known = KNOWN.get(peer, {}).get(row, {}).get(direction)
+        why = known[1] if known else verdict.why
+        return f"{sign} {notes.setdefault(why, len(notes) + 1)}"
+
+    lines: dict[tuple[str, ...], list[str]] = {}
+    for row in vectors:
+        golden_cell = {"bytes": "=", "wrong": "✗", "none": "–"}[vectors[row].state]
+        cells = (golden_cell, *(cell(column, row) for column in verdicts))
+        lines.setdefault(cells, []).append(row)
+    head = [
+        "type",
+        "golden vectors (C++ 3.1)",
+        *(f"{peer} {direction}" for peer, direction in verdicts),
+    ]
+    out = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    for cells, rows in lines.items():
+        # where a row has a form of its own, its commas would run into the others'
+        names = "; ".join(rows) if any("," in row for row in rows) else ", ".join(rows)
+        out.append(f"| {names} | {' | '.join(cells)} |")
+    out.append("")
+    out += [f"{number}. {why}" for why, number in notes.items()]
+    return "\n".join(out) + "\n"
+
+
+def in_readme() -> str:
+    text = README.read_text()
+    return text[text.index(BEGIN) + len(BEGIN) : text.index(END)]
+
+
+def write_readme(new: str) -> None:
+    text = README.read_text()
+    start = text.index(BEGIN) + len(BEGIN)
+    README.write_text(text[:start] + new + text[text.index(END) :])

@@ -1,0 +1,198 @@
+"""Other implementations as programs that pack from JSON, unpack to JSON and send messages back.
+
+Each offers the same command line (interop/cpp is its model):
+
+    pack    tcp PORT | udp PORT TO     descriptions on its input; what it packed comes over the socket
+    reflect tcp PORT | udp PORT TO     prints what it read, sends what it packs from that
+    unpack  abilities                  which types it has
+
+so that one harness talks to all of them, over igtl's own links.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import queue
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Self
+
+import igtl
+
+HERE = Path(__file__).parent
+BUILD = HERE / "build"
+PATIENCE = 5.0
+"""Seconds a peer has for one message. They take microseconds to milliseconds."""
+
+
+class Peer:
+    """One implementation.
+
+    Args:
+        name: of its columns in the matrix, before its version.
+        command: arguments that start its program of this name.
+        transports: "tcp" (it serves), "client" (it connects to igtl), "udp".
+        exact_time: its time stamps are as fine as the wire's.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        command: Callable[[str], list[str]],
+        transports: tuple[str, ...] = ("tcp", "udp"),
+        *,
+        exact_time: bool = True,
+    ) -> None:
+        self.command = command
+        self.transports = transports
+        self.exact_time = exact_time
+        out = subprocess.run(
+            [*command("unpack"), "abilities"],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=60,
+        )
+        self.abilities: dict[str, Any] = json.loads(out.stdout)
+        self.name = f"{name} {self.abilities['library']}"
+
+    def cannot(self, type_name: str, direction: str) -> str | None:
+        """Why it cannot read or write this type at all, by its own word."""
+        if type_name not in self.abilities["types"]:
+            return "no class"
+        why: str | None = self.abilities["types"][type_name].get(direction)
+        return why
+
+
+def native_cpp(folder: Path = BUILD / "cmake") -> Peer:
+    """interop/cpp, built here."""
+    return Peer("C++", lambda program: [str(folder / program)])
+
+
+def docker_cpp(image: str) -> Peer:
+    """interop/cpp in its container."""
+    start = ["docker", "run", "--rm", "-i", "--init", "--network", "host", image]
+    return Peer("C++", lambda program: [*start, program])
+
+
+def rust(program: str = "peer") -> Peer:
+    """interop/rust, built here."""
+    path = str(BUILD / "rust" / "release" / program)
+    return Peer("Rust", lambda program: [path, program])
+
+
+def pyigtl() -> Peer:
+    """The PyPI package, in an interpreter of its own."""
+    start = [sys.executable, str(HERE / "pyigtl_peer.py")]
+    return Peer("pyigtl", lambda program: [*start, program], ("tcp", "client"), exact_time=False)
+
+
+class Gone(Exception):
+    """The peer crashed, closed or stays silent."""
+
+
+class Session:
+    """One running program of a peer, joined to igtl by a transport."""
+
+    def __init__(self, peer: Peer, program: str, transport: str) -> None:
+        self._closing: list[Callable[[], Any]] = []
+        arguments = [*peer.command(program), transport]
+        server = None
+        match transport:
+            case "udp":
+                self._receiver = igtl.udp.Receiver(0, on_error="raise")
+                self._closing.append(self._receiver.close)
+                arguments += ["0", str(self._receiver.port)]
+            case "client":
+                server = igtl.listen(port=0, version=1)
+                self._closing.append(server.close)
+                arguments.append(str(server.port))
+            case _:
+                arguments.append("0")
+        self._process = subprocess.Popen(
+            arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+            text=True, env=os.environ | {"PYTHONUNBUFFERED": "1"},
+        )  # fmt: skip
+        self._lines: queue.Queue[str] = queue.Queue()
+        self._reader = threading.Thread(target=self._read_lines, daemon=True)
+        self._reader.start()
+        if server is not None:
+            self._link = server.accept(timeout=60)
+        else:
+            port = int(self.line(timeout=60)["port"])
+            if transport == "udp":
+                self._sender = igtl.udp.Sender("127.0.0.1", port)
+                self._closing.append(self._sender.close)
+            else:
+                self._link = igtl.connect("127.0.0.1", port, version=1, open_timeout=30)
+        if transport != "udp":
+            self._closing.append(self._link.close)
+        self.transport = transport
+
+    def _read_lines(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self._lines.put(line)
+        self._lines.put("")
+
+    def line(self, timeout: float = PATIENCE) -> dict[str, Any]:
+        """What the program said."""
+        try:
+            line = self._lines.get(timeout=timeout)
+        except queue.Empty:
+            raise Gone("no answer") from None
+        if not line:
+            raise Gone("its program ended")
+        parsed: dict[str, Any] = json.loads(line)
+        return parsed
+
+    def say(self, value: dict[str, Any]) -> None:
+        """A line to the program."""
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(json.dumps(value) + "\n")
+            self._process.stdin.flush()
+        except OSError:
+            raise Gone("its program ended") from None
+
+    def send(self, message: igtl.Message) -> None:
+        try:
+            (self._sender if self.transport == "udp" else self._link).send(message)
+        except (igtl.ConnectionClosed, OSError):
+            raise Gone("it closed the connection") from None
+
+    def recv(self) -> igtl.Message:
+        """A message from the peer. ProtocolError: igtl refuses it."""
+        try:
+            if self.transport == "udp":
+                return self._receiver.recv(timeout=PATIENCE)[0]
+            return self._link.recv(timeout=PATIENCE)
+        except TimeoutError:
+            raise Gone("no message") from None
+        except igtl.MessageTooLarge:
+            raise Gone("it lost step") from None
+        except igtl.ConnectionClosed:
+            raise Gone("it closed the connection") from None
+
+    def close(self) -> None:
+        for close in reversed(self._closing):
+            close()
+        assert self._process.stdin is not None
+        with contextlib.suppress(OSError):  # the program may have ended
+            self._process.stdin.close()
+        self._process.terminate()
+        self._process.wait()
+        self._reader.join()
+        assert self._process.stdout is not None
+        self._process.stdout.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()

@@ -1,0 +1,122 @@
+"""The interop suite itself: its verdicts natively, and that it fails when it must."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import igtl
+from interop import build, matrix, peers, verdicts
+from interop.content import Content, describe, rows
+from tests.conftest import missing_peer
+
+pytestmark = pytest.mark.processes
+ROOT = Path(__file__).parents[1]
+
+
+def check(peer: peers.Peer, count: int) -> dict[str, dict[str, verdicts.Verdict]]:
+    found = {
+        (peer.name, direction): verdicts.run(peer, direction, rows(), count, seed=2)
+        for direction in matrix.DIRECTIONS
+    }
+    assert matrix.unexpected(found) == []
+    return {direction: found[peer.name, direction] for direction in matrix.DIRECTIONS}
+
+
+def test_every_type_of_the_official_library(programs: Path) -> None:
+    found = check(peers.native_cpp(programs / "cmake"), 15)
+    assert sum(v.state == "bytes" for v in found["reads"].values()) >= 35
+    assert sum(v.messages for v in found["writes"].values()) > 1000  # over TCP and UDP
+
+
+def test_the_golden_messages_say_the_same() -> None:
+    found = matrix.from_vectors(rows())
+    assert {v.state for v in found.values()} <= {"bytes", "none"}
+    assert [row for row, v in found.items() if v.state == "none"] == ["GET_VIDEO"]
+
+
+@pytest.mark.long
+def test_verdicts_on_pyigtl() -> None:
+    pytest.importorskip("pyigtl")
+    check(peers.pyigtl(), 12)
+
+
+@pytest.fixture(scope="module")
+def crate() -> peers.Peer:
+    if not shutil.which("cargo"):
+        missing_peer("cargo")
+    build.rust()
+    return peers.rust()
+
+
+@pytest.mark.long
+def test_verdicts_on_the_crate(crate: peers.Peer) -> None:
+    check(crate, 60)
+
+
+@pytest.mark.long
+def test_nobody_can_read_the_crates_header_as_it_comes(crate: peers.Peer) -> None:
+    """Version 2 without the extended header that version 2 has."""
+    with peers.Session(crate, "pack", "tcp") as session:
+        message = Content("1").message("TRANSFORM")
+        session.say(describe(message) | {"header": "as it comes"})
+        assert "sent" in session.line()
+        with pytest.raises(igtl.BodyError, match="ext"):
+            session.recv()
+        session.say(describe(message))  # and the link goes on
+        assert session.line() == {"sent": 106}
+        assert session.recv() == message
+
+
+SABOTAGE = {
+    "a field": ("messages/tracking.py", "    type: int = u8(default=ToolType.TRACKER)\n    _reserved: int = reserved(u8)\n",
+                "    _reserved: int = reserved(u8)\n    type: int = u8(default=ToolType.TRACKER)\n", "TDATA"),
+    "the CRC": ("sync.py", "message: Message | Frame, *, crc: bool = True) -> None:",
+                "message: Message | Frame, *, crc: bool = False) -> None:", "refused: wrong CRC"),
+    "a matrix": ("messages/tracking.py", "    matrix: Array = matrix()\n\n    @classmethod",
+                 "    matrix: Array = matrix()\n\n    def _check(self) -> None: self.matrix[:3, :3] = self.matrix[:3, :3].T.copy()\n\n    @classmethod",
+                 "TRANSFORM"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", [None, *SABOTAGE])
+def test_the_suite_fails_when_a_byte_is_wrong(
+    programs: Path, tmp_path: Path, what: str | None
+) -> None:
+    """In a scratch copy of the library and the suite."""
+    if Path(igtl.__file__).parent != ROOT / "igtl":
+        pytest.skip("not the igtl of this tree")
+    for folder in ("igtl", "tests", "interop"):
+        ignore = shutil.ignore_patterns("build", "cpp", "rust", "__pycache__")
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=ignore)
+    for built in ("build", "cpp"):
+        (tmp_path / "interop" / built).symlink_to(ROOT / "interop" / built)
+    if what is not None:
+        file, right, wrong, named = SABOTAGE[what]
+        source = (tmp_path / "igtl" / file).read_text()
+        assert source.count(right) >= 1
+        (tmp_path / "igtl" / file).write_text(source.replace(right, wrong, 1))
+    done = subprocess.run(
+        [sys.executable, "-m", "interop", "--native", "--peer", "cpp", "--count", "3"],
+        cwd=tmp_path, capture_output=True, text=True, timeout=120, env=os.environ,
+    )  # fmt: skip
+    if what is None:
+        assert done.returncode == 0, done.stderr
+        assert "every verdict as expected" in done.stdout
+    else:
+        assert done.returncode == 1
+        assert "not as expected" in done.stderr
+        assert named in done.stderr
+
+
+def test_descriptions_are_json(tmp_path: Path) -> None:
+    for row in rows():
+        message = Content("3").message(row)
+        assert json.loads(json.dumps(describe(message)))["type"] == message.type_name
+        assert igtl.unpack(message.pack()) == message
