@@ -43,7 +43,7 @@ setup(
             "igtl._core",
             ["igtl/_core.pyx"],
             include_dirs=[numpy.get_include(), "igtl"],
-            depends=["igtl/_crc64.h"],
+            depends=["igtl/_crc64.h", "igtl/igtl_capi.h", "igtl/_core.pxd"],
             define_macros=macros,
             extra_compile_args=compile_args,
             extra_link_args=link_args,

@@ -167,6 +167,11 @@ _LAZY = {
 }  # fmt: skip
 
 
+def get_include() -> str:
+    """Folder of `igtl_capi.h` and `_core.pxd`: the C level, for C and Cython extensions."""
+    return __path__[0]
+
+
 def __getattr__(name: str) -> Any:
     """What needs asyncio or ssl is loaded when it is first used."""
     if name not in _LAZY:
@@ -319,6 +324,7 @@ __all__ = [
     "connect",
     "crc64",
     "fit",
+    "get_include",
     "listen",
     "matrix_of_quaternion",
     "message_types",

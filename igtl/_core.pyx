@@ -4,7 +4,7 @@
 
 Layout of this file: bytes and numbers · CRC-64 · text · Layout (a plan and its two
 interpreters, `measure` + `write` and `read`) · Record (a message's memory) · pack · unpack ·
-Stats (counters) · Decoder (framing) · rotations · polygon cells.
+Stats (counters) · Decoder (framing) · rotations · polygon cells · C level.
 
 Rules. Everything read from the wire goes through `need`, which checks against what remains
 before anything is allocated. Pointer code is `noexcept nogil` where it can be, so that the
@@ -17,11 +17,12 @@ from cpython.buffer cimport (
     PyBUF_SIMPLE, PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer,
 )
 from cpython.mem cimport PyMem_Calloc, PyMem_Free
+from cpython.pycapsule cimport PyCapsule_New
 from cpython.unicode cimport PyUnicode_DecodeUTF8
 from libc.math cimport sqrt
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t
 from libc.stdlib cimport free, malloc
-from libc.string cimport memchr, memcmp, memcpy
+from libc.string cimport memchr, memcmp, memcpy, memset
 cimport numpy as cnp
 
 import copy
@@ -42,6 +43,15 @@ cdef extern from "_crc64.h" nogil:
     igtl_crc64_fn igtl_crc64_form(const char *)
     uint64_t igtl_crc64_copy(uint8_t *, const uint8_t *, size_t, uint64_t)
     void igtl_crc64_init()
+
+cdef extern from "igtl_capi.h":
+    ctypedef struct igtl_capi:
+        int version
+        uint64_t (*crc64)(const uint8_t*, size_t, uint64_t) noexcept nogil
+        int (*pack_header)(uint8_t*, const igtl_capi_header*) noexcept nogil
+        int (*unpack_header)(const uint8_t*, size_t, igtl_capi_header*) noexcept nogil
+        int (*pack_transform)(uint8_t*, const char*, uint64_t, const float*) noexcept nogil
+        int (*unpack_transform)(const uint8_t*, size_t, igtl_capi_header*, float*) noexcept nogil
 
 igtl_crc64_init()
 
@@ -1934,3 +1944,90 @@ def join_cells(const int64_t[::1] offsets, const uint32_t[::1] connectivity):
             put32(p, connectivity[k])
             p += 4
     return out
+
+# ---- C level: _core.pxd for Cython, a capsule for C (igtl_capi.h says what each function does) ----
+
+cdef size_t length_of(const char* text, size_t limit) noexcept nogil:
+    """Of a text that ends with NUL; limit + 1 when none stands in the first limit + 1 bytes."""
+    cdef const char* end = <const char*>memchr(text, 0, limit + 1)
+    return limit + 1 if end == NULL else end - text
+
+cdef uint64_t crc64_of(const uint8_t* data, size_t size, uint64_t crc) noexcept nogil:
+    return igtl_crc64(data, size, crc)
+
+cdef int pack_header(uint8_t* wire, const igtl_capi_header* header) noexcept nogil:
+    cdef uint8_t type12[12]
+    cdef uint8_t name20[20]
+    cdef size_t n = length_of(header.type_name, 12), m = length_of(header.device_name, 20)
+    if n > 12 or m > 20:
+        return IGTL_CAPI_NAME
+    memset(type12, 0, 12)
+    memcpy(type12, header.type_name, n)
+    memset(name20, 0, 20)
+    memcpy(name20, header.device_name, m)
+    put_header(wire, header.version, type12, name20, header.timestamp, header.body_size, header.crc)
+    return IGTL_CAPI_OK
+
+cdef int unpack_header(const uint8_t* wire, size_t size, igtl_capi_header* header) noexcept nogil:
+    if size < <size_t>HEADER:
+        return IGTL_CAPI_SHORT
+    header.version = get16(wire)
+    memcpy(header.type_name, wire + 2, 12)
+    header.type_name[12] = 0
+    memcpy(header.device_name, wire + 14, 20)
+    header.device_name[20] = 0
+    header.timestamp = get64(wire + 34)
+    header.body_size = get64(wire + 42)
+    header.crc = get64(wire + 50)
+    return IGTL_CAPI_OK
+
+cdef int pack_transform(uint8_t* wire, const char* device_name, uint64_t timestamp,
+                        const float* matrix) noexcept nogil:
+    cdef igtl_capi_header header
+    cdef size_t n = length_of(device_name, 20)
+    if n > 20:
+        return IGTL_CAPI_NAME
+    matrix_out(wire + HEADER, matrix)
+    header.version = 1
+    memcpy(header.type_name, b"TRANSFORM", 10)
+    memcpy(header.device_name, device_name, n + 1)
+    header.timestamp = timestamp
+    header.body_size = 48
+    header.crc = igtl_crc64(wire + HEADER, 48, 0)
+    return pack_header(wire, &header)
+
+cdef int unpack_transform(const uint8_t* wire, size_t size, igtl_capi_header* header,
+                          float* matrix) noexcept nogil:
+    cdef igtl_capi_header own
+    cdef igtl_capi_header* head = &own if header == NULL else header
+    cdef const uint8_t* body = wire + HEADER
+    cdef size_t ext = 0
+    cdef uint64_t tail = 0
+    if unpack_header(wire, size, head) != IGTL_CAPI_OK or head.body_size > size - HEADER:
+        return IGTL_CAPI_SHORT
+    if memcmp(head.type_name, b"TRANSFORM", 10):
+        return IGTL_CAPI_TYPE
+    if head.version > 2:
+        return IGTL_CAPI_VERSION_UNKNOWN
+    if igtl_crc64(body, head.body_size, 0) != head.crc:
+        return IGTL_CAPI_CRC
+    if head.version == 2:
+        if head.body_size < <uint64_t>EXTENDED:
+            return IGTL_CAPI_BODY
+        ext = get16(body)
+        tail = <uint64_t>get16(body + 2) + get32(body + 4)
+        if ext < <size_t>EXTENDED:
+            return IGTL_CAPI_BODY
+    if ext + tail + 48 > head.body_size:
+        return IGTL_CAPI_BODY
+    matrix_in(matrix, body + ext)
+    return IGTL_CAPI_OK
+
+cdef igtl_capi _functions
+_functions.version = IGTL_CAPI_VERSION
+_functions.crc64 = crc64_of
+_functions.pack_header = pack_header
+_functions.unpack_header = unpack_header
+_functions.pack_transform = pack_transform
+_functions.unpack_transform = unpack_transform
+_C_API = PyCapsule_New(&_functions, "igtl._core._C_API", NULL)
