@@ -76,14 +76,17 @@ def main(native: bool, openigtlink: str | None, fresh: bool, chosen: tuple[str, 
     vectors = matrix.from_vectors(rows())
     result: matrix.Verdicts = {}
     for peer in found:
-        for direction in matrix.DIRECTIONS:
-            begin = time.monotonic()
-            # pyigtl polls: ten milliseconds and more a message
-            n = count if peer.exact_time else max(count // 8, 12)
-            result[peer.name, direction] = verdicts.run(peer, direction, rows(), n, seed)
-            messages = sum(v.messages for v in result[peer.name, direction].values())
-            how = ", ".join(peer.transports)
-            print(f"{peer.name} {direction} {messages} messages ({how}) in {time.monotonic() - begin:.0f} s")  # fmt: skip
+        # pyigtl polls: ten milliseconds and more a message
+        n = count if peer.exact_time else max(count // 8, 12)
+        for version in peer.header_versions:
+            name = peer.name if version == 1 else f"{peer.name}, header version 2,"
+            for direction in matrix.DIRECTIONS:
+                begin = time.monotonic()
+                verdict = verdicts.run(peer, direction, rows(), n, seed, version)
+                result[name, direction] = verdict
+                messages = sum(v.messages for v in verdict.values())
+                how = ", ".join(peer.transports)
+                print(f"{name} {direction} {messages} messages ({how}) in {time.monotonic() - begin:.0f} s")  # fmt: skip
 
     table = matrix.table(vectors, result)
     print(f"\n{table}")

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 import igtl
+from igtl import _core
 from igtl.fields import Field
 from tests import golden
 from tests.draw import Draw
@@ -192,12 +193,21 @@ class Content(Draw):
             return cls(self.randrange(2))  # type: ignore[no-any-return]
         return self.fields(cls)  # type: ignore[no-any-return]
 
-    def message(self, row: str) -> igtl.Message:  # type: ignore[override]
-        """A message for one row of the matrix, with a header. Header version 1."""
+    def message(self, row: str, header_version: int = 1) -> igtl.Message:  # type: ignore[override]
+        """A message for one row of the matrix, with a header; of version 2 with what only that can
+        carry."""
         m = ROWS[row](self) if row in ROWS else self.plain(igtl.message_types()[row])
         name = "".join(self.choices(self.letters, k=self.randrange(21)))
         m.device_name = igtl.fit(name, 20).rstrip()
         m.timestamp_raw = self.bits(64) if self.exact_time else self.getrandbits(32) << 30
+        if header_version == 2:
+            m.message_id = self.randrange(1, 1 << 32)
+            keys = sorted(
+                {self.text(20) or "key" for _ in range(self.randrange(4))}, key=str.encode
+            )
+            m.metadata = {
+                key: (self.choice((3, 106)), self.randbytes(self.randrange(9))) for key in keys
+            }
         return m
 
 
@@ -270,6 +280,13 @@ def pixels(m: igtl.Image, endian: int) -> bytes:
     return m.array.astype(m.array.dtype.newbyteorder("<" if endian == 2 else ">")).tobytes()
 
 
+def metadata_of(m: igtl.Message) -> list[dict[str, Any]]:
+    return [
+        {"key": key, "encoding": m.metadata.encoding(key), "value_hex": m.metadata.raw(key).hex()}
+        for key in m.metadata
+    ]
+
+
 def describe(m: igtl.Message) -> dict[str, Any]:
     """The message as JSON-able values that any implementation can make it from."""
     raw = m.timestamp_raw
@@ -279,6 +296,8 @@ def describe(m: igtl.Message) -> dict[str, Any]:
         "timestamp": {"sec": raw >> 32, "frac": raw & 0xFFFFFFFF},
         "content": jsonable(content_of(m)),
     }
+    if _core.needs_v2(m):
+        out |= {"header_version": 2, "message_id": m.message_id, "metadata": metadata_of(m)}
     for child in out["content"].get("children", ()):
         child.pop("body_hex", None)
     json.dumps(out, allow_nan=False)
@@ -309,8 +328,8 @@ def differences(description: dict[str, Any], m: igtl.Message) -> list[str]:
     description = copy.deepcopy(description)
     wrong = [
         f"{key}: {description.get(key)!r} != {ours[key]!r}"
-        for key in ("type", "device_name", "timestamp")
-        if description.get(key) != ours[key]
+        for key in ours
+        if key != "content" and description.get(key) != ours[key]
     ]
     content = description["content"]
     if isinstance(m, igtl.ImageMeta):

@@ -20,7 +20,7 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import igtl
 
@@ -61,6 +61,11 @@ class Peer:
         self.abilities: dict[str, Any] = json.loads(out.stdout)
         self.name = f"{name} {self.abilities['library']}"
 
+    @property
+    def header_versions(self) -> tuple[Literal[1, 2], ...]:
+        """Those it can be compared in."""
+        return (1, 2) if self.abilities["header_version"] >= 2 else (1,)
+
     def cannot(self, type_name: str, direction: str) -> str | None:
         """Why it cannot read or write this type at all, by its own word."""
         if type_name not in self.abilities["types"]:
@@ -99,7 +104,9 @@ class Gone(Exception):
 class Session:
     """One running program of a peer, joined to igtl by a transport."""
 
-    def __init__(self, peer: Peer, program: str, transport: str) -> None:
+    def __init__(
+        self, peer: Peer, program: str, transport: str, version: Literal[1, 2] = 1
+    ) -> None:
         self._closing: list[Callable[[], Any]] = []
         arguments = [*peer.command(program), transport]
         server = None
@@ -109,7 +116,7 @@ class Session:
                 self._closing.append(self._receiver.close)
                 arguments += ["0", str(self._receiver.port)]
             case "client":
-                server = igtl.listen(port=0, version=1)
+                server = igtl.listen(port=0, version=version)
                 self._closing.append(server.close)
                 arguments.append(str(server.port))
             case _:
@@ -129,7 +136,7 @@ class Session:
                 self._sender = igtl.udp.Sender("127.0.0.1", port)
                 self._closing.append(self._sender.close)
             else:
-                self._link = igtl.connect("127.0.0.1", port, version=1, open_timeout=30)
+                self._link = igtl.connect("127.0.0.1", port, version=version, open_timeout=30)
         if transport != "udp":
             self._closing.append(self._link.close)
         self.transport = transport

@@ -77,7 +77,12 @@ ABILITY: dict[Direction, str] = {"reads": "unpack", "writes": "pack"}
 
 
 def run(
-    peer: Peer, direction: Direction, rows: list[str], count: int, seed: int
+    peer: Peer,
+    direction: Direction,
+    rows: list[str],
+    count: int,
+    seed: int,
+    header_version: Literal[1, 2] = 1,
 ) -> dict[str, Verdict]:
     """A verdict for each row: `count` messages of it over each of the peer's transports."""
     found: dict[str, list[Verdict]] = {row: [] for row in rows}
@@ -91,11 +96,13 @@ def run(
                 continue
             content = Content(f"{seed} {row}", exact_time=peer.exact_time)
             for _ in range(count):
-                m = content.message(row)
+                m = content.message(row, header_version)
                 if transport == "udp" and len(m.pack()) > 65507:
                     continue  # more than a datagram holds
                 try:
-                    session = session or Session(peer, PROGRAMS[direction], transport)
+                    session = session or Session(
+                        peer, PROGRAMS[direction], transport, header_version
+                    )
                     verdict = compare(session, m)
                 except Gone as gone:
                     verdict = Verdict("wrong", str(gone), 1)

@@ -13,7 +13,7 @@ import pytest
 
 import igtl
 from interop import build, matrix, peers, verdicts
-from interop.content import Content, describe, rows
+from interop.content import Content, describe, differences, rows
 from tests.conftest import missing_peer
 
 pytestmark = pytest.mark.processes
@@ -39,6 +39,25 @@ def test_the_golden_messages_say_the_same() -> None:
     found = matrix.from_vectors(rows())
     assert {v.state for v in found.values()} <= {"bytes", "none"}
     assert [row for row, v in found.items() if v.state == "none"] == ["GET_VIDEO"]
+
+
+def test_the_suite_in_header_version_2() -> None:
+    """With igtl as its own peer, for the official library 3.x is not packaged."""
+    start = [sys.executable, "-m", "tests.igtl_peer"]
+    peer = peers.Peer("igtl", lambda program: [*start, program])
+    assert peer.header_versions == (1, 2)
+    for direction in matrix.DIRECTIONS:
+        found = verdicts.run(peer, direction, rows(), 12, 4, 2)
+        compared = {row: v for row, v in found.items() if v.state != "none"}
+        assert "COMMAND" in compared
+        assert {v.state for v in compared.values()} == {"bytes"}, compared
+        assert {v.messages for v in compared.values()} == {24}  # over TCP and UDP
+    message = Content("2").message("COMMAND", 2)
+    assert message.pack()[:2] == b"\0\2"
+    broken = describe(message) | {"message_id": 0}
+    assert "message_id" in differences(broken, message)[0]
+    broken = describe(message) | {"metadata": [{"key": "a", "encoding": 3, "value_hex": ""}]}
+    assert "metadata" in differences(broken, message)[0]
 
 
 @pytest.mark.long
