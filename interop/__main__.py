@@ -70,7 +70,7 @@ def main(native: bool, openigtlink: str | None, fresh: bool, chosen: tuple[str, 
         found.append(peers.pyigtl())
     if "rust" in chosen or (whole and cargo_here(needed=write or check)):
         build.rust()
-        found.append(peers.rust())
+        found += [peers.rust(), peers.rust("first")]
     print(f"ready after {time.monotonic() - begin:.0f} s; seed {seed}")
 
     vectors = matrix.from_vectors(rows())

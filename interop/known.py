@@ -57,6 +57,7 @@ def both(why: str, state: State = "wrong") -> dict[Direction, tuple[State, str]]
     return {"reads": (state, why), "writes": (state, why)}
 
 
+BY_ROWS = "matrices row by row"
 RUST: Known = {
     "BIND": both("entries of 32 bytes without contents"),
     "CAPABILITY": both("a count in front of the names"),
@@ -72,7 +73,7 @@ RUST: Known = {
     "POSITION, 12 and 24 bytes": both("has the 28-byte form only"),
     "STATUS": {"reads": ("wrong", "panics at codes 12 and up: takes the code for the size of an extended header")},
     "STRING, UTF-8": {"reads": ("wrong", "panics at 102 bytes and more: takes the encoding for the size of an extended header")},
-    "TDATA": both("matrices row by row"),
+    "TDATA": both(BY_ROWS),
     "VIDEO": both("a layout of its own"),
     "VIDEOMETA": both("a layout of its own"),
     "GET_TRANS": {"reads": ("wrong", "knows GET_TRANSFOR only"), "writes": ("values", "named GET_TRANSFOR")},
@@ -80,4 +81,14 @@ RUST: Known = {
     "RTS_TDATA": both("two bytes, and 1 for success"),
 }  # fmt: skip
 
-KNOWN: dict[str, Known] = {"C++ 1.11": CPP_1_11, "pyigtl 0.3.4": PYIGTL, "Rust 0.4.1": RUST}
+RUST_FIRST: Known = {
+    **{row: known for row, known in RUST.items() if row not in ("STATUS", "STRING, UTF-8")},
+    "TRANSFORM": both(BY_ROWS),
+}
+
+KNOWN: dict[str, Known] = {
+    "C++ 1.11": CPP_1_11,
+    "pyigtl 0.3.4": PYIGTL,
+    "Rust 0.4.1": RUST,
+    "Rust 0.1.0": RUST_FIRST,
+}

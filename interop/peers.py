@@ -85,9 +85,9 @@ def docker_cpp(image: str) -> Peer:
     return Peer("C++", lambda program: [*start, program])
 
 
-def rust(program: str = "peer") -> Peer:
-    """interop/rust, built here."""
-    path = str(BUILD / "rust" / "release" / program)
+def rust(version: str = "current") -> Peer:
+    """interop/rust, built here: the crate's "current" version or its "first"."""
+    path = str(BUILD / "rust" / "release" / version)
     return Peer("Rust", lambda program: [path, program])
 
 

@@ -1,8 +1,8 @@
-//! The crate `openigtlink-rust` with the command line of interop/cpp:
+//! The crate `openigtlink-rust` with the command line of interop/cpp (`current` and `first` are its versions):
 //!
-//!     peer pack    tcp PORT | udp PORT TO     JSON descriptions to messages
-//!     peer reflect tcp PORT | udp PORT TO     messages to JSON, and back again
-//!     peer unpack  abilities
+//!     pack    tcp PORT | udp PORT TO     JSON descriptions to messages
+//!     reflect tcp PORT | udp PORT TO     messages to JSON, and back again
+//!     unpack  abilities
 //!
 //! It sends header version 1: by itself the crate writes version 2 without the extended header that
 //! version 2 has, which nobody can read (`"header": "as it comes"` in a description shows that).
@@ -602,7 +602,7 @@ fn main() {
         "unpack" => {
             let types: serde_json::Map<String, Value> =
                 NAMES.iter().map(|name| (name.to_string(), json!({}))).collect();
-            println!("{}", json!({"library": "0.4.1", "header_version": 1, "types": types}));
+            println!("{}", json!({"library": env!("CARGO_PKG_VERSION"), "header_version": 1, "types": types}));
         }
         "pack" => {
             let mut channel = Channel::open(&arguments[1..]);
