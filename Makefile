@@ -13,15 +13,15 @@ rebuild: venv
 test: venv
 	$(BIN)/pytest
 
-lint sanitize portable abi3 coverage long wheel: venv
+lint sanitize portable abi3 coverage long wheel wheel-cross: venv
 	ci/$@
 
 interop: venv
-	$(MAKE) -C interop -j2
-	$(BIN)/pytest tests/test_interop_cpp.py
+	interop/run
+	$(BIN)/pytest tests/test_interop*.py tests/test_abi.py
 
 clean:
 	rm -rf build dist *.egg-info igtl/_core.c igtl/_core.html igtl/*.so
 	$(MAKE) -C interop clean
 
-.PHONY: venv rebuild test lint sanitize portable abi3 coverage long wheel interop clean
+.PHONY: venv rebuild test lint sanitize portable abi3 coverage long wheel wheel-cross interop clean
