@@ -8,6 +8,7 @@ from pathlib import Path
 import igtl
 from interop.content import type_of
 from interop.known import KNOWN
+from interop.peers import NO_CLASS
 from interop.verdicts import Direction, Verdict
 from tests import golden
 
@@ -64,7 +65,7 @@ def table(vectors: dict[str, Verdict], verdicts: Verdicts) -> str:
     def cell(column: tuple[str, Direction], row: str) -> str:
         verdict = verdicts[column][row]
         sign = {"bytes": "=", "values": "≈", "wrong": "✗", "none": "–"}[verdict.state]
-        if verdict.state in ("bytes", "none"):
+        if verdict.state == "bytes" or verdict.why == NO_CLASS:
             return sign
         peer, direction = column
         known = KNOWN.get(peer, {}).get(row, {}).get(direction)

@@ -26,6 +26,7 @@ import igtl
 
 HERE = Path(__file__).parent
 BUILD = HERE / "build"
+NO_CLASS = "no class"
 PATIENCE = 5.0
 """Seconds a peer has for one message. They take microseconds to milliseconds."""
 
@@ -69,7 +70,7 @@ class Peer:
     def cannot(self, type_name: str, direction: str) -> str | None:
         """Why it cannot read or write this type at all, by its own word."""
         if type_name not in self.abilities["types"]:
-            return "no class"
+            return NO_CLASS
         why: str | None = self.abilities["types"][type_name].get(direction)
         return why
 

@@ -401,9 +401,9 @@ def test_metadata_while_the_version_is_not_known() -> None:
         with one_client(port) as peer:
             got = peer.recv(igtl.String, timeout=5)
             assert (got.header_version, dict(got.metadata)) == (1, {})
-            assert got.peer == link.local
             until(lambda: link.stripped == 1)
             assert link.wait_connected(5)
+            assert got.peer == link.local
             with pytest.raises(igtl.EncodeError):
                 link.send(message)  # connected, still at version 1: as any link
             link.send_hello()

@@ -166,10 +166,10 @@ Kind& add(const char* type, void (*set)(T&, const json&) = nullptr,
 }
 
 // Messages that are a list of elements of class E.
-template <class T, class E>
+// append, count and get are its member functions, whatever their exact types in this library.
+template <class T, class E, class Append, class Count, class Get>
 Kind& add_list(const char* type, void (*set)(E&, const json&), void (*describe)(E&, json&),
-               int (T::*append)(typename E::Pointer&), int (T::*count)(),
-               void (T::*get)(int, typename E::Pointer&))
+               Append append, Count count, Get get)
 {
   Kind& kind = add<T>(type);
   kind.set = [=](igtl::MessageBase& message, const json& content) {
