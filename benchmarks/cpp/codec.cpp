@@ -1,0 +1,225 @@
+// Times the official library's codec: reads "WORK TIMES" lines, answers with the nanoseconds that took.
+// Work ends in a value that is summed up, so that no compiler can leave it out.
+
+#include <chrono>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <functional>
+#include <iostream>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "igtlImageMessage.h"
+#include "igtlMessageHeader.h"
+#include "igtlPointMessage.h"
+#include "igtlTrackingDataMessage.h"
+#include "igtlTransformMessage.h"
+#include "igtl_util.h"
+
+using namespace igtl;
+
+static volatile std::uint64_t sink;
+typedef std::vector<unsigned char> Bytes;
+
+static void set_pose(Matrix4x4& m)
+{
+  for (int r = 0; r < 4; ++r)
+    {
+    for (int c = 0; c < 4; ++c)
+      {
+      m[r][c] = r == c;
+      }
+    }
+  m[0][3] = 12.5;
+}
+
+template <class T>
+static Bytes packed(T& message)
+{
+  message->Pack();
+  const auto* start = static_cast<unsigned char*>(message->GetPackPointer());
+  return Bytes(start, start + message->GetPackSize());
+}
+
+// As a receiver does it: header, body, CRC checked.
+template <class T>
+static typename T::Pointer unpacked(const Bytes& wire)
+{
+  MessageHeader::Pointer header = MessageHeader::New();
+  header->InitPack();
+  std::memcpy(header->GetPackPointer(), wire.data(), header->GetPackSize());
+  header->Unpack();
+  typename T::Pointer message = T::New();
+  message->SetMessageHeader(header);
+  message->AllocatePack();
+  std::memcpy(message->GetPackBodyPointer(), wire.data() + 58, message->GetPackBodySize());
+  if (!(message->Unpack(1) & MessageHeader::UNPACK_BODY))
+    {
+    std::cerr << "not unpacked" << std::endl;
+    std::exit(1);
+    }
+  return message;
+}
+
+static TransformMessage::Pointer transform()
+{
+  TransformMessage::Pointer message = TransformMessage::New();
+  message->SetDeviceName("Probe");
+  Matrix4x4 pose;
+  set_pose(pose);
+  message->SetMatrix(pose);
+  return message;
+}
+
+static TrackingDataMessage::Pointer tools(int count)
+{
+  TrackingDataMessage::Pointer message = TrackingDataMessage::New();
+  Matrix4x4 pose;
+  set_pose(pose);
+  for (int i = 0; i < count; ++i)
+    {
+    TrackingDataElement::Pointer tool = TrackingDataElement::New();
+    tool->SetName(("Tool" + std::to_string(i)).c_str());
+    tool->SetType(TrackingDataElement::TYPE_6D);
+    tool->SetMatrix(pose);
+    message->AddTrackingDataElement(tool);
+    }
+  return message;
+}
+
+static ImageMessage::Pointer image(int i, int j, int k, int type)
+{
+  ImageMessage::Pointer message = ImageMessage::New();
+  message->SetDimensions(i, j, k);
+  message->SetScalarType(type);
+  message->SetEndian(ImageMessage::ENDIAN_LITTLE);
+  message->AllocateScalars();
+  std::memset(message->GetScalarPointer(), 7, message->GetImageSize());
+  return message;
+}
+
+static PointMessage::Pointer points(int count)
+{
+  PointMessage::Pointer message = PointMessage::New();
+  for (int i = 0; i < count; ++i)
+    {
+    PointElement::Pointer point = PointElement::New();
+    point->SetName(("P" + std::to_string(i)).c_str());
+    point->SetGroupName("Fiducial");
+    point->SetPosition(i, 2, 3);
+    message->AddPointElement(point);
+    }
+  return message;
+}
+
+static std::map<std::string, std::function<void()>> works;
+
+static void add_image(const std::string& name, int i, int j, int k, int type)
+{
+  ImageMessage::Pointer message = image(i, j, k, type);
+  auto wire = std::make_shared<Bytes>(packed(message));
+  works[name + " pack"] = [=]() mutable {
+    message->Pack();
+    sink = sink + message->GetPackSize();
+  };
+  works[name + " unpack"] = [=] {
+    sink = sink + static_cast<unsigned char*>(unpacked<ImageMessage>(*wire)->GetScalarPointer())[0];
+  };
+}
+
+static void add_tools(int count)
+{
+  const std::string name = "TDATA " + std::to_string(count);
+  TrackingDataMessage::Pointer message = tools(count);
+  auto wire = std::make_shared<Bytes>(packed(message));
+  works[name + " pack"] = [=]() mutable {
+    message->Pack();
+    sink = sink + message->GetPackSize();
+  };
+  works[name + " unpack"] = [=] {
+    TrackingDataMessage::Pointer m = unpacked<TrackingDataMessage>(*wire);
+    Matrix4x4 pose;
+    for (int i = 0; i < m->GetNumberOfTrackingDataElements(); ++i)
+      {
+      TrackingDataElement::Pointer tool = TrackingDataElement::New();
+      m->GetTrackingDataElement(i, tool);
+      tool->GetMatrix(pose);
+      sink = sink + static_cast<std::uint64_t>(pose[0][3]);
+      }
+  };
+}
+
+int main()
+{
+  TransformMessage::Pointer reused = transform();
+  const Bytes wire = packed(reused);
+  works["TRANSFORM pack"] = [&] {
+    reused->Pack();
+    sink = sink + reused->GetPackSize();
+  };
+  works["TRANSFORM build and pack"] = [&] {
+    TransformMessage::Pointer message = transform();
+    message->Pack();
+    sink = sink + message->GetPackSize();
+  };
+  works["TRANSFORM unpack"] = [&] {
+    Matrix4x4 pose;
+    unpacked<TransformMessage>(wire)->GetMatrix(pose);
+    sink = sink + static_cast<std::uint64_t>(pose[0][3]);
+  };
+  for (int count : {1, 5, 20, 50, 200})
+    {
+    add_tools(count);
+    }
+  for (int side : {64, 256, 1024, 4096})
+    {
+    add_image("IMAGE " + std::to_string(side) + "x" + std::to_string(side) + " u8", side, side, 1, 3);
+    }
+  add_image("IMAGE 640x480 u8", 640, 480, 1, 3);
+  add_image("IMAGE 512x512x100 u16", 512, 512, 100, 5);
+
+  PointMessage::Pointer list = points(10000);
+  const Bytes points_wire = packed(list);
+  works["POINT 10000 pack"] = [&] {
+    list->Pack();
+    sink = sink + list->GetPackSize();
+  };
+  works["POINT 10000 unpack"] = [&] {
+    PointMessage::Pointer m = unpacked<PointMessage>(points_wire);
+    float position[3];
+    for (int i = 0; i < m->GetNumberOfPointElement(); ++i)
+      {
+      PointElement::Pointer point = PointElement::New();
+      m->GetPointElement(i, point);
+      point->GetPosition(position);
+      sink = sink + static_cast<std::uint64_t>(position[1]);
+      }
+  };
+  for (std::size_t size : {std::size_t(48), std::size_t(52428800)})
+    {
+    auto data = std::make_shared<Bytes>(size, 7);
+    works["CRC-64 " + std::to_string(size)] = [=] { sink = sink + crc64(data->data(), size, 0); };
+    }
+
+  for (std::string line; std::getline(std::cin, line);)
+    {
+    const auto space = line.rfind(' ');
+    const auto found = works.find(line.substr(0, space));
+    if (found == works.end())
+      {
+      std::cout << "-" << std::endl;
+      continue;
+      }
+    const long times = std::stol(line.substr(space + 1));
+    const auto begin = std::chrono::steady_clock::now();
+    for (long i = 0; i < times; ++i)
+      {
+      found->second();
+      }
+    const auto end = std::chrono::steady_clock::now();
+    std::cout << std::chrono::duration_cast<std::chrono::nanoseconds>(end - begin).count() << std::endl;
+    }
+}
