@@ -14,6 +14,7 @@ from igtl._core import (
     fit,
     matrix_of_quaternion,
     quaternion_of_matrix,
+    unpack,
 )
 from igtl.elements import Element, Elements
 from igtl.errors import (
@@ -35,7 +36,6 @@ from igtl.message import (
     NoData,
     Unknown,
     message_types,
-    unpack,
 )  # fmt: skip
 from igtl.messages.general import (
     Bind,

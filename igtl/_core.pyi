@@ -49,7 +49,20 @@ def pack(
 def register(type_name: bytes, cls: type) -> None: ...
 def registered() -> dict[str, type[Message]]: ...
 def set_special(unknown: type, no_data: type, metadata: type) -> None: ...
-def unpack(data: Buffer, crc: str = "verify") -> Message: ...
+def unpack(data: Buffer, *, crc: CRCPolicy = "verify") -> Message:
+    """The message in these bytes: exactly one, header included.
+
+    Arrays the message can use as they lie (native byte order, aligned) are views of `data`.
+
+    Args:
+        data: bytes, or anything else with a contiguous buffer.
+        crc: "verify": CRCError when it is wrong. "warn": the message has crc_ok=False. "off":
+            not computed.
+
+    Raises:
+        VersionError, CRCError, BodyError, ProtocolError: the bytes are wrong.
+    """
+
 def unpack_content(type_name: bytes, data: Buffer) -> Message: ...
 def matrix_of_quaternion(quaternion: npt.ArrayLike) -> npt.NDArray[np.float64]: ...
 def quaternion_of_matrix(matrix: npt.ArrayLike) -> npt.NDArray[np.float64]: ...
@@ -115,7 +128,27 @@ class Record:
     @property
     def header_version(self) -> int: ...
     def _init_header(self, kwargs: dict[str, Any]) -> None: ...
-    def _init_fields(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None: ...
+    def pack(
+        self, *, version: Literal[1, 2] | None = None, crc: bool = True, cut_name: bool = False
+    ) -> bytes:
+        """The whole message, ready to send.
+
+        Args:
+            version: header version. Default: the received one, else 2 if the message has
+                metadata or an id or is a COMMAND, else 1 (docs/protocol.md section 2.1).
+            crc: False writes 0 in its place.
+            cut_name: cut a device name over 20 bytes at a character, and with header version 2
+                send the whole one as metadata IGTL_DEVICE_NAME. Default: EncodeError.
+
+        Raises:
+            EncodeError: a field cannot be sent as it is.
+        """
+
+    def pack_parts(
+        self, *, version: Literal[1, 2] | None = None, crc: bool = True, cut_name: bool = False
+    ) -> list[bytes | memoryview]:
+        """As `pack`, in parts to be sent one after the other: pixels and other large data are
+        not copied, but stand in the list as they lie in memory."""
     def _wire_type(self) -> bytes: ...
     def _set_wire_type(self, raw: bytes) -> None: ...
     def _cut_surplus(self, name: str, size: int) -> None: ...

@@ -17,8 +17,9 @@ from cpython.buffer cimport (
     PyBUF_SIMPLE, PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer,
 )
 from cpython.mem cimport PyMem_Calloc, PyMem_Free
+from cpython.object cimport PyObject, PyTypeObject
 from cpython.pycapsule cimport PyCapsule_New
-from cpython.unicode cimport PyUnicode_DecodeUTF8
+from cpython.unicode cimport PyUnicode_AsUTF8AndSize, PyUnicode_DecodeUTF8
 from libc.math cimport sqrt
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t
 from libc.stdlib cimport free, malloc
@@ -36,6 +37,18 @@ from igtl.errors import BodyError, CRCError, EncodeError, MessageTooLarge, Proto
 from igtl.fields import REQUIRED, rest as _rest
 
 cnp.import_array()
+
+cdef extern from "Python.h":
+    ctypedef object (*new_function "newfunc")(PyTypeObject*, object, PyObject*)
+    void* PyType_GetSlot(PyTypeObject*, int)
+    int Py_tp_new
+
+cdef extern from "<time.h>" nogil:
+    struct timespec:
+        int64_t tv_sec
+        long tv_nsec
+    int timespec_get(timespec*, int)
+    int TIME_UTC
 
 cdef extern from "_crc64.h" nogil:
     ctypedef uint64_t (*igtl_crc64_fn)(const uint8_t *, size_t, uint64_t)
@@ -62,6 +75,7 @@ cdef enum:
     NOGIL_FROM = 5 * 1024       # below this, giving up the GIL costs more than it brings
     APART_FROM = 64 * 1024      # data of this size is sent from where it lies
     BLOCK_FROM = 32 * 1024      # frames of this size are received into memory of their own
+    HEADS = 32                  # streams whose class and name are remembered
     MAX_STREAMS = 4096          # a peer that invents names shall not fill the memory
 
 cdef bytes OTHERS = b"*".ljust(12, b"\0") + b"*".ljust(20, b"\0")
@@ -267,6 +281,8 @@ cdef struct Op:
     int encoding        # STRING: the op with the MIBenum; -1: UTF-8
     bint optional
     bint constant
+    bint hidden         # no argument of the constructor
+    bint kw_only
 
 @cython.final
 cdef class Layout:
@@ -285,7 +301,8 @@ cdef class Layout:
     cdef bint dynamic                # some field's size is not known beforehand
     cdef bytes wire_type
     cdef tuple dtypes
-    cdef tuple visible
+    cdef tuple names
+    cdef tuple defaults
 
     def __cinit__(self, *args, **kwargs):
         self.ops = NULL
@@ -310,7 +327,8 @@ cdef class Layout:
         if self.ops == NULL:
             raise MemoryError
         self.index = {f.name: k for k, f in enumerate(self.fields)}
-        self.visible = tuple([k for k, f in enumerate(self.fields) if not f.hidden])
+        self.names = tuple([f.name for f in self.fields])
+        self.defaults = tuple([f.default for f in self.fields])
         self.dtypes = tuple([np.dtype(f.scalar) if f.scalar else None for f in self.fields])
         self.minimum = 0
         for i in range(self.n):
@@ -330,6 +348,8 @@ cdef class Layout:
         op.signed = f.scalar[:1] == "i"
         op.optional = f.optional
         op.constant = f.constant
+        op.hidden = f.hidden
+        op.kw_only = f.kw_only
         op.per = f.per or 1
         if f.of:
             if f.of not in self.index:
@@ -755,7 +775,7 @@ def as_numbers(value, dtype, str owner, str name):
         raise TypeError(f"{owner}.{name}: {array.dtype} is not a kind of number it takes")
     return np.array(array, dtype=dtype, order="C")
 
-def as_matrix(value, str owner="Transform", str name="matrix"):
+cpdef cnp.ndarray as_matrix(value, str owner="Transform", str name="matrix"):
     """4x4 float32 of a 4x4, 3x4 or 3x3 matrix, or of an object with as_matrix() (scipy)."""
     cdef cnp.ndarray out
     cdef cnp.ndarray given
@@ -942,7 +962,7 @@ cdef class Record:
     cdef public object crc_ok
     __layout__ = None
 
-    def __cinit__(self, *args, **kwargs):
+    def __cinit__(self):        # without arguments it ignores those of the constructor
         layout = type(self).__layout__
         if layout is None:
             raise TypeError("messages are subclasses of igtl.Message")
@@ -951,46 +971,82 @@ cdef class Record:
         self._device_name = ""
 
     def __init__(self, *args, **kwargs):
-        self._init_header(kwargs)
-        self._init_fields(args, kwargs)
+        self.take_header(kwargs)
+        self.take_fields(args, kwargs)
 
     def _init_header(self, dict kwargs):
-        """Take the header fields out of kwargs."""
-        self.device_name = kwargs.pop("device_name", "")
-        timestamp = kwargs.pop("timestamp", REQUIRED)
-        if timestamp is REQUIRED:
-            self.time_ns = time.time_ns()
-        else:
-            self.timestamp = timestamp
-        self.message_id = kwargs.pop("message_id", 0)
-        metadata = kwargs.pop("metadata", None)
-        if metadata is not None:
-            self.metadata = metadata
+        """For constructors written by hand: takes the header fields out of kwargs."""
+        self.take_header(kwargs)
 
-    def _init_fields(self, tuple args, dict kwargs):
+    cdef int take_header(self, dict kwargs) except -1:
+        if kwargs:
+            value = kwargs.pop("device_name", REQUIRED)
+            if type(value) is str:
+                self._device_name = value
+            elif value is not REQUIRED:
+                self.device_name = value
+        if not kwargs:
+            self.stamp = now()
+            return 0
+        value = kwargs.pop("timestamp", REQUIRED)
+        if value is REQUIRED:
+            self.stamp = now()
+        else:
+            self.timestamp = value
+        self.message_id = kwargs.pop("message_id", 0)
+        value = kwargs.pop("metadata", None)
+        if value is not None:
+            self.metadata = value
+        return 0
+
+    cdef int take_fields(self, tuple args, dict kwargs) except -1:
         cdef Layout layout = self.layout
         cdef Py_ssize_t given = len(args), taken = 0
-        name = layout.owner
+        cdef int i
+        cdef str name
         if not layout.type_name:
-            raise TypeError(f"{name} is no message type: a subclass declares one, with type_name=...")
-        for i in layout.visible:
-            field = layout.fields[i]
-            if taken < given and not field.kw_only:
+            raise TypeError(f"{layout.owner} is no message type: a subclass declares one, with type_name=...")
+        for i in range(layout.n):
+            if layout.ops[i].hidden:
+                continue
+            name = layout.names[i]
+            if taken < given and not layout.ops[i].kw_only:
                 value = args[taken]
                 taken += 1
-                if field.name in kwargs:
-                    raise TypeError(f"{name}() got {field.name!r} twice")
-            elif kwargs and field.name in kwargs:
-                value = kwargs.pop(field.name)
-            elif field.default is REQUIRED:
-                raise TypeError(f"{name}() needs {field.name!r}")
+                if name in kwargs:
+                    raise TypeError(f"{layout.owner}() got {name!r} twice")
             else:
-                value = field.default
+                value = kwargs.pop(name, REQUIRED) if kwargs else REQUIRED
+                if value is REQUIRED:
+                    value = layout.defaults[i]
+                    if value is REQUIRED:
+                        raise TypeError(f"{layout.owner}() needs {name!r}")
             self.values[i] = layout.coerce(i, value)
         if taken < given:
-            raise TypeError(f"{name}() takes {taken} positional arguments, {given} were given")
+            raise TypeError(f"{layout.owner}() takes {taken} positional arguments, {given} were given")
         if kwargs:
-            raise TypeError(f"{name}() has no field {next(iter(kwargs))!r}")
+            raise TypeError(f"{layout.owner}() has no field {next(iter(kwargs))!r}")
+        return 0
+
+    def pack(self, *, version=None, bint crc=True, bint cut_name=False):
+        """The whole message, ready to send.
+
+        Args:
+            version: header version. Default: the received one, else 2 if the message has
+                metadata or an id or is a COMMAND, else 1 (docs/protocol.md section 2.1).
+            crc: False writes 0 in its place.
+            cut_name: cut a device name over 20 bytes at a character, and with header version 2
+                send the whole one as metadata IGTL_DEVICE_NAME. Default: EncodeError.
+
+        Raises:
+            EncodeError: a field cannot be sent as it is.
+        """
+        return pack(self, version, crc, cut_name, True)
+
+    def pack_parts(self, *, version=None, bint crc=True, bint cut_name=False):
+        """As `pack`, in parts to be sent one after the other: pixels and other large data are
+        not copied, but stand in the list as they lie in memory."""
+        return pack(self, version, crc, cut_name, False)
 
     @property
     def device_name(self):
@@ -1124,6 +1180,15 @@ cdef class Slot:
         if r.kept is not None:
             r.kept.pop(self.i, None)
 
+cdef uint64_t now() noexcept nogil:
+    cdef timespec t
+    timespec_get(&t, TIME_UTC)
+    return (<uint64_t>t.tv_sec << 32) + ((<uint64_t>t.tv_nsec << 32) + 500000000) // 1000000000
+
+cdef inline Record new_record(cls):
+    """cls.__new__(cls), without looking it up."""
+    return (<new_function>PyType_GetSlot(<PyTypeObject*>cls, Py_tp_new))(<PyTypeObject*>cls, (), NULL)
+
 def timestamp_of(time_ns):
     """Q32.32 seconds of nanoseconds since 1970, rounded to nearest: lossless both ways."""
     seconds, ns = divmod(time_ns, 1_000_000_000)
@@ -1197,6 +1262,21 @@ cdef bytes name_bytes(Record r, bint cut):
         raise EncodeError(r.layout.owner, "device_name", f"{r._device_name!r}: a NUL would end the name")
     return pad(raw, 20)
 
+cdef int put_name(uint8_t* to, Record r, bint cut) except -1:
+    """The same, written; without an object for the usual name."""
+    cdef Py_ssize_t n
+    cdef const char* text
+    cdef bytes raw
+    if r.kept is None:
+        text = PyUnicode_AsUTF8AndSize(r._device_name, &n)
+        if n <= 20 and memchr(text, 0, n) == NULL:
+            memcpy(to, text, n)
+            memset(to + n, 0, 20 - n)
+            return 0
+    raw = name_bytes(r, cut)
+    memcpy(to, PyBytes_AsString(raw), 20)
+    return 0
+
 def stream_head(Record r):
     """The first 34 bytes of its header, which say to what stream it belongs."""
     return b"\0\0" + r.wire_type() + name_bytes(r, True)
@@ -1230,7 +1310,7 @@ def content(Record r):
     """Content section of a message: what a BIND carries, and what `==` compares."""
     return content_bytes(r)
 
-def pack(Record r, version=None, bint crc=True, bint cut_name=False, bint join=True):
+cpdef pack(Record r, version=None, bint crc=True, bint cut_name=False, bint join=True):
     """The message as one bytes object, or with join=False as a list of buffers in which large
     data stands where it lies."""
     cdef Layout layout = r.layout
@@ -1238,7 +1318,8 @@ def pack(Record r, version=None, bint crc=True, bint cut_name=False, bint join=T
     cdef list encoded = None
     cdef Py_ssize_t content_size, head = HEADER, tail = 0, apart_size = 0, n_ext = 0
     cdef int chosen, i
-    cdef bytes out, name, surplus, wire_type
+    cdef bytes out, surplus, wire_type
+    cdef uint8_t[20] name
     cdef bytes meta_head = None, meta_data = None, ext_rest = b""
     cdef Writer w
     cdef uint8_t* p
@@ -1247,7 +1328,7 @@ def pack(Record r, version=None, bint crc=True, bint cut_name=False, bint join=T
     if layout.prepare is not None:
         layout.prepare(r)
     chosen = choose_version(r, version)
-    name = name_bytes(r, cut_name)
+    put_name(name, r, cut_name)
     metadata = r._metadata
     if cut_name and chosen == 2 and (r.kept is None or "device" not in r.kept) and len(r._device_name.encode()) > 20:
         metadata = type(r)._with_full_name(metadata, r._device_name)
@@ -1307,7 +1388,7 @@ def pack(Record r, version=None, bint crc=True, bint cut_name=False, bint join=T
             total_crc = run_crc(w.summed, p - w.summed, w.crc)
     wire_type = r.wire_type()
     put_header(w.start, chosen, <const uint8_t*>PyBytes_AsString(wire_type),
-               <const uint8_t*>PyBytes_AsString(name), r.stamp,
+               name, r.stamp,
                head - HEADER + content_size + tail, total_crc)
     if join:
         return out
@@ -1323,8 +1404,35 @@ cdef object _unknown = None
 cdef object _no_data = None
 cdef object _metadata_class = None
 
+@cython.final
+cdef class Head:
+    """What the type and device name of a header say, kept for the stream's next message."""
+
+    cdef uint8_t[32] key
+    cdef object cls
+    cdef str name
+    cdef bint exact         # the name's field holds nothing the name does not show
+
+cdef list _heads = [None] * HEADS
+
+cdef Head head_of(const uint8_t* wire):
+    cdef uint64_t mixed = (get64(wire + 4) ^ get64(wire + 14) ^ get64(wire + 22)) * 0x9E3779B97F4A7C15U
+    cdef int slot = <int>(mixed >> 59)
+    cdef Head head = _heads[slot]
+    cdef bint exact
+    if head is None or memcmp(head.key, wire + 2, 32):
+        head = Head()
+        memcpy(head.key, wire + 2, 32)
+        head.cls = _classes.get(type_bytes(wire), _unknown)
+        head.name = text_of(wire + 14, 20, &exact)
+        head.exact = exact
+        _heads[slot] = head
+    return head
+
 def register(bytes type_name, cls):
+    global _heads
     _classes[type_name] = cls
+    _heads = [None] * HEADS
 
 def registered():
     """Type name on the wire -> class, aliases included."""
@@ -1353,7 +1461,7 @@ cdef object build(object owner, const uint8_t* p, Py_ssize_t n, int policy):
     cdef Py_ssize_t size, used, ext = 0, mh = 0
     cdef uint64_t ms = 0
     cdef Record r
-    cdef bint exact
+    cdef Head head
     cdef object cls, crc_ok = None
     if version > 2:
         raise VersionError(version)
@@ -1374,15 +1482,16 @@ cdef object build(object owner, const uint8_t* p, Py_ssize_t n, int policy):
         if <uint64_t>ext + <uint64_t>mh + ms > body:
             bad_extended(p, f"sizes {ext}, {mh} and {ms} exceed the body of {body} bytes")
         size = body - ext - mh - ms
-    cls = _classes.get(type_bytes(p), _unknown)
+    head = head_of(p)
+    cls = head.cls
     if size == 0 and (<Layout>cls.__layout__).minimum > 0:
         cls = _no_data
-    r = cls.__new__(cls)
+    r = new_record(cls)
     r.header_version = 2 if version == 2 else 1
     r.crc_ok = crc_ok
     r.stamp = get64(p + 34)
-    r._device_name = text_of(p + 14, 20, &exact)
-    if not exact:
+    r._device_name = head.name
+    if not head.exact:
         r.kept = {"device": (p + 14)[:20]}
     if memcmp(<const char*>r.layout.wire_type, p + 2, 12):
         r._set_wire_type((p + 2)[:12])
@@ -1439,7 +1548,19 @@ cdef object unpack_at(object owner, const uint8_t* p, Py_ssize_t n, int policy):
         raise ProtocolError(f"header announces {get64(p + 42)} bytes of body, {n - HEADER} follow")
     return build(owner, p, n, policy)
 
-def unpack(data, crc="verify"):
+def unpack(data, *, crc="verify"):
+    """The message in these bytes: exactly one, header included.
+
+    Arrays the message can use as they lie (native byte order, aligned) are views of `data`.
+
+    Args:
+        data: bytes, or anything else with a contiguous buffer.
+        crc: "verify": CRCError when it is wrong. "warn": the message has crc_ok=False. "off":
+            not computed.
+
+    Raises:
+        VersionError, CRCError, BodyError, ProtocolError: the bytes are wrong.
+    """
     cdef int policy = policy_of(crc)
     cdef Py_buffer view
     if type(data) is bytes:
@@ -1464,7 +1585,7 @@ def unpack_content(bytes type_name, data):
     try:
         if view.len == 0 and layout.minimum > 0:
             cls = _no_data
-        r = cls.__new__(cls)
+        r = new_record(cls)
         if r.layout.wire_type != pad(type_name, 12):
             r._set_wire_type(pad(type_name, 12))
         used = r.layout.read(r, data, <const uint8_t*>view.buf, <const uint8_t*>view.buf, view.len)

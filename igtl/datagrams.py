@@ -17,10 +17,10 @@ from collections import OrderedDict
 from typing import Any, Self
 
 from igtl import rtp
-from igtl._core import Frame, Stats, stream_head
+from igtl._core import Frame, Stats, stream_head, unpack
 from igtl.errors import BodyError, MessageTooLarge, ProtocolError
 from igtl.log import log
-from igtl.message import CRCPolicy, Message, unpack
+from igtl.message import CRCPolicy, Message
 from igtl.protocol import PORT, OnError
 from igtl.sockets import Waiter
 

@@ -1,4 +1,4 @@
-"""What a message is: the base classes, the registry of types, and `unpack`.
+"""What a message is: the base classes and the registry of types.
 
 A message type is one class whose body lists its fields (see `igtl.fields`). At class creation
 the list is compiled to a plan that `igtl._core` runs to pack and unpack; everything else here
@@ -188,30 +188,6 @@ class Message(_Declared):
         def metadata(self, entries: Mapping[str, Value] | None) -> None:
             self._meta = None if entries is None else Metadata(entries)
 
-    def pack(
-        self, *, version: Literal[1, 2] | None = None, crc: bool = True, cut_name: bool = False
-    ) -> bytes:
-        """The whole message, ready to send.
-
-        Args:
-            version: header version. Default: the received one, else 2 if the message has
-                metadata or an id or is a COMMAND, else 1 (docs/protocol.md section 2.1).
-            crc: False writes 0 in its place.
-            cut_name: cut a device name over 20 bytes at a character, and with header version 2
-                send the whole one as metadata IGTL_DEVICE_NAME. Default: EncodeError.
-
-        Raises:
-            EncodeError: a field cannot be sent as it is.
-        """
-        return _core.pack(self, version, crc, cut_name)
-
-    def pack_parts(
-        self, *, version: Literal[1, 2] | None = None, crc: bool = True, cut_name: bool = False
-    ) -> list[bytes | memoryview]:
-        """As `pack`, in parts to be sent one after the other: pixels and other large data are
-        not copied, but stand in the list as they lie in memory."""
-        return _core.pack(self, version, crc, cut_name, False)
-
     @staticmethod
     def _with_full_name(metadata: Metadata | None, name: str) -> Metadata:
         full = Metadata(metadata)
@@ -342,22 +318,6 @@ def _type_bytes(type_name: str) -> bytes:
 
 
 _core.set_special(Unknown, NoData, Metadata)
-
-
-def unpack(data: Any, *, crc: CRCPolicy = "verify") -> Message:
-    """The message in these bytes: exactly one, header included.
-
-    Arrays the message can use as they lie (native byte order, aligned) are views of `data`.
-
-    Args:
-        data: bytes, or anything else with a contiguous buffer.
-        crc: "verify": CRCError when it is wrong. "warn": the message has crc_ok=False. "off":
-            not computed.
-
-    Raises:
-        VersionError, CRCError, BodyError, ProtocolError: the bytes are wrong.
-    """
-    return _core.unpack(data, crc)
 
 
 def message_types() -> dict[str, type[Message]]:
