@@ -19,6 +19,7 @@ from cpython.buffer cimport (
 from cpython.mem cimport PyMem_Calloc, PyMem_Free
 from cpython.object cimport PyObject, PyTypeObject
 from cpython.pycapsule cimport PyCapsule_New
+from cpython.ref cimport Py_INCREF
 from cpython.unicode cimport PyUnicode_AsUTF8AndSize, PyUnicode_DecodeUTF8
 from libc.math cimport sqrt
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t
@@ -38,10 +39,35 @@ from igtl.fields import REQUIRED, rest as _rest
 
 cnp.import_array()
 
+cdef extern from * nogil:
+    """
+    #if defined(__linux__)
+    #include <sys/mman.h>
+    #endif
+    /* Memory that is about to be written for the first time: with large pages the system has to
+     * hand it out in a few steps, not one for every 4 KiB. */
+    static void igtl_large_pages(void *start, size_t size)
+    {
+    #if defined(__linux__) && defined(MADV_HUGEPAGE)
+        uintptr_t first = ((uintptr_t)start + 4095) & ~(uintptr_t)4095;
+        uintptr_t last = ((uintptr_t)start + size) & ~(uintptr_t)4095;
+        if (first < last)
+            madvise((void *)first, last - first, MADV_HUGEPAGE);
+    #else
+        (void)start;
+        (void)size;
+    #endif
+    }
+    """
+    void igtl_large_pages(void* start, size_t size)
+
 cdef extern from "Python.h":
     ctypedef object (*new_function "newfunc")(PyTypeObject*, object, PyObject*)
     void* PyType_GetSlot(PyTypeObject*, int)
     int Py_tp_new
+
+cdef extern from "numpy/arrayobject.h":
+    object PyArray_Empty(int, cnp.npy_intp*, cnp.dtype, int)
 
 cdef extern from "<time.h>" nogil:
     struct timespec:
@@ -75,6 +101,7 @@ cdef enum:
     NOGIL_FROM = 5 * 1024       # below this, giving up the GIL costs more than it brings
     APART_FROM = 64 * 1024      # data of this size is sent from where it lies
     BLOCK_FROM = 32 * 1024      # frames of this size are received into memory of their own
+    LARGE_FROM = 4 << 20        # memory that is worth large pages
     HEADS = 32                  # streams whose class and name are remembered
     MAX_STREAMS = 4096          # a peer that invents names shall not fill the memory
 
@@ -301,6 +328,7 @@ cdef class Layout:
     cdef bint dynamic                # some field's size is not known beforehand
     cdef bytes wire_type
     cdef tuple dtypes
+    cdef tuple columns               # dtypes of an element list's columns
     cdef tuple names
     cdef tuple defaults
 
@@ -330,6 +358,10 @@ cdef class Layout:
         self.names = tuple([f.name for f in self.fields])
         self.defaults = tuple([f.default for f in self.fields])
         self.dtypes = tuple([np.dtype(f.scalar) if f.scalar else None for f in self.fields])
+        self.columns = tuple([
+            np.dtype(f"S{f.size}") if f.kind == "text" else dtype
+            for f, dtype in zip(self.fields, self.dtypes)
+        ])
         self.minimum = 0
         for i in range(self.n):
             self._compile(i, self.fields[i])
@@ -842,7 +874,7 @@ cdef class Columns:
         self.rows = rows
         self.arrays = []
         for i in range(layout.n):
-            self.arrays.append(np.zeros(column_shape(layout, i, rows), column_dtype(layout, i)))
+            self.arrays.append(np.zeros(column_shape(layout, i, rows), layout.columns[i]))
             if layout.ops[i].kind == MATRIX:
                 self.arrays[i][:] = np.eye(4)
 
@@ -861,7 +893,7 @@ cdef class Columns:
         self.arrays = []
         for i in range(layout.n):
             op = &layout.ops[i]
-            array = np.empty(column_shape(layout, i, rows), column_dtype(layout, i))
+            array = new_column(layout, i, rows)
             self.arrays.append(array)
             to = <uint8_t*>cnp.PyArray_DATA(array)
             if op.kind == MATRIX:
@@ -885,10 +917,10 @@ cdef class Columns:
         cdef int i
         for i in range(layout.n):
             array = self.arrays[i]
-            if (not cnp.PyArray_IS_C_CONTIGUOUS(array) or array.dtype != column_dtype(layout, i)
-                    or (<object>array).shape != column_shape(layout, i, self.rows)):
+            if not (cnp.PyArray_IS_C_CONTIGUOUS(array) and is_column(&layout.ops[i], array, self.rows)
+                    and (array.descr is layout.columns[i] or array.dtype == layout.columns[i])):
                 raise EncodeError(layout.owner, layout.fields[i].name,
-                                  f"column must stay contiguous {column_dtype(layout, i)} "
+                                  f"column must stay contiguous {layout.columns[i]} "
                                   f"{column_shape(layout, i, self.rows)}")
         return self.rows * layout.minimum
 
@@ -937,8 +969,24 @@ cdef tuple column_shape(Layout layout, int i, Py_ssize_t rows):
         return (rows, op.fixed)
     return (rows,)
 
-cdef object column_dtype(Layout layout, int i):
-    return np.dtype(f"S{layout.ops[i].itemsize}") if layout.ops[i].kind == TEXT else layout.dtypes[i]
+cdef bint is_column(const Op* op, cnp.ndarray array, Py_ssize_t rows) noexcept:
+    """Whether an array has the shape of this column."""
+    cdef int nd = 3 if op.kind == MATRIX else 2 if op.kind == ARRAY else 1
+    if cnp.PyArray_NDIM(array) != nd or cnp.PyArray_DIM(array, 0) != rows:
+        return False
+    if op.kind == MATRIX:
+        return cnp.PyArray_DIM(array, 1) == 4 and cnp.PyArray_DIM(array, 2) == 4
+    return op.kind != ARRAY or cnp.PyArray_DIM(array, 1) == op.fixed
+
+cdef cnp.ndarray new_column(Layout layout, int i, Py_ssize_t rows):
+    cdef const Op* op = &layout.ops[i]
+    cdef cnp.dtype dtype = layout.columns[i]
+    cdef cnp.npy_intp[3] shape
+    shape[0] = rows
+    shape[1] = 4 if op.kind == MATRIX else op.fixed
+    shape[2] = 4
+    Py_INCREF(dtype)        # PyArray_Empty keeps the one it is given
+    return PyArray_Empty(3 if op.kind == MATRIX else 2 if op.kind == ARRAY else 1, shape, dtype, 0)
 
 # ---- Record -----------------------------------------------------------------------------------
 
@@ -1359,6 +1407,8 @@ cpdef pack(Record r, version=None, bint crc=True, bint cut_name=False, bint join
                 sizes[i] = 0
     out = PyBytes_FromStringAndSize(NULL, head + content_size - apart_size + tail)
     p = <uint8_t*>PyBytes_AsString(out)
+    if len(out) >= LARGE_FROM:
+        igtl_large_pages(p, len(out))
     w.start = p
     w.summed = p + HEADER
     if chosen == 2:
@@ -1405,7 +1455,7 @@ cdef object _no_data = None
 cdef object _metadata_class = None
 
 @cython.final
-cdef class Head:
+cdef class _Head:
     """What the type and device name of a header say, kept for the stream's next message."""
 
     cdef uint8_t[32] key
@@ -1415,13 +1465,13 @@ cdef class Head:
 
 cdef list _heads = [None] * HEADS
 
-cdef Head head_of(const uint8_t* wire):
+cdef _Head head_of(const uint8_t* wire):
     cdef uint64_t mixed = (get64(wire + 4) ^ get64(wire + 14) ^ get64(wire + 22)) * 0x9E3779B97F4A7C15U
     cdef int slot = <int>(mixed >> 59)
-    cdef Head head = _heads[slot]
+    cdef _Head head = _heads[slot]
     cdef bint exact
     if head is None or memcmp(head.key, wire + 2, 32):
-        head = Head()
+        head = _Head()
         memcpy(head.key, wire + 2, 32)
         head.cls = _classes.get(type_bytes(wire), _unknown)
         head.name = text_of(wire + 14, 20, &exact)
@@ -1461,7 +1511,7 @@ cdef object build(object owner, const uint8_t* p, Py_ssize_t n, int policy):
     cdef Py_ssize_t size, used, ext = 0, mh = 0
     cdef uint64_t ms = 0
     cdef Record r
-    cdef Head head
+    cdef _Head head
     cdef object cls, crc_ok = None
     if version > 2:
         raise VersionError(version)

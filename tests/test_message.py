@@ -584,3 +584,31 @@ def test_declaring_again() -> None:
 
     for name in ("X_BAD", "X_WORSE"):
         assert name not in igtl.message_types()
+
+
+def test_streams_do_not_mix() -> None:
+    """What a header's type and name say is kept for the next message of the stream."""
+    sent = [
+        cls(device_name=f"Dev{k}") if cls is not igtl.Transform else cls(np.eye(4), device_name=f"Dev{k}")
+        for k in range(200)
+        for cls in (igtl.Transform, igtl.GetImage, igtl.StopTrackingData)
+    ]  # fmt: skip
+    wires = [m.pack() for m in sent]
+    for _ in range(2):
+        for m, wire in zip(sent, wires, strict=True):
+            assert igtl.unpack(wire) == m
+    odd = bytearray(sent[0].pack())
+    odd[14:34] = b"Dev0\0rest of a name!"[:20]
+    for _ in range(2):  # what the name does not show stays with each message
+        m = igtl.unpack(bytes(odd))
+        assert m.device_name == "Dev0"
+        assert m.pack() == bytes(odd)
+    assert igtl.unpack(wires[0]).pack() == wires[0]
+
+
+def test_a_type_declared_again_replaces_the_one_that_was_unpacked_before() -> None:
+    first = type("Again", (igtl.Message,), {}, type_name="AGAIN")
+    wire = first(device_name="x").pack()
+    assert type(igtl.unpack(wire)) is first
+    second = type("Again", (igtl.Message,), {"__module__": first.__module__}, type_name="AGAIN")
+    assert type(igtl.unpack(wire)) is second
