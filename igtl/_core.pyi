@@ -144,6 +144,28 @@ class Record:
             EncodeError: a field cannot be sent as it is.
         """
 
+    def pack_into(
+        self,
+        buffer: Buffer,
+        *,
+        version: Literal[1, 2] | None = None,
+        crc: bool = True,
+        cut_name: bool = False,
+    ) -> int:
+        """As `pack`, into memory that is used again: no allocation for a large message.
+
+        Args:
+            buffer: writable and contiguous: a bytearray, memoryview or array. Not memory of the
+                message itself.
+
+        Returns:
+            Bytes written, from its start.
+
+        Raises:
+            EncodeError: as `pack`. ValueError: the buffer is too small; nothing was written.
+            BufferError, TypeError: it is no such buffer (ValueError of a strided array).
+        """
+
     def pack_parts(
         self, *, version: Literal[1, 2] | None = None, crc: bool = True, cut_name: bool = False
     ) -> list[bytes | memoryview]:

@@ -14,7 +14,7 @@ compiler refuses Python operations in it. Layouts are compiled once, at class cr
 cimport cython
 from cpython.bytes cimport PyBytes_AsString, PyBytes_FromStringAndSize
 from cpython.buffer cimport (
-    PyBUF_SIMPLE, PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer,
+    PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer,
 )
 from cpython.mem cimport PyMem_Calloc, PyMem_Free
 from cpython.object cimport PyObject, PyTypeObject
@@ -1089,12 +1089,33 @@ cdef class Record:
         Raises:
             EncodeError: a field cannot be sent as it is.
         """
-        return pack(self, version, crc, cut_name, True)
+        return packed(self, version, crc, cut_name, True, NULL, 0)
+
+    def pack_into(self, buffer, *, version=None, bint crc=True, bint cut_name=False):
+        """As `pack`, into memory that is used again: no allocation for a large message.
+
+        Args:
+            buffer: writable and contiguous: a bytearray, memoryview or array. Not memory of the
+                message itself.
+
+        Returns:
+            Bytes written, from its start.
+
+        Raises:
+            EncodeError: as `pack`. ValueError: the buffer is too small; nothing was written.
+            BufferError, TypeError: it is no such buffer (ValueError of a strided array).
+        """
+        cdef Py_buffer view
+        PyObject_GetBuffer(buffer, &view, PyBUF_WRITABLE)
+        try:
+            return packed(self, version, crc, cut_name, True, <uint8_t*>view.buf, view.len)
+        finally:
+            PyBuffer_Release(&view)
 
     def pack_parts(self, *, version=None, bint crc=True, bint cut_name=False):
         """As `pack`, in parts to be sent one after the other: pixels and other large data are
         not copied, but stand in the list as they lie in memory."""
-        return pack(self, version, crc, cut_name, False)
+        return packed(self, version, crc, cut_name, False, NULL, 0)
 
     @property
     def device_name(self):
@@ -1361,10 +1382,14 @@ def content(Record r):
 cpdef pack(Record r, version=None, bint crc=True, bint cut_name=False, bint join=True):
     """The message as one bytes object, or with join=False as a list of buffers in which large
     data stands where it lies."""
+    return packed(r, version, crc, cut_name, join, NULL, 0)
+
+cdef object packed(Record r, version, bint crc, bint cut_name, bint join, uint8_t* into, Py_ssize_t room):
+    """What pack returns; or the size, of a message written into memory that is there."""
     cdef Layout layout = r.layout
     cdef Py_ssize_t sizes[MAX_FIELDS]
     cdef list encoded = None
-    cdef Py_ssize_t content_size, head = HEADER, tail = 0, apart_size = 0, n_ext = 0
+    cdef Py_ssize_t content_size, head = HEADER, tail = 0, apart_size = 0, n_ext = 0, total
     cdef int chosen, i
     cdef bytes out, surplus, wire_type
     cdef uint8_t[20] name
@@ -1405,10 +1430,16 @@ cpdef pack(Record r, version=None, bint crc=True, bint cut_name=False, bint join
                 w.apart = i
                 apart_size = sizes[i]
                 sizes[i] = 0
-    out = PyBytes_FromStringAndSize(NULL, head + content_size - apart_size + tail)
-    p = <uint8_t*>PyBytes_AsString(out)
-    if len(out) >= LARGE_FROM:
-        igtl_large_pages(p, len(out))
+    total = head + content_size - apart_size + tail
+    if into == NULL:
+        out = PyBytes_FromStringAndSize(NULL, total)
+        p = <uint8_t*>PyBytes_AsString(out)
+        if total >= LARGE_FROM:
+            igtl_large_pages(p, total)
+    else:
+        if total > room:
+            raise ValueError(f"{layout.owner} takes {total} bytes, the buffer has {room}")
+        p = into
     w.start = p
     w.summed = p + HEADER
     if chosen == 2:
@@ -1440,6 +1471,8 @@ cpdef pack(Record r, version=None, bint crc=True, bint cut_name=False, bint join
     put_header(w.start, chosen, <const uint8_t*>PyBytes_AsString(wire_type),
                name, r.stamp,
                head - HEADER + content_size + tail, total_crc)
+    if into != NULL:
+        return total
     if join:
         return out
     if w.apart < 0:

@@ -612,3 +612,32 @@ def test_a_type_declared_again_replaces_the_one_that_was_unpacked_before() -> No
     assert type(igtl.unpack(wire)) is first
     second = type("Again", (igtl.Message,), {"__module__": first.__module__}, type_name="AGAIN")
     assert type(igtl.unpack(wire)) is second
+
+
+def test_pack_into() -> None:
+    m = igtl.Transform(np.eye(4), device_name="Probe")
+    wire = m.pack()
+    ring = np.zeros(200, np.uint8)
+    assert m.pack_into(ring[10:]) == 106
+    assert ring[10:116].tobytes() == wire
+    assert not ring[:10].any()
+    assert not ring[116:].any()
+    buffer = bytearray(105)
+    with pytest.raises(ValueError, match="Transform takes 106 bytes, the buffer has 105"):
+        m.pack_into(buffer)
+    assert buffer == bytes(105)
+    for wrong in (b"x" * 200, memoryview(b"x" * 200)):
+        with pytest.raises(BufferError):
+            m.pack_into(wrong)
+    with pytest.raises((BufferError, ValueError), match="contiguous"):
+        m.pack_into(np.zeros(400, np.uint8)[::2])
+    with pytest.raises(TypeError):
+        m.pack_into([0] * 200)
+    m.device_name = "x" * 21
+    with pytest.raises(igtl.EncodeError):
+        m.pack_into(ring)
+    image = igtl.Image(np.arange(60000, dtype="u2").reshape(3, 100, 200))
+    room = bytearray(200000)
+    for _ in range(2):  # the memory is used again
+        size = image.pack_into(room, version=2, crc=False)
+        assert room[:size] == image.pack(version=2, crc=False)

@@ -65,6 +65,9 @@ def test_untouched_packs_to_the_bytes_it_came_from(v: dict[str, Any]) -> None:
     wire = wire_of(v)
     assert igtl.unpack(wire).pack() == wire
     assert b"".join(igtl.unpack(wire).pack_parts()) == wire
+    buffer = bytearray(len(wire) + 3)
+    assert igtl.unpack(wire).pack_into(buffer) == len(wire)
+    assert buffer == wire + b"\0\0\0"
 
 
 def test_what_the_manifest_lists_whole() -> None:
