@@ -622,7 +622,7 @@ def test_commands(ends: Pair) -> None:
         another = igtl.CommandReply(m.command_id + 1000, m.name, "of another command")
         return [another, igtl.CommandReply(m.command_id, m.name, text, metadata=metadata)]
 
-    answering(b, answer)
+    thread = answering(b, answer)
     assert a.command("plain", "<go/>").text == "done"
     assert a.command("good").text == '<CommandReply Status="SUCCESS"/>'
     with pytest.raises(igtl.CommandFailed, match='no "probe"') as caught:
@@ -635,6 +635,8 @@ def test_commands(ends: Pair) -> None:
     with pytest.raises(igtl.CommandFailed, match="no disk"):
         a.command("meta")
     assert len(set(ids)) == len(ids) == 4
+    a.close()
+    thread.join(5)
 
 
 @pytest.mark.parametrize("acknowledges", [True, False])
