@@ -667,3 +667,26 @@ def test_a_flood_of_broadcasts_is_bounded() -> None:
         server.broadcast(transform())
         until(lambda: peer.stats.sent + peer.stats.lost + peer.queued >= 3000)
         assert peer.queued <= 10
+
+
+@pytest.mark.parametrize("policy", ["latest", "block"])
+def test_what_is_sent_to_a_client_that_was_told_goodbye(
+    policy: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Between the end of what the server sends and the client's own end."""
+    with igtl.serve(port=0, policy=policy) as server:
+        with socket.create_connection(("127.0.0.1", server.port)) as client:
+            until(lambda: len(server.clients) == 1)
+            peer = server.clients[0]
+            going = threading.Thread(target=server.disconnect, args=(peer.id,))
+            going.start()
+            client.settimeout(10)
+            assert client.recv(100) == b""
+            if policy == "block":
+                with pytest.raises(igtl.ConnectionClosed):
+                    peer.send(igtl.Status.ok())
+            else:
+                peer.send(igtl.Status.ok())
+                until(lambda: peer.stats.dropped["disconnected"] == 1)
+        going.join(10)
+    assert [r for r in caplog.records if r.name == "asyncio"] == []

@@ -58,6 +58,7 @@ class Connection(asyncio.BufferedProtocol):
         self._current: memoryview | None = None  # what is left of the message that is going out
         self._written = 0
         self._full = False  # the transport asked for a pause
+        self._goodbye = False  # the peer was told that nothing more comes
         self._reading = True
         self._discarding: bytearray | None = None
         self._lost = self._loop.create_future()
@@ -168,6 +169,9 @@ class Connection(asyncio.BufferedProtocol):
 
     def put(self, wire: bytes, key: Hashable) -> None:
         """Queue a packed message, under the policy of the outbox."""
+        if self._goodbye:
+            self.protocol.stats.count_dropped(wire, "disconnected")
+            return
         if self._ready and not (self._full or self.outbox or self._current) and len(wire) <= _SLICE:
             self._write(wire)  # nothing waits: past the queue
             self.protocol.stats.count_sent(wire, len(wire))
@@ -187,7 +191,7 @@ class Connection(asyncio.BufferedProtocol):
             async with self._putting:  # first come, first served
                 while not self.outbox.has_room(len(wire)) and not self.is_over:
                     await self._wait_room(timeout)
-        if self.is_over:
+        if self.is_over or self._goodbye:
             reason = self.ended if isinstance(self.ended, Exception) else None
             text = f"{self.protocol.peer}: {reason or 'closed'}"
             raise ConnectionClosed(text, clean=reason is None) from reason
@@ -259,9 +263,11 @@ class Connection(asyncio.BufferedProtocol):
             async with asyncio.timeout(timeout):
                 await self._until(lambda: self.idle and not unsent(sock), discard)
                 if not self.is_over:
+                    self._goodbye = True
                     self._farewell()
                 if not discard and not self.is_over:
-                    self.transport.write_eof()
+                    with contextlib.suppress(OSError):  # the peer has just reset it
+                        self.transport.write_eof()
                     with contextlib.suppress(TimeoutError):
                         async with asyncio.timeout(_GRACE):
                             await self._until(lambda: bool(self.ended), discard)
