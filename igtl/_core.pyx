@@ -2220,7 +2220,7 @@ cdef int unpack_transform(const uint8_t* wire, size_t size, igtl_capi_header* he
             return IGTL_CAPI_BODY
         ext = get16(body)
         tail = <uint64_t>get16(body + 2) + get32(body + 4)
-        if ext < <size_t>EXTENDED:
+        if ext < <size_t>EXTENDED or get16(body + 2) < 2:
             return IGTL_CAPI_BODY
     if ext + tail + 48 > head.body_size:
         return IGTL_CAPI_BODY

@@ -107,7 +107,7 @@ def test_refusals(extension: Any) -> None:
     assert extension.unpack(frame("TRANSFORM", wire[58:105])) == BODY
     assert extension.unpack(frame("TRANSFORM", b"")) == BODY
     for body in (b"", bytes(11), extended(wire[58:], ext=11), extended(wire[58:], ext=0xFFFF),
-                 extended(wire[58:], mh=60000), extended(wire[58:], ms=2**32 - 1),
+                 extended(wire[58:], mh=60000), extended(wire[58:], mh=0), extended(wire[58:], ms=2**32 - 1),
                  extended(wire[58:105])):  # fmt: skip
         assert extension.unpack(frame("TRANSFORM", body, version=2)) == BODY
 

@@ -136,7 +136,7 @@ def test_the_suite_fails_when_a_byte_is_wrong(
         assert named in done.stderr
 
 
-def test_descriptions_are_json(tmp_path: Path) -> None:
+def test_descriptions_are_json() -> None:
     for row in rows():
         message = Content("3").message(row)
         assert json.loads(json.dumps(describe(message)))["type"] == message.type_name
