@@ -129,18 +129,25 @@ class Session:
         self._lines: queue.Queue[str] = queue.Queue()
         self._reader = threading.Thread(target=self._read_lines, daemon=True)
         self._reader.start()
+        self.transport = transport
+        try:
+            self._join(server, version)
+        except BaseException:
+            self.close()
+            raise
+
+    def _join(self, server: igtl.Listener | None, version: Literal[1, 2]) -> None:
         if server is not None:
             self._link = server.accept(timeout=60)
-        else:
-            port = int(self.line(timeout=60)["port"])
-            if transport == "udp":
-                self._sender = igtl.udp.Sender("127.0.0.1", port)
-                self._closing.append(self._sender.close)
-            else:
-                self._link = igtl.connect("127.0.0.1", port, version=version, open_timeout=30)
-        if transport != "udp":
             self._closing.append(self._link.close)
-        self.transport = transport
+            return
+        port = int(self.line(timeout=60)["port"])
+        if self.transport == "udp":
+            self._sender = igtl.udp.Sender("127.0.0.1", port)
+            self._closing.append(self._sender.close)
+        else:
+            self._link = igtl.connect("127.0.0.1", port, version=version, open_timeout=30)
+            self._closing.append(self._link.close)
 
     def _read_lines(self) -> None:
         assert self._process.stdout is not None

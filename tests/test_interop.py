@@ -141,3 +141,23 @@ def test_descriptions_are_json() -> None:
         message = Content("3").message(row)
         assert json.loads(json.dumps(describe(message)))["type"] == message.type_name
         assert igtl.unpack(message.pack()) == message
+
+
+CHILDREN = Path(f"/proc/self/task/{os.getpid()}/children")
+
+
+@pytest.mark.skipif(not CHILDREN.exists(), reason="counts in /proc")
+def test_a_program_that_says_nothing_useful_is_ended() -> None:
+    """A session that cannot begin leaves no process behind."""
+    quiet = [sys.executable, "-c", "import sys; print('{}', flush=True); sys.stdin.read()"]
+    peer = peers.Peer.__new__(peers.Peer)
+    peer.command = lambda program: quiet
+    before = children()
+    with pytest.raises(KeyError, match="port"):
+        peers.Session(peer, "reflect", "tcp")
+    assert children() == before
+
+
+def children() -> int:
+    """Processes this one has started and not yet ended."""
+    return len(CHILDREN.read_text().split())
