@@ -118,6 +118,7 @@ class ReconnectingLink(Link):
                     self._begin(link)
                     self._watch(link)
                 except OSError as error:  # ConnectionClosed is one
+                    self._failed_opening(link)
                     self._lost(link, error)
                 self._empty_old()
                 with self._changed:  # whoever is reading from it will know why it ended
@@ -159,6 +160,15 @@ class ReconnectingLink(Link):
                 self.local = link.local
                 self._changed.notify_all()
         self._empty_old()
+
+    def _failed_opening(self, link: Link) -> None:
+        """What the peer had sent by then can be read, and the socket is given back, as always."""
+        with self._changed:
+            self._opening = None
+            if not self._closed and link not in self._unread:
+                self._unread.append(link)
+        if self._closed:
+            link.close()
 
     def _empty_old(self) -> None:
         """Take what connections that are over still hold, and close them at once: a peer that is

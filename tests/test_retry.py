@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import select
 import socket
 import ssl
 import threading
@@ -17,6 +18,7 @@ import pytest
 import igtl
 import igtl.aio
 from igtl.retry import Supervisor
+from igtl.sync import connect as connect_once
 from tests.test_links import until
 from tests.wire import frame, transform
 
@@ -408,6 +410,47 @@ def test_metadata_while_the_version_is_not_known() -> None:
                 link.send(message)  # connected, still at version 1: as any link
             link.send_hello()
             assert peer.recv(igtl.Status, timeout=5).header_version == 2
+
+
+def test_a_connection_that_breaks_as_it_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its socket is given back, and what the peer had sent by then is read."""
+    begun: list[igtl.Link] = []
+    hello = igtl.Link.send_hello
+
+    def breaks(link: igtl.Link) -> None:
+        begun.append(link)
+        if len(begun) < 3:
+            until(lambda: select.select([link._transport._sock], [], [], 0)[0])  # type: ignore[attr-defined]
+            raise igtl.ConnectionClosed("reset", clean=False)
+        hello(link)
+
+    monkeypatch.setattr(igtl.Link, "send_hello", breaks)
+    port = free_port()
+    with healing(port, hello=True) as (link, _):
+        for k in range(3):
+            with one_client(port) as peer:
+                peer.send(transform(f"T{k}"))
+                assert link.recv(timeout=10).device_name == f"T{k}"
+    assert len(begun) == 3
+    assert all(old._transport._sock.fileno() == -1 for old in begun)  # type: ignore[attr-defined]
+    # and one that comes when the link was closed meanwhile
+    opened: list[igtl.Link] = []
+    connecting, closed = threading.Event(), threading.Event()
+
+    def slow(*args: Any, **settings: Any) -> igtl.Link:
+        opened.append(connect_once(*args, **settings))
+        connecting.set()
+        closed.wait(10)
+        return opened[0]
+
+    monkeypatch.setattr("igtl.healing.connect_once", slow)
+    with igtl.listen(port=0) as listener:
+        link = igtl.connect("127.0.0.1", listener.port, reconnect=QUICK)
+        connecting.wait(10)
+        link._shut()
+        closed.set()
+        link._thread.join(10)
+    assert opened[0]._transport._sock.fileno() == -1  # type: ignore[attr-defined]
 
 
 def test_a_request_whose_connection_breaks_is_not_waited_for() -> None:
