@@ -157,12 +157,12 @@ from igtl.sync import Link, Listener, listen
 from igtl.units import Unit
 
 if TYPE_CHECKING:
-    from igtl import aio, tls, transfer
+    from igtl import aio, batch, tls, transfer
     from igtl.server import Peer, Server, serve
 
 __version__ = "0.1.0"
 _LAZY = {
-    "aio": "aio", "tls": "tls", "transfer": "transfer",
+    "aio": "aio", "batch": "batch", "tls": "tls", "transfer": "transfer",
     "Peer": "server", "Server": "server", "serve": "server",
 }  # fmt: skip
 
@@ -321,6 +321,7 @@ __all__ = [
     "VideoInfo",
     "VideoMeta",
     "aio",
+    "batch",
     "connect",
     "crc64",
     "fit",

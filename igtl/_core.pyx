@@ -4,7 +4,7 @@
 
 Layout of this file: bytes and numbers · CRC-64 · text · Layout (a plan and its two
 interpreters, `measure` + `write` and `read`) · Record (a message's memory) · pack · unpack ·
-Stats (counters) · Decoder (framing) · rotations · polygon cells · C level.
+batches · Stats (counters) · Decoder (framing) · rotations · polygon cells · C level.
 
 Rules. Everything read from the wire goes through `need`, which checks against what remains
 before anything is allocated. Pointer code is `noexcept nogil` where it can be, so that the
@@ -22,7 +22,7 @@ from cpython.pycapsule cimport PyCapsule_New
 from cpython.ref cimport Py_INCREF
 from cpython.unicode cimport PyUnicode_AsUTF8AndSize, PyUnicode_DecodeUTF8
 from libc.math cimport sqrt
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memchr, memcmp, memcpy, memset
 cimport numpy as cnp
@@ -61,7 +61,31 @@ cdef extern from * nogil:
     """
     void igtl_large_pages(void* start, size_t size)
 
+cdef extern from * nogil:
+    """
+    #ifdef Py_LIMITED_API
+    #define igtl_set_vectorcall(cls, function) ((void)(function))
+    #define igtl_init_of(cls) NULL
+    #else
+    static void igtl_set_vectorcall(PyObject *cls, void *function)
+    {
+        PyTypeObject *meta = Py_TYPE(cls);
+        if (meta->tp_call != PyType_Type.tp_call)
+            return;
+        /* Python before 3.12 does not hand this down from `type` */
+        meta->tp_flags |= Py_TPFLAGS_HAVE_VECTORCALL;
+        ((PyTypeObject *)cls)->tp_vectorcall = (vectorcallfunc)function;
+    }
+    #define igtl_init_of(cls) ((void *)((PyTypeObject *)(cls))->tp_init)
+    #endif
+    """
+    void igtl_set_vectorcall(PyObject*, void*)
+    void* igtl_init_of(PyObject*)
+
 cdef extern from "Python.h":
+    PyObject** PySequence_Fast_ITEMS(object)
+    PyObject* PyDict_GetItemWithError(object, object) except? NULL
+    Py_ssize_t PyVectorcall_NARGS(size_t)
     ctypedef object (*new_function "newfunc")(PyTypeObject*, object, PyObject*)
     void* PyType_GetSlot(PyTypeObject*, int)
     int Py_tp_new
@@ -205,18 +229,21 @@ cdef inline uint64_t run_crc(const uint8_t* p, Py_ssize_t n, uint64_t crc) noexc
         crc = igtl_crc64(p, n, crc)
     return crc
 
-def crc64(const uint8_t[::1] data, uint64_t crc=0, *, str form=None):
+def crc64(data, uint64_t crc=0, *, str form=None):
     cdef igtl_crc64_fn run = igtl_crc64
-    cdef const uint8_t* p = &data[0] if data.shape[0] else NULL
+    cdef Py_buffer view
     if form is not None:
         name = form.encode()
         run = igtl_crc64_form(name)
         if run == NULL:
             raise ValueError(f"no CRC form {form!r} on this machine: {', '.join(crc_forms())}")
-    if p == NULL:
-        return crc
-    with nogil:
-        crc = run(p, data.shape[0], crc)
+    PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
+    if view.len < NOGIL_FROM:
+        crc = run(<const uint8_t*>view.buf, view.len, crc)
+    else:
+        with nogil:
+            crc = run(<const uint8_t*>view.buf, view.len, crc)
+    PyBuffer_Release(&view)
     return crc
 
 def crc_forms():
@@ -311,6 +338,16 @@ cdef struct Op:
     bint hidden         # no argument of the constructor
     bint kw_only
 
+cdef enum HeaderField:
+    DEVICE_NAME = -1
+    TIMESTAMP = -2
+    MESSAGE_ID = -3
+    METADATA = -4
+
+cdef dict _HEADER_FIELDS = {
+    "device_name": DEVICE_NAME, "timestamp": TIMESTAMP, "message_id": MESSAGE_ID, "metadata": METADATA,
+}
+
 @cython.final
 cdef class Layout:
     """A compiled field list: what `pack`, `unpack` and attribute access run."""
@@ -325,12 +362,16 @@ cdef class Layout:
     cdef readonly object check       # cross-field checks of the class, after reading
     cdef readonly object prepare     # and before writing
     cdef readonly bint prefers_v2
+    cdef readonly bint columnar      # its fields fit columns, see unpack_run
     cdef bint dynamic                # some field's size is not known beforehand
     cdef bytes wire_type
     cdef tuple dtypes
     cdef tuple columns               # dtypes of an element list's columns
+    cdef tuple items                 # classes of the element lists
     cdef tuple names
     cdef tuple defaults
+    cdef dict arguments              # of the constructor: number of the field, or a HeaderField
+    cdef list blank                  # values of a message that has none yet
 
     def __cinit__(self, *args, **kwargs):
         self.ops = NULL
@@ -356,13 +397,17 @@ cdef class Layout:
             raise MemoryError
         self.index = {f.name: k for k, f in enumerate(self.fields)}
         self.names = tuple([f.name for f in self.fields])
+        self.arguments = {f.name: k for k, f in enumerate(self.fields) if not f.hidden} | _HEADER_FIELDS
+        self.items = tuple([f.item.__columns__ if f.kind == "elements" else None for f in self.fields])
         self.defaults = tuple([f.default for f in self.fields])
         self.dtypes = tuple([np.dtype(f.scalar) if f.scalar else None for f in self.fields])
         self.columns = tuple([
             np.dtype(f"S{f.size}") if f.kind == "text" else dtype
             for f, dtype in zip(self.fields, self.dtypes)
         ])
+        self.blank = [f.default if f.hidden and f.kind == "int" else None for f in self.fields]
         self.minimum = 0
+        self.columnar = check is None and self.n > 0
         for i in range(self.n):
             self._compile(i, self.fields[i])
         for i in range(self.n):
@@ -413,6 +458,8 @@ cdef class Layout:
             self.minimum += getattr(f.item, "minimum", 0)
         elif op.fixed >= 0 and not op.optional:
             self.minimum += op.itemsize * op.fixed * op.per
+        self.columnar = self.columnar and not op.optional and op.kind in (
+            INT, FLOAT, TEXT, ARRAY, MATRIX, COUNT, ZERO_ENDED, ELEMENTS)
         self.dynamic = self.dynamic or op.kind in (DATA, TEXTS, STRING, ZERO_ENDED, CODED, TEXT)
 
     # -- values as the fields hold them
@@ -571,7 +618,7 @@ cdef class Layout:
                     r.keep(i, texts.copy(), (p + at)[:k * op.itemsize])
                 at += k * op.itemsize
             elif op.kind == ELEMENTS:
-                columns = self.fields[i].item.__columns__.__new__(self.fields[i].item.__columns__)
+                columns = new_columns(self.items[i])
                 k = columns.scatter(p + at, n - at)
                 values[i] = columns
                 at += k
@@ -813,7 +860,7 @@ cpdef cnp.ndarray as_matrix(value, str owner="Transform", str name="matrix"):
     cdef cnp.ndarray given
     cdef float* m
     cdef int i, kind
-    if type(value) is np.ndarray:       # the usual case, without a call into numpy for each step
+    if cnp.PyArray_CheckExact(value):   # the usual case, without a call into numpy for each step
         given = value
         kind = cnp.PyArray_TYPE(given)
         if (cnp.PyArray_NDIM(given) == 2 and cnp.PyArray_DIM(given, 0) == 4 and cnp.PyArray_DIM(given, 1) == 4
@@ -850,6 +897,58 @@ cpdef cnp.ndarray as_matrix(value, str owner="Transform", str name="matrix"):
         out[:3, :shape[1]] = given
     return out
 
+# ---- rows: the fixed fields of one element or message, and the columns they belong to ------------
+
+cdef struct Rows:
+    const Op* ops
+    int n
+    Py_ssize_t stride           # bytes of all fields together
+    uint8_t* at[MAX_FIELDS]     # memory of each column; NULL: on the wire only
+    Py_ssize_t[MAX_FIELDS] count    # numbers of an array field
+    uint64_t[MAX_FIELDS] must   # what stands on the wire of a field without a column
+
+cdef bint take_row(const Rows* rows, Py_ssize_t row, const uint8_t* p) noexcept nogil:
+    """One row from the wire. False: a field that has no choice holds something else."""
+    cdef const Op* op
+    cdef int i
+    cdef bint good = True
+    for i in range(rows.n):
+        op = &rows.ops[i]
+        if rows.at[i] == NULL:
+            good &= not (op.constant or op.kind == COUNT) or get_int(p, op.itemsize) == rows.must[i]
+            p += op.itemsize
+        elif op.kind == MATRIX:
+            matrix_in(<float*>rows.at[i] + 16 * row, p)
+            p += 48
+        elif op.kind == TEXT:
+            memcpy(rows.at[i] + op.itemsize * row, p, op.itemsize)
+            p += op.itemsize
+        else:
+            swap_in(rows.at[i] + op.itemsize * rows.count[i] * row, p, rows.count[i], op.itemsize)
+            p += op.itemsize * rows.count[i]
+    return good
+
+cdef int give_row(const Rows* rows, Py_ssize_t row, uint8_t* p) noexcept nogil:
+    """The way back. -1, or the field that cannot be sent: a matrix with another fourth row."""
+    cdef const Op* op
+    cdef int i, bad = -1
+    for i in range(rows.n):
+        op = &rows.ops[i]
+        if rows.at[i] == NULL:
+            put_int(p, op.itemsize, rows.must[i])
+            p += op.itemsize
+        elif op.kind == MATRIX:
+            if not matrix_out(p, <const float*>rows.at[i] + 16 * row):
+                bad = i
+            p += 48
+        elif op.kind == TEXT:
+            memcpy(p, rows.at[i] + op.itemsize * row, op.itemsize)
+            p += op.itemsize
+        else:
+            swap_out(p, rows.at[i] + op.itemsize * rows.count[i] * row, rows.count[i], op.itemsize)
+            p += op.itemsize * rows.count[i]
+    return bad
+
 # ---- Columns: the elements of a list message ----------------------------------------------------
 
 cdef class Columns:
@@ -860,12 +959,16 @@ cdef class Columns:
 
     cdef readonly list arrays
     cdef readonly Py_ssize_t rows
+    cdef Layout _layout
     __layout__ = None
 
+    def __cinit__(self):
+        self._layout = type(self).__layout__
+
     cdef Layout layout(self):
-        if type(self).__layout__ is None:
+        if self._layout is None:
             raise TypeError("columns belong to an element class")
-        return type(self).__layout__
+        return self._layout
 
     def allocate(self, Py_ssize_t rows):
         """Room for so many rows, all zero (identity for matrices)."""
@@ -881,34 +984,33 @@ cdef class Columns:
     def __setstate__(self, state):
         self.rows, self.arrays = state
 
-    cdef Py_ssize_t scatter(self, const uint8_t* p, Py_ssize_t left) except -1:
-        """Take all whole rows from the wire; return the bytes used."""
+    cdef int rows_of(self, Rows* out) except -1:
+        """The memory of all columns; of elements every field has one."""
         cdef Layout layout = self.layout()
-        cdef Py_ssize_t stride = layout.minimum, rows = left // stride, j, offset = 0
-        cdef cnp.ndarray array
-        cdef uint8_t* to
-        cdef Op* op
+        cdef int i
+        out.ops = layout.ops
+        out.n = layout.n
+        out.stride = layout.minimum
+        for i in range(layout.n):
+            out.at[i] = <uint8_t*>cnp.PyArray_DATA(<cnp.ndarray>self.arrays[i])
+            out.count[i] = layout.ops[i].fixed
+
+    cdef int make(self, Py_ssize_t rows) except -1:
+        """Room for so many rows, not yet written."""
+        cdef Layout layout = self.layout()
         cdef int i
         self.rows = rows
-        self.arrays = []
-        for i in range(layout.n):
-            op = &layout.ops[i]
-            array = new_column(layout, i, rows)
-            self.arrays.append(array)
-            to = <uint8_t*>cnp.PyArray_DATA(array)
-            if op.kind == MATRIX:
-                for j in range(rows):
-                    matrix_in(<float*>to + 16 * j, p + offset + stride * j)
-                offset += 48
-            elif op.kind == TEXT:
-                for j in range(rows):
-                    memcpy(to + op.itemsize * j, p + offset + stride * j, op.itemsize)
-                offset += op.itemsize
-            else:
-                for j in range(rows):
-                    swap_in(to + op.itemsize * op.fixed * j, p + offset + stride * j, op.fixed, op.itemsize)
-                offset += op.itemsize * op.fixed
-        return rows * stride
+        self.arrays = [new_column(layout, i, rows) for i in range(layout.n)]
+
+    cdef Py_ssize_t scatter(self, const uint8_t* p, Py_ssize_t left) except -1:
+        """Take all whole rows from the wire; return the bytes used."""
+        cdef Rows rows
+        cdef Py_ssize_t row
+        self.make(left // self.layout().minimum)
+        self.rows_of(&rows)
+        for row in range(self.rows):
+            take_row(&rows, row, p + rows.stride * row)
+        return self.rows * rows.stride
 
     cdef Py_ssize_t wire_size(self) except -1:
         """Bytes on the wire, after a check that nobody reshaped or replaced a column's memory."""
@@ -926,30 +1028,14 @@ cdef class Columns:
 
     cdef int gather(self, uint8_t* p) except -1:
         cdef Layout layout = self.layout()
-        cdef Py_ssize_t stride = layout.minimum, j, offset = 0
-        cdef cnp.ndarray array
-        cdef const uint8_t* src
-        cdef bint good = True
-        cdef Op* op
-        cdef int i
-        for i in range(layout.n):
-            op = &layout.ops[i]
-            array = self.arrays[i]
-            src = <const uint8_t*>cnp.PyArray_DATA(array)
-            if op.kind == MATRIX:
-                for j in range(self.rows):
-                    good &= matrix_out(p + offset + stride * j, <const float*>src + 16 * j)
-                if not good:
-                    raise EncodeError(layout.owner, layout.fields[i].name, "the fourth row must be 0 0 0 1")
-                offset += 48
-            elif op.kind == TEXT:
-                for j in range(self.rows):
-                    memcpy(p + offset + stride * j, src + op.itemsize * j, op.itemsize)
-                offset += op.itemsize
-            else:
-                for j in range(self.rows):
-                    swap_out(p + offset + stride * j, src + op.itemsize * op.fixed * j, op.fixed, op.itemsize)
-                offset += op.itemsize * op.fixed
+        cdef Rows rows
+        cdef Py_ssize_t row
+        cdef int bad
+        self.rows_of(&rows)
+        for row in range(self.rows):
+            bad = give_row(&rows, row, p + rows.stride * row)
+            if bad >= 0:
+                raise EncodeError(layout.owner, layout.fields[bad].name, "the fourth row must be 0 0 0 1")
 
     def texts(self, int i):
         """Column i decoded, row by row, each up to its first NUL."""
@@ -960,6 +1046,23 @@ cdef class Columns:
         if self.rows and not (cnp.PyArray_IS_C_CONTIGUOUS(array) and cnp.PyArray_NBYTES(array) >= size * self.rows):
             raise ValueError("column was reshaped")
         return [text_of(p + size * j, size, &exact) for j in range(self.rows)]
+
+cdef class Column:
+    """Reads one column of an element list; see igtl.elements."""
+
+    cdef readonly int i
+    cdef readonly object field
+
+    def __init__(self, int i, field):
+        self.i = i
+        self.field = field
+
+    def __get__(self, columns, owner):
+        if columns is None:
+            return self
+        if (<Columns?>columns).layout().ops[self.i].kind == TEXT:
+            return (<Columns>columns).texts(self.i)
+        return (<Columns>columns).arrays[self.i]
 
 cdef tuple column_shape(Layout layout, int i, Py_ssize_t rows):
     cdef Op* op = &layout.ops[i]
@@ -1015,65 +1118,70 @@ cdef class Record:
         if layout is None:
             raise TypeError("messages are subclasses of igtl.Message")
         self.layout = layout
-        self.values = [None] * self.layout.n
+        self.values = self.layout.blank.copy()
         self._device_name = ""
 
     def __init__(self, *args, **kwargs):
-        self.take_header(kwargs)
-        self.take_fields(args, kwargs)
+        cdef list values = [*args, *kwargs.values()]
+        self.take(PySequence_Fast_ITEMS(values), len(args), tuple(kwargs))
 
     def _init_header(self, dict kwargs):
         """For constructors written by hand: takes the header fields out of kwargs."""
-        self.take_header(kwargs)
+        self.stamp = now()
+        for name, which in _HEADER_FIELDS.items():
+            value = kwargs.pop(name, REQUIRED)
+            if value is not REQUIRED:
+                self.set_header(which, value)
 
-    cdef int take_header(self, dict kwargs) except -1:
-        if kwargs:
-            value = kwargs.pop("device_name", REQUIRED)
+    cdef int set_header(self, int which, value) except -1:
+        if which == DEVICE_NAME:
             if type(value) is str:
                 self._device_name = value
-            elif value is not REQUIRED:
+            else:
                 self.device_name = value
-        if not kwargs:
-            self.stamp = now()
-            return 0
-        value = kwargs.pop("timestamp", REQUIRED)
-        if value is REQUIRED:
-            self.stamp = now()
-        else:
+        elif which == TIMESTAMP:
             self.timestamp = value
-        self.message_id = kwargs.pop("message_id", 0)
-        value = kwargs.pop("metadata", None)
-        if value is not None:
+        elif which == MESSAGE_ID:
+            self.message_id = value
+        elif value is not None:
             self.metadata = value
         return 0
 
-    cdef int take_fields(self, tuple args, dict kwargs) except -1:
+    cdef int take(self, PyObject** values, Py_ssize_t given, tuple names) except -1:
+        """The arguments of the constructor: `given` values by position, then those named."""
         cdef Layout layout = self.layout
-        cdef Py_ssize_t given = len(args), taken = 0
-        cdef int i
-        cdef str name
+        cdef PyObject* found[MAX_FIELDS]
+        cdef PyObject* place
+        cdef Py_ssize_t k, taken = 0
+        cdef int i, which
         if not layout.type_name:
             raise TypeError(f"{layout.owner} is no message type: a subclass declares one, with type_name=...")
         for i in range(layout.n):
-            if layout.ops[i].hidden:
-                continue
-            name = layout.names[i]
-            if taken < given and not layout.ops[i].kw_only:
-                value = args[taken]
+            found[i] = NULL
+            if taken < given and not layout.ops[i].hidden and not layout.ops[i].kw_only:
+                found[i] = values[taken]
                 taken += 1
-                if name in kwargs:
-                    raise TypeError(f"{layout.owner}() got {name!r} twice")
-            else:
-                value = kwargs.pop(name, REQUIRED) if kwargs else REQUIRED
-                if value is REQUIRED:
-                    value = layout.defaults[i]
-                    if value is REQUIRED:
-                        raise TypeError(f"{layout.owner}() needs {name!r}")
-            self.values[i] = layout.coerce(i, value)
         if taken < given:
             raise TypeError(f"{layout.owner}() takes {taken} positional arguments, {given} were given")
-        if kwargs:
-            raise TypeError(f"{layout.owner}() has no field {next(iter(kwargs))!r}")
+        self.stamp = now()
+        for k in range(len(names)):
+            place = PyDict_GetItemWithError(layout.arguments, names[k])
+            if place == NULL:
+                raise TypeError(f"{layout.owner}() has no field {names[k]!r}")
+            which = <object>place
+            if which < 0:
+                self.set_header(which, <object>values[given + k])
+            elif found[which] != NULL:
+                raise TypeError(f"{layout.owner}() got {names[k]!r} twice")
+            else:
+                found[which] = values[given + k]
+        for i in range(layout.n):
+            if layout.ops[i].hidden:
+                continue
+            value = layout.defaults[i] if found[i] == NULL else <object>found[i]
+            if value is REQUIRED:
+                raise TypeError(f"{layout.owner}() needs {layout.names[i]!r}")
+            self.values[i] = layout.coerce(i, value)
         return 0
 
     def pack(self, *, version=None, bint crc=True, bint cut_name=False):
@@ -1249,25 +1357,60 @@ cdef class Slot:
         if r.kept is not None:
             r.kept.pop(self.i, None)
 
+cdef inline uint64_t raw_time(uint64_t seconds, uint64_t ns) noexcept nogil:
+    """Q32.32 seconds, rounded to nearest: lossless for nanoseconds."""
+    return (seconds << 32) + ((ns << 32) + 500000000) // 1000000000
+
+cdef inline uint64_t raw_of(uint64_t ns) noexcept nogil:
+    return raw_time(ns // 1000000000, ns % 1000000000)
+
+cdef inline uint64_t ns_of(uint64_t raw) noexcept nogil:
+    return (raw >> 32) * 1000000000U + (((raw & 0xFFFFFFFFU) * 1000000000U + 0x80000000U) >> 32)
+
+# A call of a class makes its instance here at once, where the Python API lets a class say so: without
+# the tuple and the dict that `tp_new` and `tp_init` want.
+
+cdef object constructed(PyObject* cls, PyObject** args, size_t nargs, PyObject* names):
+    cdef Record r
+    cdef Py_ssize_t given = PyVectorcall_NARGS(nargs), k
+    cdef tuple named = () if names == NULL else <tuple>names
+    if igtl_init_of(cls) != igtl_init_of(<PyObject*>Record):    # was replaced
+        kwargs = {named[k]: <object>args[given + k] for k in range(len(named))}
+        return type.__call__(<object>cls, *[<object>args[k] for k in range(given)], **kwargs)
+    r = new_record(<object>cls)
+    r.take(args, given, named)
+    return r
+
+def call_directly(cls):
+    """Let calls of this message class go to `constructed`, unless it has a constructor of its own."""
+    if cls.__init__ is Record.__init__ and cls.__new__ is Record.__new__:
+        igtl_set_vectorcall(<PyObject*>cls, <void*>&constructed)
+
 cdef uint64_t now() noexcept nogil:
     cdef timespec t
     timespec_get(&t, TIME_UTC)
-    return (<uint64_t>t.tv_sec << 32) + ((<uint64_t>t.tv_nsec << 32) + 500000000) // 1000000000
+    return raw_time(t.tv_sec, t.tv_nsec)
 
-cdef inline Record new_record(cls):
+cdef inline object new_of(cls):
     """cls.__new__(cls), without looking it up."""
     return (<new_function>PyType_GetSlot(<PyTypeObject*>cls, Py_tp_new))(<PyTypeObject*>cls, (), NULL)
+
+cdef inline Record new_record(cls):
+    return new_of(cls)
+
+cdef inline Columns new_columns(cls):
+    return new_of(cls)
 
 def timestamp_of(time_ns):
     """Q32.32 seconds of nanoseconds since 1970, rounded to nearest: lossless both ways."""
     seconds, ns = divmod(time_ns, 1_000_000_000)
     if not 0 <= seconds < 1 << 32:
         raise ValueError(f"{time_ns} ns is outside the years 1970 to 2106")
-    return (seconds << 32) + ((ns << 32) + 500_000_000) // 1_000_000_000
+    return raw_time(seconds, ns)
 
 def time_ns_of(uint64_t raw):
     """Nanoseconds since 1970 of Q32.32 seconds, rounded to nearest."""
-    return (raw >> 32) * 1_000_000_000 + (((raw & 0xffffffff) * 1_000_000_000 + 0x80000000) >> 32)
+    return ns_of(raw)
 
 # ---- packing ----------------------------------------------------------------------------------
 
@@ -1681,6 +1824,342 @@ def unpack_content(bytes type_name, data):
         return r
     finally:
         PyBuffer_Release(&view)
+
+# ---- batches: messages of one type, one behind the other, as columns ----------------------------
+
+cdef struct Content:
+    const uint8_t* p
+    Py_ssize_t size
+
+cdef bint content_of(const uint8_t* p, const uint8_t* end, Content* out) noexcept nogil:
+    """Where the content of the message at p lies. False: it is cut, or its extended header
+    contradicts itself. (The memory may change while others run: what it says is checked here.)"""
+    cdef uint64_t body, ext, mh, ms
+    if end - p < HEADER:
+        return False
+    body = get64(p + 42)
+    if body > <uint64_t>(end - p - HEADER):
+        return False
+    out.p = p + HEADER
+    out.size = body
+    if get16(p) < 2:
+        return True
+    if get16(p) > 2 or body < EXTENDED:
+        return False
+    ext, mh, ms = get16(out.p), get16(out.p + 2), get32(out.p + 4)
+    if ext < EXTENDED or mh < 2 or ext + mh + ms > body:
+        return False
+    out.p += ext
+    out.size = body - ext - mh - ms
+    return True
+
+cdef Py_ssize_t count_run(const uint8_t* p, Py_ssize_t left) except -1:
+    """Number of messages in a run that ends where its last one does."""
+    cdef const uint8_t* first = p
+    cdef Py_ssize_t n = 0
+    while left:
+        if left < HEADER or get64(p + 42) > <uint64_t>(left - HEADER):
+            raise ProtocolError(f"message {n} is cut: {left} bytes are left")
+        if memcmp(p + 2, first + 2, 12):
+            raise ValueError(f"message {n} is {type_text(p)}, the first is {type_text(first)}")
+        left -= HEADER + <Py_ssize_t>get64(p + 42)
+        p += HEADER + <Py_ssize_t>get64(p + 42)
+        n += 1
+    if n == 0:
+        raise ValueError("no messages")
+    return n
+
+@cython.final
+cdef class _Names:
+    """Numbers for device names, in the order in which they first came."""
+
+    cdef dict ids
+    cdef const uint8_t* seen[HEADS]
+    cdef int32_t[HEADS] id_of
+
+    def __cinit__(self):
+        self.ids = {}
+        memset(self.seen, 0, sizeof(self.seen))
+
+    cdef int32_t id(self, const uint8_t* name) except -1:
+        cdef int slot = <int>((get64(name) ^ get64(name + 8)) * 0x9E3779B97F4A7C15U >> 59)
+        if self.seen[slot] == NULL or memcmp(self.seen[slot], name, 20):
+            self.id_of[slot] = self.ids.setdefault(name[:20], len(self.ids))
+            self.seen[slot] = name
+        return self.id_of[slot]
+
+cdef struct Run:
+    const uint8_t* p
+    const uint8_t* end
+    Py_ssize_t n
+    Rows fields             # of the messages
+    Py_ssize_t exact        # content size that all must have, or -1
+    Rows items              # of the elements of list messages
+    int64_t* offsets        # NULL: no list messages
+    int64_t* time_ns
+    uint8_t* crc_ok         # NULL: not computed
+    bint verify
+
+cdef Py_ssize_t take_run(const Run* run) noexcept nogil:
+    """All rows of a run. -1, or the first message that is bad or has another shape."""
+    cdef const uint8_t* p = run.p
+    cdef const uint8_t* row
+    cdef Py_ssize_t k, j, need = run.fields.stride
+    cdef Content content
+    for k in range(run.n):
+        if not content_of(p, run.end, &content):
+            return k
+        run.time_ns[k] = ns_of(get64(p + 34))
+        if run.crc_ok != NULL:
+            run.crc_ok[k] = igtl_crc64(p + HEADER, get64(p + 42), 0) == get64(p + 50)
+            if run.verify and not run.crc_ok[k]:
+                return k
+        if run.offsets != NULL:
+            need = run.fields.stride + run.items.stride * (run.offsets[k + 1] - run.offsets[k])
+        if content.size < need or run.exact >= 0 and content.size != run.exact:
+            return k
+        if not take_row(&run.fields, k, content.p):
+            return k
+        if run.offsets != NULL:
+            row = content.p + run.fields.stride
+            for j in range(run.offsets[k], run.offsets[k + 1]):
+                take_row(&run.items, j, row)
+                row += run.items.stride
+        p += HEADER + get64(p + 42)
+    return -1
+
+cdef cnp.ndarray batch_column(Layout layout, int i, Py_ssize_t rows, const Rows* fields):
+    """A column of one field of many messages, not yet written."""
+    cdef const Op* op = &layout.ops[i]
+    if op.kind == MATRIX:
+        return np.empty((rows, 4, 4), np.float32)
+    if op.kind == ARRAY and layout.fields[i].per:
+        return np.empty((rows, fields.count[i] // op.per, op.per), layout.columns[i])
+    if op.kind == ARRAY:
+        return np.empty((rows, fields.count[i]), layout.columns[i])
+    return np.empty(rows, layout.columns[i])
+
+cdef int not_alike(object owner, const uint8_t* p, Py_ssize_t k, int policy) except -1:
+    """Say what is wrong with message k at p: as unpack does, or that it is not like the first."""
+    try:
+        build(owner, p, HEADER + get64(p + 42), policy)
+    except ProtocolError as error:
+        error.add_note(f"in message {k} of the run")
+        raise
+    raise ValueError(f"message {k} does not have the shape of the first: unpack it by itself")
+
+cdef int fixed_fields(Layout layout, list values, Py_ssize_t n, Rows* out) except -1:
+    """Sizes of the fields in front of a text or a list of elements, as in n messages with these
+    values. True (1): only the size of its content says how long a field is."""
+    cdef int i, exact = 0
+    cdef const Op* op
+    if not layout.columnar:
+        raise TypeError(f"{layout.owner} does not fit columns: its messages go one by one")
+    out.ops = layout.ops
+    out.n = layout.n
+    out.stride = 0
+    for i in range(layout.n):
+        op = &layout.ops[i]
+        if op.kind == ZERO_ENDED or op.kind == ELEMENTS:
+            out.n = i
+            break
+        out.at[i] = NULL
+        out.must[i] = layout.fields[i].default if op.constant else 0
+        out.count[i] = 1
+        if op.kind == ARRAY:
+            out.count[i] = cnp.PyArray_SIZE(<cnp.ndarray?>values[i]) // n
+            if op.counter >= 0:
+                out.must[op.counter] = out.count[i] // op.per
+            elif op.fixed < 0:
+                exact = 1
+        out.stride += 48 if op.kind == MATRIX else op.itemsize * out.count[i]
+    return exact
+
+def unpack_run(data, crc="verify"):
+    """(class, time_ns, device names, device ids, CRC verdicts, offsets, columns by field); see
+    igtl.batch.unpack."""
+    cdef int policy = policy_of(crc), i
+    cdef Py_buffer view
+    cdef Run run
+    cdef Record first
+    cdef Layout layout
+    cdef Columns elements = None
+    cdef cnp.ndarray array, time_ns, device_ids, crc_ok = None, offsets = None
+    cdef _Names names = _Names()
+    cdef Py_ssize_t k, bad
+    cdef Content content
+    cdef const uint8_t* p
+    cdef dict columns = {}
+    cdef bint exact
+    PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
+    try:
+        p = run.p = <const uint8_t*>view.buf
+        run.end = p + view.len
+        run.n = count_run(p, view.len)
+        run.offsets = NULL
+        run.crc_ok = NULL
+        run.verify = policy == 0
+        policy = 0 if policy == 0 else 2    # what is not to be raised need not be computed twice
+        first = build(data, p, HEADER + get64(p + 42), policy)
+        if type(first) is _no_data:
+            raise ValueError("message 0 has no content")
+        layout = first.layout
+        content_of(p, run.end, &content)
+        run.exact = content.size if fixed_fields(layout, first.values, 1, &run.fields) else -1
+        for i in range(run.fields.n):
+            if not layout.ops[i].hidden:
+                array = batch_column(layout, i, run.n, &run.fields)
+                run.fields.at[i] = <uint8_t*>cnp.PyArray_DATA(array)
+                columns[layout.names[i]] = array
+        time_ns = new_array(1, run.n, 0, cnp.NPY_INT64)
+        run.time_ns = <int64_t*>cnp.PyArray_DATA(time_ns)
+        if crc != "off":
+            crc_ok = new_array(1, run.n, 0, cnp.NPY_BOOL)
+            run.crc_ok = <uint8_t*>cnp.PyArray_DATA(crc_ok)
+        if run.fields.n < layout.n and layout.ops[run.fields.n].kind == ELEMENTS:
+            elements = new_columns(layout.items[run.fields.n])
+            columns[layout.names[run.fields.n]] = elements
+            offsets = new_array(1, run.n + 1, 0, cnp.NPY_INT64)
+            run.offsets = <int64_t*>cnp.PyArray_DATA(offsets)
+            run.offsets[0] = 0
+        device_ids = new_array(1, run.n, 0, cnp.NPY_INT32)
+        for k in range(run.n):
+            if not content_of(p, run.end, &content) or content.size < run.fields.stride:
+                not_alike(data, p, k, policy)
+            (<int32_t*>cnp.PyArray_DATA(device_ids))[k] = names.id(p + 14)
+            if elements is not None:
+                content.size -= run.fields.stride
+                run.offsets[k + 1] = run.offsets[k] + content.size // elements.layout().minimum
+            p += HEADER + get64(p + 42)
+        if elements is not None:
+            elements.make(run.offsets[run.n])
+            elements.rows_of(&run.items)
+        with nogil:
+            bad = take_run(&run)
+        p = run.p
+        for _ in range(bad):
+            p += HEADER + get64(p + 42)
+        if bad >= 0:
+            not_alike(data, p, bad, policy)
+        if run.fields.n < layout.n and elements is None:
+            columns[layout.names[run.fields.n]] = texts = []
+            for _ in range(run.n):
+                content_of(p, run.end, &content)
+                texts.append(text_of(content.p + run.fields.stride, content.size - run.fields.stride, &exact))
+                p += HEADER + get64(p + 42)
+        shown = tuple([text_of(name, 20, &exact) for name in names.ids])
+        return type(first), time_ns, shown, device_ids, crc_ok, offsets, columns
+    finally:
+        PyBuffer_Release(&view)
+
+cdef struct Giving:
+    Rows fields
+    Rows items
+    const int64_t* offsets      # of elements or bytes of text; NULL: neither
+    const uint8_t* text         # NULL: elements
+    const int64_t* time_ns
+    const int32_t* device_ids
+    const uint8_t* names        # 20 bytes each
+    const uint8_t* type12
+    bint with_crc
+
+cdef int give_run(const Giving* run, uint8_t* p, Py_ssize_t n) noexcept nogil:
+    """Write n messages; -1, or the field that cannot be sent (of the elements, if there are any)."""
+    cdef Py_ssize_t k, j, size
+    cdef int bad = -1, found
+    cdef uint8_t* row
+    for k in range(n):
+        found = give_row(&run.fields, k, p + HEADER)
+        row = p + HEADER + run.fields.stride
+        if run.text != NULL:
+            size = run.offsets[k + 1] - run.offsets[k]
+            memcpy(row, run.text + run.offsets[k], size)
+            row += size
+        elif run.offsets != NULL:
+            for j in range(run.offsets[k], run.offsets[k + 1]):
+                found = max(found, give_row(&run.items, j, row))
+                row += run.items.stride
+        bad = max(bad, found)
+        size = row - p - HEADER
+        put_header(p, 1, run.type12, run.names + 20 * run.device_ids[k], raw_of(run.time_ns[k]), size,
+                   igtl_crc64(p + HEADER, size, 0) if run.with_crc else 0)
+        p = row
+    return bad
+
+def pack_run(cls, const int64_t[::1] time_ns, bytes names, const int32_t[::1] device_ids, dict columns,
+             const int64_t[::1] offsets=None, bint crc=True):
+    """The way back. names: 20 bytes each. A text column comes joined, split by `offsets`."""
+    cdef Layout layout = cls.__layout__, faulty = layout
+    cdef Py_ssize_t n = time_ns.shape[0], k, total
+    cdef Giving run
+    cdef cnp.ndarray array
+    cdef Columns elements
+    cdef bytes out, text
+    cdef uint8_t* p
+    cdef int i, bad
+    if n == 0:
+        return b""
+    if fixed_fields(layout, [columns.get(name) for name in layout.names], n, &run.fields):
+        array = columns[layout.names[run.fields.n - 1]]
+        if array.shape[1] not in layout.fields[run.fields.n - 1].count:
+            raise EncodeError(layout.owner, layout.names[run.fields.n - 1],
+                              f"{array.shape[1]} numbers, must be one of {layout.fields[run.fields.n - 1].count}")
+    total = n * (HEADER + run.fields.stride)
+    for i in range(run.fields.n):
+        if layout.ops[i].kind == COUNT and run.fields.must[i] >> (8 * layout.ops[i].itemsize):
+            raise EncodeError(layout.owner, layout.names[layout.ops[i].target],
+                              f"{run.fields.must[i]} elements do not fit the wire")
+        if layout.ops[i].hidden:
+            continue
+        array = columns[layout.names[i]]
+        if layout.ops[i].kind == ARRAY and 0 <= layout.ops[i].fixed != run.fields.count[i] // layout.ops[i].per:
+            raise EncodeError(layout.owner, layout.names[i],
+                              f"{run.fields.count[i]} numbers, must be {layout.ops[i].fixed}")
+        k = n * (64 if layout.ops[i].kind == MATRIX else layout.ops[i].itemsize * run.fields.count[i])
+        if array.dtype != layout.columns[i] or not cnp.PyArray_IS_C_CONTIGUOUS(array) or cnp.PyArray_NBYTES(array) != k:
+            raise EncodeError(layout.owner, layout.names[i], f"must be contiguous {layout.columns[i]}, {n} rows")
+        run.fields.at[i] = <uint8_t*>cnp.PyArray_DATA(array)
+    run.offsets = NULL
+    run.text = NULL
+    if run.fields.n < layout.n:
+        if offsets is None or offsets.shape[0] != n + 1 or offsets[0]:
+            raise ValueError(f"offsets must be {n + 1} numbers, the first of them 0")
+        for k in range(n):
+            if offsets[k + 1] < offsets[k]:
+                raise ValueError("offsets must not decrease")
+        run.offsets = &offsets[0]
+        if layout.ops[run.fields.n].kind == ELEMENTS:
+            elements = columns[layout.names[run.fields.n]]
+            faulty = elements.layout()
+            total += elements.wire_size()
+            elements.rows_of(&run.items)
+            k = elements.rows
+        else:
+            text = columns[layout.names[run.fields.n]]
+            run.text = <const uint8_t*>PyBytes_AsString(text)
+            total += len(text)
+            k = len(text)
+        if offsets[n] != k:
+            raise ValueError(f"offsets end at {offsets[n]}, there are {k}")
+    if device_ids.shape[0] != n:
+        raise ValueError(f"{device_ids.shape[0]} device ids for {n} messages")
+    for k in range(n):
+        if not 0 <= device_ids[k] < len(names) // 20:
+            raise ValueError(f"there is no device {device_ids[k]}")
+        if not 0 <= time_ns[k] < (<int64_t>1 << 32) * 1000000000:
+            raise EncodeError(layout.owner, "time_ns", f"{time_ns[k]} ns is outside the years 1970 to 2106")
+    run.time_ns = &time_ns[0]
+    run.device_ids = &device_ids[0]
+    run.names = <const uint8_t*>PyBytes_AsString(names)
+    run.type12 = <const uint8_t*>PyBytes_AsString(layout.wire_type)
+    run.with_crc = crc
+    out = PyBytes_FromStringAndSize(NULL, total)
+    p = <uint8_t*>PyBytes_AsString(out)
+    with nogil:
+        bad = give_run(&run, p, n)
+    if bad >= 0:
+        raise EncodeError(faulty.owner, faulty.names[bad], "the fourth row must be 0 0 0 1")
+    return out
 
 # ---- counters ---------------------------------------------------------------------------------
 

@@ -116,17 +116,10 @@ class ElementList(Generic[E]):
         def __set__(self, obj: object, value: Iterable[E]) -> None: ...
 
 
-class _Column:
+class _Column(_core.Column):
     """Attribute access to one column of an element list."""
 
-    def __init__(self, i: int, field: Field) -> None:
-        self.i = i
-        self.field = field
-
-    def __get__(self, columns: Any, owner: Any = None) -> Any:
-        if columns is None:
-            return self
-        return columns.texts(self.i) if self.field.kind == "text" else columns.arrays[self.i]
+    __slots__ = ()
 
     def __set__(self, columns: Any, values: Any) -> None:
         target = columns.arrays[self.i]

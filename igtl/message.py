@@ -85,6 +85,7 @@ class MessageMeta(type):
             setattr(cls, field.name, _core.Slot(i, field))
         positional = tuple(f.name for f in declared if not f.hidden and not f.kw_only)
         type.__setattr__(cls, "__match_args__", positional)
+        _core.call_directly(cls)
         if type_name:
             cls.type_name = type_name  # type: ignore[attr-defined]
             for wire_name in (type_name, *aliases):

@@ -250,7 +250,8 @@ def type_of(row: str) -> str:
 
 def rows() -> list[str]:
     """Every row of the matrix: each type igtl has, some in several forms."""
-    types = [t for t, cls in igtl.message_types().items() if t == cls.type_name and t not in ROWS]
+    own = {t: cls for t, cls in igtl.message_types().items() if cls.__module__.startswith("igtl.")}
+    types = [t for t, cls in own.items() if t == cls.type_name and t not in ROWS]
     return sorted([*ROWS, *types], key=lambda row: ("_" in type_of(row), row))
 
 

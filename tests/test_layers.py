@@ -19,7 +19,7 @@ LAYERS = [
     "_core",
     "metadata units show elements message",
     "messages.general messages.geometry messages.imaging messages.tracking messages.queries",
-    "rtp log",
+    "rtp log batch",
     "protocol queues",
     "exchange pairing link",
     "sockets datagrams tls allow",
