@@ -29,8 +29,8 @@ cimport numpy as cnp
 
 import copy
 import operator
-import time
 from collections import Counter
+from time import monotonic
 
 import numpy as np
 
@@ -1281,6 +1281,14 @@ cdef class Record:
             raise EncodeError(self.layout.owner, "timestamp", f"{value} s is outside the years 1970 to 2106")
         self.stamp = raw
 
+    cdef int came_from(self, peer, double at) except -1:
+        """It has just arrived, at this time of the monotonic clock."""
+        cdef timespec t
+        timespec_get(&t, TIME_UTC)
+        self.peer = peer
+        self.received = t.tv_sec + 1e-9 * t.tv_nsec
+        self.received_monotonic = at
+
     cdef int keep(self, key, shown, raw) except -1:
         """raw is what stands on the wire for as long as the field says `shown` (its value, or for
         a coded part the bytes it encodes to)."""
@@ -2172,6 +2180,7 @@ cdef class StreamStats:
     cdef readonly uint64_t received, received_bytes, sent, sent_bytes
     cdef readonly dict lost
     cdef double last, interval, spread
+    cdef uint8_t[32] names          # type and device name as in the header
 
     def __init__(self, str type_name, str device_name):
         self.type_name = type_name
@@ -2195,7 +2204,7 @@ cdef class StreamStats:
 
     @property
     def age(self):
-        return time.monotonic() - self.last if self.received else None
+        return monotonic() - self.last if self.received else None
 
     @property
     def rate(self):
@@ -2218,6 +2227,7 @@ cdef class Stats:
     cdef readonly object errors
     cdef readonly object dropped
     cdef dict by_name           # type and device name, 32 bytes as in the header
+    cdef StreamStats last       # the one counted last: most often the next one too
 
     def __cinit__(self):
         self.errors = Counter()
@@ -2226,7 +2236,10 @@ cdef class Stats:
 
     cdef StreamStats stream_at(self, const uint8_t* names):
         cdef bint exact
-        cdef bytes key = PyBytes_FromStringAndSize(<const char*>names, 32)
+        cdef bytes key
+        if self.last is not None and memcmp(self.last.names, names, 32) == 0:
+            return self.last
+        key = PyBytes_FromStringAndSize(<const char*>names, 32)
         found = self.by_name.get(key)
         if found is None:
             if len(self.by_name) >= MAX_STREAMS:
@@ -2235,34 +2248,40 @@ cdef class Stats:
             if found is None:
                 names = <const uint8_t*>PyBytes_AsString(key)
                 found = StreamStats(text_of(names, 12, &exact), text_of(names + 12, 20, &exact))
+                memcpy((<StreamStats>found).names, names, 32)
                 self.by_name[key] = found
-        return <StreamStats>found
+        self.last = found
+        return self.last
 
     cdef StreamStats stream(self, const uint8_t[::1] wire):
         if wire.shape[0] < 34:
             raise ValueError("no message header")
         return self.stream_at(&wire[2])
 
-    def count_received(self, frame, double now):
-        """A whole message arrived: a Frame, or its bytes."""
-        cdef const uint8_t[::1] wire
-        cdef const uint8_t* p
-        cdef uint64_t size
-        if type(frame) is Frame:
-            p = (<Frame>frame).p
-        else:
-            wire = frame
-            if wire.shape[0] < HEADER:
-                raise ValueError("no message header")
-            p = &wire[0]
-        size = HEADER + get64(p + 42)
+    cdef void arrived(self, const uint8_t* p, double now) except *:
+        cdef uint64_t size = HEADER + get64(p + 42)
         self.received += 1
         self.received_bytes += size
         self.stream_at(p + 2).arrived(size, now)
 
-    def count_sent(self, const uint8_t[::1] wire, uint64_t size, int times=1):
+    def count_received(self, frame, double now):
+        """A whole message arrived: a Frame, or its bytes."""
+        cdef const uint8_t[::1] wire
+        if type(frame) is Frame:
+            self.arrived((<Frame>frame).p, now)
+            return
+        wire = frame
+        if wire.shape[0] < HEADER:
+            raise ValueError("no message header")
+        self.arrived(&wire[0], now)
+
+    def count_sent(self, wire, uint64_t size, int times=1):
         """A message whose first bytes these are was handed on."""
-        cdef StreamStats stream = self.stream(wire)
+        cdef StreamStats stream
+        if type(wire) is bytes and len(<bytes>wire) >= 34:
+            stream = self.stream_at(<const uint8_t*>PyBytes_AsString(wire) + 2)
+        else:
+            stream = self.stream(wire)
         self.sent += times
         self.sent_bytes += times * size
         stream.sent += times
@@ -2371,14 +2390,6 @@ cdef class Frame:
     def unpack(self, crc="verify"):
         return build(self.data, self.p, HEADER + <Py_ssize_t>get64(self.p + 42), policy_of(crc))
 
-    def unpack_from(self, peer, crc):
-        """As unpack, for a frame that has just arrived from this peer."""
-        cdef Record r = self.unpack(crc)
-        r.peer = peer
-        r.received = time.time()
-        r.received_monotonic = time.monotonic()
-        return r
-
     def __len__(self):
         return HEADER + get64(self.p + 42)
 
@@ -2388,7 +2399,6 @@ cdef class Frame:
     def __repr__(self):
         return f"<Frame {self.type_name} {self.device_name!r} {len(self)} bytes>"
 
-@cython.final
 cdef class Decoder:
     """Cuts a byte stream into frames; owns whatever has arrived in part.
 
@@ -2399,7 +2409,9 @@ cdef class Decoder:
     cdef public Stats stats             # counts what arrives
     cdef public uint64_t last_size      # of the last frame
     cdef readonly int peer_version      # highest header version so far
+    cdef double cut_at                  # time of the last frame, if stats are kept
     cdef Block buffer
+    cdef object view                    # memoryview of it
     cdef Py_ssize_t start, end          # of the bytes in buffer not yet consumed
     cdef Block large                    # frame being received into its own memory
     cdef Py_ssize_t filled
@@ -2409,7 +2421,11 @@ cdef class Decoder:
     def __init__(self, max_size=1 << 30, Stats stats=None):
         self.max_size = max_size
         self.stats = stats
-        self.buffer = Block(64 * 1024)
+        self.use(Block(64 * 1024))
+
+    cdef int use(self, Block buffer) except -1:
+        self.buffer = buffer
+        self.view = memoryview(buffer)
 
     cdef Frame found(self, object data, const uint8_t* p):
         cdef Frame frame = Frame.of(data, p)
@@ -2418,7 +2434,8 @@ cdef class Decoder:
         if version > self.peer_version:
             self.peer_version = version
         if self.stats is not None:
-            self.stats.count_received(frame, time.monotonic())
+            self.cut_at = monotonic()
+            self.stats.arrived(p, self.cut_at)
         return frame
 
     @property
@@ -2464,7 +2481,7 @@ cdef class Decoder:
         else:
             bigger = Block(max(64 * 1024, 2 * (pending + n)))
             memcpy(bigger.p, self.buffer.p + self.start, pending)
-            self.buffer = bigger
+            self.use(bigger)
         self.start = 0
         self.end = pending
 
@@ -2473,7 +2490,7 @@ cdef class Decoder:
         if self.large is not None and self.filled < self.large.size:
             return memoryview(self.large)[self.filled:]
         self.reserve(16 * 1024)
-        return memoryview(self.buffer)[self.end:]
+        return self.view[self.end:] if self.end else self.view
 
     def received(self, Py_ssize_t n):
         """n bytes were written to the start of what get_buffer returned."""
@@ -2495,6 +2512,9 @@ cdef class Decoder:
             MessageTooLarge: a header announces more than max_size; so does every later call.
             VersionError: a header version that does not exist; its body will be skipped.
         """
+        return self.cut()
+
+    cdef Frame cut(self):
         cdef Py_ssize_t total, have
         cdef uint64_t body, dropped
         cdef uint8_t* p
@@ -2537,7 +2557,74 @@ cdef class Decoder:
         self.filled = min(have, total)
         memcpy(self.large.p, p, self.filled)
         self.start += self.filled
-        return self.next_frame()
+        return self.cut()
+
+cdef class Stream(Decoder):
+    """The part of `igtl.Protocol` that every message passes: both directions, without I/O."""
+
+    cdef public object peer
+    cdef readonly bint cut_names
+    cdef int policy             # of the CRC
+    cdef readonly int fixed     # header version written; 0: the peer's
+
+    def __init__(self, max_size, Stats stats not None, crc, int fixed, bint cut_names, peer):
+        Decoder.__init__(self, max_size, stats)
+        self.policy = policy_of(crc)
+        self.fixed = fixed
+        self.cut_names = cut_names
+        self.peer = peer
+
+    def receive_data(self, data):
+        """Take bytes that arrived; they are copied."""
+        self.feed(data)
+
+    def take(self):
+        """The next message, or None while there is no whole one. Errors of a body are counted."""
+        cdef Frame frame = self.cut()
+        return None if frame is None else self.decode(frame)
+
+    cdef Record decode(self, Frame frame):
+        cdef Record r
+        try:
+            r = build(frame.data, frame.p, HEADER + <Py_ssize_t>get64(frame.p + 42), self.policy)
+        except ProtocolError as error:
+            self.stats.count_error(type(error).__name__, frame)
+            raise
+        if r.crc_ok is False:
+            self.stats.count_error("CRCError", frame)
+        r.came_from(self.peer, self.cut_at)
+        return r
+
+    def decoded(self, Frame frame not None):
+        """The message in a frame of this stream, as `take` gives it."""
+        return self.decode(frame)
+
+    @property
+    def version(self):
+        """Header version of what is sent now."""
+        return self.fixed or (2 if self.peer_version == 2 else 1)
+
+    cdef int version_for(self, Record r) except -1:
+        cdef int version = self.fixed or (2 if self.peer_version == 2 else 1)
+        if version == 1 and needs_v2(r):
+            raise EncodeError(
+                type(r).__name__, "metadata" if r._metadata else "message_id",
+                "this link still writes header version 1, which cannot carry it: connect with "
+                "version=2, or with hello=True and wait for an answer")
+        return version
+
+    def parts(self, message, *, bint crc=True):
+        """Buffers to write, one after the other, not counted as sent. Large data is not copied; a
+        Frame goes out as it came."""
+        if type(message) is Frame:
+            return [(<Frame>message).data]
+        return packed(message, self.version_for(message), crc, self.cut_names, False, NULL, 0)
+
+    def pack(self, message, *, bint crc=True):
+        """As `parts`, in one piece of its own: for whatever waits in a queue."""
+        if type(message) is Frame:
+            return bytes((<Frame>message).data)
+        return packed(message, self.version_for(message), crc, self.cut_names, True, NULL, 0)
 
 # ---- rotations (docs/protocol.md section 1.3) ---------------------------------------------------
 

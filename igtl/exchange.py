@@ -216,9 +216,9 @@ class _Anything(Selection):
         return True
 
 
-_ANYTHING = _Anything(Message)
+ANYTHING = _Anything(Message)
 
 
 def selection(kind: type[Message], name: str) -> Selection:
     """What `recv(kind, name)` wants."""
-    return _ANYTHING if kind is Message and name == "*" else Selection(kind, name)
+    return ANYTHING if kind is Message and name == "*" else Selection(kind, name)

@@ -112,7 +112,7 @@ class ReconnectingLink(Link):
                 except OSError as error:
                     self._pause(self._supervisor.failed(error))
                     continue
-                link._protocol._decoder.stats = self.stats  # one account over all of them
+                link._protocol.stats = self.stats  # one account over all of them
                 self._supervisor.connected()
                 try:
                     self._begin(link)
@@ -258,11 +258,11 @@ class ReconnectingLink(Link):
         link._transport.shutdown()  # ends the thread's watch
 
     def _pack(self, message: Message | Frame, crc: bool) -> Packed:
-        fixed = self._protocol._version
-        versions: set[int] = {1} if fixed == "auto" else {fixed}
-        if fixed == "auto" and isinstance(message, Message) and _core.needs_v2(message):
+        fixed = self._protocol.fixed
+        versions: set[int] = {fixed or 1}
+        if not fixed and isinstance(message, Message) and _core.needs_v2(message):
             versions = {1, 2}  # the peer's version is not known yet
-        return Packed(message, versions, crc=crc, cut_name=self._protocol._cut_names)
+        return Packed(message, versions, crc=crc, cut_name=self._protocol.cut_names)
 
     # -- receiving
 
@@ -282,13 +282,12 @@ class ReconnectingLink(Link):
                 except (MessageTooLarge, OSError) as error:
                     self._read_empty(link, error)
                     continue
-                self._protocol._decoder.last_size = link._protocol.last_size
+                self._protocol.last_size = link._protocol.last_size
                 return found
 
     def _decoded(self, frame: Frame) -> Message | None:
-        self._protocol._decoder.last_size = len(frame)
         try:
-            return self._protocol._unpack(frame)
+            return self._protocol.decoded(frame)
         except ProtocolError:
             if self._protocol._on_error == "raise":
                 raise

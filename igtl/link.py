@@ -45,7 +45,7 @@ class Inbox:
 
     def take(self, wanted: Wanted) -> Message | None:
         """The first that is wanted."""
-        return self._queue.take(wanted.matches) if self._queue else None
+        return self._queue.take(wanted.matches) if self._queue.bytes else None
 
     def ignore(self, exchange: Exchange) -> None:
         """Throw the answer to this away: nobody waits for it."""

@@ -16,8 +16,8 @@ from collections.abc import Iterator
 from typing import Any, Literal, Self
 
 from igtl import _core
-from igtl._core import Decoder, Frame, Stats
-from igtl.errors import EncodeError, MessageTooLarge, ProtocolError
+from igtl._core import Frame, Stats
+from igtl.errors import MessageTooLarge, ProtocolError, VersionError
 from igtl.log import log
 from igtl.message import CRCPolicy, Message
 from igtl.messages.general import Status
@@ -31,7 +31,7 @@ Parts = list[bytes | memoryview]
 """Buffers to be sent one after the other."""
 
 
-class Protocol:
+class Protocol(_core.Stream):
     """One connection's stream of messages.
 
     Args:
@@ -62,56 +62,13 @@ class Protocol:
             raise ValueError(f"version must be 'auto', 1 or 2, not {version!r}")
         if on_error not in ("raise", "skip"):
             raise ValueError(f"on_error must be 'raise' or 'skip', not {on_error!r}")
-        if crc not in ("verify", "warn", "off"):
-            raise ValueError(f"crc must be 'verify', 'warn' or 'off', not {crc!r}")
-        self._decoder = Decoder(max_size, Stats())
-        self._crc: CRCPolicy = crc
+        super().__init__(
+            max_size, Stats(), crc, 0 if version == "auto" else version, cut_names, peer
+        )
         self._on_error = on_error
-        self._version: Version = version
-        self._cut_names = cut_names
         self._warned = False
-        self.peer = peer
-
-    @property
-    def stats(self) -> Stats:
-        """Counters, see `igtl.Stats`."""
-        stats = self._decoder.stats
-        assert stats is not None
-        return stats
-
-    @property
-    def peer_version(self) -> int:
-        """Highest header version the peer has sent; 0 before its first message."""
-        return self._decoder.peer_version
-
-    @property
-    def last_size(self) -> int:
-        """Bytes of the last whole message."""
-        return self._decoder.last_size
 
     # -- receiving
-
-    def get_buffer(self) -> memoryview:
-        """Memory for the next bytes from the peer; large bodies go straight into their own."""
-        return self._decoder.get_buffer()
-
-    def received(self, n: int) -> None:
-        """n bytes were written to the start of what get_buffer returned."""
-        self._decoder.received(n)
-
-    def receive_data(self, data: Any) -> None:
-        """Take bytes that arrived; they are copied."""
-        self._decoder.feed(data)
-
-    @property
-    def at_boundary(self) -> bool:
-        """Whether the peer may close now without cutting a message."""
-        return self._decoder.at_boundary
-
-    @property
-    def waiting(self) -> int:
-        """Bytes that have arrived and nobody has taken: whoever has enough stops reading."""
-        return self._decoder.waiting
 
     def next_frame(self) -> Frame | None:
         """The next whole message as it came, or None. Wrong CRCs and bad bodies included.
@@ -120,16 +77,19 @@ class Protocol:
             MessageTooLarge, VersionError: see Protocol and Decoder.
         """
         try:
-            return self._decoder.next_frame()
-        except MessageTooLarge as error:
-            if not self.stats.errors["MessageTooLarge"]:
-                self.stats.count_error("MessageTooLarge")
-                log(logging.WARNING, "%s: %s", self.peer, error, peer=self.peer,
-                    size=error.size, cause=error)  # fmt: skip
-            raise
+            return super().next_frame()
         except ProtocolError as error:
-            self.stats.count_error(type(error).__name__)
+            self._count_header(error)
             raise
+
+    def _count_header(self, error: ProtocolError) -> None:
+        """A header is no good."""
+        if not isinstance(error, MessageTooLarge):
+            self.stats.count_error(type(error).__name__)
+        elif not self.stats.errors["MessageTooLarge"]:  # which is raised again and again
+            self.stats.count_error("MessageTooLarge")
+            log(logging.WARNING, "%s: %s", self.peer, error, peer=self.peer,
+                size=error.size, cause=error)  # fmt: skip
 
     def frames(self) -> Iterator[Frame]:
         """All whole messages so far, as they came: for relays and recorders."""
@@ -144,65 +104,40 @@ class Protocol:
         """The next message, or None while there is no whole one."""
         while True:
             try:
-                frame = self.next_frame()
-                if frame is None:
-                    return None
-                return self._unpack(frame)
-            except MessageTooLarge:
+                message = self.take()
+            except MessageTooLarge as error:
+                self._count_header(error)
                 raise
             except ProtocolError as error:
+                if isinstance(error, VersionError):
+                    self._count_header(error)
                 if self._on_error == "raise":
                     raise
                 log(logging.DEBUG, "skipped a bad message of %s: %s", self.peer, error,
                     peer=self.peer, size=self.last_size, cause=error)  # fmt: skip
+            else:
+                if message is not None and message.crc_ok is False:
+                    self._warn(message)
+                return message
 
-    def _unpack(self, frame: Frame) -> Message:
-        try:
-            message: Message = frame.unpack_from(self.peer, self._crc)
-        except ProtocolError as error:
-            self.stats.count_error(type(error).__name__, frame)
-            raise
+    def _warn(self, message: Message) -> None:
+        if not self._warned:
+            self._warned = True
+            log(logging.WARNING, "%s sends wrong CRCs, first in %r", self.peer, message,
+                peer=self.peer, type=message.type_name, device=message.device_name,
+                size=self.last_size, cause="CRCError")  # fmt: skip
+
+    def decoded(self, frame: Frame) -> Message:
+        """The message in a frame that was taken from `frames` before.
+
+        Raises:
+            ProtocolError: as next_message, and counted alike.
+        """
+        self.last_size = len(frame)
+        message = super().decoded(frame)
         if message.crc_ok is False:
-            self.stats.count_error("CRCError", frame)
-            if not self._warned:
-                self._warned = True
-                log(logging.WARNING, "%s sends wrong CRCs, first in %r", self.peer, message,
-                    peer=self.peer, type=message.type_name, device=message.device_name,
-                    size=len(frame), cause="CRCError")  # fmt: skip
+            self._warn(message)
         return message
-
-    # -- sending
-
-    @property
-    def version(self) -> Literal[1, 2]:
-        """Header version of what is sent now."""
-        if self._version == "auto":
-            return 2 if self._decoder.peer_version == 2 else 1
-        return self._version
-
-    def parts(self, message: Message | Frame, *, crc: bool = True) -> Parts:
-        """As `send`, but not counted as sent."""
-        if isinstance(message, Frame):
-            return [message.data]
-        return _core.pack(message, self._version_for(message), crc, self._cut_names, False)
-
-    def pack(self, message: Message | Frame, *, crc: bool = True) -> bytes:
-        """As `parts`, in one piece of its own: for whatever waits in a queue."""
-        if isinstance(message, Frame):
-            return bytes(message.data)
-        return message.pack(version=self._version_for(message), crc=crc, cut_name=self._cut_names)
-
-    def _version_for(self, message: Message) -> Literal[1, 2]:
-        version = self.version
-        if version == 1 and _core.needs_v2(message):
-            what = "metadata" if message.metadata else "message_id"
-            raise EncodeError(
-                type(message).__name__,
-                what,
-                "this link still writes header version 1, which cannot carry it: connect with "
-                "version=2, or with hello=True and wait for an answer",
-            )
-        return version
 
     def send(self, message: Message | Frame, *, crc: bool = True) -> Parts:
         """Buffers to write, one after the other. Large data is not copied; a Frame goes out as

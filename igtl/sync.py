@@ -16,6 +16,7 @@ from igtl import _core
 from igtl._core import Frame
 from igtl.errors import ConnectionClosed, MessageTooLarge
 from igtl.exchange import (
+    ANYTHING,
     Exchange,
     Selection,
     Stopping,
@@ -110,7 +111,7 @@ class Link(LinkBase):
             # perhaps cut in the middle of a message: whatever followed would be out of step
             self._close(linger=False)
             raise
-        self.stats.count_sent(head, size)
+        self._protocol.stats.count_sent(head, size)
 
     # -- receiving
 
@@ -161,7 +162,7 @@ class Link(LinkBase):
                 message = self._next(deadline)
             except TimeoutError:
                 raise self._inbox.no(wanted, timeout) from None
-            if wanted.matches(message):
+            if wanted is ANYTHING or wanted.matches(message):
                 return message
             self._inbox.put(message)
 

@@ -86,14 +86,14 @@ class Connection(asyncio.BufferedProtocol):
         return self.protocol.get_buffer()
 
     def buffer_updated(self, nbytes: int) -> None:
-        self._arrived(nbytes)
+        if self._discarding is None:
+            self._arrived(nbytes)
         self.on_bytes()
 
     def _arrived(self, nbytes: int) -> None:
-        if self._discarding is None:
-            self.protocol.received(nbytes)
-            if self.protocol.waiting > _AHEAD:
-                self.pause_reading()
+        self.protocol.received(nbytes)
+        if self.protocol.waiting > _AHEAD:
+            self.pause_reading()
 
     def eof_received(self) -> bool:
         self.ended = self.ended or True
@@ -136,16 +136,13 @@ class Connection(asyncio.BufferedProtocol):
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
-    async def more(self) -> None:
-        """Wait until bytes have arrived or the connection has ended."""
-        if self.ended:
-            return
+    def more(self) -> asyncio.Future[None]:
+        """Done when bytes have arrived or the connection has ended."""
         self.resume_reading()
         self._waiter = self._loop.create_future()
-        try:
-            await self._waiter
-        finally:
-            self._waiter = None
+        if self.ended:
+            self._wake()
+        return self._waiter
 
     # -- sending
 
@@ -167,14 +164,28 @@ class Connection(asyncio.BufferedProtocol):
         """Whether everything has left."""
         return not self.outbox and self._current is None and not self._buffered()
 
+    def put_now(self, wire: bytes) -> bool:
+        """Hand a packed message on past the queue, if nothing waits there; whether it was."""
+        if (
+            self._full
+            or self.outbox.bytes
+            or self._current is not None
+            or len(wire) > _SLICE
+            or not self._ready
+            or self._goodbye
+            or self.transport.is_closing()
+        ):
+            return False
+        self._write(wire)
+        self.protocol.stats.count_sent(wire, len(wire))
+        return True
+
     def put(self, wire: bytes, key: Hashable) -> None:
         """Queue a packed message, under the policy of the outbox."""
         if self._goodbye:
             self.protocol.stats.count_dropped(wire, "disconnected")
             return
-        if self._ready and not (self._full or self.outbox or self._current) and len(wire) <= _SLICE:
-            self._write(wire)  # nothing waits: past the queue
-            self.protocol.stats.count_sent(wire, len(wire))
+        if self.put_now(wire):
             return
         for dropped, cause in self.outbox.put(wire, len(wire), key):
             self.protocol.stats.count_dropped(dropped, cause)

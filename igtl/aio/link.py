@@ -20,6 +20,7 @@ from igtl.aio.connection import Arrival, Connection
 from igtl.aio.tls import TLSConnection
 from igtl.errors import ConnectionClosed, MessageTooLarge
 from igtl.exchange import (
+    ANYTHING,
     Exchange,
     Selection,
     Stopping,
@@ -97,6 +98,8 @@ class Link(LinkBase):
             TimeoutError: the peer took nothing for the link's write_timeout. The link ends.
         """
         wire = self._protocol.pack(message, crc=crc)
+        if self._connection.put_now(wire):
+            return
         if self._connection.outbox.policy == "block" or self._connection.is_over:
             await self._connection.put_wait(wire, wire[2:34], self._write_timeout)
         else:
@@ -131,39 +134,37 @@ class Link(LinkBase):
         """
         return await self._recv(selection(kind, name), timeout)
 
-    async def _recv(self, wanted: Wanted, timeout: float | None) -> Message:
-        message = self._inbox.take(wanted)
-        if message is not None:
-            return message
+    def _recv(self, wanted: Wanted, timeout: float | None) -> Coroutine[Any, Any, Message]:
         if timeout is None:
             timeout = self._read_timeout
-        if timeout is None:
-            return await self._next_wanted(wanted)
+        return self._next(wanted) if timeout is None else self._next_within(wanted, timeout)
+
+    async def _next_within(self, wanted: Wanted, timeout: float) -> Message:
         limit = asyncio.timeout(timeout)
         try:
             async with limit:
-                return await self._next_wanted(wanted)
+                return await self._next(wanted)
         except TimeoutError:
             if limit.expired():
                 raise self._inbox.no(wanted, timeout) from None
             raise
 
-    async def _next_wanted(self, wanted: Wanted) -> Message:
-        while True:
-            message = await self._next(self._protocol.next_message)
-            if wanted.matches(message):
-                return message
-            self._inbox.put(message)
-
-    async def _next(self, take: Callable[[], T | None]) -> T:
-        """What `take` finds in the protocol, as soon as it finds something."""
+    async def _next(self, wanted: Wanted) -> Message:
+        """The next message that is wanted."""
+        if (message := self._inbox.take(wanted)) is not None:
+            return message
         if self._receiving:
             raise RuntimeError("another task is receiving on this link")
         self._receiving = True
         try:
-            while (found := self._take(take)) is None:
-                await self._connection.more()
-            return found
+            while True:
+                message = self._take(self._protocol.next_message)
+                if message is None:
+                    await self._connection.more()
+                elif wanted is ANYTHING or wanted.matches(message):
+                    return message
+                else:
+                    self._inbox.put(message)
         finally:
             self._receiving = False
 
@@ -176,6 +177,8 @@ class Link(LinkBase):
             self._connection.abort()
             raise
         ended = self._connection.ended
+        if not (ended or self._closed or self.close_reason):
+            return None
         if self.close_reason is None and self._closed:
             self._end("this link was closed", clean=True)
         elif self.close_reason is None and ended is True:
@@ -193,7 +196,7 @@ class Link(LinkBase):
 
     async def __anext__(self) -> Message:
         try:
-            return await self.recv()
+            return await self._recv(ANYTHING, None)
         except (ConnectionClosed, MessageTooLarge) as error:
             if self._ends_iteration(error):
                 raise StopAsyncIteration from None
@@ -202,8 +205,16 @@ class Link(LinkBase):
     async def recv_frame(self, *, timeout: float | None = None) -> Frame:
         """The next message as it came, for relays and recorders: undecoded, its CRC unchecked.
         Messages that `recv` has queued are not among them."""
-        async with asyncio.timeout(self._read_timeout if timeout is None else timeout):
-            return await self._next(self._protocol.next_frame)
+        if self._receiving:
+            raise RuntimeError("another task is receiving on this link")
+        self._receiving = True
+        try:
+            async with asyncio.timeout(self._read_timeout if timeout is None else timeout):
+                while (frame := self._take(self._protocol.next_frame)) is None:
+                    await self._connection.more()
+                return frame
+        finally:
+            self._receiving = False
 
     async def frames(self) -> AsyncIterator[Frame]:
         """All messages as they come, until the peer closes cleanly; see recv_frame."""

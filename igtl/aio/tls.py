@@ -123,7 +123,8 @@ class TLSConnection(Connection):
                 if n == 0:
                     self.ended = True
                     break
-                self._arrived(n)
+                if self._discarding is None:
+                    self._arrived(n)
         except ssl.SSLWantReadError:
             pass
         except (ssl.SSLEOFError, ssl.SSLZeroReturnError):
