@@ -358,16 +358,50 @@ static void igtl_crc64_init(void)
         igtl_crc64 = igtl_crc64_form(best_first[i]);
 }
 
-/* Copy and CRC in one pass over memory: block by block, so that the CRC reads from cache. */
+#if defined(IGTL_CRC64_X86)
+/* memcpy past the caches, to memory that is aligned to 16 bytes: what is written whole need not be
+ * read first. For copies that no cache holds. */
+static void igtl_copy_streaming(uint8_t *to, const uint8_t *from, size_t n)
+{
+    for (size_t i = 0; i < n; i += 64) {
+        const __m128i a = _mm_loadu_si128((const __m128i *)(from + i));
+        const __m128i b = _mm_loadu_si128((const __m128i *)(from + i + 16));
+        const __m128i c = _mm_loadu_si128((const __m128i *)(from + i + 32));
+        const __m128i d = _mm_loadu_si128((const __m128i *)(from + i + 48));
+        _mm_stream_si128((__m128i *)(to + i), a);
+        _mm_stream_si128((__m128i *)(to + i + 16), b);
+        _mm_stream_si128((__m128i *)(to + i + 32), c);
+        _mm_stream_si128((__m128i *)(to + i + 48), d);
+    }
+}
+#else
+#define igtl_copy_streaming memcpy
+#define _mm_sfence() ((void)0)
+#endif
+
+/* Copy and CRC in one pass over memory: block by block, the CRC first, so that the copy reads from
+ * cache. (Behind it the CRC would wait for what has just been written.) */
 static uint64_t igtl_crc64_copy(uint8_t *to, const uint8_t *from, size_t n, uint64_t crc)
 {
-    const size_t block = 16384;
-    for (; n > block; to += block, from += block, n -= block) {
-        memcpy(to, from, block);
-        crc = igtl_crc64(to, block, crc);
+    const size_t block = 4096, large = (size_t)8 << 20;
+    if (n >= large) {
+        const size_t head = (64 - (uintptr_t)to % 64) % 64;
+        crc = igtl_crc64(from, head, crc);
+        memcpy(to, from, head);
+        to += head, from += head, n -= head;
+        for (; n > block; to += block, from += block, n -= block) {
+            crc = igtl_crc64(from, block, crc);
+            igtl_copy_streaming(to, from, block);
+        }
+        _mm_sfence();
     }
+    for (; n > block; to += block, from += block, n -= block) {
+        crc = igtl_crc64(from, block, crc);
+        memcpy(to, from, block);
+    }
+    crc = igtl_crc64(from, n, crc);
     memcpy(to, from, n);
-    return igtl_crc64(to, n, crc);
+    return crc;
 }
 
 #endif

@@ -70,10 +70,14 @@ def test_fused_copy_of_large_content() -> None:
     """pack() sums large data while copying it, pack_parts() without copying: same CRC."""
     import numpy as np
 
-    for size in (100, 5_000, 16_384, 16_385, 70_000, 1_000_000):
+    for size in (100, 5_000, 16_384, 16_385, 70_000, 1_000_000, (8 << 20) + 77):
         m = igtl.Unknown("BLOB", np.random.default_rng(size).bytes(size))
         wire = m.pack()
         assert wire[50:58] == fastcrc.crc64.ecma_182(wire[58:]).to_bytes(8, "big")
         assert b"".join(m.pack_parts()) == wire
         assert (len(m.pack_parts()) > 1) == (size >= 64 * 1024)
         assert m.pack(crc=False)[50:58] == bytes(8)
+    into = bytearray(len(wire) + 64)  # the last is copied past the caches, wherever it begins
+    for at in range(0, 64, 5):
+        assert m.pack_into(memoryview(into)[at:]) == len(wire)
+        assert into[at : at + len(wire)] == wire
