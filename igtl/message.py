@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
-from html import escape
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -237,6 +236,8 @@ class Message(_Declared):
         return f"<{' '.join(w for w in words if w)}>"
 
     def _repr_html_(self) -> str:
+        from html import escape  # with its table of entities, for notebooks only
+
         rows = [("device", self.device_name), ("time", _clock(self) if self.timestamp_raw else "–")]
         rows += [(name, short(value)) for name, value in self._contents()]
         rows += [(f"metadata {key}", value) for key, value in (self._meta or {}).items()]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ def plain(value: Any, arrays: bool) -> Any:
     """A JSON-able form of a field value."""
     if isinstance(value, np.ndarray):
         if not arrays and value.size > SHOWN:
-            digest = hashlib.sha256(np.ascontiguousarray(value).data).hexdigest()
+            digest = _sha256(np.ascontiguousarray(value).data)
             return {"dtype": str(value.dtype), "shape": list(value.shape), "sha256": digest}
         if value.dtype.kind == "c":
             return [plain(row, True) for row in value] if value.ndim > 1 else [
@@ -25,7 +24,7 @@ def plain(value: Any, arrays: bool) -> Any:
         raw = bytes(value)
         if arrays or len(raw) <= SHOWN:
             return raw.hex()
-        return {"bytes": len(raw), "sha256": hashlib.sha256(raw).hexdigest()}
+        return {"bytes": len(raw), "sha256": _sha256(raw)}
     if hasattr(value, "to_dict"):
         return value.to_dict(arrays=arrays)
     if isinstance(value, list | tuple) or hasattr(value, "__item__"):
@@ -33,6 +32,12 @@ def plain(value: Any, arrays: bool) -> Any:
     if isinstance(value, np.generic):
         return value.item()
     return int(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def _sha256(data: Any) -> str:
+    import hashlib  # loads OpenSSL: not for those who show no large data
+
+    return hashlib.sha256(data).hexdigest()
 
 
 def short(value: Any) -> str:
