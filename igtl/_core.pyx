@@ -474,7 +474,7 @@ cdef class Layout:
         if op.kind == FLOAT:
             return float(value)
         if op.kind == MATRIX:
-            return as_matrix(value, self.owner, self.fields[i].name)
+            return as_matrix(value, self.owner, self.names[i])
         if op.kind == ARRAY:
             return self._coerce_array(i, value)
         if op.kind in (TEXT, STRING, ZERO_ENDED):
