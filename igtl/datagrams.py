@@ -17,7 +17,7 @@ from collections import OrderedDict
 from typing import Any, Self
 
 from igtl import rtp
-from igtl._core import Frame, Stats, stream_head, unpack
+from igtl._core import Frame, Stats, unpack
 from igtl.errors import BodyError, MessageTooLarge, ProtocolError
 from igtl.log import log
 from igtl.message import CRCPolicy, Message
@@ -274,18 +274,17 @@ class Incoming(Socket):
         message.received_kernel = stamp
         self.stats.count_received(wire, now)
         if data is wire:
-            self._watch_stamp(message, address)
+            self._watch_stamp(message, (address, wire[2:34]))
         if message.crc_ok is False:
             self.stats.errors["CRCError"] += 1
         return message
 
     # -- order
 
-    def _watch_stamp(self, message: Message, address: Any) -> None:
+    def _watch_stamp(self, message: Message, key: Any) -> None:
         stamp = message.timestamp_raw
         if not stamp:
             return
-        key = address, stream_head(message)
         newest, last_id = self._stamps.pop(key, (0, 0))
         if newest and stamp < newest:
             self.reordered += 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import sys
 import time
 from typing import Any, Self
 
@@ -11,6 +12,9 @@ from igtl._core import Frame
 from igtl.datagrams import Incoming, Outgoing
 from igtl.errors import ConnectionClosed
 from igtl.message import Message
+
+
+_LINUX = sys.platform == "linux"
 
 
 class Sender(Outgoing):
@@ -46,7 +50,10 @@ class Receiver(Incoming):
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
             try:
-                self._readable(None if deadline is None else deadline - time.monotonic())
+                if deadline is not None:
+                    self._readable(deadline - time.monotonic())
+                elif not _LINUX:  # elsewhere nothing but a time-out ends a receive
+                    self._readable(None)
                 data, address, stamp = self._receive()
             except TimeoutError:
                 raise TimeoutError(f"no message within {timeout} s") from None
