@@ -1,173 +1,33 @@
-"""What the links cost beyond the system: `python benchmarks/links.py [--json FILE] [--seconds S]`.
+"""What the links cost beyond the system: round trips, one way rates, a large image, UDP.
 
-Round trips of one TRANSFORM, one way rates, a 52 MB image, and a UDP loop at 120 Hz, each against
-bare sockets (or bare asyncio protocols) that make the same system calls. Contenders are
-interleaved in one run, both ends pinned to one processor where that can be done, since a round
-trip across two is another thing. Best and median of the repeats; the ratio is of the medians.
+Bare sockets, and bare asyncio protocols, make the same system calls for a message: one to send it
+and one to receive it. For a round trip both ends share one processor, since one across two
+processors is another thing (several times slower, and bimodal); what flows one way has both.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import json
-import multiprocessing
-import os
-import platform
+import importlib.util
 import socket
 import statistics
-import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 
 import igtl
 import igtl.aio
+from benchmarks import peers
+from benchmarks.ends import POSE, SIZE, WIRE, Ends, recv_exactly, running
+from benchmarks.measure import CPUS, ONE, OTHER, Found, Row, percentiles, pin, say
 
-POSE = igtl.Transform(np.eye(4), device_name="Probe")
-WIRE = POSE.pack()
-SIZE = len(WIRE)
-VOLUME = igtl.Image(np.random.default_rng(1).integers(0, 4000, (100, 512, 512), np.uint16))
-
-
-# ---- the other end, in a process of its own -----------------------------------------------------
+Samples = dict[str, list[float]]
 
 
-def recv_exactly(sock: socket.socket, buffer: memoryview) -> bool:
-    while buffer:
-        n = sock.recv_into(buffer)
-        if n == 0:
-            return False
-        buffer = buffer[n:]
-    return True
-
-
-def bare_echo(sock: socket.socket) -> None:
-    buffer = memoryview(bytearray(SIZE))
-    while recv_exactly(sock, buffer):
-        sock.sendall(buffer)
-
-
-def bare_sink(sock: socket.socket) -> None:
-    """One message of the size that comes first, then a byte back; over and over."""
-    head = memoryview(bytearray(8))
-    while recv_exactly(sock, head):
-        buffer = memoryview(bytearray(int.from_bytes(head, "big")))
-        recv_exactly(sock, buffer)
-        sock.sendall(b"!")
-
-
-def igtl_echo(link: igtl.Link) -> None:
-    for m in link:
-        link.send(m)
-
-
-def igtl_sink(link: igtl.Link) -> None:
-    for m in link:
-        if isinstance(m, igtl.Image):
-            link.send(igtl.Status.ok())
-
-
-class BareEcho(asyncio.Protocol):
-    def connection_made(self, transport: Any) -> None:
-        self.transport = transport
-        self.data = b""
-
-    def data_received(self, data: bytes) -> None:
-        self.data += data
-        while len(self.data) >= SIZE:
-            self.transport.write(self.data[:SIZE])
-            self.data = self.data[SIZE:]
-
-
-def servers(control: Any, cpu: int | None) -> None:
-    """All the other ends; only the one in use has anything to do."""
-    pin(cpu)
-
-    def accept(work: Callable[[socket.socket], None]) -> int:
-        listening = socket.create_server(("127.0.0.1", 0))
-
-        def run() -> None:
-            while True:
-                sock, _ = listening.accept()
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                threading.Thread(target=work, args=(sock,), daemon=True).start()
-
-        threading.Thread(target=run, daemon=True).start()
-        return int(listening.getsockname()[1])
-
-    def listen(work: Callable[[igtl.Link], None]) -> int:
-        listener = igtl.listen(port=0)
-
-        def run() -> None:
-            for link in listener:
-                threading.Thread(target=work, args=(link,), daemon=True).start()
-
-        threading.Thread(target=run, daemon=True).start()
-        return listener.port
-
-    ports = {
-        "bare": accept(bare_echo), "igtl": listen(igtl_echo), "bare sink": accept(bare_sink),
-        "igtl sink": listen(igtl_sink),
-    }  # fmt: skip
-    udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    udp.bind(("127.0.0.1", 0))
-    receiver = igtl.udp.Receiver(0)
-
-    def udp_bare() -> None:
-        while True:
-            data, address = udp.recvfrom(65507)
-            udp.sendto(data, address)
-
-    def udp_igtl() -> None:
-        for m, address in receiver:
-            receiver._sock.sendto(m.pack(), address)
-
-    for work in (udp_bare, udp_igtl):
-        threading.Thread(target=work, daemon=True).start()
-    ports |= {"bare udp": udp.getsockname()[1], "igtl udp": receiver.port}
-
-    async def main() -> None:
-        loop = asyncio.get_running_loop()
-        bare = await loop.create_server(BareEcho, "127.0.0.1", 0)
-        ports["bare aio"] = bare.sockets[0].getsockname()[1]
-        listener = await igtl.aio.listen(port=0)
-        ports["igtl aio"] = listener.port
-        control.send(ports)
-        tasks = set()
-
-        async def echo(link: igtl.aio.Link) -> None:
-            async for m in link:
-                await link.send(m)
-
-        async for link in listener:
-            task = asyncio.create_task(echo(link))
-            tasks.add(task)
-            task.add_done_callback(tasks.discard)
-
-    asyncio.run(main())
-
-
-def pin(cpu: int | None) -> None:
-    if cpu is not None:
-        os.sched_setaffinity(0, {cpu})
-
-
-# ---- this end -----------------------------------------------------------------------------------
-
-
-def percentiles(samples: list[float]) -> dict[str, float]:
-    samples = sorted(samples)
-    return {
-        "best": samples[0],
-        "p50": statistics.median(samples),
-        "p99": samples[int(0.99 * (len(samples) - 1))],
-    }
-
-
-def timed(n: int, once: Callable[[], None]) -> list[float]:
+def singly(n: int, once: Callable[[], object]) -> list[float]:
+    """Seconds of each of n repetitions."""
     out = []
     for _ in range(n):
         start = time.perf_counter()
@@ -176,32 +36,44 @@ def timed(n: int, once: Callable[[], None]) -> list[float]:
     return out
 
 
-def interleaved(contenders: dict[str, Callable[[], list[float]]], rounds: int) -> dict[str, Any]:
-    samples: dict[str, list[float]] = {name: [] for name in contenders}
-    for _ in range(rounds):
-        for name, run in contenders.items():
-            samples[name] += run()
-    return {name: percentiles(s) for name, s in samples.items()}
+def best_of(processes: list[dict[str, Found]]) -> dict[str, Found]:
+    """Of several pairs of processes: the median of each figure. Memory lies differently in each,
+    which alone makes some of them a fifth slower."""
+    return {
+        name: {key: statistics.median(p[name][key] for p in processes) for key in found}
+        for name, found in processes[0].items()
+    }
 
 
-def round_trips(ports: dict[str, int]) -> dict[str, Any]:
-    sock = socket.create_connection(("127.0.0.1", ports["bare"]))
+# ---- round trips --------------------------------------------------------------------------------
+
+
+def bare_socket(port: int) -> socket.socket:
+    sock = socket.create_connection(("127.0.0.1", port))
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return sock
+
+
+def round_trips(ends: Ends, rounds: int) -> dict[str, Found]:
     buffer = memoryview(bytearray(SIZE))
+    samples: Samples = {"igtl": [], "limit": []}
+    with (
+        bare_socket(ends.ports["bare"]) as sock,
+        igtl.connect("127.0.0.1", ends.ports["igtl"]) as link,
+    ):
 
-    def bare() -> None:
-        sock.sendall(WIRE)
-        recv_exactly(sock, buffer)
-
-    with sock, igtl.connect("127.0.0.1", ports["igtl"]) as link:
+        def bare() -> None:
+            sock.sendall(WIRE)
+            recv_exactly(sock, buffer)
 
         def ours() -> None:
             link.send(POSE)
             link.recv()
 
-        return interleaved(
-            {"bare sockets": lambda: timed(200, bare), "igtl": lambda: timed(200, ours)}, 50
-        )
+        for _ in range(rounds):
+            samples["limit"] += singly(200, bare)
+            samples["igtl"] += singly(200, ours)
+    return {name: percentiles(s) for name, s in samples.items()}
 
 
 class BareClient(asyncio.Protocol):
@@ -217,55 +89,150 @@ class BareClient(asyncio.Protocol):
             self.waiter.set_result(None)
 
 
-async def aio_round_trips(ports: dict[str, int]) -> dict[str, Any]:
+async def aio_round_trips(ends: Ends, rounds: int) -> dict[str, Found]:
     loop = asyncio.get_running_loop()
-    _, bare = await loop.create_connection(BareClient, "127.0.0.1", ports["bare aio"])
-    samples: dict[str, list[float]] = {"bare asyncio": [], "igtl.aio": []}
-    async with igtl.aio.connect("127.0.0.1", ports["igtl aio"]) as link:
-        for _ in range(50):
+    _, bare = await loop.create_connection(BareClient, "127.0.0.1", ends.ports["bare aio"])
+    samples: Samples = {"igtl": [], "limit": []}
+    async with igtl.aio.connect("127.0.0.1", ends.ports["igtl aio"]) as link:
+        for _ in range(rounds):
             for _ in range(200):
                 start = time.perf_counter()
                 bare.waiter = loop.create_future()
                 bare.transport.write(WIRE)
                 await bare.waiter
-                samples["bare asyncio"].append(time.perf_counter() - start)
+                samples["limit"].append(time.perf_counter() - start)
             for _ in range(200):
                 start = time.perf_counter()
                 await link.send(POSE)
                 await link.recv()
-                samples["igtl.aio"].append(time.perf_counter() - start)
+                samples["igtl"].append(time.perf_counter() - start)
     bare.transport.close()
     return {name: percentiles(s) for name, s in samples.items()}
 
 
-def volumes(ports: dict[str, int]) -> dict[str, Any]:
-    """One way, until the other end says that it has all of it; igtl verifies the CRC."""
-    whole = VOLUME.pack()
-    sock = socket.create_connection(("127.0.0.1", ports["bare sink"]))
+def official_round_trips() -> Found | None:
+    """The official library at both ends, each in a process of its own."""
+    program = peers.cpp()
+    if program is None:
+        return None
+    try:
+        timed = program("round trip")
+        assert timed is not None
+        timed(1000)
+        return percentiles(timed(1) for _ in range(5000))
+    finally:
+        program.close()
 
-    def bare() -> None:
-        sock.sendall(len(whole).to_bytes(8, "big"))
-        sock.sendall(whole)
-        sock.recv(1)
 
-    with sock, igtl.connect("127.0.0.1", ports["igtl sink"]) as link:
+def pyigtl_round_trips(ends: Ends) -> Found | None:
+    if importlib.util.find_spec("pyigtl") is None:
+        return None
+    import pyigtl
+
+    ends.start_pyigtl()
+    client = pyigtl.OpenIGTLinkClient("127.0.0.1", ends.ports["pyigtl"])
+    message = pyigtl.TransformMessage(np.eye(4), device_name="Probe")
+
+    def once() -> None:
+        client.send_message(message, wait=True)
+        client.wait_for_message("Probe", timeout=5)
+
+    try:
+        once()
+        return percentiles(singly(60, once))
+    finally:
+        client.stop()
+
+
+# ---- one way ------------------------------------------------------------------------------------
+
+
+def order_of(wire: bytes, times: int) -> bytes:
+    return len(wire).to_bytes(8, "big") + times.to_bytes(8, "big")
+
+
+def one_way(ends: Ends, message: igtl.Message, times: int, rounds: int) -> dict[str, Found]:
+    """Seconds a message, until the other end says that it has them all; igtl checks the CRC."""
+    wire = message.pack()
+    samples: Samples = {"igtl": [], "limit": []}
+    with (
+        bare_socket(ends.ports["bare sink"]) as sock,
+        igtl.connect("127.0.0.1", ends.ports["igtl sink"]) as link,
+    ):
+
+        def bare() -> None:
+            sock.sendall(order_of(wire, times))
+            for _ in range(times):
+                sock.sendall(wire)
+            sock.recv(1)
 
         def ours() -> None:
-            link.send(VOLUME)
+            for _ in range(times):
+                link.send(message)
+            link.send(igtl.Status.ok())
             link.recv()
 
-        return interleaved(
-            {"bare sockets": lambda: timed(1, bare), "igtl": lambda: timed(1, ours)}, 20
-        )
+        for _ in range(rounds):
+            samples["limit"] += singly(1, bare)
+            samples["igtl"] += singly(1, ours)
+    return {name: percentiles(t / times for t in s) for name, s in samples.items()}
 
 
-def udp_loop(ports: dict[str, int], seconds: float) -> dict[str, Any]:
-    """A loop at 120 Hz: how late each datagram leaves, and how soon its echo is back."""
+class Answered(asyncio.Protocol):
+    def connection_made(self, transport: Any) -> None:
+        self.transport = transport
+        self.waiter: Any = None
+        self.room = asyncio.Event()
+        self.room.set()
+
+    def data_received(self, data: bytes) -> None:
+        self.waiter.set_result(None)
+
+    def pause_writing(self) -> None:
+        self.room.clear()
+
+    def resume_writing(self) -> None:
+        self.room.set()
+
+
+async def aio_one_way(ends: Ends, times: int, rounds: int) -> dict[str, Found]:
+    loop = asyncio.get_running_loop()
+    _, bare = await loop.create_connection(Answered, "127.0.0.1", ends.ports["bare aio sink"])
+    samples: Samples = {"igtl": [], "limit": []}
+    async with igtl.aio.connect("127.0.0.1", ends.ports["igtl aio sink"]) as link:
+        for _ in range(rounds):
+            start = time.perf_counter()
+            bare.waiter = loop.create_future()
+            for _ in range(times):
+                if not bare.room.is_set():
+                    await bare.room.wait()
+                bare.transport.write(WIRE)
+            bare.transport.write(b"?" + WIRE[1:])
+            await bare.waiter
+            samples["limit"].append((time.perf_counter() - start) / times)
+            start = time.perf_counter()
+            for _ in range(times):
+                await link.send(POSE)
+            await link.send(igtl.Status.ok())
+            await link.recv()
+            samples["igtl"].append((time.perf_counter() - start) / times)
+    bare.transport.close()
+    return {name: percentiles(s) for name, s in samples.items()}
+
+
+# ---- UDP ----------------------------------------------------------------------------------------
+
+
+def udp_loop(ends: Ends, seconds: float) -> dict[str, Any]:
+    """A control loop at 120 Hz: how late each datagram leaves, and how soon its echo is back."""
+    late: Samples = {"igtl": []}
+    back: Samples = {"igtl": [], "limit": []}
+    lost = 0
     sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    sock.connect(("127.0.0.1", ports["bare udp"]))
-    out: dict[str, Any] = {}
-    with sock, igtl.udp.Sender("127.0.0.1", ports["igtl udp"]) as sender:
-        sender._sock.settimeout(5)
+    sock.connect(("127.0.0.1", ends.ports["bare udp"]))
+    sock.settimeout(2)
+    with sock, igtl.udp.Sender("127.0.0.1", ends.ports["igtl udp"]) as sender:
+        sender._sock.settimeout(2)
 
         def bare() -> None:
             sock.send(WIRE)
@@ -276,73 +243,126 @@ def udp_loop(ports: dict[str, int], seconds: float) -> dict[str, Any]:
             igtl.unpack(sender._sock.recv(65507))
 
         rounds = max(1, round(seconds / 4))
-        for mode in ("lazy", "precise"):
-            late: list[float] = []
-            back: dict[str, list[float]] = {"bare": [], "igtl": []}
-            for _ in range(rounds):
-                for name, once in (("bare", bare), ("igtl", ours)):
-                    rate = igtl.Rate(120, mode=mode)  # type: ignore[arg-type]
-                    start = 0.0
-                    for tick in rate:
-                        now = time.perf_counter()
-                        start = start or now - tick * rate.period
-                        late.append(now - (rate._start or 0) - tick * rate.period)
+        for _ in range(rounds):
+            for name, once in (("limit", bare), ("igtl", ours)):
+                rate = igtl.Rate(120)
+                for tick in rate:
+                    now = time.perf_counter()
+                    if name == "igtl":
+                        late[name].append(max(0.0, now - (rate._start or 0) - tick * rate.period))
+                    try:
                         once()
                         back[name].append(time.perf_counter() - now)
-                        if tick >= 60 * seconds / rounds / 2:
-                            break
-            out[mode] = {
-                "send-time error": percentiles(late),
-                "bare round trip": percentiles(back["bare"]),
-                "igtl round trip": percentiles(back["igtl"]),
+                    except TimeoutError:
+                        lost += name == "igtl"
+                    if tick >= 120 * seconds / rounds:
+                        break
+    return {
+        "late": {name: percentiles(s) for name, s in late.items()},
+        "back": {name: percentiles(s) for name, s in back.items()},
+        "lost": {"igtl": {"best": lost, "p50": lost}},
+    }
+
+
+def udp_maximum(rounds: int) -> dict[str, Found]:
+    """As many datagrams as one thread can send; nobody needs to receive them."""
+    samples: Samples = {"igtl": [], "limit": []}
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as quiet:
+        quiet.bind(("127.0.0.1", 0))
+        address = quiet.getsockname()
+        with (
+            socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock,
+            igtl.udp.Sender("127.0.0.1", address[1]) as sender,
+        ):
+            for _ in range(rounds):
+                samples["limit"] += [sum(singly(2000, lambda: sock.sendto(WIRE, address))) / 2000]
+                samples["igtl"] += [sum(singly(2000, lambda: sender.send(POSE))) / 2000]
+    return {name: percentiles(s) for name, s in samples.items()}
+
+
+# ---- rates --------------------------------------------------------------------------------------
+
+
+def paced(hz: float, seconds: float, once: Callable[[], object]) -> float:
+    """Processor time of a message, at a rate: whatever is due is sent, then the loop sleeps."""
+    busy, start = time.process_time(), time.perf_counter()
+    sent = 0
+    while (now := time.perf_counter() - start) < seconds:
+        while sent < now * hz:
+            once()
+            sent += 1
+        time.sleep(1 / min(hz, 1000))
+    return (time.process_time() - busy) / sent
+
+
+def rates(*, quick: bool = False) -> list[dict[str, float]]:
+    """Processor time of a sent TRANSFORM from 10 to 100,000 Hz."""
+    pin({ONE})
+    out = []
+    with (
+        running(OTHER) as ends,
+        bare_socket(ends.ports["bare sink"]) as sock,
+        igtl.connect("127.0.0.1", ends.ports["igtl sink"]) as link,
+    ):
+        sock.sendall(order_of(WIRE, 1 << 40))
+        for hz in (10, 100, 1000, 10_000, 100_000):
+            seconds = 0.5 if quick else max(1.0, 20 / hz)
+            found = {
+                "limit": paced(hz, seconds, lambda: sock.sendall(WIRE)),
+                "igtl": paced(hz, seconds, lambda: link.send(POSE)),
             }
+            out.append({"hz": hz, **found})
+    pin(CPUS)
     return out
 
 
-def row(name: str, result: dict[str, Any], unit: float, suffix: str) -> str:
-    names = list(result)
-    cells = [
-        f"{n}: best {result[n]['best'] * unit:.1f}, p50 {result[n]['p50'] * unit:.1f}, "
-        f"p99 {result[n]['p99'] * unit:.1f} {suffix}"
-        for n in names
-    ]
-    ratio = result[names[-1]]["p50"] / result[names[-2]]["p50"]
-    return f"{name:<28} {' | '.join(cells)} | ratio {ratio:.2f}"
+# ---- rows ---------------------------------------------------------------------------------------
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--json", help="also write the results to this file")
-    parser.add_argument("--seconds", type=float, default=8, help="of the UDP loop")
-    options = parser.parse_args()
-    cpu = max(os.sched_getaffinity(0)) if hasattr(os, "sched_setaffinity") else None
-    control, theirs = multiprocessing.get_context("spawn").Pipe()
-    process = multiprocessing.get_context("spawn").Process(
-        target=servers, args=(theirs, cpu), daemon=True
+def run(*, quick: bool = False) -> Iterator[Row]:
+    rounds, pairs = (5, 1) if quick else (25, 5)
+    pin({ONE})
+    blocking, aio = [], []
+    for _ in range(pairs):
+        with running(ONE) as ends:
+            blocking.append(round_trips(ends, rounds))
+            aio.append(asyncio.run(aio_round_trips(ends, rounds)))
+    row = Row(
+        "links", "TRANSFORM round trip, blocking", best_of(blocking), 1.3, "limit", "bare sockets"
     )
-    process.start()
-    ports = control.recv()
-    pin(cpu)
-    results = {
-        "machine": f"{platform.platform()}, Python {platform.python_version()}",
-        "blocking round trip": round_trips(ports),
-        "asyncio round trip": asyncio.run(aio_round_trips(ports)),
-        "udp at 120 Hz": udp_loop(ports, options.seconds),
-    }
-    if cpu is not None:  # the image needs both ends at work
-        os.sched_setaffinity(0, set(range(os.cpu_count() or 1)) - {cpu} or {cpu})
-    results["52 MB one way"] = volumes(ports)
-    process.kill()
-    print(results["machine"])
-    for name in ("blocking round trip", "asyncio round trip"):
-        print(row(name, results[name], 1e6, "us"))
-    print(row("52 MB one way", results["52 MB one way"], 1e3, "ms"))
-    for mode, result in results["udp at 120 Hz"].items():
-        print(row(f"udp at 120 Hz, {mode}", result, 1e6, "us"))
-    if options.json:
-        with open(options.json, "w") as file:
-            json.dump(results, file, indent=1)
+    if (official := official_round_trips()) is not None:
+        row.found["C++"] = official
+    say(f"  {row.name}")
+    with running(ONE) as ends:
+        if (theirs := pyigtl_round_trips(ends)) is not None:
+            row.found["pyigtl"] = theirs
+    yield row
+    name = "TRANSFORM round trip, asyncio"
+    yield Row("links", name, best_of(aio), 1.25, "limit", "bare asyncio")
+    say(f"  {name}")
 
-
-if __name__ == "__main__":
-    main()
+    pin({ONE})
+    with running(OTHER) as ends:
+        found = one_way(ends, POSE, 2000, rounds)
+        name = "TRANSFORM one way, blocking"
+        yield Row("links", name, found, 1 / 0.6, "limit", "bare sockets", rate=True)
+        found = asyncio.run(aio_one_way(ends, 2000, rounds))
+        name = "TRANSFORM one way, asyncio"
+        yield Row("links", name, found, 1 / 0.6, "limit", "bare asyncio", rate=True)
+        say(f"  {name}")
+        volume = np.random.default_rng(1).integers(0, 4000, (100, 512, 512), np.uint16)
+        found = one_way(ends, igtl.Image(volume), 1, 5 if quick else 20)
+        name = "IMAGE 512x512x100 u16 one way, CRC checked"
+        yield Row("links", name, found, 1 / 0.9, "limit", "bare sockets", rate=True)
+        say(f"  {name}")
+    with running(ONE) as ends:
+        found = udp_loop(ends, 4 if quick else 60)
+    name = "UDP TRANSFORM at 120 Hz"
+    yield Row("links", f"{name}, lost", found["lost"], 0, "absolute", unit="messages")
+    yield Row("links", f"{name}, sent too late (p99)", found["late"], 0.2e-3, "absolute")
+    yield Row("links", f"{name}, round trip", found["back"], 1.3, "limit", "bare sockets")
+    say(f"  {name}")
+    found = udp_maximum(rounds)
+    name = "UDP TRANSFORM, as many as one thread sends"
+    yield Row("links", name, found, 1 / 0.7, "limit", "bare sendto", rate=True)
+    pin(CPUS)

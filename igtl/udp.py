@@ -13,7 +13,6 @@ from igtl.datagrams import Incoming, Outgoing
 from igtl.errors import ConnectionClosed
 from igtl.message import Message
 
-
 _LINUX = sys.platform == "linux"
 
 

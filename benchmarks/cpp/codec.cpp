@@ -12,9 +12,15 @@
 #include <string>
 #include <vector>
 
+#include <signal.h>
+#include <sys/prctl.h>
+#include <unistd.h>
+
+#include "igtlClientSocket.h"
 #include "igtlImageMessage.h"
 #include "igtlMessageHeader.h"
 #include "igtlPointMessage.h"
+#include "igtlServerSocket.h"
 #include "igtlTrackingDataMessage.h"
 #include "igtlTransformMessage.h"
 #include "igtl_util.h"
@@ -152,8 +158,56 @@ static void add_tools(int count)
   };
 }
 
+static TransformMessage::Pointer received(Socket* socket)
+{
+  MessageHeader::Pointer header = MessageHeader::New();
+  header->InitPack();
+  if (socket->Receive(header->GetPackPointer(), header->GetPackSize()) != header->GetPackSize())
+    {
+    std::exit(0);
+    }
+  header->Unpack();
+  TransformMessage::Pointer message = TransformMessage::New();
+  message->SetMessageHeader(header);
+  message->AllocatePack();
+  socket->Receive(message->GetPackBodyPointer(), message->GetPackBodySize());
+  message->Unpack(1);
+  return message;
+}
+
+// The library at both ends of a connection: the other one is a process of its own.
+static void round_trip()
+{
+  static ClientSocket::Pointer client;
+  static TransformMessage::Pointer message = transform();
+  if (client.IsNull())
+    {
+    ServerSocket::Pointer server = ServerSocket::New();
+    server->CreateServer(0);
+    if (fork() == 0)
+      {
+      prctl(PR_SET_PDEATHSIG, SIGKILL);
+      igtl::Socket::Pointer peer = server->WaitForConnection(10000).GetPointer();
+      for (;;)
+        {
+        TransformMessage::Pointer got = received(peer);
+        got->Pack();
+        peer->Send(got->GetPackPointer(), got->GetPackSize());
+        }
+      }
+    client = ClientSocket::New();
+    client->ConnectToServer("127.0.0.1", server->GetServerPort());
+    }
+  message->Pack();
+  client->Send(message->GetPackPointer(), message->GetPackSize());
+  Matrix4x4 pose;
+  received(client)->GetMatrix(pose);
+  sink = sink + static_cast<std::uint64_t>(pose[0][3]);
+}
+
 int main()
 {
+  works["round trip"] = round_trip;
   TransformMessage::Pointer reused = transform();
   const Bytes wire = packed(reused);
   works["TRANSFORM pack"] = [&] {
@@ -170,11 +224,11 @@ int main()
     unpacked<TransformMessage>(wire)->GetMatrix(pose);
     sink = sink + static_cast<std::uint64_t>(pose[0][3]);
   };
-  for (int count : {1, 5, 20, 50, 200})
+  for (int count : {1, 2, 5, 10, 20, 50, 100, 200})
     {
     add_tools(count);
     }
-  for (int side : {64, 256, 1024, 4096})
+  for (int side : {64, 128, 256, 512, 1024, 2048, 4096})
     {
     add_image("IMAGE " + std::to_string(side) + "x" + std::to_string(side) + " u8", side, side, 1, 3);
     }
@@ -198,7 +252,7 @@ int main()
       sink = sink + static_cast<std::uint64_t>(position[1]);
       }
   };
-  for (std::size_t size : {std::size_t(48), std::size_t(52428800)})
+  for (std::size_t size : {48, 1048576, 52428800})
     {
     auto data = std::make_shared<Bytes>(size, 7);
     works["CRC-64 " + std::to_string(size)] = [=] { sink = sink + crc64(data->data(), size, 0); };

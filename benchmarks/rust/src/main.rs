@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::hint::black_box;
 use std::io::{stdin, BufRead};
+use std::panic::{catch_unwind, set_hook, AssertUnwindSafe};
 use std::time::Instant;
 
 use openigtlink_rust::protocol::crc::calculate_crc;
@@ -42,7 +43,7 @@ fn main() {
     works.insert("TRANSFORM build and pack".into(), Box::new(move || {
         black_box(message(TransformMessage { matrix: black_box(pose) }).encode().expect("bytes"));
     }));
-    for count in [1, 5, 20, 50, 100, 200] {
+    for count in [1, 2, 5, 10, 20, 50, 100, 200] {
         let tools = (0..count).map(|k| {
             tdata::TrackingDataElement::new(
                 format!("Tool{k}"), tdata::TrackingInstrumentType::Instrument6D, [pose[0], pose[1], pose[2]])
@@ -57,24 +58,22 @@ fn main() {
     add(&mut works, "IMAGE 512x512x100 u16", pixels([512, 512, 100], image::ImageScalarType::Uint16, 2));
     let points = (0..10000).map(|k| point::PointElement::new(format!("P{k}"), "Fiducial", [k as f32, 2.0, 3.0]));
     add(&mut works, "POINT 10000", PointMessage::new(points.collect()));
-    for size in [48, 52428800] {
+    for size in [48, 1048576, 52428800] {
         let data = vec![7u8; size];
         works.insert(format!("CRC-64 {size}"), Box::new(move || {
             black_box(calculate_crc(black_box(&data)));
         }));
     }
+    set_hook(Box::new(|_| ())); // what it cannot do is answered with "-"
     for line in stdin().lock().lines() {
         let line = line.expect("a line");
         let (name, times) = line.rsplit_once(' ').expect("WORK TIMES");
-        match works.get(name) {
-            None => println!("-"),
-            Some(work) => {
-                let begin = Instant::now();
-                for _ in 0..times.parse::<u64>().expect("a number") {
-                    work();
-                }
-                println!("{}", begin.elapsed().as_nanos());
-            }
-        }
+        let times: u64 = times.parse().expect("a number");
+        let timed = works.get(name).and_then(|work| {
+            let begin = Instant::now();
+            catch_unwind(AssertUnwindSafe(|| (0..times).for_each(|_| work()))).ok()?;
+            Some(begin.elapsed().as_nanos())
+        });
+        println!("{}", timed.map_or("-".into(), |ns| ns.to_string()));
     }
 }

@@ -1,0 +1,99 @@
+"""The other implementations' codecs, each a program that answers "WORK TIMES" with nanoseconds."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.measure import Timed, looped, say
+
+HERE = Path(__file__).parent
+BUILD = HERE.parent / "build"
+
+
+class Program:
+    """A running harness."""
+
+    def __init__(self, path: Path) -> None:
+        self._process = subprocess.Popen(
+            [path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    def __call__(self, work: str) -> Timed | None:
+        """Times one of its works; None if it has none of this name."""
+        return (lambda times: self._ask(work, times) / 1e9) if self._ask(work, 1) >= 0 else None
+
+    def _ask(self, work: str, times: int) -> int:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(f"{work} {times}\n")
+        self._process.stdin.flush()
+        answer = self._process.stdout.readline().strip()
+        return -1 if answer == "-" else int(answer)
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+
+def cpp() -> Program | None:
+    """The official C++ library."""
+    if not Path("/usr/include/openigtlink").is_dir() or not shutil.which("g++"):
+        say("without the official C++ library (Debian: libopenigtlink-dev g++)")
+        return None
+    BUILD.mkdir(exist_ok=True)
+    program = BUILD / "codec-cpp"
+    source = HERE / "cpp" / "codec.cpp"
+    build = ["g++", "-O2", "-w", "-I/usr/include/openigtlink", str(source), "-o", str(program)]
+    subprocess.run([*build, "-lOpenIGTLink", "-lpthread"], check=True)
+    return Program(program)
+
+
+def rust() -> Program | None:
+    """The crate openigtlink-rust."""
+    if not shutil.which("cargo"):
+        say("without the crate openigtlink-rust (no cargo)")
+        return None
+    target = BUILD / "rust-codec"
+    built = subprocess.run(
+        ["cargo", "build", "--release", "--locked", "-q"],
+        cwd=HERE / "rust", env={**os.environ, "CARGO_TARGET_DIR": str(target)},
+        capture_output=True, text=True,
+    )  # fmt: skip
+    if built.returncode:
+        say(f"without the crate openigtlink-rust: {built.stderr.splitlines()[-1:]}")
+        return None
+    return Program(target / "release" / "codec")
+
+
+def pyigtl() -> dict[str, Timed]:
+    """pyigtl, in this process."""
+    if importlib.util.find_spec("pyigtl") is None:
+        say("without pyigtl (pip install pyigtl)")
+        return {}
+    import pyigtl as theirs
+
+    def both(name: str, message: Any) -> dict[str, Timed]:
+        wire = message.pack()
+        read = "m = cls(); m.unpack(cls.parse_header(wire[:58]), wire[58:])"
+        return {
+            f"{name} pack": looped("m.pack()", m=message),
+            f"{name} unpack": looped(read, cls=type(message), wire=wire),
+        }
+
+    points = [[float(k), 2.0, 3.0] for k in range(10000)]
+    names = [f"P{k}" for k in range(10000)]
+    return {
+        **both("TRANSFORM", theirs.TransformMessage(np.eye(4), device_name="Probe")),
+        "TRANSFORM build and pack": looped(
+            "T(m, device_name='Probe').pack()", T=theirs.TransformMessage, m=np.eye(4)
+        ),
+        **both("IMAGE 640x480 u8", theirs.ImageMessage(np.full((1, 480, 640), 7, "u1"))),
+        **both("POINT 10000", theirs.PointMessage(points, names, groups="Fiducial")),
+    }

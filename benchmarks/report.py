@@ -1,0 +1,214 @@
+"""From rows to what people read: a table in the terminal, docs/performance.md, pictures."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from benchmarks.codec import SIDES, TOOLS
+from benchmarks.measure import PEERS, Row, shown
+
+TITLES = {
+    "codec": "Packing and unpacking",
+    "links": "Links",
+    "fan-out": "One server, many clients",
+    "memory": "Memory beside the pixels",
+    "import": "Import",
+}
+MARK = re.compile(r"(<!-- measured: .*? -->\n).*?(<!-- /measured -->)", re.S)
+
+
+def value(row: Row, name: str, key: str = "p50") -> str:
+    """A cell: a time, a rate or a count."""
+    if name not in row.found or key not in row.found[name]:
+        return ""
+    number = row.found[name][key]
+    if row.rate:
+        return f"{1 / number:,.0f}/s" if number < 1e-3 else f"{1 / number:.3g}/s"
+    if row.unit == "s":
+        return shown(number)
+    return f"{number:.3g}{'×' if row.unit == 'x' else ' ' + row.unit}"
+
+
+def ours(row: Row) -> str:
+    """Median and best of igtl, or median and p99 of single samples."""
+    median = value(row, "igtl")
+    if row.unit != "s" or row.rate:
+        return median
+    if p99 := value(row, "igtl", "p99"):
+        return f"{median} (p99 {p99})"
+    return f"{median} (best {value(row, 'igtl', 'best')})"
+
+
+def against(row: Row) -> str:
+    """Ratios to the others."""
+    mine = row.found["igtl"]["p50"]
+    ratios = [
+        f"{number(mine / theirs)} {name if name != 'limit' else row.limit or 'limit'}"
+        for name in PEERS[1:]
+        if (theirs := row.found.get(name, {}).get("p50"))
+    ]
+    return ", ".join(ratios)
+
+
+def number(ratio: float) -> str:
+    if ratio < 0.01:
+        return f"1/{1 / ratio:,.0f}"
+    return f"{ratio:.2g}" if ratio < 1 else f"{ratio:.2f}" if ratio < 10 else f"{ratio:,.0f}"
+
+
+def goal(row: Row) -> tuple[str, str]:
+    """The goal in words, and what came of it."""
+    if row.goal is None:
+        return "", ""
+    met = {True: "met", False: "**not met**", None: "no peer"}[row.met]
+    if row.of == "absolute":
+        text = f"≤ {shown(row.goal) if row.unit == 's' else f'{row.goal:g}'}"
+        if "p99" in row.found["igtl"]:
+            text += " (p99)"
+        return text, met
+    of = row.limit if row.of == "limit" else row.of
+    result = (
+        "" if row.ratio is None else f"{met}: {number(1 / row.ratio if row.rate else row.ratio)}"
+    )
+    if row.rate:
+        return f"≥ {1 / row.goal:.2g} × {of}", result
+    return f"≤ {row.goal:.3g} × {of}" if row.goal > 0.01 else f"≤ {number(row.goal)} × {of}", result
+
+
+def markdown(rows: list[Row], machine: dict[str, Any], when: str) -> str:
+    """The tables."""
+    where = ", ".join(
+        [
+            machine["cpu"],
+            f"{machine['processors']} processors",
+            machine["system"],
+            machine["python"],
+        ]
+    )
+    out = [f"Measured {when} on {where}; CRC form {machine['crc']}. Medians."]
+    for section, title in TITLES.items():
+        some = [row for row in rows if row.section == section]
+        if not some:
+            continue
+        out += ["", f"### {title}", ""]
+        notes = any(row.note for row in some)
+        head = [
+            "work",
+            "igtl",
+            *PEERS[1:],
+            "igtl to",
+            "goal",
+            "result",
+            *(["notes"] if notes else []),
+        ]
+        used = [h for h in head if h not in PEERS[1:] or any(h in row.found for row in some)]
+        body = []
+        for row in some:
+            cells = {
+                "work": row.name, "igtl": ours(row), "igtl to": against(row),
+                "goal": goal(row)[0], "result": goal(row)[1], "notes": row.note,
+            } | {name: value(row, name) for name in PEERS[1:]}  # fmt: skip
+            body.append([cells[h] for h in used])
+        keep = [i for i in range(len(used)) if any(cells[i] for cells in body)]
+        table = [[used[i] for i in keep], *([cells[i] for i in keep] for cells in body)]
+        names = {"C++": "official C++", "Rust": "Rust crate", "limit": "limit"}
+        table[0] = [names.get(h, h) for h in table[0]]
+        out.append("| " + " | ".join(table[0]) + " |")
+        out.append("|" + "---|" * len(table[0]))
+        out += ["| " + " | ".join(cells) + " |" for cells in table[1:]]
+    return "\n".join(out)
+
+
+def write_into(path: Path, text: str, when: str) -> None:
+    """Replace what stands between the markers."""
+    whole = path.read_text()
+    new, n = MARK.subn(lambda m: f"<!-- measured: {when} -->\n{text}\n{m.group(2)}", whole)
+    if n != 1:
+        raise ValueError(f"{path} has {n} places for the table")
+    path.write_text(new)
+
+
+def load(path: Path) -> tuple[list[Row], dict[str, Any]]:
+    data = json.loads(path.read_text())
+    return [Row(**row) for row in data.pop("rows")], data
+
+
+# ---- pictures -----------------------------------------------------------------------------------
+
+
+def curves(rows: list[Row], rates: list[dict[str, float]], folder: Path) -> list[Path]:
+    """How cost grows: with tools, with image size, with clients, with the rate."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    folder.mkdir(parents=True, exist_ok=True)
+    by_name = {row.name: row for row in rows}
+    colours = {"igtl": "C0", "C++": "C3", "Rust": "C1", "limit": "0.6"}
+    labels = {
+        "igtl": "igtl, from Python",
+        "C++": "official C++",
+        "Rust": "Rust crate",
+        "limit": "memcpy / reading",
+    }
+    made = []
+
+    def plotted(name: str, title: str, across: str, up: str) -> Any:
+        figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
+        axes.set(xscale="log", yscale="log", title=title, xlabel=across, ylabel=up)
+        axes.grid(visible=True, which="both", alpha=0.2)
+        path = folder / f"{name}.svg"
+        made.append(path)
+
+        def done() -> None:
+            axes.legend()
+            figure.savefig(path, metadata={"Date": None})
+            plt.close(figure)
+
+        return axes, done
+
+    def family(axes: Any, names: dict[int, str], work: str, style: str) -> None:
+        for peer, colour in colours.items():
+            points = [
+                (x, by_name[f"{name} {work}"].found[peer]["p50"] * 1e6)
+                for x, name in names.items()
+                if f"{name} {work}" in by_name and peer in by_name[f"{name} {work}"].found
+            ]
+            if points:
+                axes.plot(
+                    *zip(*points, strict=True), style, color=colour, label=f"{labels[peer]}, {work}"
+                )
+
+    tools = {n: f"TDATA {n}" for n in TOOLS}
+    sides = {n * n: f"IMAGE {n}x{n} u8" for n in SIDES}
+    for name, title, across, names in (
+        ("tools", "TDATA: time of a message", "tools", tools),
+        ("images", "IMAGE, 8 bit: time of a message", "pixels", sides),
+    ):
+        if any(f"{n} pack" in by_name for n in names.values()):
+            axes, done = plotted(name, title, across, "µs")
+            family(axes, names, "pack", "o-")
+            family(axes, names, "unpack", "x--")
+            done()
+    clients = [
+        (int(match.group(1)), row.found["igtl"]["p50"] * 1e6)
+        for row in rows
+        if (match := re.match(r"server, (\d+) clients .*each client", row.name))
+    ]
+    if clients:
+        axes, done = plotted("clients", "Broadcast at 60 Hz", "clients", "µs a client")
+        axes.plot(*zip(*clients, strict=True), "o-", label="igtl.aio.serve")
+        done()
+    if rates:
+        axes, done = plotted(
+            "rates", "A loop that sends TRANSFORMs and sleeps", "Hz", "µs of a processor a message"
+        )
+        for key, label in (("igtl", "igtl.Link.send"), ("limit", "bare socket")):
+            xy = [(r["hz"], r[key] * 1e6) for r in rates]
+            axes.plot(*zip(*xy, strict=True), "o-", color=colours[key], label=label)
+        done()
+    return made
