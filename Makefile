@@ -13,8 +13,11 @@ rebuild: venv
 test: venv
 	$(BIN)/pytest
 
-lint sanitize portable abi3 coverage long wheel wheel-cross: venv
+lint sanitize portable abi3 coverage instructions long wheel wheel-cross: venv
 	ci/$@
+
+benchmark: venv
+	$(BIN)/python -m benchmarks
 
 interop: venv
 	interop/run
@@ -24,4 +27,4 @@ clean:
 	rm -rf build dist *.egg-info igtl/_core.c igtl/_core.html igtl/*.so
 	$(MAKE) -C interop clean
 
-.PHONY: venv rebuild test lint sanitize portable abi3 coverage long wheel wheel-cross interop clean
+.PHONY: venv rebuild test lint sanitize portable abi3 coverage instructions long wheel wheel-cross interop benchmark clean

@@ -9,7 +9,6 @@ import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from benchmarks import codec, fanout, links, memory, report
 from benchmarks.measure import Row, machine, say, steady_environment
@@ -56,7 +55,7 @@ def main() -> None:
         rows, data = report.load(options.source)
     else:
         rows, rates = measured(options)
-        data: dict[str, Any] = {
+        data = {
             "when": time.strftime("%Y-%m-%d"),
             "machine": machine(),
             "rates": rates,

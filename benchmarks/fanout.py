@@ -73,7 +73,7 @@ async def broadcast(
     pose = igtl.Transform(np.eye(4), device_name="Probe")
     took = []
     rate = igtl.Rate(hz)
-    due = []
+    due: list[float] = []
     async for tick in rate:
         start = time.perf_counter()
         pose.matrix[0, 3] = len(due)

@@ -78,14 +78,15 @@ cdef extern from * nogil:
     }
     #define igtl_init_of(cls) ((void *)((PyTypeObject *)(cls))->tp_init)
     #endif
+    /* PyVectorcall_NARGS, which older limited APIs lack */
+    #define igtl_nargs(n) ((Py_ssize_t)((n) & ~((size_t)1 << (8 * sizeof(size_t) - 1))))
     """
+    Py_ssize_t igtl_nargs(size_t)
     void igtl_set_vectorcall(PyObject*, void*)
     void* igtl_init_of(PyObject*)
 
 cdef extern from "Python.h":
-    PyObject** PySequence_Fast_ITEMS(object)
     PyObject* PyDict_GetItemWithError(object, object) except? NULL
-    Py_ssize_t PyVectorcall_NARGS(size_t)
     ctypedef object (*new_function "newfunc")(PyTypeObject*, object, PyObject*)
     void* PyType_GetSlot(PyTypeObject*, int)
     int Py_tp_new
@@ -1122,8 +1123,14 @@ cdef class Record:
         self._device_name = ""
 
     def __init__(self, *args, **kwargs):
-        cdef list values = [*args, *kwargs.values()]
-        self.take(PySequence_Fast_ITEMS(values), len(args), tuple(kwargs))
+        cdef PyObject* values[MAX_FIELDS + 4]
+        cdef Py_ssize_t n = 0
+        if len(args) + len(kwargs) > MAX_FIELDS + 4:
+            raise TypeError(f"{self.layout.owner}() got {len(args) + len(kwargs)} arguments")
+        for value in (*args, *kwargs.values()):     # which stay theirs
+            values[n] = <PyObject*>value
+            n += 1
+        self.take(values, len(args), tuple(kwargs))
 
     def _init_header(self, dict kwargs):
         """For constructors written by hand: takes the header fields out of kwargs."""
@@ -1380,7 +1387,7 @@ cdef inline uint64_t ns_of(uint64_t raw) noexcept nogil:
 
 cdef object constructed(PyObject* cls, PyObject** args, size_t nargs, PyObject* names):
     cdef Record r
-    cdef Py_ssize_t given = PyVectorcall_NARGS(nargs), k
+    cdef Py_ssize_t given = igtl_nargs(nargs), k
     cdef tuple named = () if names == NULL else <tuple>names
     if igtl_init_of(cls) != igtl_init_of(<PyObject*>Record):    # was replaced
         kwargs = {named[k]: <object>args[given + k] for k in range(len(named))}

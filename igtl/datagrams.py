@@ -27,6 +27,7 @@ from igtl.sockets import Waiter
 MAX_DATAGRAM = 65507
 MAX_SIZE = 64 << 20
 _SO_TIMESTAMPNS = 35  # Linux; the socket module has no name for it
+_TIMESPEC = struct.Struct("qq")
 _ANCILLARY = socket.CMSG_SPACE(16) if hasattr(socket, "CMSG_SPACE") else 0
 _SOURCES = 256  # senders whose order is watched
 _WINDOW = 1024  # numbers back to which a late packet is told from a double one
@@ -199,7 +200,7 @@ class Incoming(Socket):
         self._reassembly_timeout = reassembly_timeout
         self.gaps = self.reordered = self.duplicates = 0
         self._orders: OrderedDict[Any, _Order] = OrderedDict()
-        self._stamps: OrderedDict[Any, tuple[int, int]] = OrderedDict()
+        self._stamps: dict[Any, tuple[int, int]] = {}
         self._partial: OrderedDict[Any, _Partial] = OrderedDict()
         self._partial_bytes = 0
         address = group or host
@@ -242,7 +243,7 @@ class Incoming(Socket):
         data, ancillary, _, address = self._sock.recvmsg(MAX_DATAGRAM + 1, _ANCILLARY)
         for level, kind, raw in ancillary:
             if level == socket.SOL_SOCKET and kind == _SO_TIMESTAMPNS:
-                seconds, nanoseconds = struct.unpack("qq", raw)
+                seconds, nanoseconds = _TIMESPEC.unpack(raw)
                 return data, address, seconds + nanoseconds * 1e-9
         return data, address, None
 
@@ -285,14 +286,14 @@ class Incoming(Socket):
         stamp = message.timestamp_raw
         if not stamp:
             return
-        newest, last_id = self._stamps.pop(key, (0, 0))
+        newest, last_id = self._stamps.get(key, (0, 0))
         if newest and stamp < newest:
             self.reordered += 1
         elif stamp == newest and message.message_id == last_id:
             self.duplicates += 1
         self._stamps[key] = max(stamp, newest), message.message_id
         if len(self._stamps) > 16 * _SOURCES:
-            self._stamps.popitem(last=False)
+            del self._stamps[next(iter(self._stamps))]
 
     def _watch_number(self, packet: rtp.Packet, address: Any) -> None:
         key = address, packet.ssrc

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import json
 import math
 import pickle
@@ -641,3 +642,52 @@ def test_pack_into() -> None:
     for _ in range(2):  # the memory is used again
         size = image.pack_into(room, version=2, crc=False)
         assert room[:size] == image.pack(version=2, crc=False)
+
+
+# ---- constructors: called directly in C, and still what Python says they are ---------------------
+
+
+def test_a_constructor_can_be_called_in_every_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    pose = np.eye(4)
+    made = [
+        igtl.Transform(pose, device_name="a"),
+        igtl.Transform(*[pose], device_name="a"),
+        igtl.Transform(matrix=pose, device_name="a"),
+        type.__call__(igtl.Transform, pose, device_name="a"),
+        functools.partial(igtl.Transform, device_name="a")(pose),
+    ]
+    assert all(m.device_name == "a" and np.array_equal(m.matrix, pose) for m in made)
+    for call in (igtl.Transform, functools.partial(type.__call__, igtl.Transform)):
+        for args, kwargs, words in (
+            ((), {}, "needs 'matrix'"),
+            ((pose, 1), {}, "takes 1 positional arguments, 2 were given"),
+            ((pose,), {"matrix": pose}, "got 'matrix' twice"),
+            ((pose,), {"nonsense": 1}, "no field 'nonsense'"),
+            ((pose,) * 60, {}, "arguments"),
+        ):
+            with pytest.raises(TypeError, match=words):
+                call(*args, **kwargs)
+
+    class Named(igtl.Transform):
+        def __init__(self, name: str) -> None:
+            super().__init__(pose, device_name=name)
+
+    assert Named("b").device_name == "b"
+    seen: list[Any] = []
+    monkeypatch.setattr(igtl.Transform, "__init__", lambda self, *a, **k: seen.append((a, k)))
+    igtl.Transform(1, x=2)  # type: ignore[call-arg, arg-type]
+    assert seen == [((1,), {"x": 2})]
+
+
+def test_a_reserved_field_of_a_message() -> None:
+    from igtl.fields import reserved, u8, u16
+
+    class Gap(igtl.Message, type_name="GAP"):
+        first: int = u8()
+        _gap: int = reserved(u16)
+        last: int = u8()
+
+    wire = Gap(1, 2).pack()
+    assert wire[58:] == bytes([1, 0, 0, 2])
+    other = wire[:58] + bytes([1, 7, 8, 2])
+    assert igtl.unpack(other, crc="off").pack()[58:] == bytes([1, 7, 8, 2])
