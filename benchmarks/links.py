@@ -376,11 +376,11 @@ def run(*, quick: bool = False) -> Iterator[Row]:
         found = udp_round_trips(ends, rounds)
         name = "UDP TRANSFORM round trip, back to back"
         yield Row("links", name, found, 1.3, "limit", "bare sockets")
-        found = udp_loop(ends, 4 if quick else 60)
+        looped = udp_loop(ends, 4 if quick else 60)
     name = "UDP TRANSFORM at 120 Hz"
-    yield Row("links", f"{name}, lost", found["lost"], 0, "absolute", unit="messages")
-    yield Row("links", f"{name}, sent too late (p99)", found["late"], 0.2e-3, "absolute")
-    yield Row("links", f"{name}, round trip", found["back"], 1.3, "limit", "bare sockets")
+    yield Row("links", f"{name}, lost", looped["lost"], 0, "absolute", unit="messages")
+    yield Row("links", f"{name}, sent too late (p99)", looped["late"], 0.2e-3, "absolute")
+    yield Row("links", f"{name}, round trip", looped["back"], 1.3, "limit", "bare sockets")
     say(f"  {name}")
     found = udp_maximum(rounds)
     name = "UDP TRANSFORM, as many as one thread sends"
