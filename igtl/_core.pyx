@@ -1694,8 +1694,9 @@ cdef bytes type_bytes(const uint8_t* p):
 cdef int bad_extended(const uint8_t* p, str reason) except -1:
     raise BodyError(type_text(p), "extended header", reason)
 
-cdef object build(object owner, const uint8_t* p, Py_ssize_t n, int policy):
-    """A message from n bytes at p, the start of owner's memory. policy: 0 verify, 1 warn, 2 off."""
+cdef object build(object owner, const uint8_t* p, Py_ssize_t n, int policy, const uint64_t* crc=NULL):
+    """A message from n bytes at p, the start of owner's memory. policy: 0 verify, 1 warn, 2 off.
+    crc: that of the body, if it is known."""
     cdef uint64_t body = get64(p + 42), actual, expected
     cdef int version = get16(p)
     cdef const uint8_t* content
@@ -1708,7 +1709,7 @@ cdef object build(object owner, const uint8_t* p, Py_ssize_t n, int policy):
         raise VersionError(version)
     if policy < 2:
         expected = get64(p + 50)
-        actual = run_crc(p + HEADER, body, 0)
+        actual = run_crc(p + HEADER, body, 0) if crc == NULL else crc[0]
         crc_ok = actual == expected
         if policy == 0 and actual != expected:
             raise CRCError(expected, actual)
@@ -2358,12 +2359,15 @@ cdef class Frame:
 
     cdef readonly object data
     cdef const uint8_t* p
+    cdef bint summed            # the CRC of its body was computed as it came
+    cdef uint64_t sum
 
     @staticmethod
     cdef Frame of(object data, const uint8_t* p):
         cdef Frame frame = Frame.__new__(Frame)
         frame.data = data
         frame.p = p
+        frame.summed = False
         return frame
 
     def __init__(self):
@@ -2422,6 +2426,8 @@ cdef class Decoder:
     cdef Py_ssize_t start, end          # of the bytes in buffer not yet consumed
     cdef Block large                    # frame being received into its own memory
     cdef Py_ssize_t filled
+    cdef Py_ssize_t summed              # of it, in the CRC so far; 0: nobody wants to know
+    cdef uint64_t sum
     cdef uint64_t skipping              # body bytes of an unusable header still to drop
     cdef object failed
 
@@ -2468,12 +2474,20 @@ cdef class Decoder:
         if self.large is not None:
             k = min(n, self.large.size - self.filled)
             memcpy(self.large.p + self.filled, p, k)
-            self.filled += k
+            self.grow(k)
             p += k
             n -= k
         self.reserve(n)
         memcpy(self.buffer.p + self.end, p, n)
         self.end += n
+
+    cdef void grow(self, Py_ssize_t n) noexcept:
+        """n more bytes of the large frame are there: they are in the cache, so now is the time for
+        their CRC."""
+        self.filled += n
+        if 0 < self.summed < self.filled:
+            self.sum = run_crc(self.large.p + self.summed, self.filled - self.summed, self.sum)
+            self.summed = self.filled
 
     cdef int reserve(self, Py_ssize_t n) except -1:
         """Room for n more bytes behind the unconsumed ones."""
@@ -2506,7 +2520,7 @@ cdef class Decoder:
         if self.large is not None and self.filled < self.large.size:
             if n > self.large.size - self.filled:
                 raise ValueError("more bytes than the buffer holds")
-            self.filled += n
+            self.grow(n)
         else:
             if n > self.buffer.size - self.end:
                 raise ValueError("more bytes than the buffer holds")
@@ -2519,9 +2533,10 @@ cdef class Decoder:
             MessageTooLarge: a header announces more than max_size; so does every later call.
             VersionError: a header version that does not exist; its body will be skipped.
         """
-        return self.cut()
+        return self.cut(False)
 
-    cdef Frame cut(self):
+    cdef Frame cut(self, bint sum):
+        """As next_frame. sum: whoever asks will want the CRC of its body."""
         cdef Py_ssize_t total, have
         cdef uint64_t body, dropped
         cdef uint8_t* p
@@ -2533,6 +2548,8 @@ cdef class Decoder:
             if self.filled < self.large.size:
                 return None
             frame = self.found(self.large, self.large.p)
+            frame.summed = self.summed > 0
+            frame.sum = self.sum
             self.large = None
             return frame
         if self.skipping:
@@ -2561,10 +2578,13 @@ cdef class Decoder:
         if total < BLOCK_FROM:
             return None
         self.large = Block(total, HEADER + 72 + (EXTENDED if get16(p) == 2 else 0))
-        self.filled = min(have, total)
-        memcpy(self.large.p, p, self.filled)
+        self.filled = 0
+        self.summed = HEADER if sum else 0
+        self.sum = 0
+        memcpy(self.large.p, p, min(have, total))
+        self.grow(min(have, total))
         self.start += self.filled
-        return self.cut()
+        return self.cut(sum)
 
 cdef class Stream(Decoder):
     """The part of `igtl.Protocol` that every message passes: both directions, without I/O."""
@@ -2587,13 +2607,14 @@ cdef class Stream(Decoder):
 
     def take(self):
         """The next message, or None while there is no whole one. Errors of a body are counted."""
-        cdef Frame frame = self.cut()
+        cdef Frame frame = self.cut(self.policy < 2)
         return None if frame is None else self.decode(frame)
 
     cdef Record decode(self, Frame frame):
         cdef Record r
         try:
-            r = build(frame.data, frame.p, HEADER + <Py_ssize_t>get64(frame.p + 42), self.policy)
+            r = build(frame.data, frame.p, HEADER + <Py_ssize_t>get64(frame.p + 42), self.policy,
+                      &frame.sum if frame.summed else NULL)
         except ProtocolError as error:
             self.stats.count_error(type(error).__name__, frame)
             raise

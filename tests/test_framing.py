@@ -237,3 +237,35 @@ def test_warn_policy(caplog: pytest.LogCaptureFixture) -> None:
     assert [m.crc_ok for m in p.messages()] == [False] * 3
     assert p.stats.errors == {"CRCError": 3}
     assert len(caplog.records) == 1
+
+
+@pytest.mark.parametrize("at", [130, 131, 40_000, 99_000])
+@pytest.mark.parametrize("step", [1000, 65_536, 1 << 20])
+def test_the_crc_of_a_large_message_is_computed_as_it_comes(at: int, step: int) -> None:
+    """Whatever pieces it comes in, and whether frames or messages are taken meanwhile."""
+    good = igtl.Image(np.arange(100_000, dtype=np.uint8).reshape(1, 100, 1000)).pack()
+    bad = bytearray(good)
+    bad[at] ^= 1
+    for wire, right in ((good, True), (bytes(bad), False)):
+        for policy in ("verify", "warn", "off"):
+            for begins in ("next_frame", "next_message"):
+                p = igtl.Protocol(crc=policy)  # type: ignore[arg-type]
+                for k in range(0, len(wire), step):
+                    piece = wire[k : k + step]
+                    buffer = p.get_buffer()
+                    if k % (2 * step) or len(buffer) < len(piece):
+                        p.receive_data(piece)
+                    else:
+                        buffer[: len(piece)] = piece
+                        p.received(len(piece))
+                    if k + step < len(wire):
+                        assert getattr(p, begins)() is None
+                if policy == "verify" and not right:
+                    with pytest.raises(igtl.CRCError):
+                        p.next_message()
+                else:
+                    m = p.next_message()
+                    assert m is not None
+                    assert m.crc_ok is (None if policy == "off" else right)
+                assert p.stats.errors == ({} if right or policy == "off" else {"CRCError": 1})
+                assert p.at_boundary
