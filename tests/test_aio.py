@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import contextvars
 import socket
 import sys
 from collections.abc import Callable, Coroutine
@@ -254,3 +256,57 @@ def test_udp() -> None:
                     await ending
 
     run(main)
+
+
+def test_a_receiver_goes_on_in_the_callback_that_brings_the_bytes() -> None:
+    """Not a turn of the event loop later; but never within another task, nor when cancelled."""
+    wire = transform("Probe").pack()
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        a, b = await igtl.aio.pipe()
+        got: list[str] = []
+        where = contextvars.ContextVar("where", default="")
+
+        async def receive() -> None:
+            where.set("receiver")
+            while True:
+                m = await a.recv()
+                assert asyncio.current_task() is task
+                got.append(f"{m.device_name} {where.get()}")
+
+        def arrive() -> None:
+            a._connection.get_buffer(-1)[: len(wire)] = wire
+            a._connection.buffer_updated(len(wire))
+
+        def in_callback(done: asyncio.Future[list[str]]) -> None:
+            arrive()
+            done.set_result(got.copy())
+
+        task = asyncio.create_task(receive())
+        await asyncio.sleep(0)
+        for k in range(3):
+            done = loop.create_future()
+            loop.call_soon(in_callback, done)
+            assert await done == ["Probe receiver"] * (k + 1)
+        arrive()  # within this task: a turn later
+        assert len(got) == 3
+        await asyncio.sleep(0)
+        assert len(got) == 4
+        arrive()
+        task.cancel()  # after it has come: not lost
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+        if len(got) == 4:
+            assert (await a.recv(timeout=1)).device_name == "Probe"
+        waiting = asyncio.create_task(a.recv())
+        await asyncio.sleep(0)
+        waiting.cancel()
+        await asyncio.wait([waiting])
+        assert waiting.cancelled()
+        await b.send(transform("next"))
+        assert (await a.recv(timeout=5)).device_name == "next"
+        await a.close()
+        await b.close()
+
+    asyncio.run(main())

@@ -182,7 +182,8 @@ static void round_trip()
   static TransformMessage::Pointer message = transform();
   if (client.IsNull())
     {
-    ServerSocket::Pointer server = ServerSocket::New();
+    // kept: its destructor would shut the socket down that the other process is to accept from
+    static ServerSocket::Pointer server = ServerSocket::New();
     server->CreateServer(0);
     if (fork() == 0)
       {

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 from collections.abc import Callable, Hashable
 from typing import Any, cast
 
@@ -23,6 +24,40 @@ _HIGH = 64 * 1024  # bytes in the transport's buffer from which it asks for a pa
 _AHEAD = 256 * 1024  # bytes that may lie here before anybody wants them
 _GRACE = 0.5  # seconds for a peer to close after this end has said that nothing more comes
 _UNSENT = 128 * 1024  # bytes the system may hold back: what is older waits here, under a policy
+
+
+class _Waiter(asyncio.Future[None]):
+    """What a receiver waits for. Woken by `arrived`, it goes on at once, within the callback that
+    brought the bytes: by `set_result` it would a turn of the event loop later, with one more look
+    at the sockets."""
+
+    _resume: tuple[Callable[[Any], object], contextvars.Context | None] | None = None
+
+    def add_done_callback(self, fn: Callable[[Any], object], /, *, context: Any = None) -> None:
+        if self._resume is None and not self.done():  # the task that awaits it
+            self._resume = fn, context
+        else:
+            super().add_done_callback(fn, context=context)
+
+    def cancel(self, msg: Any | None = None) -> bool:
+        cancelled = super().cancel(msg)
+        if cancelled and self._resume is not None:
+            fn, context = self._resume
+            self.get_loop().call_soon(fn, self, context=context)
+        return cancelled
+
+    def arrived(self) -> None:
+        """What was waited for is there."""
+        if self.done():
+            return
+        self.set_result(None)
+        if self._resume is not None:
+            fn, context = self._resume
+            loop = self.get_loop()
+            if context is None or asyncio.current_task(loop) is not None:  # one at a time
+                loop.call_soon(fn, self, context=context)
+            else:
+                context.run(fn, self)
 
 
 class Connection(asyncio.BufferedProtocol):
@@ -52,7 +87,7 @@ class Connection(asyncio.BufferedProtocol):
         self._loop = asyncio.get_running_loop()
         self._made = False
         self._ready = False  # whether messages may be sent
-        self._waiter: asyncio.Future[None] | None = None
+        self._waiter: _Waiter | None = None
         self._room: asyncio.Future[None] | None = None
         self._putting = asyncio.Lock()
         self._current: memoryview | None = None  # what is left of the message that is going out
@@ -133,15 +168,15 @@ class Connection(asyncio.BufferedProtocol):
                 self.transport.resume_reading()
 
     def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        if self._waiter is not None:
+            self._waiter.arrived()
 
     def more(self) -> asyncio.Future[None]:
-        """Done when bytes have arrived or the connection has ended."""
+        """Done when bytes have arrived or the connection has ended; for one task."""
         self.resume_reading()
-        self._waiter = self._loop.create_future()
+        self._waiter = _Waiter(loop=self._loop)
         if self.ended:
-            self._wake()
+            self._waiter.set_result(None)
         return self._waiter
 
     # -- sending
