@@ -76,14 +76,14 @@ def test_a_blocking_send_copies_nothing() -> None:
 
 @pytest.mark.parametrize("clients", [1, 10])
 def test_a_broadcast_is_packed_once_however_many_wait_for_it(clients: int) -> None:
-    """Each client's connection may hold one slice of it besides."""
+    """Each client's connection may hold a slice of it besides (256 KiB, in a buffer that grows)."""
     with igtl.serve(port=0) as server, contextlib.ExitStack() as stack:
         for _ in range(clients):
             sock = socket.create_connection(("127.0.0.1", server.port))
             stack.enter_context(sock)
         until(lambda: len(server.clients) == clients)
         image = igtl.Image(PIXELS)
-        assert peak(lambda: server.broadcast(image)) < PIXELS.nbytes + (clients + 2) * SMALL
+        assert peak(lambda: server.broadcast(image)) < 1.2 * PIXELS.nbytes
 
 
 @pytest.mark.processes

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import contextvars
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Generator, Hashable
 from typing import Any, cast
 
 from igtl.errors import ConnectionClosed
@@ -26,38 +25,54 @@ _GRACE = 0.5  # seconds for a peer to close after this end has said that nothing
 _UNSENT = 128 * 1024  # bytes the system may hold back: what is older waits here, under a policy
 
 
-class _Waiter(asyncio.Future[None]):
-    """What a receiver waits for. Woken by `arrived`, it goes on at once, within the callback that
-    brought the bytes: by `set_result` it would a turn of the event loop later, with one more look
-    at the sockets."""
+class _Waiter:
+    """What a receiver awaits, one task at a time, again and again. Once woken it goes on at once,
+    within the callback that brought the bytes: a Future would wake it a turn of the event loop
+    later, with one more look at the sockets."""
 
-    _resume: tuple[Callable[[Any], object], contextvars.Context | None] | None = None
+    __slots__ = ("_asyncio_future_blocking", "_cancelled", "_context", "_loop", "_resume")
 
-    def add_done_callback(self, fn: Callable[[Any], object], /, *, context: Any = None) -> None:
-        if self._resume is None and not self.done():  # the task that awaits it
-            self._resume = fn, context
-        else:
-            super().add_done_callback(fn, context=context)
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._asyncio_future_blocking = False
+        self._loop = loop
+        self._resume: Callable[[Any], object] | None = None
+        self._context: Any = None
+        self._cancelled: asyncio.CancelledError | None = None
 
-    def cancel(self, msg: Any | None = None) -> bool:
-        cancelled = super().cancel(msg)
-        if cancelled and self._resume is not None:
-            fn, context = self._resume
-            self.get_loop().call_soon(fn, self, context=context)
-        return cancelled
-
-    def arrived(self) -> None:
+    def wake(self) -> None:
         """What was waited for is there."""
-        if self.done():
+        resume, self._resume = self._resume, None
+        if resume is None:
             return
-        self.set_result(None)
-        if self._resume is not None:
-            fn, context = self._resume
-            loop = self.get_loop()
-            if context is None or asyncio.current_task(loop) is not None:  # one at a time
-                loop.call_soon(fn, self, context=context)
-            else:
-                context.run(fn, self)
+        if asyncio.current_task(self._loop) is None:
+            self._context.run(resume, self)
+        else:  # one task at a time
+            self._loop.call_soon(resume, self, context=self._context)
+
+    # -- what asyncio wants of an object that a task can wait for, as far as a task uses it
+
+    def __await__(self) -> Generator[Any, None, None]:
+        self._asyncio_future_blocking = True
+        yield self
+
+    def get_loop(self) -> asyncio.AbstractEventLoop:
+        return self._loop
+
+    def add_done_callback(self, fn: Callable[[Any], object], *, context: Any) -> None:
+        self._resume, self._context = fn, context
+
+    def cancel(self, msg: Any = None) -> bool:
+        resume, self._resume = self._resume, None
+        if resume is None:
+            return False
+        self._cancelled = asyncio.CancelledError() if msg is None else asyncio.CancelledError(msg)
+        self._loop.call_soon(resume, self, context=self._context)
+        return True
+
+    def result(self) -> None:
+        cancelled, self._cancelled = self._cancelled, None
+        if cancelled is not None:
+            raise cancelled
 
 
 class Connection(asyncio.BufferedProtocol):
@@ -81,13 +96,13 @@ class Connection(asyncio.BufferedProtocol):
         self.protocol = protocol
         self.outbox = outbox
         self.ended: Exception | bool = False
-        self.on_bytes: Callable[[], None] = self._wake
+        self._loop = asyncio.get_running_loop()
+        self._waiter = _Waiter(self._loop)
+        self.on_bytes: Callable[[], None] = self._waiter.wake
         self.local: Any = None
         self._keepalive = keepalive
-        self._loop = asyncio.get_running_loop()
         self._made = False
         self._ready = False  # whether messages may be sent
-        self._waiter: _Waiter | None = None
         self._room: asyncio.Future[None] | None = None
         self._putting = asyncio.Lock()
         self._current: memoryview | None = None  # what is left of the message that is going out
@@ -167,16 +182,11 @@ class Connection(asyncio.BufferedProtocol):
             if not self.transport.is_closing():
                 self.transport.resume_reading()
 
-    def _wake(self) -> None:
-        if self._waiter is not None:
-            self._waiter.arrived()
-
-    def more(self) -> asyncio.Future[None]:
+    def more(self) -> _Waiter:
         """Done when bytes have arrived or the connection has ended; for one task."""
         self.resume_reading()
-        self._waiter = _Waiter(loop=self._loop)
         if self.ended:
-            self._waiter.set_result(None)
+            self._loop.call_soon(self.on_bytes)
         return self._waiter
 
     # -- sending

@@ -11,7 +11,7 @@ import contextlib
 import logging
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Generator
+from collections.abc import AsyncIterator, Coroutine, Generator
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, overload
 
 from igtl import _core
@@ -50,7 +50,6 @@ if TYPE_CHECKING:
     from ssl import SSLContext
 
 M = TypeVar("M", bound=Message)
-T = TypeVar("T")
 MAX_QUEUED = 1000
 MAX_QUEUED_BYTES = 1 << 20
 _CLOSE_TIMEOUT = 5.0
@@ -158,27 +157,29 @@ class Link(LinkBase):
         self._receiving = True
         try:
             while True:
-                message = self._take(self._protocol.next_message)
+                message = self._protocol.next_message()
                 if message is None:
+                    self._check_end()
                     await self._connection.more()
                 elif wanted is ANYTHING or wanted.matches(message):
                     return message
                 else:
                     self._inbox.put(message)
+        except MessageTooLarge as error:
+            self._lost_step(error)
+            raise
         finally:
             self._receiving = False
 
-    def _take(self, take: Callable[[], T | None]) -> T | None:
-        try:
-            if (found := take()) is not None:
-                return found
-        except MessageTooLarge as error:
-            self.close_reason = self.close_reason or error
-            self._connection.abort()
-            raise
+    def _lost_step(self, error: MessageTooLarge) -> None:
+        self.close_reason = self.close_reason or error
+        self._connection.abort()
+
+    def _check_end(self) -> None:
+        """Nothing is left to be read: raise if nothing more can come."""
         ended = self._connection.ended
         if not (ended or self._closed or self.close_reason):
-            return None
+            return
         if self.close_reason is None and self._closed:
             self._end("this link was closed", clean=True)
         elif self.close_reason is None and ended is True:
@@ -189,7 +190,6 @@ class Link(LinkBase):
             self.close_reason = ended  # type: ignore[assignment]
         if self.close_reason is not None:
             raise self.close_reason
-        return None
 
     def __aiter__(self) -> Self:
         return self
@@ -210,9 +210,13 @@ class Link(LinkBase):
         self._receiving = True
         try:
             async with asyncio.timeout(self._read_timeout if timeout is None else timeout):
-                while (frame := self._take(self._protocol.next_frame)) is None:
+                while (frame := self._protocol.next_frame()) is None:
+                    self._check_end()
                     await self._connection.more()
                 return frame
+        except MessageTooLarge as error:
+            self._lost_step(error)
+            raise
         finally:
             self._receiving = False
 
