@@ -121,7 +121,6 @@ def steady_environment() -> dict[str, str]:
     return {
         "MALLOC_TRIM_THRESHOLD_": "200000000",
         "MALLOC_MMAP_THRESHOLD_": "200000000",
-        "PYTHONHASHSEED": "0",
     }
 
 

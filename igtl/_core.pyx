@@ -2605,10 +2605,22 @@ cdef class Stream(Decoder):
         """Take bytes that arrived; they are copied."""
         self.feed(data)
 
-    def take(self):
-        """The next message, or None while there is no whole one. Errors of a body are counted."""
-        cdef Frame frame = self.cut(self.policy < 2)
-        return None if frame is None else self.decode(frame)
+    def next_message(self):
+        """The next message, or None while there is no whole one."""
+        cdef Frame frame
+        cdef Record r
+        while True:
+            try:
+                frame = self.cut(self.policy < 2)
+                if frame is None:
+                    return None
+                r = self.decode(frame)
+            except ProtocolError as error:
+                self._failed(error)     # raises it again, unless bad messages are skipped
+            else:
+                if r.crc_ok is False:
+                    self._warn(r)
+                return r
 
     cdef Record decode(self, Frame frame):
         cdef Record r
@@ -2624,7 +2636,7 @@ cdef class Stream(Decoder):
         return r
 
     def decoded(self, Frame frame not None):
-        """The message in a frame of this stream, as `take` gives it."""
+        """The message in a frame of this stream, as `next_message` gives it."""
         return self.decode(frame)
 
     @property

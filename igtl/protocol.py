@@ -100,25 +100,14 @@ class Protocol(_core.Stream):
         """Iterator over all whole messages so far. After it raised, the next can be read."""
         return Messages(self)
 
-    def next_message(self) -> Message | None:
-        """The next message, or None while there is no whole one."""
-        while True:
-            try:
-                message = self.take()
-            except MessageTooLarge as error:
-                self._count_header(error)
-                raise
-            except ProtocolError as error:
-                if isinstance(error, VersionError):
-                    self._count_header(error)
-                if self._on_error == "raise":
-                    raise
-                log(logging.DEBUG, "skipped a bad message of %s: %s", self.peer, error,
-                    peer=self.peer, size=self.last_size, cause=error)  # fmt: skip
-            else:
-                if message is not None and message.crc_ok is False:
-                    self._warn(message)
-                return message
+    def _failed(self, error: ProtocolError) -> None:
+        """A message could not be used; called by `next_message`."""
+        if isinstance(error, MessageTooLarge | VersionError):
+            self._count_header(error)
+        if isinstance(error, MessageTooLarge) or self._on_error == "raise":
+            raise error
+        log(logging.DEBUG, "skipped a bad message of %s: %s", self.peer, error,
+            peer=self.peer, size=self.last_size, cause=error)  # fmt: skip
 
     def _warn(self, message: Message) -> None:
         if not self._warned:
