@@ -66,7 +66,9 @@ cdef extern from * nogil:
     #ifdef Py_LIMITED_API
     #define igtl_set_vectorcall(cls, function) ((void)(function))
     #define igtl_init_of(cls) NULL
+    #define igtl_new_of(cls) PyType_GetSlot((PyTypeObject *)(cls), Py_tp_new)
     #else
+    #define igtl_new_of(cls) ((void *)((PyTypeObject *)(cls))->tp_new)
     static void igtl_set_vectorcall(PyObject *cls, void *function)
     {
         PyTypeObject *meta = Py_TYPE(cls);
@@ -84,12 +86,11 @@ cdef extern from * nogil:
     Py_ssize_t igtl_nargs(size_t)
     void igtl_set_vectorcall(PyObject*, void*)
     void* igtl_init_of(PyObject*)
+    void* igtl_new_of(PyObject*)
 
 cdef extern from "Python.h":
     PyObject* PyDict_GetItemWithError(object, object) except? NULL
     ctypedef object (*new_function "newfunc")(PyTypeObject*, object, PyObject*)
-    void* PyType_GetSlot(PyTypeObject*, int)
-    int Py_tp_new
 
 cdef extern from "numpy/arrayobject.h":
     object PyArray_Empty(int, cnp.npy_intp*, cnp.dtype, int)
@@ -1094,6 +1095,9 @@ cdef cnp.ndarray new_column(Layout layout, int i, Py_ssize_t rows):
 
 # ---- Record -----------------------------------------------------------------------------------
 
+cdef object _last_class = None      # of the message that was made last
+cdef Layout _last_layout = None
+
 cdef class Record:
     """Memory of one message: header fields, the values of its declared fields, and beside them
     what those cannot show (`kept`), so that an untouched message packs to the bytes it came from.
@@ -1115,10 +1119,13 @@ cdef class Record:
     __layout__ = None
 
     def __cinit__(self):        # without arguments it ignores those of the constructor
-        layout = type(self).__layout__
-        if layout is None:
-            raise TypeError("messages are subclasses of igtl.Message")
-        self.layout = layout
+        global _last_class, _last_layout
+        if type(self) is not _last_class:   # most often it is, and looking it up is a fifth of unpack
+            layout = type(self).__layout__
+            if layout is None:
+                raise TypeError("messages are subclasses of igtl.Message")
+            _last_class, _last_layout = type(self), layout
+        self.layout = _last_layout
         self.values = self.layout.blank.copy()
         self._device_name = ""
 
@@ -1408,7 +1415,7 @@ cdef uint64_t now() noexcept nogil:
 
 cdef inline object new_of(cls):
     """cls.__new__(cls), without looking it up."""
-    return (<new_function>PyType_GetSlot(<PyTypeObject*>cls, Py_tp_new))(<PyTypeObject*>cls, (), NULL)
+    return (<new_function>igtl_new_of(<PyObject*>cls))(<PyTypeObject*>cls, (), NULL)
 
 cdef inline Record new_record(cls):
     return new_of(cls)
@@ -1694,7 +1701,7 @@ cdef bytes type_bytes(const uint8_t* p):
 cdef int bad_extended(const uint8_t* p, str reason) except -1:
     raise BodyError(type_text(p), "extended header", reason)
 
-cdef object build(object owner, const uint8_t* p, Py_ssize_t n, int policy, const uint64_t* crc=NULL):
+cdef object build(object owner, const uint8_t* p, Py_ssize_t n, int policy, const uint64_t* crc):
     """A message from n bytes at p, the start of owner's memory. policy: 0 verify, 1 warn, 2 off.
     crc: that of the body, if it is known."""
     cdef uint64_t body = get64(p + 42), actual, expected
@@ -1788,7 +1795,7 @@ cdef object unpack_at(object owner, const uint8_t* p, Py_ssize_t n, int policy):
         raise ProtocolError(f"a message has at least {HEADER} bytes, these are {n}")
     if get64(p + 42) != <uint64_t>(n - HEADER):
         raise ProtocolError(f"header announces {get64(p + 42)} bytes of body, {n - HEADER} follow")
-    return build(owner, p, n, policy)
+    return build(owner, p, n, policy, NULL)
 
 def unpack(data, *, crc="verify"):
     """The message in these bytes: exactly one, header included.
@@ -1958,7 +1965,7 @@ cdef cnp.ndarray batch_column(Layout layout, int i, Py_ssize_t rows, const Rows*
 cdef int not_alike(object owner, const uint8_t* p, Py_ssize_t k, int policy) except -1:
     """Say what is wrong with message k at p: as unpack does, or that it is not like the first."""
     try:
-        build(owner, p, HEADER + get64(p + 42), policy)
+        build(owner, p, HEADER + get64(p + 42), policy, NULL)
     except ProtocolError as error:
         error.add_note(f"in message {k} of the run")
         raise
@@ -2016,7 +2023,7 @@ def unpack_run(data, crc="verify"):
         run.crc_ok = NULL
         run.verify = policy == 0
         policy = 0 if policy == 0 else 2    # what is not to be raised need not be computed twice
-        first = build(data, p, HEADER + get64(p + 42), policy)
+        first = build(data, p, HEADER + get64(p + 42), policy, NULL)
         if type(first) is _no_data:
             raise ValueError("message 0 has no content")
         layout = first.layout
@@ -2399,7 +2406,7 @@ cdef class Frame:
         return get64(self.p + 50)
 
     def unpack(self, crc="verify"):
-        return build(self.data, self.p, HEADER + <Py_ssize_t>get64(self.p + 42), policy_of(crc))
+        return build(self.data, self.p, HEADER + <Py_ssize_t>get64(self.p + 42), policy_of(crc), NULL)
 
     def __len__(self):
         return HEADER + get64(self.p + 42)
