@@ -24,7 +24,9 @@ directives = {"language_level": "3"}
 macros = [("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION")]
 # -fno-wrapv: Python's -fwrapv hides overflows from UBSan, and costs small messages a tenth
 # -g0: debug information would make up four fifths of a wheel
-compile_args = [] if sys.platform == "win32" else ["-O3", "-g0", "-fno-strict-aliasing", "-fno-wrapv"]
+compile_args = ["-O3", "-g0", "-fno-strict-aliasing", "-fno-wrapv"]
+if sys.platform == "win32":
+    compile_args = []
 link_args = []
 if switch("IGTL_TRACE"):
     directives["linetrace"] = True
