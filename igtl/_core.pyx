@@ -464,6 +464,11 @@ cdef class Layout:
             INT, FLOAT, TEXT, ARRAY, MATRIX, COUNT, ZERO_ENDED, ELEMENTS)
         self.dynamic = self.dynamic or op.kind in (DATA, TEXTS, STRING, ZERO_ENDED, CODED, TEXT)
 
+    def need_columns(self):
+        """TypeError if its fields do not fit columns."""
+        if not self.columnar:
+            raise TypeError(f"{self.owner} does not fit columns: its messages go one by one")
+
     # -- values as the fields hold them
 
     cdef object coerce(self, int i, object value):
@@ -1544,13 +1549,9 @@ def content(Record r):
     """Content section of a message: what a BIND carries, and what `==` compares."""
     return content_bytes(r)
 
-cpdef pack(Record r, version=None, bint crc=True, bint cut_name=False, bint join=True):
-    """The message as one bytes object, or with join=False as a list of buffers in which large
-    data stands where it lies."""
-    return packed(r, version, crc, cut_name, join, NULL, 0)
-
 cdef object packed(Record r, version, bint crc, bint cut_name, bint join, uint8_t* into, Py_ssize_t room):
-    """What pack returns; or the size, of a message written into memory that is there."""
+    """The message as one bytes object, or with join=False as a list of buffers in which large data
+    stands where it lies; or its size, written into memory that is there."""
     cdef Layout layout = r.layout
     cdef Py_ssize_t sizes[MAX_FIELDS]
     cdef list encoded = None
@@ -1701,8 +1702,8 @@ cdef bytes type_bytes(const uint8_t* p):
 cdef int bad_extended(const uint8_t* p, str reason) except -1:
     raise BodyError(type_text(p), "extended header", reason)
 
-cdef object build(object owner, const uint8_t* p, Py_ssize_t n, int policy, const uint64_t* crc):
-    """A message from n bytes at p, the start of owner's memory. policy: 0 verify, 1 warn, 2 off.
+cdef object build(object owner, const uint8_t* p, int policy, const uint64_t* crc):
+    """The whole message at p, the start of owner's memory. policy: 0 verify, 1 warn, 2 off.
     crc: that of the body, if it is known."""
     cdef uint64_t body = get64(p + 42), actual, expected
     cdef int version = get16(p)
@@ -1795,7 +1796,7 @@ cdef object unpack_at(object owner, const uint8_t* p, Py_ssize_t n, int policy):
         raise ProtocolError(f"a message has at least {HEADER} bytes, these are {n}")
     if get64(p + 42) != <uint64_t>(n - HEADER):
         raise ProtocolError(f"header announces {get64(p + 42)} bytes of body, {n - HEADER} follow")
-    return build(owner, p, n, policy, NULL)
+    return build(owner, p, policy, NULL)
 
 def unpack(data, *, crc="verify"):
     """The message in these bytes: exactly one, header included.
@@ -1965,7 +1966,7 @@ cdef cnp.ndarray batch_column(Layout layout, int i, Py_ssize_t rows, const Rows*
 cdef int not_alike(object owner, const uint8_t* p, Py_ssize_t k, int policy) except -1:
     """Say what is wrong with message k at p: as unpack does, or that it is not like the first."""
     try:
-        build(owner, p, HEADER + get64(p + 42), policy, NULL)
+        build(owner, p, policy, NULL)
     except ProtocolError as error:
         error.add_note(f"in message {k} of the run")
         raise
@@ -1976,8 +1977,7 @@ cdef int fixed_fields(Layout layout, list values, Py_ssize_t n, Rows* out) excep
     values. True (1): only the size of its content says how long a field is."""
     cdef int i, exact = 0
     cdef const Op* op
-    if not layout.columnar:
-        raise TypeError(f"{layout.owner} does not fit columns: its messages go one by one")
+    layout.need_columns()
     out.ops = layout.ops
     out.n = layout.n
     out.stride = 0
@@ -2023,7 +2023,7 @@ def unpack_run(data, crc="verify"):
         run.crc_ok = NULL
         run.verify = policy == 0
         policy = 0 if policy == 0 else 2    # what is not to be raised need not be computed twice
-        first = build(data, p, HEADER + get64(p + 42), policy, NULL)
+        first = build(data, p, policy, NULL)
         if type(first) is _no_data:
             raise ValueError("message 0 has no content")
         layout = first.layout
@@ -2406,7 +2406,7 @@ cdef class Frame:
         return get64(self.p + 50)
 
     def unpack(self, crc="verify"):
-        return build(self.data, self.p, HEADER + <Py_ssize_t>get64(self.p + 42), policy_of(crc), NULL)
+        return build(self.data, self.p, policy_of(crc), NULL)
 
     def __len__(self):
         return HEADER + get64(self.p + 42)
@@ -2632,8 +2632,7 @@ cdef class Stream(Decoder):
     cdef Record decode(self, Frame frame):
         cdef Record r
         try:
-            r = build(frame.data, frame.p, HEADER + <Py_ssize_t>get64(frame.p + 42), self.policy,
-                      &frame.sum if frame.summed else NULL)
+            r = build(frame.data, frame.p, self.policy, &frame.sum if frame.summed else NULL)
         except ProtocolError as error:
             self.stats.count_error(type(error).__name__, frame)
             raise

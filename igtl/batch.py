@@ -122,8 +122,7 @@ def pack(
     Raises:
         EncodeError: values that cannot be sent. TypeError: a field that does not exist.
     """
-    if not kind.__layout__.columnar:
-        raise TypeError(f"{kind.__name__} does not fit columns: its messages go one by one")
+    kind.__layout__.need_columns()
     times: npt.NDArray[np.int64] = np.array(time_ns, np.int64)
     if times.ndim != 1:
         raise EncodeError(kind.__name__, "time_ns", f"shape {times.shape}, must be (N,)")

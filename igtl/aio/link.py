@@ -166,30 +166,30 @@ class Link(LinkBase):
                 else:
                     self._inbox.put(message)
         except MessageTooLarge as error:
-            self._lost_step(error)
+            self._out_of_step(error)
             raise
         finally:
             self._receiving = False
 
-    def _lost_step(self, error: MessageTooLarge) -> None:
+    def _out_of_step(self, error: MessageTooLarge) -> None:
+        """The framing is lost."""
         self.close_reason = self.close_reason or error
         self._connection.abort()
 
     def _check_end(self) -> None:
         """Nothing is left to be read: raise if nothing more can come."""
         ended = self._connection.ended
-        if not (ended or self._closed or self.close_reason):
-            return
-        if self.close_reason is None and self._closed:
-            self._end("this link was closed", clean=True)
-        elif self.close_reason is None and ended is True:
-            self._end_of_stream()
-        elif self.close_reason is None and isinstance(ended, ConnectionError):
-            self._end(f"{self.peer}: {ended}", clean=False).__cause__ = ended
-        elif self.close_reason is None and ended:
-            self.close_reason = ended  # type: ignore[assignment]
-        if self.close_reason is not None:
-            raise self.close_reason
+        if self.close_reason is None:
+            if self._closed:
+                raise self._end("this link was closed", clean=True)
+            if ended is True:
+                raise self._end_of_stream()
+            if isinstance(ended, ConnectionError):
+                raise self._end(f"{self.peer}: {ended}", clean=False) from ended
+            if not ended:
+                return
+            self.close_reason = ended
+        raise self.close_reason
 
     def __aiter__(self) -> Self:
         return self
@@ -215,7 +215,7 @@ class Link(LinkBase):
                     await self._connection.more()
                 return frame
         except MessageTooLarge as error:
-            self._lost_step(error)
+            self._out_of_step(error)
             raise
         finally:
             self._receiving = False
