@@ -70,12 +70,11 @@ def goal(row: Row) -> tuple[str, str]:
             text += " (p99)"
         return text, met
     of = row.limit if row.of == "limit" else row.of
-    result = (
-        "" if row.ratio is None else f"{met}: {number(1 / row.ratio if row.rate else row.ratio)}"
+    sign, least, ratio = (
+        ("≥", 1 / row.goal, 1 / (row.ratio or 1)) if row.rate else ("≤", row.goal, row.ratio)
     )
-    if row.rate:
-        return f"≥ {1 / row.goal:.2g} × {of}", result
-    return f"≤ {row.goal:.3g} × {of}" if row.goal > 0.01 else f"≤ {number(row.goal)} × {of}", result
+    words = f"{least:.3g}" if least > 0.01 else number(least)
+    return f"{sign} {words} × {of}", "" if row.ratio is None else f"{met}: {number(ratio or 0)}"
 
 
 def markdown(rows: list[Row], machine: dict[str, Any], when: str) -> str:

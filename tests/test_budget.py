@@ -3,14 +3,10 @@ instructions for `ci/instructions`."""
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import re
-import socket
 import subprocess
 import sys
-import threading
-import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,21 +16,10 @@ import pytest
 
 import igtl
 from igtl import batch
-from tests.test_links import until
+from tests import memory
+from tests.memory import PIXELS, peak
 
-PIXELS = np.zeros((100, 512, 512), np.uint16)  # 52 MB
 SMALL = 256 * 1024  # bytes that do not depend on the size of the image
-
-
-def peak(work: Callable[[], object]) -> int:
-    """Most memory at once, of Python objects and arrays; what there was before does not count."""
-    gc.collect()
-    tracemalloc.start()
-    try:
-        work()
-        return tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
 
 
 # ---- a large image: one copy where one is needed, else none -------------------------------------
@@ -57,60 +42,19 @@ def test_unpacking_copies_nothing() -> None:
 
 
 def test_a_blocking_send_copies_nothing() -> None:
-    buffer = bytearray(1 << 20)
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-
-        def drain() -> None:
-            sock, _ = listening.accept()
-            with sock:
-                while sock.recv_into(buffer):
-                    pass
-
-        thread = threading.Thread(target=drain)
-        with igtl.connect("127.0.0.1", listening.getsockname()[1]) as link:
-            thread.start()
-            image = igtl.Image(PIXELS)
-            assert peak(lambda: link.send(image)) < SMALL
-        thread.join()
+    assert memory.sending() < SMALL
 
 
 @pytest.mark.parametrize("clients", [1, 10])
 def test_a_broadcast_is_packed_once_however_many_wait_for_it(clients: int) -> None:
     """Each client's connection may hold a slice of it besides (256 KiB, in a buffer that grows)."""
-    with igtl.serve(port=0) as server, contextlib.ExitStack() as stack:
-        for _ in range(clients):
-            sock = socket.create_connection(("127.0.0.1", server.port))
-            stack.enter_context(sock)
-        until(lambda: len(server.clients) == clients)
-        image = igtl.Image(PIXELS)
-        assert peak(lambda: server.broadcast(image)) < 1.2 * PIXELS.nbytes
+    assert PIXELS.nbytes < memory.queueing(clients) < 1.2 * PIXELS.nbytes
 
 
 @pytest.mark.processes
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="counts in /proc")
 def test_receiving_takes_the_image_and_no_more() -> None:
-    """Resident memory: a large frame is no Python object. In a process of its own."""
-    if not Path("/proc/self/status").exists():
-        pytest.skip("no /proc")
-    code = """
-import re, numpy as np, igtl
-def memory(key):
-    return int(re.search(key + r":\\s+(\\d+)", open("/proc/self/status").read()).group(1)) * 1024
-parts = igtl.Image(np.ones((100, 512, 512), np.uint16)).pack_parts()
-before = memory("VmRSS")
-protocol = igtl.Protocol()
-for part in map(memoryview, parts):
-    while part:
-        buffer = protocol.get_buffer()
-        n = min(len(buffer), len(part), 1 << 18)
-        buffer[:n] = part[:n]
-        protocol.received(n)
-        message = protocol.next_message()
-        part = part[n:]
-assert message.array.max() == 1
-print((memory("VmHWM") - before) / message.array.nbytes)
-"""
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert 0.98 < float(out.stdout) < 1.05
+    assert 0.98 < memory.receiving() / PIXELS.nbytes < 1.05
 
 
 # ---- small messages -----------------------------------------------------------------------------
