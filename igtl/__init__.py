@@ -16,6 +16,7 @@ from igtl._core import (
     quaternion_of_matrix,
     unpack,
 )
+from igtl.compression import Compressed, Compression, CompressionStats, compress, decompress
 from igtl.elements import Element, Elements
 from igtl.errors import (
     BodyError,
@@ -201,6 +202,9 @@ __all__ = [
     "Command",
     "CommandFailed",
     "CommandReply",
+    "Compressed",
+    "Compression",
+    "CompressionStats",
     "ConnectionClosed",
     "Decoder",
     "Element",
@@ -322,8 +326,10 @@ __all__ = [
     "VideoMeta",
     "aio",
     "batch",
+    "compress",
     "connect",
     "crc64",
+    "decompress",
     "fit",
     "get_include",
     "listen",

@@ -218,6 +218,14 @@ class Frame:
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None: ...
+    @staticmethod
+    def from_bytes(data: Any) -> Frame:
+        """The frame of one whole message: bytes, or another buffer that stays as it is.
+
+        Raises:
+            ValueError: they are not one whole message.
+        """
+
     @property
     def data(self) -> Any: ...
     @property

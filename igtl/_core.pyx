@@ -2378,7 +2378,16 @@ cdef class Frame:
         return frame
 
     def __init__(self):
-        raise TypeError("frames come from Decoder or Protocol.frames()")
+        raise TypeError("frames come from Decoder or Protocol.frames(), or Frame.from_bytes()")
+
+    @staticmethod
+    def from_bytes(data):
+        """The frame of one whole message: bytes, or another buffer that stays as it is."""
+        cdef const uint8_t[::1] wire = data
+        cdef Py_ssize_t body = wire.shape[0] - HEADER
+        if body < 0 or get64(&wire[0] + 42) != <uint64_t>body:
+            raise ValueError(f"{wire.shape[0]} bytes are not one whole message")
+        return Frame.of(data, &wire[0])
 
     @property
     def header_version(self):

@@ -143,8 +143,7 @@ class ReconnectingLink(Link):
                 raise self._lost(link, ConnectionClosed("this link was closed"))
             self._opening = link
         with self._sending:
-            if self._hello:
-                link.send_hello()
+            link._greet(self._hello)
             for start in self._streams:
                 self._inbox.ignore(Exchange(start))
                 link.send(start)
@@ -190,7 +189,7 @@ class ReconnectingLink(Link):
             self._reading.release()
 
     def _send_packed(self, link: Link, packed: Packed) -> None:
-        wire, stripped = packed.wire_for(link.header_version)
+        wire, stripped = packed.wire_for(link._protocol)
         link._write([wire])
         self.stripped += stripped
 
@@ -412,6 +411,9 @@ def connect(
         hello: send a version 2 STATUS first, which PLUS, 3D Slicer and other igtl ends answer
             with version 2. Not for libraries that know version 1 only: they lose step.
         max_size, crc, on_error, cut_names: see `igtl.Protocol`.
+        compression: True, or how (see `igtl.Compression`): offer it to the peer, by a CAPABILITY.
+            An igtl end that was told so too then gets messages compressed, and sends them so;
+            every other peer gets them as ever. Default: no.
         inbox_policy, inbox_messages, inbox_bytes: what selective `recv` leaves is queued, by
             default up to 10,000 messages and 1 GiB, and then "drop_oldest", "drop_newest", or
             "latest" (the newest of each stream only); see `stats.dropped`.
@@ -438,7 +440,7 @@ def connect(
     )  # fmt: skip
     hello = settings.pop("hello", False)
     return ReconnectingLink(
-        lambda: connect_once(host, port, **settings),
+        lambda: connect_once(host, port, greet=False, **settings),
         Supervisor((host, port), reconnect, on_event),
         protocol,
         Queue(policy, max_queued, max_queued_bytes),

@@ -144,6 +144,7 @@ class Packed:
         self, message: Message | Frame, versions: set[int], *, crc: bool, cut_name: bool
     ) -> None:
         self._wires: dict[int, bytes] = {}
+        self._compressed: dict[tuple[int, str], bytes] = {}
         self._stripped = False
         for version in versions:
             if isinstance(message, Frame):
@@ -163,11 +164,18 @@ class Packed:
         self.stream = one[2:34]
         self.size = max(map(len, self._wires.values()))
 
-    def wire_for(self, version: int) -> tuple[bytes, bool]:
-        """What to send to a peer of this version, and whether something was left out."""
+    def wire_for(self, protocol: Protocol) -> tuple[bytes, bool]:
+        """What to send to the peer of this protocol, and whether something was left out."""
+        version: int = protocol.version
         if version not in self._wires:
             version = min(self._wires)
-        return self._wires[version], self._stripped and version == 1
+        wire = self._wires[version]
+        if protocol.peer_takes:
+            key = version, protocol.method
+            if key not in self._compressed:
+                self._compressed[key] = protocol.wrap(wire)
+            wire = self._compressed[key]
+        return wire, self._stripped and version == 1
 
 
 class StreamOf(Generic[M]):

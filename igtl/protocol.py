@@ -46,7 +46,17 @@ class Protocol(_core.Stream):
 
     Attributes:
         stats, peer_version, last_size: see there.
+        peer_takes: whether the peer has said that it reads COMPRESSED messages, and this end's
+            user has asked for them; see `igtl.compressing`.
+        method: which of them, "" for none.
     """
+
+    peer_takes = False
+    method = ""
+
+    def wrap(self, wire: bytes) -> bytes:
+        """A packed message as this peer should get it."""
+        return wire
 
     def __init__(
         self,

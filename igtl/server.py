@@ -23,6 +23,7 @@ from igtl._core import Frame, Stats
 from igtl.aio import server as aio
 from igtl.aio.answers import Runner
 from igtl.aio.peer import Peer as AioPeer
+from igtl.compression import Compression, stream_of
 from igtl.errors import ConnectionClosed
 from igtl.exchange import Exchange
 from igtl.message import CRCPolicy, Message, NoData
@@ -276,7 +277,7 @@ class Peer:
         connection = self._peer._connection
         wire = self._peer._protocol.pack(message, crc=crc)
         if connection.outbox.policy == "block" or connection.is_over:
-            self._io.run(connection.put_wait(wire, wire[2:34], None))
+            self._io.run(connection.put_wait(wire, stream_of(wire), None))
         else:
             self._io.post(lambda: None if connection.is_over else _put(connection, wire))
 
@@ -303,7 +304,7 @@ class Peer:
 
 
 def _put(connection: Any, wire: bytes) -> None:
-    connection.put(wire, wire[2:34])
+    connection.put(wire, stream_of(wire))
 
 
 class Server:
@@ -392,6 +393,7 @@ class Server:
                 this type and device name takes its place.
         """
         packed = self._server._pack(message, latch, crc)
+        self._server._compress(packed)  # here, not in the I/O thread
         if self._server._policy == "block":
             self._io.run(self._server._deliver(packed))
         else:
@@ -472,6 +474,7 @@ def serve(
     max_size: int = MAX_SIZE,
     crc: CRCPolicy = "verify",
     cut_names: bool = False,
+    compression: Compression | bool = False,
     start: bool = True,
 ) -> Server:
     """Serve many clients:
@@ -501,6 +504,8 @@ def serve(
         handshake_timeout: seconds for a TLS handshake; default 10.
         version, max_size, crc, cut_names: see `igtl.Protocol`. Bad messages are skipped and
             counted.
+        compression: True, or how: clients that ask for it, as `igtl.connect` does, get messages
+            compressed and may send them so. What is broadcast is compressed once.
         start: False: take the port, but listen only from `start()` on, so that handlers that are
             registered before miss nothing. What comes and has no handler is counted as
             "unhandled".
@@ -515,6 +520,6 @@ def serve(
             max_queued_bytes=max_queued_bytes, stall_timeout=stall_timeout,
             idle_timeout=idle_timeout, keepalive=keepalive, ssl=ssl,
             handshake_timeout=handshake_timeout, version=version, max_size=max_size, crc=crc,
-            cut_names=cut_names, start=start, runner=runner,
+            cut_names=cut_names, compression=compression, start=start, runner=runner,
         )
     )  # fmt: skip

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypedDict, TypeVar, overlo
 
 from igtl import _core
 from igtl._core import Frame
+from igtl.compressing import CompressingProtocol, protocol_for
+from igtl.compression import Compression
 from igtl.errors import ConnectionClosed, MessageTooLarge
 from igtl.exchange import (
     ANYTHING,
@@ -72,6 +74,8 @@ class Link(LinkBase):
         self._transport = transport
         self._sending: Any = threading.Lock()
         self._receiving = threading.Lock()
+        if isinstance(protocol, CompressingProtocol):
+            protocol.answer = self._answer
 
     # -- sending
 
@@ -95,6 +99,26 @@ class Link(LinkBase):
         """Offer header version 2, see `connect`."""
         with self._sending:
             self._write([hello_message()])
+
+    def _greet(self, hello: bool) -> None:
+        """Send what a client's connection begins with."""
+        if hello:
+            self.send_hello()
+        if isinstance(self._protocol, CompressingProtocol):
+            with self._sending:
+                self._write([self._protocol.offer()])
+
+    def _answer(self, offer: bytes) -> bool:
+        """Send an offer of compression, unless another thread is sending: it might wait for the
+        peer, which may wait for whoever receives here."""
+        if not self._sending.acquire(blocking=False):
+            return False
+        try:
+            with contextlib.suppress(OSError):  # ConnectionClosed is one: recv will tell
+                self._write([offer])
+        finally:
+            self._sending.release()
+        return True
 
     def _write(self, parts: Parts) -> None:
         if self._closed:
@@ -458,6 +482,7 @@ class Settings(TypedDict, total=False):
     crc: CRCPolicy
     on_error: OnError
     cut_names: bool
+    compression: Compression | bool
     inbox_policy: InboxPolicy
     inbox_messages: int
     inbox_bytes: int
@@ -479,19 +504,23 @@ def connect(
     crc: CRCPolicy = "verify",
     on_error: OnError = "raise",
     cut_names: bool = False,
+    compression: Compression | bool = False,
     inbox_policy: InboxPolicy = "drop_oldest",
     inbox_messages: int = MAX_WAITING,
     inbox_bytes: int = MAX_WAITING_BYTES,
     ends_quietly: bool = False,
+    greet: bool = True,
 ) -> Link:
     """One connection to a server; arguments and errors as `igtl.connect`.
 
     Args:
         ends_quietly: iteration ends on any disconnect, see `Link.close_reason`.
+        greet: False leaves what a connection begins with to the caller, see `Link._greet`.
     """
-    protocol = Protocol(
-        max_size=max_size, crc=crc, on_error=on_error, version=version, cut_names=cut_names
-    )
+    protocol = protocol_for(
+        compression, max_size=max_size, crc=crc, on_error=on_error, version=version,
+        cut_names=cut_names,
+    )  # fmt: skip
     inbox = Inbox(protocol, inbox_policy, inbox_messages, inbox_bytes)
     start = time.monotonic()
     sock = socket.create_connection((host, port), timeout=open_timeout)
@@ -514,8 +543,8 @@ def connect(
             transport, protocol, local=sock.getsockname()[:2], read_timeout=read_timeout,
             inbox=inbox, ends_quietly=ends_quietly,
         )  # fmt: skip
-        if hello:
-            link.send_hello()
+        if greet:
+            link._greet(hello)
     except BaseException:
         sock.close()
         raise
@@ -596,6 +625,7 @@ def listen(
     crc: CRCPolicy = "verify",
     on_error: OnError = "skip",
     cut_names: bool = False,
+    compression: Compression | bool = False,
 ) -> Listener:
     """Listen for clients, and treat each as a Link of your own: for a program that serves one
     peer, or a thread a client. `igtl.serve` serves many.
@@ -607,15 +637,17 @@ def listen(
         read_timeout, write_timeout, keepalive: see `connect`.
         version, max_size, crc, on_error, cut_names: see `igtl.Protocol`; here bad messages are
             skipped and counted by default.
+        compression: see `connect`; here it waits for a client that asks for it.
 
     Raises:
         OSError: the address cannot be used.
     """
 
     def new_protocol() -> Protocol:
-        return Protocol(
-            max_size=max_size, crc=crc, on_error=on_error, version=version, cut_names=cut_names
-        )
+        return protocol_for(
+            compression, max_size=max_size, crc=crc, on_error=on_error, version=version,
+            cut_names=cut_names,
+        )  # fmt: skip
 
     def linked(sock: socket.socket) -> Link:
         protocol = new_protocol()

@@ -15,12 +15,13 @@ import igtl
 
 # A module imports only from lines above its own, or from its left on its own line.
 LAYERS = [
-    "errors fields",
+    "errors fields extras",
     "_core",
     "metadata units show elements message",
     "messages.general messages.geometry messages.imaging messages.tracking messages.queries",
-    "rtp log batch",
+    "rtp log batch compression",
     "protocol queues",
+    "compressing",
     "exchange pairing link",
     "sockets datagrams tls allow",
     "sync memory udp aio.connection aio.tls aio.link aio.udp",

@@ -12,11 +12,12 @@ from typing import Any, TypeVar
 
 from igtl import _core
 from igtl.aio.peer import Peer
+from igtl.compressing import CompressingProtocol, capabilities
 from igtl.errors import CommandFailed, ConnectionClosed, EncodeError
 from igtl.exchange import fits, interval_of, ready_for, reply_to
 from igtl.log import log, logger
-from igtl.message import Message, message_types
-from igtl.messages.general import Capability, Command, CommandReply, Status, StatusCode
+from igtl.message import Message
+from igtl.messages.general import Command, CommandReply, Status, StatusCode
 from igtl.messages.queries import Get, GetCapability, GetStatus, Ready, Start, Stop
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -182,7 +183,9 @@ class Answers:
         elif provider is not None:
             peer._start(self._provide(peer, request, provider))
         elif isinstance(request, GetCapability):
-            await self._tell(peer, Capability(sorted(message_types())))
+            await self._tell(
+                peer, capabilities(compression=isinstance(peer._protocol, CompressingProtocol))
+            )
         elif isinstance(request, GetStatus):
             await self._tell(peer, Status.ok(device_name=request.device_name or "igtl"))
         else:
@@ -222,9 +225,8 @@ class Answers:
         try:
             async with contextlib.aclosing(self._runner.iterated(frames)) as messages:
                 async for message in messages:
-                    wire = peer._protocol.pack(message)
                     # never more of a stream than the client can take, whatever its policy
-                    await peer._connection.put_wait(wire, wire[2:34], None)
+                    await peer._connection.send(message, wait=True)
                     due = max(due + interval, time.monotonic())
                     await asyncio.sleep(due - time.monotonic())
         except ConnectionClosed:

@@ -13,7 +13,11 @@ import contextlib
 from collections.abc import Callable, Generator, Hashable
 from typing import Any, cast
 
+from igtl._core import Frame, Stream
+from igtl.compressing import CompressingProtocol
+from igtl.compression import stream_of
 from igtl.errors import ConnectionClosed
+from igtl.message import Message
 from igtl.protocol import Protocol
 from igtl.queues import Queue
 from igtl.sockets import tune, unsent
@@ -22,6 +26,7 @@ _SLICE = 256 * 1024
 _HIGH = 64 * 1024  # bytes in the transport's buffer from which it asks for a pause
 _AHEAD = 256 * 1024  # bytes that may lie here before anybody wants them
 _GRACE = 0.5  # seconds for a peer to close after this end has said that nothing more comes
+_BESIDE = 256 * 1024  # bytes from which a message is compressed in a thread
 _UNSENT = 128 * 1024  # bytes the system may hold back: what is older waits here, under a policy
 
 
@@ -105,6 +110,9 @@ class Connection(asyncio.BufferedProtocol):
         self._ready = False  # whether messages may be sent
         self._room: asyncio.Future[None] | None = None
         self._putting = asyncio.Lock()
+        self._compressing = asyncio.Lock()
+        if isinstance(protocol, CompressingProtocol):
+            protocol.answer = self._answer
         self._current: memoryview | None = None  # what is left of the message that is going out
         self._written = 0
         self._full = False  # the transport asked for a pause
@@ -225,6 +233,10 @@ class Connection(asyncio.BufferedProtocol):
         self.protocol.stats.count_sent(wire, len(wire))
         return True
 
+    def _answer(self, offer: bytes) -> bool:
+        self.put(offer, None)
+        return True
+
     def put(self, wire: bytes, key: Hashable) -> None:
         """Queue a packed message, under the policy of the outbox."""
         if self._goodbye:
@@ -235,6 +247,37 @@ class Connection(asyncio.BufferedProtocol):
         for dropped, cause in self.outbox.put(wire, len(wire), key):
             self.protocol.stats.count_dropped(dropped, cause)
         self._pump()
+
+    async def send(
+        self,
+        message: Message | Frame,
+        *,
+        crc: bool = True,
+        timeout: float | None = None,
+        wait: bool = False,
+    ) -> None:
+        """Pack a message at once, and queue it as it is or compressed.
+
+        Args:
+            timeout: see put_wait.
+            wait: for room, whatever the policy of the outbox.
+        """
+        wire = Stream.pack(self.protocol, message, crc=crc)
+        if self.protocol.peer_takes or self._compressing.locked():
+            async with self._compressing:  # what is sent later stays behind it
+                if len(wire) < _BESIDE:
+                    wire = self.protocol.wrap(wire)
+                else:
+                    wire = await asyncio.to_thread(self.protocol.wrap, wire)
+                await self._queue(wire, timeout, wait)
+        else:
+            await self._queue(wire, timeout, wait)
+
+    async def _queue(self, wire: bytes, timeout: float | None, wait: bool) -> None:
+        if wait or self.outbox.policy == "block" or self.is_over:
+            await self.put_wait(wire, stream_of(wire), timeout)
+        else:
+            self.put(wire, stream_of(wire))
 
     async def put_wait(self, wire: bytes, key: Hashable, timeout: float | None) -> None:
         """Queue it when there is room. Cancelled before: it is not sent.

@@ -18,6 +18,8 @@ from igtl import _core
 from igtl._core import Frame
 from igtl.aio.connection import Arrival, Connection
 from igtl.aio.tls import TLSConnection
+from igtl.compressing import CompressingProtocol, protocol_for
+from igtl.compression import Compression
 from igtl.errors import ConnectionClosed, MessageTooLarge
 from igtl.exchange import (
     ANYTHING,
@@ -96,13 +98,13 @@ class Link(LinkBase):
             ConnectionClosed: the link is over.
             TimeoutError: the peer took nothing for the link's write_timeout. The link ends.
         """
-        wire = self._protocol.pack(message, crc=crc)
-        if self._connection.put_now(wire):
-            return
-        if self._connection.outbox.policy == "block" or self._connection.is_over:
-            await self._connection.put_wait(wire, wire[2:34], self._write_timeout)
+        connection = self._connection
+        if not self._protocol.peer_takes:
+            wire = self._protocol.pack(message, crc=crc)
+            if not connection.put_now(wire):
+                await connection._queue(wire, self._write_timeout, False)
         else:
-            self._connection.put(wire, wire[2:34])
+            await connection.send(message, crc=crc, timeout=self._write_timeout)
 
     async def send_hello(self) -> None:
         """Offer header version 2, see `connect`."""
@@ -412,6 +414,7 @@ def connect(
     crc: CRCPolicy = "verify",
     on_error: OnError = "raise",
     cut_names: bool = False,
+    compression: Compression | bool = False,
     inbox_policy: InboxPolicy = "drop_oldest",
     inbox_messages: int = MAX_WAITING,
     inbox_bytes: int = MAX_WAITING_BYTES,
@@ -435,9 +438,10 @@ def connect(
     """
 
     async def opened() -> Link:
-        protocol = Protocol(
-            max_size=max_size, crc=crc, on_error=on_error, version=version, cut_names=cut_names
-        )
+        protocol = protocol_for(
+            compression, max_size=max_size, crc=crc, on_error=on_error, version=version,
+            cut_names=cut_names,
+        )  # fmt: skip
         inbox = Inbox(protocol, inbox_policy, inbox_messages, inbox_bytes)
         outbox: Queue[bytes] = Queue(policy, max_queued, max_queued_bytes)
         connection: Connection
@@ -460,6 +464,8 @@ def connect(
         )  # fmt: skip
         if hello:
             await link.send_hello()
+        if isinstance(protocol, CompressingProtocol):
+            await connection.put_wait(protocol.offer(), None, write_timeout)
         return link
 
     return Opening(opened())
@@ -544,6 +550,7 @@ def listen(
     crc: CRCPolicy = "verify",
     on_error: OnError = "skip",
     cut_names: bool = False,
+    compression: Compression | bool = False,
     policy: Policy = "block",
     max_queued: int = MAX_QUEUED,
     max_queued_bytes: int = MAX_QUEUED_BYTES,
@@ -559,9 +566,10 @@ def listen(
         listener = Listener()
 
         def admit(peer: Any) -> Connection:
-            protocol = Protocol(
-                max_size=max_size, crc=crc, on_error=on_error, version=version, cut_names=cut_names
-            )
+            protocol = protocol_for(
+                compression, max_size=max_size, crc=crc, on_error=on_error, version=version,
+                cut_names=cut_names,
+            )  # fmt: skip
             outbox: Queue[bytes] = Queue(policy, max_queued, max_queued_bytes)
             if ssl is None:
                 return Connection(protocol, outbox, keepalive=keepalive)

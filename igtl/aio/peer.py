@@ -75,17 +75,10 @@ class Peer(LinkBase):
             EncodeError: the message cannot be sent to it as it is.
             ConnectionClosed: it is gone.
         """
-        wire = self._protocol.pack(message, crc=crc)
-        await self._send_wire(wire)
-
-    async def _send_wire(self, wire: bytes) -> None:
-        if self._connection.outbox.policy == "block" or self._connection.is_over:
-            await self._connection.put_wait(wire, wire[2:34], None)
-        else:
-            self._connection.put(wire, wire[2:34])
+        await self._connection.send(message, crc=crc)
 
     def _wire_of(self, packed: Packed) -> bytes:
-        wire, stripped = packed.wire_for(self.header_version)
+        wire, stripped = packed.wire_for(self._protocol)
         self.stripped += stripped
         return wire
 

@@ -21,6 +21,8 @@ from igtl.aio.link import Opening
 from igtl.aio.peer import Peer
 from igtl.aio.tls import TLSConnection
 from igtl.allow import AllowList
+from igtl.compressing import protocol_for
+from igtl.compression import Compression, stream_of
 from igtl.errors import MessageTooLarge
 from igtl.link import Packed
 from igtl.log import log
@@ -89,6 +91,7 @@ class Server(Answers):
         self._latched: dict[bytes, Packed] = {}
         self._listening: asyncio.Server
         self._closing = False
+        self._compressing = asyncio.Lock()
 
     def on_connect(self, handler: F) -> F:
         """Decorator: call this with each new peer."""
@@ -126,7 +129,17 @@ class Server(Answers):
         Returns:
             To how many clients it was queued.
         """
-        return await self._deliver(self._pack(message, latch, crc))
+        packed = self._pack(message, latch, crc)
+        if self._compressing.locked() or any(peer._protocol.peer_takes for peer in self.clients):
+            async with self._compressing:  # what is sent later stays behind it
+                await asyncio.to_thread(self._compress, packed)
+                return await self._deliver(packed)
+        return await self._deliver(packed)
+
+    def _compress(self, packed: Packed) -> None:
+        """Once for each kind of client."""
+        for peer in self.clients:
+            packed.wire_for(peer._protocol)
 
     def _pack(self, message: Message | Frame, latch: bool, crc: bool) -> Packed:
         versions = {1, 2} if latch else {peer.header_version for peer in self.clients}
@@ -142,7 +155,7 @@ class Server(Answers):
         waits = []
         for peer in peers:
             wire = peer._wire_of(packed)
-            waits.append(peer._connection.put_wait(wire, wire[2:34], None))
+            waits.append(peer._connection.put_wait(wire, stream_of(wire), None))
         await asyncio.gather(*waits, return_exceptions=True)  # whoever left meanwhile
         return len(peers)
 
@@ -150,7 +163,7 @@ class Server(Answers):
         peers = [peer for peer in self.clients if not peer._connection.is_over]
         for peer in peers:
             wire = peer._wire_of(packed)
-            peer._connection.put(wire, wire[2:34])
+            peer._connection.put(wire, stream_of(wire))
         return len(peers)
 
     async def send_to(self, client: int, message: Message | Frame, *, crc: bool = True) -> None:
@@ -249,7 +262,7 @@ class Server(Answers):
         log(logging.INFO, "%s connected", peer.peer, peer=peer.peer)
         for packed in list(self._latched.values()):
             wire = peer._wire_of(packed)
-            connection.put(wire, wire[2:34])
+            connection.put(wire, stream_of(wire))
         self._start_task(self._serve(peer), "igtl peer")
 
     async def _serve(self, peer: Peer) -> None:
@@ -318,6 +331,7 @@ def serve(
     max_size: int = MAX_SIZE,
     crc: CRCPolicy = "verify",
     cut_names: bool = False,
+    compression: Compression | bool = False,
     start: bool = True,
     runner: Runner | None = None,
 ) -> Opening[Server]:
@@ -330,9 +344,10 @@ def serve(
     """
 
     def new_protocol() -> Protocol:
-        return Protocol(
-            max_size=max_size, crc=crc, on_error="skip", version=version, cut_names=cut_names
-        )
+        return protocol_for(
+            compression, max_size=max_size, crc=crc, on_error="skip", version=version,
+            cut_names=cut_names,
+        )  # fmt: skip
 
     def new_outbox() -> Queue[bytes]:
         return Queue(policy, max_queued, max_queued_bytes)

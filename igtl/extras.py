@@ -1,0 +1,22 @@
+"""Libraries that are not for everybody: loaded when they are first needed."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+
+def need(module: str, extra: str) -> Any:
+    """The module of an extra.
+
+    Raises:
+        ModuleNotFoundError: it is not installed; the text says what brings it.
+    """
+    try:
+        return import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
+            raise  # it is there, but something else is missing
+        raise ModuleNotFoundError(
+            f'{module} is not installed: pip install "igtl[{extra}]"', name=error.name
+        ) from None
