@@ -158,13 +158,15 @@ from igtl.sync import Link, Listener, listen
 from igtl.units import Unit
 
 if TYPE_CHECKING:
-    from igtl import aio, batch, tls, transfer
+    from igtl import aio, batch, tls, transfer, video
     from igtl.server import Peer, Server, serve
+    from igtl.video import VideoDecoder, VideoEncoder
 
 __version__ = "0.1.0"
 _LAZY = {
-    "aio": "aio", "batch": "batch", "tls": "tls", "transfer": "transfer",
+    "aio": "aio", "batch": "batch", "tls": "tls", "transfer": "transfer", "video": "video",
     "Peer": "server", "Server": "server", "serve": "server",
+    "VideoDecoder": "video", "VideoEncoder": "video",
 }  # fmt: skip
 
 
@@ -322,6 +324,8 @@ __all__ = [
     "Unknown",
     "VersionError",
     "Video",
+    "VideoDecoder",
+    "VideoEncoder",
     "VideoInfo",
     "VideoMeta",
     "aio",
@@ -345,4 +349,5 @@ __all__ = [
     "transfer",
     "udp",
     "unpack",
+    "video",
 ]

@@ -27,7 +27,6 @@ import threading
 import time
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Final, Literal, cast, get_args
 
@@ -254,7 +253,6 @@ def _unshuffled(data: bytes, itemsize: int) -> Any:
     return out
 
 
-@dataclass(frozen=True)
 class Compression:
     """How an end compresses what it sends: `connect(…, compression=Compression("zstd"))`.
 
@@ -265,17 +263,21 @@ class Compression:
         min_size: messages below so many bytes go as they are; default 4096.
 
     Attributes:
-        stats: what it has done; an object shared by several links counts them together.
+        stats: what it has done; of several links that share the object.
     """
 
-    method: Literal["auto", "deflate", "zstd"] = "auto"
-    level: Level = "fast"
-    min_size: int = 4096
-    stats: CompressionStats = field(default_factory=CompressionStats, compare=False, repr=False)
-
-    def __post_init__(self) -> None:
-        if self.method not in ("auto", "deflate", "zstd"):
-            raise ValueError(f"method must be 'auto', 'deflate' or 'zstd', not {self.method!r}")
+    def __init__(
+        self,
+        method: Literal["auto", "deflate", "zstd"] = "auto",
+        level: Level = "fast",
+        min_size: int = 4096,
+    ) -> None:
+        if method not in ("auto", "deflate", "zstd"):
+            raise ValueError(f"method must be 'auto', 'deflate' or 'zstd', not {method!r}")
+        self.method = method
+        self.level = level
+        self.min_size = min_size
+        self.stats = CompressionStats()
         # what is wrong or missing shows here, not while sending
         if self.method != "zstd":
             _compressor("deflate", self.level)

@@ -214,6 +214,8 @@ class Answers:
         self._stop_streams(peer, request)
         frames = await self._runner.begun(provider, request, peer)
         if frames is None:
+            if ready_for(request) is None:
+                await self._not_found(peer, request, "is refused")
             await self._ready(peer, request, 1)
             return
         await self._ready(peer, request, 0)

@@ -1,0 +1,200 @@
+"""One camera for many clients, each in the codec and at the rate it asks for."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+import time
+from collections import deque
+from collections.abc import AsyncGenerator, Sequence
+from typing import Any, Final
+
+import numpy.typing as npt
+
+from igtl import _core
+from igtl.messages.imaging import FrameType, Image, Video
+from igtl.messages.queries import StartVideo
+from igtl.video.codecs import Codec, Order, codecs_here
+from igtl.video.encoder import VideoEncoder
+
+Group = tuple[Codec, int]
+"""A codec, and least ms between two frames: clients that ask for the same share an encoder."""
+_BEHIND: Final = 1.0  # seconds of video that wait for a client; then it skips to a key frame
+_KEY_AGAIN: Final = 0.5  # seconds between two key frames for the sake of clients that lag
+
+
+class Publisher:
+    """One camera for the clients of a server: each gets the codec it asks for by STT_VIDEO, at the
+    rate it asks for; each codec and rate is encoded once, however many watch it.
+
+    Whoever joins, or asks again, gets a key frame at once. A client that lags by more than a
+    second skips to a key frame; what it missed is counted in its stats as "video".
+
+    Args:
+        server: of `igtl.serve` or `igtl.aio.serve`.
+        device_name: name of the stream.
+        codecs: what clients may ask for; default all that can be encoded here. Others are told by
+            STATUS that it is not here.
+        settings: of VideoEncoder: fps, bit_rate, key_interval, quality, ijk_to_world.
+
+    Attributes:
+        encoders: those at work, by codec and interval in ms.
+    """
+
+    def __init__(
+        self,
+        server: Any,
+        device_name: str,
+        *,
+        codecs: Sequence[Codec] | None = None,
+        fps: float = 30.0,
+        bit_rate: int | None = None,
+        key_interval: int = 30,
+        quality: int = 85,
+        ijk_to_world: npt.ArrayLike | None = None,
+    ) -> None:
+        self.device_name = device_name
+        self.encoders: dict[Group, VideoEncoder] = {}
+        self._codecs = codecs_here() if codecs is None else tuple(codecs)
+        self._settings: dict[str, Any] = {
+            "fps": fps, "bit_rate": bit_rate, "key_interval": key_interval, "quality": quality,
+            "ijk_to_world": ijk_to_world,
+        }  # fmt: skip
+        self._lock = threading.Lock()
+        self._viewers: list[_Viewer] = []
+        self._due: dict[Group, float] = {}
+        self._pressed: dict[Group, float] = {}
+        VideoEncoder("I420", **self._settings)  # wrong settings show here
+        server.provides(StartVideo, device_name)(self._provide)
+
+    @property
+    def watching(self) -> int:
+        """How many clients do."""
+        return len(self._viewers)
+
+    def publish(
+        self, frame: npt.ArrayLike | Image, *, order: Order = "RGB", timestamp: float | None = None
+    ) -> None:
+        """Encode a frame for those who watch, and queue it for each of them; in any thread, one at
+        a time. Nobody watches: nothing is done.
+
+        Args: see VideoEncoder.encode.
+        """
+        now = time.monotonic()
+        with self._lock:
+            groups: dict[Group, list[_Viewer]] = {}
+            for viewer in self._viewers:
+                groups.setdefault(viewer.group, []).append(viewer)
+            for group in self.encoders.keys() - groups.keys():
+                self.encoders.pop(group).close()
+                self._due.pop(group, None)
+            for group, viewers in groups.items():
+                self._encode_for(group, viewers, frame, order, timestamp, now)
+
+    def _encode_for(
+        self,
+        group: Group,
+        viewers: list[_Viewer],
+        frame: Any,
+        order: Order,
+        timestamp: float | None,
+        now: float,
+    ) -> None:
+        codec, interval = group
+        # a frame that comes a little early counts: the stream itself is paced
+        if interval and now < self._due.get(group, 0.0) - 0.1e-3 * interval:
+            return
+        self._due[group] = max(self._due.get(group, 0.0) + 1e-3 * interval, now)
+        encoder = self.encoders.get(group)
+        if encoder is None:
+            encoder = self.encoders[group] = VideoEncoder(
+                codec, numbered=True, device_name=self.device_name, **self._settings
+            )
+        new = any(viewer.new for viewer in viewers)
+        lagging = any(viewer.lagging for viewer in viewers)
+        if lagging and now - self._pressed.get(group, 0.0) >= _KEY_AGAIN:
+            self._pressed[group] = now
+            new = True
+        message = encoder.encode(frame, order=order, timestamp=timestamp, key=new)
+        for viewer in viewers:
+            viewer.put(message)
+
+    def _provide(self, request: StartVideo, peer: Any) -> AsyncGenerator[Video] | None:
+        if request.codec not in self._codecs:
+            return None
+        longest = max(1, int(_BEHIND * self._settings["fps"]))
+        viewer = _Viewer((request.codec, request.interval_ms), peer, longest)
+        return self._stream(viewer)
+
+    async def _stream(self, viewer: _Viewer) -> AsyncGenerator[Video]:
+        viewer.begin()
+        with self._lock:
+            self._viewers.append(viewer)
+        try:
+            while True:
+                yield await viewer.get()
+        finally:
+            with self._lock:
+                self._viewers.remove(viewer)
+
+    def close(self) -> None:
+        """End the encoders. The server goes on; its streams get nothing more."""
+        with self._lock:
+            for encoder in self.encoders.values():
+                encoder.close()
+            self.encoders.clear()
+
+
+class _Viewer:
+    """One client that watches: what waits for it."""
+
+    def __init__(self, group: Group, peer: Any, longest: int) -> None:
+        self.group = group
+        self.new = True
+        self.lagging = False
+        self._peer = peer
+        self._longest = longest
+        self._frames: deque[Video] = deque()
+        self._lock = threading.Lock()
+
+    def begin(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._ready = asyncio.Event()
+
+    def put(self, message: Video) -> None:
+        """From any thread."""
+        with self._lock:
+            if len(self._frames) >= self._longest:
+                self._drop(message, len(self._frames))
+                self._frames.clear()
+                self.lagging = True
+            if message.kind == FrameType.KEY:
+                self.new = self.lagging = False
+            elif self.new or self.lagging:  # nothing before a key frame is of use
+                self._drop(message, int(self.lagging))
+                return
+            self._frames.append(message)
+        with contextlib.suppress(RuntimeError):  # the server was closed meanwhile
+            self._loop.call_soon_threadsafe(self._ready.set)
+
+    def _drop(self, message: Video, times: int) -> None:
+        if times:
+            self._peer.stats.count_dropped(_core.stream_head(message), "video", times)
+
+    async def get(self) -> Video:
+        while True:
+            with self._lock:
+                if self._frames:
+                    message = self._frames.popleft()
+                    return message if self._peer.header_version == 2 else _plain(message)
+                self._ready.clear()
+            await self._ready.wait()
+
+
+def _plain(message: Video) -> Video:
+    """Without its number, which header version 1 cannot carry."""
+    plain = Video.__new__(Video)
+    plain.__setstate__(message._state())
+    plain.message_id = 0
+    return plain
