@@ -164,14 +164,17 @@ print('ok')
 """
 
 
-def test_readme_examples_run() -> None:
-    readme = PACKAGE.parent / "README.md"
-    if not readme.is_file():
-        pytest.skip("installed without the README")
-    blocks = readme.read_text().split("```python\n")[1:]
+@pytest.mark.parametrize("page", ["README.md", "docs/media.md"])
+def test_examples_of_the_documents_run(page: str) -> None:
+    path = PACKAGE.parent / page
+    if not path.is_file():
+        pytest.skip("installed without the documents")
+    if page == "docs/media.md":
+        pytest.importorskip("av", reason="PyAV is not installed")
+    blocks = path.read_text().split("```python\n")[1:]
     assert len(blocks) >= 3
     code = "\n".join(block.split("```")[0] for block in blocks)
-    exec(compile(code, "README.md", "exec"), {"__name__": "readme"})
+    exec(compile(code, page, "exec"), {"__name__": "page"})
 
 
 @pytest.mark.processes

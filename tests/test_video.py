@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import numpy as np
@@ -148,6 +148,9 @@ def test_slicers_i420() -> None:
     assert isinstance(message, igtl.Video)
     payload = message.payload
     np.testing.assert_allclose(np.frombuffer(payload[:48], np.uint8).reshape(6, 8), luma, atol=1.1)
+    encoded = VideoEncoder("I420").encode(rgb.astype(np.uint8)).payload
+    mine, yours = (np.frombuffer(p[:48], np.uint8).astype(int) for p in (encoded, payload))
+    np.testing.assert_allclose(mine, yours, atol=1)
     found = VideoDecoder().decode(message)
     assert found is not None
     # the library's own decoding of the first row, from the same bytes
@@ -223,6 +226,20 @@ def test_every_tenth_message_lost(codec: Any, caplog: pytest.LogCaptureFixture) 
     assert set(keys) <= set(shown)
     assert len(shown) > 50
     assert "waiting for a key frame after 1 lost frames" in caplog.text
+
+
+def test_late_messages_are_not_decoded(codec: Any) -> None:
+    """Datagrams that overtake one another: what comes behind its successors is of no use."""
+    with VideoEncoder(codec, numbered=True, key_interval=6) as encoder:
+        messages = [encoder.encode(grey(k)) for k in range(12)]
+    decoder = VideoDecoder()
+    order = [0, 1, 3, 2, 4, 5, 6, 8, 7, 9]
+    shown = [k for k in order if decoder.decode(messages[k]) is not None]
+    assert shown == [0, 1, 6]
+    again = VideoDecoder()
+    for m in [*messages, *messages]:  # a sender that begins anew
+        assert again.decode(m) is not None
+    assert again.skipped == again.lost == 0
 
 
 @pytest.mark.parametrize("codec", codecs_here())
@@ -411,8 +428,6 @@ def test_one_camera_several_codecs() -> None:
         camera = Camera(server, codecs=codecs)
         camera.shoot()  # nobody watches: nothing is encoded
         assert camera.publisher.encoders == {}
-        from contextlib import ExitStack
-
         with ExitStack() as stack:
             links = [
                 (codec, stack.enter_context(watching(camera, server, codec, version)))

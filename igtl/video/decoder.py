@@ -94,8 +94,12 @@ class VideoDecoder:
         return self._by_ffmpeg(message, missing, order)
 
     def _missing(self, message: Video) -> int:
-        """How many messages of a numbered stream were lost before this one."""
-        before, self._number = self._number, message.message_id
+        """How many messages of a numbered stream were lost before this one; below 0: it comes
+        late, behind those that follow it."""
+        before = self._number
+        if 0 < message.message_id <= before and message.kind != FrameType.KEY:
+            return -1
+        self._number = message.message_id
         missing = max(0, message.message_id - before - 1) if before else 0
         self.lost += missing
         return missing
@@ -107,6 +111,9 @@ class VideoDecoder:
             self._stream = stream
             self._context = None
             self.waiting = True
+        if missing < 0:
+            self.skipped += 1
+            return None
         if missing and message.kind != FrameType.KEY:
             self._restart(message, f"{missing} lost frames")
         if self.waiting and message.kind in (FrameType.INTER, FrameType.SKIPPED):

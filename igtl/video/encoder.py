@@ -165,6 +165,9 @@ class VideoEncoder:
         context.bit_rate = self._bit_rate or int(_BITS * width * height * self.fps)
         context.gop_size = self._key_interval
         context.max_b_frames = 0
+        # what reformat makes of RGB, for those who ask the stream
+        context.color_range = av.video.reformatter.ColorRange.MPEG
+        context.colorspace = av.video.reformatter.Colorspace.SMPTE170M
         context.thread_count = 1 if height < _HD else 2
         context.options = dict(options)
         return context

@@ -61,7 +61,8 @@ class Publisher:
             "fps": fps, "bit_rate": bit_rate, "key_interval": key_interval, "quality": quality,
             "ijk_to_world": ijk_to_world,
         }  # fmt: skip
-        self._lock = threading.Lock()
+        self._publishing = threading.Lock()  # held while encoding
+        self._lock = threading.Lock()  # of the viewers, never held for long
         self._viewers: list[_Viewer] = []
         self._due: dict[Group, float] = {}
         self._pressed: dict[Group, float] = {}
@@ -82,15 +83,17 @@ class Publisher:
         Args: see VideoEncoder.encode.
         """
         now = time.monotonic()
-        with self._lock:
+        with self._publishing:
+            with self._lock:
+                viewers = list(self._viewers)
             groups: dict[Group, list[_Viewer]] = {}
-            for viewer in self._viewers:
+            for viewer in viewers:
                 groups.setdefault(viewer.group, []).append(viewer)
             for group in self.encoders.keys() - groups.keys():
                 self.encoders.pop(group).close()
                 self._due.pop(group, None)
-            for group, viewers in groups.items():
-                self._encode_for(group, viewers, frame, order, timestamp, now)
+            for group, those in groups.items():
+                self._encode_for(group, those, frame, order, timestamp, now)
 
     def _encode_for(
         self,
@@ -140,14 +143,18 @@ class Publisher:
 
     def close(self) -> None:
         """End the encoders. The server goes on; its streams get nothing more."""
-        with self._lock:
+        with self._publishing:
             for encoder in self.encoders.values():
                 encoder.close()
             self.encoders.clear()
 
 
 class _Viewer:
-    """One client that watches: what waits for it."""
+    """One client that watches: what waits for it. The event loop of the server owns it.
+
+    Attributes:
+        new, lagging: why it needs a key frame; `put` clears both when it gets one.
+    """
 
     def __init__(self, group: Group, peer: Any, longest: int) -> None:
         self.group = group
@@ -156,7 +163,8 @@ class _Viewer:
         self._peer = peer
         self._longest = longest
         self._frames: deque[Video] = deque()
-        self._lock = threading.Lock()
+        self._begun = False
+        self._skipping = True  # what comes before a key frame is of no use
 
     def begin(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -164,32 +172,33 @@ class _Viewer:
 
     def put(self, message: Video) -> None:
         """From any thread."""
-        with self._lock:
-            if len(self._frames) >= self._longest:
-                self._drop(message, len(self._frames))
-                self._frames.clear()
-                self.lagging = True
-            if message.kind == FrameType.KEY:
-                self.new = self.lagging = False
-            elif self.new or self.lagging:  # nothing before a key frame is of use
-                self._drop(message, int(self.lagging))
-                return
-            self._frames.append(message)
+        if message.kind == FrameType.KEY:
+            self.new = self.lagging = False
         with contextlib.suppress(RuntimeError):  # the server was closed meanwhile
-            self._loop.call_soon_threadsafe(self._ready.set)
+            self._loop.call_soon_threadsafe(self._take, message)
+
+    def _take(self, message: Video) -> None:
+        if len(self._frames) >= self._longest:
+            self._drop(message, len(self._frames))
+            self._frames.clear()
+            self._skipping = self.lagging = True
+        if message.kind == FrameType.KEY:
+            self._begun, self._skipping = True, False
+        if not self._skipping:
+            self._frames.append(message)
+            self._ready.set()
+        elif self._begun:
+            self._drop(message, 1)
 
     def _drop(self, message: Video, times: int) -> None:
-        if times:
-            self._peer.stats.count_dropped(_core.stream_head(message), "video", times)
+        self._peer.stats.count_dropped(_core.stream_head(message), "video", times)
 
     async def get(self) -> Video:
-        while True:
-            with self._lock:
-                if self._frames:
-                    message = self._frames.popleft()
-                    return message if self._peer.header_version == 2 else _plain(message)
-                self._ready.clear()
+        while not self._frames:
+            self._ready.clear()
             await self._ready.wait()
+        message = self._frames.popleft()
+        return message if self._peer.header_version == 2 else _plain(message)
 
 
 def _plain(message: Video) -> Video:
