@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 import numpy as np
@@ -465,12 +465,12 @@ def test_late_joiners_and_requests() -> None:
                 kinds = [first.recv(igtl.Video, timeout=5).kind for _ in range(8)]
                 assert kinds == [1, 3, 3, 3, 3, 1, 3, 3]
                 late.send(igtl.StartVideo(codec="VP90", interval_ms=0, device_name="Cam"))
-                late.query(igtl.GetStatus(), timeout=5)  # by now it has begun again, or soon
-                for _ in igtl.Rate(50):
+                for _ in igtl.Rate(50):  # until it has begun again
                     camera.shoot()
-                    if late.recv(igtl.Video, timeout=5).kind == FrameType.KEY:
-                        break
-                    assert camera.k < 100
+                    with suppress(TimeoutError):
+                        if late.recv(igtl.Video, timeout=0.01).kind == FrameType.KEY:
+                            break
+                    assert camera.k < 500
 
 
 def test_stop_and_refusal() -> None:

@@ -24,7 +24,7 @@ LOW_DELAY: Final[dict[str, tuple[str, dict[str, str]]]] = {
         {"preset": "ultrafast", "tune": "zerolatency", "forced-idr": "1",
          "x265-params": "log-level=none"},
     ),
-    "AV10": ("libsvtav1", {"preset": "12", "svtav1-params": "pred-struct=1:rc=2:lp=1:rtc=1"}),
+    "AV10": ("libsvtav1", {"preset": "12", "svtav1-params": "pred-struct=1:rc=2:rtc=1"}),
 }  # fmt: skip
 DECODERS: Final = {
     "VP90": "vp9", "H264": "h264", "X265": "hevc", "O265": "hevc", "AV10": "libdav1d",
@@ -35,7 +35,7 @@ FORMATS: Final = {"RGB": "rgb24", "BGR": "bgr24", "I420": "yuv420p"}
 
 def ffmpeg() -> Any:
     """PyAV."""
-    os.environ.setdefault("SVT_LOG", "1")  # or SVT-AV1 tells its settings on standard error
+    os.environ.setdefault("SVT_LOG", "0")  # or SVT-AV1 tells its settings on standard error
     return need("av", "video")
 
 

@@ -15,6 +15,7 @@ from igtl.video.codecs import ALONE, FORMATS, LOW_DELAY, Codec, Order, check_ord
 
 _HD: Final = 720  # lines from which a second thread makes encoding faster, not slower
 _BITS: Final = 0.4  # a pixel
+_SVT: Final = "svtav1-params"
 
 
 class VideoEncoder:
@@ -169,6 +170,8 @@ class VideoEncoder:
         context.color_range = av.video.reformatter.ColorRange.MPEG
         context.colorspace = av.video.reformatter.Colorspace.SMPTE170M
         context.thread_count = 1 if height < _HD else 2
+        if self.codec == "AV10":
+            options = {**options, _SVT: f"{options[_SVT]}:lp={context.thread_count}"}
         context.options = dict(options)
         return context
 
