@@ -145,8 +145,9 @@ def video(quick: bool) -> Iterator[Cells]:
             encoder.close()
             encode, decode, sizes, quality = zip(*taken[codec][2:], strict=True)
             both = sorted(a + b for a, b in zip(encode, decode, strict=True))
+            motion = "speckle changes" if changing else "moves as a whole"
             yield {
-                "frames": f"{width} × {height}, {'speckle changes' if changing else 'moves as a whole'}",
+                "frames": f"{width} × {height}, {motion}",
                 "codec": codec,
                 "encode fps": round(1 / statistics.mean(encode)),
                 "decode fps": round(1 / statistics.mean(decode)),
