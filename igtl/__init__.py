@@ -24,6 +24,7 @@ from igtl.errors import (
     ConnectionClosed,
     CRCError,
     EncodeError,
+    FileError,
     IgtlError,
     MessageTooLarge,
     ProtocolError,
@@ -158,13 +159,14 @@ from igtl.sync import Link, Listener, listen
 from igtl.units import Unit
 
 if TYPE_CHECKING:
-    from igtl import aio, batch, tls, transfer, video
+    from igtl import aio, batch, files, tls, transfer, video
     from igtl.server import Peer, Server, serve
     from igtl.video import VideoDecoder, VideoEncoder
 
 __version__ = "0.1.0"
 _LAZY = {
     "aio": "aio", "batch": "batch", "tls": "tls", "transfer": "transfer", "video": "video",
+    "files": "files",
     "Peer": "server", "Server": "server", "serve": "server",
     "VideoDecoder": "video", "VideoEncoder": "video",
 }  # fmt: skip
@@ -212,6 +214,7 @@ __all__ = [
     "Element",
     "Elements",
     "EncodeError",
+    "FileError",
     "Frame",
     "FrameType",
     "Get",
@@ -334,6 +337,7 @@ __all__ = [
     "connect",
     "crc64",
     "decompress",
+    "files",
     "fit",
     "get_include",
     "listen",

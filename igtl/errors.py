@@ -100,6 +100,23 @@ class EncodeError(IgtlError, ValueError):
         return type(self), (self.type_name, self.field, self.reason)
 
 
+class FileError(IgtlError, ValueError):
+    """A file cannot be read as what it should be, or cannot hold what it should.
+
+    Attributes:
+        path: of the file.
+        reason: what is wrong with it.
+    """
+
+    def __init__(self, path: Any, reason: str) -> None:
+        super().__init__(f"{path}: {reason}")
+        self.path = path
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[type[FileError], tuple[Any, str]]:
+        return type(self), (self.path, self.reason)
+
+
 class ConnectionClosed(IgtlError, ConnectionError):
     """The link is over.
 
