@@ -13,6 +13,9 @@ images, `pip install "igtl[mesh]"` those for meshes.
 | .nrrd .nhdr | IMAGE | pynrrd |
 | .mha .mhd .gipl .png .jpg .jpeg .tif .tiff .bmp | IMAGE | SimpleITK |
 | .dcm, or a folder of them | IMAGE | pydicom |
+| .vtu | POLYDATA with its attributes | meshio |
+| .vtk .vtp | POLYDATA as it is | VTK (`pip install "igtl[vtk]"`) |
+| .stl .ply .obj .off | POLYDATA, a surface in triangles | trimesh |
 
 Whatever a format calls its axes, the same voxel lies at the same place of the patient in all of
 them: NIfTI and 3D Slicer count in RAS, DICOM, ITK and NRRD (mostly) in LPS.
@@ -26,7 +29,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from igtl.errors import FileError
-from igtl.files import images
+from igtl.files import images, meshes
 from igtl.message import Message
 
 
@@ -41,6 +44,9 @@ FORMATS: dict[str, Format] = {
     **dict.fromkeys((".nii", ".nii.gz"), Format(images.load_nifti, images.save_nifti)),
     **dict.fromkeys((".nrrd", ".nhdr"), Format(images.load_nrrd, images.save_nrrd)),
     **dict.fromkeys(images.ITK_SUFFIXES, Format(images.load_itk, images.save_itk)),
+    ".vtu": Format(meshes.load_meshio, meshes.save_meshio),
+    **dict.fromkeys(meshes.VTK_SUFFIXES, Format(meshes.load_vtk, meshes.save_vtk)),
+    **dict.fromkeys(meshes.TRIMESH_SUFFIXES, Format(meshes.load_trimesh, meshes.save_trimesh)),
     ".dcm": Format(images.load_dicom, images.save_dicom),
 }
 
