@@ -15,6 +15,7 @@ images, `pip install "igtl[mesh]"` those for meshes.
 | .dcm, or a folder of them | IMAGE | pydicom |
 | .vtu | POLYDATA with its attributes | meshio |
 | .vtk .vtp | POLYDATA as it is | VTK (`pip install "igtl[vtk]"`) |
+| .mrk.json .fcsv | POINT, the fiducials of 3D Slicer | igtl |
 | .stl .ply .obj .off | POLYDATA, a surface in triangles | trimesh |
 
 Whatever a format calls its axes, the same voxel lies at the same place of the patient in all of
@@ -29,7 +30,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from igtl.errors import FileError
-from igtl.files import images, meshes
+from igtl.files import colors, images, meshes, points
 from igtl.message import Message
 
 
@@ -44,11 +45,16 @@ FORMATS: dict[str, Format] = {
     **dict.fromkeys((".nii", ".nii.gz"), Format(images.load_nifti, images.save_nifti)),
     **dict.fromkeys((".nrrd", ".nhdr"), Format(images.load_nrrd, images.save_nrrd)),
     **dict.fromkeys(images.ITK_SUFFIXES, Format(images.load_itk, images.save_itk)),
+    ".mrk.json": Format(points.load_markups, points.save_markups),
+    ".fcsv": Format(points.load_fcsv, points.save_fcsv),
     ".vtu": Format(meshes.load_meshio, meshes.save_meshio),
     **dict.fromkeys(meshes.VTK_SUFFIXES, Format(meshes.load_vtk, meshes.save_vtk)),
     **dict.fromkeys(meshes.TRIMESH_SUFFIXES, Format(meshes.load_trimesh, meshes.save_trimesh)),
     ".dcm": Format(images.load_dicom, images.save_dicom),
 }
+
+
+__all__ = ["FORMATS", "Format", "colors", "images", "load", "meshes", "points", "save"]
 
 
 def _format_of(path: Path) -> Format:
