@@ -30,6 +30,7 @@ from igtl.errors import (
     ProtocolError,
     VersionError,
 )  # fmt: skip
+from igtl.geometry import CalibrationError, NoTransform, Pose, TransformGraph
 from igtl.healing import ReconnectingLink, connect
 from igtl.memory import pipe
 from igtl.message import (
@@ -200,6 +201,7 @@ __all__ = [
     "BodyError",
     "CRCError",
     "CRCPolicy",
+    "CalibrationError",
     "Capability",
     "Cells",
     "ColorTable",
@@ -252,10 +254,12 @@ __all__ = [
     "Metadata",
     "NDArray",
     "NoData",
+    "NoTransform",
     "Peer",
     "Point",
     "Points",
     "PolyData",
+    "Pose",
     "Position",
     "Protocol",
     "ProtocolError",
@@ -323,6 +327,7 @@ __all__ = [
     "Trajectory",
     "TrajectoryType",
     "Transform",
+    "TransformGraph",
     "Unit",
     "Unknown",
     "VersionError",

@@ -2699,7 +2699,7 @@ def matrix_of_quaternion(quaternion):
 
 def quaternion_of_matrix(matrix):
     """Quaternion (x, y, z, w), float64, w >= 0, of a rotation matrix (3x3 or larger)."""
-    cdef double[:, :] m = np.asarray(matrix, dtype=np.float64)
+    cdef const double[:, :] m = np.asarray(matrix, dtype=np.float64)
     cdef double x, y, z, w, s, trace
     if m.shape[0] < 3 or m.shape[1] < 3:
         raise ValueError(f"shape ({m.shape[0]}, {m.shape[1]}), must be at least (3, 3)")

@@ -8,13 +8,10 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
-import numpy as np
-import numpy.typing as npt
-
-from igtl._core import matrix_of_quaternion, quaternion_of_matrix
 from igtl.exchange import Selection
+from igtl.geometry import Pose, is_rigid
 from igtl.message import Message
 from igtl.messages.tracking import Transform
 
@@ -142,40 +139,13 @@ def interpolated(a: Message, b: Message, share: float) -> Transform | None:
     TRANSFORM with a rotation and nothing else."""
     if not (isinstance(a, Transform) and isinstance(b, Transform)):
         return None
-    ma, mb = np.asarray(a.matrix, np.float64), np.asarray(b.matrix, np.float64)
-    if not (_is_rigid(ma) and _is_rigid(mb)):
+    if not (is_rigid(a.matrix) and is_rigid(b.matrix)):
         return None
-    out = np.eye(4)
-    out[:3, :3] = matrix_of_quaternion(
-        slerp(quaternion_of_matrix(ma[:3, :3]), quaternion_of_matrix(mb[:3, :3]), share)
-    )[:3, :3]
-    out[:3, 3] = (1 - share) * ma[:3, 3] + share * mb[:3, 3]
     nearer = a if share < 0.5 else b
-    result = Transform(out, device_name=a.device_name, message_id=nearer.message_id)
+    between = Pose(a.matrix).to(Pose(b.matrix), share)
+    result = Transform(between.matrix, device_name=a.device_name, message_id=nearer.message_id)
     if nearer.metadata:
         result.metadata = nearer.metadata
     for name in ("received", "received_monotonic", "peer"):
         setattr(result, name, getattr(nearer, name))
-    return result
-
-
-def _is_rigid(m: npt.NDArray[np.float64]) -> bool:
-    r = m[:3, :3]
-    return bool(
-        np.isfinite(m).all() and np.allclose(r.T @ r, np.eye(3), atol=1e-4)
-    ) and bool(np.linalg.det(r) > 0)  # fmt: skip
-
-
-def slerp(p: npt.ArrayLike, q: npt.ArrayLike, share: float) -> npt.NDArray[np.float64]:
-    """Unit quaternion at `share` (0…1) of the shorter way from p to q."""
-    a, b = np.asarray(p, np.float64), np.asarray(q, np.float64)
-    cosine: Any = float(np.dot(a, b))
-    if cosine < 0:
-        b, cosine = -b, -cosine
-    if cosine > 0.9995:  # so close that a straight line is right
-        mixed = (1 - share) * a + share * b
-    else:
-        angle = np.arccos(min(cosine, 1.0))
-        mixed = (np.sin((1 - share) * angle) * a + np.sin(share * angle) * b) / np.sin(angle)
-    result: npt.NDArray[np.float64] = mixed / np.linalg.norm(mixed)
     return result

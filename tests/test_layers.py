@@ -19,7 +19,7 @@ LAYERS = [
     "_core",
     "metadata units show elements message",
     "messages.general messages.geometry messages.imaging messages.tracking messages.queries",
-    "rtp log batch compression",
+    "rtp log batch compression geometry",
     "protocol queues",
     "compressing",
     "exchange pairing link",

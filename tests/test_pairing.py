@@ -10,7 +10,8 @@ from scipy.spatial.transform import Rotation, Slerp
 
 import igtl
 from igtl.exchange import Selection
-from igtl.pairing import Method, Pairing, interpolated, slerp
+from igtl.geometry import slerp
+from igtl.pairing import Method, Pairing, interpolated
 
 STREAMS = [Selection(igtl.Status, "image"), Selection(igtl.Transform, "probe")]
 
