@@ -6,11 +6,13 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,6 +22,7 @@ import igtl
 from igtl.cli import main
 from igtl.cli.arguments import Address
 from igtl.simulate import Imager, Tracker, pose
+from tests.cpp import free_port
 
 pytestmark = pytest.mark.processes
 
@@ -41,6 +44,12 @@ def play(server: igtl.Server, messages: list[igtl.Message], raw: bytes = b"") ->
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
     return thread
+
+
+def run(*args: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "igtl", *args], capture_output=True, text=True, timeout=60
+    )
 
 
 def dump(*args: str) -> subprocess.CompletedProcess[str]:
@@ -214,3 +223,87 @@ def test_simulated_devices_depend_on_time_alone() -> None:
     assert a.dtype == np.uint8
     assert a.max() > 20
     assert (a != Imager().frame(2.0)).any()
+
+
+# ---- files ------------------------------------------------------------------------------------
+
+
+def volume(seed: int = 1) -> igtl.Image:
+    place = np.array([[0, -0.5, 0, 10], [0.5, 0, 0, -20], [0, 0, 2, 5], [0, 0, 0, 1.0]])
+    array = np.random.default_rng(seed).integers(-1000, 1000, (3, 5, 7), np.int16)
+    return igtl.Image(array, ijk_to_world=place, device_name="CT")
+
+
+def test_send_and_receive_files(tmp_path: Path) -> None:
+    """From a file through two processes into another format."""
+    pytest.importorskip("nibabel", reason="nibabel is not installed")
+    pytest.importorskip("trimesh", reason="trimesh is not installed")
+    mesh = igtl.PolyData(np.eye(3), polygons=[[0, 1, 2]])
+    points = igtl.Points([igtl.Point("Nasion", position=(1, 2, 3))])
+    igtl.files.save(volume(), tmp_path / "ct.nii.gz")
+    igtl.files.save(mesh, tmp_path / "skin.stl")
+    igtl.files.save(points, tmp_path / "F.mrk.json")
+    port = free_port()
+    receiving = subprocess.Popen(
+        [sys.executable, "-m", "igtl", "receive", f":{port}", "--listen", "--to", str(tmp_path / "out"),
+         "--images", ".mha", "-n", "4", "-s", "40"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    files = [str(tmp_path / name) for name in ("ct.nii.gz", "skin.stl", "F.mrk.json", "ct.nii.gz")]
+    try:
+        for _ in igtl.Rate(5):  # until it listens
+            sent = run("send", *files, f":{port}")
+            if "refused" not in sent.stderr:
+                break
+        out, errors = receiving.communicate(timeout=40)
+    finally:
+        receiving.kill()
+        receiving.wait()
+    assert sent.returncode == 0, sent.stderr
+    assert "4 sent" in sent.stderr
+    assert receiving.returncode == 0, errors
+    assert [Path(line).name for line in out.splitlines()] == [
+        "ct.mha", "skin.vtu", "F.mrk.json", "ct_2.mha"
+    ]  # fmt: skip
+    image = igtl.files.load(tmp_path / "out" / "ct_2.mha")
+    assert isinstance(image, igtl.Image)
+    np.testing.assert_array_equal(image.array, volume().array)
+    np.testing.assert_allclose(image.ijk_to_world, volume().ijk_to_world, atol=1e-4)
+    loaded = igtl.files.load(tmp_path / "out" / "F.mrk.json")
+    assert isinstance(loaded, igtl.Points)
+    assert loaded.points.positions.tolist() == [[1, 2, 3]]
+
+
+def test_receive_goes_on(server: igtl.Server, tmp_path: Path) -> None:
+    """Over messages that are no files, bad ones, what a format cannot hold, and names that lead
+    elsewhere."""
+    pytest.importorskip("nrrd", reason="pynrrd is not installed")
+    pytest.importorskip("trimesh", reason="trimesh is not installed")
+    away = volume()
+    away.device_name = "../../etc/x"
+    bad = bytearray(volume().pack())
+    bad[-1] ^= 1
+    lines = igtl.PolyData(np.eye(3), lines=[[0, 1, 2]], device_name="Path")
+    play(server, [igtl.Status.ok(), away, lines, igtl.Frame.from_bytes(bytes(bad)), volume()])  # type: ignore[list-item]
+    done = run("receive", f":{server.port}", "--to", str(tmp_path / "in"), "--meshes", ".stl")
+    assert [Path(line).name for line in done.stdout.splitlines()] == ["etc_x.nrrd", "CT.nrrd"]
+    assert sorted(p.name for p in (tmp_path / "in").iterdir()) == ["CT.nrrd", "etc_x.nrrd"]
+    assert "bad message: CRC" in done.stderr
+    assert "without vertices and lines" in done.stderr
+    assert "not saved: 1 STATUS" in done.stderr
+    assert done.returncode == 1
+
+
+def test_errors_of_send_and_receive(tmp_path: Path) -> None:
+    (tmp_path / "a.xyz").write_text("?")
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        done = run("send", str(tmp_path / "a.xyz"), f":{listening.getsockname()[1]}")
+    assert done.returncode == 1
+    assert "no known suffix" in done.stderr
+    port = free_port()
+    for args in (["send", str(tmp_path / "a.xyz"), f":{port}"],
+                 ["receive", f":{port}", "--to", str(tmp_path)]):  # fmt: skip
+        done = run(*args)
+        assert done.returncode == 1
+        assert "refused" in done.stderr
+        assert "Traceback" not in done.stderr

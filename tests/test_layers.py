@@ -29,7 +29,7 @@ LAYERS = [
     "aio.__init__",
     "rate simulate video.codecs video.encoder video.decoder video.publisher video.__init__ files.colors files.images files.meshes files.points files.__init__",
     "__init__",
-    "cli.arguments cli.demo cli.dump",
+    "cli.arguments cli.demo cli.dump cli.receive cli.send",
     "cli.__init__",
     "__main__",
 ]

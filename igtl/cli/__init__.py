@@ -10,7 +10,7 @@ import click
 class _Lazy(click.Group):
     """Finds subcommands by name, so that starting one does not import the others."""
 
-    _names = ("demo", "dump")
+    _names = ("demo", "dump", "receive", "send")
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self._names)
