@@ -4,7 +4,12 @@
 from __future__ import annotations
 
 import re
-from typing import Final, Self
+from typing import Any, Final, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from igtl.extras import need
 
 _PREFIXES: Final = {
     "": 0, "da": 1, "h": 2, "k": 3, "M": 4, "G": 5, "T": 6, "P": 7, "d": 9, "c": 0xA, "m": 0xB,
@@ -17,6 +22,21 @@ _SYMBOLS: Final = (
 _UNITS: Final = {symbol: code for code, symbol in enumerate(_SYMBOLS) if code}
 _ALIASES: Final = {"\N{MICRO SIGN}": "u", "\N{GREEK SMALL LETTER MU}": "u"}
 _OHMS: Final = {"\N{GREEK CAPITAL LETTER OMEGA}": "Ohm", "\N{OHM SIGN}": "Ohm", "ohm": "Ohm"}
+_POWERS: Final = {
+    "": 0, "da": 1, "h": 2, "k": 3, "M": 6, "G": 9, "T": 12, "P": 15, "d": -1, "c": -2, "m": -3,
+    "u": -6, "n": -9, "p": -12, "f": -15,
+}  # fmt: skip
+# in base units of the SI, and angles, so that rad/s is not Hz
+_DERIVED: Final = {
+    "Hz": {"s": -1}, "N": {"m": 1, "kg": 1, "s": -2}, "Pa": {"m": -1, "kg": 1, "s": -2},
+    "J": {"m": 2, "kg": 1, "s": -2}, "W": {"m": 2, "kg": 1, "s": -3}, "C": {"s": 1, "A": 1},
+    "V": {"m": 2, "kg": 1, "s": -3, "A": -1}, "F": {"m": -2, "kg": -1, "s": 4, "A": 2},
+    "Ohm": {"m": 2, "kg": 1, "s": -3, "A": -2}, "S": {"m": -2, "kg": -1, "s": 3, "A": 2},
+    "Wb": {"m": 2, "kg": 1, "s": -2, "A": -1}, "T": {"kg": 1, "s": -2, "A": -1},
+    "H": {"m": 2, "kg": 1, "s": -2, "A": -2}, "lm": {"cd": 1, "sr": 1},
+    "lx": {"m": -2, "cd": 1, "sr": 1}, "Bq": {"s": -1}, "Gy": {"m": 2, "s": -2},
+    "Sv": {"m": 2, "s": -2}, "g": {"kg": 1},
+}  # fmt: skip
 _TERM: Final = re.compile(r"([^\d\^*/·.+-]+)(?:\^?([+-]?\d+))?")
 
 
@@ -58,6 +78,50 @@ class Unit(int):
             exponent = bits & 0xF
             pairs.append((bits >> 4 & 0x3F, exponent - 16 if exponent > 7 else exponent))
         return tuple(pairs)
+
+    def convert(self, values: npt.ArrayLike, to: Unit | str) -> npt.NDArray[np.float64]:
+        """Values of this unit in another: `Unit("N").convert(sensor.values, "mN")`.
+
+        Raises:
+            ValueError: they do not measure the same thing, one is not known, or has a prefix at
+                a power: the prefix of "mm^2" on the wire is that of the whole product (1e-3 m²),
+                and few who write it mean that.
+        """
+        other = Unit(to)
+        (factor, here), (below, there) = self._in_si(), other._in_si()
+        if here != there:
+            raise ValueError(f"{self} and {other} do not measure the same thing")
+        found: npt.NDArray[np.float64] = np.asarray(values, np.float64) * (factor / below)
+        return found
+
+    def to_pint(self, registry: Any = None) -> Any:
+        """As a unit of pint (`igtl[units]`): `sensor.values * unit.to_pint(registry)`.
+
+        Args:
+            registry: a pint.UnitRegistry; default pint's own.
+
+        Raises:
+            ValueError: see convert.
+        """
+        self._in_si()
+        registry = registry or need("pint", "units").get_application_registry()
+        return registry.Unit(str(self).replace("Ohm", "ohm") if self else "dimensionless")
+
+    def _in_si(self) -> tuple[float, dict[str, int]]:
+        """How many of the SI unit one is, and the exponents of the base units."""
+        used = [(code, exponent) for code, exponent in self.terms if code or exponent]
+        prefix = next((text for text, code in _PREFIXES.items() if code == self.prefix), None)
+        if prefix is None or not all(0 < code < len(_SYMBOLS) for code, _ in used):
+            raise ValueError(f"{self} is no unit that is known")
+        if prefix and used and used[0][1] != 1:
+            raise ValueError(f"{self}: a prefix at a power has two meanings; convert it yourself")
+        power, base = _POWERS[prefix], dict[str, int]()
+        for code, exponent in used:
+            symbol = _SYMBOLS[code]
+            power -= 3 * exponent if symbol == "g" else 0
+            for name, each in _DERIVED.get(symbol, {symbol: 1}).items():
+                base[name] = base.get(name, 0) + each * exponent
+        return 10.0**power, {name: e for name, e in base.items() if e}
 
     def __str__(self) -> str:
         used = [(code, exponent) for code, exponent in self.terms if code or exponent]

@@ -164,13 +164,13 @@ print('ok')
 """
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/media.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/media.md", "docs/data.md"])
 def test_examples_of_the_documents_run(page: str) -> None:
     path = PACKAGE.parent / page
     if not path.is_file():
         pytest.skip("installed without the documents")
-    if page == "docs/media.md":
-        pytest.importorskip("av", reason="PyAV is not installed")
+    for module in {"docs/media.md": ["av"], "docs/data.md": ["nibabel", "SimpleITK"]}.get(page, []):
+        pytest.importorskip(module, reason=f"{module} is not installed")
     blocks = path.read_text().split("```python\n")[1:]
     assert len(blocks) >= 3
     code = "\n".join(block.split("```")[0] for block in blocks)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -265,3 +267,22 @@ def test_pyvista_meshes() -> None:
     np.testing.assert_allclose(mesh.attribute("Height").values.ravel(), mesh.points[:, 2])
     assert meshes.to_trimesh(mesh).volume == pytest.approx(sphere.volume, rel=1e-4)
     assert len(meshes.from_vtk(pyvista.PolyData()).points) == 0
+
+
+@pytest.mark.processes
+def test_missing_extras_are_named(tmp_path: Path) -> None:
+    code = f"""
+import sys
+for name in ("meshio", "trimesh", "vtkmodules", "vtkmodules.vtkIOXML", "vtkmodules.vtkIOLegacy"):
+    sys.modules[name] = None
+import igtl, numpy as np
+mesh = igtl.PolyData(np.eye(3), polygons=[[0, 1, 2]])
+for suffix, extra in ((".vtu", "mesh"), (".stl", "mesh"), (".vtp", "vtk"), (".vtk", "vtk")):
+    try:
+        igtl.files.save(mesh, r"{tmp_path}/a" + suffix)
+    except ModuleNotFoundError as error:
+        assert f'pip install "igtl[{{extra}}]"' in str(error), error
+    else:
+        raise AssertionError(suffix)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

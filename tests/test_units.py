@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -77,3 +78,52 @@ def test_sensor() -> None:
     assert "unit='N'" in repr(s)
     with pytest.raises(igtl.EncodeError, match=r"Sensor.values: 256 elements"):
         igtl.Sensor(range(256)).pack()
+
+
+# ---- conversion -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "other", "expected"),
+    [
+        (1.5, "N", "mN", 1500), (2, "N*m", "J", 2), (1, "kN", "N", 1000), (3, "mm/s^2", "m/s^2", 3e-3),
+        (1, "N", "g*m/s^2", 1000), (1, "kg", "g", 1000), (5, "W", "V*A", 5), (1, "Pa", "N/m^2", 1),
+        (7, "T", "Wb/m^2", 7), (1, "V/A", "Ohm", 1), (4, "mrad/s", "rad/s", 4e-3), (1, "C", "A*s", 1),
+        (2, "F", "C/V", 2), (2, "H", "Wb/A", 2), (1, "S", "A/V", 1), (1, "", "1", 1),
+        (9, "Sv", "m^2/s^2", 9), (1, "lx", "lm/m^2", 1), (1, "hPa", "Pa", 100),
+    ],
+)  # fmt: skip
+def test_conversion(value: float, unit: str, other: str, expected: float) -> None:
+    np.testing.assert_allclose(igtl.Unit(unit).convert([value, 0], other), [expected, 0])
+    np.testing.assert_allclose(igtl.Unit(other).convert(expected, igtl.Unit(unit)), value)
+
+
+@pytest.mark.parametrize(
+    ("unit", "other", "reason"),
+    [
+        ("N", "m", "same thing"), ("rad/s", "Hz", "same thing"), ("mm^2", "m^2", "two meanings"),
+        ("0x8000000000000000", "m", "no unit that is known"), ("N", "furlong", "no unit OpenIGTLink"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_converted(unit: str, other: str, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        igtl.Unit(unit).convert(1, other)
+
+
+def test_pint_agrees() -> None:
+    pint = pytest.importorskip("pint", reason="pint is not installed")
+    registry = pint.UnitRegistry()
+    for text in ("mm/s^2", "N*m", "kOhm", "mrad/s", "hPa", "uT", "Bq", "Gy", "lx", "mol/m^3", "cd"):
+        unit = igtl.Unit(text)
+        factor, base = unit._in_si()
+        quantity = (1 * unit.to_pint(registry)).to_base_units()
+        ours = registry.Quantity(factor, "*".join(f"{n}**{e}" for n, e in base.items()))
+        assert quantity.to(ours.units).magnitude == pytest.approx(factor)
+    sensor = igtl.Sensor([1, 2], "mN")
+    assert (sensor.values * sensor.unit.to_pint(registry)).to("N").magnitude.tolist() == [
+        1e-3,
+        2e-3,
+    ]
+    assert (1 * igtl.Unit().to_pint(registry)).dimensionless
+    with pytest.raises(ValueError, match="two meanings"):
+        igtl.Unit("mm^2").to_pint(registry)
