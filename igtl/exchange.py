@@ -216,7 +216,13 @@ class _Anything(Selection):
         return True
 
 
+class _Nothing(Selection):
+    def matches(self, m: Message) -> bool:
+        return False
+
+
 ANYTHING = _Anything(Message)
+NOTHING = _Nothing(Message)
 
 
 def selection(kind: type[Message], name: str) -> Selection:

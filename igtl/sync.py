@@ -19,6 +19,7 @@ from igtl.compression import Compression
 from igtl.errors import ConnectionClosed, MessageTooLarge
 from igtl.exchange import (
     ANYTHING,
+    NOTHING,
     Exchange,
     Selection,
     Stopping,
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from ssl import SSLContext
 
 M = TypeVar("M", bound=Message)
+_LOOK = 0.02  # seconds between two looks at what the peer has said
 
 
 class Link(LinkBase):
@@ -361,6 +363,25 @@ class Link(LinkBase):
             while part_of_stream(start, reply):  # it was on its way
                 self.stats.count_dropped(_core.stream_head(reply), "after_stop")
                 reply = self._wait_for(wanted, 1.0)
+
+    def wait_compressed(self, timeout: float = 1.0) -> bool:
+        """Wait for the peer to say that it reads compressed messages; what else comes stays
+        queued. For links that only send: whoever receives anyhow hears of it by that.
+
+        Args:
+            timeout: seconds; a peer that was not told to compress never says so.
+
+        Returns:
+            Whether messages are compressed from now on.
+
+        Raises:
+            ConnectionClosed, RuntimeError: see recv.
+        """
+        end = time.monotonic() + timeout
+        while not self._protocol.peer_takes and (left := end - time.monotonic()) > 0:
+            with contextlib.suppress(TimeoutError):
+                self._wait_for(NOTHING, min(left, _LOOK))
+        return self._protocol.peer_takes
 
     def sync(
         self,

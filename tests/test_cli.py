@@ -246,13 +246,18 @@ def test_send_and_receive_files(tmp_path: Path) -> None:
     port = free_port()
     receiving = subprocess.Popen(
         [sys.executable, "-m", "igtl", "receive", f":{port}", "--listen", "--to", str(tmp_path / "out"),
-         "--images", ".mha", "-n", "4", "-s", "40"],
+         "--images", ".mha", "-n", "5", "-s", "40"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
-    files = [str(tmp_path / name) for name in ("ct.nii.gz", "skin.stl", "F.mrk.json", "ct.nii.gz")]
+    big = igtl.Image(np.tile(volume().array, (10, 20, 20)), device_name="Big")
+    igtl.files.save(big, tmp_path / "big.nii.gz")
+    files = [
+        str(tmp_path / name)
+        for name in ("ct.nii.gz", "skin.stl", "F.mrk.json", "ct.nii.gz", "big.nii.gz")
+    ]
     try:
         for _ in igtl.Rate(5):  # until it listens
-            sent = run("send", *files, f":{port}")
+            sent = run("send", "--compress", *files, f":{port}")
             if "refused" not in sent.stderr:
                 break
         out, errors = receiving.communicate(timeout=40)
@@ -260,10 +265,10 @@ def test_send_and_receive_files(tmp_path: Path) -> None:
         receiving.kill()
         receiving.wait()
     assert sent.returncode == 0, sent.stderr
-    assert "4 sent" in sent.stderr
+    assert "5 sent, 0.0 MB" in sent.stderr  # of 0.8, compressed
     assert receiving.returncode == 0, errors
     assert [Path(line).name for line in out.splitlines()] == [
-        "ct.mha", "skin.vtu", "F.mrk.json", "ct_2.mha"
+        "ct.mha", "skin.vtu", "F.mrk.json", "ct_2.mha", "big.mha"
     ]  # fmt: skip
     image = igtl.files.load(tmp_path / "out" / "ct_2.mha")
     assert isinstance(image, igtl.Image)

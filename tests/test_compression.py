@@ -307,6 +307,33 @@ def test_one_end_did_not_ask(client: bool, server: bool) -> None:
         assert "CAPABILITY" not in sent_types(b)
 
 
+def test_a_link_that_only_sends() -> None:
+    """It hears the answer by waiting for it; what came before stays queued."""
+    with linked() as (a, b):
+        b.send(igtl.Status.ok(device_name="first"))
+        listening = threading.Thread(target=b.recv)  # for the offer
+        listening.start()
+        assert a.wait_compressed(5)
+        a.send(CT_1)
+        listening.join(5)
+        assert sent_types(a) == {"CAPABILITY", "COMPRESSED"}
+        assert a.recv(timeout=5).device_name == "first"
+    with linked(True, False) as (a, b):
+        assert not a.wait_compressed(0.1)
+    with linked(False, True) as (a, b):
+        assert not a.wait_compressed(0.05)
+
+    async def main() -> None:
+        async with igtl.aio.serve(port=0, compression=True) as server:
+            async with igtl.aio.connect("127.0.0.1", server.port, compression=True) as link:
+                assert await link.wait_compressed(5)
+                await link.send(CT_1)
+            async with igtl.aio.connect("127.0.0.1", server.port) as link:
+                assert not await link.wait_compressed(0.05)
+
+    asyncio.run(main())
+
+
 def test_a_peer_without_zstd(monkeypatch: pytest.MonkeyPatch) -> None:
     with linked() as (a, b):
         monkeypatch.setattr("igtl.compressing.has_zstd", lambda: False)

@@ -23,6 +23,7 @@ from igtl.compression import Compression
 from igtl.errors import ConnectionClosed, MessageTooLarge
 from igtl.exchange import (
     ANYTHING,
+    NOTHING,
     Exchange,
     Selection,
     Stopping,
@@ -55,6 +56,7 @@ M = TypeVar("M", bound=Message)
 MAX_QUEUED = 1000
 MAX_QUEUED_BYTES = 1 << 20
 _CLOSE_TIMEOUT = 5.0
+_LOOK = 0.02  # seconds between two looks at what the peer has said
 
 
 class Link(LinkBase):
@@ -291,6 +293,15 @@ class Link(LinkBase):
             while part_of_stream(start, reply):  # it was on its way
                 self.stats.count_dropped(_core.stream_head(reply), "after_stop")
                 reply = await self._recv(wanted, 1.0)
+
+    async def wait_compressed(self, timeout: float = 1.0) -> bool:
+        """Wait for the peer to say that it reads compressed messages; see
+        `igtl.Link.wait_compressed`."""
+        end = time.monotonic() + timeout
+        while not self._protocol.peer_takes and (left := end - time.monotonic()) > 0:
+            with contextlib.suppress(TimeoutError):
+                await self._next_within(NOTHING, min(left, _LOOK))
+        return self._protocol.peer_takes
 
     def sync(
         self,

@@ -37,6 +37,8 @@ def command(
         with Progress(console=Console(stderr=True), disable=quiet) as progress:
             link = igtl.connect(*address, hello=hello, compression=compress)
             with link:
+                if compress:
+                    link.wait_compressed()
                 bar = progress.add_task("", total=len(files))
                 for file in files:
                     progress.update(bar, description=f"reading {file.name}")
