@@ -44,6 +44,7 @@ MAX_SIZE: Final = 1 << 30
 
 _DEFLATE_LEVELS: Final = {"fast": 1, "default": 6, "best": 9}
 _ZSTD_LEVELS: Final = {"fast": 1, "default": 3, "best": 12}
+_ZSTD_WINDOW: Final = 23  # 8 MiB, as every level up to 19 uses
 _ISAL: Final = {1: 1, 2: 2, 3: 2}  # of zlib's levels: what isal does with more ratio and speed
 _CODES: Final[dict[str, int]] = {"deflate": 1, "zstd": 2}
 _METHODS: Final = {1: "deflate", 2: "zstd"}
@@ -210,7 +211,11 @@ def _inflated(view: memoryview, method: str, max_size: int) -> bytes:
     wrong: tuple[type[Exception], ...]
     if method == "zstd":
         zstd = _zstd()
-        engine, wrong = zstd.ZstdDecompressor(), (zstd.ZstdError, EOFError, ValueError)
+        # a frame may ask for a window of any size, and is given it before there is any output
+        window = min(31, max(_ZSTD_WINDOW, max_size.bit_length()))
+        options = {zstd.DecompressionParameter.window_log_max: window}
+        engine = zstd.ZstdDecompressor(options=options)
+        wrong = (zstd.ZstdError, EOFError, ValueError)
     else:
         library: Any = _isal() or zlib
         engine, wrong = library.decompressobj(31 if method == "gzip" else 15), (library.error,)

@@ -155,6 +155,19 @@ def test_a_bomb_is_never_more_than_its_limit(method: Any) -> None:
     assert peak(explode) < 8 << 20
 
 
+def test_a_window_is_no_way_around_the_limit() -> None:
+    """A frame of a few bytes that makes the reader take 512 MiB to begin with."""
+    parameter = zstd().CompressionParameter
+    big = zstd().ZstdCompressor(options={parameter.window_log: 29})
+    frame = big.compress(bytes(5000)) + big.flush()
+    with pytest.raises(igtl.BodyError, match=r"(?i)memory"):
+        igtl.decompress(frame, max_size=10_000)
+    usual = zstd().ZstdCompressor(19)  # a stream whose size its writer did not know
+    assert igtl.decompress(usual.compress(bytes(5000)) + usual.flush(), max_size=5000) == bytes(
+        5000
+    )
+
+
 # ---- COMPRESSED -------------------------------------------------------------------------------
 
 

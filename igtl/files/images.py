@@ -6,9 +6,9 @@ column, as all of these libraries have it. igtl and nibabel count in RAS, the ot
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +26,7 @@ _EVEN: Final = 1e-2  # mm, or of a gap: slices that differ by more are not evenl
 _MM: Final = {"meter": 1000.0, "micron": 0.001}
 Matrix = npt.NDArray[np.float64]
 Voxels = npt.NDArray[Any]
+T = TypeVar("T")
 
 
 def _image(message: Message, path: Any) -> Image:
@@ -106,7 +107,7 @@ def load_itk(path: Path) -> Image:
         found = sitk.ReadImage(str(path))
     except RuntimeError as error:
         raise FileError(path, _last_line(error)) from None
-    return _taken(path, lambda: from_sitk(found))
+    return _told(path, lambda: from_sitk(found))
 
 
 def save_itk(message: Message, path: Path) -> None:
@@ -116,7 +117,7 @@ def save_itk(message: Message, path: Path) -> None:
     flat = path.suffix.lower() in (".png", ".jpg", ".jpeg", ".bmp")
     if flat and image.array.shape[0] != 1:
         raise FileError(path, f"holds one slice, not {image.array.shape[0]}")
-    out = _given(path, lambda: to_sitk(image))
+    out = _told(path, lambda: to_sitk(image))
     try:
         sitk.WriteImage(out[:, :, 0] if flat else out, str(path))
     except RuntimeError as error:
@@ -129,16 +130,8 @@ def _last_line(error: Exception) -> str:
     return lines[-1] if lines else type(error).__name__
 
 
-def _taken(path: Any, make: Any) -> Image:
-    """What a file holds, as a message."""
-    try:
-        image: Image = make()
-    except EncodeError as error:
-        raise FileError(path, error.reason) from None
-    return image
-
-
-def _given(path: Any, make: Any) -> Any:
+def _told(path: Any, make: Callable[[], T]) -> T:
+    """What a file holds, or should; what cannot be is the file's fault."""
     try:
         return make()
     except EncodeError as error:
@@ -203,7 +196,7 @@ def load_nifti(path: Path) -> Image:
     nib = need("nibabel", "imaging")
     try:
         found = nib.load(path)
-        return _taken(path, lambda: from_nibabel(found))
+        return _told(path, lambda: from_nibabel(found))
     except (nib.filebasedimages.ImageFileError, EOFError, ValueError, OSError) as error:
         if isinstance(error, FileError | PermissionError | FileNotFoundError):
             raise
@@ -304,7 +297,7 @@ def load_nrrd(path: Path) -> Image:
         raise
     except Exception as error:  # NRRDError, ValueError, zlib.error, KeyError, …
         raise FileError(path, f"{type(error).__name__}: {_last_line(error)}") from None
-    return _taken(path, lambda: from_nrrd(data, header))
+    return _told(path, lambda: from_nrrd(data, header))
 
 
 def save_nrrd(message: Message, path: Path) -> None:
@@ -398,7 +391,7 @@ def load_dicom(path: Path) -> Image:
         raise FileError(path, f"holds {len(found)} series, each needs its own folder: {sizes}")
     (slices,) = found.values()
     try:
-        return _taken(path, lambda: from_dicom(slices))
+        return _told(path, lambda: from_dicom(slices))
     except FileError:
         raise
     except Exception as error:  # of the many decoders behind pixel_array
@@ -467,7 +460,7 @@ def _ds(number: float) -> str:
 def save_dicom(message: Message, path: Path) -> None:
     """A folder of one file a slice, or one file of one slice; see `igtl.files.save`."""
     image = _image(message, path)
-    slices = _given(path, lambda: to_dicom(image))
+    slices = _told(path, lambda: to_dicom(image))
     if path.suffix:
         if len(slices) != 1:
             raise FileError(path, f"holds one slice, not {len(slices)}: name a folder")
