@@ -19,6 +19,9 @@ lint sanitize portable abi3 coverage instructions long wheel wheel-cross: venv
 benchmark: venv
 	$(BIN)/python -m benchmarks
 
+media: venv
+	$(BIN)/python -m benchmarks.media
+
 interop: venv
 	interop/run
 	$(BIN)/pytest tests/test_interop*.py tests/test_abi.py
@@ -27,4 +30,4 @@ clean:
 	rm -rf build dist *.egg-info igtl/_core.c igtl/_core.html igtl/*.so
 	$(MAKE) -C interop clean
 
-.PHONY: venv rebuild test lint sanitize portable abi3 coverage instructions long wheel wheel-cross interop benchmark clean
+.PHONY: venv rebuild test lint sanitize portable abi3 coverage instructions long wheel wheel-cross interop benchmark media clean
