@@ -26,6 +26,7 @@ import numpy.typing as npt
 import igtl
 from benchmarks.measure import machine, say
 from igtl.compression import _compressor, _shuffled, _unshuffled
+from igtl.simulate import head_phantom
 from igtl.video import VideoDecoder, VideoEncoder, codecs_here
 
 ROOT = Path(__file__).parents[1]
@@ -39,29 +40,9 @@ Volume = npt.NDArray[Any]
 
 
 def head(noise: float, slices: int = 100) -> Volume:
-    """A head of ellipsoids in Hounsfield units, 512 × 512, int16: skin, bone, brain, ventricles;
-    air outside is exactly -1000. noise: standard deviation in HU, within the head."""
-    rng = np.random.default_rng(7)
-    k, j, i = np.ogrid[:slices, :512, :512]
-    z = (k - slices / 2) / (slices / 1.6)
-    out = np.full((slices, 512, 512), -1000, np.float32)
-
-    def fill(
-        value: float, a: float, b: float, x: float = 0, y: float = 0, squash: float = 1
-    ) -> None:
-        r = ((i - 256 - x) / a) ** 2 + ((j - 256 - y) / b) ** 2 + (z / squash) ** 2
-        out[r < 1] = value
-
-    fill(40, 180, 220)
-    fill(900, 168, 208)
-    fill(35, 155, 195)
-    for side in (-1, 1):
-        fill(8, 22, 60, 30 * side, -20, 0.5)
-        fill(-950, 25, 14, 60 * side, 150, 0.4)
-    if noise:
-        body = out > -999
-        out[body] += rng.normal(0, noise, int(body.sum())).astype(np.float32)
-    return np.rint(out).astype(np.int16)
+    """512 × 512, int16, HU; see `igtl.simulate.head_phantom`. noise: in HU, within the head."""
+    voxels: Volume = head_phantom(slices, noise=noise).array
+    return voxels
 
 
 def labels(slices: int = 100) -> Volume:

@@ -1,0 +1,125 @@
+"""The simulated devices: the same for the same seed and time, and true to what they claim."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+
+import igtl
+from igtl.simulate import (
+    ForceSensor,
+    Imager,
+    InertialSensor,
+    RobotArm,
+    Tracker,
+    head_phantom,
+    pose,
+)  # fmt: skip
+
+TIMES = np.arange(0, 40, 0.04)
+
+
+def test_everything_depends_on_time_and_seed_alone() -> None:
+    for seconds in (0.0, 1.25, 7.008):
+        for make in (
+            lambda s, seed: Tracker(noise=0.2, noise_degrees=0.1, seed=seed).tracking_data(s),
+            lambda s, seed: ForceSensor(seed=seed).sensor(s),
+            lambda s, seed: InertialSensor(seed=seed).acceleration(s),
+            lambda s, seed: InertialSensor(seed=seed).rate(s),
+        ):
+            a, b, other = make(seconds, 1), make(seconds, 1), make(seconds, 2)
+            for m in (a, b, other):
+                m.timestamp = 0
+            assert a == b != other
+    np.testing.assert_array_equal(Imager().frame(2.5), Imager().frame(2.5))
+    one, two = (head_phantom(8, 64, noise=10, seed=3).array for _ in range(2))
+    np.testing.assert_array_equal(one, two)
+
+
+def test_noise_of_the_tracker_is_what_was_asked_for() -> None:
+    tracker = Tracker(noise=0.25, noise_degrees=0.5, seed=4)
+    apart = []
+    turned = []
+    for s in TIMES:
+        true, found = igtl.Pose(pose(s)), igtl.Pose(tracker.pose(s))
+        apart.append(found.translation - true.translation)
+        turned.append(true.distance(found)[1])
+    assert np.std(apart) == pytest.approx(0.25, rel=0.05)
+    assert np.sqrt(np.mean(np.square(turned))) == pytest.approx(0.5 * np.sqrt(3), rel=0.05)
+    np.testing.assert_array_equal(Tracker().pose(1.5, 2), pose(1.5, 2))
+
+
+def test_drop_outs_and_statuses() -> None:
+    tracker = Tracker(dropout=0.3, statuses=True, seed=5)
+    missing = 0
+    for s in TIMES:
+        m = tracker.tracking_data(s)
+        assert isinstance(igtl.unpack(m.pack(version=2)), igtl.TrackingData)
+        for k, name in enumerate(tracker.names):
+            there = tracker.sees(s, k)
+            missing += not there
+            assert (name in m.tools.names) == there
+            assert m.metadata[f"{name}Status"] == ("OK" if there else "MISSING")
+        assert tracker.transform(s).metadata["TransformStatus"] == (
+            "OK" if tracker.sees(s) else "MISSING"
+        )
+    assert missing / (3 * len(TIMES)) == pytest.approx(0.3, abs=0.1)
+    # out of sight for half a second, not for a sample
+    changes = sum(tracker.sees(a) != tracker.sees(b) for a, b in itertools.pairwise(TIMES))
+    assert 0 < changes < 80
+    assert Tracker(["AToB"]).transform(0).device_name == "AToB"
+    assert not Tracker().tracking_data(0).metadata
+
+
+def test_the_inertial_sensor_feels_the_path_of_its_tool() -> None:
+    """Integrated, its rates turn the tool as the tracker shows it; at rest it would feel g."""
+    sensor = InertialSensor(noise=0, noise_rate=0)
+    step, turn = 2e-3, igtl.Pose(pose(3.0))
+    for n in range(500):
+        w = sensor.rate(3.0 + (n + 0.5) * step).values * step
+        turn = turn @ igtl.Pose.of((*(w / 2), 1.0))
+    assert igtl.Pose(pose(4.0)).distance(turn)[1] < 0.05  # degrees, after a second
+    velocity = (pose(3 + 1e-4)[:3, 3] - pose(3 - 1e-4)[:3, 3]) / 2e-4
+    for n in range(500):
+        s = 3.0 + (n + 0.5) * step
+        felt = igtl.Pose(pose(s)).rotation @ sensor.acceleration(s).values
+        velocity = velocity + (felt - (0, 0, 9.81)) * 1e3 * step
+    expected = (pose(4 + 1e-4)[:3, 3] - pose(4 - 1e-4)[:3, 3]) / 2e-4
+    np.testing.assert_allclose(velocity, expected, atol=0.5)  # mm/s
+    assert str(sensor.rate(0).unit) == "rad/s"
+    assert str(sensor.acceleration(0).unit) == "m/s^2"
+
+
+def test_forces() -> None:
+    forces = np.array([ForceSensor(noise=0).sensor(s).values for s in TIMES])
+    assert forces[:, 2].min() == pytest.approx(-5, abs=0.01)
+    assert (forces[:, 2] == 0).mean() > 0.3  # not pressed
+    assert str(ForceSensor().sensor(0).unit) == "N"
+
+
+def test_the_robot_moves_smoothly_and_rigidly() -> None:
+    arm = RobotArm()
+    places = np.array([arm.measured(s).matrix[:3, 3] for s in np.arange(0, 2, 1e-3)])
+    assert np.linalg.norm(np.diff(places, axis=0), axis=1).max() < 2  # mm in a millisecond
+    for s in (0, 1, 5.5):
+        igtl.Pose(arm.measured(s).matrix)
+        js = igtl.unpack(arm.joint_state(s).pack())
+        assert isinstance(js, igtl.NDArray)
+        np.testing.assert_array_equal(js.array, arm.joints(s))
+    straight = arm.forward(np.zeros(6))
+    np.testing.assert_allclose(straight[:3, 3], [400, 0, 400 - 350 - 80], atol=1e-9)
+
+
+def test_the_phantom() -> None:
+    ct = head_phantom(20, 128)
+    assert ct.array.shape == (20, 128, 128)
+    assert set(np.unique(ct.array)) == {-1000, -950, 8, 35, 40, 900}
+    noisy = head_phantom(20, 128, noise=10).array
+    body = ct.array == 35
+    assert noisy[body].std() == pytest.approx(10, rel=0.02)
+    assert (noisy[ct.array == -1000] == -1000).all()
+    wide = (ct.array[10] > -1000).any(axis=0).sum() * ct.spacing[0]
+    assert wide == pytest.approx(240, rel=0.05)
+    assert ct.spacing[2] * 20 == pytest.approx(200)
