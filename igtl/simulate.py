@@ -84,6 +84,8 @@ class Tracker:
 
     def sees(self, seconds: float, tool: int = 0) -> bool:
         """Whether a tool is in sight."""
+        if not self._dropout:
+            return True
         return bool(_noise(self._seed, np.floor(2 * seconds), tool, 1).random() >= self._dropout)
 
     def transform(self, seconds: float, tool: int = 0) -> Transform:

@@ -21,7 +21,6 @@ from click.testing import CliRunner
 import igtl
 from igtl.cli import main
 from igtl.cli.arguments import Address
-from igtl.simulate import Imager, Tracker, pose
 from tests.cpp import free_port
 
 pytestmark = pytest.mark.processes
@@ -209,20 +208,6 @@ def test_demo_ends_on_ctrl_c_with_its_summary() -> None:
     assert process.returncode == 0, out
     assert "every message arrived" in out
     assert "Traceback" not in out
-
-
-def test_simulated_devices_depend_on_time_alone() -> None:
-    for k in range(3):
-        m = pose(1.5, k)
-        np.testing.assert_allclose(m[:3, :3] @ m[:3, :3].T, np.eye(3), atol=1e-12)
-        assert np.abs(m[:3, 3]).max() <= 120
-    np.testing.assert_array_equal(Tracker().transform(2.0).matrix, Tracker().transform(2.0).matrix)
-    assert Tracker().tracking_data(1).tools.names == list(Tracker.names)
-    a, b = Imager().frame(1.0), Imager().frame(1.0)
-    np.testing.assert_array_equal(a, b)
-    assert a.dtype == np.uint8
-    assert a.max() > 20
-    assert (a != Imager().frame(2.0)).any()
 
 
 # ---- files ------------------------------------------------------------------------------------

@@ -34,6 +34,8 @@ def test_everything_depends_on_time_and_seed_alone() -> None:
                 m.timestamp = 0
             assert a == b != other
     np.testing.assert_array_equal(Imager().frame(2.5), Imager().frame(2.5))
+    assert Imager().frame(2.5).max() > 20
+    assert (Imager().frame(2.5) != Imager().frame(3.5)).any()
     one, two = (head_phantom(8, 64, noise=10, seed=3).array for _ in range(2))
     np.testing.assert_array_equal(one, two)
 
