@@ -29,6 +29,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from igtl import _core
 from igtl.errors import FileError
 from igtl.files import colors, images, meshes, points
 from igtl.message import Message
@@ -78,8 +79,6 @@ def load(path: str | os.PathLike[str], *, device_name: str | None = None) -> Mes
         OSError: it cannot be read.
         ModuleNotFoundError: the library for it is missing; the text says what brings it.
     """
-    from igtl import _core
-
     path = Path(path)
     if path.is_dir():
         message: Message = images.load_dicom(path)

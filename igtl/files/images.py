@@ -6,15 +6,16 @@ column, as all of these libraries have it. igtl and nibabel count in RAS, the ot
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
 from igtl.errors import EncodeError, FileError
 from igtl.extras import need
+from igtl.files.blame import blamed
 from igtl.message import Message
 from igtl.messages.imaging import Image, Space
 
@@ -26,7 +27,6 @@ _EVEN: Final = 1e-2  # mm, or of a gap: slices that differ by more are not evenl
 _MM: Final = {"meter": 1000.0, "micron": 0.001}
 Matrix = npt.NDArray[np.float64]
 Voxels = npt.NDArray[Any]
-T = TypeVar("T")
 
 
 def _image(message: Message, path: Any) -> Image:
@@ -103,11 +103,8 @@ def from_sitk(image: Any, *, device_name: str = "") -> Image:
 def load_itk(path: Path) -> Image:
     """By SimpleITK; see `igtl.files.load`."""
     sitk = need("SimpleITK", "imaging")
-    try:
-        found = sitk.ReadImage(str(path))
-    except RuntimeError as error:
-        raise FileError(path, _last_line(error)) from None
-    return _told(path, lambda: from_sitk(found))
+    with blamed(path):
+        return from_sitk(sitk.ReadImage(str(path)))
 
 
 def save_itk(message: Message, path: Path) -> None:
@@ -117,25 +114,9 @@ def save_itk(message: Message, path: Path) -> None:
     flat = path.suffix.lower() in (".png", ".jpg", ".jpeg", ".bmp")
     if flat and image.array.shape[0] != 1:
         raise FileError(path, f"holds one slice, not {image.array.shape[0]}")
-    out = _told(path, lambda: to_sitk(image))
-    try:
+    with blamed(path):
+        out = to_sitk(image)
         sitk.WriteImage(out[:, :, 0] if flat else out, str(path))
-    except RuntimeError as error:
-        raise FileError(path, _last_line(error)) from None
-
-
-def _last_line(error: Exception) -> str:
-    """What is wrong, without where in the library."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__
-
-
-def _told(path: Any, make: Callable[[], T]) -> T:
-    """What a file holds, or should; what cannot be is the file's fault."""
-    try:
-        return make()
-    except EncodeError as error:
-        raise FileError(path, error.reason) from None
 
 
 # ---- NIfTI --------------------------------------------------------------------------------------
@@ -194,21 +175,16 @@ def from_nibabel(image: Any, *, device_name: str = "") -> Image:
 def load_nifti(path: Path) -> Image:
     """By nibabel; see `igtl.files.load`."""
     nib = need("nibabel", "imaging")
-    try:
-        found = nib.load(path)
-        return _told(path, lambda: from_nibabel(found))
-    except (nib.filebasedimages.ImageFileError, EOFError, ValueError, OSError) as error:
-        if isinstance(error, FileError | PermissionError | FileNotFoundError):
-            raise
-        raise FileError(path, _last_line(error)) from None
-    except Exception as error:  # zlib.error, struct.error, HeaderDataError, …
-        raise FileError(path, f"{type(error).__name__}: {_last_line(error)}") from None
+    with blamed(path):
+        return from_nibabel(nib.load(path))
 
 
 def save_nifti(message: Message, path: Path) -> None:
     """By nibabel; see `igtl.files.save`."""
     image = _image(message, path)
-    need("nibabel", "imaging").save(to_nibabel(image), path)
+    nib = need("nibabel", "imaging")
+    with blamed(path):
+        nib.save(to_nibabel(image), path)
 
 
 # ---- NRRD ---------------------------------------------------------------------------------------
@@ -291,20 +267,16 @@ def _nrrd_axes(data: Voxels, header: dict[str, Any]) -> tuple[Matrix, list[int]]
 def load_nrrd(path: Path) -> Image:
     """By pynrrd; see `igtl.files.load`."""
     nrrd = need("nrrd", "imaging")
-    try:
-        data, header = nrrd.read(str(path))
-    except (PermissionError, FileNotFoundError):
-        raise
-    except Exception as error:  # NRRDError, ValueError, zlib.error, KeyError, …
-        raise FileError(path, f"{type(error).__name__}: {_last_line(error)}") from None
-    return _told(path, lambda: from_nrrd(data, header))
+    with blamed(path):
+        return from_nrrd(*nrrd.read(str(path)))
 
 
 def save_nrrd(message: Message, path: Path) -> None:
     """By pynrrd; see `igtl.files.save`."""
     image = _image(message, path)
-    data, header = to_nrrd(image)
-    need("nrrd", "imaging").write(str(path), data, header)
+    nrrd = need("nrrd", "imaging")
+    with blamed(path):
+        nrrd.write(str(path), *to_nrrd(image))
 
 
 # ---- DICOM --------------------------------------------------------------------------------------
@@ -359,12 +331,10 @@ def _rescaled(data_set: Any) -> Voxels:
     if slope == 1 and offset == 0:
         return pixels
     if slope.is_integer() and offset.is_integer():
-        values = pixels.astype(np.int64) * int(slope) + int(offset)
-        for kind in (np.int16, np.int32):
-            # by what the bits can hold, so that all slices come out alike
-            top = (1 << int(data_set.BitsStored)) * abs(slope) + abs(offset)
-            if top <= np.iinfo(kind).max + 1 or kind is np.int32:
-                return values.astype(kind)
+        # by what the bits can hold, so that all slices come out alike
+        top = (1 << int(data_set.BitsStored)) * abs(slope) + abs(offset)
+        kind = np.int16 if top <= 1 << 15 else np.int32 if top <= 1 << 31 else np.float64
+        return (pixels.astype(np.int64) * int(slope) + int(offset)).astype(kind)
     return (pixels * slope + offset).astype(np.float32)
 
 
@@ -374,14 +344,13 @@ def load_dicom(path: Path) -> Image:
     files = sorted(p for p in path.iterdir() if p.is_file()) if path.is_dir() else [path]
     found: dict[str, list[Any]] = {}
     for file in files:
-        try:
-            data_set = pydicom.dcmread(file)
-        except pydicom.errors.InvalidDicomError as error:
-            if path.is_dir():
-                continue  # a README, a DICOMDIR's companion
-            raise FileError(path, _last_line(error)) from None
-        except (EOFError, ValueError, KeyError, AttributeError) as error:
-            raise FileError(file, f"{type(error).__name__}: {_last_line(error)}") from None
+        with blamed(file):
+            try:
+                data_set = pydicom.dcmread(file)
+            except pydicom.errors.InvalidDicomError:
+                if path.is_dir():
+                    continue  # a README, a DICOMDIR's companion
+                raise
         if "PixelData" in data_set:
             found.setdefault(str(data_set.get("SeriesInstanceUID", "")), []).append(data_set)
     if not found:
@@ -390,12 +359,8 @@ def load_dicom(path: Path) -> Image:
         sizes = ", ".join(f"{uid} ({len(sets)})" for uid, sets in found.items())
         raise FileError(path, f"holds {len(found)} series, each needs its own folder: {sizes}")
     (slices,) = found.values()
-    try:
-        return _told(path, lambda: from_dicom(slices))
-    except FileError:
-        raise
-    except Exception as error:  # of the many decoders behind pixel_array
-        raise FileError(path, f"{type(error).__name__}: {_last_line(error)}") from None
+    with blamed(path):
+        return from_dicom(slices)
 
 
 def to_dicom(image: Image) -> list[Any]:
@@ -460,14 +425,17 @@ def _ds(number: float) -> str:
 def save_dicom(message: Message, path: Path) -> None:
     """A folder of one file a slice, or one file of one slice; see `igtl.files.save`."""
     image = _image(message, path)
-    slices = _told(path, lambda: to_dicom(image))
     if path.suffix:
-        if len(slices) != 1:
-            raise FileError(path, f"holds one slice, not {len(slices)}: name a folder")
-        slices[0].save_as(path, enforce_file_format=True)
+        with blamed(path):
+            slices = to_dicom(image)
+            if len(slices) != 1:
+                raise FileError(path, f"holds one slice, not {len(slices)}: name a folder")
+            slices[0].save_as(path, enforce_file_format=True)
         return
-    path.mkdir(parents=True, exist_ok=True)
-    if any(path.iterdir()):
-        raise FileError(path, "is not empty: another series there would be mixed with this one")
-    for k, each in enumerate(slices):
-        each.save_as(path / f"{k + 1:04}.dcm", enforce_file_format=True)
+    with blamed(path):
+        slices = to_dicom(image)
+        path.mkdir(parents=True, exist_ok=True)
+        if any(path.iterdir()):
+            raise FileError(path, "is not empty: another series there would be mixed with this one")
+        for k, each in enumerate(slices):
+            each.save_as(path / f"{k + 1:04}.dcm", enforce_file_format=True)

@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from igtl.errors import EncodeError, FileError
 from igtl.extras import need
+from igtl.files.blame import blamed
 from igtl.message import Message
 from igtl.messages.geometry import Attribute, AttributeType, Cells, PolyData
 
@@ -26,8 +27,10 @@ VTK_SUFFIXES: Final = (".vtk", ".vtp")
 TRIMESH_SUFFIXES: Final = (".stl", ".ply", ".obj", ".off")
 _OF_CELLS: Final = 0x10  # bit of an AttributeType
 _WIDTHS: Final = {3: AttributeType.VECTORS, 9: AttributeType.TENSORS}
-_LINES: Final = ("line", "polyline")
-_POLYGONS: Final = ("triangle", "quad", "polygon")
+_KINDS: Final = {  # of meshio's cells
+    "vertex": "vertices", "line": "lines", "polyline": "lines",
+    "triangle": "polygons", "quad": "polygons", "polygon": "polygons",
+}  # fmt: skip
 
 
 def _attribute(name: str, values: Any, *, cells: bool) -> Attribute:
@@ -62,7 +65,7 @@ def _check_rows(mesh: PolyData) -> None:
 
 
 def triangles(mesh: PolyData) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """The surface in triangles: polygons as fans, strips cut up.
+    """The surface in triangles: polygons as fans, strips cut up. Vertices and lines are not in it.
 
     Returns:
         Point indices (n, 3), and for each triangle the cell it comes from (n,), counted over
@@ -147,19 +150,16 @@ def from_meshio(mesh: Any, *, device_name: str = "") -> PolyData:
         raise EncodeError("PolyData", "points", f"{points.shape}, must be (n, 2) or (n, 3)")
     if points.shape[1] == 2:
         points = np.column_stack([points, np.zeros(len(points))])
-    kinds: dict[str, list[Any]] = {"vertices": [], "lines": [], "polygons": []}
-    order: dict[str, list[int]] = {"vertices": [], "lines": [], "polygons": []}
+    kinds: dict[str, list[int]] = {"vertices": [], "lines": [], "polygons": []}
     for n, block in enumerate(mesh.cells):
-        kind = "vertices" if block.type == "vertex" else (
-            "lines" if block.type in _LINES else "polygons"
-        )  # fmt: skip
-        if kind == "polygons" and not block.type.startswith(_POLYGONS):
+        if block.type not in _KINDS:
             raise EncodeError("PolyData", "polygons", f"{block.type!r} cells are no surface")
-        if kind == "polygons" and block.type not in _POLYGONS and not block.type.startswith("poly"):
-            raise EncodeError("PolyData", "polygons", f"{block.type!r} cells are curved")
-        kinds[kind].append(block.data)
-        order[kind].append(n)
-    blocks = [n for kind in kinds for n in order[kind]]
+        kinds[_KINDS[block.type]].append(n)
+    blocks = [n for found in kinds.values() for n in found]  # as POLYDATA counts its cells
+
+    def cells(kind: str) -> Cells:
+        return _cells([mesh.cells[n].data for n in kinds[kind]])
+
     attributes = [
         _attribute(name, values, cells=False) for name, values in mesh.point_data.items()
     ] + [
@@ -167,8 +167,8 @@ def from_meshio(mesh: Any, *, device_name: str = "") -> PolyData:
         for name, values in mesh.cell_data.items() if blocks
     ]  # fmt: skip
     return PolyData(
-        points, vertices=_cells(kinds["vertices"]), lines=_cells(kinds["lines"]),
-        polygons=_cells(kinds["polygons"]), attributes=attributes, device_name=device_name,
+        points, vertices=cells("vertices"), lines=cells("lines"), polygons=cells("polygons"),
+        attributes=attributes, device_name=device_name,
     )  # fmt: skip
 
 
@@ -184,27 +184,16 @@ def _cells(parts: list[Any]) -> Cells:
 def load_meshio(path: Path) -> PolyData:
     """By meshio; see `igtl.files.load`."""
     meshio = need("meshio", "mesh")
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):  # it prints its errors
-            return from_meshio(meshio.read(path))
-    except EncodeError as error:
-        raise FileError(path, error.reason) from None
-    except OSError:
-        raise
-    except (Exception, SystemExit) as error:  # some files end the process
-        raise FileError(path, f"{type(error).__name__}: {error}") from None
+    with blamed(path), contextlib.redirect_stdout(io.StringIO()):  # it prints its errors
+        return from_meshio(meshio.read(path))
 
 
 def save_meshio(message: Message, path: Path) -> None:
     """By meshio; see `igtl.files.save`."""
     mesh = _mesh(message, path)
     meshio = need("meshio", "mesh")
-    try:
+    with blamed(path):
         meshio.write(path, to_meshio(mesh))
-    except EncodeError as error:
-        raise FileError(path, error.reason) from None
-    except (meshio.WriteError, KeyError, ValueError, SystemExit) as error:
-        raise FileError(path, f"{type(error).__name__}: {error}") from None
 
 
 def _mesh(message: Message, path: Path) -> PolyData:
@@ -217,8 +206,8 @@ def _mesh(message: Message, path: Path) -> PolyData:
 
 
 def to_trimesh(mesh: PolyData) -> Any:
-    """As a trimesh.Trimesh of the surface, its points as they are; attributes of points and
-    faces by name."""
+    """As a trimesh.Trimesh of the surface (vertices and lines are not in it), its points as they
+    are; attributes of points and faces by name."""
     trimesh = need("trimesh", "mesh")
     _check_rows(mesh)
     faces, source = triangles(mesh)
@@ -249,16 +238,8 @@ def from_trimesh(mesh: Any, *, device_name: str = "") -> PolyData:
 def load_trimesh(path: Path) -> PolyData:
     """By trimesh; see `igtl.files.load`."""
     trimesh = need("trimesh", "mesh")
-    try:
-        with path.open("rb") as file:
-            mesh = trimesh.load_mesh(file, path.suffix.lower()[1:], process=False)
-        found = from_trimesh(mesh)
-    except EncodeError as error:
-        raise FileError(path, error.reason) from None
-    except OSError:
-        raise
-    except Exception as error:  # of many kinds: the formats are read by numpy and by hand
-        raise FileError(path, f"{type(error).__name__}: {error}") from None
+    with blamed(path), path.open("rb") as file:
+        found = from_trimesh(trimesh.load_mesh(file, path.suffix.lower()[1:], process=False))
     if not len(found.polygons):
         raise FileError(path, "holds no surface")
     return found
@@ -271,7 +252,8 @@ def save_trimesh(message: Message, path: Path) -> None:
         raise FileError(path, "this format holds a surface, without vertices and lines of its own")
     if mesh.attributes:
         raise FileError(path, "this format holds no attributes; .vtk and .vtu do")
-    to_trimesh(mesh).export(path)
+    with blamed(path):
+        to_trimesh(mesh).export(path)
 
 
 # ---- VTK ----------------------------------------------------------------------------------------
@@ -360,10 +342,8 @@ def load_vtk(path: Path) -> PolyData:
         reader.Update()
     if lines or reader.GetErrorCode():
         raise FileError(path, lines[-1] if lines else f"VTK error {reader.GetErrorCode()}")
-    try:
+    with blamed(path):
         return from_vtk(reader.GetOutput())
-    except (EncodeError, ValueError) as error:
-        raise FileError(path, str(error)) from None
 
 
 def save_vtk(message: Message, path: Path) -> None:
@@ -375,10 +355,8 @@ def save_vtk(message: Message, path: Path) -> None:
     else:
         writer = need("vtkmodules.vtkIOLegacy", "vtk").vtkPolyDataWriter()
         writer.SetFileTypeToBinary()
-    try:
+    with blamed(path):
         writer.SetInputData(to_vtk(mesh))
-    except EncodeError as error:
-        raise FileError(path, error.reason) from None
     writer.SetFileName(str(path))
     with _heard() as lines:
         written = writer.Write()

@@ -113,7 +113,8 @@ def load_fcsv(path: Path) -> Points:
     system = "LPS"
     columns: tuple[str, ...] = _COLUMNS
     rows = []
-    for number, line in enumerate(_text(path).splitlines(), 1):
+    text = _text(path)
+    for number, line in enumerate(text.splitlines(), 1):
         key, _, value = line.lstrip("# ").partition("=")
         if not line.startswith("#"):
             if line.strip():
@@ -135,7 +136,7 @@ def load_fcsv(path: Path) -> Points:
             raise FileError(path, f"line {number}: {type(error).__name__}: {error}") from None
     if not {"x", "y", "z", "label"} <= set(columns):
         raise FileError(path, f"its columns are {', '.join(columns)}")
-    if not rows and not _text(path).startswith("#"):
+    if not rows and not text.startswith("#"):
         raise FileError(path, "is no .fcsv file")
     return Points(found)
 

@@ -1,0 +1,36 @@
+"""Whose fault it is when a library cannot read or write a file."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+from igtl.errors import EncodeError, FileError
+
+
+@contextlib.contextmanager
+def blamed(path: Any) -> Iterator[None]:
+    """Turn what a library raises about the content of a file into FileError, of whatever kind it
+    is: there are many decoders behind them. What the system says (OSError with a number) passes,
+    and so does a library that is missing."""
+    try:
+        yield
+    except (FileError, ModuleNotFoundError):
+        raise
+    except EncodeError as error:
+        raise FileError(path, error.reason) from None
+    except OSError as error:
+        if error.errno is not None:
+            raise
+        raise FileError(path, _told(error)) from None  # "not a gzipped file", too few bytes
+    except (Exception, SystemExit) as error:  # some readers end the process
+        raise FileError(path, _told(error)) from None
+
+
+def _told(error: BaseException) -> str:
+    """What is wrong, without where in the library."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if isinstance(error, RuntimeError) and lines:
+        return lines[-1]
+    return f"{type(error).__name__}: {lines[-1]}" if lines else type(error).__name__
