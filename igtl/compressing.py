@@ -71,9 +71,11 @@ class CompressingProtocol(Protocol):
         return self.wrap(super().pack(message, crc=crc))
 
     def parts(self, message: Message | Frame, *, crc: bool = True) -> Parts:
-        parts = super().parts(message, crc=crc)
-        if self.peer_takes and sum(map(len, parts)) >= self.compression.min_size:
-            parts = [self.wrap(b"".join(parts))]
+        parts: Parts = []
+        if self.peer_takes:
+            parts.append(self.pack(message, crc=crc))
+        else:
+            parts += super().parts(message, crc=crc)
         while self._owed:
             offer = self._owed.pop()
             self.stats.count_sent(offer, 0)  # whose bytes count with those of the message
@@ -85,12 +87,12 @@ class CompressingProtocol(Protocol):
     def next_frame(self) -> Frame | None:
         try:
             frame = self._next()
-            while frame is not None and frame.type_name == TAKES:
-                try:
-                    return self._opened(frame)
-                except ProtocolError:
-                    return frame  # as it came; `decoded` says what is wrong
-            return frame
+            if frame is None or frame.type_name != TAKES:
+                return frame
+            try:
+                return self._opened(frame)
+            except ProtocolError:
+                return frame  # as it came; `decoded` says what is wrong
         except (MessageTooLarge, VersionError) as error:
             self._count_header(error)
             raise

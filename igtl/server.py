@@ -393,7 +393,8 @@ class Server:
                 this type and device name takes its place.
         """
         packed = self._server._pack(message, latch, crc)
-        self._server._compress(packed)  # here, not in the I/O thread
+        if self._server._compresses():
+            self._server._compress(packed)  # here, not in the I/O thread
         if self._server._policy == "block":
             self._io.run(self._server._deliver(packed))
         else:

@@ -6,8 +6,6 @@ import asyncio
 import contextlib
 import gzip
 import socket
-import subprocess
-import sys
 import threading
 import zlib
 from collections.abc import Iterator
@@ -610,16 +608,3 @@ def test_official_programs_never_see_it(programs: Path) -> None:
             printed = text("The end")
             assert "Receiving IMAGE" in printed
             assert sent_types(link) == {"CAPABILITY", "IMAGE", "STATUS"}
-
-
-# ---- a fresh interpreter ----------------------------------------------------------------------
-
-
-@pytest.mark.processes
-def test_libraries_load_when_needed() -> None:
-    code = (
-        "import sys, igtl; bad = {'isal', 'backports', 'compression', 'av', 'simplejpeg'};"
-        "assert not bad & set(sys.modules), bad & set(sys.modules);"
-        "igtl.compress(b'x' * 100, level='fast'); assert 'av' not in sys.modules"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

@@ -130,11 +130,15 @@ class Server(Answers):
             To how many clients it was queued.
         """
         packed = self._pack(message, latch, crc)
-        if self._compressing.locked() or any(peer._protocol.peer_takes for peer in self.clients):
+        if self._compressing.locked() or self._compresses():
             async with self._compressing:  # what is sent later stays behind it
                 await asyncio.to_thread(self._compress, packed)
                 return await self._deliver(packed)
         return await self._deliver(packed)
+
+    def _compresses(self) -> bool:
+        """Whether any client takes compressed messages."""
+        return any(peer._protocol.peer_takes for peer in self.clients)
 
     def _compress(self, packed: Packed) -> None:
         """Once for each kind of client."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import numpy as np
 
@@ -47,6 +47,7 @@ class VideoDecoder:
         (height · 3 / 2, width) with the order "I420"; None while a key frame is needed.
 
         Raises:
+            ValueError: the order does not exist, or is "I420" of a MJPG frame.
             BodyError: the frame is damaged, too large, or not of the size that the message says,
                 or its codec does not exist. The next message can be decoded.
             ModuleNotFoundError: what the codec takes is not installed.
@@ -61,9 +62,9 @@ class VideoDecoder:
         self.decoded += frame is not None
         return frame
 
-    def image(self, message: Video, *, order: Literal["RGB"] = "RGB") -> Image | None:
+    def image(self, message: Video) -> Image | None:
         """As decode: an Image with the place, name and time stamp of the message."""
-        frame = self.decode(message, order=order)
+        frame = self.decode(message)
         if frame is None:
             return None
         image = Image.from_frame(
