@@ -160,14 +160,16 @@ from igtl.sync import Link, Listener, listen
 from igtl.units import Unit
 
 if TYPE_CHECKING:
-    from igtl import aio, batch, files, tls, transfer, video
+    from igtl import aio, batch, files, simulate, tls, transfer, video
+    from igtl.recording import Recorder, Recording
     from igtl.server import Peer, Server, serve
     from igtl.video import VideoDecoder, VideoEncoder
 
 __version__ = "0.1.0"
 _LAZY = {
     "aio": "aio", "batch": "batch", "tls": "tls", "transfer": "transfer", "video": "video",
-    "files": "files",
+    "files": "files", "simulate": "simulate",
+    "Recorder": "recording", "Recording": "recording",
     "Peer": "server", "Server": "server", "serve": "server",
     "VideoDecoder": "video", "VideoEncoder": "video",
 }  # fmt: skip
@@ -287,6 +289,8 @@ __all__ = [
     "ReadyTrajectories",
     "ReadyTransform",
     "ReconnectingLink",
+    "Recorder",
+    "Recording",
     "ScalarType",
     "Sensor",
     "Server",
@@ -353,6 +357,7 @@ __all__ = [
     "reconnect",
     "rtp",
     "serve",
+    "simulate",
     "subscribe",
     "tls",
     "transfer",

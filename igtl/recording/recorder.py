@@ -1,0 +1,221 @@
+"""Writing a recording."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from collections import deque
+from typing import Any, Final, Literal, NamedTuple, Self
+
+from igtl import _core
+from igtl._core import Frame
+from igtl.extras import need
+from igtl.message import Message
+
+ENCODING: Final = "openigtlink"
+EVENTS: Final = "igtl/events"
+_FLUSH: Final = 0.5  # seconds after which what was written is with the system, and readable
+_CHUNK: Final = 256 * 1024
+_MAX_STREAMS: Final = 4096  # of which a peer could make any number; the rest shares a channel
+_NS: Final = 1_000_000_000
+
+
+class _Item(NamedTuple):
+    """What waits for the thread. An event, if `connection` is below 0."""
+
+    time_ns: int
+    wire: Any
+    peer: str
+    connection: int
+
+
+class Recorder:
+    """Writes messages to a new MCAP file, in a thread of its own; `write` may be called in any.
+
+    What is half a second old is in the file even if the process is killed. If the disk is too slow,
+    `write` waits: nothing is left out.
+
+    Args:
+        path: of the file, which must not exist yet.
+        compression: of the file: "lz4" (default), "zstd" (smaller, slower), or "none".
+        max_queued_bytes: what may wait for the disk; default 256 MiB.
+
+    Attributes:
+        count, bytes: messages taken so far, and their bytes.
+
+    Raises:
+        FileExistsError, OSError: the file cannot be made.
+        ModuleNotFoundError: the package mcap is missing.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        compression: Literal["lz4", "zstd", "none"] = "lz4",
+        max_queued_bytes: int = 256 << 20,
+    ) -> None:
+        mcap = need("mcap.writer", "record")
+        if compression not in ("lz4", "zstd", "none"):
+            raise ValueError(f"compression must be 'lz4', 'zstd' or 'none', not {compression!r}")
+        self.path = os.fspath(path)
+        self.count = self.bytes = 0
+        self._file = open(self.path, "xb")  # noqa: SIM115  (closed by the thread)
+        self._writer = mcap.Writer(
+            self._file, chunk_size=_CHUNK, compression=mcap.CompressionType[compression.upper()]
+        )
+        self._writer.start(profile=ENCODING, library="igtl")
+        self._channels: dict[Any, int] = {}
+        # arrivals by a clock that nobody sets meanwhile, counted from the time of day
+        self._zero = time.time_ns() - time.perf_counter_ns()
+        self._changed = threading.Condition()
+        self._items: deque[_Item] = deque()
+        self._waiting = 0
+        self._max_waiting = max_queued_bytes
+        self._ended = False
+        self._error: Exception | None = None
+        self._thread = threading.Thread(target=self._run, name="igtl recorder", daemon=True)
+        self._thread.start()
+
+    def write(
+        self,
+        message: Message | Frame,
+        *,
+        peer: Any = None,
+        connection: int = 0,
+        received: float | None = None,
+    ) -> None:
+        """Record a message: a frame as it came, or one that is packed for it.
+
+        Args:
+            peer: who sent it; kept as text ("host:port" of an address).
+            connection: number of the connection, if there are several.
+            received: arrival, seconds since 1970. Default: now. (`message.received` is what the
+                link or the kernel noted.)
+
+        Raises:
+            OSError: the file could not be written.
+            ValueError: the recorder is closed.
+        """
+        wire = message.data if isinstance(message, Frame) else message.pack()
+        at = self._now() if received is None else round(received * _NS)
+        self._put(_Item(at, wire, _name_of(peer), connection))
+        self.count += 1
+        self.bytes += len(wire)
+
+    def event(self, what: str, *, peer: Any = None, connection: int = 0, **facts: Any) -> None:
+        """Record what happened to a connection: "connected", "disconnected", "error", …
+
+        Args:
+            facts: JSON-able.
+        """
+        told = {"event": what, "peer": _name_of(peer), "connection": connection, **facts}
+        self._put(_Item(self._now(), json.dumps(told).encode(), "", -1))
+
+    def _now(self) -> int:
+        return self._zero + time.perf_counter_ns()
+
+    def _put(self, item: _Item) -> None:
+        with self._changed:
+            self._changed.wait_for(
+                lambda: self._waiting < self._max_waiting or self._ended or self._error
+            )
+            if self._error is not None:
+                raise self._error
+            if self._ended:
+                raise ValueError("this recorder is closed")
+            self._items.append(item)
+            self._waiting += len(item.wire)
+            self._changed.notify_all()
+
+    # -- the thread
+
+    def _run(self) -> None:
+        try:
+            with self._file:
+                self._write_all()
+                self._writer.finish()
+        except Exception as error:
+            with self._changed:
+                self._error = error
+                self._changed.notify_all()
+
+    def _write_all(self) -> None:
+        flushed = time.monotonic()
+        unflushed = False
+        while True:
+            with self._changed:
+                # idle: nothing to flush, nothing to wake up for
+                left = flushed + _FLUSH - time.monotonic() if unflushed else None
+                self._changed.wait_for(lambda: self._items or self._ended, left)
+                if self._ended and not self._items:
+                    return
+                items, self._items = self._items, deque()
+            for item in items:
+                self._add(item)
+                with self._changed:
+                    self._waiting -= len(item.wire)
+                    self._changed.notify_all()
+            unflushed = unflushed or bool(items)
+            if unflushed and time.monotonic() - flushed >= _FLUSH:
+                self._writer.flush()
+                flushed, unflushed = time.monotonic(), False
+
+    def _add(self, item: _Item) -> None:
+        if item.connection < 0:
+            channel = self._channel(EVENTS, EVENTS, "json", {})
+            self._writer.add_message(channel, item.time_ns, item.wire, item.time_ns)
+            return
+        stream = bytes(item.wire[2:34])
+        key = stream, item.peer, item.connection
+        channel = self._channels.get(key, 0)
+        if not channel:
+            kind, device = _text(stream[:12]), _text(stream[12:])
+            if len(self._channels) >= _MAX_STREAMS:
+                kind = device = "*"
+                key = b"*", item.peer, item.connection
+            facts = {
+                "type": kind, "device_name": device, "peer": item.peer,
+                "connection": str(item.connection),
+            }  # fmt: skip
+            channel = self._channel(key, f"{kind}/{device}", ENCODING, facts)
+        stamp = _core.time_ns_of(int.from_bytes(item.wire[34:42], "big"))
+        self._writer.add_message(channel, item.time_ns, item.wire, stamp or item.time_ns)
+
+    def _channel(self, key: Any, topic: str, encoding: str, facts: dict[str, str]) -> int:
+        if key not in self._channels:
+            self._channels[key] = self._writer.register_channel(topic, encoding, 0, facts)
+        return self._channels[key]
+
+    # -- end
+
+    def close(self) -> None:
+        """Write what is waiting and the index, and close the file.
+
+        Raises:
+            OSError: it could not be written.
+        """
+        with self._changed:
+            self._ended = True
+            self._changed.notify_all()
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+def _name_of(peer: Any) -> str:
+    if isinstance(peer, tuple) and len(peer) >= 2:
+        return f"{peer[0]}:{peer[1]}"
+    return "" if peer is None else str(peer)
+
+
+def _text(raw: bytes) -> str:
+    return raw.partition(b"\0")[0].decode("utf-8", "replace")
