@@ -27,7 +27,7 @@ LAYERS = [
     "sync memory udp aio.connection aio.tls aio.link aio.udp",
     "retry healing aio.retry aio.peer aio.answers aio.server server transfer subscriber aio.subscriber",
     "aio.__init__",
-    "rate simulate recording.recorder recording.playback recording.reader recording.__init__ video.codecs video.encoder video.decoder video.publisher video.__init__ files.blame files.colors files.images files.meshes files.points files.__init__",
+    "rate simulate.tracking simulate.sensors simulate.imaging simulate.stream simulate.server simulate.__init__ testing recording.recorder recording.playback recording.reader recording.__init__ video.codecs video.encoder video.decoder video.publisher video.__init__ files.blame files.colors files.images files.meshes files.points files.__init__",
     "__init__",
     "cli.arguments cli.demo cli.dump cli.receive cli.send",
     "cli.__init__",

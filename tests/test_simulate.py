@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import itertools
+import threading
+from typing import Any
 
 import numpy as np
 import pytest
 
 import igtl
+from igtl import simulate
 from igtl.simulate import (
     ForceSensor,
-    Imager,
     InertialSensor,
     RobotArm,
     Tracker,
+    Ultrasound,
     head_phantom,
     pose,
 )  # fmt: skip
@@ -33,9 +36,9 @@ def test_everything_depends_on_time_and_seed_alone() -> None:
             for m in (a, b, other):
                 m.timestamp = 0
             assert a == b != other
-    np.testing.assert_array_equal(Imager().frame(2.5), Imager().frame(2.5))
-    assert Imager().frame(2.5).max() > 20
-    assert (Imager().frame(2.5) != Imager().frame(3.5)).any()
+    np.testing.assert_array_equal(Ultrasound().frame(2.5), Ultrasound().frame(2.5))
+    assert Ultrasound().frame(2.5).max() > 20
+    assert (Ultrasound().frame(2.5) != Ultrasound().frame(3.5)).any()
     one, two = (head_phantom(8, 64, noise=10, seed=3).array for _ in range(2))
     np.testing.assert_array_equal(one, two)
 
@@ -125,3 +128,107 @@ def test_the_phantom() -> None:
     wide = (ct.array[10] > -1000).any(axis=0).sum() * ct.spacing[0]
     assert wide == pytest.approx(240, rel=0.05)
     assert ct.spacing[2] * 20 == pytest.approx(200)
+
+
+# ---- ultrasound -------------------------------------------------------------------------------
+
+
+def test_the_needle_is_in_the_picture_where_its_pose_says() -> None:
+    scanner = Ultrasound()
+    bright = []
+    for s in np.arange(0, 16, 0.37):
+        column, row = scanner.tip(s)
+        image, needle = scanner.image(s), scanner.needle(s)
+        assert needle.device_name == "NeedleToReference"
+        place = (image.ijk_to_world @ [column, row, 0, 1])[:3]
+        np.testing.assert_allclose(needle.matrix[:3, 3], place, atol=1e-3)
+        rotation = needle.matrix[:3, :3].astype(float)
+        np.testing.assert_allclose(rotation @ rotation.T, np.eye(3), atol=1e-6)
+        assert np.linalg.det(rotation) == pytest.approx(1)
+        # its axis runs along the needle: a millimetre back from the tip is bright, ahead is not
+        back, ahead = (
+            (np.linalg.inv(image.ijk_to_world) @ needle.matrix @ [0, 0, z, 1])[:2] for z in (-3, 3)
+        )
+        picture = image.array[0].astype(float)
+
+        def around(at: Any, picture: Any = picture) -> float:
+            x, y = np.rint(at).astype(int)
+            return float(picture[y - 1 : y + 2, x - 1 : x + 2].mean())
+
+        bright.append((around(back), around((column, row)), around(ahead)))
+    behind, at_tip, before = np.array(bright).T
+    assert (at_tip > 150).mean() > 0.9
+    assert (behind > before).mean() > 0.9
+    tips = np.array([scanner.tip(s) for s in np.arange(0, 16, 0.1)])
+    assert np.ptp(tips[:, 0]) > 80  # it moves
+
+
+def test_speckle_depends_on_the_seed() -> None:
+    a, b = Ultrasound(seed=1).frame(0), Ultrasound(seed=2).frame(0)
+    assert (a != b).mean() > 0.3
+    assert np.corrcoef(a[60:120, 100:220].ravel(), b[60:120, 100:220].ravel())[0, 1] < 0.9
+
+
+# ---- behind a server --------------------------------------------------------------------------
+
+
+def test_a_simulator_serves_all_that_it_says() -> None:
+    with simulate.serve(*simulate.DEVICES, port=0, version=2) as simulator:
+        with igtl.connect(port=simulator.port, version=2, read_timeout=10) as link:
+            wanted = {tuple(name.split(" ")) for name in simulator.sent} | {("IMAGE", "CT")}
+            seen: dict[Any, list[igtl.Message]] = {}
+            while wanted - seen.keys() or len(seen["TRANSFORM", "arm/measured_cp"]) < 300:
+                m = link.recv()
+                seen.setdefault((m.type_name, m.device_name), []).append(m)
+            assert seen.keys() == wanted
+            for stream, messages in seen.items():
+                ids = [m.message_id for m in messages]
+                if stream != ("IMAGE", "CT"):
+                    assert ids == list(range(ids[0], ids[0] + len(ids)))
+            ct = seen["IMAGE", "CT"][0]
+            assert isinstance(ct, igtl.Image)
+            assert ct.array.shape == (60, 256, 256)
+            assert link.query(igtl.GetImage(device_name="CT")) == ct
+            assert isinstance(link.query(igtl.GetImage(device_name="Image_Reference")), igtl.Image)
+            assert isinstance(link.query(igtl.GetImage(device_name="MRI")), igtl.NoData)
+            pose = link.query(igtl.GetTransform(device_name="StylusToTracker"))
+            assert isinstance(pose, igtl.Transform)
+            assert isinstance(link.query(igtl.GetTransform(device_name="X")), igtl.NoData)
+            assert isinstance(link.query(igtl.GetTrackingData()), igtl.TrackingData)
+            assert link.command("Freeze", "<on/>").text == "<on/>"
+            with link.stream(igtl.StartTrackingData(resolution_ms=10)) as frames:
+                assert [len(next(frames).tools) for _ in range(5)] == [3] * 5
+    assert not [t for t in threading.enumerate() if t.name.startswith("igtl")]
+
+
+def test_what_is_wrong_is_said() -> None:
+    with pytest.raises(ValueError, match="no device 'scanner'; there are tracker, ultrasound"):
+        simulate.serve("scanner", port=0)
+    with pytest.raises(ValueError, match="policy"):
+        simulate.serve(port=0, policy="hope")
+
+
+pytest_plugins = ["igtl.testing"]
+
+
+def test_fixtures(igtl_pipe: Any, igtl_server: igtl.Server) -> None:
+    a, b = igtl_pipe
+    a.send(igtl.Status.ok(device_name="X"))
+    assert b.recv(timeout=5).device_name == "X"
+    igtl_server.on(igtl.String)(lambda message, peer: peer.send(message))
+    with igtl.connect(port=igtl_server.port) as link:
+        link.send(igtl.String("hello"))
+        assert link.recv(igtl.String, timeout=5).string == "hello"
+
+
+def test_fixture_of_the_simulator(igtl_simulator: simulate.Simulator) -> None:
+    with igtl.connect(port=igtl_simulator.port) as link:
+        link.recv(igtl.Image, "Image_Reference", timeout=5)
+        link.recv(igtl.Transform, "ProbeToTracker", timeout=5)
+
+
+@pytest.mark.parametrize("igtl_simulator", [("force",)], indirect=True)
+def test_fixture_of_another_simulator(igtl_simulator: simulate.Simulator) -> None:
+    assert list(igtl_simulator.sent) == ["SENSOR Force"]
+    with igtl.connect(port=igtl_simulator.port) as link:
+        assert len(link.recv(igtl.Sensor, "Force", timeout=5).values) == 3

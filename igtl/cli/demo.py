@@ -27,7 +27,7 @@ from rich.table import Table
 from rich.text import Text
 
 import igtl
-from igtl.simulate import Imager, Stream, Tracker
+from igtl.simulate import Stream, Tracker, Ultrasound
 
 _RATES = {"TRANSFORM": 120.0, "TDATA": 60.0, "IMAGE": 20.0}
 _WINDOW = 2.0  # seconds that rate, jitter and latency look back
@@ -40,14 +40,14 @@ def run_devices(control: Any, udp_address: tuple[str, int]) -> None:
     each stream has sent.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the other process
-    tracker, imager = Tracker(), Imager()
+    tracker, scanner = Tracker(), Ultrasound()
     with igtl.listen(port=0, version=2) as server, igtl.udp.Sender(*udp_address) as out:
         control.send(server.port)
         with server.accept(timeout=30) as link:
             streams = {
                 "TRANSFORM": Stream(tracker.transform, out.send, _RATES["TRANSFORM"]),
                 "TDATA": Stream(tracker.tracking_data, link.send, _RATES["TDATA"]),
-                "IMAGE": Stream(imager.image, link.send, _RATES["IMAGE"]),
+                "IMAGE": Stream(scanner.image, link.send, _RATES["IMAGE"]),
             }
             with contextlib.suppress(EOFError):  # the other process is gone
                 control.recv()
@@ -257,8 +257,8 @@ def _watch(client: Client, console: Console, seconds: float) -> None:
 def command(seconds: float) -> None:
     """A tracking loop to watch, on simulated devices.
 
-    A tracker sends TRANSFORM at 120 Hz by UDP and TDATA at 60 Hz by TCP, an imager 20 images a
-    second by TCP, all on loopback; a client receives them.
+    A tracker sends TRANSFORM at 120 Hz by UDP and TDATA at 60 Hz by TCP, an ultrasound scanner 20
+    images a second by TCP, all on loopback; a client receives them.
     """
     console = Console()
     sys.setswitchinterval(0.0005)  # drawing shall not keep the receiving threads waiting
@@ -275,9 +275,7 @@ def command(seconds: float) -> None:
                 raise click.ClickException("the simulated devices did not start")
             port = control.recv()
             with igtl.connect("127.0.0.1", port, version=2) as link:
-                console.print(
-                    f"simulated tracker and imager on 127.0.0.1: TCP {port}, UDP {receiver.port}"
-                )
+                console.print(f"simulated devices on 127.0.0.1: TCP {port}, UDP {receiver.port}")
                 client = Client(receiver, link)
                 with contextlib.suppress(KeyboardInterrupt):
                     _watch(client, console, seconds)

@@ -1,0 +1,29 @@
+"""Devices without hardware: a tracker, an ultrasound scanner with a needle, a CT of a phantom, a
+force sensor, an inertial sensor, a robot arm. What they show depends on the time and the seed
+alone, so that a receiver can be checked against it.
+
+Each can be asked for the message of any instant (`Tracker().transform(1.5)`), sends at its rate by
+`Stream`, and stands behind a server by `serve`; `igtl.testing` has fixtures for pytest.
+"""
+
+from igtl.simulate.imaging import Ultrasound, head_phantom
+from igtl.simulate.sensors import ForceSensor, InertialSensor, RobotArm
+from igtl.simulate.server import DEVICES, Simulator, Source, serve, sources
+from igtl.simulate.stream import Stream
+from igtl.simulate.tracking import Tracker, pose
+
+__all__ = [
+    "DEVICES",
+    "ForceSensor",
+    "InertialSensor",
+    "RobotArm",
+    "Simulator",
+    "Source",
+    "Stream",
+    "Tracker",
+    "Ultrasound",
+    "head_phantom",
+    "pose",
+    "serve",
+    "sources",
+]

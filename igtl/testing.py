@@ -1,0 +1,45 @@
+"""Fixtures for tests of your own programs, with pytest. Put into conftest.py:
+
+    pytest_plugins = ["igtl.testing"]
+
+    def test_my_loop(igtl_simulator):
+        with igtl.connect(port=igtl_simulator.port) as link: ...
+
+Everything talks to loopback on free ports, and ends with the test.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from igtl.memory import pipe
+from igtl.server import Server, serve
+from igtl.simulate import Simulator
+from igtl.simulate import serve as serve_devices
+from igtl.sync import Link
+
+
+@pytest.fixture
+def igtl_pipe() -> Iterator[tuple[Link, Link]]:
+    """Two links in memory, each the other's peer."""
+    a, b = pipe()
+    with a, b:
+        yield a, b
+
+
+@pytest.fixture
+def igtl_server() -> Iterator[Server]:
+    """A server without handlers yet, on a free port: `igtl_server.on(...)`, `.port`."""
+    with serve(port=0) as server:
+        yield server
+
+
+@pytest.fixture
+def igtl_simulator(request: Any) -> Iterator[Simulator]:
+    """Simulated devices behind a server, by default a tracker and an ultrasound scanner. Others:
+    `@pytest.mark.parametrize("igtl_simulator", [("robot", "force")], indirect=True)`."""
+    with serve_devices(*getattr(request, "param", ()), port=0) as simulator:
+        yield simulator
