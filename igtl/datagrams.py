@@ -255,19 +255,12 @@ class Incoming(Socket):
         """
         now = time.monotonic()
         try:
-            wire: bytes | None = data
-            if data[:1] == b"\x80":
-                wire = self._put_together(rtp.parse(data), address, now)
-                if wire is None:
-                    return None
-            assert wire is not None
+            wire = self._whole(data, address, now)
+            if wire is None:
+                return None
             message = unpack(wire, crc=self._crc)
         except ProtocolError as error:
-            self.stats.count_error(type(error).__name__)
-            log(logging.DEBUG, "bad datagram of %s: %s", address, error,
-                peer=address, size=len(data), cause=error)  # fmt: skip
-            if self._on_error == "raise":
-                raise
+            self._bad(error, data, address)
             return None
         message.peer = address
         message.received = time.time()
@@ -279,6 +272,34 @@ class Incoming(Socket):
         if message.crc_ok is False:
             self.stats.errors["CRCError"] += 1
         return message
+
+    def _take_frame(self, data: bytes, address: Any, stamp: float | None) -> Frame | None:
+        """As `_take`, as it came."""
+        now = time.monotonic()
+        try:
+            wire = self._whole(data, address, now)
+            if wire is None:
+                return None
+            frame = Frame.from_bytes(wire)
+        except (ProtocolError, ValueError) as error:
+            wrong = error if isinstance(error, ProtocolError) else ProtocolError(str(error))
+            self._bad(wrong, data, address)
+            return None
+        self.stats.count_received(wire, now)
+        return frame
+
+    def _whole(self, data: bytes, address: Any, now: float) -> bytes | None:
+        """The message that a datagram is, or completes."""
+        if data[:1] != b"\x80":
+            return data
+        return self._put_together(rtp.parse(data), address, now)
+
+    def _bad(self, error: ProtocolError, data: bytes, address: Any) -> None:
+        self.stats.count_error(type(error).__name__)
+        log(logging.DEBUG, "bad datagram of %s: %s", address, error,
+            peer=address, size=len(data), cause=error)  # fmt: skip
+        if self._on_error == "raise":
+            raise error
 
     # -- order
 

@@ -6,13 +6,15 @@ import contextlib
 import socket
 import sys
 import time
-from typing import Any, Self
+from collections.abc import Callable
+from typing import Any, Self, TypeVar
 
 from igtl._core import Frame
 from igtl.datagrams import Incoming, Outgoing
 from igtl.errors import ConnectionClosed
 from igtl.message import Message
 
+T = TypeVar("T")
 _LINUX = sys.platform == "linux"
 
 
@@ -46,6 +48,13 @@ class Receiver(Incoming):
             ConnectionClosed: the receiver was closed.
             ProtocolError: a bad datagram, with on_error="raise".
         """
+        return self._next(self._take, timeout)
+
+    def recv_frame(self, *, timeout: float | None = None) -> tuple[Frame, Any]:
+        """As recv, but the message as it came: undecoded, its CRC unchecked."""
+        return self._next(self._take_frame, timeout)
+
+    def _next(self, take: Callable[..., T | None], timeout: float | None) -> tuple[T, Any]:
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
             try:
@@ -62,8 +71,8 @@ class Receiver(Incoming):
                 raise
             if self._closed:
                 raise ConnectionClosed("this receiver was closed")
-            if (message := self._take(data, address, stamp)) is not None:
-                return message, address
+            if (found := take(data, address, stamp)) is not None:
+                return found, address
 
     def __iter__(self) -> Self:
         return self

@@ -57,6 +57,23 @@ def test_bad_datagrams_are_counted_and_the_next_is_read() -> None:
             assert receiver.stats.errors == {"ProtocolError": 2, "CRCError": 1, "BodyError": 2}
 
 
+def test_frames_come_as_they_are() -> None:
+    wrong = bytearray(transform().pack())
+    wrong[60] ^= 1
+    big = volume()
+    with Receiver(0) as receiver, Sender("127.0.0.1", receiver.port) as fragmented:
+        with Sender("127.0.0.1", receiver.port) as out:
+            for bad in (b"garbage", b"\x80" * 30, bytes(wrong), transform().pack() + b"x"):
+                out._sock.sendto(bad, out.address)
+        frame, address = receiver.recv_frame(timeout=5)
+        assert bytes(frame) == wrong
+        assert address[0] == "127.0.0.1"
+        fragmented.send(big)
+        frame, _ = receiver.recv_frame(timeout=5)
+        assert frame.unpack() == big
+        assert receiver.stats.errors == {"ProtocolError": 2, "BodyError": 1}
+
+
 def test_close_wakes_recv() -> None:
     receiver = Receiver(0)
     got: list[Any] = []
