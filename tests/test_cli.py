@@ -105,7 +105,7 @@ def test_dump_reports_bad_messages_and_goes_on(server: igtl.Server) -> None:
     assert len(done.stdout.splitlines()) == 1
     play(server, [], good[:70])
     cut = dump(f"127.0.0.1:{server.port}")
-    assert cut.returncode == 1
+    assert cut.returncode == 3
     assert "in the middle of a message" in cut.stderr
 
 
@@ -128,7 +128,7 @@ def test_dump_without_a_server() -> None:
     with igtl.listen(port=0) as s:
         port = s.port
     done = dump(f"127.0.0.1:{port}")
-    assert done.returncode == 1
+    assert done.returncode == 3
     assert "refused" in done.stderr
     assert "Traceback" not in done.stderr
 
@@ -294,6 +294,6 @@ def test_errors_of_send_and_receive(tmp_path: Path) -> None:
     for args in (["send", str(tmp_path / "a.xyz"), f":{port}"],
                  ["receive", f":{port}", "--to", str(tmp_path)]):  # fmt: skip
         done = run(*args)
-        assert done.returncode == 1
+        assert done.returncode == 3
         assert "refused" in done.stderr
         assert "Traceback" not in done.stderr

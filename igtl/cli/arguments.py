@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any
+import functools
+from collections.abc import Callable
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
 
-from igtl.protocol import PORT
+import igtl
+from igtl.cli import UNREACHABLE, Failure
+from igtl.protocol import PORT, Version
+
+if TYPE_CHECKING:
+    from ssl import SSLContext
+
+F = TypeVar("F", bound=Callable[..., Any])
+_EXISTING = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 class Address(click.ParamType):  # type: ignore[type-arg]
@@ -26,3 +38,107 @@ class Address(click.ParamType):  # type: ignore[type-arg]
         if not port.isdecimal() or not 0 <= int(port) <= 65535:
             self.fail(f"{value!r}: {port!r} is not a port", param, ctx)
         return host or "localhost", int(port)
+
+
+def named(address: tuple[str, int]) -> str:
+    """HOST:PORT again."""
+    host, port = address
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+class Connection(NamedTuple):
+    """How to connect: the options of `connection`."""
+
+    hello: bool
+    version: Version
+    context: SSLContext | None
+
+    def open(self, address: tuple[str, int], **settings: Any) -> igtl.Link:
+        """The link, or a Failure that says who cannot be reached."""
+        try:
+            link: igtl.Link = igtl.connect(
+                *address, hello=self.hello, version=self.version, ssl=self.context, **settings
+            )
+            return link
+        except OSError as error:
+            raise Failure(f"{named(address)}: {error}", UNREACHABLE) from None
+
+
+def connection(command: F) -> F:
+    """Decorator: the options of a command that connects; it gets them as `how`."""
+
+    @click.option("--hello", is_flag=True, help="Offer header version 2 (PLUS, 3D Slicer, igtl).")
+    @click.option(
+        "--header-version", type=click.Choice(["auto", "1", "2"]), default="auto",
+        show_default=True, help="Header version to write; auto: 1 until the peer has sent 2.",
+    )  # fmt: skip
+    @click.option("--tls", is_flag=True, help="By TLS, checked by the system's authorities.")
+    @click.option("--ca", type=_EXISTING, help="By TLS, checked by this authority (PEM).")
+    @click.option("--cert", type=_EXISTING, help="By TLS, with this certificate of our own (PEM).")
+    @click.option("--key", type=_EXISTING, help="Its key, if it is not in the same file.")
+    @functools.wraps(command)
+    def wrapped(
+        *args: Any, hello: bool, header_version: str, tls: bool, ca: Path | None,
+        cert: Path | None, key: Path | None, **others: Any,
+    ) -> Any:  # fmt: skip
+        context = igtl.tls.client(ca, cert=cert, key=key) if tls or ca or cert else None
+        version: Version = {"1": 1, "2": 2}.get(header_version, "auto")  # type: ignore[assignment]
+        return command(*args, how=Connection(hello, version, context), **others)
+
+    return wrapped  # type: ignore[return-value]
+
+
+def serving(command: F) -> F:
+    """Decorator: the options of a command that is a server; it gets `context`."""
+
+    @click.option("--cert", type=_EXISTING, help="By TLS, with this certificate (PEM).")
+    @click.option("--key", type=_EXISTING, help="Its key, if it is not in the same file.")
+    @click.option(
+        "--client-ca", type=_EXISTING, help="Only clients with a certificate of this authority."
+    )
+    @functools.wraps(command)
+    def wrapped(
+        *args: Any, cert: Path | None, key: Path | None, client_ca: Path | None, **others: Any
+    ) -> Any:
+        if cert is None and (key or client_ca):
+            raise click.UsageError("--key and --client-ca need --cert")
+        context = None if cert is None else igtl.tls.server(cert, key, client_ca=client_ca)
+        return command(*args, context=context, **others)
+
+    return wrapped  # type: ignore[return-value]
+
+
+class Selection(NamedTuple):
+    """Which messages are meant: the options of `selecting`."""
+
+    types: tuple[str, ...]
+    devices: tuple[str, ...]
+
+    def takes(self, type_name: str, device_name: str) -> bool:
+        """Whether a message with these names is meant."""
+        return (not self.types or any(fnmatchcase(type_name, t) for t in self.types)) and (
+            not self.devices or any(fnmatchcase(device_name, d) for d in self.devices)
+        )
+
+
+def selecting(command: F) -> F:
+    """Decorator: the options that choose messages; the command gets them as `selection`."""
+
+    @click.option("-t", "--type", "types", multiple=True, help="Only these types (wildcards * ?).")
+    @click.option(
+        "-d", "--device", "devices", multiple=True, help="Only these devices (wildcards * ?)."
+    )
+    @functools.wraps(command)
+    def wrapped(*args: Any, types: Any, devices: Any, **others: Any) -> Any:
+        return command(*args, selection=Selection(types, devices), **others)
+
+    return wrapped  # type: ignore[return-value]
+
+
+def ending(command: F) -> F:
+    """Decorator: the options that end what would run until Ctrl-C."""
+    count = click.option("-n", "--count", type=click.IntRange(1), help="End after so many messages.")
+    seconds = click.option(
+        "-s", "--seconds", type=click.FloatRange(0, min_open=True), help="End after so long."
+    )
+    return count(seconds(command))

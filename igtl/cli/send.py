@@ -1,54 +1,167 @@
-"""`igtl send`: files to a server."""
+"""`igtl send`: messages and files to a server."""
 
 from __future__ import annotations
 
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import click
 
 import igtl
-from igtl.cli.arguments import Address
+from igtl.cli import compose
+from igtl.cli.arguments import Address, Connection, connection
+
+Item = tuple[str, Callable[[], Iterator[igtl.Message]]]
+"""What to call it, and what makes its messages."""
+
+
+def _items(words: tuple[str, ...], name: str | None) -> list[Item]:
+    """What the words of the command line mean."""
+    items: list[Item] = []
+    left = list(words)
+    while left:
+        word = left.pop(0)
+        cls = compose.class_of(word)
+        if word == "-":
+            items.append(("standard input", _lines))
+        elif word.startswith("{"):
+            items.append(("JSON", partial(_one, _json, word)))
+        elif Path(word).exists():
+            items.append((word, partial(_one, partial(igtl.files.load, device_name=name), word)))
+        elif cls is not None:
+            fields = []
+            while left and "=" in left[0] and not left[0].startswith("{"):
+                fields.append(left.pop(0))
+            items.append((word, partial(_one, compose.from_words, cls, fields)))
+        else:
+            raise click.UsageError(f"{word!r} is no file, no message type, and no JSON object")
+    return items
+
+
+def _one(make: Callable[..., igtl.Message], *args: Any) -> Iterator[igtl.Message]:
+    yield make(*args)
+
+
+def _json(text: str) -> igtl.Message:
+    values = json.loads(text)
+    if not isinstance(values, dict):
+        raise ValueError("is no JSON object")
+    return compose.from_dict(values)
+
+
+def _lines() -> Iterator[igtl.Message]:
+    for number, text in enumerate(sys.stdin, 1):
+        if text.strip():
+            try:
+                yield _json(text)
+            except ValueError as error:
+                raise ValueError(f"line {number}: {error}") from None
 
 
 @click.command("send")
-@click.argument("files", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
+@click.argument("items", nargs=-1, required=True)
 @click.argument("address", type=Address())
-@click.option("--name", help="Device name; default the name of each file.")
+@click.option("--name", help="Device name of all; default the name of a file, or none.")
+@click.option(
+    "--rate",
+    type=click.FloatRange(0, min_open=True),
+    help="Again and again, so often a second, stamped anew.",
+)
+@click.option("-n", "--count", type=click.IntRange(1), help="With --rate: so many times.")
 @click.option("--compress", is_flag=True, help="Compressed, if the server is igtl and takes it.")
-@click.option("--hello", is_flag=True, help="Offer header version 2 (PLUS, 3D Slicer, igtl).")
+@click.option("--udp", is_flag=True, help="As datagrams.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress.")
+@connection
 def command(
-    files: tuple[Path, ...],
+    items: tuple[str, ...],
     address: tuple[str, int],
     name: str | None,
+    rate: float | None,
+    count: int | None,
     compress: bool,
-    hello: bool,
+    udp: bool,
     quiet: bool,
+    how: Connection,
 ) -> None:
-    """Send images, meshes and fiducials from FILES to a server.
+    """Send messages, images, meshes and fiducials to a server.
 
-    A folder is a DICOM series. ADDRESS is HOST:PORT. What can be read: see `igtl.files`; it takes
-    pip install "igtl[imaging]" or "igtl[mesh]".
+    Each of ITEMS is a file (see `igtl.files`; a folder is a DICOM series; takes pip install
+    "igtl[imaging]" or "igtl[mesh]"), or a message: a type and its fields, a JSON object, or - for
+    JSON objects on standard input, one a line, as `igtl dump --json --arrays` prints them.
+
+    \b
+    igtl send ct.nii.gz skin.stl localhost:18944
+    igtl send STATUS code=OK message="all is well" localhost
+    igtl send TRANSFORM device_name=Probe metadata.TransformStatus=OK \\
+        matrix="[[1,0,0,5],[0,1,0,0],[0,0,1,0],[0,0,0,1]]" localhost --header-version 2
+    igtl send '{"type": "STRING", "string": "hello"}' localhost --rate 10
+
+    ADDRESS is HOST:PORT.
     """
-    from rich.console import Console
-    from rich.progress import Progress
-
-    try:
-        with Progress(console=Console(stderr=True), disable=quiet) as progress:
-            link = igtl.connect(*address, hello=hello, compression=compress)
-            with link:
-                if compress:
-                    link.wait_compressed()
-                bar = progress.add_task("", total=len(files))
-                for file in files:
-                    progress.update(bar, description=f"reading {file.name}")
-                    message = igtl.files.load(file, device_name=name)
-                    progress.update(bar, description=f"sending {file.name}")
-                    link.send(message)
-                    progress.advance(bar)
-                progress.update(bar, description="sent")
-            sent = link.stats.sent_bytes
-    except (igtl.IgtlError, OSError, ModuleNotFoundError) as error:
-        raise click.ClickException(str(error)) from None
+    found = _items(items, name)
+    if count is not None and rate is None:
+        raise click.UsageError("--count goes with --rate")
+    with ExitStack() as stack:
+        out: Any
+        if udp:
+            out = stack.enter_context(igtl.udp.Sender(*address))
+        else:
+            out = stack.enter_context(how.open(address, compression=compress))
+            if compress:
+                out.wait_compressed()
+        try:
+            if rate is None:
+                sent = _once(out, found, name, quiet)
+            else:
+                sent = _again(out, found, name, rate, count)
+        except ValueError as error:
+            if isinstance(error, igtl.IgtlError):
+                raise
+            raise click.UsageError(str(error)) from None
+        size = out.stats.sent_bytes
     if not quiet:
-        click.echo(f"{len(files)} sent, {sent / 1e6:.1f} MB", err=True)
+        click.echo(f"{sent} sent, {size / 1e6:.1f} MB", err=True)
+
+
+def _once(out: Any, items: list[Item], name: str | None, quiet: bool) -> int:
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
+    sent = 0
+    with Progress(*columns, console=console, disable=quiet or not console.is_terminal) as progress:
+        for title, make in items:
+            bar = progress.add_task(f"reading {title}", total=None)
+            for message in make():
+                if name is not None:
+                    message.device_name = name
+                before = out.stats.sent_bytes
+                progress.update(bar, description=f"sending {title}")
+                out.send(message)
+                progress.update(bar, advance=out.stats.sent_bytes - before)
+                sent += 1
+            done = progress.tasks[bar].completed
+            progress.update(bar, description=f"sent {title}", total=done or 1, completed=done or 1)
+    return sent
+
+
+def _again(out: Any, items: list[Item], name: str | None, rate: float, count: int | None) -> int:
+    messages = [message for _, make in items for message in make()]
+    sent = 0
+    for _ in igtl.Rate(rate):
+        if sent == (count or -1) * len(messages):
+            break
+        for message in messages:
+            if name is not None:
+                message.device_name = name
+            message.timestamp = time.time()
+            out.send(message)
+            sent += 1
+    return sent

@@ -37,12 +37,14 @@ class Playback:
     Attributes:
         sent: frames handed out.
         rounds: times that the recording was begun.
+        position: of the last frame, seconds from the beginning of the recording.
         lateness: of each frame, in seconds: how long after its time it was handed out.
     """
 
     def __init__(
         self,
         frames: Callable[[], Iterator[Recorded]],
+        start_ns: int,
         *,
         speed: float | None = 1.0,
         loop: bool = False,
@@ -51,11 +53,13 @@ class Playback:
         if speed is not None and not 0 < speed < float("inf"):
             raise ValueError(f"speed must be above 0, or None, not {speed}")
         self._frames = frames
+        self._start_ns = start_ns
         self._speed = speed
         self._loop = loop
         self._restamp = restamp
         self._running = self._run()
         self.sent = self.rounds = 0
+        self.position = 0.0
         self.lateness = array("d")
 
     def __iter__(self) -> Self:
@@ -87,6 +91,7 @@ class Playback:
                     time.sleep(wait)
                 self.lateness.append(time.perf_counter() - due)
             self.sent += 1
+            self.position = (recorded.time_ns - self._start_ns) / _NS
             yield _moved(recorded) if self._restamp else recorded.frame
 
 

@@ -308,7 +308,7 @@ class Recording:
                 they look new. Default: the bytes are those that were recorded.
         """
         return Playback(
-            lambda: self.frames(streams, start=start, end=end),
+            lambda: self.frames(streams, start=start, end=end), self.start_ns,
             speed=speed, loop=loop, restamp=restamp,
         )  # fmt: skip
 

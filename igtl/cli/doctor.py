@@ -1,0 +1,104 @@
+"""`igtl doctor`: find out why nothing arrives."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from igtl.cli import FAILED, UNREACHABLE
+from igtl.cli.arguments import Address, Connection, connection
+from igtl.doctor import Diagnosis, examine
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+_MARKS = {"ok": "[green]✓[/]", "note": "[yellow]![/]", "problem": "[red]✗[/]"}
+_AWAY = ("host", "refused", "unreachable", "nobody", "address")
+
+
+@click.command("doctor")
+@click.argument("address", type=Address(), default="localhost:18944")
+@click.option(
+    "-s", "--seconds", type=click.FloatRange(0.1), default=3.0, show_default=True,
+    help="How long to listen.",
+)  # fmt: skip
+@click.option("-t", "--type", "type_name", default="*", help="The type you wait for.")
+@click.option("-d", "--device", "device_name", default="*", help="The device name you wait for.")
+@click.option("--listen", is_flag=True, help="Be the server: wait at ADDRESS for one client.")
+@click.option("--json", "as_json", is_flag=True, help="The findings as a JSON object.")
+@connection
+def command(
+    address: tuple[str, int],
+    seconds: float,
+    type_name: str,
+    device_name: str,
+    listen: bool,
+    as_json: bool,
+    how: Connection,
+) -> None:
+    """Find out why nothing arrives: connect, listen for a while, and say what is likely wrong.
+
+    Is the peer reachable? Does it speak OpenIGTLink, and which header version? Which types and
+    names come, at which rates, with right CRCs and time stamps? With -t and -d: does what you wait
+    for come?
+
+    It sends nothing that could harm a peer. Exits with 0 if all is well, 1 if something is wrong, 3
+    if the peer cannot be reached.
+    """
+    diagnosis = examine(
+        *address, seconds=seconds, type_name=type_name, device_name=device_name, hello=how.hello,
+        ssl=how.context, listen=listen,
+    )  # fmt: skip
+    if as_json:
+        click.echo(json.dumps(diagnosis.to_dict()))
+    else:
+        _show(diagnosis)
+    if diagnosis.problems:
+        away = diagnosis.cause in _AWAY
+        raise click.exceptions.Exit(UNREACHABLE if away else FAILED)
+
+
+def _show(diagnosis: Diagnosis) -> None:
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    for level, _, text in diagnosis.findings:
+        console.print(_marked(level, text))
+    if diagnosis.streams:
+        console.print(_table(diagnosis))
+    # the sentence to take away, unless it has just been said
+    if diagnosis.findings[-1:] != diagnosis.problems:
+        level, style = ("problem", "red") if diagnosis.problems else ("ok", "green")
+        console.print(_marked(level, diagnosis.verdict), style=style)
+
+
+def _marked(level: str, text: str) -> Any:
+    from rich.markup import escape
+    from rich.table import Table
+
+    grid = Table.grid(padding=(0, 1))
+    grid.add_row(_MARKS[level], escape(text))
+    return grid
+
+
+def _table(diagnosis: Diagnosis) -> Table:
+    from rich import box
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, header_style="bold cyan")
+    for name in ("device", "type"):
+        table.add_column(name)
+    for name in ("messages", "Hz", "jitter ms", "age ms", "offset ms", "bytes", "wrong CRC"):
+        table.add_column(name, justify="right")
+    for (kind, device), seen in sorted(diagnosis.streams.items(), key=lambda item: item[0][::-1]):
+        wrong = f"[red]{seen.wrong_crc}[/]" if seen.wrong_crc else "0"
+        table.add_row(
+            escape(device), escape(kind), str(seen.count), f"{seen.rate:.1f}",
+            f"{1000 * seen.jitter:.2f}", f"{1000 * seen.age:.0f}",
+            "–" if seen.offset is None else f"{1000 * seen.offset:.1f}",
+            f"{seen.bytes / max(1, seen.count):.0f}", wrong,
+        )  # fmt: skip
+    return table

@@ -1,0 +1,128 @@
+"""`igtl info`: what is in a recording."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import click
+
+import igtl
+from igtl.cli import FAILED
+
+
+@click.command("info")
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--check", is_flag=True, help="Read all of it: sizes, wrong CRCs, bad bodies.")
+@click.option("--events", is_flag=True, help="What happened to the connections.")
+@click.option("--json", "as_json", is_flag=True, help="As a JSON object.")
+def command(file: Path, check: bool, events: bool, as_json: bool) -> None:
+    """What is in a recording: streams, rates, times, and whether it was cut.
+
+    With --check exits with 1 if a message is bad or a part of the file cannot be read.
+    """
+    with igtl.Recording(file) as recording:
+        found = _facts(recording, file)
+        bad = 0
+        if check:
+            bad = _check(recording, found)
+        if events:
+            found["events"] = recording.events
+        found["damaged"] = recording.damaged
+        if as_json:
+            click.echo(json.dumps(found))
+        else:
+            _show(found)
+    if bad or (check and recording.damaged):
+        raise click.exceptions.Exit(FAILED)
+
+
+def _facts(recording: igtl.Recording, file: Path) -> dict[str, Any]:
+    return {
+        "file": str(file),
+        "size": file.stat().st_size,
+        "truncated": recording.truncated,
+        "start": recording.start_ns / 1e9,
+        "duration": recording.duration,
+        "count": recording.count,
+        "streams": [
+            {
+                "type": stream.type_name, "device_name": stream.device_name, "count": len(stream),
+                "rate": stream.rate, "peers": stream.peers,
+                "first": (stream.span_ns[0] - recording.start_ns) / 1e9,
+                "last": (stream.span_ns[1] - recording.start_ns) / 1e9,
+            }
+            for stream in recording.streams.values()
+        ],
+    }  # fmt: skip
+
+
+def _check(recording: igtl.Recording, found: dict[str, Any]) -> int:
+    """Add what reading all of it shows; returns how many messages are bad."""
+    from rich.console import Console
+    from rich.progress import track
+
+    sizes, crc, body = (Counter[tuple[str, str]]() for _ in range(3))
+    console = Console(stderr=True)
+    for recorded in track(
+        recording, "checking", total=recording.count, console=console, transient=True,
+        disable=not console.is_terminal,
+    ):  # fmt: skip
+        frame = recorded.frame
+        stream = frame.type_name, frame.device_name
+        sizes[stream] += len(frame)
+        try:
+            frame.unpack()
+        except igtl.CRCError:
+            crc[stream] += 1
+        except igtl.ProtocolError:
+            body[stream] += 1
+    for each in found["streams"]:
+        stream = each["type"], each["device_name"]
+        each.update(bytes=sizes[stream], wrong_crc=crc[stream], bad=body[stream])
+    return crc.total() + body.total()
+
+
+def _show(found: dict[str, Any]) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    start = datetime.fromtimestamp(found["start"], UTC).strftime("%Y-%m-%d %H:%M:%S")
+    cut = "  [yellow]cut: no index at its end[/]" if found["truncated"] else ""
+    parts = f"  [red]{found['damaged']} damaged parts[/]" if found["damaged"] else ""
+    console.print(
+        f"[bold]{escape(found['file'])}[/]  {found['size'] / 1e6:.1f} MB  {start} UTC  "
+        f"{found['duration']:.1f} s  {found['count']} messages{cut}{parts}"
+    )
+    table = Table(box=box.SIMPLE_HEAD, header_style="bold cyan")
+    checked = any("bytes" in each for each in found["streams"])
+    table.add_column("device")
+    table.add_column("type")
+    right = ("messages", "Hz", "first s", "last s") + (
+        ("MB", "wrong CRC", "bad") if checked else ()
+    )
+    for name in right:
+        table.add_column(name, justify="right")
+    table.add_column("peer")
+    for each in sorted(found["streams"], key=lambda e: (e["device_name"], e["type"])):
+        cells = [
+            escape(each["device_name"]), escape(each["type"]), str(each["count"]),
+            f"{each['rate']:.1f}", f"{each['first']:.1f}", f"{each['last']:.1f}",
+        ]  # fmt: skip
+        if checked:
+            cells.append(f"{each['bytes'] / 1e6:.2f}")
+            cells += [f"[red]{n}[/]" if (n := each[key]) else "0" for key in ("wrong_crc", "bad")]
+        table.add_row(*cells, escape(", ".join(each["peers"])))
+    console.print(table)
+    for event in found.get("events", ()):
+        at = event["time_ns"] / 1e9 - found["start"]
+        console.print(
+            f"{at:8.3f} s  {event['event']:<13} {escape(event.get('peer', ''))}  "
+            f"{escape(str(event.get('text', '')))}"
+        )

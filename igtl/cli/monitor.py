@@ -1,0 +1,241 @@
+"""`igtl monitor`: the streams of a server, live in the terminal."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import click
+
+import igtl
+from igtl.cli import UNREACHABLE, Failure
+from igtl.cli.arguments import Address, Selection, named, selecting
+from igtl.cli.sources import Source, receiving
+
+if TYPE_CHECKING:
+    from rich.console import Console, Group
+
+_HZ = 5  # pictures a second
+_WINDOW = 2.0  # seconds that the greatest gap looks back
+_STALE = 1.0  # seconds after which the age of a stream is red
+_MAX = 1000  # streams that are kept apart
+
+
+class Watched:
+    """What is known of one (type, device name) beyond `igtl.StreamStats`."""
+
+    def __init__(self) -> None:
+        self.last: igtl.Message | None = None
+        self.last_id = 0
+        self.missing = 0
+        self._arrivals: list[float] = []
+
+    def add(self, message: igtl.Message) -> None:
+        """A message has come."""
+        number = message.message_id
+        if self.last_id and number > self.last_id:
+            self.missing += number - self.last_id - 1
+        self.last_id = number
+        self.last = message
+        now = time.monotonic()
+        self._arrivals.append(now)
+        if len(self._arrivals) > 4000 or self._arrivals[0] < now - 2 * _WINDOW:
+            self._arrivals = [t for t in self._arrivals if t >= now - _WINDOW][-2000:]
+
+    def gap(self) -> float:
+        """The greatest time between two messages of late, in seconds."""
+        now = time.monotonic()
+        recent = [t for t in list(self._arrivals) if t >= now - _WINDOW]
+        return max((b - a for a, b in pairwise(recent)), default=0.0)
+
+    def value(self) -> str:
+        """The newest, in a few words."""
+        match self.last:
+            case None:
+                return ""
+            case igtl.Transform() as m:
+                x, y, z = m.position
+                status = m.metadata.get("TransformStatus", "")
+                return f"{x:.1f} {y:.1f} {z:.1f} mm {status}".rstrip()
+            case igtl.TrackingData() | igtl.QuaternionTrackingData() as m:
+                return f"{len(m.tools)} tools: {', '.join(m.tools.names)}"
+            case igtl.Sensor() as m:
+                return f"{' '.join(f'{v:.3g}' for v in m.values)} {m.unit}"
+            case m:
+                return m._summary()
+
+
+class Watch:
+    """Reads a source in a thread, and keeps account."""
+
+    def __init__(self, source: Source, selection: Selection) -> None:
+        self.source = source
+        self.streams: dict[tuple[str, str], Watched] = {}
+        self.news = ""
+        self.error: Exception | None = None
+        self._selection = selection
+        self._thread = threading.Thread(target=self._run, name="igtl monitor", daemon=True)
+
+    def start(self) -> None:
+        """Begin to read."""
+        self._thread.start()
+
+    @property
+    def over(self) -> bool:
+        """Whether the source has ended."""
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        try:
+            for message in self.source.messages():
+                key = message.type_name, message.device_name
+                if self._selection.takes(*key):
+                    if key not in self.streams and len(self.streams) >= _MAX:
+                        key = "*", "*"
+                    self.streams.setdefault(key, Watched()).add(message)
+        except (igtl.IgtlError, OSError, click.ClickException) as error:
+            self.error = error
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The table, as JSON-able values."""
+        stats = self.source.stats
+        rows = []
+        for key, counted in sorted(dict(stats.streams).items(), key=lambda item: item[0][::-1]):
+            if not counted.received or not self._selection.takes(*key):
+                continue
+            watched = self.streams.get(key) or Watched()
+            rows.append({
+                "device_name": key[1], "type": key[0], "received": counted.received,
+                "bytes": counted.received_bytes, "rate": counted.rate, "jitter": counted.jitter,
+                "gap": watched.gap(), "age": counted.age, "missing": watched.missing,
+                "wrong_crc": counted.crc_errors, "bad": sum(counted.lost.values()),
+                "value": watched.value(),
+            })  # fmt: skip
+        return rows
+
+
+@click.command("monitor")
+@click.argument("address", type=Address(), default="localhost:18944")
+@click.option("-s", "--seconds", type=click.FloatRange(0, min_open=True), help="End after so long.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a second instead.")
+@selecting
+@receiving
+def command(
+    address: tuple[str, int],
+    seconds: float | None,
+    as_json: bool,
+    selection: Selection,
+    source: Callable[..., Source],
+) -> None:
+    """Watch the streams of a server: devices, types, rates, jitter, the greatest gap of late, age,
+    sizes, missing message ids, wrong CRCs, and the newest values.
+
+    ADDRESS is HOST:PORT, default localhost:18944. The server is connected to again when it comes
+    back. Works over ssh; where standard output is no terminal it prints the last table only.
+    """
+    from rich.console import Console
+    from rich.live import Live
+
+    console = Console()
+    end = None if seconds is None else time.monotonic() + seconds
+    news: list[str] = []
+    with source(address, end=end, heal=True, crc="warn", tell=news.append) as incoming:
+        watch = Watch(incoming, selection)
+        watch.start()
+        begun = time.monotonic()
+        rate = igtl.Rate(1 if as_json else _HZ)
+        try:
+            if as_json:
+                for _ in rate:
+                    if _is_over(watch, end):
+                        break
+                    click.echo(json.dumps(_state(watch, news)))
+            else:
+                shown = console.is_terminal
+                with Live(console=console, auto_refresh=False, screen=shown) as live:
+                    for _ in rate:
+                        if _is_over(watch, end):
+                            break
+                        if shown:
+                            live.update(_screen(watch, console, begun, address, news), refresh=True)
+        except KeyboardInterrupt:
+            pass
+        if not as_json:
+            console.print(_table(watch, console))
+    if watch.error is not None:
+        raise Failure(str(watch.error), UNREACHABLE)
+    if not watch.streams and not as_json:
+        raise Failure(f"nothing came; see igtl doctor {named(address)}")
+
+
+def _is_over(watch: Watch, end: float | None) -> bool:
+    return watch.over or (end is not None and time.monotonic() >= end)
+
+
+def _state(watch: Watch, news: list[str]) -> dict[str, Any]:
+    stats = watch.source.stats
+    return {
+        "time": time.time(), "peer": named(watch.source.peer), "received": stats.received,
+        "bytes": stats.received_bytes, "errors": dict(stats.errors), "news": news[-1:],
+        "streams": watch.rows(),
+    }  # fmt: skip
+
+
+def _screen(
+    watch: Watch, console: Console, begun: float, address: tuple[str, int], news: list[str]
+) -> Group:
+    from rich.console import Group
+    from rich.text import Text
+
+    stats = watch.source.stats
+    line = (
+        f"igtl monitor {named(address)} · {time.monotonic() - begun:.0f} s · {stats.received} "
+        f"messages · {stats.received_bytes / 1e6:.1f} MB"
+    )
+    if stats.errors:
+        line += f" · bad: {', '.join(f'{n} {kind}' for kind, n in stats.errors.items())}"
+    parts: list[Any] = [Text(line + " · Ctrl-C ends", style="bold")]
+    if news:
+        parts.append(Text(news[-1], style="yellow"))
+    if watch.streams:
+        parts.append(_table(watch, console, rows=console.height - 6))
+    elif time.monotonic() - begun > 3:
+        parts.append(
+            Text(f"nothing has come yet; igtl doctor {named(address)} tells why", style="yellow")
+        )
+    return Group(*parts)
+
+
+def _table(watch: Watch, console: Console, rows: int | None = None) -> Any:
+    from rich import box
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, header_style="bold cyan", padding=(0, 1, 0, 0))
+    wide = console.width >= 100
+    for name in ("device", "type"):
+        table.add_column(name, no_wrap=True)
+    for name in ("Hz", "jitter ms", "gap ms", "age ms", *(("count", "MB") if wide else ()),
+                 "missing", "CRC"):  # fmt: skip
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("last value", no_wrap=True, overflow="ellipsis")
+    found = watch.rows()
+    hidden = 0 if rows is None else max(0, len(found) - max(1, rows))
+    for row in found[: len(found) - hidden]:
+        age = row["age"] or 0.0
+        cells = [
+            escape(row["device_name"]), escape(row["type"]), f"{row['rate']:.1f}",
+            f"{1000 * row['jitter']:.2f}", f"{1000 * row['gap']:.0f}",
+            f"[{'green' if age < _STALE else 'red'}]{1000 * age:.0f}[/]",
+        ]  # fmt: skip
+        if wide:
+            cells += [str(row["received"]), f"{row['bytes'] / 1e6:.1f}"]
+        cells += [f"[red]{row[k]}[/]" if row[k] else "0" for k in ("missing", "wrong_crc")]
+        table.add_row(*cells, escape(row["value"]))
+    if hidden:
+        table.caption = f"{hidden} more streams"
+    return table

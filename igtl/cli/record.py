@@ -1,0 +1,145 @@
+"""`igtl record`: what servers send, into a recording."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+import igtl
+from igtl.cli import Failure
+from igtl.cli.arguments import Address, Selection, ending, named, selecting
+from igtl.cli.sources import Source, receiving, say
+
+if TYPE_CHECKING:
+    from rich.text import Text
+
+
+@click.command("record")
+@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+@click.argument("addresses", nargs=-1, type=Address())
+@click.option(
+    "--compression", type=click.Choice(["lz4", "zstd", "none"]), default="lz4", show_default=True,
+    help="Of the file.",
+)  # fmt: skip
+@click.option("--reconnect", is_flag=True, help="Go on when a server was away.")
+@click.option("-q", "--quiet", is_flag=True, help="No progress.")
+@ending
+@selecting
+@receiving
+def command(
+    file: Path,
+    addresses: tuple[tuple[str, int], ...],
+    compression: Any,
+    reconnect: bool,
+    quiet: bool,
+    count: int | None,
+    seconds: float | None,
+    selection: Selection,
+    source: Callable[..., Source],
+) -> None:
+    """Record what servers send, every byte with its time.
+
+    FILE is a new MCAP file, readable by any reader of MCAP; what is older than a second is in it
+    even if this program is killed. ADDRESSES are HOST:PORT, as many as you like, default
+    localhost:18944. Damaged messages are recorded too.
+
+    \b
+    igtl record case.mcap tracker:18944 ultrasound:18944
+    igtl info case.mcap
+    igtl replay case.mcap
+    """
+    places = addresses or (("localhost", 18944),)
+    end = None if seconds is None else time.monotonic() + seconds
+    stopped = threading.Event()
+    errors: list[Exception] = []
+    with igtl.Recorder(file, compression=compression) as recorder:
+
+        def follow(number: int, place: tuple[str, int]) -> None:
+            def tell(text: str) -> None:
+                recorder.event("connection", peer=named(place), connection=number, text=text)
+                say(text)
+
+            def bad(error: igtl.ProtocolError) -> None:
+                recorder.event("error", peer=named(place), connection=number, text=str(error))
+                say(f"{named(place)}: {error}")
+
+            try:
+                with source(place, end=end, heal=reconnect, tell=tell, bad=bad) as incoming:
+                    sources.append(incoming)
+                    recorder.event("connected", peer=incoming.peer, connection=number)
+                    for frame, peer in incoming.frames():
+                        if stopped.is_set():
+                            return
+                        if selection.takes(frame.type_name, frame.device_name):
+                            recorder.write(frame, peer=peer, connection=number)
+                            if count is not None and recorder.count >= count:
+                                stopped.set()
+                                return
+                    recorder.event("disconnected", peer=incoming.peer, connection=number)
+            except (igtl.IgtlError, OSError, click.ClickException) as error:
+                if not stopped.is_set():
+                    recorder.event("lost", peer=named(place), connection=number, text=str(error))
+                    errors.append(error)
+
+        sources: list[Source] = []
+        threads = [
+            threading.Thread(target=follow, args=(number, place), daemon=True)
+            for number, place in enumerate(places, 1)
+        ]
+        for thread in threads:
+            thread.start()
+        try:
+            _watch(recorder, file, threads, stopped, quiet)
+        except KeyboardInterrupt:
+            pass
+        finally:
+            stopped.set()
+            for each in sources:
+                each.close()
+            for thread in threads:
+                thread.join(2)
+    size = file.stat().st_size
+    if not quiet:
+        say(f"{file}: {recorder.count} messages, {recorder.bytes / 1e6:.1f} MB in "
+            f"{size / 1e6:.1f} MB")  # fmt: skip
+    if errors:
+        raise errors[0] if isinstance(errors[0], click.ClickException) else Failure(str(errors[0]))
+
+
+def _watch(
+    recorder: igtl.Recorder,
+    file: Path,
+    threads: list[threading.Thread],
+    stopped: threading.Event,
+    quiet: bool,
+) -> None:
+    """Until all sources have ended, or there is enough."""
+    from rich.console import Console
+    from rich.live import Live
+    from rich.text import Text
+
+    console = Console(stderr=True)
+    begun = time.monotonic()
+    before = 0, begun
+
+    def line() -> Text:
+        nonlocal before
+        now = time.monotonic()
+        rate = (recorder.count - before[0]) / max(1e-3, now - before[1])
+        before = recorder.count, now
+        return Text(
+            f"{file.name}  {now - begun:.0f} s  {recorder.count} messages  {rate:.0f}/s  "
+            f"{recorder.bytes / 1e6:.1f} MB   Ctrl-C ends",
+            style="cyan",
+        )
+
+    shown = not quiet and console.is_terminal
+    with Live(console=console, auto_refresh=False, transient=True) as live:
+        while any(thread.is_alive() for thread in threads) and not stopped.wait(0.25):
+            if shown:
+                live.update(line(), refresh=True)

@@ -1,0 +1,151 @@
+"""`igtl relay`: one source, many clients."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Literal
+
+import click
+
+import igtl
+from igtl.cli.arguments import Address, Selection, ending, named, selecting
+from igtl.cli.echo import tell
+from igtl.cli.sources import Source, receiving, say
+from igtl.relay import Relay
+
+_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+_VERSIONS: dict[str, Literal["as is", "auto", 1, 2]] = {
+    "as-is": "as is", "auto": "auto", "1": 1, "2": 2,
+}  # fmt: skip
+
+
+class _Renaming(click.ParamType):  # type: ignore[type-arg]
+    """OLD=NEW."""
+
+    name = "old=new"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[str, str]:
+        old, equals, new = str(value).partition("=")
+        if not equals or not old or not new:
+            self.fail(f"{value!r} is not OLD=NEW", param, ctx)
+        if len(new.encode()) > 20:
+            self.fail(f"{new!r} is longer than 20 bytes", param, ctx)
+        return old, new
+
+
+@click.command("relay")
+@click.argument("address", type=Address())
+@click.option(
+    "--at", type=Address(), default="localhost:18945", show_default=True,
+    help="Where clients connect; 0.0.0.0 as host for everybody.",
+)  # fmt: skip
+@click.option("--rename", multiple=True, type=_Renaming(), help="Another device name: OLD=NEW.")
+@click.option(
+    "--to-version", type=click.Choice(list(_VERSIONS)), default="as-is", show_default=True,
+    help="Header version for the clients. auto: 1 for each until it has sent 2.",
+)  # fmt: skip
+@click.option(
+    "--max-rate", type=click.FloatRange(0, min_open=True),
+    help="Messages a second of one stream at most; the newest are passed on.",
+)  # fmt: skip
+@click.option("--both-ways", is_flag=True, help="Also send to the source what clients send.")
+@click.option("--allow", multiple=True, help="Only these addresses or networks may connect.")
+@click.option("--serve-cert", type=_FILE, help="TLS for the clients, with this certificate (PEM).")
+@click.option("--serve-key", type=_FILE, help="Its key, if it is not in the same file.")
+@click.option("--client-ca", type=_FILE, help="Only clients with a certificate of this authority.")
+@ending
+@selecting
+@receiving
+def command(
+    address: tuple[str, int],
+    at: tuple[str, int],
+    rename: tuple[tuple[str, str], ...],
+    to_version: str,
+    max_rate: float | None,
+    both_ways: bool,
+    allow: tuple[str, ...],
+    serve_cert: Path | None,
+    serve_key: Path | None,
+    client_ca: Path | None,
+    count: int | None,
+    seconds: float | None,
+    selection: Selection,
+    source: Callable[..., Source],
+) -> None:
+    """Pass on what the source at ADDRESS sends to many clients, each with its own queue: one that
+    stalls delays nobody. The source is connected to again when it comes back.
+
+    Frames stay as they are, unless an option changes them. -t and -d choose what is passed on.
+
+    \b
+    igtl relay tracker:18944 --at 0.0.0.0:18945 -t TRANSFORM --max-rate 30
+    igtl relay plus:18944 --hello --to-version 1       # for clients with an old library
+    igtl relay far:18944 --ca clinic.pem --rename Probe=ProbeToTracker
+    """
+    if serve_cert is None and (serve_key or client_ca):
+        raise click.UsageError("--serve-key and --client-ca need --serve-cert")
+    context = None
+    if serve_cert is not None:
+        context = igtl.tls.server(serve_cert, serve_key, client_ca=client_ca)
+    end = None if seconds is None else time.monotonic() + seconds
+    with ExitStack() as stack:
+        server = stack.enter_context(igtl.serve(*at, ssl=context, allow=allow or None, start=False))
+        tell(server)
+        relay = stack.enter_context(
+            Relay(
+                server, takes=selection.takes, rename=dict(rename),
+                version=_VERSIONS[to_version], max_rate=max_rate,
+            )
+        )  # fmt: skip
+        place = named((server.host, server.port))
+        say(f"{named(address)} -> {place}, Ctrl-C ends")
+        warned: set[int] = set()
+        incoming = stack.enter_context(
+            source(address, end=end, heal=True, bad=lambda error: say(f"bad message: {error}"))
+        )
+        if both_ways:
+            _back(server, incoming)
+        server.start()
+        forwarded = 0
+        try:
+            for frame, _ in incoming.frames():
+                relay.forward(frame)
+                if to_version == "as-is" and frame.header_version == 2:
+                    _warn(server, warned)
+                forwarded += 1
+                if forwarded == count:
+                    break
+        except KeyboardInterrupt:
+            pass
+        finally:
+            _summarize(relay)
+
+
+def _back(server: igtl.Server, incoming: Source) -> None:
+    @server.on()
+    def _(message: igtl.Message, peer: Any) -> None:
+        try:
+            incoming.send(message)
+        except igtl.EncodeError as error:
+            say(f"not sent to the source: {error}")
+
+
+def _warn(server: igtl.Server, warned: set[int]) -> None:
+    """Old libraries lose step with version 2, and nobody would know why nothing arrives."""
+    for peer in server.clients:
+        if peer.header_version == 1 and peer.id not in warned:
+            warned.add(peer.id)
+            say(f"{named(peer.peer)} gets header version 2, though it has not sent it: an old "
+                "library loses step. --to-version auto helps.")  # fmt: skip
+
+
+def _summarize(relay: Relay) -> None:
+    counts = {"passed on": relay.passed, "not wanted": relay.filtered, "thinned": relay.thinned}
+    words = [f"{counter.total()} {what}" for what, counter in counts.items() if counter]
+    say(", ".join(words) or "nothing came")
+    if relay.lost:
+        lost = " and ".join(f"{what} of {n}" for what, n in sorted(relay.lost.items()))
+        say(f"left out for header version 1: {lost} messages")

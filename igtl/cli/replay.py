@@ -1,0 +1,148 @@
+"""`igtl replay`: a recording, sent again."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+import numpy as np
+
+import igtl
+from igtl.cli import Failure
+from igtl.cli.arguments import Address, named, serving
+from igtl.cli.echo import tell
+from igtl.cli.sources import say
+
+if TYPE_CHECKING:
+    from ssl import SSLContext
+
+
+class _Speed(click.ParamType):  # type: ignore[type-arg]
+    """A factor, or "max"."""
+
+    name = "speed"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> float | None:
+        if value == "max" or value is None:
+            return None
+        try:
+            speed = float(value)
+        except ValueError:
+            speed = 0.0
+        if not 0 < speed < float("inf"):
+            self.fail(f"{value!r} is no factor above 0, nor max", param, ctx)
+        return speed
+
+
+@click.command("replay")
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option(
+    "--at", "address", type=Address(), default="localhost:18944", show_default=True,
+    help="Be a server there, and begin when the first client has come.",
+)  # fmt: skip
+@click.option("--to", type=Address(), help="Connect to this server instead.")
+@click.option("--udp", type=Address(), help="Send datagrams to this address instead.")
+@click.option("--now", is_flag=True, help="Do not wait for a client.")
+@click.option("--speed", type=_Speed(), default="1", show_default=True, help="A factor, or max.")
+@click.option("--loop", is_flag=True, help="Again and again.")
+@click.option("--from", "start", type=click.FloatRange(0), default=0.0, help="Seconds to skip.")
+@click.option("--until", "end", type=click.FloatRange(0), help="Seconds where to end.")
+@click.option("-d", "--stream", "streams", multiple=True, help="Only these device names or types.")
+@click.option("--restamp", is_flag=True, help="Make the time stamps look new.")
+@click.option("-q", "--quiet", is_flag=True, help="No progress.")
+@serving
+def command(
+    file: Path,
+    address: tuple[str, int],
+    to: tuple[str, int] | None,
+    udp: tuple[str, int] | None,
+    now: bool,
+    speed: float | None,
+    loop: bool,
+    start: float,
+    end: float | None,
+    streams: tuple[str, ...],
+    restamp: bool,
+    quiet: bool,
+    context: SSLContext | None,
+) -> None:
+    """Send a recording again, as a server (default), a client (--to) or by UDP: the same bytes at
+    the same intervals.
+    """
+    with ExitStack() as stack:
+        recording = stack.enter_context(igtl.Recording(file))
+        if recording.truncated:
+            say(f"{file} was cut: it is sent up to there")
+        try:
+            playback = recording.play(
+                list(streams) or None, speed=speed, loop=loop, start=start, end=end,
+                restamp=restamp,
+            )  # fmt: skip
+            for stream in streams:
+                recording[stream]
+        except KeyError as error:
+            raise Failure(str(error.args[0])) from None
+        send = _receiver(stack, address, to, udp, now, context)
+        _play(playback, send, recording, start, end, loop, quiet)
+    late = np.array(playback.lateness)
+    timing = ""
+    if len(late):
+        p50, p99 = 1000 * np.percentile(late, [50, 99])
+        timing = f"; late by {p50:.2f} ms (median), {p99:.2f} ms (99 %)"
+    if not quiet:
+        say(f"{playback.sent} sent{timing}")
+
+
+def _receiver(
+    stack: ExitStack,
+    address: tuple[str, int],
+    to: tuple[str, int] | None,
+    udp: tuple[str, int] | None,
+    now: bool,
+    context: SSLContext | None,
+) -> Callable[[igtl.Frame], Any]:
+    """What sends each frame."""
+    if udp is not None:
+        return stack.enter_context(igtl.udp.Sender(*udp)).send
+    if to is not None:
+        return stack.enter_context(igtl.connect(*to)).send
+    server = stack.enter_context(igtl.serve(*address, ssl=context, policy="block"))
+    tell(server)
+    say(f"serving on {named((server.host, server.port))}" + ("" if now else ", for a client"))
+    while not now and not server.clients:
+        time.sleep(0.02)
+    return server.broadcast
+
+
+def _play(
+    playback: Any,
+    send: Callable[[igtl.Frame], Any],
+    recording: igtl.Recording,
+    start: float,
+    end: float | None,
+    loop: bool,
+    quiet: bool,
+) -> None:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True)
+    columns = (
+        BarColumn(), TextColumn("{task.fields[sent]} sent"), TimeElapsedColumn(),
+        TextColumn("Ctrl-C ends"),
+    )  # fmt: skip
+    hidden = quiet or not console.is_terminal
+    with Progress(*columns, console=console, transient=True, disable=hidden) as progress:
+        length = (recording.duration if end is None else end) - start
+        bar = progress.add_task("", total=None if loop else length, sent=0)
+        try:
+            for frame in playback:
+                send(frame)
+                if not hidden:
+                    progress.update(bar, completed=playback.position - start, sent=playback.sent)
+        except KeyboardInterrupt:
+            pass

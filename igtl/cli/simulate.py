@@ -1,0 +1,88 @@
+"""`igtl simulate`: devices without hardware, behind a server."""
+
+from __future__ import annotations
+
+import time
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+import click
+
+import igtl
+from igtl.cli.arguments import Address, named, serving
+from igtl.cli.echo import tell
+from igtl.simulate import DEVICES, Stream, serve, sources
+
+if TYPE_CHECKING:
+    from ssl import SSLContext
+
+
+def _table(devices: dict[str, str]) -> str:
+    return "\n".join(f"    {name:<12}{text}" for name, text in devices.items())
+
+
+@click.command(
+    "simulate",
+    help=f"""Serve simulated devices, to try a program without hardware.
+
+    DEVICES are any of these; default tracker and ultrasound:
+
+    \b
+{_table(DEVICES)}
+
+    COMMANDs are answered with their own text. What is sent depends on the seed and the time since
+    the start alone.
+    """,
+)
+@click.argument("devices", nargs=-1, type=click.Choice(list(DEVICES)), metavar="[DEVICES]...")
+@click.option(
+    "--at", "address", type=Address(), default="localhost:18944", show_default=True,
+    help="Where to listen; 0.0.0.0 as host for everybody.",
+)  # fmt: skip
+@click.option("--udp", type=Address(), help="Send datagrams to this address instead.")
+@click.option("--noise", type=click.FloatRange(0), default=0.0, help="Of the tracker, mm.")
+@click.option(
+    "--dropout", type=click.FloatRange(0, 1), default=0.0,
+    help="Share of the time in which a tool of the tracker is out of sight.",
+)  # fmt: skip
+@click.option("--statuses", is_flag=True, help="Tell that in the metadata, as PLUS does.")
+@click.option("--seed", type=int, default=0, help="Of all that is random.")
+@click.option("-s", "--seconds", type=click.FloatRange(0, min_open=True), help="End after so long.")
+@serving
+def command(
+    devices: tuple[str, ...],
+    address: tuple[str, int],
+    udp: tuple[str, int] | None,
+    noise: float,
+    dropout: float,
+    statuses: bool,
+    seed: int,
+    seconds: float | None,
+    context: SSLContext | None,
+) -> None:
+    devices = devices or ("tracker", "ultrasound")
+    settings: dict[str, Any] = {
+        "noise": noise, "dropout": dropout, "statuses": statuses, "seed": seed,
+    }  # fmt: skip
+    with ExitStack() as stack:
+        if udp is not None:
+            out = stack.enter_context(igtl.udp.Sender(*udp))
+            streams = [
+                Stream(source.produce, out.send, source.hz)
+                for device in devices for source in sources(device, **settings)
+            ]  # fmt: skip
+            if not streams:
+                raise click.UsageError("the CT is not for datagrams")
+            for stream in streams:
+                stack.callback(stream.stop)
+            click.echo(f"{', '.join(devices)} to {named(udp)} by UDP, Ctrl-C ends", err=True)
+            time.sleep(seconds or 1e9)
+            return
+        host, port = address
+        simulator = stack.enter_context(
+            serve(*devices, host=host, port=port, ssl=context, **settings)
+        )
+        tell(simulator.server)
+        place = named((simulator.host, simulator.port))
+        click.echo(f"{', '.join(devices)} on {place}, Ctrl-C ends", err=True)
+        simulator.server.wait(seconds)

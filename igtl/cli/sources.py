@@ -1,0 +1,193 @@
+"""Where messages come from: a server, a client that connects, or datagrams. One way for all
+commands that receive."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any, Self, TypeVar
+
+import click
+
+import igtl
+from igtl.cli import UNREACHABLE, Failure
+from igtl.cli.arguments import Connection, connection, named
+
+F = TypeVar("F", bound=Callable[..., Any])
+T = TypeVar("T")
+_STARTS: dict[str, Callable[[], igtl.Message]] = {
+    "TDATA": igtl.StartTrackingData, "QTDATA": igtl.StartQuaternionTrackingData,
+}  # fmt: skip
+
+
+def say(text: str) -> None:
+    """On standard error."""
+    click.echo(text, err=True)
+
+
+class Source:
+    """One source of messages, opened by `with`.
+
+    Args:
+        address: of the server; with `listen` and `udp` our own.
+        heal: go on when the connection is lost: connect again, or wait for the next client.
+        tell: called with what happens to the connection.
+        bad: called with each message that is bad.
+
+    Attributes:
+        peer: who sends.
+        stats: counters of the link.
+    """
+
+    def __init__(
+        self,
+        address: tuple[str, int],
+        how: Connection,
+        *,
+        listen: bool = False,
+        udp: bool = False,
+        start: str | None = None,
+        crc: igtl.CRCPolicy = "verify",
+        end: float | None = None,
+        heal: bool = False,
+        tell: Callable[[str], None] = say,
+        bad: Callable[[igtl.ProtocolError], None] = lambda error: None,
+    ) -> None:
+        self.address = address
+        self.peer: Any = named(address)
+        self._how = how
+        self._listen = listen
+        self._udp = udp
+        self._start = start
+        self._crc: igtl.CRCPolicy = crc
+        self._end = end
+        self._heal = heal
+        self._tell = tell
+        self._bad = bad
+        self._open = ExitStack()
+        self._from: Any = None
+        self._listener: Any = None
+
+    def __enter__(self) -> Self:
+        try:
+            self._from = self._open.enter_context(self._opened())
+        except BaseException:
+            self._open.close()
+            raise
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stop receiving, in whichever thread."""
+        if self._from is not None:
+            self._from.close()
+        self._open.close()
+
+    def _opened(self) -> Any:
+        if self._udp:
+            host, port = self.address
+            return igtl.udp.Receiver(port, host, crc=self._crc, on_error="raise")
+        if self._listen:
+            listener = self._open.enter_context(
+                igtl.listen(*self.address, crc=self._crc, on_error="raise", compression=True)
+            )
+            self._listener = listener
+            return self._accepted()
+        settings: dict[str, Any] = {}
+        if self._heal:
+            settings = {"reconnect": igtl.Backoff(0.1, 5.0), "on_event": self._happened}
+        link = self._how.open(self.address, crc=self._crc, **settings)
+        self.peer = link.peer or named(self.address)
+        if self._start is not None:
+            link.send(_STARTS[self._start]())
+        return link
+
+    def _accepted(self) -> igtl.Link:
+        self._tell(f"waiting for a client on {named((self._listener.host, self._listener.port))}")
+        link: igtl.Link = self._listener.accept(timeout=self._left())
+        self.peer = link.peer
+        self._tell(f"{named(link.peer)} has connected")
+        if self._start is not None:
+            link.send(_STARTS[self._start]())
+        return link
+
+    def _happened(self, event: igtl.LinkEvent) -> None:
+        self.peer = event.peer
+        reason = f": {event.error}" if event.error else ""
+        self._tell(f"{named(event.peer)} {event.kind}{reason}")
+
+    def _goes_on(self, closed: igtl.ConnectionClosed) -> bool:
+        """The link is over: whether there is another."""
+        if not (self._heal and self._listen):
+            if closed.clean:
+                return False
+            raise Failure(str(closed), UNREACHABLE) from None
+        self._tell(str(closed))
+        self._from.close()
+        self._from = self._open.enter_context(self._accepted())
+        return True
+
+    @property
+    def stats(self) -> igtl.Stats:
+        return self._from.stats  # type: ignore[no-any-return]
+
+    def _left(self) -> float | None:
+        return None if self._end is None else max(0.0, self._end - time.monotonic())
+
+    def send(self, message: igtl.Message) -> None:
+        """Say something to the peer; nothing, to the senders of datagrams."""
+        if not self._udp:
+            self._from.send(message)
+
+    def messages(self) -> Iterator[igtl.Message]:
+        """Each message, until the source ends or the time is up."""
+        for found in self._each(lambda: self._from.recv(timeout=self._left())):
+            yield found[0] if self._udp else found
+
+    def frames(self) -> Iterator[tuple[igtl.Frame, Any]]:
+        """Each message as it came, and from whom."""
+        for found in self._each(lambda: self._from.recv_frame(timeout=self._left())):
+            yield found if self._udp else (found, self.peer)
+
+    def _each(self, take: Callable[[], T]) -> Iterator[T]:
+        while True:
+            try:
+                found = take()
+            except TimeoutError as error:
+                if error.errno is None:
+                    return  # the time is up
+                raise
+            except igtl.ConnectionClosed as closed:
+                if not self._goes_on(closed):
+                    return
+                continue
+            except igtl.MessageTooLarge:
+                raise
+            except igtl.ProtocolError as error:
+                self._bad(error)
+                continue
+            yield found
+
+
+def receiving(command: F) -> F:
+    """Decorator: the options of a command that receives; it gets `source`, which takes the address
+    and what else `Source` has, and gives a Source."""
+
+    @click.option("--listen", is_flag=True, help="Be the server: wait at ADDRESS for one client.")
+    @click.option("--udp", is_flag=True, help="Receive datagrams at ADDRESS instead.")
+    @click.option("--start", type=click.Choice(sorted(_STARTS)), help="Ask for this stream first.")
+    @connection
+    @functools.wraps(command)
+    def wrapped(
+        *args: Any, listen: bool, udp: bool, start: str | None, how: Connection, **others: Any
+    ) -> Any:
+        if listen and udp:
+            raise click.UsageError("--listen is for TCP")
+        source = functools.partial(Source, how=how, listen=listen, udp=udp, start=start)
+        return command(*args, source=source, **others)
+
+    return wrapped  # type: ignore[return-value]

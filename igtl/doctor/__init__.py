@@ -1,0 +1,78 @@
+"""Why nothing arrives: `examine` connects, listens, and says what is likely wrong.
+
+It sends nothing that could harm a peer: no request (3D Slicer ends on them), no header version 2
+unless it was asked for (an old library loses step), and to a peer that is silent one STATUS of
+version 1, which OpenIGTLink ignores, and on which web and TLS servers show what they are.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING
+
+from igtl.doctor.diagnosis import Diagnosis, Finding, Seen
+from igtl.doctor.judging import judge
+from igtl.doctor.reaching import accepted, by_tls, connected
+from igtl.doctor.session import Session
+from igtl.protocol import PORT
+
+if TYPE_CHECKING:
+    from ssl import SSLContext
+
+__all__ = ["Diagnosis", "Finding", "Seen", "examine"]
+
+
+def examine(
+    host: str = "localhost",
+    port: int = PORT,
+    *,
+    seconds: float = 3.0,
+    type_name: str = "*",
+    device_name: str = "*",
+    hello: bool = False,
+    ssl: SSLContext | None = None,
+    server_hostname: str | None = None,
+    listen: bool = False,
+) -> Diagnosis:
+    """Connect to a server, listen for a while, and say what is likely wrong. Never raises for what
+    it finds.
+
+    Args:
+        host, port: of the server; with `listen` where to wait for a client.
+        seconds: how long to listen.
+        type_name, device_name: what you are waiting for (wildcards * and ?).
+        hello: offer header version 2 first. Not to libraries before 3.0: they lose step.
+        ssl: a context makes it TLS.
+        server_hostname: name to check the certificate against; default host.
+        listen: be the server, and wait for one client.
+    """
+    shown = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    diagnosis = Diagnosis(shown)
+
+    def session(hello: bool) -> Session | None:
+        sock = (
+            accepted(diagnosis, host, port, seconds) if listen else connected(diagnosis, host, port)
+        )
+        if sock is not None and ssl is not None:
+            sock = by_tls(diagnosis, sock, ssl, server_hostname or host, listen)
+        if sock is None:
+            return None
+        with contextlib.closing(sock):
+            found = Session(diagnosis, sock, seconds, hello)
+            found.run()
+        return found
+
+    first = session(hello)
+    if first is None:
+        return diagnosis
+    if hello and not listen and not diagnosis.streams and first.foreign is None:
+        again = session(False)  # is it the hello?
+        if again is not None and diagnosis.streams:
+            diagnosis.found(
+                "problem", "version",
+                "It says nothing when it is offered header version 2, but sends when it is not: "
+                "its library is of version 1. Leave out --hello.",
+            )  # fmt: skip
+            first = again
+    judge(diagnosis, first, type_name, device_name)
+    return diagnosis

@@ -1,0 +1,146 @@
+"""What was found, and what it means in a sentence."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from itertools import pairwise
+from typing import Any, Literal, NamedTuple
+
+from igtl._core import Frame
+from igtl.errors import CRCError, ProtocolError
+
+Level = Literal["ok", "note", "problem"]
+
+
+class Finding(NamedTuple):
+    """One thing that was found.
+
+    Attributes:
+        level: "ok", "note", or "problem".
+        cause: in one word: "refused", "unreachable", "host", "silent", "closed", "crc", "body",
+            "version", "http", "tls", "other", "cut", "large", "names", "stopped", "clock", ….
+        text: in a sentence.
+    """
+
+    level: Level
+    cause: str
+    text: str
+
+
+class Seen:
+    """What came of one (type, device name).
+
+    Attributes:
+        count, bytes: messages, and their bytes.
+        wrong_crc, zero_crc, bad: messages with a wrong CRC; those of them whose CRC is 0; those
+            that could not be decoded.
+        rate, jitter: messages a second, and standard deviation of the intervals in seconds.
+        age: seconds from the last one to the end of the examination.
+        offset: arrival minus time stamp, median, in seconds; None where none is set.
+    """
+
+    def __init__(self) -> None:
+        self.count = self.bytes = self.wrong_crc = self.zero_crc = self.bad = 0
+        self.arrivals: list[float] = []
+        self.offsets: list[float] = []
+        self.age = 0.0
+        self.reason = ""
+
+    def add(self, frame: Frame, now: float) -> None:
+        self.count += 1
+        self.bytes += len(frame)
+        self.arrivals.append(now)
+        if frame.timestamp_raw:
+            self.offsets.append(time.time() - frame.timestamp_raw / 2**32)
+        try:
+            frame.unpack()
+        except CRCError:
+            self.wrong_crc += 1
+            self.zero_crc += frame.crc == 0
+        except ProtocolError as error:
+            self.bad += 1
+            self.reason = str(error)
+
+    def _gaps(self) -> list[float]:
+        return [b - a for a, b in pairwise(self.arrivals)]
+
+    @property
+    def rate(self) -> float:
+        span = self.arrivals[-1] - self.arrivals[0] if self.arrivals else 0.0
+        return (self.count - 1) / span if span > 0 else 0.0
+
+    @property
+    def jitter(self) -> float:
+        return statistics.pstdev(self._gaps()) if self.count > 2 else 0.0
+
+    @property
+    def offset(self) -> float | None:
+        return statistics.median(self.offsets) if self.offsets else None
+
+    def has_stopped(self) -> bool:
+        """Whether it came regularly, and then no more."""
+        if self.count < 3:
+            return False
+        return self.age > max(0.5, 8 * max(self._gaps()))
+
+
+class Diagnosis:
+    """What `examine` found.
+
+    Attributes:
+        address: "host:port".
+        findings: all of it, in the order in which it was found out.
+        streams: what came, by (type, device name).
+        versions: header versions that came.
+        seconds: how long it listened.
+    """
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self.findings: list[Finding] = []
+        self.streams: dict[tuple[str, str], Seen] = {}
+        self.versions: set[int] = set()
+        self.seconds = 0.0
+
+    def found(self, level: Level, cause: str, text: str) -> None:
+        self.findings.append(Finding(level, cause, text))
+
+    @property
+    def problems(self) -> list[Finding]:
+        """Those that explain why nothing, or not the right thing, arrives."""
+        return [finding for finding in self.findings if finding.level == "problem"]
+
+    @property
+    def cause(self) -> str:
+        """Cause of the first problem; "" if there is none."""
+        return self.problems[0].cause if self.problems else ""
+
+    @property
+    def verdict(self) -> str:
+        """One sentence."""
+        if self.problems:
+            return self.problems[0].text
+        count = sum(seen.count for seen in self.streams.values())
+        return (
+            f"All is well: {count} messages of {len(self.streams)} streams in "
+            f"{self.seconds:.1f} s, with right CRCs."
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as JSON-able values."""
+        return {
+            "address": self.address,
+            "cause": self.cause,
+            "verdict": self.verdict,
+            "header_versions": sorted(self.versions),
+            "findings": [finding._asdict() for finding in self.findings],
+            "streams": [
+                {
+                    "type": kind, "device_name": device, "count": s.count, "bytes": s.bytes,
+                    "rate": s.rate, "jitter": s.jitter, "age": s.age, "offset": s.offset,
+                    "wrong_crc": s.wrong_crc, "bad": s.bad,
+                }
+                for (kind, device), s in sorted(self.streams.items())
+            ],
+        }  # fmt: skip

@@ -1,0 +1,178 @@
+"""From what came to what is likely wrong."""
+
+from __future__ import annotations
+
+import difflib
+import statistics
+from fnmatch import fnmatchcase
+
+from igtl.doctor.diagnosis import Diagnosis
+from igtl.doctor.session import Session
+from igtl.errors import MessageTooLarge
+
+
+def judge(diagnosis: Diagnosis, session: Session, type_name: str, device_name: str) -> None:
+    if session.foreign is not None:
+        cause, what = session.foreign
+        diagnosis.found("problem", cause, f"{diagnosis.address} does not speak OpenIGTLink; it is "
+                        f"{what}.")  # fmt: skip
+        return
+    if session.wrong_versions:
+        versions = " and ".join(map(str, sorted(session.wrong_versions)))
+        diagnosis.found(
+            "problem", "version",
+            f"It writes header version {versions}, which does not exist (1 and 2 do): such "
+            "messages are skipped. Its library is newer, or not of OpenIGTLink.",
+        )  # fmt: skip
+    if isinstance(session.error, MessageTooLarge):
+        diagnosis.found(
+            "problem", "large",
+            f"A header announces {session.error.size} bytes, over the limit of "
+            f"{session.error.limit}: the sender has lost step, or is not of OpenIGTLink.",
+        )  # fmt: skip
+    if not diagnosis.streams:
+        if not diagnosis.problems:
+            _judge_silence(diagnosis, session)
+        return
+    _judge_versions(diagnosis, session)
+    _judge_content(diagnosis)
+    _judge_wanted(diagnosis, type_name, device_name)
+    _judge_end(diagnosis, session)
+    _judge_clock(diagnosis)
+
+
+def _judge_silence(diagnosis: Diagnosis, session: Session) -> None:
+    after = session.closed_after
+    if session.bytes:
+        diagnosis.found(
+            "problem", "cut",
+            f"{session.bytes} bytes came, but no whole message: the sender stopped within one.",
+        )  # fmt: skip
+    elif after is not None:
+        how = "reset" if session.reset else "closed"
+        said = " after it was sent header version 2" if session.hello else (
+            " after it was sent a STATUS" if session.probed else ""
+        )  # fmt: skip
+        hint = (
+            "A library of version 1 does that: leave out --hello."
+            if session.hello
+            else "Does it have its client already, or let in certain addresses only?"
+        )
+        cause = "version" if session.hello else "closed"
+        diagnosis.found(
+            "problem", cause, f"The peer {how} the connection at once{said}, without a word. {hint}"
+        )
+    else:
+        asked = ", not even after it was sent a STATUS" if session.probed else ""
+        diagnosis.found(
+            "problem", "silent",
+            f"Connected, but nothing was said within {diagnosis.seconds:.1f} s{asked}. Either the "
+            "peer has nothing to send (PLUS: is the device connected? 3D Slicer: is there a node "
+            "under OUT of the connector?), or it waits to be asked (igtl dump --start TDATA; igtl "
+            "query), or it is a client of somebody else's kind.",
+        )  # fmt: skip
+
+
+def _judge_versions(diagnosis: Diagnosis, session: Session) -> None:
+    versions = sorted(diagnosis.versions)
+    spoken = " and ".join(str(v) for v in versions)
+    diagnosis.found("ok", "speaks", f"It speaks OpenIGTLink, header version {spoken}.")
+    if versions == [1] and not session.hello:
+        diagnosis.found(
+            "note", "version 1",
+            "Header version 1 has no metadata and no message ids. PLUS, 3D Slicer and igtl write "
+            "version 2 to those who offer it: --hello.",
+        )  # fmt: skip
+    elif session.hello and 2 not in versions:
+        diagnosis.found(
+            "note", "version 1", "It keeps to header version 1 though it was offered version 2."
+        )
+
+
+def _judge_content(diagnosis: Diagnosis) -> None:
+    streams = diagnosis.streams
+    count = sum(s.count for s in streams.values())
+    wrong = sum(s.wrong_crc for s in streams.values())
+    zero = sum(s.zero_crc for s in streams.values())
+    if wrong:
+        which = ", ".join(f"{k} {d!r}" for (k, d), s in sorted(streams.items()) if s.wrong_crc)
+        why = (
+            "The sender writes 0 instead of computing them: turn the check off (crc='off')."
+            if zero == wrong
+            else "The bytes were damaged, or the sender computes it wrongly; receivers drop such "
+            "messages without a word."
+        )
+        diagnosis.found(
+            "problem", "crc", f"{wrong} of {count} messages have a wrong CRC ({which}). {why}"
+        )
+    else:
+        diagnosis.found("ok", "crc", f"{count} messages, all CRCs right.")
+    for (kind, device), seen in sorted(streams.items()):
+        if seen.bad:
+            diagnosis.found(
+                "problem", "body",
+                f"{seen.bad} of {seen.count} {kind} {device!r} cannot be decoded: {seen.reason}.",
+            )  # fmt: skip
+
+
+def _judge_wanted(diagnosis: Diagnosis, type_name: str, device_name: str) -> None:
+    def fits(kind: str, device: str) -> bool:
+        return fnmatchcase(kind, type_name) and fnmatchcase(device, device_name)
+
+    if any(fits(*stream) for stream in diagnosis.streams):
+        return
+    there = ", ".join(f"{kind} {device!r}" for kind, device in sorted(diagnosis.streams))
+    names = sorted({device for _, device in diagnosis.streams})
+    asked = f"{type_name} {device_name!r}" if type_name != "*" else repr(device_name)
+    hint = ""
+    lower = {name.lower(): name for name in names}
+    close = difflib.get_close_matches(device_name.lower(), lower, n=1, cutoff=0.5)
+    encoded = device_name.encode()
+    if device_name in names:
+        hint = f" The name is right, the type is {_types_of(diagnosis, device_name)}."
+    elif len(encoded) > 20 and encoded[:20].decode("utf-8", "ignore") in names:
+        hint = " Names are cut to 20 bytes on the wire."
+    elif close:
+        hint = f" Did you mean {lower[close[0]]!r}? Upper and lower case count."
+    diagnosis.found("problem", "names", f"There is no {asked}; there are {there}.{hint}")
+
+
+def _types_of(diagnosis: Diagnosis, device_name: str) -> str:
+    return " and ".join(sorted(kind for kind, device in diagnosis.streams if device == device_name))
+
+
+def _judge_end(diagnosis: Diagnosis, session: Session) -> None:
+    stopped = [
+        f"{kind} {device!r} (at {seen.rate:.0f} Hz, the last {seen.age:.1f} s ago)"
+        for (kind, device), seen in sorted(diagnosis.streams.items()) if seen.has_stopped()
+    ]  # fmt: skip
+    if session.closed_after is not None:
+        how = "broke off" if session.reset else "closed"
+        within = ", within a message" if session.pending else ""
+        diagnosis.found("problem", "stopped", f"The peer {how} the connection after "
+                        f"{session.closed_after:.1f} s{within}.")  # fmt: skip
+    elif stopped:
+        all_of_them = len(stopped) == len(diagnosis.streams)
+        hint = (
+            "The connection stands, so the sender has stopped, or hangs."
+            if all_of_them
+            else "The others go on: a tool out of sight is not sent by some trackers."
+        )
+        diagnosis.found("problem", "stopped", f"No more comes of {', '.join(stopped)}. {hint}")
+
+
+def _judge_clock(diagnosis: Diagnosis) -> None:
+    offsets = [s.offset for s in diagnosis.streams.values() if s.offset is not None]
+    if not offsets:
+        diagnosis.found("note", "clock", "It sets no time stamps (3D Slicer never does).")
+        return
+    offset = statistics.median(offsets)
+    if abs(offset) > 1:
+        way = "behind" if offset > 0 else "ahead of"
+        diagnosis.found(
+            "note", "clock",
+            f"Its time stamps are {abs(offset):.1f} s {way} the clock here: latencies that are "
+            "computed from them mean nothing until the clocks are set by NTP.",
+        )  # fmt: skip
+    else:
+        diagnosis.found("ok", "clock", f"Arrivals are {1000 * offset:.1f} ms behind time stamps.")

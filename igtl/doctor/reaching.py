@@ -1,0 +1,110 @@
+"""Getting to the peer, or saying why not."""
+
+from __future__ import annotations
+
+import socket
+import time
+from typing import TYPE_CHECKING, Final
+
+from igtl.doctor.diagnosis import Diagnosis
+
+if TYPE_CHECKING:
+    from ssl import SSLContext
+
+_OTHERS: Final = (18944, 18945, 18946, 18947, 18904)  # ports that OpenIGTLink programs use
+_LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
+
+
+def connected(diagnosis: Diagnosis, host: str, port: int) -> socket.socket | None:
+    try:
+        socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except OSError as error:
+        diagnosis.found("problem", "host", f"The name {host!r} cannot be found: {error.strerror}. "
+                        "Is it spelled right, and is this machine in that network?")  # fmt: skip
+        return None
+    start = time.monotonic()
+    try:
+        sock = socket.create_connection((host, port), timeout=5)
+    except ConnectionRefusedError:
+        others = [p for p in _OTHERS if p != port and _listens(host, p)]
+        near = f" But something listens on port {' and '.join(map(str, others))}." if others else ""
+        diagnosis.found(
+            "problem", "refused",
+            f"Nothing listens on port {port} of {host}. Is the program running, and its server "
+            f"switched on? (3D Slicer: the connector must be a server, and active.){near}",
+        )  # fmt: skip
+        return None
+    except OSError as error:
+        why = (
+            "does not answer" if isinstance(error, TimeoutError) else f"cannot be reached: {error}"
+        )
+        diagnosis.found(
+            "problem", "unreachable",
+            f"{host} {why}. Is it switched on and in the same network? A firewall that drops port "
+            f"{port} looks the same.",
+        )  # fmt: skip
+        return None
+    took = 1000 * (time.monotonic() - start)
+    diagnosis.found("ok", "reachable", f"Connected to {diagnosis.address} in {took:.1f} ms.")
+    return sock
+
+
+def _listens(host: str, port: int) -> bool:
+    try:
+        socket.create_connection((host, port), timeout=0.3).close()
+    except OSError:
+        return False
+    return True
+
+
+def accepted(diagnosis: Diagnosis, host: str, port: int, seconds: float) -> socket.socket | None:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        server = socket.create_server((host, port), family=family)
+    except OSError as error:
+        diagnosis.found("problem", "address", f"Cannot listen on {diagnosis.address}: "
+                        f"{error.strerror}. Does another program have the port?")  # fmt: skip
+        return None
+    with server:
+        server.settimeout(max(seconds, 0.1))
+        try:
+            sock, peer = server.accept()
+        except TimeoutError:
+            here = " Only this machine can connect to it." if host in _LOOPBACK else ""
+            diagnosis.found(
+                "problem", "nobody",
+                f"Nobody connected to {diagnosis.address} within {seconds:g} s.{here} Is the other "
+                "program a client, and set to this address?",
+            )  # fmt: skip
+            return None
+    diagnosis.found("ok", "reachable", f"{peer[0]}:{peer[1]} has connected.")
+    return sock
+
+
+def by_tls(
+    diagnosis: Diagnosis, sock: socket.socket, context: SSLContext, host: str, listen: bool
+) -> socket.socket | None:
+    import ssl  # slow to load, and rarely wanted
+
+    sock.settimeout(5)
+    try:
+        wrapped = context.wrap_socket(
+            sock, server_side=listen, server_hostname=None if listen else host
+        )
+    except ssl.SSLCertVerificationError as error:
+        sock.close()
+        diagnosis.found("problem", "certificate", f"The certificate of {diagnosis.address} is not "
+                        f"accepted: {error.verify_message}.")  # fmt: skip
+        return None
+    except (OSError, ValueError) as error:
+        sock.close()
+        reason = getattr(error, "reason", None) or error
+        diagnosis.found(
+            "problem", "tls",
+            f"No TLS with {diagnosis.address}: {reason}. Does it speak TLS at all? If it asks for "
+            "a certificate of ours: --cert.",
+        )  # fmt: skip
+        return None
+    cipher = wrapped.cipher()
+    diagnosis.found("ok", "tls", f"Encrypted: {wrapped.version()}, {cipher[0] if cipher else ''}.")
+    return wrapped

@@ -1,0 +1,134 @@
+"""One connection, listened to."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import socket
+import time
+from collections.abc import Iterator
+from typing import Final
+
+from igtl._core import Frame
+from igtl.doctor.diagnosis import Diagnosis, Seen
+from igtl.errors import MessageTooLarge, ProtocolError, VersionError
+from igtl.messages.general import Status
+from igtl.protocol import Protocol, hello_message
+
+_QUIET: Final = 1.0  # seconds of silence before the STATUS is sent
+_HEADER: Final = 58
+_STARTS: Final = {
+    b"HTTP/": ("http", "a web server (it answers in HTTP)"),
+    b"\x15\x03": ("tls", "a TLS server: connect by TLS (--tls, or --ca with its authority)"),
+    b"\x16\x03": ("tls", "a TLS peer: connect by TLS (--tls, or --ca with its authority)"),
+    b"SSH-": ("other", "an SSH server"),
+    b"220 ": ("other", "a mail or FTP server"),
+    b"RFB ": ("other", "a VNC server"),
+}
+
+
+class Session:
+    """One connection, listened to."""
+
+    def __init__(
+        self, diagnosis: Diagnosis, sock: socket.socket, seconds: float, hello: bool
+    ) -> None:
+        self.diagnosis = diagnosis
+        self.hello = hello
+        self.first = b""  # bytes that came
+        self.bytes = 0
+        self.probed = False
+        self.closed_after: float | None = None
+        self.reset = False
+        self.foreign: tuple[str, str] | None = None
+        self.error: ProtocolError | None = None
+        self.wrong_versions: set[int] = set()
+        self.pending = False  # a message that has not ended
+        self._sock = sock
+        self._seconds = seconds
+        self._protocol = Protocol()
+
+    def run(self) -> None:
+        start = time.monotonic()
+        end = start + self._seconds
+        if self.hello:
+            self._send(hello_message())
+        quiet = start + min(_QUIET, self._seconds / 2)
+        while self.foreign is None and self.error is None and (now := time.monotonic()) < end:
+            until = end
+            if not self.bytes and not self.probed:
+                if now >= quiet:
+                    self._probe()
+                else:
+                    until = quiet
+            if not self._receive(until - now):
+                self.closed_after = time.monotonic() - start
+                break
+        self.diagnosis.seconds = time.monotonic() - start
+        for seen in self.diagnosis.streams.values():
+            seen.age = time.monotonic() - seen.arrivals[-1]
+
+    def _probe(self) -> None:
+        """A STATUS that OpenIGTLink ignores; its empty lines make a web server answer."""
+        self.probed = True
+        status = Status.ok("igtl doctor\r\n\r\n", device_name="igtl")
+        self._send(status.pack(version=1))
+
+    def _send(self, wire: bytes) -> None:
+        with contextlib.suppress(OSError):  # what comes next tells
+            self._sock.settimeout(2)
+            self._sock.sendall(wire)
+
+    def _receive(self, timeout: float) -> bool:
+        """Take what comes; whether the connection stands."""
+        self._sock.settimeout(max(0.001, timeout))
+        try:
+            chunk = self._sock.recv(1 << 20)
+        except TimeoutError:
+            return True
+        except OSError:
+            self.reset = True
+            return False
+        if not chunk:
+            return False
+        self.bytes += len(chunk)
+        if len(self.first) < _HEADER:
+            self.first += chunk[: _HEADER - len(self.first)]
+            self.foreign = _foreign(self.first)
+            if self.foreign is not None:
+                return True
+        self._protocol.receive_data(chunk)
+        for frame in self._frames():
+            self.diagnosis.versions.add(frame.header_version)
+            key = frame.type_name, frame.device_name
+            self.diagnosis.streams.setdefault(key, Seen()).add(frame, time.monotonic())
+        self.pending = not self._protocol.at_boundary
+        return True
+
+    def _frames(self) -> Iterator[Frame]:
+        while True:
+            try:
+                frame = self._protocol.next_frame()
+            except VersionError as error:
+                self.wrong_versions.add(error.version)
+                continue
+            except MessageTooLarge as error:
+                self.error = error
+                return
+            if frame is None:
+                return
+            yield frame
+
+
+def _foreign(first: bytes) -> tuple[str, str] | None:
+    """What a peer is whose first bytes are no header."""
+    for start, found in _STARTS.items():
+        if first.startswith(start):
+            return found
+    if len(first) < 14:
+        return None
+    version = int.from_bytes(first[:2], "big")
+    if version < 16 and re.fullmatch(rb"[\x21-\x7e]{1,12}\0*", first[2:14]):
+        return None
+    readable = "".join(chr(c) if 32 <= c < 127 else "." for c in first[:24])
+    return "other", f"something else: its first bytes are {first[:12].hex(' ')} ({readable!r})"
