@@ -195,15 +195,17 @@ def test_a_peer_that_makes_up_names_cannot_fill_the_index(tmp_path: Path) -> Non
 
 def test_links_are_recorded(tmp_path: Path) -> None:
     """A recorder is one more listener: frames of a link, with what cannot be decoded."""
+    large = igtl.Image(np.arange(1 << 20, dtype=np.uint8).reshape(4, 512, 512)).pack()
+    wires = [*broken(), large, *WIRES[:20]]
     a, b = igtl.pipe()
     with a, b, Recorder(tmp_path / "a.mcap") as recorder:
-        for wire in broken() + WIRES[:20]:
+        for wire in wires:
             a.send(Frame.from_bytes(wire))
         a.close()
         for frame in b.frames():
             recorder.write(frame, peer=b.peer)
     with Recording(tmp_path / "a.mcap") as recording:
-        assert [bytes(r.frame) for r in recording] == broken() + WIRES[:20]
+        assert [bytes(r.frame) for r in recording] == wires
         assert next(iter(recording)).peer == "pipe a"
 
 

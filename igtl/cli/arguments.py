@@ -137,7 +137,9 @@ def selecting(command: F) -> F:
 
 def ending(command: F) -> F:
     """Decorator: the options that end what would run until Ctrl-C."""
-    count = click.option("-n", "--count", type=click.IntRange(1), help="End after so many messages.")
+    count = click.option(
+        "-n", "--count", type=click.IntRange(1), help="End after so many messages."
+    )
     seconds = click.option(
         "-s", "--seconds", type=click.FloatRange(0, min_open=True), help="End after so long."
     )

@@ -15,6 +15,7 @@ import numpy as np
 
 import igtl
 from igtl.cli.arguments import Address, Connection, connection
+from igtl.cli.tables import table
 
 Row = dict[str, Any]
 _REPEATS = 7
@@ -160,9 +161,7 @@ def _here(seconds: float) -> list[Row]:
 
 
 def _show(results: dict[str, list[Row]]) -> None:
-    from rich import box
     from rich.console import Console
-    from rich.table import Table
 
     titles = {
         "codec": ("", "bytes", "pack µs", "unpack µs"),
@@ -171,9 +170,7 @@ def _show(results: dict[str, list[Row]]) -> None:
     }
     console = Console()
     for key, rows in results.items():
-        table = Table(box=box.SIMPLE_HEAD, header_style="bold cyan")
-        for n, title in enumerate(titles[key]):
-            table.add_column(title, justify="right" if n else "left")
-        for row in rows:
-            table.add_row(*(f"{v:,.2f}" if isinstance(v, float) else str(v) for v in row.values()))
-        console.print(table)
+        cells = [
+            [f"{v:,.2f}" if isinstance(v, float) else str(v) for v in row.values()] for row in rows
+        ]
+        console.print(table(titles[key], cells, left=1, width=console.width))

@@ -9,6 +9,7 @@ import click
 
 from igtl.cli import FAILED, UNREACHABLE
 from igtl.cli.arguments import Address, Connection, connection
+from igtl.cli.tables import counted, table
 from igtl.doctor import Diagnosis, examine
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def _show(diagnosis: Diagnosis) -> None:
     for level, _, text in diagnosis.findings:
         console.print(_marked(level, text))
     if diagnosis.streams:
-        console.print(_table(diagnosis))
+        console.print(_table(diagnosis, console.width))
     # the sentence to take away, unless it has just been said
     if diagnosis.findings[-1:] != diagnosis.problems:
         level, style = ("problem", "red") if diagnosis.problems else ("ok", "green")
@@ -83,22 +84,20 @@ def _marked(level: str, text: str) -> Any:
     return grid
 
 
-def _table(diagnosis: Diagnosis) -> Table:
-    from rich import box
-    from rich.markup import escape
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD, header_style="bold cyan")
-    for name in ("device", "type"):
-        table.add_column(name)
-    for name in ("messages", "Hz", "jitter ms", "age ms", "offset ms", "bytes", "wrong CRC"):
-        table.add_column(name, justify="right")
-    for (kind, device), seen in sorted(diagnosis.streams.items(), key=lambda item: item[0][::-1]):
-        wrong = f"[red]{seen.wrong_crc}[/]" if seen.wrong_crc else "0"
-        table.add_row(
-            escape(device), escape(kind), str(seen.count), f"{seen.rate:.1f}",
-            f"{1000 * seen.jitter:.2f}", f"{1000 * seen.age:.0f}",
+def _table(diagnosis: Diagnosis, width: int) -> Table:
+    titles = ("device", "type", "number", "Hz", "jitter", "age", "offset", "bytes", "CRC")
+    rows = [
+        (
+            device, kind, str(seen.count), f"{seen.rate:.1f}", f"{1000 * seen.jitter:.2f}",
+            f"{1000 * seen.age:.0f}",
             "–" if seen.offset is None else f"{1000 * seen.offset:.1f}",
-            f"{seen.bytes / max(1, seen.count):.0f}", wrong,
-        )  # fmt: skip
-    return table
+            f"{seen.bytes / max(1, seen.count):.0f}", counted(seen.wrong_crc),
+        )
+        for (kind, device), seen in sorted(
+            diagnosis.streams.items(), key=lambda item: item[0][::-1]
+        )
+    ]  # fmt: skip
+    out = table(titles, rows, left=2, width=width)
+    out.caption = "jitter, age, offset (arrival after time stamp) in ms; CRC: wrong ones"
+    out.caption_justify = "left"
+    return out

@@ -12,6 +12,7 @@ import click
 
 import igtl
 from igtl.cli import FAILED
+from igtl.cli.tables import Cell, counted, table
 
 
 @click.command("info")
@@ -87,10 +88,8 @@ def _check(recording: igtl.Recording, found: dict[str, Any]) -> int:
 
 
 def _show(found: dict[str, Any]) -> None:
-    from rich import box
     from rich.console import Console
     from rich.markup import escape
-    from rich.table import Table
 
     console = Console(highlight=False)
     start = datetime.fromtimestamp(found["start"], UTC).strftime("%Y-%m-%d %H:%M:%S")
@@ -100,26 +99,21 @@ def _show(found: dict[str, Any]) -> None:
         f"[bold]{escape(found['file'])}[/]  {found['size'] / 1e6:.1f} MB  {start} UTC  "
         f"{found['duration']:.1f} s  {found['count']} messages{cut}{parts}"
     )
-    table = Table(box=box.SIMPLE_HEAD, header_style="bold cyan")
     checked = any("bytes" in each for each in found["streams"])
-    table.add_column("device")
-    table.add_column("type")
-    right = ("messages", "Hz", "first s", "last s") + (
-        ("MB", "wrong CRC", "bad") if checked else ()
-    )
-    for name in right:
-        table.add_column(name, justify="right")
-    table.add_column("peer")
+    titles = (
+        "device", "type", "number", "Hz", "first s", "last s",
+        *(("MB", "CRC", "bad") if checked else ()), "peer",
+    )  # fmt: skip
+    rows: list[list[Cell]] = []
     for each in sorted(found["streams"], key=lambda e: (e["device_name"], e["type"])):
-        cells = [
-            escape(each["device_name"]), escape(each["type"]), str(each["count"]),
-            f"{each['rate']:.1f}", f"{each['first']:.1f}", f"{each['last']:.1f}",
+        row: list[Cell] = [
+            each["device_name"], each["type"], str(each["count"]), f"{each['rate']:.1f}",
+            f"{each['first']:.1f}", f"{each['last']:.1f}",
         ]  # fmt: skip
         if checked:
-            cells.append(f"{each['bytes'] / 1e6:.2f}")
-            cells += [f"[red]{n}[/]" if (n := each[key]) else "0" for key in ("wrong_crc", "bad")]
-        table.add_row(*cells, escape(", ".join(each["peers"])))
-    console.print(table)
+            row += [f"{each['bytes'] / 1e6:.2f}", counted(each["wrong_crc"]), counted(each["bad"])]
+        rows.append([*row, ", ".join(each["peers"])])
+    console.print(table(titles, rows, left=2, width=console.width, trim=True))
     for event in found.get("events", ()):
         at = event["time_ns"] / 1e9 - found["start"]
         console.print(

@@ -15,9 +15,11 @@ import igtl
 from igtl.cli import UNREACHABLE, Failure
 from igtl.cli.arguments import Address, Selection, named, selecting
 from igtl.cli.sources import Source, receiving
+from igtl.cli.tables import Cell, counted, table
 
 if TYPE_CHECKING:
     from rich.console import Console, Group
+    from rich.table import Table
 
 _HZ = 5  # pictures a second
 _WINDOW = 2.0  # seconds that the greatest gap looks back
@@ -104,15 +106,15 @@ class Watch:
         """The table, as JSON-able values."""
         stats = self.source.stats
         rows = []
-        for key, counted in sorted(dict(stats.streams).items(), key=lambda item: item[0][::-1]):
-            if not counted.received or not self._selection.takes(*key):
+        for key, stream in sorted(dict(stats.streams).items(), key=lambda item: item[0][::-1]):
+            if not stream.received or not self._selection.takes(*key):
                 continue
             watched = self.streams.get(key) or Watched()
             rows.append({
-                "device_name": key[1], "type": key[0], "received": counted.received,
-                "bytes": counted.received_bytes, "rate": counted.rate, "jitter": counted.jitter,
-                "gap": watched.gap(), "age": counted.age, "missing": watched.missing,
-                "wrong_crc": counted.crc_errors, "bad": sum(counted.lost.values()),
+                "device_name": key[1], "type": key[0], "received": stream.received,
+                "bytes": stream.received_bytes, "rate": stream.rate, "jitter": stream.jitter,
+                "gap": watched.gap(), "age": stream.age, "missing": watched.missing,
+                "wrong_crc": stream.crc_errors, "bad": sum(stream.lost.values()),
                 "value": watched.value(),
             })  # fmt: skip
         return rows
@@ -202,7 +204,7 @@ def _screen(
     if news:
         parts.append(Text(news[-1], style="yellow"))
     if watch.streams:
-        parts.append(_table(watch, console, rows=console.height - 6))
+        parts.append(_table(watch, console, rows=console.height - 7))
     elif time.monotonic() - begun > 3:
         parts.append(
             Text(f"nothing has come yet; igtl doctor {named(address)} tells why", style="yellow")
@@ -210,32 +212,25 @@ def _screen(
     return Group(*parts)
 
 
-def _table(watch: Watch, console: Console, rows: int | None = None) -> Any:
-    from rich import box
-    from rich.markup import escape
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD, header_style="bold cyan", padding=(0, 1, 0, 0))
-    wide = console.width >= 100
-    for name in ("device", "type"):
-        table.add_column(name, no_wrap=True)
-    for name in ("Hz", "jitter ms", "gap ms", "age ms", *(("count", "MB") if wide else ()),
-                 "missing", "CRC"):  # fmt: skip
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("last value", no_wrap=True, overflow="ellipsis")
+def _table(watch: Watch, console: Console, rows: int | None = None) -> Table:
+    wide = ("count", "MB") if console.width >= 100 else ()
+    titles = (
+        "device", "type", "Hz", "jitter", "gap", "age", *wide, "missing", "CRC", "last value"
+    )  # fmt: skip
     found = watch.rows()
     hidden = 0 if rows is None else max(0, len(found) - max(1, rows))
+    cells: list[list[Cell]] = []
     for row in found[: len(found) - hidden]:
         age = row["age"] or 0.0
-        cells = [
-            escape(row["device_name"]), escape(row["type"]), f"{row['rate']:.1f}",
-            f"{1000 * row['jitter']:.2f}", f"{1000 * row['gap']:.0f}",
-            f"[{'green' if age < _STALE else 'red'}]{1000 * age:.0f}[/]",
-        ]  # fmt: skip
-        if wide:
-            cells += [str(row["received"]), f"{row['bytes'] / 1e6:.1f}"]
-        cells += [f"[red]{row[k]}[/]" if row[k] else "0" for k in ("missing", "wrong_crc")]
-        table.add_row(*cells, escape(row["value"]))
-    if hidden:
-        table.caption = f"{hidden} more streams"
-    return table
+        cells.append([
+            row["device_name"], row["type"], f"{row['rate']:.1f}", f"{1000 * row['jitter']:.2f}",
+            f"{1000 * row['gap']:.0f}",
+            (f"{1000 * age:.0f}", "green" if age < _STALE else "red"),
+            *((str(row["received"]), f"{row['bytes'] / 1e6:.1f}") if wide else ()),
+            counted(row["missing"]), counted(row["wrong_crc"]), row["value"],
+        ])  # fmt: skip
+    out = table(titles, cells, left=2, width=console.width, trim=True)
+    more = f"{hidden} more streams; " if hidden else ""
+    out.caption = f"{more}jitter, greatest gap of late, age in ms; missing: message ids"
+    out.caption_justify = "left"
+    return out

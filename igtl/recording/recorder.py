@@ -99,7 +99,7 @@ class Recorder:
             OSError: the file could not be written.
             ValueError: the recorder is closed.
         """
-        wire = message.data if isinstance(message, Frame) else message.pack()
+        wire = memoryview(message.data if isinstance(message, Frame) else message.pack())
         at = self._now() if received is None else round(received * _NS)
         self._put(_Item(at, wire, _name_of(peer), connection))
         self.count += 1
