@@ -15,6 +15,7 @@ from igtl._core import Frame
 from igtl.errors import ConnectionClosed, MessageTooLarge, ProtocolError
 from igtl.exchange import Exchange
 from igtl.link import MAX_WAITING, MAX_WAITING_BYTES, Inbox, LinkBase, Packed
+from igtl.log import named
 from igtl.message import Message
 from igtl.messages.queries import Start
 from igtl.protocol import MAX_SIZE, PORT, Protocol
@@ -308,7 +309,9 @@ class ReconnectingLink(Link):
             if not self._changed.wait_for(ready, left):
                 raise TimeoutError
             if self._asked_in_vain():
-                raise ConnectionClosed(f"{self.peer} was lost before it answered", clean=False)
+                raise ConnectionClosed(
+                    f"{named(self.peer)} was lost before it answered", clean=False
+                )
             if not self._unread:
                 raise self._over()
             return self._unread[0]
@@ -321,7 +324,7 @@ class ReconnectingLink(Link):
         self._claim()
         try:
             if not self.wait_connected(timeout):
-                raise TimeoutError(f"{self.peer} was not there within {timeout} s")
+                raise TimeoutError(f"{named(self.peer)} was not there within {timeout} s")
             if not isinstance(exchange.request, Start):  # that is asked again anyhow
                 self._asked = self._link
             self.send(exchange.request)
@@ -364,7 +367,7 @@ class ReconnectingLink(Link):
 
     def __repr__(self) -> str:
         state = "connected to" if self.connected else "waiting for"
-        return f"<ReconnectingLink {state} {self.peer} {self.stats}>"
+        return f"<ReconnectingLink {state} {named(self.peer)} {self.stats}>"
 
 
 @overload

@@ -9,6 +9,7 @@ from igtl import _core
 from igtl._core import Frame, Stats
 from igtl.errors import ConnectionClosed
 from igtl.exchange import Exchange, part_of_stream
+from igtl.log import named
 from igtl.message import Message
 from igtl.messages.queries import Ready, Start
 from igtl.protocol import Protocol
@@ -121,14 +122,14 @@ class LinkBase:
     def _end_of_stream(self) -> ConnectionClosed:
         clean = self._closed or self._protocol.at_boundary
         how = "closed" if clean else "closed in the middle of a message"
-        return self._end(f"{self.peer} {how}", clean=clean)
+        return self._end(f"{named(self.peer)} {how}", clean=clean)
 
     def _ends_iteration(self, error: Exception) -> bool:
         """Whether iterating ends with it, instead of raising it."""
         return self._ends_quietly or (isinstance(error, ConnectionClosed) and error.clean)
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} to {self.peer} {self.stats}>"
+        return f"<{type(self).__name__} to {named(self.peer)} {self.stats}>"
 
 
 class Packed:

@@ -26,3 +26,11 @@ def log(
     if logger.isEnabledFor(level):
         fields = {"peer": peer, "type": type, "device": device, "size": size, "cause": cause}
         logger.log(level, text, *args, extra=fields, stacklevel=2)
+
+
+def named(peer: Any) -> str:
+    """Address of a peer as people write it: "host:port"."""
+    if isinstance(peer, tuple) and len(peer) >= 2:
+        host, port = peer[:2]
+        return f"[{host}]:{port}" if ":" in str(host) else f"{host}:{port}"
+    return "" if peer is None else str(peer)

@@ -26,6 +26,7 @@ from igtl.aio.peer import Peer as AioPeer
 from igtl.compression import Compression, stream_of
 from igtl.errors import ConnectionClosed
 from igtl.exchange import Exchange
+from igtl.log import named
 from igtl.message import CRCPolicy, Message, NoData
 from igtl.messages.general import CommandReply
 from igtl.messages.queries import Get, Start
@@ -300,7 +301,7 @@ class Peer:
         self._io.run(self._peer.disconnect())
 
     def __repr__(self) -> str:
-        return f"<Peer {self.id} {self.peer} {self.stats}>"
+        return f"<Peer {self.id} {named(self.peer)} {self.stats}>"
 
 
 def _put(connection: Any, wire: bytes) -> None:

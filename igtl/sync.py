@@ -37,6 +37,7 @@ from igtl.link import (
     StreamOf,
     Wanted,
 )  # fmt: skip
+from igtl.log import named
 from igtl.message import CRCPolicy, Message, NoData
 from igtl.messages.general import Command, CommandReply
 from igtl.messages.queries import Get, Ready, Start
@@ -130,7 +131,7 @@ class Link(LinkBase):
         try:
             self._transport.send(parts)
         except ConnectionError as error:
-            raise ConnectionClosed(f"{self.peer}: {error}", clean=False) from error
+            raise ConnectionClosed(f"{named(self.peer)}: {error}", clean=False) from error
         except BaseException as error:
             if self._closed and isinstance(error, OSError):  # by another thread
                 raise ConnectionClosed("this link was closed") from error
@@ -216,7 +217,7 @@ class Link(LinkBase):
                 n = self._transport.recv_into(self._protocol.get_buffer(), left)
             except TimeoutError as error:
                 if error.errno is not None:  # keep-alive probes found nobody: not a deadline
-                    raise self._end(f"{self.peer}: {error}", clean=False) from error
+                    raise self._end(f"{named(self.peer)}: {error}", clean=False) from error
                 raise
             except (OSError, ValueError) as error:  # ValueError: polled a closed socket
                 if self._closed:
@@ -224,7 +225,7 @@ class Link(LinkBase):
                 if not isinstance(error, ConnectionError):
                     self.close_reason = error
                     raise
-                raise self._end(f"{self.peer}: {error}", clean=False) from error
+                raise self._end(f"{named(self.peer)}: {error}", clean=False) from error
             if n == 0:
                 raise self._end_of_stream()
             self._protocol.received(n)

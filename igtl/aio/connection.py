@@ -17,6 +17,7 @@ from igtl._core import Frame, Stream
 from igtl.compressing import CompressingProtocol
 from igtl.compression import stream_of
 from igtl.errors import ConnectionClosed
+from igtl.log import named
 from igtl.message import Message
 from igtl.protocol import Protocol
 from igtl.queues import Queue
@@ -292,7 +293,7 @@ class Connection(asyncio.BufferedProtocol):
                     await self._wait_room(timeout)
         if self.is_over or self._goodbye:
             reason = self.ended if isinstance(self.ended, Exception) else None
-            text = f"{self.protocol.peer}: {reason or 'closed'}"
+            text = f"{named(self.protocol.peer)}: {reason or 'closed'}"
             raise ConnectionClosed(text, clean=reason is None) from reason
         self.put(wire, key)
 

@@ -41,7 +41,7 @@ from igtl.link import (
     StreamOf,
     Wanted,
 )  # fmt: skip
-from igtl.log import log
+from igtl.log import log, named
 from igtl.message import CRCPolicy, Message, NoData
 from igtl.messages.general import Command, CommandReply
 from igtl.messages.queries import Get, Ready, Start
@@ -189,7 +189,7 @@ class Link(LinkBase):
             if ended is True:
                 raise self._end_of_stream()
             if isinstance(ended, ConnectionError):
-                raise self._end(f"{self.peer}: {ended}", clean=False) from ended
+                raise self._end(f"{named(self.peer)}: {ended}", clean=False) from ended
             if not ended:
                 return
             self.close_reason = ended

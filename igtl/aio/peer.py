@@ -12,6 +12,7 @@ from igtl.aio.connection import Connection
 from igtl.errors import ConnectionClosed, MessageTooLarge
 from igtl.exchange import Exchange, new_command
 from igtl.link import LinkBase, Packed
+from igtl.log import named
 from igtl.message import Message, NoData
 from igtl.messages.general import CommandReply
 from igtl.messages.queries import Get
@@ -160,14 +161,14 @@ class Peer(LinkBase):
         ended = self._connection.ended
         if self.close_reason is None:
             if isinstance(ended, ConnectionError):
-                self._end(f"{self.peer}: {ended}", clean=False)
+                self._end(f"{named(self.peer)}: {ended}", clean=False)
             elif isinstance(ended, Exception):
                 self.close_reason = ended
             else:
                 self._end_of_stream()
         for _, answer in self._requests:
             if not answer.done():
-                answer.set_exception(ConnectionClosed(f"{self.peer} is gone"))
+                answer.set_exception(ConnectionClosed(f"{named(self.peer)} is gone"))
                 answer.exception()  # whoever asked may have gone too
         for task in (*self._streams.values(), *self._tasks):
             task.cancel()

@@ -12,6 +12,7 @@ import click
 
 import igtl
 from igtl.cli import UNREACHABLE, Failure
+from igtl.log import named
 from igtl.protocol import PORT, Version
 
 if TYPE_CHECKING:
@@ -38,12 +39,6 @@ class Address(click.ParamType):  # type: ignore[type-arg]
         if not port.isdecimal() or not 0 <= int(port) <= 65535:
             self.fail(f"{value!r}: {port!r} is not a port", param, ctx)
         return host or "localhost", int(port)
-
-
-def named(address: tuple[str, int]) -> str:
-    """HOST:PORT again."""
-    host, port = address
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 class Connection(NamedTuple):

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import igtl
-from igtl.cli.arguments import Address, named, serving
+from igtl.cli.arguments import Address, serving
+from igtl.log import named
 
 if TYPE_CHECKING:
     from ssl import SSLContext

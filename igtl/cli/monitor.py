@@ -13,9 +13,10 @@ import click
 
 import igtl
 from igtl.cli import UNREACHABLE, Failure
-from igtl.cli.arguments import Address, Selection, named, selecting
+from igtl.cli.arguments import Address, Selection, selecting
 from igtl.cli.sources import Source, receiving
 from igtl.cli.tables import Cell, counted, table
+from igtl.log import named
 
 if TYPE_CHECKING:
     from rich.console import Console, Group

@@ -12,8 +12,9 @@ import click
 
 import igtl
 from igtl.cli import Failure
-from igtl.cli.arguments import Address, Selection, ending, named, selecting
+from igtl.cli.arguments import Address, Selection, ending, selecting
 from igtl.cli.sources import Source, receiving, say
+from igtl.log import named
 
 if TYPE_CHECKING:
     from rich.text import Text

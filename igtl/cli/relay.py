@@ -11,9 +11,10 @@ from typing import Any, Literal
 import click
 
 import igtl
-from igtl.cli.arguments import Address, Selection, ending, named, selecting
+from igtl.cli.arguments import Address, Selection, ending, selecting
 from igtl.cli.echo import tell
 from igtl.cli.sources import Source, receiving, say
+from igtl.log import named
 from igtl.relay import Relay
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)

@@ -13,9 +13,10 @@ import numpy as np
 
 import igtl
 from igtl.cli import Failure
-from igtl.cli.arguments import Address, named, serving
+from igtl.cli.arguments import Address, serving
 from igtl.cli.echo import tell
 from igtl.cli.sources import say
+from igtl.log import named
 
 if TYPE_CHECKING:
     from ssl import SSLContext

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import igtl
-from igtl.cli.arguments import Address, Selection, named, selecting, serving
+from igtl.cli.arguments import Address, Selection, selecting, serving
 from igtl.cli.dump import line
 from igtl.cli.echo import tell
+from igtl.log import named
 
 if TYPE_CHECKING:
     from ssl import SSLContext

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import igtl
-from igtl.cli.arguments import Address, named, serving
+from igtl.cli.arguments import Address, serving
 from igtl.cli.echo import tell
+from igtl.log import named
 from igtl.simulate import DEVICES, Stream, serve, sources
 
 if TYPE_CHECKING:

@@ -13,7 +13,8 @@ import click
 
 import igtl
 from igtl.cli import UNREACHABLE, Failure
-from igtl.cli.arguments import Connection, connection, named
+from igtl.cli.arguments import Connection, connection
+from igtl.log import named
 
 F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 from igtl.doctor.diagnosis import Diagnosis, Finding, Seen
 from igtl.doctor.judging import judge
-from igtl.doctor.reaching import accepted, by_tls, connected
-from igtl.doctor.session import Session
+from igtl.doctor.reaching import accepted, by_tls, connected, speaks_tls
+from igtl.doctor.session import TLS, Session
 from igtl.protocol import PORT
 
 if TYPE_CHECKING:
@@ -74,5 +74,9 @@ def examine(
                 "its library is of version 1. Leave out --hello.",
             )  # fmt: skip
             first = again
+    hung_up = first.closed_after is not None and first.probed and not first.bytes
+    if hung_up and ssl is None and not listen and speaks_tls(host, port):
+        # OpenIGTLink ignores a STATUS; OpenSSL hangs up without a word at what is not TLS
+        first.foreign = "tls", TLS
     judge(diagnosis, first, type_name, device_name)
     return diagnosis

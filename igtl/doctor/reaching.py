@@ -81,6 +81,24 @@ def accepted(diagnosis: Diagnosis, host: str, port: int, seconds: float) -> sock
     return sock
 
 
+def speaks_tls(host: str, port: int) -> bool:
+    """Whether a server takes a TLS handshake, whatever its certificate. Not for servers that may
+    be of OpenIGTLink: they would take it for a header with a body of any size."""
+    import ssl  # slow to load, and rarely wanted
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    try:
+        with socket.create_connection((host, port), timeout=5) as sock:
+            context.wrap_socket(sock, server_hostname=host).close()
+    except ssl.SSLError as error:
+        return "ALERT" in (error.reason or "")  # it refuses in the words of TLS
+    except OSError:
+        return False
+    return True
+
+
 def by_tls(
     diagnosis: Diagnosis, sock: socket.socket, context: SSLContext, host: str, listen: bool
 ) -> socket.socket | None:

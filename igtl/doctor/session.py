@@ -17,10 +17,12 @@ from igtl.protocol import Protocol, hello_message
 
 _QUIET: Final = 1.0  # seconds of silence before the STATUS is sent
 _HEADER: Final = 58
+TLS: Final = "a TLS server: connect by TLS (--tls, or --ca with its authority)"
 _STARTS: Final = {
     b"HTTP/": ("http", "a web server (it answers in HTTP)"),
-    b"\x15\x03": ("tls", "a TLS server: connect by TLS (--tls, or --ca with its authority)"),
-    b"\x16\x03": ("tls", "a TLS peer: connect by TLS (--tls, or --ca with its authority)"),
+    b"<": ("http", "a web server (it answers in HTML)"),
+    b"\x15\x03": ("tls", TLS),
+    b"\x16\x03": ("tls", TLS),
     b"SSH-": ("other", "an SSH server"),
     b"220 ": ("other", "a mail or FTP server"),
     b"RFB ": ("other", "a VNC server"),

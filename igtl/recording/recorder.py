@@ -12,6 +12,7 @@ from typing import Any, Final, Literal, NamedTuple, Self
 from igtl import _core
 from igtl._core import Frame
 from igtl.extras import need
+from igtl.log import named
 from igtl.message import Message
 
 ENCODING: Final = "openigtlink"
@@ -101,7 +102,7 @@ class Recorder:
         """
         wire = memoryview(message.data if isinstance(message, Frame) else message.pack())
         at = self._now() if received is None else round(received * _NS)
-        self._put(_Item(at, wire, _name_of(peer), connection))
+        self._put(_Item(at, wire, named(peer), connection))
         self.count += 1
         self.bytes += len(wire)
 
@@ -111,7 +112,7 @@ class Recorder:
         Args:
             facts: JSON-able.
         """
-        told = {"event": what, "peer": _name_of(peer), "connection": connection, **facts}
+        told = {"event": what, "peer": named(peer), "connection": connection, **facts}
         self._put(_Item(self._now(), json.dumps(told).encode(), "", -1))
 
     def _now(self) -> int:
@@ -209,12 +210,6 @@ class Recorder:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
-
-
-def _name_of(peer: Any) -> str:
-    if isinstance(peer, tuple) and len(peer) >= 2:
-        return f"{peer[0]}:{peer[1]}"
-    return "" if peer is None else str(peer)
 
 
 def _text(raw: bytes) -> str:

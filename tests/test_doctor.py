@@ -1,0 +1,385 @@
+"""`igtl.doctor` tells what is wrong with simulated peers that each have one thing wrong."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import socket
+import socketserver
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import igtl
+from igtl.doctor import Diagnosis, examine
+from tests.cpp import free_port
+from tests.test_cli import run
+from tests.wire import frame
+
+trustme = pytest.importorskip("trustme")
+
+
+def pose(name: str = "ProbeToTracker", **header: Any) -> bytes:
+    return igtl.Transform(np.eye(4), device_name=name, **header).pack()
+
+
+@contextmanager
+def peer(behave: Callable[[socket.socket], None]) -> Iterator[int]:
+    """A server that treats each connection like this, then closes it."""
+
+    class Handler(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            with suppress(OSError):  # the other end has gone
+                behave(self.request)
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        try:
+            yield server.server_address[1]
+        finally:
+            server.shutdown()
+
+
+def silent(sock: socket.socket) -> None:
+    while sock.recv(1000):
+        pass
+
+
+def streaming(make: Callable[[int], bytes], hz: float = 100.0) -> Callable[[socket.socket], None]:
+    def behave(sock: socket.socket) -> None:
+        for n in igtl.Rate(hz):
+            wire = make(n)
+            if not wire:
+                silent(sock)
+                return
+            sock.sendall(wire)
+
+    return behave
+
+
+def examined(behave: Callable[[socket.socket], None], **settings: Any) -> Diagnosis:
+    with peer(behave) as port:
+        return examine("127.0.0.1", port, **{"seconds": 0.4, **settings})
+
+
+def test_all_is_well() -> None:
+    found = examined(streaming(lambda n: pose() + pose("StylusToTracker") * (n % 2)))
+    assert found.cause == ""
+    assert not found.problems
+    assert found.versions == {1}
+    probe, stylus = (found.streams["TRANSFORM", f"{t}ToTracker"] for t in ("Probe", "Stylus"))
+    assert probe.rate == pytest.approx(100, rel=0.3)
+    assert stylus.count == pytest.approx(probe.count / 2, abs=2)
+    assert probe.offset is not None
+    assert abs(probe.offset) < 0.5
+    assert found.verdict.startswith("All is well: ")
+    assert json.loads(json.dumps(found.to_dict()))["streams"][0]["wrong_crc"] == 0
+
+
+def test_nothing_listens() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as s:
+        port = s.getsockname()[1]
+    found = examine("127.0.0.1", port)
+    assert found.cause == "refused"
+    assert f"Nothing listens on port {port}" in found.verdict
+
+
+def test_something_listens_on_another_port(monkeypatch: pytest.MonkeyPatch) -> None:
+    with peer(silent) as other:
+        monkeypatch.setattr("igtl.doctor.reaching._OTHERS", (other,))
+        found = examine("127.0.0.1", free_port())
+    assert found.cause == "refused"
+    assert f"But something listens on port {other}." in found.verdict
+
+
+def test_no_such_host() -> None:
+    found = examine("no-such-host.invalid", 18944)
+    assert found.cause == "host"
+    assert "'no-such-host.invalid' cannot be found" in found.verdict
+
+
+def test_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(*args: Any, **kw: Any) -> Any:
+        raise TimeoutError("timed out")
+
+    monkeypatch.setattr(socket, "create_connection", never)
+    found = examine("127.0.0.1", 18944)
+    assert found.cause == "unreachable"
+    assert "A firewall" in found.verdict
+
+
+def test_silent_peer() -> None:
+    heard = bytearray()
+
+    def behave(sock: socket.socket) -> None:
+        while chunk := sock.recv(1000):
+            heard.extend(chunk)
+
+    found = examined(behave)
+    assert found.cause == "silent"
+    assert "not even after it was sent a STATUS" in found.verdict
+    message = igtl.unpack(bytes(heard))  # that, and nothing else
+    assert isinstance(message, igtl.Status)
+    assert message.header_version == 1
+    assert message.device_name
+
+
+def test_a_peer_that_speaks_is_sent_nothing() -> None:
+    heard = []
+
+    def behave(sock: socket.socket) -> None:
+        sock.sendall(pose())
+        heard.append(sock.recv(1000))
+
+    examined(behave, seconds=1.2)
+    assert heard == [b""]
+
+
+def test_wrong_crc() -> None:
+    def make(n: int) -> bytes:
+        wire = bytearray(pose())
+        wire[57] ^= n % 2
+        return bytes(wire)
+
+    found = examined(streaming(make))
+    assert found.cause == "crc"
+    seen = found.streams["TRANSFORM", "ProbeToTracker"]
+    assert 0 < seen.wrong_crc < seen.count
+    assert f"{seen.wrong_crc} of {seen.count} messages have a wrong CRC" in found.verdict
+    assert "damaged" in found.verdict
+
+
+def test_crc_that_nobody_computes() -> None:
+    wire = igtl.Transform(np.eye(4), device_name="Probe").pack(crc=False)
+    found = examined(streaming(lambda n: wire))
+    assert found.cause == "crc"
+    assert "writes 0 instead" in found.verdict
+
+
+def test_bodies_that_cannot_be_decoded() -> None:
+    found = examined(streaming(lambda n: frame("TRANSFORM", bytes(7))))
+    assert found.cause == "body"
+    assert "TRANSFORM 'Dev' cannot be decoded" in found.verdict
+
+
+def test_a_header_version_that_does_not_exist() -> None:
+    found = examined(streaming(lambda n: frame("TRANSFORM", bytes(48), version=3)))
+    assert found.cause == "version"
+    assert "header version 3, which does not exist" in found.verdict
+
+
+def test_a_library_of_version_1_that_is_sent_version_2() -> None:
+    """It loses step at the hello: it waits for a body that never comes, or hangs up."""
+
+    for hangs_up in (False, True):
+
+        def behave(sock: socket.socket, hangs_up: bool = hangs_up) -> None:
+            sock.settimeout(0.2)
+            try:
+                offered = sock.recv(1000)
+            except TimeoutError:
+                offered = b""
+            sock.settimeout(None)
+            if offered[:2] == b"\0\x02":
+                if not hangs_up:
+                    silent(sock)
+                return
+            streaming(lambda n: pose())(sock)
+
+        found = examined(behave, hello=True)
+        assert found.cause == "version"
+        assert "Leave out --hello" in found.verdict
+        assert found.streams
+        assert examined(behave, hello=False).cause == ""
+
+
+def test_a_peer_that_only_speaks_version_1_is_no_problem_but_a_note() -> None:
+    found = examined(streaming(lambda n: pose()))
+    assert [f.cause for f in found.findings if f.level == "note"] == ["version 1"]
+    kept = examined(streaming(lambda n: pose()), hello=True)
+    assert "though it was offered version 2" in next(
+        f.text for f in kept.findings if f.level == "note"
+    )
+    wire = igtl.Transform(np.eye(4), device_name="P", message_id=1).pack()
+    both = examined(streaming(lambda n: wire), hello=True)
+    assert both.versions == {2}
+    assert not [f for f in both.findings if f.level == "note"]
+
+
+def test_a_web_server() -> None:
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler)
+    server.RequestHandlerClass.log_message = lambda *args: None  # type: ignore[method-assign]
+    with server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        found = examine("127.0.0.1", server.server_address[1], seconds=1)
+        server.shutdown()
+    assert found.cause == "http"
+    assert "it is a web server" in found.verdict
+
+
+@pytest.fixture(scope="module")
+def authority() -> Any:
+    return trustme.CA()
+
+
+@contextmanager
+def tls_server(authority: Any) -> Iterator[igtl.Server]:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("localhost", "127.0.0.1").configure_cert(context)
+    with igtl.serve(port=0, ssl=context) as server:
+        yield server
+
+
+def test_a_tls_server(authority: Any) -> None:
+    with tls_server(authority) as server:
+        found = examine("127.0.0.1", server.port, seconds=1)
+    assert found.cause == "tls"
+    assert "a TLS server: connect by TLS" in found.verdict
+
+
+def test_by_tls(authority: Any) -> None:
+    right = ssl.create_default_context()
+    authority.configure_trust(right)
+    with tls_server(authority) as server:
+        server.broadcast(igtl.Status.ok(device_name="A"), latch=True)
+        found = examine("localhost", server.port, seconds=0.5, ssl=right)
+        assert ("ok", "tls") in {(f.level, f.cause) for f in found.findings}
+        assert ("STATUS", "A") in found.streams
+        wrong = examine("localhost", server.port, ssl=ssl.create_default_context())
+        assert wrong.cause == "certificate"
+        assert "is not accepted" in wrong.verdict
+    with peer(lambda sock: sock.sendall(pose())) as port:
+        plain = examine("localhost", port, ssl=right, seconds=0.2)
+    assert plain.cause == "tls"
+
+
+@pytest.mark.parametrize(
+    ("first", "what"),
+    [
+        (b"SSH-2.0-OpenSSH_9.2\r\n", "an SSH server"),
+        (b"\x01\x02\x03 garbage, no header " * 9, "something else"),
+    ],
+)
+def test_other_protocols(first: bytes, what: str) -> None:
+    def behave(sock: socket.socket) -> None:
+        sock.sendall(first)
+        silent(sock)
+
+    found = examined(behave)
+    assert found.cause == "other"
+    assert f"it is {what}" in found.verdict
+
+
+def test_names_that_differ() -> None:
+    feed = streaming(lambda n: pose("ProbeToTracker") + pose("Needle To Reference "[:20]))
+    found = examined(feed, device_name="probetotracker")
+    assert found.cause == "names"
+    assert "There is no 'probetotracker'; there are TRANSFORM 'Needle" in found.verdict
+    assert "Did you mean 'ProbeToTracker'? Upper and lower case count." in found.verdict
+    found = examined(feed, type_name="IMAGE", device_name="ProbeToTracker")
+    assert "The name is right, the type is TRANSFORM." in found.verdict
+    assert examined(feed, device_name="Probe*", type_name="TRANS*").cause == ""
+    cut = examined(
+        streaming(lambda n: pose("StylusTipToReference")), device_name="StylusTipToReferenceFrame"
+    )
+    assert "Names are cut to 20 bytes" in cut.verdict
+
+
+def test_a_stream_that_stopped() -> None:
+    found = examined(streaming(lambda n: pose() if n < 20 else b""), seconds=1.2)
+    assert found.cause == "stopped"
+    assert "No more comes of TRANSFORM 'ProbeToTracker' (at " in found.verdict
+    assert "the sender has stopped, or hangs" in found.verdict
+
+
+def test_one_of_two_streams_that_stopped() -> None:
+    found = examined(streaming(lambda n: pose("Stylus") + (pose() if n < 20 else b"")), seconds=1.2)
+    assert found.cause == "stopped"
+    assert "'ProbeToTracker'" in found.verdict
+    assert "The others go on" in found.verdict
+
+
+def test_a_connection_that_ends() -> None:
+    def behave(sock: socket.socket) -> None:
+        sock.sendall(pose() * 5)
+
+    assert "The peer closed the connection after" in examined(behave).verdict
+
+    def cut(sock: socket.socket) -> None:
+        sock.sendall(pose() + pose()[:80])
+
+    assert "within a message" in examined(cut).verdict
+    assert examined(lambda sock: None).cause == "closed"
+    half = examined(lambda sock: (sock.sendall(pose()[:80]), silent(sock))[1])
+    assert half.cause == "cut"
+
+
+def test_a_size_that_cannot_be() -> None:
+    def behave(sock: socket.socket) -> None:
+        sock.sendall(frame("IMAGE", b"", size=1 << 60))
+        silent(sock)
+
+    found = examined(behave)
+    assert found.cause == "large"
+
+
+def test_clocks() -> None:
+    found = examined(streaming(lambda n: pose(timestamp=time.time() - 3600)))
+    (note,) = [f for f in found.findings if f.cause == "clock"]
+    assert "3600.0 s behind the clock here" in note.text
+    none = examined(streaming(lambda n: pose(timestamp=0)))
+    assert "It sets no time stamps" in next(f.text for f in none.findings if f.cause == "clock")
+
+
+def test_as_a_server() -> None:
+    port = free_port()
+
+    def client() -> None:
+        for _ in igtl.Rate(20):
+            try:
+                link = igtl.connect("127.0.0.1", port)
+            except OSError:
+                continue
+            with link:
+                for _ in range(10):
+                    link.send(igtl.Status.ok(device_name="C"))
+                    time.sleep(0.02)
+                return
+
+    thread = threading.Thread(target=client, daemon=True)
+    thread.start()
+    found = examine("127.0.0.1", port, listen=True, seconds=5)
+    thread.join(5)
+    assert ("STATUS", "C") in found.streams
+    nobody = examine("127.0.0.1", port, listen=True, seconds=0.2)
+    assert nobody.cause == "nobody"
+    assert "Only this machine can connect to it." in nobody.verdict
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        busy = examine("127.0.0.1", taken.getsockname()[1], listen=True)
+    assert busy.cause == "address"
+
+
+# ---- the command ------------------------------------------------------------------------------
+
+
+@pytest.mark.processes
+def test_the_command(tmp_path: Path) -> None:
+    with peer(streaming(lambda n: pose())) as port:
+        well = run("doctor", f":{port}", "-s", "0.5")
+        assert well.returncode == 0, well.stdout + well.stderr
+        assert "All is well" in well.stdout
+        assert "ProbeToTracker" in well.stdout
+        names = run("doctor", f":{port}", "-s", "0.5", "-d", "Probe", "--json")
+        assert names.returncode == 1
+        assert json.loads(names.stdout)["cause"] == "names"
+    away = run("doctor", f":{free_port()}")
+    assert away.returncode == 3
+    assert "Nothing listens" in " ".join(away.stdout.split())
