@@ -77,5 +77,7 @@ def command(
         click.echo(path)
     elif as_json:
         click.echo(json.dumps(answer.to_dict(arrays=arrays)))
+    elif isinstance(answer, igtl.Capability):
+        click.echo("\n".join(answer.types))
     else:
         click.echo(line(answer))

@@ -101,15 +101,15 @@ def command(
                 version=_VERSIONS[to_version], max_rate=max_rate,
             )
         )  # fmt: skip
-        place = named((server.host, server.port))
-        say(f"{named(address)} -> {place}, Ctrl-C ends")
-        warned: set[int] = set()
-        incoming = stack.enter_context(
-            source(address, end=end, heal=True, bad=lambda error: say(f"bad message: {error}"))
+        incoming = source(
+            address, end=end, heal=True, bad=lambda error: say(f"bad message: {error}")
         )
         if both_ways:
             _back(server, incoming)
         server.start()
+        say(f"{named(address)} -> {named((server.host, server.port))}, Ctrl-C ends")
+        stack.enter_context(incoming)
+        warned: set[int] = set()
         forwarded = 0
         try:
             for frame, _ in incoming.frames():

@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 import igtl
-from igtl.cli import compose
+from igtl.cli import Failure, compose
 from igtl.cli.arguments import Address, Connection, connection
 
 Item = tuple[str, Callable[[], Iterator[igtl.Message]]]
@@ -61,7 +61,7 @@ def _lines() -> Iterator[igtl.Message]:
             try:
                 yield _json(text)
             except ValueError as error:
-                raise ValueError(f"line {number}: {error}") from None
+                raise Failure(f"line {number}: {error}") from None
 
 
 @click.command("send")

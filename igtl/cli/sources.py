@@ -140,8 +140,8 @@ class Source:
         return None if self._end is None else max(0.0, self._end - time.monotonic())
 
     def send(self, message: igtl.Message) -> None:
-        """Say something to the peer; nothing, to the senders of datagrams."""
-        if not self._udp:
+        """Say something to the peer, if it is there and no sender of datagrams."""
+        if self._from is not None and not self._udp:
             self._from.send(message)
 
     def messages(self) -> Iterator[igtl.Message]:

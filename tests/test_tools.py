@@ -1,0 +1,579 @@
+"""The commands for the day something does not work, each run as a user runs it, against servers,
+clients and simulated devices."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+import igtl
+from igtl import simulate
+from igtl.cli import COMMANDS, compose, main
+from tests.conftest import VECTORS, manifest
+from tests.cpp import free_port
+from tests.test_cli import run
+
+mcap = pytest.importorskip("mcap")
+trustme = pytest.importorskip("trustme")
+processes = pytest.mark.processes
+
+
+class Running:
+    """A command at work. Attributes: port it says that it serves on."""
+
+    def __init__(self, *args: str) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "igtl", *args],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        )  # fmt: skip
+        self.told = ""
+        self.port = 0
+
+    def wait_for(self, pattern: str) -> re.Match[str]:
+        """What it says on standard error."""
+        assert self.process.stderr is not None
+        while not (found := re.search(pattern, self.told)):
+            line = self.process.stderr.readline()
+            assert line, f"ended without {pattern!r}: {self.told}"
+            self.told += line
+        return found
+
+    def stop(self) -> tuple[str, str]:
+        """Ctrl-C; returns both outputs, and fails if it did not end well."""
+        self.process.send_signal(signal.SIGINT)
+        out, err = self.process.communicate(timeout=20)
+        assert self.process.returncode == 0, err
+        assert "Traceback" not in err
+        return out, self.told + err
+
+
+@contextmanager
+def running(*args: str, serves: bool = True) -> Iterator[Running]:
+    command = Running(*args)
+    try:
+        if serves:
+            command.port = int(command.wait_for(r"(?:on|->) \S+:(\d+)")[1])
+        yield command
+    finally:
+        command.process.kill()
+        command.process.communicate()
+
+
+@pytest.fixture(scope="module")
+def devices() -> Iterator[simulate.Simulator]:
+    with simulate.serve("tracker", "force", port=0) as simulator:
+        yield simulator
+
+
+@pytest.fixture
+def here() -> Iterator[igtl.Listener]:
+    with igtl.listen(port=0) as listener:
+        yield listener
+
+
+# ---- all of them ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help(name: str) -> None:
+    command = importlib.import_module(f"igtl.cli.{name}").command
+    assert command.name == name
+    done = CliRunner().invoke(main, [name, "--help"])
+    assert done.exit_code == 0
+    assert f"Usage: main {name}" in done.output
+    for option in command.params:
+        if option.param_type_name == "option":
+            assert option.help, f"{name} {option.opts} says nothing"
+    assert name in CliRunner().invoke(main, ["--help"]).output
+
+
+@processes
+def test_starting_is_cheap() -> None:
+    """Neither help nor completion loads a command, nor what commands need."""
+    code = (
+        "import sys\n"
+        "from igtl.cli import main\n"
+        "try: main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "bad = [m for m in sys.modules if m.startswith('igtl.cli.') or m.split('.')[0] in"
+        " {'rich', 'asyncio', 'ssl', 'multiprocessing', 'mcap'}]\n"
+        "assert not bad, bad"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60, stdout=subprocess.DEVNULL)
+
+
+@processes
+@pytest.mark.skipif(not shutil.which("bash"), reason="no bash")
+def test_completion_of_the_shell() -> None:
+    completed = subprocess.run(
+        [sys.executable, "-m", "igtl"], capture_output=True, text=True, timeout=60,
+        env={**os.environ, "_IGTL_COMPLETE": "bash_complete", "COMP_WORDS": "igtl do", "COMP_CWORD": "1"},
+    )  # fmt: skip
+    for shell in ("bash", "zsh", "fish"):
+        assert "_IGTL_COMPLETE" in run("completion", shell).stdout
+    script = run("completion").stdout if os.environ.get("SHELL", "").endswith("bash") else ""
+    script = script or run("completion", "bash").stdout
+    told = subprocess.run(
+        ["bash", "-c", script + "\ncomplete -p igtl"], capture_output=True, text=True
+    )
+    assert "igtl" in told.stdout, told.stderr
+    assert completed.returncode in (0, 1)
+
+
+def completions(*words: str) -> list[str]:
+    from click.shell_completion import ShellComplete
+
+    *before, last = words
+    return [
+        item.value for item in ShellComplete(main, {}, "igtl", "_X").get_completions(before, last)
+    ]
+
+
+def test_what_is_completed() -> None:
+    assert completions("do") == ["doctor"]
+    assert completions("re") == ["receive", "record", "relay", "replay"]
+    assert "--hello" in completions("monitor", "--h")
+    assert completions("simulate", "ul") == ["ultrasound"]
+    assert "IMAGE" in completions("query", "localhost", "IM")
+
+
+# ---- send -------------------------------------------------------------------------------------
+
+
+def test_json_of_every_golden_message_makes_it_again() -> None:
+    """`igtl dump --json --arrays | igtl send -`. JSON does not say which numbers an array holds, so
+    that is left open for NDARRAY, nor has it a form for an array without voxels."""
+    for v in manifest():
+        message = igtl.unpack((VECTORS / v["file"]).read_bytes())
+        if "empty" in v["name"] or message.timestamp_raw > (1 << 64) - (1 << 32):
+            continue  # … nor a time stamp that rounds to a nanosecond of 2106
+        told = json.loads(json.dumps(message.to_dict(arrays=True)))
+        if isinstance(message, igtl.NDArray):
+            told["dtype"] = message.array.dtype.name
+            if message.array.dtype.kind == "c":
+                continue
+        again = compose.from_dict(told)
+        assert abs(again.timestamp_raw - message.timestamp_raw) <= 3  # it is in ns
+        again.timestamp_raw = message.timestamp_raw
+        assert again.to_dict(arrays=True) == message.to_dict(arrays=True), v["name"]
+
+
+@processes
+def test_send_messages(here: igtl.Listener) -> None:
+    command = [
+        "send",
+        "STATUS", "code=NOT_READY", "message=warming up = slow", "device_name=Laser",
+        "Transform", "device_name=Probe", "metadata.TransformStatus=OK", "timestamp=5",
+        "matrix=[[1,0,0,5],[0,1,0,6],[0,0,1,7],[0,0,0,1]]",
+        '{"type": "TDATA", "tools": [{"name": "A", "type": "INSTRUMENT_5D"}, {"name": "B"}]}',
+        '{"type": "VENDOR", "content": "00ff"}',
+        "STRING", "string=7",
+        "POINT", 'points=[{"name": "Nasion", "position": [1, 2, 3]}]',
+        "SENSOR", "values=[1, 2.5]", "unit=N",
+        "NDARRAY", "array=[[1, 2], [3, 4]]",
+        "IMAGE", "array=[[[1, 2, 300]]]", "spacing=[1, 2, 3]",
+        "GET_STATUS",
+        f":{here.port}", "--header-version", "2",
+    ]  # fmt: skip
+    done = run(*command)
+    assert done.returncode == 0, done.stderr
+    assert "10 sent" in done.stderr
+    with here.accept(timeout=10) as link:
+        status, transform, tools, vendor, string, points, sensor, array, image, get = link
+    assert isinstance(status, igtl.Status)
+    assert (status.code, status.message, status.device_name) == (13, "warming up = slow", "Laser")
+    assert time.time() - (status.timestamp or 0) < 60
+    assert isinstance(transform, igtl.Transform)
+    assert transform.position.tolist() == [5, 6, 7]
+    assert transform.metadata == {"TransformStatus": "OK"}
+    assert transform.timestamp == 5
+    assert isinstance(tools, igtl.TrackingData)
+    assert tools.tools.names == ["A", "B"]
+    assert [t.type for t in tools.tools] == [4, 1]
+    assert isinstance(vendor, igtl.Unknown)
+    assert (vendor.type_name, vendor.content) == ("VENDOR", b"\0\xff")
+    assert isinstance(string, igtl.String)
+    assert string.string == "7"
+    assert isinstance(points, igtl.Points)
+    assert points.points["Nasion"].position.tolist() == [1, 2, 3]
+    assert isinstance(sensor, igtl.Sensor)
+    assert str(sensor.unit) == "N"
+    assert isinstance(array, igtl.NDArray)
+    assert (array.array.dtype, array.array.tolist()) == (np.int32, [[1, 2], [3, 4]])
+    assert isinstance(image, igtl.Image)
+    assert (image.array.dtype, image.array.tolist()) == (np.int16, [[[1, 2, 300]]])
+    assert isinstance(get, igtl.GetStatus)
+
+
+@processes
+def test_what_dump_prints_can_be_sent(here: igtl.Listener) -> None:
+    sent = [igtl.unpack((VECTORS / v["file"]).read_bytes()) for v in manifest()[::20]]
+    sent = [m for m in sent if not isinstance(m, igtl.NDArray)]
+    lines = "\n".join(json.dumps(m.to_dict(arrays=True)) for m in sent)
+    done = subprocess.run(
+        [sys.executable, "-m", "igtl", "send", "-", f":{here.port}", "--header-version", "2", "-q"],
+        input=lines + "\n\n", text=True, capture_output=True, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    with here.accept(timeout=10) as link:
+        got = list(link)
+    for a, b in zip(sent, got, strict=True):
+        b.timestamp_raw = a.timestamp_raw
+        assert a.to_dict(arrays=True) == b.to_dict(arrays=True)
+    bad = subprocess.run(
+        [sys.executable, "-m", "igtl", "send", "-", f":{here.port}"],
+        input=lines.split("\n")[0] + "\n{}\n", text=True, capture_output=True, timeout=60,
+    )  # fmt: skip
+    assert bad.returncode == 1
+    assert "line 2: the object has no" in bad.stderr
+
+
+@processes
+def test_send_again_and_again(here: igtl.Listener) -> None:
+    done = run("send", "STATUS", f":{here.port}", "--rate", "100", "-n", "20", "--name", "S")
+    assert done.returncode == 0, done.stderr
+    with here.accept(timeout=10) as link:
+        got = list(link)
+    assert len(got) == 20
+    stamps = [m.timestamp or 0 for m in got]
+    assert 0.1 < stamps[-1] - stamps[0] < 10
+    assert {m.device_name for m in got} == {"S"}
+
+
+@pytest.mark.parametrize(
+    ("args", "text"),
+    [
+        (["no-such-thing"], "'no-such-thing' is no file, no message type, and no JSON object"),
+        (["TRANSFORM"], "TRANSFORM: Transform() needs 'matrix'; it takes matrix"),
+        (["STATUS", "kode=1"], "it takes code, subcode, error_name, message, device_name"),
+        (["STATUS", "code=FINE"], "code 'FINE' is none of INVALID, OK"),
+        (["{]"], "Expecting property name"),
+        (['{"a": 1}'], 'the object has no "type"'),
+        (["STATUS", "--count", "3"], "--count goes with --rate"),
+    ],
+)
+def test_what_cannot_be_sent(args: list[str], text: str, here: igtl.Listener) -> None:
+    done = CliRunner().invoke(main, ["send", *args, f":{here.port}"])
+    assert done.exit_code == 2, done.output
+    assert text in " ".join(done.output.split())
+
+
+def test_metadata_needs_version_2(here: igtl.Listener) -> None:
+    done = CliRunner().invoke(main, ["send", "STATUS", "metadata.a=b", f":{here.port}"])
+    assert done.exit_code == 1
+    assert "version" in done.output
+
+
+# ---- watching ---------------------------------------------------------------------------------
+
+
+@processes
+def test_monitor(devices: simulate.Simulator) -> None:
+    done = run("monitor", f":{devices.port}", "-s", "1.5", "--hello")
+    assert done.returncode == 0, done.stderr
+    row = next(line for line in done.stdout.splitlines() if "ProbeToTracker" in line)
+    assert float(row.split()[2]) == pytest.approx(60, rel=0.5)
+    told = run("monitor", f":{devices.port}", "-s", "2.5", "--json", "-d", "Force", "--hello")
+    states = [json.loads(line) for line in told.stdout.splitlines()]
+    assert len(states) >= 2
+    (stream,) = states[-1]["streams"]
+    assert (stream["device_name"], stream["type"]) == ("Force", "SENSOR")
+    assert stream["rate"] == pytest.approx(100, rel=0.5)
+    assert (stream["missing"], stream["wrong_crc"], stream["bad"]) == (0, 0, 0)
+
+
+@processes
+def test_monitor_counts_gaps_and_wrong_crcs(here: igtl.Listener) -> None:
+    with running("monitor", f":{here.port}", "--json", "-s", "3", serves=False) as command:
+        with here.accept(timeout=20) as link:
+            for n in (1, 2, 5, 6, 10):
+                link.send(
+                    igtl.Frame.from_bytes(igtl.Status.ok(device_name="A", message_id=n).pack())
+                )
+            wrong = bytearray(igtl.Status.ok(device_name="A", message_id=11).pack())
+            wrong[57] ^= 1
+            link.send(igtl.Frame.from_bytes(bytes(wrong)))
+            out, _ = command.process.communicate(timeout=20)
+    last = json.loads(out.splitlines()[-1])
+    (stream,) = last["streams"]
+    assert (stream["received"], stream["missing"], stream["wrong_crc"]) == (6, 5, 1)
+
+
+@processes
+def test_monitor_when_nothing_comes(here: igtl.Listener) -> None:
+    done = run("monitor", f":{here.port}", "-s", "0.5")
+    assert done.returncode == 1
+    assert f"see igtl doctor localhost:{here.port}" in done.stderr
+
+
+# ---- asking -----------------------------------------------------------------------------------
+
+
+@processes
+def test_query(devices: simulate.Simulator, here: igtl.Listener, tmp_path: Path) -> None:
+    at = f":{devices.port}"
+    done = run("query", at, "TRANSFORM", "StylusToTracker")
+    assert "TRANSFORM" in done.stdout, done.stderr
+    assert "StylusToTracker" in done.stdout
+    told = json.loads(run("query", at, "TDATA", "--json").stdout)
+    assert [tool["name"] for tool in told["tools"]] == list(simulate.Tracker().names)
+    assert "TRANSFORM" in run("query", at, "CAPABILITY").stdout
+    none = run("query", at, "IMAGE", "CT")
+    assert (none.returncode, none.stderr) == (1, "Error: the server has no IMAGE 'CT'\n")
+    unknown = run("query", at, "FORCE")
+    assert unknown.returncode == 2
+    assert "cannot be asked for" in unknown.stderr
+    silent = run("query", f":{here.port}", "IMAGE", "--timeout", "0.2")
+    assert silent.returncode == 4
+    away = run("query", f":{free_port()}", "IMAGE")
+    assert away.returncode == 3
+
+
+@processes
+def test_command(devices: simulate.Simulator) -> None:
+    done = run("command", f":{devices.port}", "SetDepth", "<depth>37</depth>")
+    assert (done.returncode, done.stdout) == (0, "<depth>37</depth>\n")
+    told = run("command", f":{devices.port}", "SetDepth", "x", "--json")
+    assert json.loads(told.stdout)["name"] == "SetDepth"
+    with igtl.serve(port=0, start=False) as server:
+
+        @server.command()
+        def _(command: igtl.Command, peer: Any) -> str:
+            raise ValueError("out of range")
+
+        server.start()
+        failed = run("command", f":{server.port}", "SetDepth", "9000")
+    assert failed.returncode == 1
+    assert "SetDepth failed: ValueError: out of range" in failed.stderr
+
+
+# ---- serving ----------------------------------------------------------------------------------
+
+
+@processes
+def test_echo_and_bench() -> None:
+    with running("echo", ":0") as echo:
+        with igtl.connect(port=echo.port, version=2) as link:
+            message = igtl.Status.ok("hello", message_id=4, metadata={"a": "b"})
+            link.send(message)
+            assert link.recv(timeout=5) == message
+        told = run("bench", f":{echo.port}", "-s", "0.1", "--json")
+        _, err = echo.stop()
+    trips = json.loads(told.stdout)["round_trips"]
+    assert [row["what"] for row in trips] == ["TRANSFORM", "TDATA, 5 tools", "IMAGE 640 × 480"]
+    assert all(0 < row["p50_us"] <= row["p99_us"] for row in trips)
+    assert re.search(r"\+ 127.0.0.1:\d+\n- 127.0.0.1:\d+: 1 received, 1 sent; .* closed", err)
+
+
+@processes
+def test_bench() -> None:
+    done = run("bench", "-s", "0.02")
+    assert done.returncode == 0, done.stderr
+    for word in ("TRANSFORM", "CRC, portable", "round trip"):
+        assert word in done.stdout
+
+
+@processes
+def test_serve(tmp_path: Path) -> None:
+    points = igtl.Points([igtl.Point("Nasion", position=(1, 2, 3))])
+    igtl.files.save(points, tmp_path / "F.mrk.json")
+    file = str(tmp_path / "F.mrk.json")
+    with running("serve", file, "--at", ":0", "-t", "STATUS", "--json") as server:
+        with igtl.connect(port=server.port) as link:
+            shown = link.recv(igtl.Points, timeout=5)
+            assert shown.device_name == "F"
+            assert isinstance(link.query(igtl.GetPoints(device_name="F"), timeout=5), igtl.Points)
+            assert isinstance(link.query(igtl.GetPoints(), timeout=5), igtl.Points)
+            assert isinstance(link.query(igtl.GetPoints(device_name="X"), timeout=5), igtl.NoData)
+            link.send(igtl.String("not shown"))
+            link.send(igtl.Status.ok("shown", device_name="A"))
+            assert server.process.stdout is not None
+            assert json.loads(server.process.stdout.readline())["message"] == "shown"
+        out, _ = server.stop()
+    assert out == ""
+
+
+@processes
+def test_simulate(tmp_path: Path) -> None:
+    with running("simulate", "robot", "force", "--at", ":0") as command:
+        with igtl.connect(port=command.port) as link:
+            link.recv(igtl.Transform, "arm/measured_cp", timeout=5)
+            link.recv(igtl.Sensor, "Force", timeout=5)
+        command.stop()
+    with igtl.udp.Receiver(0) as receiver:
+        with running("simulate", "tracker", "--udp", f":{receiver.port}", "-s", "1", serves=False):
+            message, _ = receiver.recv(timeout=10)
+            assert message.device_name.endswith("ToTracker")
+    wrong = run("simulate", "toaster")
+    assert wrong.returncode == 2
+    assert "'toaster' is not one of 'tracker', 'ultrasound'" in wrong.stderr
+
+
+# ---- recordings -------------------------------------------------------------------------------
+
+
+@processes
+def test_record_info_replay(devices: simulate.Simulator, tmp_path: Path) -> None:
+    file = tmp_path / "a.mcap"
+    done = run("record", str(file), f":{devices.port}", "-n", "200", "--hello")
+    assert done.returncode == 0, done.stderr
+    assert "200 messages" in done.stderr
+    with igtl.Recording(file) as recording:
+        wires = [bytes(r.frame) for r in recording]
+        assert len(wires) == 200
+        assert {e["event"] for e in recording.events} >= {"connected"}
+    told = json.loads(run("info", str(file), "--json", "--check").stdout)
+    assert (told["count"], told["truncated"], told["damaged"]) == (200, False, 0)
+    assert {s["device_name"] for s in told["streams"]} >= {"ProbeToTracker", "Force"}
+    assert sum(s["bytes"] for s in told["streams"]) == sum(map(len, wires))
+    assert "ProbeToTracker" in run("info", str(file)).stdout
+    again = run("record", str(file), f":{devices.port}")
+    assert (again.returncode, again.stderr) == (1, f"Error: {file}: File exists\n")
+    with running("replay", str(file), "--at", ":0", "--speed", "4") as command:
+        with igtl.connect(port=command.port) as link:
+            assert [bytes(link.recv_frame(timeout=10)) for _ in wires] == wires
+        command.wait_for(r"200 sent; late by [\d.]+ ms \(median\)")
+    with igtl.listen(port=0) as listener:
+        run("replay", str(file), "--to", f":{listener.port}", "--speed", "max", "-d", "Force", "-q")
+        with listener.accept(timeout=10) as link:
+            got = [bytes(frame) for frame in link.frames()]
+    assert got == [wire for wire in wires if igtl.Frame.from_bytes(wire).device_name == "Force"]
+    wrong = run("replay", str(file), "-d", "Needle")
+    assert wrong.returncode == 1
+    assert "'Needle' is not recorded; there are" in wrong.stderr
+
+
+@processes
+def test_record_two_servers_and_a_damaged_message(tmp_path: Path) -> None:
+    file = tmp_path / "a.mcap"
+    wrong = bytearray(igtl.Status.ok(device_name="B").pack())
+    wrong[57] ^= 1
+    with igtl.listen(port=0) as one, igtl.listen(port=0) as two:
+        args = ("record", str(file), f":{one.port}", f":{two.port}")
+        with running(*args, serves=False) as command:
+            with one.accept(timeout=20) as a, two.accept(timeout=20) as b:
+                a.send(igtl.Status.ok(device_name="A"))
+                b.send(igtl.Frame.from_bytes(bytes(wrong)))
+            _, err = command.process.communicate(timeout=20)  # both have ended
+    assert command.process.returncode == 0, err
+    with igtl.Recording(file) as recording:
+        assert {s[1]: r.peers for s, r in recording.streams.items()} == {
+            "A": [f"127.0.0.1:{one.port}"], "B": [f"127.0.0.1:{two.port}"],
+        }  # fmt: skip
+        assert {r.connection for r in recording} == {1, 2}
+        assert bytes(next(iter(recording["B"])).frame) == wrong
+    checked = run("info", str(file), "--check", "--events")
+    assert checked.returncode == 1
+    assert "disconnected" in checked.stdout
+
+
+@processes
+def test_record_datagrams(tmp_path: Path) -> None:
+    file, port = tmp_path / "a.mcap", free_port()
+    wire = igtl.Transform(np.eye(4), device_name="P").pack()
+    with running(
+        "record", str(file), f"127.0.0.1:{port}", "--udp", "-n", "5", serves=False
+    ) as command:
+        with igtl.udp.Sender("127.0.0.1", port) as out:
+            while command.process.poll() is None:
+                out.send(igtl.Frame.from_bytes(wire))
+                time.sleep(0.02)
+    with igtl.Recording(file) as recording:
+        assert [bytes(r.frame) for r in recording] == [wire] * 5
+
+
+@processes
+def test_info_of_what_is_no_recording(tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(b"hello")
+    done = run("info", str(tmp_path / "x"))
+    assert done.returncode == 1
+    assert "is no MCAP file" in done.stderr
+
+
+# ---- relays -----------------------------------------------------------------------------------
+
+
+@processes
+def test_relay(here: igtl.Listener) -> None:
+    args = ("relay", f":{here.port}", "--at", ":0", "-t", "TRANSFORM", "--rename", "Probe=ProbeToTracker",
+            "--to-version", "1")  # fmt: skip
+    with running(*args) as relay:
+        with here.accept(timeout=20) as source:
+            relay.wait_for("connected")
+            with igtl.connect(port=relay.port) as a, igtl.connect(port=relay.port) as b:
+                relay.wait_for(r"(?s)\+ .*\+ ")
+                message = igtl.Transform(np.eye(4), device_name="Probe", metadata={"a": "b"})
+                for sent in (message, igtl.Status.ok()):
+                    source.send(igtl.Frame.from_bytes(sent.pack()))
+                for link in (a, b):
+                    got = link.recv(timeout=10)
+                    assert (got.device_name, got.header_version) == ("ProbeToTracker", 1)
+        with here.accept(timeout=20) as source, igtl.connect(port=relay.port) as c:  # it comes back
+            relay.wait_for(r"(?s)\+ .*\+ .*\+ ")
+            source.send(message, crc=True) if source.header_version == 2 else source.send(
+                igtl.Frame.from_bytes(message.pack())
+            )
+            assert c.recv(timeout=10).device_name == "ProbeToTracker"
+        _, err = relay.stop()
+    assert "2 passed on, 1 not wanted" in err
+    assert "left out for header version 1: metadata of 2 messages" in err
+
+
+@processes
+def test_relay_warns_of_version_2_for_those_who_did_not_ask(here: igtl.Listener) -> None:
+    with (
+        running("relay", f":{here.port}", "--at", ":0") as relay,
+        here.accept(timeout=20) as source,
+    ):
+        with igtl.connect(port=relay.port) as link:
+            relay.wait_for(r"\+ ")
+            source.send(igtl.Frame.from_bytes(igtl.Status.ok(message_id=1).pack()))
+            link.recv(timeout=10)
+            relay.wait_for("gets header version 2, though it has not sent it")
+
+
+@processes
+def test_relay_both_ways_and_tls(here: igtl.Listener, tmp_path: Path) -> None:
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    authority.issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(
+        str(tmp_path / "cert.pem")
+    )
+    first = ("relay", f":{here.port}", "--at", "localhost:0", "--both-ways",
+             "--serve-cert", str(tmp_path / "cert.pem"))  # fmt: skip
+    with running(*first) as one, here.accept(timeout=20) as source:
+        second = ("relay", f"localhost:{one.port}", "--at", ":0", "--both-ways",
+                  "--ca", str(tmp_path / "ca.pem"))  # fmt: skip
+        with running(*second) as two, igtl.connect(port=two.port) as link:
+            one.wait_for(r"\+ ")
+            two.wait_for(r"\+ ")
+            source.send(igtl.Status.ok(device_name="down"))
+            assert link.recv(timeout=10).device_name == "down"
+            link.send(igtl.String("up"))
+            assert isinstance(source.recv(timeout=10), igtl.String)
+
+
+@processes
+def test_receiving_options_share_their_limits(here: igtl.Listener) -> None:
+    both = run("dump", "--udp", "--listen")
+    assert both.returncode == 2
+    assert "--listen is for TCP" in both.stderr
+    listening = run("dump", ":0", "--listen", "-s", "0.2")
+    assert listening.returncode == 4
+    assert "waiting for a client on 127.0.0.1:" in listening.stderr
