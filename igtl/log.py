@@ -24,6 +24,7 @@ def log(
 ) -> None:
     """One record; fields that do not apply are None."""
     if logger.isEnabledFor(level):
+        args = tuple(named(arg) if arg is peer else arg for arg in args)
         fields = {"peer": peer, "type": type, "device": device, "size": size, "cause": cause}
         logger.log(level, text, *args, extra=fields, stacklevel=2)
 

@@ -30,7 +30,7 @@ def test_fields(caplog: Any) -> None:
     assert isinstance(large.cause, igtl.MessageTooLarge)  # type: ignore[attr-defined]
     assert large.size == (1 << 40) + 58  # type: ignore[attr-defined]
     texts = [r.getMessage() for r in records(caplog, logging.INFO)]
-    assert f"{peer} connected" in texts
+    assert f"127.0.0.1:{peer[1]} connected" in texts
     assert any("is gone" in text for text in texts)
     assert seen
 

@@ -201,6 +201,19 @@ def test_a_simulator_serves_all_that_it_says() -> None:
     assert not [t for t in threading.enumerate() if t.name.startswith("igtl")]
 
 
+def test_statuses_are_for_those_who_read_them() -> None:
+    with simulate.serve("tracker", port=0, statuses=True) as simulator:
+        for version in (1, 2):
+            with igtl.connect(port=simulator.port, version=version, hello=version == 2) as link:  # type: ignore[arg-type]
+                if version == 2:
+                    while not any(p.header_version == 2 for p in simulator.server.clients):
+                        link.recv(timeout=5)
+                for request in (igtl.GetTransform(), igtl.GetTrackingData()):
+                    answer = link.query(request, timeout=5)
+                    assert not isinstance(answer, igtl.NoData)
+                    assert bool(answer.metadata) == (version == 2)
+
+
 def test_what_is_wrong_is_said() -> None:
     with pytest.raises(ValueError, match="no device 'scanner'; there are tracker, ultrasound"):
         simulate.serve("scanner", port=0)

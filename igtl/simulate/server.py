@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any, Final, NamedTuple, Self
+from typing import Any, Final, NamedTuple, Self, TypeVar
 
 from igtl.message import Message
 from igtl.messages.imaging import Image
@@ -19,6 +19,7 @@ from igtl.simulate.sensors import ForceSensor, InertialSensor, RobotArm
 from igtl.simulate.stream import Stream
 from igtl.simulate.tracking import Tracker
 
+M = TypeVar("M", bound=Message)
 DEVICES: Final = {
     "tracker": "TRANSFORM of three tools, 60 Hz each; TDATA on request (STT_TDATA)",
     "ultrasound": "IMAGE Image_Reference and TRANSFORM NeedleToReference, 20 Hz",
@@ -110,18 +111,18 @@ class Simulator:
         def _(request: StartTrackingData, peer: Any) -> Iterator[TrackingData]:
             interval = request.resolution_ms or 20
             for tick in Rate(1000 / interval):
-                yield tracker.tracking_data(1e-3 * interval * tick)
+                yield _for_peer(tracker.tracking_data(1e-3 * interval * tick), peer)
 
         @self.server.provides(GetTrackingData)
         def _(request: GetTrackingData, peer: Any) -> TrackingData:
-            return tracker.tracking_data(self._seconds())
+            return _for_peer(tracker.tracking_data(self._seconds()), peer)
 
         @self.server.provides(GetTransform)
         def _(request: GetTransform, peer: Any) -> Transform | None:
             name = request.device_name or tracker.names[0]
             if name not in tracker.names:
                 return None
-            return tracker.transform(self._seconds(), tracker.names.index(name))
+            return _for_peer(tracker.transform(self._seconds(), tracker.names.index(name)), peer)
 
     def _latest_image(self, scanner: Ultrasound) -> Callable[[GetImage, Any], Image]:
         return lambda request, peer: scanner.image(self._seconds())
@@ -146,6 +147,13 @@ class Simulator:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+
+def _for_peer(message: M, peer: Any) -> M:
+    """Without the statuses, if the peer reads version 1 only."""
+    if peer.header_version == 1:
+        message.metadata = None
+    return message
 
 
 def serve(
