@@ -166,12 +166,15 @@ print('ok')
 """
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/media.md", "docs/data.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/media.md", "docs/data.md", "docs/tools.md"])
 def test_examples_of_the_documents_run(page: str) -> None:
     path = PACKAGE.parent / page
     if not path.is_file():
         pytest.skip("installed without the documents")
-    for module in {"docs/media.md": ["av"], "docs/data.md": ["nibabel", "SimpleITK"]}.get(page, []):
+    needs = {
+        "docs/media.md": ["av"], "docs/data.md": ["nibabel", "SimpleITK"], "docs/tools.md": ["mcap"],
+    }  # fmt: skip
+    for module in needs.get(page, []):
         pytest.importorskip(module, reason=f"{module} is not installed")
     blocks = path.read_text().split("```python\n")[1:]
     assert len(blocks) >= 3
