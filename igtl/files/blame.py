@@ -7,16 +7,17 @@ from collections.abc import Iterator
 from typing import Any
 
 from igtl.errors import EncodeError, FileError
+from igtl.extras import MissingExtra
 
 
 @contextlib.contextmanager
 def blamed(path: Any) -> Iterator[None]:
     """Turn what a library raises about the content of a file into FileError, of whatever kind it
-    is: there are many decoders behind them. What the system says (OSError with a number) passes,
-    and so does a library that is missing."""
+    is: there are many decoders behind them, and some want modules of their own for odd bytes. What
+    the system says (OSError with a number) passes, and so does a library that is missing."""
     try:
         yield
-    except (FileError, ModuleNotFoundError):
+    except (FileError, MissingExtra):
         raise
     except EncodeError as error:
         raise FileError(path, error.reason) from None
