@@ -162,3 +162,61 @@ def test_over_a_link_that_heals_itself() -> None:
                     peer.send(transform(f"T{k}"))
                     until(lambda n=k: len(seen) > n)  # type: ignore[misc]
         assert seen == ["T0", "T1", "T2"]
+
+
+def test_asking_in_asyncio_while_messages_come() -> None:
+    async def main() -> None:
+        async with igtl.aio.serve(port=0, start=False) as server:
+            server.provides(igtl.GetStatus)(lambda request, peer: igtl.Status.ok("asked for"))
+
+            @server.command("Double")
+            async def _(command: igtl.Command, peer: Any) -> str:
+                return command.text * 2
+
+            @server.command("Hang up")
+            async def _(command: igtl.Command, peer: Any) -> str:
+                await peer.disconnect()
+                return ""
+
+            @server.command("Wait")
+            async def _(command: igtl.Command, peer: Any) -> str:
+                await asyncio.sleep(60)
+                return ""
+
+            await server.start()
+            async with igtl.aio.connect(port=server.port) as link:
+                incoming = igtl.aio.subscribe(link)
+                seen: list[igtl.Message] = []
+                wrong: list[str] = []
+
+                @incoming.on(igtl.Transform)
+                async def _(message: igtl.Message) -> None:
+                    seen.append(message)
+                    try:
+                        await incoming.query(igtl.GetStatus())
+                    except RuntimeError as error:
+                        wrong.append(str(error))
+
+                while not server.clients:
+                    await asyncio.sleep(0.01)
+                await server.broadcast(transform())
+                status, reply = await asyncio.gather(
+                    incoming.query(igtl.GetStatus(), timeout=5), incoming.command("Double", "ab")
+                )
+                assert isinstance(status, igtl.Status)
+                assert status.message == "asked for"
+                assert reply.text == "abab"
+                with pytest.raises(igtl.CommandFailed, match="no command 'Fly'"):
+                    await incoming.command("Fly")
+                assert isinstance(await incoming.query(igtl.GetImage(), timeout=5), igtl.NoData)
+                with pytest.raises(TimeoutError, match="no answer to COMMAND 'Wait' within"):
+                    await incoming.command("Wait", timeout=0.05)
+                assert len(seen) == 1
+                assert "nobody would receive" in wrong[0]
+                with pytest.raises(igtl.ConnectionClosed, match="is gone"):
+                    await incoming.command("Hang up")
+                await incoming.join()
+                with pytest.raises(igtl.ConnectionClosed, match="is gone"):
+                    await incoming.query(igtl.GetStatus())
+
+    asyncio.run(main())

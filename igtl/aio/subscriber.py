@@ -5,16 +5,23 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from igtl.aio.link import Link
 from igtl.errors import ConnectionClosed, MessageTooLarge, ProtocolError
-from igtl.log import logger
+from igtl.exchange import Exchange, new_command
+from igtl.log import logger, named
+from igtl.message import Message, NoData
+from igtl.messages.general import CommandReply
+from igtl.messages.queries import Get
 from igtl.subscriber import Subscriptions
+
+M = TypeVar("M", bound=Message)
 
 
 class Subscriber(Subscriptions):
-    """Reads a link in a task; see `subscribe`.
+    """Reads a link in a task; see `subscribe`. Others may send on the link, and ask with `query`
+    and `command` of this object.
 
     Attributes:
         link: the link, which this owns from now on.
@@ -23,6 +30,8 @@ class Subscriber(Subscriptions):
     def __init__(self, link: Link) -> None:
         super().__init__()
         self.link = link
+        self._requests: dict[Exchange, asyncio.Future[Message]] = {}
+        self._over: Exception | None = None
         self._task = asyncio.get_running_loop().create_task(self._run())
 
     async def _run(self) -> None:
@@ -31,14 +40,66 @@ class Subscriber(Subscriptions):
                 message = await self.link.recv()
             except TimeoutError:  # of the link's read_timeout: go on
                 continue
-            except (ConnectionClosed, MessageTooLarge, OSError):
+            except (ConnectionClosed, MessageTooLarge, OSError) as error:
+                self._over = error
+                for answer in self._requests.values():
+                    if not answer.done():
+                        answer.set_exception(self._gone())
                 return
             except ProtocolError as error:
                 self._skip(self.link.peer, error)
                 continue
             self._keep(message)
+            if self._answers(message):
+                continue
             for handler in self._wanted(message):
                 await self._call(handler, message)
+
+    def _answers(self, message: Message) -> bool:
+        """Whether somebody waited for it."""
+        for exchange, answer in self._requests.items():
+            if not answer.done() and exchange.matches(message):
+                answer.set_result(message)
+                return True
+        return False
+
+    def _gone(self) -> ConnectionClosed:
+        closed = ConnectionClosed(f"{named(self.link.peer)} is gone", clean=False)
+        closed.__cause__ = self._over
+        return closed
+
+    async def query(self, request: Get[M], *, timeout: float | None = None) -> M | NoData:
+        """Ask for one message; see `igtl.Link.query`. Not in a handler: nobody would receive."""
+        exchange = Exchange(request)
+        answer: M | NoData = exchange.result(await self._ask(exchange, timeout))
+        return answer
+
+    async def command(
+        self, name: str, text: str = "", *, device_name: str = "", timeout: float | None = 5.0
+    ) -> CommandReply:
+        """Send a COMMAND and wait for its reply; see `igtl.Link.command`."""
+        exchange = Exchange(new_command(name, text, device_name))
+        reply: CommandReply = exchange.result(await self._ask(exchange, timeout))
+        return reply
+
+    async def _ask(self, exchange: Exchange, timeout: float | None) -> Message:
+        if asyncio.current_task() is self._task:
+            raise RuntimeError("a handler cannot wait for an answer: nobody would receive it")
+        if self._over is not None:
+            raise self._gone()
+        answer: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
+        self._requests[exchange] = answer
+        limit = asyncio.timeout(timeout)
+        try:
+            async with limit:
+                await self.link.send(exchange.request)
+                return await answer
+        except TimeoutError:
+            if limit.expired():
+                raise TimeoutError(f"no {exchange} within {timeout} s") from None
+            raise
+        finally:
+            del self._requests[exchange]
 
     async def _call(self, handler: Any, message: Any) -> None:
         try:
