@@ -22,7 +22,8 @@ NAMES = sorted(path.stem for path in FOLDER.glob("*.py"))
 
 
 def load(name: str) -> Any:
-    spec = importlib.util.spec_from_file_location(f"example_{name}", FOLDER / f"{name}.py")
+    # one module name for all: a message type that two pages declare is the same, declared again
+    spec = importlib.util.spec_from_file_location("page", FOLDER / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import pkgutil
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -166,27 +167,41 @@ print('ok')
 """
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/media.md", "docs/data.md", "docs/tools.md"])
-def test_examples_of_the_documents_run(page: str) -> None:
-    path = PACKAGE.parent / page
-    if not path.is_file():
-        pytest.skip("installed without the documents")
-    needs = {
-        "docs/media.md": ["av"], "docs/data.md": ["nibabel", "SimpleITK"], "docs/tools.md": ["mcap"],
-    }  # fmt: skip
-    for module in needs.get(page, []):
+ROOT = PACKAGE.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+NEEDS = {"media.md": ["av"], "data.md": ["nibabel", "SimpleITK"], "tools.md": ["mcap"]}
+documents = pytest.mark.skipif(
+    not (ROOT / "docs").is_dir(), reason="installed without the documents"
+)
+
+
+@documents
+@pytest.mark.parametrize(
+    "page",
+    [p for p in PAGES if p.is_file() and "```python\n" in p.read_text()],
+    ids=lambda p: p.name,
+)
+def test_examples_of_the_documents_run(page: Path) -> None:
+    for module in NEEDS.get(page.name, []):
         pytest.importorskip(module, reason=f"{module} is not installed")
-    blocks = path.read_text().split("```python\n")[1:]
-    assert len(blocks) >= 3
+    blocks = page.read_text().split("```python\n")[1:]
     code = "\n".join(block.split("```")[0] for block in blocks)
-    exec(compile(code, page, "exec"), {"__name__": "page"})
+    exec(compile(code, str(page), "exec"), {"__name__": "page"})
+
+
+@documents
+def test_links_within_the_documents_lead_somewhere() -> None:
+    pages = [*PAGES, *ROOT.glob("*.md"), *ROOT.glob("*/README.md")]
+    for page in pages:
+        for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
 
 
 @pytest.mark.processes
 def test_types_as_an_editor_sees_them() -> None:
     """tests/typing_cases.py under mypy --strict: right uses pass, wrong ones are reported."""
     api = importlib.import_module("mypy.api")
-    root = PACKAGE.parent
+    root = ROOT
     out, errors, status = api.run(
         ["--config-file", str(root / "pyproject.toml"), str(root / "tests" / "typing_cases.py")]
     )
