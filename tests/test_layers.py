@@ -190,6 +190,33 @@ def test_examples_of_the_documents_run(page: Path) -> None:
 
 
 @documents
+def test_figures_of_the_readme() -> None:
+    """Those of the benchmarks, and the counts of the matrix."""
+    subprocess.run([sys.executable, "-m", "benchmarks.readme", "--check"], check=True, cwd=ROOT)
+    text = (ROOT / "README.md").read_text()
+    matrix = text.partition("written by interop/run --write -->")[2].partition("<!-- interop: end")[
+        0
+    ]
+    head, _, *rows = [
+        [cell.strip() for cell in line.strip("| ").split("|")]
+        for line in matrix.splitlines() if line.startswith("|")
+    ]  # fmt: skip
+    # a row of many types lists them; "IMAGE, part of a volume" is one form
+    forms = [max(1, len(row[0].split(", ")) if row[0].count(",") > 2 else 1) for row in rows]
+    agree = [
+        sum(n for n, row in zip(forms, rows, strict=True) if row[head.index(name)][0] in "=≈")
+        for name in (
+            "golden vectors (C++ 3.1)",
+            "C++ 1.11 reads",
+            "Rust 0.4.1 reads",
+            "pyigtl 0.3.4 reads",
+        )
+    ]
+    assert f"of the {sum(forms)} in" in text
+    assert f"| {' | '.join(map(str, agree))} |" in text
+
+
+@documents
 def test_links_within_the_documents_lead_somewhere() -> None:
     pages = [*PAGES, *ROOT.glob("*.md"), *ROOT.glob("*/README.md")]
     for page in pages:

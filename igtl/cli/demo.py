@@ -171,7 +171,10 @@ def _table(client: Client, width: int, *, title: str) -> Table:
     for name in columns:
         left = name in ("device", "type", "via", "last value")
         unit = " ms" if name in ("jitter", "latency", "age") else ""
-        table.add_column(name + unit, justify="left" if left else "right", no_wrap=True)
+        table.add_column(
+            name + unit, justify="left" if left else "right", no_wrap=True,
+            min_width=len(name + unit),
+        )  # fmt: skip
     for (type_name, device), source in sorted(client.sources.items()):
         lost, age = source.lost(), source.age()
         latency = 1000 * statistics.median(source.latency) if source.latency else 0.0

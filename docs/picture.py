@@ -1,0 +1,35 @@
+"""The picture of the demo in the README: runs it, and takes the screen after three seconds.
+
+`python docs/picture.py` writes docs/demo.svg.
+"""
+
+import io
+import multiprocessing
+import re
+import time
+from pathlib import Path
+
+from rich.console import Console
+
+import igtl
+from igtl.cli import demo
+
+if __name__ == "__main__":
+    context = multiprocessing.get_context("spawn")
+    control, theirs = context.Pipe()
+    with igtl.udp.Receiver(0) as receiver:
+        address = receiver.host, receiver.port
+        context.Process(target=demo.run_devices, args=(theirs, address), daemon=True).start()
+        with igtl.connect("127.0.0.1", control.recv(), version=2) as link:
+            client = demo.Client(receiver, link)
+            time.sleep(3)
+            console = Console(record=True, width=106, force_terminal=True, file=io.StringIO())
+            console.print(demo._screen(client, console, 7))
+            control.send("stop")
+            receiver.close()
+            client.join()
+    path = Path(__file__).parent / "demo.svg"
+    svg = console.export_svg(title="igtl demo")
+    # fonts of the reader's machine: a picture fetches nothing from elsewhere
+    path.write_text(re.sub(r"@font-face \{.*?\}", "", svg, flags=re.DOTALL))
+    print(path, path.stat().st_size, "bytes")
