@@ -2,7 +2,7 @@
 
     python -m benchmarks.media [--quick] [--write]
 
-Contenders of a table take turns. Every decoded picture and every decompressed byte is compared.
+Codecs take turns; methods of compression come one after the other. Every decoded picture and every decompressed byte is compared.
 """
 
 from __future__ import annotations

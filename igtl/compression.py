@@ -352,7 +352,7 @@ def _item_of(wire: memoryview) -> int:
     return _ITEMS.get(wire[content + at], 1)
 
 
-# scalar types of two bytes; of longer numbers the low bytes are noise, in any order
+# scalar types of two bytes; whether it pays for longer numbers was not measured
 _ITEMS: Final = {4: 2, 5: 2}
 
 

@@ -20,7 +20,7 @@ LAYERS = [
     "_core",
     "metadata units show elements message",
     "messages.general messages.geometry messages.imaging messages.tracking messages.queries",
-    "rtp log batch compression geometry",
+    "rtp log batch compression geometry.pose geometry.graph geometry.calibration geometry.__init__",
     "protocol queues",
     "compressing",
     "exchange pairing link",

@@ -1,0 +1,223 @@
+"""Frames by name, and the ways between them."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+import numpy.typing as npt
+
+from igtl.errors import IgtlError
+from igtl.geometry.pose import Floats, Pose
+from igtl.message import Message
+from igtl.messages.tracking import Position, QuaternionTransform, TrackingData, Transform
+
+_NAME: Final = re.compile(r"^([A-Z0-9]\w*?)To([A-Z0-9]\w*)$")
+
+
+class NoTransform(IgtlError, LookupError):
+    """There is no way from one frame to the other, or none that is fresh.
+
+    Attributes:
+        name: what was asked for.
+        reason: why not.
+    """
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(f"{name}: {reason}")
+        self.name = name
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[type[NoTransform], tuple[str, str]]:
+        return type(self), (self.name, self.reason)
+
+
+class _Edge(NamedTuple):
+    pose: Pose
+    arrived: float  # monotonic
+
+
+class Problem(NamedTuple):
+    """What is wrong with a graph: kind is "stale" or "cycle"."""
+
+    kind: str
+    names: tuple[str, ...]
+    text: str
+
+
+class TransformGraph:
+    """Poses between frames, by names of the form XToY, as PLUS and 3D Slicer use them.
+
+        graph.add(transform)                # a message named "ProbeToTracker"
+        graph["ImageToReference"]           # 4x4, over as many links as it takes, either way
+
+    Args:
+        max_age: seconds after which a link is stale, counted from its arrival; None: never.
+
+    Links are replaced by newer ones of the same name (or of the way back). One that PLUS declares
+    invalid (metadata "TransformStatus", of a tool its name + "Status", other than "OK") is taken
+    out.
+    """
+
+    def __init__(
+        self, *, max_age: float | None = None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._max_age = max_age
+        self._clock = clock
+        self._edges: dict[tuple[str, str], _Edge] = {}
+
+    def add(self, message: Message) -> None:
+        """Take a TRANSFORM, POSITION or QTRANS by its device name, or each tool of a TDATA by its
+        name; those whose name is not XToY are no link, and are left out.
+
+        Raises:
+            ValueError: a matrix is not rigid.
+        """
+        if isinstance(message, TrackingData):
+            for tool in message.tools:
+                if not _NAME.match(tool.name):
+                    continue
+                if message.metadata.get(f"{tool.name}Status", "OK") != "OK":
+                    self.remove(tool.name)
+                else:
+                    self.set(tool.name, Pose.from_message(tool), arrived=message.received_monotonic)
+        elif isinstance(message, Transform | Position | QuaternionTransform):
+            name = message.device_name
+            if not _NAME.match(name):
+                return
+            if message.metadata.get("TransformStatus", "OK") != "OK":
+                self.remove(name)
+            else:
+                self.set(name, Pose.from_message(message), arrived=message.received_monotonic)
+
+    def set(self, name: str, pose: Pose | npt.ArrayLike, *, arrived: float | None = None) -> None:
+        """Set a link.
+
+        Args:
+            name: XToY.
+            arrived: when, by the clock; default now.
+
+        Raises:
+            ValueError: the name is not of that form, or the matrix is not rigid.
+        """
+        a, b = _frames(name)
+        self._edges.pop((b, a), None)
+        now = self._clock() if arrived is None else arrived
+        self._edges[a, b] = _Edge(pose if isinstance(pose, Pose) else Pose(pose), now)
+
+    def remove(self, name: str) -> None:
+        """Take a link out, if it is there."""
+        a, b = _frames(name)
+        self._edges.pop((a, b), None)
+        self._edges.pop((b, a), None)
+
+    @property
+    def names(self) -> list[str]:
+        """The links there are."""
+        return sorted(f"{a}To{b}" for a, b in self._edges)
+
+    def __getitem__(self, name: str) -> Floats:
+        """4x4 that maps points of X to points of Y; the way of fewest links.
+
+        Raises:
+            NoTransform: there is none, or only over a stale link; the text says what there is.
+        """
+        return self.pose(name).matrix
+
+    def pose(self, name: str) -> Pose:
+        """As a Pose; see `graph[name]`."""
+        a, b = _frames(name)
+        path = self._path(a, b, fresh=True)
+        if path is None:
+            raise NoTransform(name, self._why(a, b))
+        found = Pose()
+        for one, two in path:
+            found = self._step(one, two) @ found
+        return found
+
+    def _step(self, a: str, b: str) -> Pose:
+        edge = self._edges.get((a, b))
+        return edge.pose if edge is not None else self._edges[b, a].pose.inverse
+
+    def _stale(self, edge: _Edge) -> bool:
+        return self._max_age is not None and self._clock() - edge.arrived > self._max_age
+
+    def _path(
+        self, a: str, b: str, *, fresh: bool, without: tuple[str, str] | None = None
+    ) -> list[tuple[str, str]] | None:
+        next_to: dict[str, list[str]] = {}
+        for (one, two), edge in self._edges.items():
+            if (one, two) != without and not (fresh and self._stale(edge)):
+                next_to.setdefault(one, []).append(two)
+                next_to.setdefault(two, []).append(one)
+        if a == b and a in next_to:
+            return []
+        came: dict[str, str] = {a: a}
+        waiting = deque([a])
+        while waiting:
+            here = waiting.popleft()
+            for there in next_to.get(here, ()):
+                if there not in came:
+                    came[there] = here
+                    waiting.append(there)
+        if b not in came or a == b:
+            return None
+        path = []
+        while b != a:
+            path.append((came[b], b))
+            b = came[b]
+        return path[::-1]
+
+    def _why(self, a: str, b: str) -> str:
+        frames = {frame for edge in self._edges for frame in edge}
+        known = f"there are {', '.join(self.names) or 'none'}"
+        for frame in (a, b):
+            if frame not in frames:
+                return f"no link to {frame!r}; {known}"
+        path = self._path(a, b, fresh=False)
+        if path is None:
+            return f"{a!r} and {b!r} are not joined; {known}"
+        for one, two in path:
+            edge = self._edges.get((one, two)) or self._edges[two, one]
+            if self._stale(edge):
+                age = self._clock() - edge.arrived
+                name = f"{one}To{two}" if (one, two) in self._edges else f"{two}To{one}"
+                return f"{name} is {age:.3g} s old, the limit is {self._max_age:g} s"
+        return known
+
+    def problems(self) -> list[Problem]:
+        """Links that are stale; and links that close a cycle, which makes one of them needless,
+        with how much the ways around it disagree."""
+        found = []
+        for (a, b), edge in self._edges.items():
+            name = f"{a}To{b}"
+            if self._stale(edge):
+                age = self._clock() - edge.arrived
+                found.append(Problem("stale", (name,), f"{name} is {age:.3g} s old"))
+        seen: set[frozenset[str]] = set()
+        for (a, b), edge in self._edges.items():
+            path = self._path(a, b, fresh=False, without=(a, b))
+            if path is None:
+                continue
+            names = [f"{a}To{b}"]
+            other = Pose()
+            for one, two in path:
+                names.append(f"{one}To{two}" if (one, two) in self._edges else f"{two}To{one}")
+                other = self._step(one, two) @ other
+            if frozenset(names) not in seen:
+                seen.add(frozenset(names))
+                mm, degrees = edge.pose.distance(other)
+                off = f"{mm:.3g} mm, {degrees:.3g} degrees"
+                text = f"{', '.join(names)} close a cycle; it fails to close by {off}"
+                found.append(Problem("cycle", tuple(names), text))
+        return found
+
+
+def _frames(name: str) -> tuple[str, str]:
+    match = _NAME.match(name)
+    if match is None:
+        raise ValueError(f"{name!r} is not of the form XToY, each with a capital first letter")
+    return match[1], match[2]
