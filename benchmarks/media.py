@@ -2,7 +2,8 @@
 
     python -m benchmarks.media [--quick] [--write]
 
-Codecs take turns; methods of compression come one after the other. Every decoded picture and every decompressed byte is compared.
+Codecs take turns; methods of compression come one after the other. Every decoded picture and every
+decompressed byte is compared.
 """
 
 from __future__ import annotations

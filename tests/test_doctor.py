@@ -103,6 +103,7 @@ def test_something_listens_on_another_port(monkeypatch: pytest.MonkeyPatch) -> N
 def test_no_such_host() -> None:
     found = examine("no-such-host.invalid", 18944)
     assert found.cause == "host"
+    assert examine("x" * 70 + ".invalid", 18944).cause == "host"
     assert "'no-such-host.invalid' cannot be found" in found.verdict
 
 

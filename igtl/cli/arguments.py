@@ -55,7 +55,7 @@ class Connection(NamedTuple):
                 *address, hello=self.hello, version=self.version, ssl=self.context, **settings
             )
             return link
-        except OSError as error:
+        except (OSError, UnicodeError) as error:  # UnicodeError: no such host can be
             raise Failure(f"{named(address)}: {error}", UNREACHABLE) from None
 
 

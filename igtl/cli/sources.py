@@ -68,6 +68,7 @@ class Source:
         self._tell = tell
         self._bad = bad
         self._open = ExitStack()
+        self._closing = False
         self._from: Any = None
         self._listener: Any = None
 
@@ -84,6 +85,7 @@ class Source:
 
     def close(self) -> None:
         """Stop receiving, in whichever thread."""
+        self._closing = True
         if self._from is not None:
             self._from.close()
         self._open.close()
@@ -123,6 +125,8 @@ class Source:
 
     def _goes_on(self, closed: igtl.ConnectionClosed) -> bool:
         """The link is over: whether there is another."""
+        if self._closing:
+            return False
         if not (self._heal and self._listen):
             if closed.clean:
                 return False

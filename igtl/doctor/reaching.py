@@ -18,8 +18,9 @@ _LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
 def connected(diagnosis: Diagnosis, host: str, port: int) -> socket.socket | None:
     try:
         socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except OSError as error:
-        diagnosis.found("problem", "host", f"The name {host!r} cannot be found: {error.strerror}. "
+    except (OSError, UnicodeError) as error:  # UnicodeError: no such name can be
+        reason = getattr(error, "strerror", None) or error
+        diagnosis.found("problem", "host", f"The name {host!r} cannot be found: {reason}. "
                         "Is it spelled right, and is this machine in that network?")  # fmt: skip
         return None
     start = time.monotonic()

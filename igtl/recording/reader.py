@@ -49,7 +49,6 @@ class Recording:
     Attributes:
         path: of the file.
         truncated: whether the file was cut.
-        damaged: parts of the file that could not be read, and are left out.
         streams: what was recorded, by (type, device name).
         events: what happened to the connections, as dicts: "time_ns", "event", "peer", ….
 
@@ -64,7 +63,7 @@ class Recording:
         self._data_stream = need("mcap.data_stream", "record")
         self.path = os.fspath(path)
         self.truncated = False
-        self.damaged = 0
+        self._damaged: set[tuple[int, ...]] = set()
         self._channels: dict[int, Any] = {}
         self._counts: dict[int, int] = {}  # messages by channel
         self._chunks: list[_Chunk] = []
@@ -139,7 +138,7 @@ class Recording:
         try:
             records = self._chunk_records(at)
         except Exception:  # of the decompressors
-            self.damaged += 1
+            self._damaged.add((at,))
             return
         channels: dict[int, int] = {}
         times = []
@@ -183,6 +182,11 @@ class Recording:
             {"time_ns": record.log_time, **json.loads(record.data)}
             for record in self._messages(chosen, None, None)
         ]
+
+    @property
+    def damaged(self) -> int:
+        """Parts of the file that could not be read so far, and are left out."""
+        return len(self._damaged)
 
     @property
     def count(self) -> int:
@@ -259,7 +263,7 @@ class Recording:
             try:
                 frame = Frame.from_bytes(record.data)
             except ValueError:
-                self.damaged += 1
+                self._damaged.add((record.channel_id, record.log_time, record.sequence))
                 continue
             yield Recorded(
                 record.log_time, frame, facts.get("peer", ""), int(facts.get("connection", 0))
@@ -281,7 +285,7 @@ class Recording:
         try:
             records = self._chunk_records(chunk.offset)
         except Exception:  # of the decompressors, which raise anything
-            self.damaged += 1
+            self._damaged.add((chunk.offset,))
             return []
         wanted = self._records.Message
         return [r for r in records if isinstance(r, wanted) and r.channel_id in chosen]
