@@ -18,6 +18,7 @@ from tests.cpp import free_port
 FOLDER = Path(__file__).parents[1] / "examples"
 if not FOLDER.is_dir():
     pytest.skip("installed without the examples", allow_module_level=True)
+pytestmark = pytest.mark.processes  # programs of their own, though they run in this process
 NAMES = sorted(path.stem for path in FOLDER.glob("*.py"))
 
 
