@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import importlib.util
 import pkgutil
 import re
 import subprocess
@@ -214,6 +215,29 @@ def test_figures_of_the_readme() -> None:
     ]
     assert f"of the {sum(forms)} in" in text
     assert f"| {' | '.join(map(str, agree))} |" in text
+
+
+@documents
+def test_what_the_readme_says_of_others() -> None:
+    """Where they are installed."""
+    looked = False
+    found = importlib.util.find_spec("pyigtl")
+    if found is not None and found.submodule_search_locations:
+        looked = True
+        source = "".join(
+            p.read_text() for p in Path(found.submodule_search_locations[0]).glob("*.py")
+        )
+        for word in ("import asyncio", "import ssl", "recvfrom"):
+            assert word not in source
+        assert source.count("CRC64(") == 1  # in pack; unpack does not look
+    headers = Path("/usr/include/openigtlink")
+    if headers.is_dir():
+        looked = True
+        names = {p.name for p in headers.glob("igtl*.h")}
+        assert not {n for n in names if "UDP" in n or "TLS" in n or "SSL" in n}
+        assert "SetMetaDataElement" not in (headers / "igtlMessageBase.h").read_text()
+    if not looked:
+        pytest.skip("neither pyigtl nor the C++ library is installed")
 
 
 @documents
