@@ -443,6 +443,10 @@ def test_record_info_replay(devices: simulate.Simulator, tmp_path: Path) -> None
     assert {s["device_name"] for s in told["streams"]} >= {"ProbeToTracker", "Force"}
     assert sum(s["bytes"] for s in told["streams"]) == sum(map(len, wires))
     assert "ProbeToTracker" in run("info", str(file)).stdout
+    away = run("record", str(tmp_path / "b.mcap"), f":{free_port()}")
+    assert away.returncode == 3
+    assert "refused" in away.stderr
+    assert not (tmp_path / "b.mcap").exists()
     again = run("record", str(file), f":{devices.port}")
     assert (again.returncode, again.stderr) == (1, f"Error: {file}: File exists\n")
     with running("replay", str(file), "--at", ":0", "--speed", "4") as command:

@@ -104,12 +104,19 @@ def command(
                 each.close()
             for thread in threads:
                 thread.join(2)
+    if errors and not recorder.count:
+        file.unlink()  # so that the next try is not in its way
+        raise _told(errors[0])
     size = file.stat().st_size
     if not quiet:
         say(f"{file}: {recorder.count} messages, {recorder.bytes / 1e6:.1f} MB in "
             f"{size / 1e6:.1f} MB")  # fmt: skip
     if errors:
-        raise errors[0] if isinstance(errors[0], click.ClickException) else Failure(str(errors[0]))
+        raise _told(errors[0])
+
+
+def _told(error: Exception) -> click.ClickException:
+    return error if isinstance(error, click.ClickException) else Failure(str(error))
 
 
 def _watch(
