@@ -76,7 +76,7 @@ def test_all_is_well() -> None:
     assert not found.problems
     assert found.versions == {1}
     probe, stylus = (found.streams["TRANSFORM", f"{t}ToTracker"] for t in ("Probe", "Stylus"))
-    assert probe.rate == pytest.approx(100, rel=0.3)
+    assert 20 < probe.rate < 200
     assert stylus.count == pytest.approx(probe.count / 2, abs=2)
     assert probe.offset is not None
     assert abs(probe.offset) < 0.5
@@ -195,7 +195,7 @@ def test_a_library_of_version_1_that_is_sent_version_2() -> None:
                 return
             streaming(lambda n: pose())(sock)
 
-        found = examined(behave, hello=True)
+        found = examined(behave, hello=True, seconds=0.8)
         assert found.cause == "version"
         assert "Leave out --hello" in found.verdict
         assert found.streams

@@ -192,8 +192,8 @@ def test_robot_loop(run: Any) -> None:
     out = run("robot_loop", "--seconds", "1")
     poses, missing = (int(n) for n in re.findall(r"(\d+) poses at \d+ Hz, (\d+) missing", out)[0])
     assert missing == 0
-    assert poses > 300
-    assert int(re.findall(r"(\d+) commands", out)[0]) > 150
+    assert poses > 100
+    assert int(re.findall(r"(\d+) commands", out)[0]) > 50
 
 
 @pytest.mark.parametrize(
@@ -233,11 +233,11 @@ def test_commands(run: Any) -> None:
 
 
 def test_status_monitor(run: Any) -> None:
-    out = run("status_monitor", "--interval", "0.1")
+    out = run("status_monitor", "--interval", "0.2")
     assert re.findall(r"^(?:ok|!!) (\w+)", out, re.MULTILINE) == [
         "NOT_READY", "OK", "OVERFLOW", "OK", "HARDWARE_FAILURE",
     ]  # fmt: skip
-    assert "ALARM: nothing for 0." in out
+    assert re.search(r"ALARM: nothing for [\d.]+ s", out)
 
 
 def test_query_streaming(run: Any) -> None:

@@ -9,6 +9,7 @@ import pkgutil
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -188,6 +189,13 @@ def test_examples_of_the_documents_run(page: Path) -> None:
     blocks = page.read_text().split("```python\n")[1:]
     code = "\n".join(block.split("```")[0] for block in blocks)
     exec(compile(code, str(page), "exec"), {"__name__": "page"})
+
+
+@pytest.mark.skipif(not (ROOT / "pyproject.toml").is_file(), reason="installed without the sources")
+def test_every_package_is_shipped() -> None:
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    there = {".".join(p.parent.relative_to(ROOT).parts) for p in PACKAGE.rglob("__init__.py")}
+    assert PACKAGE.parent != ROOT or there == set(listed)
 
 
 @documents

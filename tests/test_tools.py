@@ -288,13 +288,13 @@ def test_monitor(devices: simulate.Simulator) -> None:
     done = run("monitor", f":{devices.port}", "-s", "1.5", "--hello")
     assert done.returncode == 0, done.stderr
     row = next(line for line in done.stdout.splitlines() if "ProbeToTracker" in line)
-    assert float(row.split()[2]) == pytest.approx(60, rel=0.5)
+    assert 15 < float(row.split()[2]) < 120
     told = run("monitor", f":{devices.port}", "-s", "2.5", "--json", "-d", "Force", "--hello")
     states = [json.loads(line) for line in told.stdout.splitlines()]
     assert len(states) >= 2
     (stream,) = states[-1]["streams"]
     assert (stream["device_name"], stream["type"]) == ("Force", "SENSOR")
-    assert stream["rate"] == pytest.approx(100, rel=0.5)
+    assert 25 < stream["rate"] < 200
     assert (stream["missing"], stream["wrong_crc"], stream["bad"]) == (0, 0, 0)
 
 

@@ -82,7 +82,8 @@ class Seen:
         """Whether it came regularly, and then no more."""
         if self.count < 3:
             return False
-        return self.age > max(0.5, 8 * max(self._gaps()))
+        gaps = sorted(self._gaps())
+        return self.age > max(0.5, 8 * gaps[len(gaps) * 9 // 10])  # one hiccup does not count
 
 
 class Diagnosis:
