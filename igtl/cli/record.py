@@ -86,6 +86,8 @@ def command(
                 if not stopped.is_set():
                     recorder.event("lost", peer=named(place), connection=number, text=str(error))
                     errors.append(error)
+                    if len(places) > 1:  # the others go on
+                        say(str(error))
 
         sources: list[Source] = []
         threads = [

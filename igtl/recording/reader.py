@@ -127,19 +127,19 @@ class Recording:
             opcode, length = head[0], int.from_bytes(head[1:], "little")
             if opcode in (_DATA_END, _FOOTER) or at + 9 + length > size:
                 break
-            if opcode == _CHUNK:
-                self._scan_chunk(at)
-            elif opcode == _CHANNEL:
-                channel = self._records.Channel.read(self._data_stream.ReadDataStream(self._file))
-                self._channels[channel.id] = channel
+            try:
+                if opcode == _CHUNK:
+                    self._scan_chunk(at)
+                elif opcode == _CHANNEL:
+                    stream = self._data_stream.ReadDataStream(self._file)
+                    channel = self._records.Channel.read(stream)
+                    self._channels[channel.id] = channel
+            except Exception:  # of the decompressors, or whatever a damaged record makes of it
+                self._damaged.add((at,))
             at += 9 + length
 
     def _scan_chunk(self, at: int) -> None:
-        try:
-            records = self._chunk_records(at)
-        except Exception:  # of the decompressors
-            self._damaged.add((at,))
-            return
+        records = self._chunk_records(at)
         channels: dict[int, int] = {}
         times = []
         for record in records:
@@ -265,9 +265,11 @@ class Recording:
             except ValueError:
                 self._damaged.add((record.channel_id, record.log_time, record.sequence))
                 continue
+            number = facts.get("connection", "")
             yield Recorded(
-                record.log_time, frame, facts.get("peer", ""), int(facts.get("connection", 0))
-            )
+                record.log_time, frame, facts.get("peer", ""),
+                int(number) if number.isdecimal() else 0,
+            )  # fmt: skip
 
     def _messages(self, chosen: set[int], first: int | None, last: int | None) -> Iterator[Any]:
         for chunk in self._chunks:
