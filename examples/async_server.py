@@ -30,7 +30,7 @@ async def run(clients: int, seconds: float) -> None:
             print("hello from", message.string)
 
         tasks = [
-            asyncio.create_task(client(server.port, n, pause=0.5 if n == 0 else 0))
+            asyncio.create_task(client(server.port, n, pause=0.2 if n == 0 else 0))
             for n in range(clients)
         ]
         while len(server.clients) < clients:

@@ -75,7 +75,7 @@ def test_server_and_client() -> None:
     """The one talks to the other."""
     port = free_port()
     server = threading.Thread(
-        target=load("server").main, args=(["--port", str(port), "--seconds", "4"],)
+        target=load("server").main, args=(["--port", str(port), "--seconds", "2.5"],)
     )
     server.start()
     for _ in igtl.Rate(20):
@@ -149,7 +149,7 @@ def test_video_streaming(run: Any, codec: str) -> None:
 
 
 def test_tracking_server(run: Any) -> None:
-    out = run("tracking_server", "--seconds", "2", "--dropout", "0.5")
+    out = run("tracking_server", "--seconds", "1.5")
     assert "StylusToTracker: out of sight" in out
     assert "StylusToTracker: at " in out
     frames, rate, seen = re.findall(r"(\d+) frames, (\d+) Hz, \S+ in (\d+) of them", out)[0]
@@ -224,7 +224,7 @@ def test_ndarray_transfer(run: Any) -> None:
 
 
 def test_commands(run: Any) -> None:
-    out = run("commands", "--slow", "1.5")
+    out = run("commands", "--slow", "1")
     assert "SetDepth 37: <depth>37</depth>" in out
     assert "SetDepth failed: ValueError: depth 9000 mm is not within 10 … 200" in out
     assert "Fly failed: there is no command 'Fly' here" in out

@@ -285,11 +285,11 @@ def test_metadata_needs_version_2(here: igtl.Listener) -> None:
 
 @processes
 def test_monitor(devices: simulate.Simulator) -> None:
-    done = run("monitor", f":{devices.port}", "-s", "1.5", "--hello")
+    done = run("monitor", f":{devices.port}", "-s", "1", "--hello")
     assert done.returncode == 0, done.stderr
     row = next(line for line in done.stdout.splitlines() if "ProbeToTracker" in line)
     assert 15 < float(row.split()[2]) < 120
-    told = run("monitor", f":{devices.port}", "-s", "2.5", "--json", "-d", "Force", "--hello")
+    told = run("monitor", f":{devices.port}", "-s", "2.2", "--json", "-d", "Force", "--hello")
     states = [json.loads(line) for line in told.stdout.splitlines()]
     assert len(states) >= 2
     (stream,) = states[-1]["streams"]
@@ -300,7 +300,7 @@ def test_monitor(devices: simulate.Simulator) -> None:
 
 @processes
 def test_monitor_counts_gaps_and_wrong_crcs(here: igtl.Listener) -> None:
-    with running("monitor", f":{here.port}", "--json", "-s", "3", serves=False) as command:
+    with running("monitor", f":{here.port}", "--json", "-s", "2.2", serves=False) as command:
         with here.accept(timeout=20) as link:
             for n in (1, 2, 5, 6, 10):
                 link.send(
