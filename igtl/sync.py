@@ -175,6 +175,8 @@ class Link(LinkBase):
 
     def _claim(self) -> None:
         if not self._receiving.acquire(blocking=False):
+            if self._closed:  # it is held by whoever closes
+                raise self.close_reason or self._end("this link was closed", clean=True)
             raise RuntimeError("another thread is receiving on this link")
 
     def _recv(self, wanted: Wanted, timeout: float | None) -> Message:

@@ -729,3 +729,27 @@ def test_sync(ends: Pair) -> None:
     assert [round(x) for _, x in got] == [1, 3, 5, 7, 9]
     assert pairs.unmatched["Image 'US'"] == 1
     assert b.recv(igtl.Status, timeout=1).device_name == "beside"
+
+
+def test_receiving_while_another_thread_closes() -> None:
+    """Whoever closes holds the right to receive for a moment: that is no second receiver."""
+    a, b = igtl.pipe()
+    raised: list[BaseException] = []
+
+    def receive() -> None:
+        try:
+            b.recv(timeout=5)
+        except BaseException as error:
+            raised.append(error)
+
+    def closing() -> None:
+        thread = threading.Thread(target=receive)
+        thread.start()
+        thread.join(10)
+
+    b._transport.close = closing  # type: ignore[method-assign]
+    b.close()
+    a.close()
+    (error,) = raised
+    assert isinstance(error, igtl.ConnectionClosed)
+    assert error.clean

@@ -690,3 +690,17 @@ def test_what_is_sent_to_a_client_that_was_told_goodbye(
                 until(lambda: peer.stats.dropped["disconnected"] == 1)
         going.join(10)
     assert [r for r in caplog.records if r.name == "asyncio"] == []
+
+
+@pytest.mark.parametrize(("version", "kept"), [("auto", False), (1, False), (2, True)])
+def test_what_is_packed_for_nobody_fits_who_comes(version: Any, kept: bool) -> None:
+    """A client may come between packing and delivery: it gets what its version can hold."""
+    with igtl.serve(port=0, version=version) as server:
+        packed = server._server._pack(transform_with_id(), False, True)
+        wire, stripped = packed.wire_for(server._server._new_protocol())
+        assert igtl.unpack(wire).message_id == (7 if kept else 0)
+        assert stripped is not kept
+
+
+def transform_with_id() -> igtl.Transform:
+    return igtl.Transform(np.eye(4), device_name="P", message_id=7)

@@ -72,6 +72,7 @@ class Server(Answers):
         self.refused: Counter[str] = Counter()
         self.gone: Counter[str] = Counter()
         self._new_protocol = new_protocol
+        self._first_version: int = new_protocol().version  # of who comes next
         self._new_outbox = new_outbox
         self._policy = policy
         self._cut_names = cut_names
@@ -147,7 +148,9 @@ class Server(Answers):
 
     def _pack(self, message: Message | Frame, latch: bool, crc: bool) -> Packed:
         versions = {1, 2} if latch else {peer.header_version for peer in self.clients}
-        packed = Packed(message, versions or {1}, crc=crc, cut_name=self._cut_names)
+        # nobody is there now, but somebody may be when it is delivered
+        versions = versions or {self._first_version}
+        packed = Packed(message, versions, crc=crc, cut_name=self._cut_names)
         if latch:
             self._latched[packed.stream] = packed
         return packed
