@@ -218,6 +218,20 @@ def test_statuses_are_for_those_who_read_them() -> None:
                     assert bool(answer.metadata) == (version == 2)
 
 
+def test_the_seed_reaches_what_is_asked_for() -> None:
+    with simulate.serve("ct", "ultrasound", port=0, seed=3) as simulator:
+        with igtl.connect(port=simulator.port, read_timeout=10) as link:
+            ct = link.query(igtl.GetImage(device_name="CT"))
+            assert isinstance(ct, igtl.Image)
+            np.testing.assert_array_equal(ct.array, head_phantom(60, 256, noise=10, seed=3).array)
+        # from the provider itself: a query would take the next image of the stream for the answer
+        asked = igtl.GetImage(device_name="Image_Reference")
+        provider = simulator.server._server._provider_of(asked)
+        assert provider is not None
+        answer, scanner = provider(asked, None), Ultrasound(seed=3)
+        assert any(np.array_equal(answer.array[0], scanner.frame(n / 20)) for n in range(200))
+
+
 def test_what_is_wrong_is_said() -> None:
     with pytest.raises(ValueError, match="no device 'scanner'; there are tracker, ultrasound"):
         simulate.serve("scanner", port=0)

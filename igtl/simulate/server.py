@@ -96,9 +96,11 @@ class Simulator:
         if "tracker" in devices:
             self._answer_for(Tracker(**settings))
         if "ultrasound" in devices:
-            server.provides(GetImage, "Image_*")(self._latest_image(Ultrasound()))
+            server.provides(GetImage, "Image_*")(
+                self._latest_image(Ultrasound(seed=settings["seed"]))
+            )
         if "ct" in devices:
-            ct = head_phantom(60, 256, noise=10)
+            ct = head_phantom(60, 256, noise=10, seed=settings["seed"])
             server.provides(GetImage, "CT")(lambda request, peer: ct)
             server.broadcast(ct, latch=True)
         server.command()(lambda command, peer: command.text)
