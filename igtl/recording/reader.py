@@ -109,6 +109,8 @@ class Recording:
                 elif isinstance(record, self._records.Statistics):
                     self._counts = dict(record.channel_message_counts)
                     unchunked = record.message_count and not record.chunk_count
+        except OSError:  # of the disk
+            raise
         except Exception:  # whatever a damaged index makes of it: scan the file instead
             for index in (self._channels, self._chunks, self._counts):
                 index.clear()
@@ -134,6 +136,8 @@ class Recording:
                     stream = self._data_stream.ReadDataStream(self._file)
                     channel = self._records.Channel.read(stream)
                     self._channels[channel.id] = channel
+            except OSError:  # of the disk
+                raise
             except Exception:  # of the decompressors, or whatever a damaged record makes of it
                 self._damaged.add((at,))
             at += 9 + length
@@ -286,6 +290,8 @@ class Recording:
     def _messages_of(self, chunk: _Chunk, chosen: set[int]) -> list[Any]:
         try:
             records = self._chunk_records(chunk.offset)
+        except OSError:  # of the disk
+            raise
         except Exception:  # of the decompressors, which raise anything
             self._damaged.add((chunk.offset,))
             return []

@@ -102,9 +102,10 @@ class Recorder:
         """
         wire = memoryview(message.data if isinstance(message, Frame) else message.pack())
         at = self._now() if received is None else round(received * _NS)
-        self._put(_Item(at, wire, named(peer), connection))
-        self.count += 1
-        self.bytes += len(wire)
+        with self._changed:  # of several threads
+            self._put(_Item(at, wire, named(peer), connection))
+            self.count += 1
+            self.bytes += len(wire)
 
     def event(self, what: str, *, peer: Any = None, connection: int = 0, **facts: Any) -> None:
         """Record what happened to a connection: "connected", "disconnected", "error", …
