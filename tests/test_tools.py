@@ -121,10 +121,6 @@ def test_starting_is_cheap() -> None:
 @processes
 @pytest.mark.skipif(not shutil.which("bash"), reason="no bash")
 def test_completion_of_the_shell() -> None:
-    completed = subprocess.run(
-        [sys.executable, "-m", "igtl"], capture_output=True, text=True, timeout=60,
-        env={**os.environ, "_IGTL_COMPLETE": "bash_complete", "COMP_WORDS": "igtl do", "COMP_CWORD": "1"},
-    )  # fmt: skip
     for shell in ("bash", "zsh", "fish"):
         assert "_IGTL_COMPLETE" in run("completion", shell).stdout
     script = run("completion").stdout if os.environ.get("SHELL", "").endswith("bash") else ""
@@ -133,7 +129,6 @@ def test_completion_of_the_shell() -> None:
         ["bash", "-c", script + "\ncomplete -p igtl"], capture_output=True, text=True
     )
     assert "igtl" in told.stdout, told.stderr
-    assert completed.returncode in (0, 1)
 
 
 def completions(*words: str) -> list[str]:
@@ -530,9 +525,7 @@ def test_relay(here: igtl.Listener) -> None:
                     assert (got.device_name, got.header_version) == ("ProbeToTracker", 1)
         with here.accept(timeout=20) as source, igtl.connect(port=relay.port) as c:  # it comes back
             relay.wait_for(r"(?s)\+ .*\+ .*\+ ")
-            source.send(message, crc=True) if source.header_version == 2 else source.send(
-                igtl.Frame.from_bytes(message.pack())
-            )
+            source.send(igtl.Frame.from_bytes(message.pack()))
             assert c.recv(timeout=10).device_name == "ProbeToTracker"
         _, err = relay.stop()
     assert "2 passed on, 1 not wanted" in err

@@ -14,7 +14,7 @@ import click
 import igtl
 from igtl.cli import UNREACHABLE, Failure
 from igtl.cli.arguments import Address, Selection, selecting
-from igtl.cli.sources import Source, receiving
+from igtl.cli.sources import Source, receiving, say
 from igtl.cli.tables import Cell, counted, table
 from igtl.log import named
 
@@ -78,7 +78,6 @@ class Watch:
     def __init__(self, source: Source, selection: Selection) -> None:
         self.source = source
         self.streams: dict[tuple[str, str], Watched] = {}
-        self.news = ""
         self.error: Exception | None = None
         self._selection = selection
         self._thread = threading.Thread(target=self._run, name="igtl monitor", daemon=True)
@@ -146,7 +145,15 @@ def command(
     console = Console()
     end = None if seconds is None else time.monotonic() + seconds
     news: list[str] = []
-    with source(address, end=end, heal=True, crc="warn", tell=news.append) as incoming:
+    drawing = False
+
+    def tell(text: str) -> None:
+        news.append(text)
+        if not drawing:
+            say(text)
+
+    with source(address, end=end, heal=True, crc="warn", tell=tell) as incoming:
+        drawing = True
         watch = Watch(incoming, selection)
         watch.start()
         begun = time.monotonic()

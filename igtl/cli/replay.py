@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+import threading
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -111,11 +111,14 @@ def _receiver(
         return stack.enter_context(igtl.udp.Sender(*udp)).send
     if to is not None:
         return stack.enter_context(igtl.connect(*to)).send
-    server = stack.enter_context(igtl.serve(*address, ssl=context, policy="block"))
+    server = stack.enter_context(igtl.serve(*address, ssl=context, policy="block", start=False))
     tell(server)
+    arrived = threading.Event()
+    server.on_connect(lambda peer: arrived.set())
+    server.start()
     say(f"serving on {named((server.host, server.port))}" + ("" if now else ", for a client"))
-    while not now and not server.clients:
-        time.sleep(0.02)
+    if not now:
+        arrived.wait()
     return server.broadcast
 
 
