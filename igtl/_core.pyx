@@ -19,7 +19,7 @@ from cpython.buffer cimport (
 from cpython.mem cimport PyMem_Calloc, PyMem_Free
 from cpython.object cimport PyObject, PyTypeObject
 from cpython.pycapsule cimport PyCapsule_New
-from cpython.ref cimport Py_INCREF
+from cpython.ref cimport Py_INCREF, Py_XDECREF, Py_XINCREF
 from cpython.unicode cimport PyUnicode_AsUTF8AndSize, PyUnicode_DecodeUTF8
 from libc.math cimport sqrt
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t
@@ -90,6 +90,7 @@ cdef extern from * nogil:
 
 cdef extern from "Python.h":
     PyObject* PyDict_GetItemWithError(object, object) except? NULL
+    PyObject* PyList_GetItem(list, Py_ssize_t) except NULL      # borrowed
     ctypedef object (*new_function "newfunc")(PyTypeObject*, object, PyObject*)
 
 cdef extern from "numpy/arrayobject.h":
@@ -314,6 +315,19 @@ cdef enum Kind:
     SIZE
     CODED
 
+# What a message is packed from: its values as they were at one instant, each held by a reference, so
+# that no other thread can change which memory is measured and which is written.
+cdef struct Taken:
+    int n
+    PyObject* values[MAX_FIELDS]
+    Py_ssize_t[MAX_FIELDS] sizes    # bytes on the wire
+    Py_ssize_t[MAX_FIELDS] numbers  # what a COUNT of this field says
+
+_INTEGERS = ("u1", "u2", "u4", "u8", "i1", "i2", "i4", "i8")
+_SCALARS_OF = {
+    "int": _INTEGERS, "count": _INTEGERS, "size": _INTEGERS, "float": ("f4", "f8"),
+    "array": (*_INTEGERS, "f4", "f8"), "matrix": ("f4",), "data": ("u1",),
+}
 _KINDS = {
     "int": INT, "float": FLOAT, "text": TEXT, "array": ARRAY, "matrix": MATRIX, "data": DATA,
     "texts": TEXTS, "elements": ELEMENTS, "string": STRING, "zero_ended": ZERO_ENDED,
@@ -374,6 +388,7 @@ cdef class Layout:
     cdef tuple defaults
     cdef dict arguments              # of the constructor: number of the field, or a HeaderField
     cdef list blank                  # values of a message that has none yet
+    cdef object made                 # the class of the last message that had this layout
 
     def __cinit__(self, *args, **kwargs):
         self.ops = NULL
@@ -384,19 +399,22 @@ cdef class Layout:
     def __init__(self, str owner, str type_name, fields, *, check=None, prepare=None, bint prefers_v2=False):
         cdef int i
         cdef Op* op
+        if self.ops != NULL:
+            raise TypeError("a layout is compiled once")
+        fields = tuple(fields)
+        if len(fields) > MAX_FIELDS:
+            raise TypeError(f"{owner}: at most {MAX_FIELDS} fields")
         self.owner = owner
         self.type_name = type_name
         self.wire_type = type_name.encode().ljust(12, b"\0")
-        self.fields = tuple(fields)
-        self.n = len(self.fields)
+        self.fields = fields
         self.check = check
         self.prepare = prepare
         self.prefers_v2 = prefers_v2
-        if self.n > MAX_FIELDS:
-            raise TypeError(f"{owner}: at most {MAX_FIELDS} fields")
-        self.ops = <Op*>PyMem_Calloc(self.n + 1, sizeof(Op))
+        self.ops = <Op*>PyMem_Calloc(len(fields) + 1, sizeof(Op))
         if self.ops == NULL:
             raise MemoryError
+        self.n = len(fields)
         self.index = {f.name: k for k, f in enumerate(self.fields)}
         self.names = tuple([f.name for f in self.fields])
         self.arguments = {f.name: k for k, f in enumerate(self.fields) if not f.hidden} | _HEADER_FIELDS
@@ -421,6 +439,12 @@ cdef class Layout:
 
     cdef int _compile(self, int i, f) except -1:
         cdef Op* op = &self.ops[i]
+        counts = (f.count,) if isinstance(f.count, int) else f.count if isinstance(f.count, tuple) else (1,)
+        if f.scalar not in _SCALARS_OF.get(f.kind, ("",)):
+            raise TypeError(f"{self.owner}.{f.name}: a field of kind {f.kind!r} has no scalar {f.scalar!r}")
+        if (min(f.size, f.per, *counts) < 0 or f.kind in ("text", "texts") and not f.size
+                or max(f.size, 8) * max(f.per, 1) * max(1, *counts) >= 1 << 31):
+            raise TypeError(f"{self.owner}.{f.name}: sizes and counts must be positive, and less than 2 GiB")
         op.kind = _KINDS[f.kind]
         op.counter = op.length = op.target = op.encoding = -1
         op.itemsize = f.size or (self.dtypes[i].itemsize if f.scalar else 1)
@@ -434,8 +458,12 @@ cdef class Layout:
             if f.of not in self.index:
                 raise TypeError(f"{self.owner}.{f.name}: there is no field {f.of!r}")
             op.target = self.index[f.of]
+            if op.target <= i:
+                raise TypeError(f"{self.owner}.{f.name}: {f.of!r} must be a later field")
         if f.encoding:
-            op.encoding = self.index[f.encoding]
+            op.encoding = self._earlier(i, f.encoding, "mib")
+            if self.ops[op.encoding].kind != INT or self.ops[op.encoding].itemsize != 2:
+                raise TypeError(f"{self.owner}.{f.name}: {f.encoding!r} must be a mib field")
             self.ops[op.encoding].target = i
         if isinstance(f.count, int):
             op.fixed = f.count
@@ -445,17 +473,17 @@ cdef class Layout:
             op.fixed = BY_FORM
         else:
             op.fixed = BY_FIELD
-            if f.count not in self.index or self.index[f.count] >= i:
-                raise TypeError(f"{self.owner}.{f.name}: {f.count!r} must be an earlier field")
             if op.kind == ARRAY:
-                op.counter = self.index[f.count]
+                op.counter = self._earlier(i, f.count, "count")
             else:
-                op.length = self.index[f.count]
+                op.length = self._earlier(i, f.count, "size")
         if f.kind in ("zero_ended", "texts", "elements") or op.fixed in (REST, BY_FORM) or op.optional:
             if i != self.n - 1 and not (op.optional and self.fields[i + 1].count == _rest):
                 raise TypeError(f"{self.owner}.{f.name}: only the last field can take what remains")
         if op.kind == ZERO_ENDED:
             op.fixed = REST
+        if op.kind == ELEMENTS and not f.item.__layout__.minimum:
+            raise TypeError(f"{self.owner}.{f.name}: a {f.item.__name__} has no fields")
         if op.kind == CODED:
             self.minimum += getattr(f.item, "minimum", 0)
         elif op.fixed >= 0 and not op.optional:
@@ -463,6 +491,20 @@ cdef class Layout:
         self.columnar = self.columnar and not op.optional and op.kind in (
             INT, FLOAT, TEXT, ARRAY, MATRIX, COUNT, ZERO_ENDED, ELEMENTS)
         self.dynamic = self.dynamic or op.kind in (DATA, TEXTS, STRING, ZERO_ENDED, CODED, TEXT)
+
+    cdef const Op* op(self, int i) except NULL:
+        if not 0 <= i < self.n:
+            raise IndexError(f"{self.owner} has no field {i}")
+        return &self.ops[i]
+
+    cdef int _earlier(self, int i, str name, str kind) except -1:
+        """The field of this name, which stands before field i and is of this kind."""
+        cdef int found = self.index.get(name, self.n)
+        if found >= i:
+            raise TypeError(f"{self.owner}.{self.names[i]}: {name!r} must be an earlier field")
+        if kind != "mib" and self.ops[found].kind != _KINDS[kind]:
+            raise TypeError(f"{self.owner}.{self.names[i]}: {name!r} must be a {kind}_of field")
+        return found
 
     def need_columns(self):
         """TypeError if its fields do not fit columns."""
@@ -675,10 +717,10 @@ cdef class Layout:
 
     # -- writing
 
-    cdef bytes _encoded(self, int i, Record r):
+    cdef bytes _encoded(self, int i, Record r, Taken* taken):
         """Bytes of a field whose size is known only once it is encoded."""
         cdef Op* op = &self.ops[i]
-        value = r.values[i]
+        value = <object>taken.values[i]
         name = self.fields[i].name
         kept = None if r.kept is None else r.kept.get(i)
         if kept is not None and type(kept[0]) is type(value) and kept[0] == value:
@@ -694,7 +736,7 @@ cdef class Layout:
                     raise EncodeError(self.owner, name, "a NUL would end the text")
                 plain += b"\0"
             elif op.kind == STRING:
-                code = 106 if op.encoding < 0 else r.values[op.encoding]
+                code = 106 if op.encoding < 0 else <object>taken.values[op.encoding]
                 plain = encode_text(value, 106 if code is None else code)
             else:
                 plain = self.fields[i].item.encode(value)
@@ -707,44 +749,71 @@ cdef class Layout:
             raise EncodeError(self.owner, name, str(error)) from None
         return kept[1] if kept is not None and plain == kept[0] else plain
 
-    cdef Py_ssize_t measure(self, Record r, Py_ssize_t* sizes, list encoded) except -1:
+    cdef int take(self, Record r, Taken* taken) except -1:
+        """All values as they are now: no other thread runs meanwhile."""
+        cdef int i
+        cdef list values = r.values
+        if len(values) != self.n:
+            raise TypeError(f"{self.owner} has {self.n} fields, not {len(values)}")
+        for i in range(self.n):
+            taken.values[i] = PyList_GetItem(values, i)
+            Py_XINCREF(taken.values[i])
+        taken.n = self.n
+
+    cdef Py_ssize_t measure(self, Record r, Taken* taken, list encoded) except -1:
         """Sizes of all fields; what has to be encoded to know is left in `encoded`."""
-        cdef Py_ssize_t total = 0
+        cdef Py_ssize_t total = 0, size, number
         cdef int i
         cdef Op* op
+        cdef PyObject* value
         for i in range(self.n):
             op = &self.ops[i]
+            value = taken.values[i]
+            number = -1
             if op.kind == MATRIX:
-                sizes[i] = 48
+                size = 48
             elif op.kind == INT or op.kind == FLOAT or op.kind == COUNT or op.kind == SIZE:
-                sizes[i] = 0 if op.optional and r.values[i] is None else op.itemsize
+                size = 0 if op.optional and <object>value is None else op.itemsize
             elif op.kind == ARRAY:
-                sizes[i] = self._array_size(i, r)
+                size = self._array_size(i, <object>value, taken)
+                number = size // (op.itemsize * op.per)
             elif op.kind == ELEMENTS:
-                sizes[i] = (<Columns?>r.values[i]).wire_size()
+                number = (<Columns?><object>value).rows
+                size = (<Columns>value).wire_size(number)
             elif op.kind == DATA:
-                encoded[i] = view = memoryview(r.values[i])
+                encoded[i] = view = memoryview(<object>value)
                 if not view.c_contiguous:
                     raise EncodeError(self.owner, self.fields[i].name, "must be contiguous in memory")
-                sizes[i] = view.nbytes
+                size = number = view.nbytes
             else:
-                encoded[i] = self._encoded(i, r)
-                sizes[i] = len(encoded[i])
-            total += sizes[i]
+                if op.counter >= 0:
+                    number = len(<object>value)
+                encoded[i] = self._encoded(i, r, taken)
+                if op.counter >= 0 and number != len(<object>value):
+                    self._changed(i)
+                size = len(encoded[i])
+            taken.sizes[i] = size
+            taken.numbers[i] = number
+            total += size
         return total
 
-    cdef Py_ssize_t _array_size(self, int i, Record r) except -1:
-        cdef cnp.ndarray array = r.values[i]
+    cdef int _changed(self, int i) except -1:
+        raise EncodeError(self.owner, self.fields[i].name, "changed while it was packed")
+
+    cdef Py_ssize_t _array_size(self, int i, cnp.ndarray array, Taken* taken) except -1:
         cdef Op* op = &self.ops[i]
-        if array.dtype != self.dtypes[i] or not cnp.PyArray_IS_C_CONTIGUOUS(array):
+        if (array.dtype != self.dtypes[i] or not cnp.PyArray_IS_C_CONTIGUOUS(array)
+                or cnp.PyArray_NDIM(array) != (2 if self.fields[i].per else 1)):
             raise EncodeError(self.owner, self.fields[i].name, f"must stay contiguous {self.dtypes[i]}")
-        if op.fixed >= 0 and cnp.PyArray_SIZE(array) != op.fixed * op.per:
+        if (op.fixed >= 0 and cnp.PyArray_SIZE(array) != op.fixed * op.per
+                or op.fixed == BY_FORM and cnp.PyArray_DIM(array, 0) not in self.fields[i].count):
             raise EncodeError(self.owner, self.fields[i].name, "its size was changed")
         if op.fixed == BY_FIELD and self.ops[op.counter].target != i:
-            if array.shape[0] != len(r.values[self.ops[op.counter].target]):
+            other = len(<object>taken.values[self.ops[op.counter].target])
+            if cnp.PyArray_DIM(array, 0) != other:
                 raise EncodeError(self.owner, self.fields[i].name,
-                                  f"{array.shape[0]} elements, but {self.fields[self.ops[op.counter].target].name}"
-                                  f" has {len(r.values[self.ops[op.counter].target])}")
+                                  f"{cnp.PyArray_DIM(array, 0)} elements, but "
+                                  f"{self.fields[self.ops[op.counter].target].name} has {other}")
         return cnp.PyArray_NBYTES(array)
 
     cdef int _put_number(self, uint8_t* p, int i, value) except -1:
@@ -765,25 +834,27 @@ cdef class Layout:
         else:
             put_int(p, op.itemsize, <uint64_t><int64_t>value if op.signed else <uint64_t>value)
 
-    cdef int _put_count(self, uint8_t* p, int i, Record r, Py_ssize_t* sizes) except -1:
+    cdef int _put_count(self, uint8_t* p, int i, Taken* taken) except -1:
         cdef Op* op = &self.ops[i]
-        cdef uint64_t n = sizes[op.target] if op.kind == SIZE else len(r.values[op.target])
+        cdef uint64_t n = taken.sizes[op.target] if op.kind == SIZE else taken.numbers[op.target]
         if op.itemsize < 8 and n >> (8 * op.itemsize):
             unit = "bytes" if op.kind == SIZE else "elements"
             raise EncodeError(self.owner, self.fields[op.target].name,
                               f"{n} {unit} do not fit the wire: at most {np.iinfo(self.dtypes[i]).max}")
         put_int(p, op.itemsize, n)
 
-    cdef int write(self, Record r, uint8_t* p, Py_ssize_t* sizes, list encoded, Writer* w) except -1:
-        """Write all fields at p. Field w.apart is left out; large data is copied and summed at once."""
+    cdef int write(self, Taken* taken, uint8_t* p, list encoded, Writer* w, list apart) except -1:
+        """Write all fields at p. apart: takes large data, and where they belong, instead of p."""
         cdef int i
         cdef Op* op
+        cdef PyObject* value
         cdef cnp.ndarray array
         cdef Py_buffer view
         for i in range(self.n):
             op = &self.ops[i]
+            value = taken.values[i]
             if op.kind == MATRIX:
-                array = r.values[i]
+                array = <object>value
                 if not (cnp.PyArray_TYPE(array) == cnp.NPY_FLOAT32 and cnp.PyArray_IS_C_CONTIGUOUS(array)
                         and cnp.PyArray_SIZE(array) == 16 and cnp.PyArray_ISNOTSWAPPED(array)):
                     raise EncodeError(self.owner, self.fields[i].name, "must stay a contiguous 4x4 float32")
@@ -792,30 +863,36 @@ cdef class Layout:
             elif op.kind == INT or op.kind == FLOAT:
                 if op.constant:
                     self._put_number(p, i, self.fields[i].default)
-                elif op.target >= 0 and r.values[i] is None:    # encoding of a text, left to us
+                elif op.target >= 0 and <object>value is None:      # encoding of a text, left to us
                     put16(p, 3 if encoded[op.target].isascii() else 106)
-                elif sizes[i]:
-                    self._put_number(p, i, r.values[i])
+                elif taken.sizes[i]:
+                    self._put_number(p, i, <object>value)
             elif op.kind == COUNT or op.kind == SIZE:
-                self._put_count(p, i, r, sizes)
+                self._put_count(p, i, taken)
             elif op.kind == ARRAY:
-                array = r.values[i]
-                swap_out(p, <uint8_t*>cnp.PyArray_DATA(array), sizes[i] // op.itemsize, op.itemsize)
+                array = <object>value
+                if not cnp.PyArray_IS_C_CONTIGUOUS(array) or cnp.PyArray_NBYTES(array) != taken.sizes[i]:
+                    self._changed(i)
+                swap_out(p, <uint8_t*>cnp.PyArray_DATA(array), taken.sizes[i] // op.itemsize, op.itemsize)
             elif op.kind == ELEMENTS:
-                (<Columns>r.values[i]).gather(p)
+                (<Columns>value).gather(p, taken.numbers[i])
             elif op.kind == DATA:
-                if w.apart == i:
-                    w.split = p - w.start
-                    continue
                 PyObject_GetBuffer(encoded[i], &view, PyBUF_SIMPLE)
-                if view.len != sizes[i]:
+                if apart is not None and taken.sizes[i] >= APART_FROM:
+                    sum_apart(w, p, <const uint8_t*>view.buf, view.len)
                     PyBuffer_Release(&view)
-                    raise EncodeError(self.owner, self.fields[i].name, "changed while being packed")
-                copy_and_sum(w, p, <const uint8_t*>view.buf, sizes[i])
+                    apart.append((p - w.start, encoded[i]))
+                    continue
+                copy_and_sum(w, p, <const uint8_t*>view.buf, taken.sizes[i])
                 PyBuffer_Release(&view)
             else:
-                memcpy(p, PyBytes_AsString(encoded[i]), sizes[i])
-            p += sizes[i]
+                memcpy(p, PyBytes_AsString(encoded[i]), taken.sizes[i])
+            p += taken.sizes[i]
+
+cdef void let_go(Taken* taken) noexcept:
+    cdef int i
+    for i in range(taken.n):
+        Py_XDECREF(taken.values[i])
 
 cdef inline int64_t sign_extend(uint64_t v, int size) noexcept nogil:
     cdef int shift = 64 - 8 * size
@@ -991,15 +1068,31 @@ cdef class Columns:
     def __setstate__(self, state):
         self.rows, self.arrays = state
 
-    cdef int rows_of(self, Rows* out) except -1:
-        """The memory of all columns; of elements every field has one."""
+    cdef cnp.ndarray array_at(self, int i):
+        if self.arrays is None or i >= len(self.arrays):
+            raise EncodeError(self._layout.owner, self._layout.names[i], "has no column")
+        return self.arrays[i]
+
+    cdef Columns frozen(self):
+        """The same arrays; others are not put in their place."""
+        cdef Columns other = new_columns(type(self))
+        other.rows, other.arrays = self.rows, self.arrays.copy()
+        return other
+
+    cdef int rows_of(self, Rows* out, Py_ssize_t rows) except -1:
+        """The memory of all columns, which must have so many rows; of elements every field has one."""
         cdef Layout layout = self.layout()
+        cdef cnp.ndarray array
         cdef int i
         out.ops = layout.ops
         out.n = layout.n
         out.stride = layout.minimum
         for i in range(layout.n):
-            out.at[i] = <uint8_t*>cnp.PyArray_DATA(<cnp.ndarray>self.arrays[i])
+            array = self.array_at(i)
+            if not (cnp.PyArray_IS_C_CONTIGUOUS(array) and is_column(&layout.ops[i], array, rows)
+                    and cnp.PyArray_ITEMSIZE(array) == layout.ops[i].itemsize):
+                layout._changed(i)
+            out.at[i] = <uint8_t*>cnp.PyArray_DATA(array)
             out.count[i] = layout.ops[i].fixed
 
     cdef int make(self, Py_ssize_t rows) except -1:
@@ -1014,43 +1107,46 @@ cdef class Columns:
         cdef Rows rows
         cdef Py_ssize_t row
         self.make(left // self.layout().minimum)
-        self.rows_of(&rows)
+        self.rows_of(&rows, self.rows)
         for row in range(self.rows):
             take_row(&rows, row, p + rows.stride * row)
         return self.rows * rows.stride
 
-    cdef Py_ssize_t wire_size(self) except -1:
-        """Bytes on the wire, after a check that nobody reshaped or replaced a column's memory."""
+    cdef Py_ssize_t wire_size(self, Py_ssize_t rows) except -1:
+        """Bytes of so many rows on the wire, after a check that all columns are as they should be."""
         cdef Layout layout = self.layout()
         cdef cnp.ndarray array
         cdef int i
         for i in range(layout.n):
-            array = self.arrays[i]
-            if not (cnp.PyArray_IS_C_CONTIGUOUS(array) and is_column(&layout.ops[i], array, self.rows)
+            array = self.array_at(i)
+            if not (cnp.PyArray_IS_C_CONTIGUOUS(array) and is_column(&layout.ops[i], array, rows)
                     and (array.descr is layout.columns[i] or array.dtype == layout.columns[i])):
                 raise EncodeError(layout.owner, layout.fields[i].name,
                                   f"column must stay contiguous {layout.columns[i]} "
-                                  f"{column_shape(layout, i, self.rows)}")
-        return self.rows * layout.minimum
+                                  f"{column_shape(layout, i, rows)}")
+        return rows * layout.minimum
 
-    cdef int gather(self, uint8_t* p) except -1:
+    cdef int gather(self, uint8_t* p, Py_ssize_t n) except -1:
+        """Write the n rows that were measured."""
         cdef Layout layout = self.layout()
         cdef Rows rows
         cdef Py_ssize_t row
         cdef int bad
-        self.rows_of(&rows)
-        for row in range(self.rows):
+        self.rows_of(&rows, n)
+        for row in range(n):
             bad = give_row(&rows, row, p + rows.stride * row)
             if bad >= 0:
                 raise EncodeError(layout.owner, layout.fields[bad].name, "the fourth row must be 0 0 0 1")
 
     def texts(self, int i):
         """Column i decoded, row by row, each up to its first NUL."""
-        cdef cnp.ndarray array = self.arrays[i]
-        cdef Py_ssize_t size = self.layout().ops[i].itemsize, j
+        cdef const Op* op = self.layout().op(i)
+        cdef cnp.ndarray array = self.array_at(i)
+        cdef Py_ssize_t size = op.itemsize, j
         cdef bint exact
         cdef const uint8_t* p = <const uint8_t*>cnp.PyArray_DATA(array)
-        if self.rows and not (cnp.PyArray_IS_C_CONTIGUOUS(array) and cnp.PyArray_NBYTES(array) >= size * self.rows):
+        if not (cnp.PyArray_IS_C_CONTIGUOUS(array) and cnp.PyArray_ITEMSIZE(array) == size
+                and is_column(op, array, self.rows)):
             raise ValueError("column was reshaped")
         return [text_of(p + size * j, size, &exact) for j in range(self.rows)]
 
@@ -1067,7 +1163,7 @@ cdef class Column:
     def __get__(self, columns, owner):
         if columns is None:
             return self
-        if (<Columns?>columns).layout().ops[self.i].kind == TEXT:
+        if (<Columns?>columns).layout().op(self.i).kind == TEXT:
             return (<Columns>columns).texts(self.i)
         return (<Columns>columns).arrays[self.i]
 
@@ -1100,8 +1196,7 @@ cdef cnp.ndarray new_column(Layout layout, int i, Py_ssize_t rows):
 
 # ---- Record -----------------------------------------------------------------------------------
 
-cdef object _last_class = None      # of the message that was made last
-cdef Layout _last_layout = None
+cdef Layout _last_layout = None     # of the message that was made last
 
 cdef class Record:
     """Memory of one message: header fields, the values of its declared fields, and beside them
@@ -1124,13 +1219,15 @@ cdef class Record:
     __layout__ = None
 
     def __cinit__(self):        # without arguments it ignores those of the constructor
-        global _last_class, _last_layout
-        if type(self) is not _last_class:   # most often it is, and looking it up is a fifth of unpack
+        global _last_layout
+        cdef Layout layout = _last_layout
+        if layout is None or layout.made is not type(self):     # looking it up is a fifth of unpack
             layout = type(self).__layout__
             if layout is None:
                 raise TypeError("messages are subclasses of igtl.Message")
-            _last_class, _last_layout = type(self), layout
-        self.layout = _last_layout
+            layout.made = type(self)
+            _last_layout = layout
+        self.layout = layout
         self.values = self.layout.blank.copy()
         self._device_name = ""
 
@@ -1324,7 +1421,9 @@ cdef class Record:
         """Twelve type bytes: as received (an alias, an unknown type), else the class's own."""
         return self.wire_type()
 
-    def _set_wire_type(self, bytes raw):
+    def _set_wire_type(self, bytes raw not None):
+        if len(raw) != 12:
+            raise ValueError(f"a type has 12 bytes on the wire, not {len(raw)}")
         if self.kept is None:
             self.kept = {}
         self.kept["type"] = raw
@@ -1351,6 +1450,9 @@ cdef class Record:
          self._device_name, self._metadata, self.peer, self.crc_ok,
          self.received, self.received_monotonic, self.received_kernel) = state
         self.values = list(values)
+        for key, size in (("type", 12), ("device", 20)):
+            if self.kept is not None and len(<bytes?>self.kept.get(key, bytes(size))) != size:
+                raise ValueError(f"the {key} of a message has {size} bytes")
 
     @property
     def _meta(self):
@@ -1380,6 +1482,7 @@ cdef class Slot:
 
     def __set__(self, obj, value):
         cdef Record r = <Record?>obj
+        r.layout.op(self.i)
         r.values[self.i] = r.layout.coerce(self.i, value)
         if r.kept is not None:
             r.kept.pop(self.i, None)
@@ -1445,8 +1548,6 @@ cdef struct Writer:
     uint8_t* start          # of the whole message
     uint8_t* summed         # the CRC covers the body up to here
     uint64_t crc
-    int apart               # field left out of the buffer, or -1
-    Py_ssize_t split        # where its bytes belong
     bint with_crc
 
 cdef void copy_and_sum(Writer* w, uint8_t* to, const uint8_t* src, Py_ssize_t n) noexcept:
@@ -1459,6 +1560,12 @@ cdef void copy_and_sum(Writer* w, uint8_t* to, const uint8_t* src, Py_ssize_t n)
         crc = igtl_crc64_copy(to, src, n, crc)
     w.crc = crc
     w.summed = to + n
+
+cdef void sum_apart(Writer* w, uint8_t* to, const uint8_t* src, Py_ssize_t n) noexcept:
+    """The same for bytes that belong in front of `to`, but stay where they lie."""
+    if w.with_crc:
+        w.crc = run_crc(src, n, igtl_crc64(w.summed, to - w.summed, w.crc))
+        w.summed = to
 
 cdef void put_header(uint8_t* p, int version, const uint8_t* type12, const uint8_t* name20,
                      uint64_t timestamp, uint64_t body_size, uint64_t crc) noexcept nogil:
@@ -1486,63 +1593,67 @@ cdef int choose_version(Record r, version) except -1:
                           "header version 1 cannot carry it: use version 2 or clear it")
     return version
 
-cdef bytes name_bytes(Record r, bint cut):
+cdef bytes name_bytes(Record r, str device_name, bint cut):
     """The device name for the header, 20 bytes."""
     cdef bytes raw
     if r.kept is not None and "device" in r.kept:
         return r.kept["device"]
-    raw = (<str>r._device_name).encode()
+    raw = device_name.encode()
     if len(raw) > 20:
         if not cut:
             raise EncodeError(r.layout.owner, "device_name",
-                              f"{r._device_name!r} has {len(raw)} bytes, 20 fit; cut_name=True cuts it")
-        raw = fit(r._device_name, 20).encode()
+                              f"{device_name!r} has {len(raw)} bytes, 20 fit; cut_name=True cuts it")
+        raw = fit(device_name, 20).encode()
     elif b"\0" in raw:
-        raise EncodeError(r.layout.owner, "device_name", f"{r._device_name!r}: a NUL would end the name")
+        raise EncodeError(r.layout.owner, "device_name", f"{device_name!r}: a NUL would end the name")
     return pad(raw, 20)
 
-cdef int put_name(uint8_t* to, Record r, bint cut) except -1:
+cdef int put_name(uint8_t* to, Record r, str device_name, bint cut) except -1:
     """The same, written; without an object for the usual name."""
     cdef Py_ssize_t n
     cdef const char* text
     cdef bytes raw
     if r.kept is None:
-        text = PyUnicode_AsUTF8AndSize(r._device_name, &n)
+        text = PyUnicode_AsUTF8AndSize(device_name, &n)
         if n <= 20 and memchr(text, 0, n) == NULL:
             memcpy(to, text, n)
             memset(to + n, 0, 20 - n)
             return 0
-    raw = name_bytes(r, cut)
+    raw = name_bytes(r, device_name, cut)
     memcpy(to, PyBytes_AsString(raw), 20)
     return 0
 
 def stream_head(Record r):
     """The first 34 bytes of its header, which say to what stream it belongs."""
-    return b"\0\0" + r.wire_type() + name_bytes(r, True)
+    return b"\0\0" + r.wire_type() + name_bytes(r, r._device_name, True)
 
 def fit(str text, Py_ssize_t size):
     """The longest beginning of text that fits size bytes of UTF-8, no character cut in two."""
     return text.encode()[:size].decode("utf-8", "ignore")
 
-cdef content_bytes(Record r):
+cdef bytes content_bytes(Record r):
     """The content section alone."""
-    cdef Py_ssize_t sizes[MAX_FIELDS]
-    cdef list encoded = [None] * r.layout.n
+    cdef Layout layout = r.layout
+    cdef Taken taken
+    cdef list encoded = [None] * layout.n
     cdef Py_ssize_t total
-    cdef bytes out
+    cdef bytes out, surplus
     cdef Writer w
-    if r.layout.prepare is not None:
-        r.layout.prepare(r)
-    total = r.layout.measure(r, sizes, encoded)
-    surplus = r.surplus()
-    out = PyBytes_FromStringAndSize(NULL, total + len(surplus))
-    w.start = w.summed = <uint8_t*>PyBytes_AsString(out)
-    w.crc = 0
-    w.apart = -1
-    w.split = -1
-    w.with_crc = False
-    r.layout.write(r, w.start, sizes, encoded, &w)
-    memcpy(w.start + total, PyBytes_AsString(surplus), len(surplus))
+    if layout.prepare is not None:
+        layout.prepare(r)
+    taken.n = 0
+    try:
+        layout.take(r, &taken)
+        surplus = r.surplus()
+        total = layout.measure(r, &taken, encoded)
+        out = PyBytes_FromStringAndSize(NULL, total + len(surplus))
+        w.start = w.summed = <uint8_t*>PyBytes_AsString(out)
+        w.crc = 0
+        w.with_crc = False
+        layout.write(&taken, w.start, encoded, &w, None)
+        memcpy(w.start + total, PyBytes_AsString(surplus), len(surplus))
+    finally:
+        let_go(&taken)
     return out
 
 def content(Record r):
@@ -1552,33 +1663,41 @@ def content(Record r):
 cdef object packed(Record r, version, bint crc, bint cut_name, bint join, uint8_t* into, Py_ssize_t room):
     """The message as one bytes object, or with join=False as a list of buffers in which large data
     stands where it lies; or its size, written into memory that is there."""
+    cdef Taken taken
+    if r.layout.prepare is not None:
+        r.layout.prepare(r)
+    taken.n = 0
+    try:
+        r.layout.take(r, &taken)
+        return packed_from(&taken, r, version, crc, cut_name, join, into, room)
+    finally:
+        let_go(&taken)
+
+cdef object packed_from(Taken* taken, Record r, version, bint crc, bint cut_name, bint join,
+                        uint8_t* into, Py_ssize_t room):
     cdef Layout layout = r.layout
-    cdef Py_ssize_t sizes[MAX_FIELDS]
-    cdef list encoded = None
+    cdef list encoded = None, apart = None
     cdef Py_ssize_t content_size, head = HEADER, tail = 0, apart_size = 0, n_ext = 0, total
     cdef int chosen, i
     cdef bytes out, surplus, wire_type
+    cdef str device_name = r._device_name
     cdef uint8_t[20] name
-    cdef bytes meta_head = None, meta_data = None, ext_rest = b""
+    cdef bytes meta_head = None, meta_data = None, ext_rest = None
     cdef Writer w
     cdef uint8_t* p
-    cdef Py_buffer view
-    cdef uint64_t total_crc
-    if layout.prepare is not None:
-        layout.prepare(r)
-    chosen = choose_version(r, version)
-    put_name(name, r, cut_name)
     metadata = r._metadata
-    if cut_name and chosen == 2 and (r.kept is None or "device" not in r.kept) and len(r._device_name.encode()) > 20:
-        metadata = type(r)._with_full_name(metadata, r._device_name)
+    chosen = choose_version(r, version)
+    put_name(name, r, device_name, cut_name)
+    if cut_name and chosen == 2 and (r.kept is None or "device" not in r.kept) and len(device_name.encode()) > 20:
+        metadata = type(r)._with_full_name(metadata, device_name)
     if layout.dynamic:
         encoded = [None] * layout.n
-    content_size = layout.measure(r, sizes, encoded)
-    surplus = r.surplus()
-    tail = len(surplus)
+    surplus = None if r.kept is None else r.kept.get("surplus")
+    content_size = layout.measure(r, taken, encoded)
+    if surplus is not None:
+        tail = len(surplus)
     if chosen == 2:
-        if r.kept is not None:
-            ext_rest = r.kept.get("extended", b"")
+        ext_rest = b"" if r.kept is None else r.kept.get("extended", b"")
         n_ext = EXTENDED + len(ext_rest)
         head += n_ext
         if metadata is not None:
@@ -1586,16 +1705,12 @@ cdef object packed(Record r, version, bint crc, bint cut_name, bint join, uint8_
         else:
             meta_head, meta_data = b"\0\0", b""
         tail += len(meta_head) + len(meta_data)
-    w.apart = -1
-    w.split = -1
-    w.crc = 0
-    w.with_crc = crc
     if not join:
         for i in range(layout.n):
-            if layout.ops[i].kind == DATA and sizes[i] >= APART_FROM:
-                w.apart = i
-                apart_size = sizes[i]
-                sizes[i] = 0
+            if layout.ops[i].kind == DATA and taken.sizes[i] >= APART_FROM:
+                apart_size += taken.sizes[i]
+        if apart_size:
+            apart = []
     total = head + content_size - apart_size + tail
     if into == NULL:
         out = PyBytes_FromStringAndSize(NULL, total)
@@ -1608,43 +1723,45 @@ cdef object packed(Record r, version, bint crc, bint cut_name, bint join, uint8_
         p = into
     w.start = p
     w.summed = p + HEADER
+    w.crc = 0
+    w.with_crc = crc
     if chosen == 2:
         put16(p + HEADER, <uint16_t>n_ext)
         put16(p + HEADER + 2, <uint16_t>len(meta_head))
         put32(p + HEADER + 4, <uint32_t>len(meta_data))
         put32(p + HEADER + 8, r.id)
         memcpy(p + HEADER + 12, PyBytes_AsString(ext_rest), len(ext_rest))
-    layout.write(r, p + head, sizes, encoded, &w)
+    layout.write(taken, p + head, encoded, &w, apart)
     p += head + content_size - apart_size
-    memcpy(p, PyBytes_AsString(surplus), len(surplus))
-    p += len(surplus)
+    if surplus is not None:
+        memcpy(p, PyBytes_AsString(surplus), len(surplus))
+        p += len(surplus)
     if chosen == 2:
         memcpy(p, PyBytes_AsString(meta_head), len(meta_head))
         p += len(meta_head)
         memcpy(p, PyBytes_AsString(meta_data), len(meta_data))
         p += len(meta_data)
-    total_crc = 0
-    if crc:
-        if w.apart >= 0:
-            total_crc = igtl_crc64(w.summed, w.start + w.split - w.summed, w.crc)
-            PyObject_GetBuffer(encoded[w.apart], &view, PyBUF_SIMPLE)
-            total_crc = run_crc(<const uint8_t*>view.buf, view.len, total_crc)
-            PyBuffer_Release(&view)
-            total_crc = igtl_crc64(w.start + w.split, p - w.start - w.split, total_crc)
-        else:
-            total_crc = run_crc(w.summed, p - w.summed, w.crc)
-    wire_type = r.wire_type()
-    put_header(w.start, chosen, <const uint8_t*>PyBytes_AsString(wire_type),
-               name, r.stamp,
-               head - HEADER + content_size + tail, total_crc)
+    wire_type = layout.wire_type if r.kept is None else r.wire_type()
+    put_header(w.start, chosen, <const uint8_t*>PyBytes_AsString(wire_type), name, r.stamp,
+               head - HEADER + content_size + tail, run_crc(w.summed, p - w.summed, w.crc) if crc else 0)
     if into != NULL:
         return total
     if join:
         return out
-    if w.apart < 0:
+    if apart is None:
         return [out]
-    whole = memoryview(out)
-    return [b for b in (whole[:w.split], encoded[w.apart].cast("B"), whole[w.split:]) if len(b)]
+    return parted(out, apart)
+
+cdef list parted(bytes written, list apart):
+    """The parts of a message: what was written, and between it the data that lie elsewhere."""
+    whole = memoryview(written)
+    parts = []
+    at = 0
+    for split, data in apart:
+        parts += [whole[at:split], data.cast("B")]
+        at = split
+    parts.append(whole[at:])
+    return [part for part in parts if len(part)]
 
 # ---- unpacking --------------------------------------------------------------------------------
 
@@ -2056,7 +2173,7 @@ def unpack_run(data, crc="verify"):
             p += HEADER + get64(p + 42)
         if elements is not None:
             elements.make(run.offsets[run.n])
-            elements.rows_of(&run.items)
+            elements.rows_of(&run.items, elements.rows)
         with nogil:
             bad = take_run(&run)
         p = run.p
@@ -2109,11 +2226,13 @@ cdef int give_run(const Giving* run, uint8_t* p, Py_ssize_t n) noexcept nogil:
         p = row
     return bad
 
-def pack_run(cls, const int64_t[::1] time_ns, bytes names, const int32_t[::1] device_ids, dict columns,
-             const int64_t[::1] offsets=None, bint crc=True):
-    """The way back. names: 20 bytes each. A text column comes joined, split by `offsets`."""
+def pack_run(cls, time_ns, bytes names, device_ids, dict columns, offsets=None, bint crc=True):
+    """The way back. names: 20 bytes each. A text column comes joined, split by `offsets`. What says
+    where something lies is copied, and the columns are held: others may go on editing all of it."""
+    cdef int64_t[::1] times = np.array(time_ns, np.int64), ends
+    cdef int32_t[::1] ids = np.array(device_ids, np.int32)
     cdef Layout layout = cls.__layout__, faulty = layout
-    cdef Py_ssize_t n = time_ns.shape[0], k, total
+    cdef Py_ssize_t n = times.shape[0], k, total
     cdef Giving run
     cdef cnp.ndarray array
     cdef Columns elements
@@ -2122,11 +2241,13 @@ def pack_run(cls, const int64_t[::1] time_ns, bytes names, const int32_t[::1] de
     cdef int i, bad
     if n == 0:
         return b""
+    columns = columns.copy()
     if fixed_fields(layout, [columns.get(name) for name in layout.names], n, &run.fields):
         array = columns[layout.names[run.fields.n - 1]]
-        if array.shape[1] not in layout.fields[run.fields.n - 1].count:
+        if cnp.PyArray_NDIM(array) != 2 or cnp.PyArray_DIM(array, 1) not in layout.fields[run.fields.n - 1].count:
             raise EncodeError(layout.owner, layout.names[run.fields.n - 1],
-                              f"{array.shape[1]} numbers, must be one of {layout.fields[run.fields.n - 1].count}")
+                              f"shape {(<object>array).shape}: numbers in a row must be one of "
+                              f"{layout.fields[run.fields.n - 1].count}")
     total = n * (HEADER + run.fields.stride)
     for i in range(run.fields.n):
         if layout.ops[i].kind == COUNT and run.fields.must[i] >> (8 * layout.ops[i].itemsize):
@@ -2145,34 +2266,35 @@ def pack_run(cls, const int64_t[::1] time_ns, bytes names, const int32_t[::1] de
     run.offsets = NULL
     run.text = NULL
     if run.fields.n < layout.n:
-        if offsets is None or offsets.shape[0] != n + 1 or offsets[0]:
+        ends = np.array(() if offsets is None else offsets, np.int64)
+        if ends.shape[0] != n + 1 or ends[0]:
             raise ValueError(f"offsets must be {n + 1} numbers, the first of them 0")
         for k in range(n):
-            if offsets[k + 1] < offsets[k]:
+            if ends[k + 1] < ends[k]:
                 raise ValueError("offsets must not decrease")
-        run.offsets = &offsets[0]
+        run.offsets = &ends[0]
         if layout.ops[run.fields.n].kind == ELEMENTS:
-            elements = columns[layout.names[run.fields.n]]
+            elements = (<Columns?>columns[layout.names[run.fields.n]]).frozen()
             faulty = elements.layout()
-            total += elements.wire_size()
-            elements.rows_of(&run.items)
             k = elements.rows
+            total += elements.wire_size(k)
+            elements.rows_of(&run.items, k)
         else:
             text = columns[layout.names[run.fields.n]]
             run.text = <const uint8_t*>PyBytes_AsString(text)
             total += len(text)
             k = len(text)
-        if offsets[n] != k:
-            raise ValueError(f"offsets end at {offsets[n]}, there are {k}")
-    if device_ids.shape[0] != n:
-        raise ValueError(f"{device_ids.shape[0]} device ids for {n} messages")
+        if ends[n] != k:
+            raise ValueError(f"offsets end at {ends[n]}, there are {k}")
+    if ids.shape[0] != n:
+        raise ValueError(f"{ids.shape[0]} device ids for {n} messages")
     for k in range(n):
-        if not 0 <= device_ids[k] < len(names) // 20:
-            raise ValueError(f"there is no device {device_ids[k]}")
-        if not 0 <= time_ns[k] < (<int64_t>1 << 32) * 1000000000:
-            raise EncodeError(layout.owner, "time_ns", f"{time_ns[k]} ns is outside the years 1970 to 2106")
-    run.time_ns = &time_ns[0]
-    run.device_ids = &device_ids[0]
+        if not 0 <= ids[k] < len(names) // 20:
+            raise ValueError(f"there is no device {ids[k]}")
+        if not 0 <= times[k] < (<int64_t>1 << 32) * 1000000000:
+            raise EncodeError(layout.owner, "time_ns", f"{times[k]} ns is outside the years 1970 to 2106")
+    run.time_ns = &times[0]
+    run.device_ids = &ids[0]
     run.names = <const uint8_t*>PyBytes_AsString(names)
     run.type12 = <const uint8_t*>PyBytes_AsString(layout.wire_type)
     run.with_crc = crc
