@@ -40,12 +40,14 @@ def unpack(data: Buffer, *, crc: CRCPolicy = "verify") -> Message:
     Arrays the message can use as they lie (native byte order, aligned) are views of `data`.
 
     Args:
-        data: bytes, or anything else with a contiguous buffer.
+        data: bytes, or anything else with a contiguous buffer, which is read as bytes. It cannot be
+            resized while the message has views of it.
         crc: "verify": CRCError when it is wrong. "warn": the message has crc_ok=False. "off":
             not computed.
 
     Raises:
         VersionError, CRCError, BodyError, ProtocolError: the bytes are wrong.
+        TypeError, BufferError: data is no buffer, or not contiguous.
     """
 
 def unpack_run(
@@ -75,6 +77,14 @@ def split_cells(
     data: Buffer, count: int
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint32]]: ...
 def join_cells(offsets: npt.NDArray[np.int64], connectivity: npt.NDArray[np.uint32]) -> bytes: ...
+
+@final
+class Held:
+    """The memory of a buffer as bytes, which cannot be freed or resized while this lives."""
+
+    def __new__(cls, data: Buffer) -> Self: ...
+    def __len__(self) -> int: ...
+    def __buffer__(self, flags: int, /) -> memoryview: ...
 
 @final
 class Layout:
@@ -220,10 +230,12 @@ class Frame:
     def __init__(self, *args: Any, **kwargs: Any) -> None: ...
     @staticmethod
     def from_bytes(data: Any) -> Frame:
-        """The frame of one whole message: bytes, or another buffer that stays as it is.
+        """The frame of one whole message: bytes, or another contiguous buffer, which cannot be
+        resized while the frame lives.
 
         Raises:
             ValueError: they are not one whole message.
+            TypeError, BufferError: data is no buffer, or not contiguous.
         """
 
     @property
@@ -325,7 +337,7 @@ class Decoder:
     """Cuts a byte stream into frames; owns whatever has arrived in part.
 
     Args:
-        max_size: largest message, header included; default 1 GiB.
+        max_size: largest message, header included; default 1 GiB, at least 58 bytes.
         stats: counts what arrives.
 
     Attributes:

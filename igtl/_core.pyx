@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=True, wraparound=False, cdivision=True
-# cython: embedsignature=False, auto_pickle=False
+# cython: embedsignature=True, embedsignature.format=clinic, auto_pickle=False, binding=False
 """The wire codec: CRC-64, headers, the plans of declared fields, framing.
 
 Layout of this file: bytes and numbers · CRC-64 · text · Layout (a plan and its two
@@ -89,6 +89,7 @@ cdef extern from * nogil:
     void* igtl_new_of(PyObject*)
 
 cdef extern from "Python.h":
+    Py_ssize_t PY_SSIZE_T_MAX
     PyObject* PyDict_GetItemWithError(object, object) except? NULL
     PyObject* PyList_GetItem(list, Py_ssize_t) except NULL      # borrowed
     ctypedef object (*new_function "newfunc")(PyTypeObject*, object, PyObject*)
@@ -131,6 +132,8 @@ cdef enum:
     LARGE_FROM = 4 << 20        # memory that is worth large pages
     HEADS = 32                  # streams whose class and name are remembered
     MAX_STREAMS = 4096          # a peer that invents names shall not fill the memory
+
+cdef Py_ssize_t MAX_BLOCK = PY_SSIZE_T_MAX // 2
 
 cdef bytes OTHERS = b"*".ljust(12, b"\0") + b"*".ljust(20, b"\0")
 
@@ -223,6 +226,32 @@ cdef bint matrix_out(uint8_t* wire, const float* m) noexcept nogil:
             put32(wire + 4 * (3 * c + r), (<const uint32_t*>m)[4 * r + c])
     return m[12] == 0 and m[13] == 0 and m[14] == 0 and m[15] == 1
 
+@cython.final
+cdef class Held:
+    """The memory of any contiguous buffer as bytes, which its owner can neither free nor resize for
+    as long as this lives."""
+
+    cdef Py_buffer view
+    cdef const uint8_t* p
+    cdef Py_ssize_t size
+
+    def __cinit__(self, data):
+        try:
+            PyObject_GetBuffer(data, &self.view, PyBUF_SIMPLE)
+        except ValueError as error:     # of numpy, whose strided arrays are no such buffer
+            raise BufferError(str(error)) from None
+        self.p = <const uint8_t*>self.view.buf
+        self.size = self.view.len
+
+    def __dealloc__(self):
+        PyBuffer_Release(&self.view)
+
+    def __len__(self):
+        return self.size
+
+    def __getbuffer__(self, Py_buffer* view, int flags):
+        PyBuffer_FillInfo(view, self, self.view.buf, self.size, self.view.readonly, flags)
+
 # ---- CRC-64 -----------------------------------------------------------------------------------
 
 cdef inline uint64_t run_crc(const uint8_t* p, Py_ssize_t n, uint64_t crc) noexcept:
@@ -234,19 +263,16 @@ cdef inline uint64_t run_crc(const uint8_t* p, Py_ssize_t n, uint64_t crc) noexc
 
 def crc64(data, uint64_t crc=0, *, str form=None):
     cdef igtl_crc64_fn run = igtl_crc64
-    cdef Py_buffer view
+    cdef Held held = Held(data)
     if form is not None:
         name = form.encode()
         run = igtl_crc64_form(name)
         if run == NULL:
             raise ValueError(f"no CRC form {form!r} on this machine: {', '.join(crc_forms())}")
-    PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
-    if view.len < NOGIL_FROM:
-        crc = run(<const uint8_t*>view.buf, view.len, crc)
-    else:
-        with nogil:
-            crc = run(<const uint8_t*>view.buf, view.len, crc)
-    PyBuffer_Release(&view)
+    if held.size < NOGIL_FROM:
+        return run(held.p, held.size, crc)
+    with nogil:
+        crc = run(held.p, held.size, crc)
     return crc
 
 def crc_forms():
@@ -1576,12 +1602,15 @@ cdef void put_header(uint8_t* p, int version, const uint8_t* type12, const uint8
     put64(p + 42, body_size)
     put64(p + 50, crc)
 
-cpdef bint needs_v2(Record r):
+def needs_v2(Record r not None):
     """Whether the message carries what only header version 2 can: metadata or a message id."""
+    return carries(r)
+
+cdef bint carries(Record r) except -1:
     return r.id != 0 or bool(r._metadata)
 
 cdef int choose_version(Record r, version) except -1:
-    cdef bint needed = needs_v2(r)
+    cdef bint needed = carries(r)
     if version is None:
         if r.header_version:
             return 2 if needed else r.header_version
@@ -1623,7 +1652,7 @@ cdef int put_name(uint8_t* to, Record r, str device_name, bint cut) except -1:
     memcpy(to, PyBytes_AsString(raw), 20)
     return 0
 
-def stream_head(Record r):
+def stream_head(Record r not None):
     """The first 34 bytes of its header, which say to what stream it belongs."""
     return b"\0\0" + r.wire_type() + name_bytes(r, r._device_name, True)
 
@@ -1656,7 +1685,7 @@ cdef bytes content_bytes(Record r):
         let_go(&taken)
     return out
 
-def content(Record r):
+def content(Record r not None):
     """Content section of a message: what a BIND carries, and what `==` compares."""
     return content_bytes(r)
 
@@ -1819,10 +1848,11 @@ cdef bytes type_bytes(const uint8_t* p):
 cdef int bad_extended(const uint8_t* p, str reason) except -1:
     raise BodyError(type_text(p), "extended header", reason)
 
-cdef object build(object owner, const uint8_t* p, int policy, const uint64_t* crc):
-    """The whole message at p, the start of owner's memory. policy: 0 verify, 1 warn, 2 off.
-    crc: that of the body, if it is known."""
-    cdef uint64_t body = get64(p + 42), actual, expected
+cdef object build(object owner, const uint8_t* p, Py_ssize_t n, int policy, const uint64_t* crc):
+    """The whole message of n bytes at p, the start of owner's memory. policy: 0 verify, 1 warn, 2 off.
+    crc: that of the body, if it is known. (The memory may change while others run: no size is read
+    from it twice.)"""
+    cdef uint64_t body = n - HEADER, actual, expected
     cdef int version = get16(p)
     cdef const uint8_t* content
     cdef Py_ssize_t size, used, ext = 0, mh = 0
@@ -1888,8 +1918,11 @@ cdef object build(object owner, const uint8_t* p, int policy, const uint64_t* cr
 
 cdef object read_metadata(const uint8_t* p, const uint8_t* head, Py_ssize_t mh, uint64_t ms):
     """Check all sizes of the metadata (docs/protocol.md section 5.2) and hand over its bytes."""
-    cdef Py_ssize_t count = get16(head), k
+    cdef bytes sizes = head[:mh], entries = (head + mh)[:ms]
+    cdef Py_ssize_t count, k
     cdef uint64_t total = 0
+    head = <const uint8_t*>PyBytes_AsString(sizes)
+    count = get16(head)
     if 2 + 8 * count > mh:
         raise BodyError(type_text(p), "metadata", f"{count} entries do not fit a header of {mh} bytes")
     for k in range(count):
@@ -1897,7 +1930,7 @@ cdef object read_metadata(const uint8_t* p, const uint8_t* head, Py_ssize_t mh, 
         total += get32(head + 6 + 8 * k)
     if total != ms:
         raise BodyError(type_text(p), "metadata", f"entries take {total} bytes, {ms} are announced")
-    return _metadata_class._from_wire(head[:mh], (head + mh)[:ms])
+    return _metadata_class._from_wire(sizes, entries)
 
 cdef int policy_of(crc) except -1:
     if crc == "verify":
@@ -1913,7 +1946,7 @@ cdef object unpack_at(object owner, const uint8_t* p, Py_ssize_t n, int policy):
         raise ProtocolError(f"a message has at least {HEADER} bytes, these are {n}")
     if get64(p + 42) != <uint64_t>(n - HEADER):
         raise ProtocolError(f"header announces {get64(p + 42)} bytes of body, {n - HEADER} follow")
-    return build(owner, p, policy, NULL)
+    return build(owner, p, n, policy, NULL)
 
 def unpack(data, *, crc="verify"):
     """The message in these bytes: exactly one, header included.
@@ -1921,60 +1954,57 @@ def unpack(data, *, crc="verify"):
     Arrays the message can use as they lie (native byte order, aligned) are views of `data`.
 
     Args:
-        data: bytes, or anything else with a contiguous buffer.
+        data: bytes, or anything else with a contiguous buffer, which is read as bytes. It cannot be
+            resized while the message has views of it.
         crc: "verify": CRCError when it is wrong. "warn": the message has crc_ok=False. "off":
             not computed.
 
     Raises:
         VersionError, CRCError, BodyError, ProtocolError: the bytes are wrong.
+        TypeError, BufferError: data is no buffer, or not contiguous.
     """
     cdef int policy = policy_of(crc)
-    cdef Py_buffer view
+    cdef Held held
     if type(data) is bytes:
         return unpack_at(data, <const uint8_t*>PyBytes_AsString(data), len(<bytes>data), policy)
     if type(data) is Frame:
-        data = (<Frame>data).data
-    PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
-    try:
-        return unpack_at(data, <const uint8_t*>view.buf, view.len, policy)
-    finally:
-        PyBuffer_Release(&view)
+        return (<Frame>data).build(policy)
+    held = Held(data)
+    return unpack_at(held, held.p, held.size, policy)
 
 def unpack_content(bytes type_name, data):
     """A message from its content alone (a child of BIND): no header, no CRC."""
-    cdef Py_buffer view
+    cdef Held held = Held(data)
     cdef Record r
     cdef Py_ssize_t used
     cdef Layout layout
     cls = _classes.get(type_name.rstrip(b"\0"), _unknown)
     layout = cls.__layout__
-    PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
-    try:
-        if view.len == 0 and layout.minimum > 0:
-            cls = _no_data
-        r = new_record(cls)
-        if r.layout.wire_type != pad(type_name, 12):
-            r._set_wire_type(pad(type_name, 12))
-        used = r.layout.read(r, data, <const uint8_t*>view.buf, <const uint8_t*>view.buf, view.len)
-        if used < view.len:
-            if r.kept is None:
-                r.kept = {}
-            r.kept["surplus"] = (<const uint8_t*>view.buf + used)[:view.len - used]
-        if r.layout.check is not None:
-            r.layout.check(r)
-        return r
-    finally:
-        PyBuffer_Release(&view)
+    if held.size == 0 and layout.minimum > 0:
+        cls = _no_data
+    r = new_record(cls)
+    if r.layout.wire_type != pad(type_name, 12):
+        r._set_wire_type(pad(type_name, 12))
+    used = r.layout.read(r, held, held.p, held.p, held.size)
+    if used < held.size:
+        if r.kept is None:
+            r.kept = {}
+        r.kept["surplus"] = (held.p + used)[:held.size - used]
+    if r.layout.check is not None:
+        r.layout.check(r)
+    return r
 
 # ---- batches: messages of one type, one behind the other, as columns ----------------------------
 
 cdef struct Content:
     const uint8_t* p
     Py_ssize_t size
+    const uint8_t* next     # message, behind this one
 
 cdef bint content_of(const uint8_t* p, const uint8_t* end, Content* out) noexcept nogil:
-    """Where the content of the message at p lies. False: it is cut, or its extended header
-    contradicts itself. (The memory may change while others run: what it says is checked here.)"""
+    """Where the content of the message at p lies, and the next message. False: it is cut, or its
+    extended header contradicts itself. (The memory may change while others run: what it says is
+    checked here, and not read again.)"""
     cdef uint64_t body, ext, mh, ms
     if end - p < HEADER:
         return False
@@ -1983,6 +2013,7 @@ cdef bint content_of(const uint8_t* p, const uint8_t* end, Content* out) noexcep
         return False
     out.p = p + HEADER
     out.size = body
+    out.next = out.p + body
     if get16(p) < 2:
         return True
     if get16(p) > 2 or body < EXTENDED:
@@ -1998,13 +2029,15 @@ cdef Py_ssize_t count_run(const uint8_t* p, Py_ssize_t left) except -1:
     """Number of messages in a run that ends where its last one does."""
     cdef const uint8_t* first = p
     cdef Py_ssize_t n = 0
+    cdef uint64_t body
     while left:
-        if left < HEADER or get64(p + 42) > <uint64_t>(left - HEADER):
+        body = get64(p + 42) if left >= HEADER else 0
+        if left < HEADER or body > <uint64_t>(left - HEADER):
             raise ProtocolError(f"message {n} is cut: {left} bytes are left")
         if memcmp(p + 2, first + 2, 12):
             raise ValueError(f"message {n} is {type_text(p)}, the first is {type_text(first)}")
-        left -= HEADER + <Py_ssize_t>get64(p + 42)
-        p += HEADER + <Py_ssize_t>get64(p + 42)
+        left -= HEADER + <Py_ssize_t>body
+        p += HEADER + body
         n += 1
     if n == 0:
         raise ValueError("no messages")
@@ -2041,18 +2074,19 @@ cdef struct Run:
     uint8_t* crc_ok         # NULL: not computed
     bint verify
 
-cdef Py_ssize_t take_run(const Run* run) noexcept nogil:
-    """All rows of a run. -1, or the first message that is bad or has another shape."""
-    cdef const uint8_t* p = run.p
+cdef Py_ssize_t take_run(Run* run) noexcept nogil:
+    """All rows of a run. -1, or the first message that is bad or has another shape, which is at
+    run.p then."""
     cdef const uint8_t* row
     cdef Py_ssize_t k, j, need = run.fields.stride
     cdef Content content
     for k in range(run.n):
-        if not content_of(p, run.end, &content):
+        if not content_of(run.p, run.end, &content):
             return k
-        run.time_ns[k] = ns_of(get64(p + 34))
+        run.time_ns[k] = ns_of(get64(run.p + 34))
         if run.crc_ok != NULL:
-            run.crc_ok[k] = igtl_crc64(p + HEADER, get64(p + 42), 0) == get64(p + 50)
+            run.crc_ok[k] = (
+                igtl_crc64(run.p + HEADER, content.next - run.p - HEADER, 0) == get64(run.p + 50))
             if run.verify and not run.crc_ok[k]:
                 return k
         if run.offsets != NULL:
@@ -2066,7 +2100,7 @@ cdef Py_ssize_t take_run(const Run* run) noexcept nogil:
             for j in range(run.offsets[k], run.offsets[k + 1]):
                 take_row(&run.items, j, row)
                 row += run.items.stride
-        p += HEADER + get64(p + 42)
+        run.p = content.next
     return -1
 
 cdef cnp.ndarray batch_column(Layout layout, int i, Py_ssize_t rows, const Rows* fields):
@@ -2080,10 +2114,12 @@ cdef cnp.ndarray batch_column(Layout layout, int i, Py_ssize_t rows, const Rows*
         return np.empty((rows, fields.count[i]), layout.columns[i])
     return np.empty(rows, layout.columns[i])
 
-cdef int not_alike(object owner, const uint8_t* p, Py_ssize_t k, int policy) except -1:
+cdef int not_alike(Held held, const uint8_t* p, Py_ssize_t k, int policy) except -1:
     """Say what is wrong with message k at p: as unpack does, or that it is not like the first."""
+    cdef Py_ssize_t left = held.size - (p - held.p)
+    cdef uint64_t body = get64(p + 42) if left >= HEADER else 0
     try:
-        build(owner, p, policy, NULL)
+        unpack_at(held, p, HEADER + body if body + HEADER <= <uint64_t>left else left, policy)
     except ProtocolError as error:
         error.add_note(f"in message {k} of the run")
         raise
@@ -2119,7 +2155,7 @@ def unpack_run(data, crc="verify"):
     """(class, time_ns, device names, device ids, CRC verdicts, offsets, columns by field); see
     igtl.batch.unpack."""
     cdef int policy = policy_of(crc), i
-    cdef Py_buffer view
+    cdef Held held = Held(data)
     cdef Run run
     cdef Record first
     cdef Layout layout
@@ -2131,66 +2167,62 @@ def unpack_run(data, crc="verify"):
     cdef const uint8_t* p
     cdef dict columns = {}
     cdef bint exact
-    PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
-    try:
-        p = run.p = <const uint8_t*>view.buf
-        run.end = p + view.len
-        run.n = count_run(p, view.len)
-        run.offsets = NULL
-        run.crc_ok = NULL
-        run.verify = policy == 0
-        policy = 0 if policy == 0 else 2    # what is not to be raised need not be computed twice
-        first = build(data, p, policy, NULL)
-        if type(first) is _no_data:
-            raise ValueError("message 0 has no content")
-        layout = first.layout
-        content_of(p, run.end, &content)
-        run.exact = content.size if fixed_fields(layout, first.values, 1, &run.fields) else -1
-        for i in range(run.fields.n):
-            if not layout.ops[i].hidden:
-                array = batch_column(layout, i, run.n, &run.fields)
-                run.fields.at[i] = <uint8_t*>cnp.PyArray_DATA(array)
-                columns[layout.names[i]] = array
-        time_ns = new_array(1, run.n, 0, cnp.NPY_INT64)
-        run.time_ns = <int64_t*>cnp.PyArray_DATA(time_ns)
-        if crc != "off":
-            crc_ok = new_array(1, run.n, 0, cnp.NPY_BOOL)
-            run.crc_ok = <uint8_t*>cnp.PyArray_DATA(crc_ok)
-        if run.fields.n < layout.n and layout.ops[run.fields.n].kind == ELEMENTS:
-            elements = new_columns(layout.items[run.fields.n])
-            columns[layout.names[run.fields.n]] = elements
-            offsets = new_array(1, run.n + 1, 0, cnp.NPY_INT64)
-            run.offsets = <int64_t*>cnp.PyArray_DATA(offsets)
-            run.offsets[0] = 0
-        device_ids = new_array(1, run.n, 0, cnp.NPY_INT32)
-        for k in range(run.n):
-            if not content_of(p, run.end, &content) or content.size < run.fields.stride:
-                not_alike(data, p, k, policy)
-            (<int32_t*>cnp.PyArray_DATA(device_ids))[k] = names.id(p + 14)
-            if elements is not None:
-                content.size -= run.fields.stride
-                run.offsets[k + 1] = run.offsets[k] + content.size // elements.layout().minimum
-            p += HEADER + get64(p + 42)
+    p = run.p = held.p
+    run.end = p + held.size
+    run.n = count_run(p, held.size)
+    run.offsets = NULL
+    run.crc_ok = NULL
+    run.verify = policy == 0
+    policy = 0 if policy == 0 else 2    # what is not to be raised need not be computed twice
+    if not content_of(p, run.end, &content):
+        not_alike(held, p, 0, policy)
+    first = build(held, p, content.next - p, policy, NULL)
+    if type(first) is _no_data:
+        raise ValueError("message 0 has no content")
+    layout = first.layout
+    run.exact = content.size if fixed_fields(layout, first.values, 1, &run.fields) else -1
+    for i in range(run.fields.n):
+        if not layout.ops[i].hidden:
+            array = batch_column(layout, i, run.n, &run.fields)
+            run.fields.at[i] = <uint8_t*>cnp.PyArray_DATA(array)
+            columns[layout.names[i]] = array
+    time_ns = new_array(1, run.n, 0, cnp.NPY_INT64)
+    run.time_ns = <int64_t*>cnp.PyArray_DATA(time_ns)
+    if crc != "off":
+        crc_ok = new_array(1, run.n, 0, cnp.NPY_BOOL)
+        run.crc_ok = <uint8_t*>cnp.PyArray_DATA(crc_ok)
+    if run.fields.n < layout.n and layout.ops[run.fields.n].kind == ELEMENTS:
+        elements = new_columns(layout.items[run.fields.n])
+        columns[layout.names[run.fields.n]] = elements
+        offsets = new_array(1, run.n + 1, 0, cnp.NPY_INT64)
+        run.offsets = <int64_t*>cnp.PyArray_DATA(offsets)
+        run.offsets[0] = 0
+    device_ids = new_array(1, run.n, 0, cnp.NPY_INT32)
+    for k in range(run.n):
+        if not content_of(p, run.end, &content) or content.size < run.fields.stride:
+            not_alike(held, p, k, policy)
+        (<int32_t*>cnp.PyArray_DATA(device_ids))[k] = names.id(p + 14)
         if elements is not None:
-            elements.make(run.offsets[run.n])
-            elements.rows_of(&run.items, elements.rows)
-        with nogil:
-            bad = take_run(&run)
-        p = run.p
-        for _ in range(bad):
-            p += HEADER + get64(p + 42)
-        if bad >= 0:
-            not_alike(data, p, bad, policy)
-        if run.fields.n < layout.n and elements is None:
-            columns[layout.names[run.fields.n]] = texts = []
-            for _ in range(run.n):
-                content_of(p, run.end, &content)
-                texts.append(text_of(content.p + run.fields.stride, content.size - run.fields.stride, &exact))
-                p += HEADER + get64(p + 42)
-        shown = tuple([text_of(name, 20, &exact) for name in names.ids])
-        return type(first), time_ns, shown, device_ids, crc_ok, offsets, columns
-    finally:
-        PyBuffer_Release(&view)
+            content.size -= run.fields.stride
+            run.offsets[k + 1] = run.offsets[k] + content.size // elements.layout().minimum
+        p = content.next
+    if elements is not None:
+        elements.make(run.offsets[run.n])
+        elements.rows_of(&run.items, elements.rows)
+    with nogil:
+        bad = take_run(&run)
+    if bad >= 0:
+        not_alike(held, run.p, bad, policy)
+    p = held.p
+    if run.fields.n < layout.n and elements is None:
+        columns[layout.names[run.fields.n]] = texts = []
+        for _ in range(run.n):
+            if not content_of(p, run.end, &content) or content.size < run.fields.stride:
+                not_alike(held, p, len(texts), policy)
+            texts.append(text_of(content.p + run.fields.stride, content.size - run.fields.stride, &exact))
+            p = content.next
+    shown = tuple([text_of(name, 20, &exact) for name in names.ids])
+    return type(first), time_ns, shown, device_ids, crc_ok, offsets, columns
 
 cdef struct Giving:
     Rows fields
@@ -2395,8 +2427,7 @@ cdef class Stats:
             raise ValueError("no message header")
         return self.stream_at(&wire[2])
 
-    cdef void arrived(self, const uint8_t* p, double now) except *:
-        cdef uint64_t size = HEADER + get64(p + 42)
+    cdef void arrived(self, const uint8_t* p, Py_ssize_t size, double now) except *:
         self.received += 1
         self.received_bytes += size
         self.stream_at(p + 2).arrived(size, now)
@@ -2405,12 +2436,12 @@ cdef class Stats:
         """A whole message arrived: a Frame, or its bytes."""
         cdef const uint8_t[::1] wire
         if type(frame) is Frame:
-            self.arrived((<Frame>frame).p, now)
+            self.arrived((<Frame>frame).head(), (<Frame>frame).size, now)
             return
-        wire = frame
+        wire = memoryview(frame)
         if wire.shape[0] < HEADER:
             raise ValueError("no message header")
-        self.arrived(&wire[0], now)
+        self.arrived(&wire[0], wire.shape[0], now)
 
     def count_sent(self, wire, uint64_t size, int times=1):
         """A message whose first bytes these are was handed on."""
@@ -2418,13 +2449,13 @@ cdef class Stats:
         if type(wire) is bytes and len(<bytes>wire) >= 34:
             stream = self.stream_at(<const uint8_t*>PyBytes_AsString(wire) + 2)
         else:
-            stream = self.stream(wire)
+            stream = self.stream(memoryview(wire))
         self.sent += times
         self.sent_bytes += times * size
         stream.sent += times
         stream.sent_bytes += times * size
 
-    def count_dropped(self, const uint8_t[::1] wire, str cause, int times=1):
+    def count_dropped(self, const uint8_t[::1] wire not None, str cause, int times=1):
         """A whole message was given up, for this reason."""
         cdef StreamStats stream = self.stream(wire)
         self.dropped[cause] += times
@@ -2437,7 +2468,7 @@ cdef class Stats:
         if frame is None:           # its header was no good
             self.received += 1
         else:
-            stream = self.stream_at(frame.p + 2)
+            stream = self.stream_at(frame.head() + 2)
             stream.lost[cause] = stream.lost.get(cause, 0) + 1
 
     @property
@@ -2466,6 +2497,8 @@ cdef class Block:
 
     def __cinit__(self, Py_ssize_t size, Py_ssize_t pixels_at=0):
         cdef uintptr_t start
+        if not 0 <= size <= MAX_BLOCK:
+            raise ValueError(f"a block of {size} bytes")
         self.size = size
         self.base = <uint8_t*>malloc(size + 64)
         if self.base == NULL:
@@ -2487,15 +2520,17 @@ cdef class Frame:
     """One message as it came: header fields readable, body untouched."""
 
     cdef readonly object data
-    cdef const uint8_t* p
+    cdef const uint8_t* p       # NULL: `of` did not make it
+    cdef Py_ssize_t size
     cdef bint summed            # the CRC of its body was computed as it came
     cdef uint64_t sum
 
     @staticmethod
-    cdef Frame of(object data, const uint8_t* p):
+    cdef Frame of(object data, const uint8_t* p, Py_ssize_t size):
         cdef Frame frame = Frame.__new__(Frame)
         frame.data = data
         frame.p = p
+        frame.size = size
         frame.summed = False
         return frame
 
@@ -2504,43 +2539,53 @@ cdef class Frame:
 
     @staticmethod
     def from_bytes(data):
-        """The frame of one whole message: bytes, or another buffer that stays as it is."""
-        cdef const uint8_t[::1] wire = data
-        cdef Py_ssize_t body = wire.shape[0] - HEADER
-        if body < 0 or get64(&wire[0] + 42) != <uint64_t>body:
-            raise ValueError(f"{wire.shape[0]} bytes are not one whole message")
-        return Frame.of(data, &wire[0])
+        """The frame of one whole message: bytes, or another contiguous buffer, which cannot be
+        resized while the frame lives."""
+        cdef Held held = Held(data)
+        cdef Py_ssize_t body = held.size - HEADER
+        if body < 0 or get64(held.p + 42) != <uint64_t>body:
+            raise ValueError(f"{held.size} bytes are not one whole message")
+        return Frame.of(data if type(data) is bytes else held, held.p, held.size)
+
+    cdef const uint8_t* head(self) except NULL:
+        if self.p == NULL:
+            raise TypeError("frames come from Decoder or Protocol.frames(), or Frame.from_bytes()")
+        return self.p
+
+    cdef object build(self, int policy):
+        return build(self.data, self.head(), self.size, policy, &self.sum if self.summed else NULL)
 
     @property
     def header_version(self):
-        return get16(self.p)
+        return get16(self.head())
 
     @property
     def type_name(self):
-        return type_text(self.p)
+        return type_text(self.head())
 
     @property
     def device_name(self):
         cdef bint exact
-        return text_of(self.p + 14, 20, &exact)
+        return text_of(self.head() + 14, 20, &exact)
 
     @property
     def timestamp_raw(self):
-        return get64(self.p + 34)
+        return get64(self.head() + 34)
 
     @property
     def body_size(self):
-        return get64(self.p + 42)
+        self.head()
+        return self.size - HEADER
 
     @property
     def crc(self):
-        return get64(self.p + 50)
+        return get64(self.head() + 50)
 
     def unpack(self, crc="verify"):
-        return build(self.data, self.p, policy_of(crc), NULL)
+        return self.build(policy_of(crc))
 
     def __len__(self):
-        return HEADER + get64(self.p + 42)
+        return self.size
 
     def __bytes__(self):
         return bytes(self.data)
@@ -2570,23 +2615,33 @@ cdef class Decoder:
     cdef object failed
 
     def __init__(self, max_size=1 << 30, Stats stats=None):
+        if not HEADER <= operator.index(max_size) <= MAX_BLOCK:
+            raise ValueError(f"max_size must be {HEADER} to {MAX_BLOCK} bytes, not {max_size}")
         self.max_size = max_size
         self.stats = stats
+        self.start = self.end = 0
+        self.large = None
+        self.skipping = 0
+        self.failed = None
         self.use(Block(64 * 1024))
+
+    cdef int ready(self) except -1:
+        if self.buffer is None:
+            raise TypeError(f"{type(self).__name__}.__init__ did not call super().__init__")
 
     cdef int use(self, Block buffer) except -1:
         self.buffer = buffer
         self.view = memoryview(buffer)
 
-    cdef Frame found(self, object data, const uint8_t* p):
-        cdef Frame frame = Frame.of(data, p)
+    cdef Frame found(self, object data, const uint8_t* p, Py_ssize_t size):
+        cdef Frame frame = Frame.of(data, p, size)
         cdef int version = get16(p)
-        self.last_size = HEADER + get64(p + 42)
+        self.last_size = size
         if version > self.peer_version:
             self.peer_version = version
         if self.stats is not None:
             self.cut_at = monotonic()
-            self.stats.arrived(p, self.cut_at)
+            self.stats.arrived(p, size, self.cut_at)
         return frame
 
     @property
@@ -2602,13 +2657,17 @@ cdef class Decoder:
             return self.end - self.start
         return self.end - self.start + (self.large.size if self.large is not None else 0)
 
-    def feed(self, const uint8_t[::1] data):
+    def feed(self, data):
         """Take received bytes (copied)."""
-        cdef Py_ssize_t n = data.shape[0], k
-        cdef const uint8_t* p
-        if n == 0:
-            return
-        p = &data[0]
+        cdef Held held
+        if type(data) is bytes:
+            self.copy(<const uint8_t*>PyBytes_AsString(data), len(<bytes>data))
+        else:
+            held = Held(data)
+            self.copy(held.p, held.size)
+
+    cdef int copy(self, const uint8_t* p, Py_ssize_t n) except -1:
+        cdef Py_ssize_t k
         if self.large is not None:
             k = min(n, self.large.size - self.filled)
             memcpy(self.large.p + self.filled, p, k)
@@ -2631,6 +2690,7 @@ cdef class Decoder:
         """Room for n more bytes behind the unconsumed ones."""
         cdef Py_ssize_t pending = self.end - self.start
         cdef Block bigger
+        self.ready()
         if self.start == self.end:
             self.start = self.end = 0
         if self.buffer.size - self.end >= n:
@@ -2653,6 +2713,7 @@ cdef class Decoder:
 
     def received(self, Py_ssize_t n):
         """n bytes were written to the start of what get_buffer returned."""
+        self.ready()
         if n < 0:
             raise ValueError("received a negative number of bytes")
         if self.large is not None and self.filled < self.large.size:
@@ -2682,10 +2743,11 @@ cdef class Decoder:
         cdef bytes data
         if self.failed is not None:
             raise self.failed
+        self.ready()
         if self.large is not None:
             if self.filled < self.large.size:
                 return None
-            frame = self.found(self.large, self.large.p)
+            frame = self.found(self.large, self.large.p, self.large.size)
             frame.summed = self.summed > 0
             frame.sum = self.sum
             self.large = None
@@ -2701,7 +2763,7 @@ cdef class Decoder:
             return None
         p = self.buffer.p + self.start
         body = get64(p + 42)
-        if body > self.max_size or body + HEADER > self.max_size:
+        if body > self.max_size - HEADER:
             self.failed = MessageTooLarge(HEADER + <object>body, self.max_size)
             raise self.failed
         if get16(p) > 2:
@@ -2712,7 +2774,7 @@ cdef class Decoder:
         if have >= total and total < BLOCK_FROM:
             data = PyBytes_FromStringAndSize(<const char*>p, total)
             self.start += total
-            return self.found(data, <const uint8_t*>PyBytes_AsString(data))
+            return self.found(data, <const uint8_t*>PyBytes_AsString(data), total)
         if total < BLOCK_FROM:
             return None
         self.large = Block(total, HEADER + 72 + (EXTENDED if get16(p) == 2 else 0))
@@ -2763,7 +2825,7 @@ cdef class Stream(Decoder):
     cdef Record decode(self, Frame frame):
         cdef Record r
         try:
-            r = build(frame.data, frame.p, self.policy, &frame.sum if frame.summed else NULL)
+            r = frame.build(self.policy)
         except ProtocolError as error:
             self.stats.count_error(type(error).__name__, frame)
             raise
@@ -2783,25 +2845,30 @@ cdef class Stream(Decoder):
 
     cdef int version_for(self, Record r) except -1:
         cdef int version = self.fixed or (2 if self.peer_version == 2 else 1)
-        if version == 1 and needs_v2(r):
+        if version == 1 and carries(r):
             raise EncodeError(
                 type(r).__name__, "metadata" if r._metadata else "message_id",
                 "this link still writes header version 1, which cannot carry it: connect with "
                 "version=2, or with hello=True and wait for an answer")
         return version
 
+    cdef object packed(self, Record r, bint crc, bint join):
+        return packed(r, self.version_for(r), crc, self.cut_names, join, NULL, 0)
+
     def parts(self, message, *, bint crc=True):
         """Buffers to write, one after the other, not counted as sent. Large data is not copied; a
         Frame goes out as it came."""
         if type(message) is Frame:
+            (<Frame>message).head()
             return [(<Frame>message).data]
-        return packed(message, self.version_for(message), crc, self.cut_names, False, NULL, 0)
+        return self.packed(<Record?>message, crc, False)
 
     def pack(self, message, *, bint crc=True):
         """As `parts`, in one piece of its own: for whatever waits in a queue."""
         if type(message) is Frame:
+            (<Frame>message).head()
             return bytes((<Frame>message).data)
-        return packed(message, self.version_for(message), crc, self.cut_names, True, NULL, 0)
+        return self.packed(<Record?>message, crc, True)
 
 # ---- rotations (docs/protocol.md section 1.3) ---------------------------------------------------
 
@@ -2845,7 +2912,7 @@ def quaternion_of_matrix(matrix):
 
 # ---- polygon cells (docs/protocol.md section 8.16) -----------------------------------------------
 
-def split_cells(const uint8_t[::1] data, int64_t count):
+def split_cells(const uint8_t[::1] data not None, int64_t count):
     """Offsets (count + 1, int64) and connectivity (uint32) of cells written as u32 n, n x u32."""
     cdef Py_ssize_t size = data.shape[0], at = 0, n = 0
     cdef const uint8_t* p = &data[0] if size else NULL
@@ -2872,7 +2939,7 @@ def split_cells(const uint8_t[::1] data, int64_t count):
         raise ValueError(f"{count} cells take {at} bytes, {size} are announced")
     return offsets, connectivity
 
-def join_cells(const int64_t[::1] offsets, const uint32_t[::1] connectivity):
+def join_cells(const int64_t[::1] offsets not None, const uint32_t[::1] connectivity not None):
     """The way back."""
     cdef Py_ssize_t cells = offsets.shape[0] - 1, cell, k, n = connectivity.shape[0]
     cdef bytes out

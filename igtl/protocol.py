@@ -35,8 +35,8 @@ class Protocol(_core.Stream):
     """One connection's stream of messages.
 
     Args:
-        max_size: largest message accepted, header included; default 1 GiB. A larger one raises
-            MessageTooLarge, and so does every later call: the framing is lost.
+        max_size: largest message accepted, header included; default 1 GiB, at least 58 bytes. A
+            larger one raises MessageTooLarge, and so does every later call: the framing is lost.
         crc: "verify" (default), "warn" or "off", see `igtl.unpack`.
         on_error: "raise" (default): a bad message raises from the iterator, and the next one
             can be read. "skip": it is only counted.

@@ -4,10 +4,13 @@ a field list declares, another thread does meanwhile, or a caller leaves out."""
 from __future__ import annotations
 
 import contextlib
+import mmap
 import re
 import sys
 import threading
+from array import array as array_of
 from collections.abc import Callable
+from types import BuiltinFunctionType
 from typing import Any
 
 import numpy as np
@@ -16,8 +19,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import igtl
-from igtl import Tool, TrackingData, _core, batch
-from igtl.fields import Array, array, coded, count_of, data, elements, f32, size_of, u16, u32
+from igtl import Tool, TrackingData, _core, batch, fields
+from igtl.fields import (
+    Array,
+    array,
+    coded,
+    count_of,
+    data,
+    elements,
+    f32,
+    size_of,
+    string,
+    text,
+    u8,
+    u16,
+    u32,
+)  # fmt: skip
 from igtl.messages import geometry
 
 APART = 64 * 1024  # data of this size is sent from where it lies
@@ -291,3 +308,249 @@ def test_a_batch_whose_places_another_thread_edits() -> None:
         stop.set()
         thread.join()
     assert len(wires) == 1
+
+
+# ---- buffers ------------------------------------------------------------------------------------
+
+
+def any_buffer(wire: bytes) -> list[Any]:
+    """The same bytes in buffers of other items and shapes."""
+    assert len(wire) % 2 == 0
+    return [
+        array_of("H", wire),
+        memoryview(wire).cast("H"),
+        np.frombuffer(wire, np.uint16),
+        np.frombuffer(wire, ">u2"),
+        np.frombuffer(wire, "V2"),
+        np.frombuffer(wire, np.uint8).reshape(2, -1),
+        bytearray(wire),
+        mapped(wire),
+    ]
+
+
+def mapped(wire: bytes) -> mmap.mmap:
+    memory = mmap.mmap(-1, len(wire))
+    memory[:] = wire
+    return memory
+
+
+def test_any_contiguous_buffer_is_read_as_bytes() -> None:
+    wire = igtl.Unknown("BLOB", bytes(range(100)), device_name="x").pack()
+    for buffer in any_buffer(wire):
+        got: Any = igtl.unpack(buffer)
+        assert bytes(got.content) == bytes(range(100))
+        frame = igtl.Frame.from_bytes(buffer)
+        assert bytes(frame) == wire
+        assert len(frame) == len(wire)
+        unpacked: Any = frame.unpack()
+        assert bytes(unpacked.content) == bytes(range(100))
+        p = igtl.Protocol()
+        p.receive_data(buffer)
+        assert p.next_message() == got
+        assert igtl.crc64(buffer) == igtl.crc64(wire)
+        child: Any = _core.unpack_content(b"BLOB", buffer)
+        assert bytes(child.content) == wire
+    run = igtl.Transform(np.eye(4), device_name="x").pack() * 3
+    for buffer in any_buffer(run):
+        assert len(batch.unpack(buffer)) == 3
+
+
+def test_what_is_no_contiguous_buffer_is_refused() -> None:
+    wire = np.frombuffer(igtl.Status.ok().pack() * 2, np.uint8)
+    for wrong in (
+        wire[::2],
+        memoryview(wire)[::2],
+        wire.reshape(2, -1).T,
+        np.asfortranarray(wire.reshape(2, -1)),
+    ):
+        for take in (igtl.unpack, igtl.Frame.from_bytes, igtl.Protocol().receive_data,
+                     igtl.crc64, batch.unpack):  # fmt: skip
+            with pytest.raises(BufferError):
+                take(wrong)  # type: ignore[operator]
+    for wrong in ("text", 5, None, [1, 2]):
+        for take in (igtl.unpack, igtl.Frame.from_bytes, igtl.Protocol().receive_data,
+                     igtl.crc64, batch.unpack):  # fmt: skip
+            with pytest.raises(TypeError):
+                take(wrong)  # type: ignore[operator]
+
+
+def test_a_frame_holds_its_buffer() -> None:
+    wire = bytearray(igtl.String("hello", device_name="dev").pack())
+    frame = igtl.Frame.from_bytes(wire)
+    with pytest.raises(BufferError):
+        wire.clear()
+    wire[42:50] = (1 << 40).to_bytes(8, "big")  # an edit is seen, but no size is believed again
+    assert (frame.body_size, len(frame)) == (len(wire) - 58, len(wire))
+    assert frame.unpack("off").device_name == "dev"
+    with pytest.raises(igtl.ProtocolError):
+        igtl.unpack(wire)
+    data = memoryview(frame.data)
+    del frame
+    with pytest.raises(BufferError):
+        wire.clear()
+    data.release()
+    wire.clear()
+
+
+def test_a_message_holds_the_buffer_that_it_shows() -> None:
+    wire = bytearray(igtl.Unknown("BLOB", b"abc").pack())
+    m: Any = igtl.unpack(wire)
+    with pytest.raises(BufferError):
+        wire.clear()
+    wire[-1:] = b"d"
+    assert bytes(m.content) == b"abd"
+    del m
+    wire.clear()
+
+
+def test_a_large_frame_whose_header_is_edited_before_it_is_decoded() -> None:
+    wire = igtl.Unknown("BLOB", bytes(100_000)).pack()
+    p = igtl.Protocol()
+    p.receive_data(wire[:60])
+    assert p.next_frame() is None
+    p.receive_data(wire[60:])
+    frame = p.next_frame()
+    assert frame is not None
+    memoryview(frame.data)[42:50] = (1 << 40).to_bytes(8, "big")
+    got: Any = frame.unpack("off")
+    assert len(got.content) == 100_000
+
+
+def test_a_buffer_that_changes_while_it_is_unpacked() -> None:
+    """As one that another thread receives into: it is read right or refused."""
+    wire = bytearray(igtl.Transform(np.eye(4), device_name="x").pack() * 1000)
+    headers = np.ndarray((1000,), np.dtype(">u8"), wire, 42, (106,))
+    stop = threading.Event()
+
+    def edit() -> None:
+        while not stop.is_set():
+            headers[500:] = 1 << 40
+            headers[500:] = 48
+
+    thread = threading.Thread(target=edit)
+    thread.start()
+    try:
+        for _ in range(200):
+            with contextlib.suppress(igtl.ProtocolError, ValueError):
+                assert (batch.unpack(wire, crc="off")["matrix"] == np.eye(4)).all()
+    finally:
+        stop.set()
+        thread.join()
+
+
+# ---- misuse -------------------------------------------------------------------------------------
+
+ARGUMENTS: list[tuple[Any, ...]] = [
+    (), (0,), (-1,), (70,), (1 << 40,), (None,), ("a",), (bytes(120),), ((5, [None]),), (0, 0),
+    ("CRCError", None), (bytes(120), "cause"), (bytes(120), 0.0), (None, None), ("x", 2, 3),
+    ({},),
+]  # fmt: skip
+
+
+def poke(thing: Any) -> None:
+    """Use all that a thing has in every wrong way; of a class, its methods with another self."""
+    for name in dir(thing):
+        if name in ("__class__", "__init_subclass__", "__subclasshook__", "__reduce_ex__"):
+            continue
+        with contextlib.suppress(Exception):
+            found = getattr(thing, name)
+            repr(found)
+            for arguments in ARGUMENTS if callable(found) else ():
+                with contextlib.suppress(Exception):
+                    repr(found(*arguments))
+
+
+CLASSES = [cls for cls in vars(_core).values()
+           if isinstance(cls, type) and cls.__module__ == "igtl._core"]  # fmt: skip
+OWN: list[type] = [igtl.Protocol, igtl.Message, igtl.Transform, TrackingData, igtl.Point, Tool,
+                   type(TrackingData([]).tools)]  # fmt: skip
+
+
+@pytest.mark.parametrize("cls", [*CLASSES, *OWN], ids=lambda cls: cls.__name__)
+def test_what_was_not_constructed_raises_at_most(cls: type) -> None:
+    for arguments in ARGUMENTS:
+        for make in (cls, lambda *args: cls.__new__(cls, *args)):
+            try:
+                thing = make(*arguments)
+            except Exception:  # noqa: S112
+                continue
+            poke(thing)
+    poke(cls)
+
+
+HARMFUL = ("register", "set_special", "call_directly")  # what they are given is used ever after
+
+
+@pytest.mark.parametrize("name", [name for name, found in vars(_core).items()
+                                  if isinstance(found, BuiltinFunctionType)
+                                  and name not in HARMFUL])  # fmt: skip
+def test_functions_given_what_they_do_not_take(name: str) -> None:
+    for arguments in ARGUMENTS:
+        with contextlib.suppress(Exception):
+            repr(getattr(_core, name)(*arguments))
+
+
+def test_a_frame_that_nobody_made() -> None:
+    frame = igtl.Frame.__new__(igtl.Frame)
+    for use in (lambda: frame.type_name, frame.unpack, lambda: igtl.unpack(frame),
+                lambda: frame.body_size, lambda: igtl.Protocol().send(frame),
+                lambda: igtl.Protocol().pack(frame), lambda: igtl.Protocol().decoded(frame),
+                lambda: igtl.Stats().count_received(frame, 0.0)):  # fmt: skip
+        with pytest.raises(TypeError, match="frames come from"):
+            use()
+
+
+def test_a_protocol_whose_constructor_was_not_called() -> None:
+    class Careless(igtl.Protocol):
+        def __init__(self) -> None:
+            pass
+
+    p = Careless()
+    for use in (lambda: p.receive_data(b"x"), p.get_buffer, lambda: p.received(1), p.next_message,
+                p.next_frame):  # fmt: skip
+        with pytest.raises(TypeError, match=r"Careless.__init__ did not call super"):
+            use()
+
+
+def test_a_protocol_constructed_again_begins_anew() -> None:
+    p = igtl.Protocol()
+    p.receive_data(igtl.Unknown("BLOB", bytes(200_000)).pack()[:150_000])
+    p.next_message()
+    igtl.Protocol.__init__(p)
+    assert p.at_boundary
+    p.receive_data(igtl.Status.ok(device_name="x").pack())
+    message = p.next_message()
+    assert message is not None
+    assert message.device_name == "x"
+
+
+def test_fields_that_cannot_be_read_or_written_are_refused() -> None:
+    class Empty(igtl.Element):
+        pass
+
+    wrong: list[dict[str, Any]] = [
+        {"a": elements(Empty)},
+        {"a": text(0)},
+        {"a": text(-5)},
+        {"a": array(f32, -5)},
+        {"a": array(f32, 3, per=-1)},
+        {"a": array(f32, 1 << 40)},
+        {"a": u16(), "b": array(f32, "a")},  # no count_of
+        {"a": count_of("b", u16), "b": data("a")},  # no size_of
+        {"a": data(), "_n": size_of("a", u16)},  # behind what it measures
+        {"e": u8(), "_n": size_of("a", u16), "a": string("_n", "e")},  # no mib
+        {"_n": size_of("a", u16), "a": string("_n", "e"), "e": u16()},
+        {"a": fields.Field("float", "f2")},
+        {"a": fields.Field("array", "c16", count=2)},
+    ]
+    for k, body in enumerate(wrong):
+        with pytest.raises(TypeError):
+            type(igtl.Message)("Wrong", (igtl.Message,), dict(body), type_name=f"X_WRONG{k}")
+        assert f"X_WRONG{k}" not in igtl.message_types()
+
+
+def test_an_array_reshaped_in_place_is_refused() -> None:
+    sensor = igtl.Sensor([1.0])
+    sensor.values.shape = ()
+    with pytest.raises(igtl.EncodeError, match="must stay contiguous"):
+        sensor.pack()

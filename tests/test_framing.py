@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import struct
+import sys
 from typing import Any
 
 import numpy as np
@@ -144,6 +145,21 @@ def test_too_large_is_refused_before_any_memory(size: int) -> None:
         small.next_message()
 
 
+@pytest.mark.parametrize("limit", [58, 59, 1 << 30, sys.maxsize // 2])
+@pytest.mark.parametrize("over", [1, 2, 57, 58, 59, 1 << 40])
+def test_no_size_wraps_around_the_limit(limit: int, over: int) -> None:
+    p = igtl.Protocol(max_size=limit)
+    p.receive_data(frame("BLOB", b"", size=limit - 58))
+    if limit == 58:
+        assert p.next_message() is not None
+    p = igtl.Protocol(max_size=limit)
+    for size in (limit - 58 + over, (1 << 64) - over):
+        p = igtl.Protocol(max_size=limit)
+        p.receive_data(frame("BLOB", bytes(200), size=size))
+        with pytest.raises(igtl.MessageTooLarge):
+            p.next_message()
+
+
 def test_memory_follows_the_bytes_not_the_header() -> None:
     def resident() -> int:
         try:
@@ -183,7 +199,7 @@ def test_received_pixels_are_aligned_views(version: Any) -> None:
     assert again.array[0, 0, 0] == 7
 
 
-@given(st.lists(st.binary(max_size=300)), st.integers(0, 10_000))
+@given(st.lists(st.binary(max_size=300)), st.integers(58, 10_000))
 def test_random_bytes(chunks: list[bytes], limit: int) -> None:
     p = igtl.Protocol(max_size=limit)
     lost = False
@@ -204,7 +220,12 @@ def test_wrong_use() -> None:
         p.received(-1)
     with pytest.raises(ValueError):
         p.received(len(p.get_buffer()) + 1)
-    for wrong in ({"version": 3}, {"crc": "maybe"}, {"on_error": "ignore"}):
+    for wrong in (
+        {"version": 3},
+        {"crc": "maybe"},
+        {"on_error": "ignore"},
+        *({"max_size": n} for n in (-1, 0, 57, sys.maxsize, 2**64 - 1, 2**70)),
+    ):
         with pytest.raises(ValueError):
             igtl.Protocol(**wrong)  # type: ignore[arg-type]
 
