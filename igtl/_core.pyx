@@ -131,6 +131,7 @@ cdef enum:
     BLOCK_FROM = 32 * 1024      # frames of this size are received into memory of their own
     LARGE_FROM = 4 << 20        # memory that is worth large pages
     HEADS = 32                  # streams whose class and name are remembered
+    MAX_DEPTH = 8               # of messages in messages: each level takes its part of the stack
     MAX_STREAMS = 4096          # a peer that invents names shall not fill the memory
 
 cdef Py_ssize_t MAX_BLOCK = PY_SSIZE_T_MAX // 2
@@ -375,6 +376,7 @@ cdef struct Op:
     int length          # the op that holds this one's size in bytes; -1: none
     int target          # COUNT, SIZE: the op described
     int encoding        # STRING: the op with the MIBenum; -1: UTF-8
+    bint nests          # CODED: messages within the message
     bint optional
     bint constant
     bint hidden         # no argument of the constructor
@@ -477,6 +479,7 @@ cdef class Layout:
         op.signed = f.scalar[:1] == "i"
         op.optional = f.optional
         op.constant = f.constant
+        op.nests = getattr(f.item, "nests", False)
         op.hidden = f.hidden
         op.kw_only = f.kw_only
         op.per = f.per or 1
@@ -625,8 +628,9 @@ cdef class Layout:
         self.fail(i, f"{left} bytes are none of its forms")
 
     cdef Py_ssize_t read(self, Record r, object owner, const uint8_t* base, const uint8_t* p,
-                         Py_ssize_t n) except -1:
-        """Fill r from n content bytes at p inside owner (which starts at base); return bytes used."""
+                         Py_ssize_t n, int depth) except -1:
+        """Fill r from n content bytes at p inside owner (which starts at base); return bytes used.
+        depth: 1 for a message that lies in no other."""
         cdef int64_t counts[MAX_FIELDS]
         cdef Py_ssize_t at = 0, k, j
         cdef Op* op
@@ -717,42 +721,58 @@ cdef class Layout:
                         r.keep(i, values[i], raw)
                 else:
                     k = self._decode(i, r, memoryview(owner)[p + at - base:p + at - base + k],
-                                     counts[op.counter] if op.counter >= 0 else -1)
+                                     counts[op.counter] if op.counter >= 0 else -1, depth)
                 at += k
         return at
 
-    cdef Py_ssize_t _decode(self, int i, Record r, view, int64_t count) except -1:
+    cdef Py_ssize_t _decode(self, int i, Record r, view, int64_t count, int depth) except -1:
         codec = self.fields[i].item
         if len(view) < getattr(codec, "minimum", 0):
             self.fail(i, f"needs {codec.minimum} bytes, {len(view)} are left")
+        if self.ops[i].nests and depth > MAX_DEPTH:
+            self.fail(i, f"lie in more than {MAX_DEPTH} messages, one in the other")
+        shown = None
         try:
-            value = codec.decode(view, count)
+            if self.ops[i].nests:
+                value, shown = codec.decode(view, count, depth)
+            else:
+                value = codec.decode(view, count)
         except ValueError as error:
             self.fail(i, str(error))
         r.values[i] = value
         if hasattr(codec, "size"):
             return codec.size(value)
+        if shown is not None:
+            r.keep(i, None, view, shown)
+            return len(view)
         try:
             plain = codec.encode(value)
         except ValueError:      # it could not be built, but it came: a copy shows whether it was edited
             r.keep(i, copy.deepcopy(value), bytes(view))
             return len(view)
         if plain != view:
-            r.keep(i, plain, bytes(view))
+            r.keep(i, None, view, print_of(plain))
         return len(view)
 
     # -- writing
 
-    cdef bytes _encoded(self, int i, Record r, Taken* taken):
+    cdef bytes _encoded(self, int i, Record r, Taken* taken, int depth):
         """Bytes of a field whose size is known only once it is encoded."""
         cdef Op* op = &self.ops[i]
         value = <object>taken.values[i]
         name = self.fields[i].name
+        codec = self.fields[i].item
         kept = None if r.kept is None else r.kept.get(i)
         if kept is not None and type(kept[0]) is type(value) and kept[0] == value:
-            return kept[1]
+            return bytes(kept[1])
         try:
-            if op.kind == TEXT:
+            if op.nests:
+                if depth > MAX_DEPTH:
+                    raise ValueError(f"lie in more than {MAX_DEPTH} messages, one in the other")
+                if kept is None or kept[2] != codec.print_of(value, depth):
+                    return codec.encode(value, depth)
+                return bytes(kept[1])
+            elif op.kind == TEXT:
                 plain = encode_field(value, op.itemsize, self.owner, name)
             elif op.kind == TEXTS:
                 plain = b"".join([encode_field(t, op.itemsize, self.owner, name) for t in value])
@@ -765,7 +785,7 @@ cdef class Layout:
                 code = 106 if op.encoding < 0 else <object>taken.values[op.encoding]
                 plain = encode_text(value, 106 if code is None else code)
             else:
-                plain = self.fields[i].item.encode(value)
+                plain = codec.encode(value)
         except UnicodeEncodeError as error:
             raise EncodeError(self.owner, name, f"{error.reason}: {error.object[error.start:error.end]!r} "
                                                 f"has no bytes in {error.encoding}; set encoding=106 (UTF-8)") from None
@@ -773,7 +793,9 @@ cdef class Layout:
             raise
         except ValueError as error:
             raise EncodeError(self.owner, name, str(error)) from None
-        return kept[1] if kept is not None and plain == kept[0] else plain
+        if kept is not None and (kept[0] == plain if kept[2] is None else kept[2] == print_of(plain)):
+            return bytes(kept[1])
+        return plain
 
     cdef int take(self, Record r, Taken* taken) except -1:
         """All values as they are now: no other thread runs meanwhile."""
@@ -786,7 +808,7 @@ cdef class Layout:
             Py_XINCREF(taken.values[i])
         taken.n = self.n
 
-    cdef Py_ssize_t measure(self, Record r, Taken* taken, list encoded) except -1:
+    cdef Py_ssize_t measure(self, Record r, Taken* taken, list encoded, int depth) except -1:
         """Sizes of all fields; what has to be encoded to know is left in `encoded`."""
         cdef Py_ssize_t total = 0, size, number
         cdef int i
@@ -814,7 +836,7 @@ cdef class Layout:
             else:
                 if op.counter >= 0:
                     number = len(<object>value)
-                encoded[i] = self._encoded(i, r, taken)
+                encoded[i] = self._encoded(i, r, taken, depth)
                 if op.counter >= 0 and number != len(<object>value):
                     self._changed(i)
                 size = len(encoded[i])
@@ -944,6 +966,10 @@ def encode_field(value, Py_ssize_t size, str owner, str name):
     if b"\0" in raw.rstrip(b"\0") and isinstance(value, str):
         raise EncodeError(owner, name, f"{value!r}: a NUL would end the text")
     return pad(raw, size)
+
+cdef tuple print_of(plain):
+    """What shows whether a part was edited, without a copy of it."""
+    return len(plain), crc64(plain)
 
 cdef bint encodes_to(str value, int code, bytes raw):
     try:
@@ -1431,12 +1457,12 @@ cdef class Record:
         self.received = t.tv_sec + 1e-9 * t.tv_nsec
         self.received_monotonic = at
 
-    cdef int keep(self, key, shown, raw) except -1:
-        """raw is what stands on the wire for as long as the field says `shown` (its value, or for
-        a coded part the bytes it encodes to)."""
+    cdef int keep(self, int i, shown, raw, print=None) except -1:
+        """raw is what stands on the wire for as long as field i has the value `shown`, or encodes to
+        the bytes with this print."""
         if self.kept is None:
             self.kept = {}
-        self.kept[key] = (shown, raw)
+        self.kept[i] = (shown, raw, print)
 
     cdef bytes wire_type(self):
         if self.kept is not None and "type" in self.kept:
@@ -1467,7 +1493,10 @@ cdef class Record:
 
     def _state(self):
         values = [bytes(v) if isinstance(v, memoryview) else v for v in self.values]
-        return (values, None if self.kept is None else dict(self.kept), self.timestamp_raw, self.message_id,
+        kept = None if self.kept is None else {
+            key: (found[0], bytes(found[1]), found[2]) if type(found) is tuple else found
+            for key, found in self.kept.items()}
+        return (values, kept, self.timestamp_raw, self.message_id,
                 self.header_version, self._device_name, self._metadata, self.peer, self.crc_ok,
                 self.received, self.received_monotonic, self.received_kernel)
 
@@ -1660,8 +1689,8 @@ def fit(str text, Py_ssize_t size):
     """The longest beginning of text that fits size bytes of UTF-8, no character cut in two."""
     return text.encode()[:size].decode("utf-8", "ignore")
 
-cdef bytes content_bytes(Record r):
-    """The content section alone."""
+def content(Record r not None, int depth=1):
+    """Content section of a message: what a BIND carries, and what `==` compares. depth: see Layout.read."""
     cdef Layout layout = r.layout
     cdef Taken taken
     cdef list encoded = [None] * layout.n
@@ -1674,7 +1703,7 @@ cdef bytes content_bytes(Record r):
     try:
         layout.take(r, &taken)
         surplus = r.surplus()
-        total = layout.measure(r, &taken, encoded)
+        total = layout.measure(r, &taken, encoded, depth)
         out = PyBytes_FromStringAndSize(NULL, total + len(surplus))
         w.start = w.summed = <uint8_t*>PyBytes_AsString(out)
         w.crc = 0
@@ -1684,10 +1713,6 @@ cdef bytes content_bytes(Record r):
     finally:
         let_go(&taken)
     return out
-
-def content(Record r not None):
-    """Content section of a message: what a BIND carries, and what `==` compares."""
-    return content_bytes(r)
 
 cdef object packed(Record r, version, bint crc, bint cut_name, bint join, uint8_t* into, Py_ssize_t room):
     """The message as one bytes object, or with join=False as a list of buffers in which large data
@@ -1722,7 +1747,7 @@ cdef object packed_from(Taken* taken, Record r, version, bint crc, bint cut_name
     if layout.dynamic:
         encoded = [None] * layout.n
     surplus = None if r.kept is None else r.kept.get("surplus")
-    content_size = layout.measure(r, taken, encoded)
+    content_size = layout.measure(r, taken, encoded, 1)
     if surplus is not None:
         tail = len(surplus)
     if chosen == 2:
@@ -1907,7 +1932,7 @@ cdef object build(object owner, const uint8_t* p, Py_ssize_t n, int policy, cons
                 r.kept["device"] = (p + 14)[:20]
                 r._device_name = full
         content += ext
-    used = r.layout.read(r, owner, p, content, size)
+    used = r.layout.read(r, owner, p, content, size, 1)
     if used < size:
         if r.kept is None:
             r.kept = {}
@@ -1972,8 +1997,8 @@ def unpack(data, *, crc="verify"):
     held = Held(data)
     return unpack_at(held, held.p, held.size, policy)
 
-def unpack_content(bytes type_name, data):
-    """A message from its content alone (a child of BIND): no header, no CRC."""
+def unpack_content(bytes type_name, data, int depth=2):
+    """A message from its content alone (a child of BIND): no header, no CRC. depth: see Layout.read."""
     cdef Held held = Held(data)
     cdef Record r
     cdef Py_ssize_t used
@@ -1983,9 +2008,10 @@ def unpack_content(bytes type_name, data):
     if held.size == 0 and layout.minimum > 0:
         cls = _no_data
     r = new_record(cls)
+    r.header_version = 1
     if r.layout.wire_type != pad(type_name, 12):
         r._set_wire_type(pad(type_name, 12))
-    used = r.layout.read(r, held, held.p, held.p, held.size)
+    used = r.layout.read(r, held, held.p, held.p, held.size, depth)
     if used < held.size:
         if r.kept is None:
             r.kept = {}

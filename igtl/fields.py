@@ -84,7 +84,9 @@ class Codec(Protocol[T]):
 
         ValueError says what is wrong with them. A codec may have `minimum`, the bytes it needs
         at least, and `size(value)`, the bytes a value takes when that can be said without
-        encoding it: what follows them is kept as surplus.
+        encoding it: what follows them is kept as surplus. A codec with `nests = True` holds messages:
+        `decode` and `encode` are told besides how deep they lie. Its `decode` returns with the value
+        what shows later whether it was edited, and `print_of(value, depth)` returns that again.
         """
 
     def encode(self, value: T) -> bytes:

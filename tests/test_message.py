@@ -7,6 +7,7 @@ import functools
 import json
 import math
 import pickle
+import struct
 import time
 from typing import Any
 
@@ -34,6 +35,7 @@ from igtl.fields import (
     u8,
     u16,
 )  # fmt: skip
+from tests.memory import peak
 from tests.wire import extended, frame
 
 EYE = np.eye(4)
@@ -427,6 +429,72 @@ def test_bind() -> None:
     assert isinstance(garbage, igtl.Bind)
     assert garbage.children == []
     assert garbage.pack()[58:] == b"\xde\xad\xbe\xef"
+
+
+
+def nested(depth: int, innermost: igtl.Message) -> igtl.Message:
+    """A message in so many BINDs, one in the other."""
+    for _ in range(depth):
+        innermost = igtl.Bind([innermost])
+    return innermost
+
+
+def nested_wire(depth: int, names: bytes = b"\0\0", inner: bytes = bytes(1 << 20)) -> bytes:
+    """The same, written by hand, with a table of names that igtl would write or not."""
+    kind, body = "BLOB", inner
+    for _ in range(depth):
+        head = struct.pack(">H12sQH", 1, kind.encode(), len(body), len(names))
+        kind, body = "BIND", head + names + body + bytes(len(body) % 2)
+    return frame(kind, body)
+
+
+def test_bind_in_bind_goes_eight_deep() -> None:
+    deepest = nested(8, igtl.String("x"))
+    wire = deepest.pack()
+    assert igtl.unpack(wire) == deepest
+    for inner in (deepest, nested(12, igtl.String("x")), nested(2000, igtl.String("x"))):
+        too_deep = igtl.Bind([inner])
+        with pytest.raises(igtl.EncodeError, match="in more than 8 messages"):
+            too_deep.pack()
+    endless = igtl.Bind([])
+    endless.children.append(endless)
+    with pytest.raises(igtl.EncodeError, match="in more than 8 messages"):
+        endless.pack()
+    assert igtl.unpack(nested_wire(8)).pack() == nested_wire(8)
+    for depth in (9, 10, 1000):
+        with pytest.raises(igtl.BodyError, match="in more than 8 messages"):
+            igtl.unpack(nested_wire(depth))
+
+
+@pytest.mark.parametrize("names", [b"\0\0", b"a\0", b"ab", b"a name of more than 20 bytes\0\0"])
+def test_bind_in_bind_is_not_copied_at_each_level(names: bytes) -> None:
+    wire = nested_wire(8, names)
+    got: list[Any] = []
+    assert peak(lambda: got.append(igtl.unpack(wire))) < 4 * len(wire)
+    assert peak(lambda: got.append(got[0].pack())) < 4 * len(wire)
+    assert got[1] == wire
+    again_from = pickle.loads(pickle.dumps(got[0]))
+    assert again_from.pack() == wire
+    assert again_from == got[0]
+    child = got[0]
+    for _ in range(7):
+        child = child.children[0]
+    child.children[0].content = b"edited"
+    for message in (got[0], again_from):
+        child = message.children[0]
+        child.device_name = "short"
+        if message is got[0] and len(names) < 20:  # else the names of the others are too long
+            assert b"edited" in message.pack()
+
+
+def test_a_child_of_a_bind_counts_as_received() -> None:
+    """What its sender got wrong is no reason not to send it on, or to copy it at each level."""
+    mesh = igtl.PolyData([[0, 0, 0]], polygons=[[0, 0, 0]])
+    wire = bytearray(nested(8, mesh).pack())
+    wire[-4:] = (7).to_bytes(4, "big")  # a point that there is not
+    got: list[Any] = []
+    assert peak(lambda: got.append(igtl.unpack(wire, crc="off"))) < 200_000
+    assert got[0].pack(crc=False)[58:] == wire[58:]
 
 
 def test_mesh() -> None:

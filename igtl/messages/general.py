@@ -229,32 +229,38 @@ def _split_names(table: memoryview, count: int) -> list[str]:
     return [name.decode("utf-8", "replace") for name in names] + [""] * (count - len(names))
 
 
+Print = tuple[int, int]
+"""Number of the children of a BIND, and a checksum of what they are: shows whether one was edited."""
+
+
 class _ChildrenCodec:
     """BIND: types and sizes, names, contents, each content padded to even (protocol.md 8.17)."""
 
     minimum = 4
+    nests = True
 
-    def decode(self, view: memoryview, count: int) -> list[Message]:
+    def decode(self, view: memoryview, count: int, depth: int) -> tuple[list[Message], Print]:
         if len(view) == 4:  # the library sends four undefined bytes for "no children"
-            return []
+            return [], self._print([], [])
         n = int.from_bytes(view[:2], "big")
         heads = _take(view, 2, 20 * n, f"table of {n} children")
         at = 2 + 20 * n
         table_size = int.from_bytes(_take(view, at, 2, "name table size"), "big")
         names = _split_names(_take(view, at + 2, table_size, "name table"), n)
         at += 2 + table_size
-        children = []
+        children, bodies = [], []
         for k in range(n):
             type_name, size = struct.unpack_from(">12sQ", heads, 20 * k)
             body = _take(view, at, size, f"child {k}")
             try:
-                child = _core.unpack_content(type_name, bytes(body))
+                child = _core.unpack_content(type_name, body, depth + 1)
             except BodyError as error:
                 raise ValueError(f"child {k}: {error}") from None
             child.device_name = names[k]
             children.append(child)
+            bodies.append(body)
             at = min(at + size + size % 2, len(view))
-        return children
+        return children, self._print(children, bodies)
 
     def coerce(self, value: Iterable[Message]) -> list[Message]:
         children = list(value)
@@ -263,14 +269,25 @@ class _ChildrenCodec:
                 raise TypeError(f"{type(child).__name__} is not a message")
         return children
 
-    def encode(self, value: list[Message]) -> bytes:
+    def _print(self, children: list[Message], bodies: Iterable[bytes | memoryview]) -> Print:
+        crc = 0
+        for child, body in zip(children, bodies, strict=True):
+            head = f"{child.device_name}\0{len(body)}\0".encode()
+            for part in (child._wire_type(), head, body):
+                crc = _core.crc64(part, crc)
+        return len(children), crc
+
+    def print_of(self, value: list[Message], depth: int) -> Print:
+        return self._print(value, (_core.content(child, depth + 1) for child in value))
+
+    def encode(self, value: list[Message], depth: int) -> bytes:
         if len(value) > 65535:
             raise ValueError(f"{len(value)} children, at most 65535 fit")
         heads: list[bytes] = []
         names: list[bytes] = []
         bodies: list[bytes] = []
         for child in value:
-            body = _core.content(child)
+            body = _core.content(child, depth + 1)
             name = child.device_name.encode()
             if len(name) > 20 or b"\0" in name:
                 raise ValueError(
