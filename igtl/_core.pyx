@@ -823,7 +823,7 @@ cdef class Layout:
             elif op.kind == INT or op.kind == FLOAT or op.kind == COUNT or op.kind == SIZE:
                 size = 0 if op.optional and <object>value is None else op.itemsize
             elif op.kind == ARRAY:
-                size = self._array_size(i, <object>value, taken)
+                size = self._array_size(i, <cnp.ndarray?><object>value, taken)
                 number = size // (op.itemsize * op.per)
             elif op.kind == ELEMENTS:
                 number = (<Columns?><object>value).rows
@@ -902,7 +902,7 @@ cdef class Layout:
             op = &self.ops[i]
             value = taken.values[i]
             if op.kind == MATRIX:
-                array = <object>value
+                array = <cnp.ndarray?><object>value
                 if not (cnp.PyArray_TYPE(array) == cnp.NPY_FLOAT32 and cnp.PyArray_IS_C_CONTIGUOUS(array)
                         and cnp.PyArray_SIZE(array) == 16 and cnp.PyArray_ISNOTSWAPPED(array)):
                     raise EncodeError(self.owner, self.fields[i].name, "must stay a contiguous 4x4 float32")
@@ -918,7 +918,7 @@ cdef class Layout:
             elif op.kind == COUNT or op.kind == SIZE:
                 self._put_count(p, i, taken)
             elif op.kind == ARRAY:
-                array = <object>value
+                array = <cnp.ndarray?><object>value
                 if not cnp.PyArray_IS_C_CONTIGUOUS(array) or cnp.PyArray_NBYTES(array) != taken.sizes[i]:
                     self._changed(i)
                 swap_out(p, <uint8_t*>cnp.PyArray_DATA(array), taken.sizes[i] // op.itemsize, op.itemsize)
@@ -1123,7 +1123,7 @@ cdef class Columns:
     cdef cnp.ndarray array_at(self, int i):
         if self.arrays is None or i >= len(self.arrays):
             raise EncodeError(self._layout.owner, self._layout.names[i], "has no column")
-        return self.arrays[i]
+        return <cnp.ndarray?>self.arrays[i]
 
     cdef Columns frozen(self):
         """The same arrays; others are not put in their place."""
@@ -2284,12 +2284,12 @@ cdef int give_run(const Giving* run, uint8_t* p, Py_ssize_t n) noexcept nogil:
         p = row
     return bad
 
-def pack_run(cls, time_ns, bytes names, device_ids, dict columns, offsets=None, bint crc=True):
+def pack_run(cls, time_ns, bytes names not None, device_ids, dict columns not None, offsets=None, bint crc=True):
     """The way back. names: 20 bytes each. A text column comes joined, split by `offsets`. What says
     where something lies is copied, and the columns are held: others may go on editing all of it."""
     cdef int64_t[::1] times = np.array(time_ns, np.int64), ends
     cdef int32_t[::1] ids = np.array(device_ids, np.int32)
-    cdef Layout layout = cls.__layout__, faulty = layout
+    cdef Layout layout = <Layout?>cls.__layout__, faulty = layout
     cdef Py_ssize_t n = times.shape[0], k, total
     cdef Giving run
     cdef cnp.ndarray array
@@ -2301,7 +2301,7 @@ def pack_run(cls, time_ns, bytes names, device_ids, dict columns, offsets=None, 
         return b""
     columns = columns.copy()
     if fixed_fields(layout, [columns.get(name) for name in layout.names], n, &run.fields):
-        array = columns[layout.names[run.fields.n - 1]]
+        array = <cnp.ndarray?>columns[layout.names[run.fields.n - 1]]
         if cnp.PyArray_NDIM(array) != 2 or cnp.PyArray_DIM(array, 1) not in layout.fields[run.fields.n - 1].count:
             raise EncodeError(layout.owner, layout.names[run.fields.n - 1],
                               f"shape {(<object>array).shape}: numbers in a row must be one of "
@@ -2313,7 +2313,7 @@ def pack_run(cls, time_ns, bytes names, device_ids, dict columns, offsets=None, 
                               f"{run.fields.must[i]} elements do not fit the wire")
         if layout.ops[i].hidden:
             continue
-        array = columns[layout.names[i]]
+        array = <cnp.ndarray?>columns[layout.names[i]]
         if layout.ops[i].kind == ARRAY and 0 <= layout.ops[i].fixed != run.fields.count[i] // layout.ops[i].per:
             raise EncodeError(layout.owner, layout.names[i],
                               f"{run.fields.count[i]} numbers, must be {layout.ops[i].fixed}")
@@ -2338,7 +2338,7 @@ def pack_run(cls, time_ns, bytes names, device_ids, dict columns, offsets=None, 
             total += elements.wire_size(k)
             elements.rows_of(&run.items, k)
         else:
-            text = columns[layout.names[run.fields.n]]
+            text = <bytes?>columns[layout.names[run.fields.n]]
             run.text = <const uint8_t*>PyBytes_AsString(text)
             total += len(text)
             k = len(text)

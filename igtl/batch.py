@@ -140,7 +140,8 @@ def pack(
         if value is REQUIRED:
             raise TypeError(f"{kind.__name__} needs {field.name!r}")
         if field.kind == "elements":
-            value = field.item.coerce(value)
+            if not isinstance(value, field.item.__columns__):
+                value = field.item.coerce(value)
             ends = np.arange(n + 1) * (len(value) // max(n, 1)) if ends is None else ends
         elif field.kind == "zero_ended":
             texts = [value] * n if isinstance(value, str) else value

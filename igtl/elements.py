@@ -79,17 +79,24 @@ class Elements(_core.Columns, Generic[E]):
                 column[row] = item._columns.arrays[i][item._row]
         return self
 
+    def copy(self) -> Self:
+        """The same elements, in columns of their own."""
+        other = type(self)()
+        other.__setstate__((self.rows, [column.copy() for column in self.arrays]))
+        return other
+
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Elements) or self.__item__ is not other.__item__:
             return NotImplemented
-        return self.rows == other.rows and all(
-            a.tobytes() == b.tobytes() for a, b in zip(self.arrays, other.arrays, strict=True)
-        )
+        return self.rows == other.rows and [a.tobytes() for a in self.arrays or ()] == [
+            b.tobytes() for b in other.arrays or ()
+        ]
 
     __hash__ = None  # type: ignore[assignment]
+    __array_ufunc__ = None  # numpy leaves comparing to __eq__
 
     def __reduce__(self) -> Any:
-        return _restore_elements, (self.__item__, self.rows, [a.copy() for a in self.arrays])
+        return _restore_elements, (self.__item__, self.rows, [a.copy() for a in self.arrays or ()])
 
     def __repr__(self) -> str:
         names = self.names if "name" in self.__item__.__layout__.index else []
@@ -286,7 +293,7 @@ class Element(metaclass=ElementMeta):
     def coerce(cls, value: Any) -> Elements[Self]:
         """The columns a list message keeps for what it was given."""
         if isinstance(value, Elements) and value.__item__ is cls:
-            return value
+            return value.copy()
         return cls.__columns__.of(value)
 
     @classmethod
@@ -320,6 +327,7 @@ class Element(metaclass=ElementMeta):
         return type(self).__columns__.of([self]) == type(self).__columns__.of([other])
 
     __hash__ = None  # type: ignore[assignment]
+    __array_ufunc__ = None  # numpy leaves comparing to __eq__
 
     def __reduce__(self) -> Any:
         return type(self)._at, (type(self).__columns__.of([self]), 0)

@@ -23,6 +23,8 @@ from typing import (
     overload,
 )  # fmt: skip
 
+import numpy as np
+
 from igtl import _core, fields
 from igtl.errors import EncodeError
 from igtl.fields import Field, collect, data
@@ -258,13 +260,39 @@ class Message(_Declared):
             and self.timestamp_raw == other.timestamp_raw
             and self.message_id == other.message_id
             and (self._meta or {}) == (other._meta or {})
-            and _core.content(self) == _core.content(other)
+            and self._same_content(other)
         )
 
+    def _same_content(self, other: Message) -> bool:
+        """Whether both have the same bytes of content; or if one has none, since it cannot be sent as
+        it is, whether their fields have the same values."""
+        try:
+            return _core.content(self) == _core.content(other)
+        except _UNPACKABLE:
+            pass
+        try:
+            return all(
+                _same(getattr(self, field.name), getattr(other, field.name))
+                for field in type(self).__fields__
+            )
+        except _UNPACKABLE:
+            return False
+
     __hash__ = None  # type: ignore[assignment]
+    __array_ufunc__ = None  # numpy leaves comparing to __eq__
 
     def __reduce__(self) -> Any:
         return _core.Record.__new__, (type(self),), self._state()
+
+
+_UNPACKABLE = (ValueError, TypeError, AttributeError, LookupError, RecursionError)
+
+
+def _same(a: Any, b: Any) -> bool:
+    """Whether two values of a field are equal, bit for bit."""
+    if isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
+        return (a.dtype, a.shape, a.tobytes()) == (b.dtype, b.shape, b.tobytes())
+    return type(a) is type(b) and bool(a == b)
 
 
 def _clock(message: Message) -> str:

@@ -74,6 +74,29 @@ def test_spaces() -> None:
     np.testing.assert_allclose(given_lps.ijk_to_world, oblique(), atol=1e-5)
 
 
+def test_an_image_in_the_other_space_shares_its_pixels_only() -> None:
+    im = igtl.Image(np.zeros((2, 3, 4), np.uint8), device_name="a", metadata={"k": "1"})
+    before = im.pack()
+    for space in ("RAS", "LPS"):
+        other = im.to(space)  # type: ignore[arg-type]
+        other.metadata["k"] = "2"
+        other.matrix[0, 3] = 7
+        other.size[0] = other.sub_size[0] = other.offset[0] = 1
+    assert im.pack() == before
+    video = igtl.Video(b"x", "VP90", (4, 3, 1))
+    video.to("LPS").sub_size[0] = 1
+    assert video.sub_size[0] == 4
+
+
+@pytest.mark.parametrize("wrong", [np.eye(3), np.float64(5), [0, 0, 0, 1], np.eye(5)])
+def test_a_placement_is_a_matrix(wrong: Any) -> None:
+    with pytest.raises(igtl.EncodeError, match=r"must be \(4, 4\) or \(3, 4\)"):
+        igtl.Image(np.zeros((2, 2, 2), np.uint8), ijk_to_world=wrong)
+    im = igtl.Image(np.zeros((2, 2, 2), np.uint8))
+    with pytest.raises(igtl.EncodeError):
+        im.ijk_to_world = wrong
+
+
 def test_unknown_spacing_reads_as_one() -> None:
     im = igtl.Image(np.zeros((2, 3, 4), np.uint8))
     wire = bytearray(im.pack())

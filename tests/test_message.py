@@ -407,6 +407,69 @@ def test_columns() -> None:
     assert len(igtl.Point.columns()) == 0
 
 
+def test_a_message_owns_what_it_was_given() -> None:
+    """Whatever another message shows; only the children of a BIND are the messages themselves."""
+    mesh = igtl.PolyData(EYE[:, :3], polygons=[[0, 1, 2]], attributes=[igtl.Attribute("a", [1, 2])])
+    numbers = np.arange(3.0)
+    for one, other in (
+        (a := igtl.TrackingData([igtl.Tool("x")]), igtl.TrackingData(a.tools)),
+        (b := igtl.Points([igtl.Point("x", position=(1, 2, 3))]), igtl.Points(b.points)),
+        (c := igtl.Sensor(numbers), igtl.Sensor(c.values)),
+        (d := igtl.NDArray(numbers), igtl.NDArray(d.array)),
+        (e := igtl.Transform(EYE), igtl.Transform(e.matrix)),
+        (f := igtl.Capability(["A"]), igtl.Capability(f.types)),
+        (mesh, igtl.PolyData(mesh.points, polygons=mesh.polygons, attributes=mesh.attributes)),
+        (mesh, igtl.PolyData(mesh.points, lines=mesh.polygons, polygons=mesh.polygons)),
+    ):
+        before = one.pack()
+        for name in type(other).__match_args__:
+            value: Any = getattr(other, name)
+            if isinstance(value, np.ndarray):
+                value += 1
+            elif isinstance(value, igtl.Cells):
+                value.connectivity += 1
+                value.offsets += 1
+            elif isinstance(value, list) and value and isinstance(value[0], igtl.Attribute):
+                value[0].values += 1
+                value[0].name = "b"
+            elif isinstance(value, list):
+                value.append("B")
+            elif not isinstance(value, int):
+                value.append(value[0])
+                for column in value.arrays:
+                    column[:] = np.zeros_like(column)
+        assert one.pack() == before
+    assert numbers.tolist() == [0, 1, 2]
+
+
+def test_comparing_never_raises() -> None:
+    def odd() -> list[Any]:
+        t, u, s, p = (igtl.Transform(EYE, timestamp=1), igtl.TrackingData([igtl.Tool("a")], timestamp=1),
+                      igtl.Sensor([1, 2], timestamp=1), igtl.PolyData([[0, 0, 0]], timestamp=1))  # fmt: skip
+        t.matrix[3, 3] = 2
+        u.tools.__setstate__((5, u.tools.arrays))
+        s.values.shape = (1, 2)
+        p.attributes.append("no attribute")  # type: ignore[arg-type]
+        bare = igtl.Image.__new__(igtl.Image)
+        return [t, u, s, p, bare, type(u.tools)(), igtl.NDArray([1 + 2j], timestamp=1), igtl.Tool("a"),
+                igtl.Cells([[0, 1]])]  # fmt: skip
+
+    others = [None, 1, "x", b"x", [], {}, np.zeros(3), np.zeros((4, 4)), float("nan"), object()]
+    first, second = odd(), odd()
+    for k, a in enumerate(first):
+        for b in [*second, *others]:
+            assert isinstance(a == b, bool)
+            assert isinstance(b == a, bool)
+        assert a == second[k]
+        assert [m == a for m in second].count(True) == 1
+    first[0].matrix[0, 0] = 9
+    assert first[0] != second[0]
+    x, y = igtl.Bind([], timestamp=1), igtl.Bind([], timestamp=1)
+    x.children.append(x)
+    y.children.append(y)
+    assert x != y
+
+
 # ---- whole and parts --------------------------------------------------------------------------
 
 

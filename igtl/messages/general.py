@@ -184,7 +184,7 @@ class _NDArrayCodec:
         return 2 + 2 * value.ndim + value.nbytes
 
     def coerce(self, value: Any) -> npt.NDArray[Any]:
-        array = np.asarray(value)
+        array = np.array(value)
         self._code(array.dtype)
         return array
 

@@ -130,6 +130,7 @@ class Cells(Sequence[npt.NDArray[np.uint32]]):
         )
 
     __hash__ = None  # type: ignore[assignment]
+    __array_ufunc__ = None  # numpy leaves comparing to __eq__
 
     def to_dict(self, *, arrays: bool = False) -> dict[str, Any]:
         """Number of cells; with arrays=True their index lists as well."""
@@ -165,7 +166,9 @@ class _CellsCodec:
         return 4 * (len(value) + len(value.connectivity))
 
     def coerce(self, value: Any) -> Cells:
-        return value if isinstance(value, Cells) else Cells(value)
+        if isinstance(value, Cells):
+            return Cells.from_arrays(value.offsets, value.connectivity)
+        return Cells(value)
 
     def encode(self, value: Cells) -> bytes:
         return _core.join_cells(
@@ -288,7 +291,7 @@ class _AttributesCodec:
         for attribute in listed:
             if not isinstance(attribute, Attribute):
                 raise TypeError(f"{type(attribute).__name__} in a list of Attribute")
-        return listed
+        return [Attribute(a.name, a.values, a.type, padded=a.padded) for a in listed]
 
     def encode(self, value: list[Attribute]) -> bytes:
         heads, names, blocks = [], [], []

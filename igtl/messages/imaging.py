@@ -75,6 +75,16 @@ def _shift(m: npt.NDArray[np.float64], index: npt.NDArray[np.float64]) -> npt.ND
     return out
 
 
+def _placement(value: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """4x4 of a 4x4 or 3x4 matrix, in double."""
+    given = np.asarray(value, np.float64)
+    if given.shape not in ((4, 4), (3, 4)):
+        raise EncodeError("Image", "ijk_to_world", f"shape {given.shape}, must be (4, 4) or (3, 4)")
+    m = np.eye(4)
+    m[: given.shape[0]] = given
+    return m
+
+
 class _Placed(Message):
     """Geometry that IMAGE and VIDEO share: size, matrix of the centre, part that is sent."""
 
@@ -110,7 +120,7 @@ class _Placed(Message):
 
     @ijk_to_world.setter
     def ijk_to_world(self, value: npt.ArrayLike) -> None:
-        self.matrix = _shift(np.asarray(value, np.float64), self._centre())
+        self.matrix = _shift(_placement(value), self._centre())
 
     @property
     def array_to_world(self) -> npt.NDArray[np.float64]:
@@ -131,12 +141,17 @@ class _Placed(Message):
         return "LPS" if self.coordinate == 2 else "RAS"
 
     def to(self, space: Space) -> Self:
-        """The same picture with its matrix expressed in the other space; pixels are shared.
+        """The same picture with its matrix expressed in the other space. Pixels are shared, all else
+        is copied.
 
         3D Slicer and PLUS take the numbers as RAS whatever the message says: send RAS.
         """
         out = type(self).__new__(type(self))
         out.__setstate__(self._state())
+        out.metadata = self._meta
+        for field in type(self).__fields__:
+            if field.kind == "array":
+                setattr(out, field.name, getattr(self, field.name))
         m = np.array(self.matrix)
         out.matrix = _FLIP @ m if space != self.space else m
         out.coordinate = _SPACES[space]
@@ -204,9 +219,7 @@ class Image(_Placed, type_name="IMAGE"):
         if ijk_to_world is None:
             self.matrix = np.diag([*spacing, 1.0])
         else:
-            m = np.eye(4)
-            given = np.asarray(ijk_to_world, np.float64)
-            m[: given.shape[0]] = given
+            m = _placement(ijk_to_world)
             self.ijk_to_world = _FLIP @ m if space == "LPS" else m
 
     @classmethod
