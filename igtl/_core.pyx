@@ -1357,7 +1357,8 @@ cdef class Record:
 
         Args:
             version: header version. Default: the received one, else 2 if the message has
-                metadata or an id or is a COMMAND, else 1 (docs/protocol.md section 2.1).
+                metadata or an id or is a COMMAND, else 1 (docs/protocol.md section 2.1). Links
+                write 1 where there is neither content nor metadata nor id.
             crc: False writes 0 in its place.
             cut_name: cut a device name over 20 bytes at a character, and with header version 2
                 send the whole one as metadata IGTL_DEVICE_NAME. Default: EncodeError.
@@ -1365,7 +1366,7 @@ cdef class Record:
         Raises:
             EncodeError: a field cannot be sent as it is.
         """
-        return packed(self, version, crc, cut_name, True, NULL, 0)
+        return packed(self, version, version is None and not self.header_version, crc, cut_name, True, NULL, 0)
 
     def pack_into(self, buffer, *, version=None, bint crc=True, bint cut_name=False):
         """As `pack`, into memory that is used again: no allocation for a large message.
@@ -1384,14 +1385,15 @@ cdef class Record:
         cdef Py_buffer view
         PyObject_GetBuffer(buffer, &view, PyBUF_WRITABLE)
         try:
-            return packed(self, version, crc, cut_name, True, <uint8_t*>view.buf, view.len)
+            return packed(self, version, version is None and not self.header_version, crc, cut_name, True,
+                          <uint8_t*>view.buf, view.len)
         finally:
             PyBuffer_Release(&view)
 
     def pack_parts(self, *, version=None, bint crc=True, bint cut_name=False):
         """As `pack`, in parts to be sent one after the other: pixels and other large data are
         not copied, but stand in the list as they lie in memory."""
-        return packed(self, version, crc, cut_name, False, NULL, 0)
+        return packed(self, version, version is None and not self.header_version, crc, cut_name, False, NULL, 0)
 
     @property
     def device_name(self):
@@ -1714,20 +1716,27 @@ def content(Record r not None, int depth=1):
         let_go(&taken)
     return out
 
-cdef object packed(Record r, version, bint crc, bint cut_name, bint join, uint8_t* into, Py_ssize_t room):
+def packed_for(Record r not None, version, *, bint crc=True, bint cut_name=False):
+    """As `Message.pack`, for a peer that takes this header version (None: that of `Message.pack`). A
+    message without content, message id and metadata is written as version 1 whatever the peer takes:
+    nothing is lost, and PLUS stops at several such messages of version 2."""
+    return packed(r, version, True, crc, cut_name, True, NULL, 0)
+
+cdef object packed(Record r, version, bint bare_v1, bint crc, bint cut_name, bint join, uint8_t* into,
+                   Py_ssize_t room):
     """The message as one bytes object, or with join=False as a list of buffers in which large data
-    stands where it lies; or its size, written into memory that is there."""
+    stands where it lies; or its size, written into memory that is there. bare_v1: see packed_for."""
     cdef Taken taken
     if r.layout.prepare is not None:
         r.layout.prepare(r)
     taken.n = 0
     try:
         r.layout.take(r, &taken)
-        return packed_from(&taken, r, version, crc, cut_name, join, into, room)
+        return packed_from(&taken, r, version, bare_v1, crc, cut_name, join, into, room)
     finally:
         let_go(&taken)
 
-cdef object packed_from(Taken* taken, Record r, version, bint crc, bint cut_name, bint join,
+cdef object packed_from(Taken* taken, Record r, version, bint bare_v1, bint crc, bint cut_name, bint join,
                         uint8_t* into, Py_ssize_t room):
     cdef Layout layout = r.layout
     cdef list encoded = None, apart = None
@@ -1750,6 +1759,9 @@ cdef object packed_from(Taken* taken, Record r, version, bint crc, bint cut_name
     content_size = layout.measure(r, taken, encoded, 1)
     if surplus is not None:
         tail = len(surplus)
+    if bare_v1 and content_size + tail == 0 and not metadata and r.id == 0 and (
+            r.kept is None or "extended" not in r.kept):
+        chosen = 1
     if chosen == 2:
         ext_rest = b"" if r.kept is None else r.kept.get("extended", b"")
         n_ext = EXTENDED + len(ext_rest)
@@ -2879,7 +2891,7 @@ cdef class Stream(Decoder):
         return version
 
     cdef object packed(self, Record r, bint crc, bint join):
-        return packed(r, self.version_for(r), crc, self.cut_names, join, NULL, 0)
+        return packed(r, self.version_for(r), True, crc, self.cut_names, join, NULL, 0)
 
     def parts(self, message, *, bint crc=True):
         """Buffers to write, one after the other, not counted as sent. Large data is not copied; a

@@ -17,7 +17,7 @@ from collections import OrderedDict
 from typing import Any, Self
 
 from igtl import rtp
-from igtl._core import Frame, Stats, unpack
+from igtl._core import Frame, Stats, packed_for, unpack
 from igtl.errors import BodyError, MessageTooLarge, ProtocolError
 from igtl.log import log
 from igtl.message import CRCPolicy, Message
@@ -125,7 +125,7 @@ class Outgoing(Socket):
         if isinstance(message, Frame):
             wire = bytes(message.data)
         else:
-            wire = message.pack(crc=crc)
+            wire = packed_for(message, None, crc=crc)
             if len(wire) > MAX_DATAGRAM and wire[1] != 2:
                 wire = message.pack(crc=crc, version=2)  # all that fits the RTP wrapper
         if len(wire) <= MAX_DATAGRAM:

@@ -158,8 +158,8 @@ class Packed:
                 bare.message_id = 0
                 bare.metadata = None
                 self._stripped = True
-            self._wires[version] = bare.pack(
-                version=1 if version == 1 else 2, crc=crc, cut_name=cut_name
+            self._wires[version] = _core.packed_for(
+                bare, 1 if version == 1 else 2, crc=crc, cut_name=cut_name
             )
         one = next(iter(self._wires.values()))
         self.stream = one[2:34]

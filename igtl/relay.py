@@ -42,7 +42,8 @@ def renamed(frame: Frame, device_name: str) -> Frame:
 
 
 def in_version(frame: Frame, version: int) -> tuple[Frame, tuple[str, ...]]:
-    """In the other header version: the same content, with or without an extended header.
+    """In the other header version: the same content, with or without an extended header. What has
+    nothing else in its body becomes version 1, which is as links write it.
 
     A wrong CRC stays wrong. A body whose extended header makes no sense stays as it is, in its own
     version.
@@ -52,9 +53,11 @@ def in_version(frame: Frame, version: int) -> tuple[Frame, tuple[str, ...]]:
     """
     wire = bytes(frame.data)
     now = max(1, frame.header_version)
+    body = wire[58:]
+    if body in (b"", _EXTENDED + _COUNT):
+        version = 1
     if now == version or now > 2:
         return frame, ()
-    body = wire[58:]
     lost: tuple[str, ...] = ()
     if version == 2:
         new = _EXTENDED + body + _COUNT

@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import igtl
+from igtl.link import Packed
 from tests.conftest import VECTORS, manifest
-from tests.wire import frame
+from tests.wire import extended, frame
 
 STREAM = [(VECTORS / v["file"]).read_bytes() for v in manifest()]
 
@@ -249,6 +250,43 @@ def test_version_policy() -> None:
     forced.next_message()
     assert forced.send(t)[0][:2] == b"\0\1"
     assert igtl.Protocol(version=2).send(t)[0][:2] == b"\0\2"
+
+
+def test_a_message_without_content_is_version_1_whatever_was_agreed() -> None:
+    """GET_ messages of version 2 without metadata stop a PlusServer for all its clients."""
+    for bare in (igtl.GetImage(device_name="x"), igtl.StopTrackingData(), igtl.Points([]),
+                 igtl.Unknown("ODD", b""), igtl.NoData("STATUS")):  # fmt: skip
+        for protocol in (igtl.Protocol(version=2), igtl.Protocol()):
+            protocol.receive_data(igtl.Status.ok().pack(version=2))
+            protocol.next_message()
+            wire = bare.pack(version=1)
+            assert protocol.version == 2
+            assert protocol.send(bare) == [wire]
+            assert protocol.pack(bare) == wire
+            assert Packed(bare, {1, 2}, crc=True, cut_name=False).wire_for(protocol)[0] == wire
+            received = igtl.unpack(bare.pack(version=2))
+            assert received.pack()[:2] == b"\0\2"  # the caller's own affair
+            assert protocol.pack(received) == wire
+            for more in ({"message_id": 5}, {"metadata": {"k": "v"}}):
+                tagged = igtl.unpack(bare.pack(version=2))
+                for name, value in more.items():
+                    setattr(tagged, name, value)
+                assert protocol.pack(tagged)[:2] == b"\0\2"
+                assert igtl.unpack(protocol.pack(tagged)) == tagged
+            long = igtl.unpack(wire)
+            long.device_name = "a name that is longer than 20 bytes"
+            cutting = igtl.Protocol(version=2, cut_names=True)
+            assert igtl.unpack(cutting.pack(long)).device_name == long.device_name
+            longer = igtl.unpack(frame(bare.type_name, extended(b"\7\7", ext=14), version=2))
+            longer.message_id = 0  # but its extended header would be lost
+            assert protocol.pack(longer)[:2] == b"\0\2"
+    assert igtl.Protocol(version=2).pack(igtl.Status.ok())[:2] == b"\0\2"
+
+    class Bare(igtl.Message, type_name="X_BARE", prefers_v2=True):
+        pass
+
+    assert Bare().pack()[:2] == b"\0\1"
+    assert Bare().pack(version=2)[:2] == b"\0\2"
 
 
 def test_warn_policy(caplog: pytest.LogCaptureFixture) -> None:

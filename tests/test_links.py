@@ -538,6 +538,8 @@ def test_hello_raises_both_ends_to_version_2(kind: str) -> None:
         assert a.recv(timeout=5).metadata == {"TransformStatus": "OK"}
         a.send(igtl.String("x", message_id=5))
         assert b.recv(timeout=5).message_id == 5
+        a.send(igtl.GetImage(device_name="CT"))  # which is version 1 always
+        assert b.recv(timeout=5).header_version == 1
 
 
 @pytest.mark.parametrize("kind", SOCKETS)

@@ -40,8 +40,9 @@ def test_another_header_version_is_the_same_message() -> None:
         old, lost = in_version(frame, 1)
         new, none = in_version(frame, 2)
         assert none == ()
-        assert (old.header_version, new.header_version) == (1, 2)
-        assert bytes(frame) in (bytes(old), bytes(new)), name
+        empty = len(new) == 58  # is version 1 always
+        assert (old.header_version, new.header_version) == (1, 1 if empty else 2)
+        assert bytes(frame) in (bytes(old), bytes(new)) or empty, name
         message = frame.unpack()
         assert new.unpack() == message, name
         plain = old.unpack()

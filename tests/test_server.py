@@ -15,6 +15,7 @@ import pytest
 
 import igtl
 import igtl.aio
+from igtl import _core
 from igtl.allow import AllowList
 from tests.links import Loop
 from tests.test_links import until
@@ -334,11 +335,11 @@ def test_packed_at_the_call_and_once_per_version(
     kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     packs: list[int] = []
-    pack = igtl.Image.pack
+    pack = _core.packed_for
 
-    def counted(self: Any, **options: Any) -> bytes:
-        packs.append(options["version"])
-        return pack(self, **options)
+    def counted(message: Any, version: Any, **options: Any) -> bytes:
+        packs.append(version)
+        return pack(message, version, **options)
 
     with serving(kind) as server, contextlib.ExitStack() as stack:
         links = [stack.enter_context(igtl.connect(port=server.port)) for _ in range(6)]
@@ -347,7 +348,7 @@ def test_packed_at_the_call_and_once_per_version(
         until(lambda: [p.header_version for p in server.clients].count(2) == 3)
         pixels = np.zeros((1, 300, 300), np.uint8)
         im = igtl.Image(pixels, device_name="US", message_id=5, metadata={"a": "b"})
-        monkeypatch.setattr(igtl.Image, "pack", counted)
+        monkeypatch.setattr(_core, "packed_for", counted)
         for k in range(4):
             pixels[:] = k
             server.broadcast(im)

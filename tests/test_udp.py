@@ -57,6 +57,13 @@ def test_bad_datagrams_are_counted_and_the_next_is_read() -> None:
             assert receiver.stats.errors == {"ProtocolError": 2, "CRCError": 1, "BodyError": 2}
 
 
+def test_a_message_without_content_is_version_1() -> None:
+    with Receiver(0) as receiver, Sender("127.0.0.1", receiver.port) as out:
+        out.send(igtl.unpack(igtl.GetImage(device_name="x").pack(version=2)))
+        frame, _ = receiver.recv_frame(timeout=5)
+        assert frame.header_version == 1
+
+
 def test_frames_come_as_they_are() -> None:
     wrong = bytearray(transform().pack())
     wrong[60] ^= 1
