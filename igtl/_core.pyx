@@ -131,6 +131,7 @@ cdef enum:
     BLOCK_FROM = 32 * 1024      # frames of this size are received into memory of their own
     LARGE_FROM = 4 << 20        # memory that is worth large pages
     HEADS = 32                  # streams whose class and name are remembered
+    MAX_NAME = 255              # bytes of a device name in the metadata
     MAX_DEPTH = 8               # of messages in messages: each level takes its part of the stack
     MAX_STREAMS = 4096          # a peer that invents names shall not fill the memory
 
@@ -1683,9 +1684,78 @@ cdef int put_name(uint8_t* to, Record r, str device_name, bint cut) except -1:
     memcpy(to, PyBytes_AsString(raw), 20)
     return 0
 
-def stream_head(Record r not None):
-    """The first 34 bytes of its header, which say to what stream it belongs."""
-    return b"\0\0" + r.wire_type() + name_bytes(r, r._device_name, True)
+cdef inline int width_of(uint8_t first) noexcept nogil:
+    """Bytes of a character of UTF-8 that begins so."""
+    return 4 if first >= 0xF0 else 3 if first >= 0xE0 else 2 if first >= 0xC0 else 1
+
+cdef Py_ssize_t stream_name(const uint8_t* p, Py_ssize_t size, const uint8_t* end, Py_ssize_t tail,
+                            const uint8_t** name) noexcept nogil:
+    """The device name of the message of this size at p, which ends at `end` and of which the last `tail`
+    bytes lie there: 20 bytes of its header; or IGTL_DEVICE_NAME of its metadata, if the header has as
+    much of that as 20 bytes can hold."""
+    cdef Py_ssize_t shown = 20, ext, mh, ms, at = 0, found = 0, length, value, count, k
+    cdef const uint8_t* head
+    cdef const uint8_t* full
+    name[0] = p + 14
+    # a shorter name was not cut: it costs no look at the metadata
+    if p[14 + 16] == 0 or get16(p) != 2 or size < HEADER + EXTENDED:
+        return 20
+    ext, mh, ms = get16(p + HEADER), get16(p + HEADER + 2), get32(p + HEADER + 4)
+    if mh < 10 or HEADER + ext + mh + ms > size or mh + ms > tail:
+        return 20
+    head = end - ms - mh
+    full = end - ms
+    count = get16(head)
+    if 2 + 8 * count > mh:
+        return 20
+    for k in range(count):
+        length, value = get16(head + 2 + 8 * k), get32(head + 6 + 8 * k)
+        if length + value > ms - at:
+            return 20
+        if length == 16 and memcmp(full + at, b"IGTL_DEVICE_NAME", 16) == 0:
+            name[0] = full + at + 16
+            found = value
+        at += length + value
+    while p[14 + shown - 1] == 0:
+        shown -= 1
+    if (at == ms and 20 < found <= MAX_NAME and memcmp(name[0], p + 14, shown) == 0
+            and (shown == 20 or shown + width_of(name[0][shown]) > 20) and memchr(name[0], 0, found) == NULL):
+        return found
+    name[0] = p + 14
+    return 20
+
+def stream_key(what):
+    """Type (12 bytes) and device name of a message, a Frame, a packed message or the parts of one: 32
+    bytes as in the header, or more for a name that the header cuts."""
+    cdef Frame frame
+    cdef Record r
+    cdef Held first, last
+    cdef bytes raw
+    cdef const uint8_t* name
+    cdef Py_ssize_t n = 20, left
+    if isinstance(what, Record):
+        r = what
+        raw = r._device_name.encode()
+        return r.wire_type() + (raw if 20 < len(raw) <= MAX_NAME else name_bytes(r, r._device_name, True))
+    if type(what) is Frame:
+        frame = what
+        n = stream_name(frame.head(), frame.size, frame.p + frame.size, frame.size, &name)
+        return (frame.p + 2)[:12] + name[:n]
+    parts = what if type(what) is list else [what]
+    first = last = Held(parts[0])
+    if first.size < 34:
+        raise ValueError("no message header")
+    name = first.p + 14
+    if first.size >= HEADER and name[16]:
+        left = HEADER + <Py_ssize_t>get64(first.p + 42)
+        for part in parts:      # the one with the end of the message has the metadata
+            last = Held(part)
+            left -= last.size
+            if left <= 0:
+                break
+        if left == 0:
+            n = stream_name(first.p, HEADER + <Py_ssize_t>get64(first.p + 42), last.p + last.size, last.size, &name)
+    return (first.p + 2)[:12] + name[:n]
 
 def fit(str text, Py_ssize_t size):
     """The longest beginning of text that fits size bytes of UTF-8, no character cut in two."""
@@ -1752,6 +1822,8 @@ cdef object packed_from(Taken* taken, Record r, version, bint bare_v1, bint crc,
     chosen = choose_version(r, version)
     put_name(name, r, device_name, cut_name)
     if cut_name and chosen == 2 and (r.kept is None or "device" not in r.kept) and len(device_name.encode()) > 20:
+        if len(device_name.encode()) > MAX_NAME:
+            raise EncodeError(layout.owner, "device_name", f"{device_name!r} has more than {MAX_NAME} bytes")
         metadata = type(r)._with_full_name(metadata, device_name)
     if layout.dynamic:
         encoded = [None] * layout.n
@@ -1896,6 +1968,9 @@ cdef object build(object owner, const uint8_t* p, Py_ssize_t n, int policy, cons
     cdef uint64_t ms = 0
     cdef Record r
     cdef _Head head
+    cdef const uint8_t* name
+    cdef Py_ssize_t named
+    cdef bint exact
     cdef object cls, crc_ok = None
     if version > 2:
         raise VersionError(version)
@@ -1937,12 +2012,12 @@ cdef object build(object owner, const uint8_t* p, Py_ssize_t n, int policy, cons
             r.kept["extended"] = (content + EXTENDED)[:ext - EXTENDED]
         if mh != 2 or ms or get16(content + body - mh - ms):
             r._metadata = read_metadata(p, content + body - mh - ms, mh, ms)
-            full = r._metadata.get("IGTL_DEVICE_NAME")
-            if full and full != r._device_name:
+            named = stream_name(p, n, p + n, n, &name)
+            if named > 20:
                 if r.kept is None:
                     r.kept = {}
                 r.kept["device"] = (p + 14)[:20]
-                r._device_name = full
+                r._device_name = text_of(name, named, &exact)
         content += ext
     used = r.layout.read(r, owner, p, content, size, 1)
     if used < size:
@@ -2387,12 +2462,13 @@ cdef class StreamStats:
     cdef readonly uint64_t received, received_bytes, sent, sent_bytes
     cdef readonly dict lost
     cdef double last, interval, spread
-    cdef uint8_t[32] names          # type and device name as in the header
+    cdef bytes key                  # see stream_key
 
     def __init__(self, str type_name, str device_name):
         self.type_name = type_name
         self.device_name = device_name
         self.lost = {}
+        self.key = b""
 
     cdef void arrived(self, uint64_t size, double now) noexcept:
         cdef double gap = now - self.last
@@ -2441,34 +2517,48 @@ cdef class Stats:
         self.dropped = Counter()
         self.by_name = {}
 
-    cdef StreamStats stream_at(self, const uint8_t* names):
+    cdef StreamStats stream_at(self, const uint8_t* type12, const uint8_t* name, Py_ssize_t n):
         cdef bint exact
         cdef bytes key
-        if self.last is not None and memcmp(self.last.names, names, 32) == 0:
-            return self.last
-        key = PyBytes_FromStringAndSize(<const char*>names, 32)
+        cdef StreamStats stream = self.last
+        cdef const uint8_t* p
+        if stream is not None and len(stream.key) == 12 + n:
+            p = <const uint8_t*>PyBytes_AsString(stream.key)
+            if memcmp(p, type12, 12) == 0 and memcmp(p + 12, name, n) == 0:
+                return stream
+        key = type12[:12] + name[:n]
         found = self.by_name.get(key)
         if found is None:
             if len(self.by_name) >= MAX_STREAMS:
                 key = OTHERS
                 found = self.by_name.get(key)
             if found is None:
-                names = <const uint8_t*>PyBytes_AsString(key)
-                found = StreamStats(text_of(names, 12, &exact), text_of(names + 12, 20, &exact))
-                memcpy((<StreamStats>found).names, names, 32)
+                p = <const uint8_t*>PyBytes_AsString(key)
+                found = StreamStats(text_of(p, 12, &exact), text_of(p + 12, len(key) - 12, &exact))
+                (<StreamStats>found).key = key
                 self.by_name[key] = found
         self.last = found
         return self.last
 
-    cdef StreamStats stream(self, const uint8_t[::1] wire):
-        if wire.shape[0] < 34:
-            raise ValueError("no message header")
-        return self.stream_at(&wire[2])
+    cdef StreamStats stream(self, what):
+        cdef bytes wire
+        cdef const uint8_t* p
+        head = what[0] if type(what) is list else what
+        if type(head) is bytes and len(<bytes>head) >= HEADER:
+            wire = head
+            p = <const uint8_t*>PyBytes_AsString(wire)
+            if p[14 + 16] == 0 or get16(p) != 2:
+                return self.stream_at(p + 2, p + 14, 20)
+        wire = stream_key(what)
+        p = <const uint8_t*>PyBytes_AsString(wire)
+        return self.stream_at(p, p + 12, len(wire) - 12)
 
     cdef void arrived(self, const uint8_t* p, Py_ssize_t size, double now) except *:
+        cdef const uint8_t* name
+        cdef Py_ssize_t n = stream_name(p, size, p + size, size, &name)
         self.received += 1
         self.received_bytes += size
-        self.stream_at(p + 2).arrived(size, now)
+        self.stream_at(p + 2, name, n).arrived(size, now)
 
     def count_received(self, frame, double now):
         """A whole message arrived: a Frame, or its bytes."""
@@ -2481,21 +2571,17 @@ cdef class Stats:
             raise ValueError("no message header")
         self.arrived(&wire[0], wire.shape[0], now)
 
-    def count_sent(self, wire, uint64_t size, int times=1):
-        """A message whose first bytes these are was handed on."""
-        cdef StreamStats stream
-        if type(wire) is bytes and len(<bytes>wire) >= 34:
-            stream = self.stream_at(<const uint8_t*>PyBytes_AsString(wire) + 2)
-        else:
-            stream = self.stream(memoryview(wire))
+    def count_sent(self, what, uint64_t size, int times=1):
+        """A message was handed on: itself, packed, or in parts."""
+        cdef StreamStats stream = self.stream(what)
         self.sent += times
         self.sent_bytes += times * size
         stream.sent += times
         stream.sent_bytes += times * size
 
-    def count_dropped(self, const uint8_t[::1] wire not None, str cause, int times=1):
-        """A whole message was given up, for this reason."""
-        cdef StreamStats stream = self.stream(wire)
+    def count_dropped(self, what, str cause, int times=1):
+        """A message was given up, for this reason: itself, or as it is packed."""
+        cdef StreamStats stream = self.stream(what)
         self.dropped[cause] += times
         stream.lost[cause] = stream.lost.get(cause, 0) + times
 
@@ -2506,7 +2592,7 @@ cdef class Stats:
         if frame is None:           # its header was no good
             self.received += 1
         else:
-            stream = self.stream_at(frame.head() + 2)
+            stream = self.stream(frame)
             stream.lost[cause] = stream.lost.get(cause, 0) + 1
 
     @property
@@ -2604,7 +2690,9 @@ cdef class Frame:
     @property
     def device_name(self):
         cdef bint exact
-        return text_of(self.head() + 14, 20, &exact)
+        cdef const uint8_t* name
+        cdef Py_ssize_t n = stream_name(self.head(), self.size, self.p + self.size, self.size, &name)
+        return text_of(name, n, &exact)
 
     @property
     def timestamp_raw(self):

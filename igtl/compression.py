@@ -323,21 +323,22 @@ def _wrapped(wire: memoryview, method: str, level: Level) -> bytes | None:
         return None
     outer = Compressed(
         _CODES[method], itemsize, _text(wire[2:14]), len(wire), payload,
-        device_name=_text(wire[14:34]), timestamp=None,
+        device_name=_text(_core.stream_key(wire)[12:]), timestamp=None,
     )  # fmt: skip
     outer.timestamp_raw = int.from_bytes(wire[34:42], "big")
-    return outer.pack(version=2 if wire[1] == 2 else 1)
+    return outer.pack(version=2 if wire[1] == 2 else 1, cut_name=True)
 
 
 def stream_of(wire: bytes) -> bytes:
     """Type and device name of a packed message; if it is a COMPRESSED, of the one inside."""
-    if not wire.startswith(b"COMPRESSED\0\0", 2) or len(wire) < 94:
-        return wire[2:34]
+    key = _core.stream_key(wire)
+    if not key.startswith(b"COMPRESSED\0\0") or len(wire) < 94:
+        return key
     content = 58 if wire[1] == 1 else 58 + int.from_bytes(wire[58:60], "big")
-    return wire[content + 4 : content + 16] + wire[14:34]
+    return wire[content + 4 : content + 16] + key[12:]
 
 
-def _text(field: memoryview) -> str:
+def _text(field: bytes | memoryview) -> str:
     return bytes(field).partition(b"\0")[0].decode("utf-8", "replace")
 
 

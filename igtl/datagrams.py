@@ -17,7 +17,7 @@ from collections import OrderedDict
 from typing import Any, Self
 
 from igtl import rtp
-from igtl._core import Frame, Stats, packed_for, unpack
+from igtl._core import Frame, Stats, packed_for, stream_key, unpack
 from igtl.errors import BodyError, MessageTooLarge, ProtocolError
 from igtl.log import log
 from igtl.message import CRCPolicy, Message
@@ -268,7 +268,7 @@ class Incoming(Socket):
         message.received_kernel = stamp
         self.stats.count_received(wire, now)
         if data is wire:
-            self._watch_stamp(message, (address, wire[2:34]))
+            self._watch_stamp(message, (address, stream_key(wire)))
         if message.crc_ok is False:
             self.stats.errors["CRCError"] += 1
         return message

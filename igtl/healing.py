@@ -242,7 +242,7 @@ class ReconnectingLink(Link):
                 packed = packed or self._pack(message, crc)
                 if self._queue.policy != "block" or self._queue.has_room(packed.size):
                     for lost, cause in self._queue.put(packed, packed.size, packed.stream):
-                        self.stats.count_dropped(b"\0\0" + lost.stream, cause)
+                        self.stats.count_dropped(lost.wire, cause)
                     return None
                 self._room.wait()
             raise self._over()
@@ -362,7 +362,7 @@ class ReconnectingLink(Link):
             link.close()
         with self._sending:
             for packed in self._queue.clear():
-                self.stats.count_dropped(b"\0\0" + packed.stream, "closed")
+                self.stats.count_dropped(packed.wire, "closed")
             self._room.notify_all()
 
     def __repr__(self) -> str:

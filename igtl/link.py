@@ -61,7 +61,7 @@ class Inbox:
                 return
         key = m.type_name, m.device_name
         for lost, cause in self._queue.put(m, self._protocol.last_size, key):
-            self._protocol.stats.count_dropped(_core.stream_head(lost), cause)
+            self._protocol.stats.count_dropped(lost, cause)
 
     def put_back(self, m: Message) -> None:
         """Make it the first again."""
@@ -137,7 +137,8 @@ class Packed:
     the version is not known yet. Version 1 goes without metadata and message id.
 
     Attributes:
-        stream: type and device name as in the header.
+        wire: the form of the highest header version.
+        stream: its type and device name, see `_core.stream_key`.
         size: bytes of the largest form.
     """
 
@@ -161,8 +162,8 @@ class Packed:
             self._wires[version] = _core.packed_for(
                 bare, 1 if version == 1 else 2, crc=crc, cut_name=cut_name
             )
-        one = next(iter(self._wires.values()))
-        self.stream = one[2:34]
+        self.wire = self._wires[max(self._wires)]
+        self.stream = _core.stream_key(self.wire)
         self.size = max(map(len, self._wires.values()))
 
     def wire_for(self, protocol: Protocol) -> tuple[bytes, bool]:

@@ -146,7 +146,7 @@ class Protocol(_core.Stream):
             EncodeError: the message cannot be sent as it is.
         """
         parts = self.parts(message, crc=crc)
-        self.stats.count_sent(parts[0], sum(map(len, parts)))
+        self.stats.count_sent(parts, sum(map(len, parts)))
         return parts
 
     def hello(self) -> Parts:

@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Literal, Self, TypedDict, TypeVar, overload
 
-from igtl import _core
 from igtl._core import Frame
 from igtl.compressing import CompressingProtocol, protocol_for
 from igtl.compression import Compression
@@ -126,8 +125,8 @@ class Link(LinkBase):
     def _write(self, parts: Parts) -> None:
         if self._closed:
             raise ConnectionClosed("this link was closed")
-        head = parts[0]
-        size = len(head) if len(parts) == 1 else sum(map(len, parts))
+        message = parts[0] if len(parts) == 1 else [*parts]  # the transport takes them out
+        size = sum(map(len, parts))
         try:
             self._transport.send(parts)
         except ConnectionError as error:
@@ -138,7 +137,7 @@ class Link(LinkBase):
             # perhaps cut in the middle of a message: whatever followed would be out of step
             self._close(linger=False)
             raise
-        self._protocol.stats.count_sent(head, size)
+        self._protocol.stats.count_sent(message, size)
 
     # -- receiving
 
@@ -364,7 +363,7 @@ class Link(LinkBase):
             wanted = Stopping(start)
             reply = self._ask(wanted, 1.0)
             while part_of_stream(start, reply):  # it was on its way
-                self.stats.count_dropped(_core.stream_head(reply), "after_stop")
+                self.stats.count_dropped(reply, "after_stop")
                 reply = self._wait_for(wanted, 1.0)
 
     def wait_compressed(self, timeout: float = 1.0) -> bool:

@@ -286,6 +286,39 @@ def test_long_names() -> None:
     )
 
 
+def test_the_long_name_counts_only_where_the_header_has_its_beginning() -> None:
+    name = "LongStylusToolNameToTracker"
+    for header, full, shown in (
+        (name[:20], name, name),
+        (name[:19], name, name[:19]),
+        ("Probe", "ProbeToTracker", "Probe"),
+        ("Probe", name, "Probe"),
+        ("", name, ""),
+        ("Another20BytesOfName", name, "Another20BytesOfName"),
+        (name[:20], name[:20], name[:20]),
+        (name[:20], "", name[:20]),
+        (name[:20], name + "\0x", name[:20]),
+        (name[:20], name + "x" * 228, name + "x" * 228),
+        (name[:20], name + "x" * 229, name[:20]),
+        ("x" * 19, "x" * 19 + "é", "x" * 19 + "é"),
+        ("x" * 17, "x" * 17 + "😀", "x" * 17 + "😀"),
+        ("x" * 17, "x" * 17 + "éa", "x" * 17),
+    ):
+        m = igtl.Status.ok(device_name=header, metadata={"a": "b", "IGTL_DEVICE_NAME": full})
+        wire = m.pack()
+        got = igtl.unpack(wire)
+        assert got.device_name == igtl.Frame.from_bytes(wire).device_name == shown
+        assert got.metadata["IGTL_DEVICE_NAME"] == full
+        assert got.pack() == wire
+        p = igtl.Protocol(version=2)
+        p.receive_data(wire)
+        p.next_message()
+        p.send(m)
+        assert sorted(p.stats.streams) == sorted({("STATUS", shown)})
+    with pytest.raises(igtl.EncodeError, match="more than 255 bytes"):
+        igtl.Status.ok(device_name="x" * 256).pack(version=2, cut_name=True)
+
+
 def test_longer_extended_header() -> None:
     body = extended(
         b"surplus!" + igtl.Transform(EYE).pack()[58:], b"\0\1\0\1\0\3\0\0\0\1", b"kv", ext=20

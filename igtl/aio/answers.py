@@ -10,7 +10,6 @@ import time
 from collections.abc import AsyncGenerator, Callable, Iterator
 from typing import Any, TypeVar
 
-from igtl import _core
 from igtl.aio.peer import Peer
 from igtl.compressing import CompressingProtocol, capabilities
 from igtl.errors import CommandFailed, ConnectionClosed, EncodeError
@@ -125,7 +124,7 @@ class Answers:
             if provider is not None or not handled:
                 await self._answer(peer, message, provider)
         elif not handled and not any(kind is Message for kind, _, _ in self._handlers):
-            peer.stats.count_dropped(_core.stream_head(message), "unhandled")
+            peer.stats.count_dropped(message, "unhandled")
 
     async def _guarded(self, peer: Peer, handler: Callable[..., Any], *args: Any) -> None:
         """Call a handler; what it raises is logged, and the server goes on."""

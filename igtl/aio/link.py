@@ -14,7 +14,6 @@ import time
 from collections.abc import AsyncIterator, Coroutine, Generator
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, overload
 
-from igtl import _core
 from igtl._core import Frame
 from igtl.aio.connection import Arrival, Connection
 from igtl.aio.tls import TLSConnection
@@ -291,7 +290,7 @@ class Link(LinkBase):
             wanted = Stopping(start)
             reply = await self._ask(wanted, 1.0)
             while part_of_stream(start, reply):  # it was on its way
-                self.stats.count_dropped(_core.stream_head(reply), "after_stop")
+                self.stats.count_dropped(reply, "after_stop")
                 reply = await self._recv(wanted, 1.0)
 
     async def wait_compressed(self, timeout: float = 1.0) -> bool:

@@ -170,7 +170,7 @@ class Recorder:
             channel = self._channel(EVENTS, EVENTS, "json", {})
             self._writer.add_message(channel, item.time_ns, item.wire, item.time_ns)
             return
-        stream = bytes(item.wire[2:34])
+        stream = _core.stream_key(item.wire)
         key = stream, item.peer, item.connection
         channel = self._channels.get(key, 0)
         if not channel:

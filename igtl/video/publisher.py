@@ -12,7 +12,6 @@ from typing import Any, Final
 
 import numpy.typing as npt
 
-from igtl import _core
 from igtl.messages.imaging import FrameType, Image, Video
 from igtl.messages.queries import StartVideo
 from igtl.video.codecs import Codec, Order, codecs_here
@@ -191,7 +190,7 @@ class _Viewer:
             self._drop(message, 1)
 
     def _drop(self, message: Video, times: int) -> None:
-        self._peer.stats.count_dropped(_core.stream_head(message), "video", times)
+        self._peer.stats.count_dropped(message, "video", times)
 
     async def get(self) -> Video:
         while not self._frames:
