@@ -348,6 +348,7 @@ class Decoder:
     Args:
         max_size: largest message, header included; default 1 GiB, at least 58 bytes.
         stats: counts what arrives.
+        resync: see `igtl.Protocol`.
 
     Attributes:
         last_size: bytes of the last frame.
@@ -355,13 +356,17 @@ class Decoder:
         waiting: bytes received behind the message that is arriving.
     """
 
-    def __init__(self, max_size: int = ..., stats: Stats | None = None) -> None: ...
+    def __init__(
+        self, max_size: int = ..., stats: Stats | None = None, resync: bool = False
+    ) -> None: ...
     stats: Stats | None
     last_size: int
     @property
     def peer_version(self) -> int: ...
     @property
     def max_size(self) -> int: ...
+    @property
+    def resync(self) -> bool: ...
     @property
     def at_boundary(self) -> bool: ...
     @property
@@ -374,7 +379,14 @@ class Decoder:
 @disjoint_base
 class Stream(Decoder):
     def __init__(
-        self, max_size: int, stats: Stats, crc: CRCPolicy, fixed: int, cut_names: bool, peer: Any
+        self,
+        max_size: int,
+        stats: Stats,
+        crc: CRCPolicy,
+        fixed: int,
+        cut_names: bool,
+        peer: Any,
+        resync: bool = False,
     ) -> None: ...
     stats: Stats
     peer: Any

@@ -131,6 +131,7 @@ cdef enum:
     BLOCK_FROM = 32 * 1024      # frames of this size are received into memory of their own
     LARGE_FROM = 4 << 20        # memory that is worth large pages
     HEADS = 32                  # streams whose class and name are remembered
+    MAX_TRIES = 8               # headers tried, one after the other, where step was lost
     MAX_NAME = 255              # bytes of a device name in the metadata
     MAX_DEPTH = 8               # of messages in messages: each level takes its part of the stack
     MAX_STREAMS = 4096          # a peer that invents names shall not fill the memory
@@ -2719,6 +2720,71 @@ cdef class Frame:
     def __repr__(self):
         return f"<Frame {self.type_name} {self.device_name!r} {len(self)} bytes>"
 
+# Finding step again. A peer that could not send all of a message may begin it once more (PLUS does so
+# after half a second), which leaves the bytes of the next header somewhere within what the first one
+# announced, or within the first one itself.
+
+cdef bint is_name(const uint8_t* p, Py_ssize_t size) noexcept nogil:
+    """Capital letters, digits and underscores, a letter first, then zeros."""
+    cdef Py_ssize_t k = 0
+    if not 65 <= p[0] <= 90:
+        return False
+    while k < size and (65 <= p[k] <= 90 or 48 <= p[k] <= 57 or p[k] == 95):
+        k += 1
+    return are_zeros(p + k, size - k)
+
+cdef bint are_zeros(const uint8_t* p, Py_ssize_t n) noexcept nogil:
+    cdef Py_ssize_t k
+    for k in range(n):
+        if p[k]:
+            return False
+    return True
+
+cdef Py_ssize_t text_size(const uint8_t* p, Py_ssize_t size) noexcept nogil:
+    cdef const uint8_t* end = <const uint8_t*>memchr(p, 0, size)
+    return size if end == NULL else end - p
+
+cdef bint begins_message(const uint8_t* p) noexcept nogil:
+    """Whether these 14 bytes can be the first ones of a message."""
+    return p[0] == 0 and 1 <= p[1] <= 2 and is_name(p + 2, 12)
+
+cdef bint can_be_header(const uint8_t* p, uint64_t max_size) noexcept nogil:
+    """Whether these 58 bytes, which stand where a header is expected, can be one."""
+    cdef Py_ssize_t k = 0
+    while k < 12 and 32 < p[2 + k] < 127:
+        k += 1
+    return k > 0 and are_zeros(p + 2 + k, 12 - k) and get16(p) <= 2 and get64(p + 42) <= max_size - HEADER
+
+cdef bint is_header(const uint8_t* p, uint64_t max_size) noexcept nogil:
+    """Whether these 58 bytes, which stand anywhere, are a header most likely."""
+    cdef Py_ssize_t k = 0
+    while k < 20 and p[14 + k] >= 32:
+        k += 1
+    return (begins_message(p) and are_zeros(p + 14 + k, 20 - k) and get64(p + 42) <= max_size - HEADER
+            and (get64(p + 42) > 0 or get64(p + 50) == 0))
+
+cdef Py_ssize_t same_header(const uint8_t* p, Py_ssize_t size) noexcept nogil:
+    """Where among these bytes the header at p stands again; if it has come in part, at the end. -1:
+    nowhere."""
+    cdef const uint8_t* at = p + 3      # of a type's first letter, which is rarer than the zeros before it
+    cdef const uint8_t* end = p + size - 12
+    while at < end:
+        at = <const uint8_t*>memchr(at, p[2], end - at)
+        if at == NULL:
+            return -1
+        if memcmp(at - 2, p, min(HEADER, p + size - at + 2)) == 0:
+            return at - 2 - p
+        at += 1
+    return -1
+
+cdef Py_ssize_t next_header(const uint8_t* p, Py_ssize_t size, uint64_t max_size) noexcept nogil:
+    """Where behind the first of these bytes a header begins most likely. -1: nowhere."""
+    cdef Py_ssize_t i
+    for i in range(1, size - HEADER + 1):
+        if p[i] == 0 and is_header(p + i, max_size):
+            return i
+    return -1
+
 cdef class Decoder:
     """Cuts a byte stream into frames; owns whatever has arrived in part.
 
@@ -2739,8 +2805,12 @@ cdef class Decoder:
     cdef uint64_t sum
     cdef uint64_t skipping              # body bytes of an unusable header still to drop
     cdef object failed
+    cdef readonly bint resync
+    cdef bint searching                 # for a header; counted already
+    cdef int tries                      # headers found since the last right message
+    cdef bytes before                   # last bytes of a wrong message: a header may begin in them
 
-    def __init__(self, max_size=1 << 30, Stats stats=None):
+    def __init__(self, max_size=1 << 30, Stats stats=None, bint resync=False):
         if not HEADER <= operator.index(max_size) <= MAX_BLOCK:
             raise ValueError(f"max_size must be {HEADER} to {MAX_BLOCK} bytes, not {max_size}")
         self.max_size = max_size
@@ -2749,6 +2819,10 @@ cdef class Decoder:
         self.large = None
         self.skipping = 0
         self.failed = None
+        self.resync = resync
+        self.searching = False
+        self.tries = 0
+        self.before = None
         self.use(Block(64 * 1024))
 
     cdef int ready(self) except -1:
@@ -2819,6 +2893,8 @@ cdef class Decoder:
         self.ready()
         if self.start == self.end:
             self.start = self.end = 0
+            if self.resync and self.buffer.size >= LARGE_FROM > n:  # a large message was put back
+                self.use(Block(64 * 1024))
         if self.buffer.size - self.end >= n:
             return 0
         if pending + n <= self.buffer.size // 2:
@@ -2863,20 +2939,26 @@ cdef class Decoder:
     cdef Frame cut(self, bint sum):
         """As next_frame. sum: whoever asks will want the CRC of its body."""
         cdef Py_ssize_t total, have
-        cdef uint64_t body, dropped
+        cdef uint64_t body, dropped, actual = 0
         cdef uint8_t* p
+        cdef Block large
         cdef Frame frame
         cdef bytes data
         if self.failed is not None:
             raise self.failed
         self.ready()
+        if self.resync:
+            sum = True
         if self.large is not None:
             if self.filled < self.large.size:
                 return None
-            frame = self.found(self.large, self.large.p, self.large.size)
+            large = self.large
+            if self.resync and self.lost_step(large.p, large.size, self.sum):
+                return self.cut(sum)
+            self.large = None
+            frame = self.found(large, large.p, large.size)
             frame.summed = self.summed > 0
             frame.sum = self.sum
-            self.large = None
             return frame
         if self.skipping:
             dropped = min(self.skipping, <uint64_t>(self.end - self.start))
@@ -2884,6 +2966,8 @@ cdef class Decoder:
             self.start += dropped
             if self.skipping:
                 return None
+        if self.resync and not self.at_header():
+            return None
         have = self.end - self.start
         if have < HEADER:
             return None
@@ -2898,9 +2982,17 @@ cdef class Decoder:
             raise VersionError(get16(p))
         total = HEADER + <Py_ssize_t>body
         if have >= total and total < BLOCK_FROM:
+            if self.resync:
+                actual = run_crc(p + HEADER, body, 0)
+                if self.lost_step(p, total, actual):
+                    return self.cut(sum)
             data = PyBytes_FromStringAndSize(<const char*>p, total)
             self.start += total
-            return self.found(data, <const uint8_t*>PyBytes_AsString(data), total)
+            frame = self.found(data, <const uint8_t*>PyBytes_AsString(data), total)
+            if self.resync:
+                frame.summed = True
+                frame.sum = actual
+            return frame
         if total < BLOCK_FROM:
             return None
         self.large = Block(total, HEADER + 72 + (EXTENDED if get16(p) == 2 else 0))
@@ -2912,6 +3004,96 @@ cdef class Decoder:
         self.start += self.filled
         return self.cut(sum)
 
+    cdef int at_header(self) except -1:
+        """Make what can be a header stand at the start. False: more bytes must come."""
+        cdef const uint8_t* p
+        cdef Py_ssize_t have, k, room
+        while True:
+            have = self.end - self.start
+            if have < HEADER:
+                return False
+            p = self.buffer.p + self.start
+            if (is_header if self.searching else can_be_header)(p, self.max_size):
+                self.before = None
+                if get64(p + 42) and get64(p + 42) + HEADER <= <uint64_t>have:
+                    return True     # its CRC will tell
+                if get64(p + 42) and have < HEADER + 13:
+                    return False
+                for k in range(1, min(HEADER, have - 13)):  # it was cut itself, and begins again
+                    if begins_message(p + k) and (memcmp(p + k + 2, p + 2, text_size(p + 2, 12)) == 0
+                                                  or type_bytes(p + k) in _classes):
+                        break
+                else:
+                    return True
+                self.count_resync(NULL)
+                self.start += k
+                continue
+            if not self.searching:
+                self.count_resync(NULL)
+                self.searching = True
+            if self.before is not None:
+                room = len(self.before)
+                self.put_back(<const uint8_t*>PyBytes_AsString(self.before), room)
+                self.before = None
+                p = self.buffer.p + self.start
+                have += room
+                if is_header(p, self.max_size):
+                    continue
+            k = next_header(p, have, self.max_size)
+            self.start = self.start + k if k >= 0 else self.end - HEADER + 1
+            if k < 0:
+                return False
+
+    cdef bint lost_step(self, const uint8_t* p, Py_ssize_t size, uint64_t actual) except -1:
+        """Whether the message of this size at p, which is whole, has a wrong CRC and another message
+        begins in it: then that stands at the start, and p is no longer valid."""
+        cdef Py_ssize_t here = size if self.large is not None else self.end - self.start, k, n
+        if actual == get64(p + 50):
+            self.searching = False
+            self.tries = 0
+            return False
+        k = -1
+        if self.tries < MAX_TRIES:
+            here = min(here, size + HEADER - 1)
+            with nogil:
+                if is_header(p, self.max_size):
+                    k = same_header(p, here)
+                if k < 0 and get64(p + 50):     # 0: perhaps its sender computes none
+                    k = next_header(p, here, self.max_size)
+        if not 0 < k < size:
+            n = min(size, HEADER - 1)
+            self.before = (p + size - n)[:n]
+            return False
+        self.tries += 1
+        self.count_resync(p if k >= HEADER else NULL)
+        if self.large is None:
+            self.start += k
+        else:
+            large = self.large
+            self.large = None
+            self.put_back(p + k, size - k)
+        return True
+
+    cdef int put_back(self, const uint8_t* p, Py_ssize_t n) except -1:
+        """Put n bytes in front of those not yet consumed."""
+        cdef Py_ssize_t pending = self.end - self.start
+        cdef Block block = Block(max(64 * 1024, 2 * (n + pending)))
+        memcpy(block.p, p, n)
+        memcpy(block.p + n, self.buffer.p + self.start, pending)
+        self.use(block)
+        self.start = 0
+        self.end = n + pending
+
+    cdef int count_resync(self, const uint8_t* p) except -1:
+        """p: header of the message that is given up, if it is known."""
+        if self.stats is None:
+            return 0
+        if p == NULL:
+            self.stats.dropped["resync"] += 1
+        else:
+            self.stats.count_dropped(p[:HEADER], "resync")
+        return 0
+
 cdef class Stream(Decoder):
     """The part of `igtl.Protocol` that every message passes: both directions, without I/O."""
 
@@ -2920,8 +3102,8 @@ cdef class Stream(Decoder):
     cdef int policy             # of the CRC
     cdef readonly int fixed     # header version written; 0: the peer's
 
-    def __init__(self, max_size, Stats stats not None, crc, int fixed, bint cut_names, peer):
-        Decoder.__init__(self, max_size, stats)
+    def __init__(self, max_size, Stats stats not None, crc, int fixed, bint cut_names, peer, bint resync=False):
+        Decoder.__init__(self, max_size, stats, resync)
         self.policy = policy_of(crc)
         self.fixed = fixed
         self.cut_names = cut_names

@@ -413,7 +413,7 @@ def connect(
         version: header version written: "auto" (default; 1 until the peer has sent 2), 1 or 2.
         hello: send a version 2 STATUS first, which PLUS, 3D Slicer and other igtl ends answer
             with version 2. Not for libraries that know version 1 only: they lose step.
-        max_size, crc, on_error, cut_names: see `igtl.Protocol`.
+        max_size, crc, on_error, cut_names, resync: see `igtl.Protocol`.
         compression: True, or how (see `igtl.Compression`): offer it to the peer, by a CAPABILITY.
             An igtl end that was told so too then gets messages compressed, and sends them so;
             every other peer gets them as ever. Default: no.

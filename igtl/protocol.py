@@ -42,6 +42,10 @@ class Protocol(_core.Stream):
             can be read. "skip": it is only counted.
         version: header version written. "auto" (default): 1 until the peer has sent 2.
         cut_names: see `Message.pack`.
+        resync: when a message is wrong, look for the next header in it instead of losing step: for
+            a peer that breaks off and begins again, as PLUS does. Costs the CRC of each message,
+            also with crc="off". What was given up is counted in `stats.dropped["resync"]`; headers of
+            unknown versions and too large messages are passed over alike. Default: no.
         peer: whom log records and messages name.
 
     Attributes:
@@ -66,6 +70,7 @@ class Protocol(_core.Stream):
         on_error: OnError = "raise",
         version: Version = "auto",
         cut_names: bool = False,
+        resync: bool = False,
         peer: Any = None,
     ) -> None:
         if version not in ("auto", 1, 2):
@@ -73,7 +78,7 @@ class Protocol(_core.Stream):
         if on_error not in ("raise", "skip"):
             raise ValueError(f"on_error must be 'raise' or 'skip', not {on_error!r}")
         super().__init__(
-            max_size, Stats(), crc, 0 if version == "auto" else version, cut_names, peer
+            max_size, Stats(), crc, 0 if version == "auto" else version, cut_names, peer, resync
         )
         self._on_error = on_error
         self._warned = False

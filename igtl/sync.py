@@ -505,6 +505,7 @@ class Settings(TypedDict, total=False):
     crc: CRCPolicy
     on_error: OnError
     cut_names: bool
+    resync: bool
     compression: Compression | bool
     inbox_policy: InboxPolicy
     inbox_messages: int
@@ -527,6 +528,7 @@ def connect(
     crc: CRCPolicy = "verify",
     on_error: OnError = "raise",
     cut_names: bool = False,
+    resync: bool = False,
     compression: Compression | bool = False,
     inbox_policy: InboxPolicy = "drop_oldest",
     inbox_messages: int = MAX_WAITING,
@@ -542,7 +544,7 @@ def connect(
     """
     protocol = protocol_for(
         compression, max_size=max_size, crc=crc, on_error=on_error, version=version,
-        cut_names=cut_names,
+        cut_names=cut_names, resync=resync,
     )  # fmt: skip
     inbox = Inbox(protocol, inbox_policy, inbox_messages, inbox_bytes)
     start = time.monotonic()

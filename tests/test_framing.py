@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 import igtl
 from igtl.link import Packed
 from tests.conftest import VECTORS, manifest
-from tests.wire import extended, frame
+from tests.wire import extended, frame, transform
 
 STREAM = [(VECTORS / v["file"]).read_bytes() for v in manifest()]
 
@@ -328,3 +328,137 @@ def test_the_crc_of_a_large_message_is_computed_as_it_comes(at: int, step: int) 
                     assert m.crc_ok is (None if policy == "off" else right)
                 assert p.stats.errors == ({} if right or policy == "off" else {"CRCError": 1})
                 assert p.at_boundary
+
+
+# ---- a peer that breaks off and begins again ----------------------------------------------------
+
+
+def read(p: igtl.Protocol, data: bytes, step: int) -> tuple[list[Any], list[Any]]:
+    """The messages and the errors that come of these bytes, so many at a time."""
+    got: list[Any] = []
+    errors: list[Any] = []
+    for at in range(0, len(data), step):
+        p.receive_data(data[at : at + step])
+        messages = p.messages()
+        while True:
+            try:
+                got.append(next(messages))
+            except StopIteration:
+                break
+            except igtl.ProtocolError as error:
+                errors.append(error)
+    return got, errors
+
+
+BROKEN_OFF = [
+    igtl.Status.ok("all is well", device_name="Device"),
+    igtl.Transform(np.eye(4), device_name="ProbeToTracker"),
+    igtl.Transform(np.eye(4), device_name="", timestamp=0),
+    igtl.String("x" * 300, device_name="A name of 20 bytes!!", metadata={"a": "b"}),
+    igtl.GetImage(device_name="Image"),
+    igtl.Unknown("TRACKEDFRAME", bytes(200), device_name="Image_Reference"),
+    igtl.Points([igtl.Point("T1", position=(1, 2, 3))], device_name="Points"),
+]
+
+
+@pytest.mark.parametrize("step", [1, 7, 100_000])
+@pytest.mark.parametrize("message", BROKEN_OFF, ids=lambda m: m.type_name)
+def test_a_message_that_is_cut_and_sent_again_is_received(message: Any, step: int) -> None:
+    """Wherever it is cut; what follows is received as well."""
+    wire = message.pack()
+    follows = igtl.String("follows", device_name="F")
+    for cut in range(1, len(wire)):
+        data = follows.pack() + wire[:cut] + wire + follows.pack() + wire
+        p = igtl.Protocol(resync=True)
+        got, errors = read(p, data, step)
+        assert got == [follows, message, follows, message], cut
+        assert len(errors) <= 1
+        assert p.stats.lost == p.stats.dropped["resync"] + len(errors) > 0
+        assert p.at_boundary
+
+
+@pytest.mark.parametrize("step", [1000, 65_536, 1 << 20])
+@pytest.mark.parametrize("cut", [1, 30, 57, 58, 59, 100, 40_000, 89_950, 90_000, 90_071, 90_129])
+def test_a_large_message_that_is_cut_and_sent_again(cut: int, step: int) -> None:
+    image = igtl.Image(np.arange(90_000, dtype="u2").astype("u1").reshape(1, 300, 300), device_name="I")
+    wire = image.pack()
+    assert len(wire) == 90_130
+    p = igtl.Protocol(resync=True)
+    got, errors = read(p, transform().pack() + (wire[:cut] + wire) * 2 + wire, step)
+    assert got[1:] == [image] * 3
+    assert len(errors) <= 2
+    assert p.stats.streams["IMAGE", "I"].received == 3 + len(errors)
+
+
+def test_a_cut_message_followed_by_another() -> None:
+    whole = transform().pack()
+    for cut in range(1, 106):
+        p = igtl.Protocol(resync=True)
+        got, _ = read(p, whole[:cut] + (other := igtl.Status.ok(device_name="Other")).pack() * 2, 64)
+        assert got[-1] == other
+
+
+def test_no_body_with_a_right_crc_is_cut() -> None:
+    """It may hold whole messages, headers, and the header of its own message."""
+    inner = transform().pack()
+    blob = igtl.Unknown("BLOB", inner * 3 + b"\0", device_name="Dev")
+    again = igtl.Unknown("BLOB", blob.pack() + blob.pack()[:58] + bytes(7), device_name="Dev")
+    large = igtl.Unknown("BLOB", again.pack() * 400, device_name="Dev")
+    bind = igtl.Bind([transform(), igtl.Status.ok()])
+    messages = [blob, again, large, bind, igtl.GetImage(), igtl.Points([])]
+    for step in (1, 13, 64, 1000, 1 << 20):
+        if step == 1:
+            messages.remove(large)
+        p = igtl.Protocol(resync=True)
+        got, errors = read(p, b"".join(m.pack() for m in messages), step)
+        assert (got, errors) == (messages, [])
+        assert p.stats.lost == 0
+        messages = [blob, again, large, bind, igtl.GetImage(), igtl.Points([])]
+
+
+def test_a_header_is_found_in_noise_and_counted_once() -> None:
+    rng = random.Random(1)
+    noise = bytes(rng.randrange(256) for _ in range(5000))
+    wire = transform().pack()
+    for step in (1, 50, 10_000):
+        p = igtl.Protocol(resync=True, max_size=1 << 20)
+        got, errors = read(p, wire + b"\xff" + noise + wire + wire, step)
+        assert got == [igtl.unpack(wire)] * 3
+        assert errors == []
+        assert p.stats.dropped == {"resync": 1}
+
+
+def test_odd_headers_in_step_are_no_noise() -> None:
+    """Of a type with small letters, with bytes behind a name's end; with a wrong CRC or none."""
+    odd = bytearray(transform().pack())
+    odd[20:34] = b"\0rest of name!"
+    plain = transform().pack()
+    data = frame("small.type", b"abc") + bytes(odd) + plain[:50] + bytes(8) + plain[58:]
+    damaged = plain[:70] + b"?" + plain[71:]
+    p = igtl.Protocol(resync=True, crc="warn")
+    got, errors = read(p, data + damaged + plain, 1000)
+    assert [m.type_name for m in got] == ["small.type", *["TRANSFORM"] * 4]
+    assert [m.crc_ok for m in got] == [True, True, False, False, True]
+    assert errors == []
+    assert p.stats.errors == {"CRCError": 2}
+    assert p.stats.dropped == {}
+
+
+def test_finding_step_is_bounded_work() -> None:
+    """A wrong message that is full of headers is tried from some of them, not from each."""
+    size = 200_000
+    header = frame("BLOB", b"?", size=size)[:58]
+    body = (header * (size // 58 + 1))[:size]
+    p = igtl.Protocol(resync=True)
+    got, errors = read(p, header + body + transform().pack() * 5000, 1 << 20)
+    assert len(got) > 1000
+    assert p.stats.dropped["resync"] < 50
+
+
+def test_resync_is_off_by_default() -> None:
+    wire = transform().pack()
+    p = igtl.Protocol()
+    assert not p.resync
+    p.receive_data(wire[:80] + wire)
+    with pytest.raises(igtl.CRCError):
+        p.next_message()

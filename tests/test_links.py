@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import socket
 import struct
 import threading
 import time
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 
 import igtl
-from tests.links import KINDS, Aio, pair, raw_pair
+from tests.links import KINDS, Aio, loop_for, pair, raw_pair
 from tests.wire import frame, transform
 
 SOCKETS = [kind for kind in KINDS if kind != "pipe"]
@@ -755,3 +756,40 @@ def test_receiving_while_another_thread_closes() -> None:
     (error,) = raised
     assert isinstance(error, igtl.ConnectionClosed)
     assert error.clean
+
+
+# ---- a peer that breaks off and begins again ----------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["link", "compressing link", "reconnecting link", "aio"])
+def test_a_client_finds_step_again(kind: str) -> None:
+    large, small = image(300_000), transform()
+    with socket.create_server(("127.0.0.1", 0)) as listening, contextlib.ExitStack() as stack:
+        port = listening.getsockname()[1]
+
+        def serve() -> None:
+            sock, _ = listening.accept()
+            with sock:
+                for m in (large, small):
+                    wire = m.pack()
+                    sock.sendall(wire[: len(wire) - 60] + wire)
+                while sock.recv(1000):
+                    pass
+
+        thread = run(serve)
+        if kind == "aio":
+            loop = stack.enter_context(loop_for("aio"))
+
+            async def received() -> list[igtl.Message]:
+                async with igtl.aio.connect(port=port, resync=True) as link:
+                    return [await link.recv(timeout=10) for _ in range(2)]
+
+            got = loop(received())  # type: ignore[misc]
+        else:
+            settings: Any = {"link": {}, "compressing link": {"compression": True},
+                             "reconnecting link": {"reconnect": igtl.Backoff()}}[kind]  # fmt: skip
+            with igtl.connect(port=port, resync=True, **settings) as link:
+                got = [link.recv(timeout=10) for _ in range(2)]
+                assert link.stats.dropped["resync"] == 2
+        assert got == [large, small]
+        thread.join(10)

@@ -424,6 +424,7 @@ def connect(
     crc: CRCPolicy = "verify",
     on_error: OnError = "raise",
     cut_names: bool = False,
+    resync: bool = False,
     compression: Compression | bool = False,
     inbox_policy: InboxPolicy = "drop_oldest",
     inbox_messages: int = MAX_WAITING,
@@ -450,7 +451,7 @@ def connect(
     async def opened() -> Link:
         protocol = protocol_for(
             compression, max_size=max_size, crc=crc, on_error=on_error, version=version,
-            cut_names=cut_names,
+            cut_names=cut_names, resync=resync,
         )  # fmt: skip
         inbox = Inbox(protocol, inbox_policy, inbox_messages, inbox_bytes)
         outbox: Queue[bytes] = Queue(policy, max_queued, max_queued_bytes)
