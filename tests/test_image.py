@@ -259,3 +259,25 @@ def test_video() -> None:
     v.sub_size = (641, 1, 1)
     with pytest.raises(igtl.EncodeError, match=r"Video.sub_size"):
         v.pack()
+
+
+def test_a_header_that_does_not_fit_the_pixels_is_refused() -> None:
+    """Edited by hand, in an image that was built and in one that came."""
+    built = igtl.Image(np.zeros((2, 3, 4), np.uint8))
+    for edit in (
+        {"scalar_type": 77},
+        {"scalar_type": 0},
+        {"scalar_type": 11},
+        {"components": 3},
+        {"components": 0},
+        {"sub_size": (1, 1, 1)},
+        {"size": (9, 9, 9), "sub_size": (9, 9, 9)},
+    ):
+        for image in (built, igtl.unpack(built.pack())):
+            wrong = copy.deepcopy(image)
+            for name, value in edit.items():
+                setattr(wrong, name, value)
+            with pytest.raises(igtl.EncodeError):
+                wrong.pack()
+            assert "Image" in repr(wrong)
+            assert wrong != image

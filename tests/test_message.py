@@ -503,6 +503,23 @@ def test_comparing_never_raises() -> None:
     assert x != y
 
 
+@pytest.mark.parametrize("dims", [64, 65, 255])
+def test_an_array_of_more_dimensions_than_numpy_has_is_bytes(dims: int) -> None:
+    shape = b"\0\1" * (dims - 1) + b"\0\3"
+    wire = frame("NDARRAY", bytes([3, dims]) + shape + b"abc")
+    got: Any = igtl.unpack(wire)
+    if isinstance(got.array, np.ndarray):
+        assert dims == 64
+        assert got.array.shape == (1,) * 63 + (3,)
+    else:
+        assert got.array == wire[58:]
+    assert got.pack()[58:] == wire[58:]
+    assert copy.deepcopy(got) == got
+    assert got.to_dict()
+    with pytest.raises(igtl.BodyError, match="3 numbers announced, 2 bytes are left"):
+        igtl.unpack(frame("NDARRAY", wire[58:-1]))
+
+
 # ---- whole and parts --------------------------------------------------------------------------
 
 

@@ -153,6 +153,9 @@ class Sensor(Message, type_name="SENSOR"):
         yield "values", self.values
 
 
+_NUMPY_DIMENSIONS: Final = 64 if np.lib.NumpyVersion(np.__version__) >= "2.0.0" else 32
+
+
 class _NDArrayCodec:
     """NDARRAY: type and extents follow from the array; always big endian (protocol.md 8.13)."""
 
@@ -161,7 +164,7 @@ class _NDArrayCodec:
         2: "i1", 3: "u1", 4: "i2", 5: "u2", 6: "i4", 7: "u4", 10: "f4", 11: "f8", 13: "c16",
     }  # fmt: skip
 
-    def decode(self, view: memoryview, count: int) -> npt.NDArray[Any]:
+    def decode(self, view: memoryview, count: int) -> npt.NDArray[Any] | bytes:
         code, dims = view[0], view[1]
         if code not in self._types:
             raise ValueError(f"scalar type {code} does not exist")
@@ -175,12 +178,14 @@ class _NDArrayCodec:
         left = len(view) - 2 - 2 * dims
         if size * wire.itemsize > left:
             raise ValueError(f"{size} numbers announced, {left} bytes are left")
-        if dims > 64:  # more than numpy has; the values are all there, in one row
-            raise ValueError(f"{dims} dimensions, numpy has 64")
+        if dims > _NUMPY_DIMENSIONS:
+            return bytes(view)
         values = np.frombuffer(view, wire, size, 2 + 2 * dims)
         return values.astype(wire.newbyteorder("=")).reshape(shape)
 
-    def size(self, value: npt.NDArray[Any]) -> int:
+    def size(self, value: npt.NDArray[Any] | bytes) -> int:
+        if isinstance(value, bytes):
+            return len(value)
         return 2 + 2 * value.ndim + value.nbytes
 
     def coerce(self, value: Any) -> npt.NDArray[Any]:
@@ -197,7 +202,9 @@ class _NDArrayCodec:
             "NDArray", "array", f"the wire has no {dtype.name}: convert it to {wanted}"
         )
 
-    def encode(self, value: npt.NDArray[Any]) -> bytes:
+    def encode(self, value: npt.NDArray[Any] | bytes) -> bytes:
+        if isinstance(value, bytes):
+            return value
         if value.ndim > 255 or max(value.shape, default=0) > 65535:
             raise ValueError(f"extents {value.shape}: at most 65535 each")
         head = struct.pack(f">BB{value.ndim}H", self._code(value.dtype), value.ndim, *value.shape)
@@ -208,7 +215,8 @@ class NDArray(Message, type_name="NDARRAY"):
     """An array of numbers of any shape (protocol.md 8.13).
 
     Args:
-        array: int8 … uint32, float32, float64 or complex128; extents up to 65,535 each.
+        array: int8 … uint32, float32, float64 or complex128; extents up to 65,535 each. Of a
+            received message with more dimensions than numpy has (64): its content, as bytes.
     """
 
     array: Array = coded(_NDArrayCodec())

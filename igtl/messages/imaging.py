@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterator
 from enum import IntEnum
@@ -278,7 +279,14 @@ class Image(_Placed, type_name="IMAGE"):
     def array(self) -> npt.NDArray[Any]:
         values: npt.NDArray[Any] | None = getattr(self, "_array", None)
         if values is None:
+            if self.scalar_type not in _DTYPES:
+                raise EncodeError("Image", "scalar_type", f"{self.scalar_type} does not exist")
             wire = np.dtype((">" if self.endian == 1 else "<") + _DTYPES[self.scalar_type])
+            size = memoryview(self._pixels).nbytes
+            if size != wire.itemsize * math.prod(self._shape()):
+                raise EncodeError(
+                    "Image", "array", f"{size} bytes of pixels do not make {wire} {self._shape()}"
+                )
             values = np.frombuffer(self._pixels, wire).reshape(self._shape())
             if not (values.dtype.isnative and values.flags.aligned):
                 values = values.astype(wire.newbyteorder("="))
@@ -362,7 +370,8 @@ class Image(_Placed, type_name="IMAGE"):
         part = (
             "" if (self.size == self.sub_size).all() else f" part {self.sub_size} at {self.offset}"
         )
-        kind = np.dtype(_DTYPES[self.scalar_type]).name
+        code = self.scalar_type
+        kind = np.dtype(_DTYPES[code]).name if code in _DTYPES else f"scalar_type={code}"
         colour = f"×{self.components}" if self.components > 1 else ""
         spacing = ", ".join(f"{s:.4g}" for s in self.spacing)
         return f"{size} {kind}{colour}{part} spacing=({spacing}) mm {self.space}"
