@@ -107,6 +107,19 @@ def test_bad_messages_do_not_lose_step() -> None:
         assert p.stats.received == 7
 
 
+def test_a_body_that_is_passed_over_is_no_boundary() -> None:
+    wire = struct.pack(">H", 9) + transform().pack()[2:]
+    for step in (1, 20):
+        p = igtl.Protocol(on_error="skip")
+        for at in range(0, len(wire) - step, step):
+            p.receive_data(wire[at : at + step])
+            assert p.next_message() is None
+            assert not p.at_boundary
+        p.receive_data(wire[at + step :])
+        assert p.next_message() is None
+        assert p.at_boundary
+
+
 def test_skipping_counts() -> None:
     good = igtl.Status.ok(device_name="D").pack()
     p = igtl.Protocol(on_error="skip")

@@ -635,6 +635,26 @@ def test_mesh() -> None:
     assert again(igtl.PolyData([], triangle_strips=igtl.Cells.from_arrays([0], []))) is not None
 
 
+@pytest.mark.parametrize("kind", ["vertices", "lines", "polygons", "triangle_strips"])
+def test_cells_of_every_kind_name_points_that_there_are(kind: str) -> None:
+    points = np.zeros((3, 3))
+    good: Any = igtl.PolyData(points, **{kind: [[0, 1, 2]]})  # type: ignore[arg-type]
+    assert getattr(again(good), kind).connectivity.tolist() == [0, 1, 2]
+    with pytest.raises(igtl.EncodeError, match="a cell uses point 3, there are 3"):
+        igtl.PolyData(points, **{kind: [[0, 1, 3]]}).pack()  # type: ignore[arg-type]
+    at = ["vertices", "lines", "polygons", "triangle_strips"].index(kind)
+    for cells, words in (
+        ([1, 0, 0], "1 cells take 8 bytes, 12 are announced"),
+        ([1], "cell 0 of 1 has 1 points"),
+        ([3, 0, 0], "cell 0 of 1 has 3 points"),
+    ):
+        counts = [0] * 10
+        counts[1 + 2 * at], counts[2 + 2 * at] = 1, 4 * len(cells)
+        body = struct.pack(f">{10 + len(cells)}I", *counts, *cells)
+        with pytest.raises(igtl.BodyError, match=words):
+            igtl.unpack(frame("POLYDATA", body))
+
+
 def test_comparison() -> None:
     t = igtl.Transform(EYE, device_name="A", timestamp=5)
     same = igtl.Transform(EYE, device_name="A", timestamp=5)

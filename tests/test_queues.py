@@ -100,3 +100,22 @@ def test_wrong_settings() -> None:
     for limits in ((0, 1), (1, 0)):
         with pytest.raises(ValueError):
             Queue("block", *limits)
+
+
+def test_the_newest_takes_the_bytes_of_its_place() -> None:
+    """The account follows what waits, whatever replaced what."""
+    queue: Queue[str] = Queue("latest", 10, 100)
+    for name, size in (("a", 50), ("b", 20), ("a", 10), ("a", 30), ("b", 70)):
+        queue.put(name, size, name)
+    assert queue.bytes == 100
+    assert not queue.has_room(1)
+    queue.put("a", 1, "a")
+    assert queue.bytes == 71
+    assert queue.has_room(29)
+    assert not queue.has_room(30)
+    assert queue.get() == "a"
+    assert queue.bytes == 70
+    assert queue.put("c", 31, "c") == [("b", "drop_oldest")]
+    assert queue.bytes == 31
+    queue.get()
+    assert queue.bytes == 0
