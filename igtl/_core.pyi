@@ -28,8 +28,8 @@ def as_matrix(value: Any, owner: str = ..., name: str = ...) -> npt.NDArray[np.f
 def timestamp_of(time_ns: int) -> int: ...
 def time_ns_of(raw: int) -> int: ...
 def stream_key(what: Record | Frame | Buffer | list[Any]) -> bytes:
-    """Type (12 bytes) and device name of a message, a Frame, a packed message or the parts of one: 32
-    bytes as in the header, or more for a name that the header cuts."""
+    """Type (12 bytes) and device name of a message, a Frame, a packed message or the parts of one:
+    32 bytes as in the header, or more for a name that the header cuts."""
 
 def needs_v2(r: Record) -> bool: ...
 def packed_for(

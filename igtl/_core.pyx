@@ -1726,8 +1726,8 @@ cdef Py_ssize_t stream_name(const uint8_t* p, Py_ssize_t size, const uint8_t* en
     return 20
 
 def stream_key(what):
-    """Type (12 bytes) and device name of a message, a Frame, a packed message or the parts of one: 32
-    bytes as in the header, or more for a name that the header cuts."""
+    """Type (12 bytes) and device name of a message, a Frame, a packed message or the parts of one:
+    32 bytes as in the header, or more for a name that the header cuts."""
     cdef Frame frame
     cdef Record r
     cdef Held first, last
@@ -2861,12 +2861,12 @@ cdef class Decoder:
         """Take received bytes (copied)."""
         cdef Held held
         if type(data) is bytes:
-            self.copy(<const uint8_t*>PyBytes_AsString(data), len(<bytes>data))
+            self.append(<const uint8_t*>PyBytes_AsString(data), len(<bytes>data))
         else:
             held = Held(data)
-            self.copy(held.p, held.size)
+            self.append(held.p, held.size)
 
-    cdef int copy(self, const uint8_t* p, Py_ssize_t n) except -1:
+    cdef int append(self, const uint8_t* p, Py_ssize_t n) except -1:
         cdef Py_ssize_t k
         if self.large is not None:
             k = min(n, self.large.size - self.filled)
@@ -3069,9 +3069,8 @@ cdef class Decoder:
         if self.large is None:
             self.start += k
         else:
-            large = self.large
-            self.large = None
             self.put_back(p + k, size - k)
+            self.large = None
         return True
 
     cdef int put_back(self, const uint8_t* p, Py_ssize_t n) except -1:

@@ -264,8 +264,8 @@ class Message(_Declared):
         )
 
     def _same_content(self, other: Message) -> bool:
-        """Whether both have the same bytes of content; or if one has none, since it cannot be sent as
-        it is, whether their fields have the same values."""
+        """Whether both have the same bytes of content; or if one has none, since it cannot be sent
+        as it is, whether their fields have the same values."""
         try:
             return _core.content(self) == _core.content(other)
         except _UNPACKABLE:

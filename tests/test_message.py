@@ -544,7 +544,6 @@ def test_bind() -> None:
     assert garbage.pack()[58:] == b"\xde\xad\xbe\xef"
 
 
-
 def nested(depth: int, innermost: igtl.Message) -> igtl.Message:
     """A message in so many BINDs, one in the other."""
     for _ in range(depth):

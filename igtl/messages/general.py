@@ -238,7 +238,7 @@ def _split_names(table: memoryview, count: int) -> list[str]:
 
 
 Print = tuple[int, int]
-"""Number of the children of a BIND, and a checksum of what they are: shows whether one was edited."""
+"""Number of the children of a BIND, and a checksum of them, which shows whether one was edited."""
 
 
 class _ChildrenCodec:

@@ -142,8 +142,8 @@ class _Placed(Message):
         return "LPS" if self.coordinate == 2 else "RAS"
 
     def to(self, space: Space) -> Self:
-        """The same picture with its matrix expressed in the other space. Pixels are shared, all else
-        is copied.
+        """The same picture with its matrix expressed in the other space. Pixels are shared, all
+        else is copied.
 
         3D Slicer and PLUS take the numbers as RAS whatever the message says: send RAS.
         """
