@@ -518,6 +518,8 @@ def test_an_array_of_more_dimensions_than_numpy_has_is_bytes(dims: int) -> None:
     assert got.to_dict()
     with pytest.raises(igtl.BodyError, match="3 numbers announced, 2 bytes are left"):
         igtl.unpack(frame("NDARRAY", wire[58:-1]))
+    empty = igtl.unpack(frame("NDARRAY", bytes([3, dims]) + bytes(2 * dims)))
+    assert empty.pack()[58:] == bytes([3, dims]) + bytes(2 * dims)
 
 
 # ---- whole and parts --------------------------------------------------------------------------
