@@ -1368,7 +1368,7 @@ cdef class Record:
         Raises:
             EncodeError: a field cannot be sent as it is.
         """
-        return packed(self, version, version is None and not self.header_version, crc, cut_name, True, NULL, 0)
+        return packed(self, version, False, crc, cut_name, True, NULL, 0)
 
     def pack_into(self, buffer, *, version=None, bint crc=True, bint cut_name=False):
         """As `pack`, into memory that is used again: no allocation for a large message.
@@ -1387,7 +1387,7 @@ cdef class Record:
         cdef Py_buffer view
         PyObject_GetBuffer(buffer, &view, PyBUF_WRITABLE)
         try:
-            return packed(self, version, version is None and not self.header_version, crc, cut_name, True,
+            return packed(self, version, False, crc, cut_name, True,
                           <uint8_t*>view.buf, view.len)
         finally:
             PyBuffer_Release(&view)
@@ -1395,7 +1395,7 @@ cdef class Record:
     def pack_parts(self, *, version=None, bint crc=True, bint cut_name=False):
         """As `pack`, in parts to be sent one after the other: pixels and other large data are
         not copied, but stand in the list as they lie in memory."""
-        return packed(self, version, version is None and not self.header_version, crc, cut_name, False, NULL, 0)
+        return packed(self, version, False, crc, cut_name, False, NULL, 0)
 
     @property
     def device_name(self):
@@ -1639,10 +1639,10 @@ def needs_v2(Record r not None):
     """Whether the message carries what only header version 2 can: metadata or a message id."""
     return carries(r)
 
-cdef bint carries(Record r) except -1:
+cdef inline bint carries(Record r) except -1:
     return r.id != 0 or bool(r._metadata)
 
-cdef int choose_version(Record r, version) except -1:
+cdef inline int choose_version(Record r, version) except -1:
     cdef bint needed = carries(r)
     if version is None:
         if r.header_version:
@@ -1793,21 +1793,21 @@ def packed_for(Record r not None, version, *, bint crc=True, bint cut_name=False
     nothing is lost, and PLUS stops at several such messages of version 2."""
     return packed(r, version, True, crc, cut_name, True, NULL, 0)
 
-cdef object packed(Record r, version, bint bare_v1, bint crc, bint cut_name, bint join, uint8_t* into,
+cdef object packed(Record r, version, bint sending, bint crc, bint cut_name, bint join, uint8_t* into,
                    Py_ssize_t room):
     """The message as one bytes object, or with join=False as a list of buffers in which large data
-    stands where it lies; or its size, written into memory that is there. bare_v1: see packed_for."""
+    stands where it lies; or its size, written into memory that is there. sending: see packed_for."""
     cdef Taken taken
     if r.layout.prepare is not None:
         r.layout.prepare(r)
     taken.n = 0
     try:
         r.layout.take(r, &taken)
-        return packed_from(&taken, r, version, bare_v1, crc, cut_name, join, into, room)
+        return packed_from(&taken, r, version, sending, crc, cut_name, join, into, room)
     finally:
         let_go(&taken)
 
-cdef object packed_from(Taken* taken, Record r, version, bint bare_v1, bint crc, bint cut_name, bint join,
+cdef object packed_from(Taken* taken, Record r, version, bint sending, bint crc, bint cut_name, bint join,
                         uint8_t* into, Py_ssize_t room):
     cdef Layout layout = r.layout
     cdef list encoded = None, apart = None
@@ -1832,8 +1832,8 @@ cdef object packed_from(Taken* taken, Record r, version, bint bare_v1, bint crc,
     content_size = layout.measure(r, taken, encoded, 1)
     if surplus is not None:
         tail = len(surplus)
-    if bare_v1 and content_size + tail == 0 and not metadata and r.id == 0 and (
-            r.kept is None or "extended" not in r.kept):
+    if (content_size == 0 and tail == 0 and (sending or version is None and not r.header_version)
+            and not metadata and r.id == 0 and (r.kept is None or "extended" not in r.kept)):
         chosen = 1
     if chosen == 2:
         ext_rest = b"" if r.kept is None else r.kept.get("extended", b"")
