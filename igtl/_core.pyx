@@ -128,6 +128,7 @@ cdef enum:
     APART_FROM = 64 * 1024      # data of this size is sent from where it lies
     BLOCK_FROM = 32 * 1024      # frames of this size are received into memory of their own
     LARGE_FROM = 4 << 20        # memory that is worth large pages
+    LATER_FROM = 64 * 1024      # texts of this size are decoded when they are read
     HEADS = 32                  # streams whose class and name are remembered
     MAX_STREAMS = 4096          # a peer that invents names shall not fill the memory
 
@@ -296,6 +297,32 @@ cdef str text_of(const uint8_t* p, Py_ssize_t size, bint* exact):
     except UnicodeDecodeError:
         exact[0] = False
         return PyUnicode_DecodeUTF8(<const char*>p, n, "replace")
+
+# ---- what is decoded when it is read ------------------------------------------------------------
+
+@cython.final
+cdef class Later:
+    """The bytes of a field that were checked but not decoded: as Python objects they may take a
+    hundred times as much memory, which only a reader of the field has to pay."""
+
+    cdef readonly object data
+    cdef readonly int64_t count     # of a coded field: its count; of a string: its encoding
+
+    def __init__(self, data, int64_t count):
+        self.data = memoryview(data)
+        self.count = count
+
+    def __reduce__(self):
+        return Later, (bytes(self.data), self.count)
+
+cdef Later later(view, int64_t count):
+    """What the caller of `unpack` may write to is copied."""
+    kind = type(view.obj)
+    return Later(view if kind is bytes or kind is Block else bytes(view), count)
+
+cdef Py_ssize_t elements_of(value) except -1:
+    """How many elements a field has, decoded or not."""
+    return (<Later>value).count if type(value) is Later else len(value)
 
 # ---- Layout -----------------------------------------------------------------------------------
 
@@ -560,9 +587,9 @@ cdef class Layout:
                          Py_ssize_t n) except -1:
         """Fill r from n content bytes at p inside owner (which starts at base); return bytes used."""
         cdef int64_t counts[MAX_FIELDS]
-        cdef Py_ssize_t at = 0, k, j
+        cdef Py_ssize_t at = 0, k
         cdef Op* op
-        cdef int i
+        cdef int i, code
         cdef bint exact
         cdef cnp.ndarray array
         cdef list values = r.values
@@ -613,17 +640,6 @@ cdef class Layout:
                 swap_in(<uint8_t*>cnp.PyArray_DATA(array), p + at, k * op.per, op.itemsize)
                 values[i] = array
                 at += k * op.per * op.itemsize
-            elif op.kind == TEXTS:
-                k = (n - at) // op.itemsize
-                texts = []
-                all_exact = True
-                for j in range(k):
-                    texts.append(text_of(p + at + j * op.itemsize, op.itemsize, &exact))
-                    all_exact = all_exact and exact
-                values[i] = texts
-                if not all_exact:
-                    r.keep(i, texts.copy(), (p + at)[:k * op.itemsize])
-                at += k * op.itemsize
             elif op.kind == ELEMENTS:
                 columns = new_columns(self.items[i])
                 k = columns.scatter(p + at, n - at)
@@ -637,41 +653,90 @@ cdef class Layout:
                     k = counts[op.length]
                 if op.kind == DATA:
                     values[i] = memoryview(owner)[p + at - base:p + at - base + k]
-                elif op.kind == ZERO_ENDED:
-                    values[i] = text_of(p + at, k, &exact)
-                    if not exact or len(values[i].encode()) + 1 != k:
-                        r.keep(i, values[i], (p + at)[:k])
-                elif op.kind == STRING:
-                    raw = (p + at)[:k]
+                elif op.kind != CODED:
+                    if op.kind == TEXTS:
+                        k -= k % op.itemsize
                     code = 106 if op.encoding < 0 else values[op.encoding]
-                    values[i] = decode_text(raw, code)
-                    if not encodes_to(values[i], code, raw):
-                        r.keep(i, values[i], raw)
+                    if k < LATER_FROM:
+                        self._take_text(i, r, p + at, k, code)
+                    else:
+                        values[i] = later(memoryview(owner)[p + at - base:p + at - base + k], code)
                 else:
                     k = self._decode(i, r, memoryview(owner)[p + at - base:p + at - base + k],
                                      counts[op.counter] if op.counter >= 0 else -1)
                 at += k
         return at
 
+    cdef int _take_text(self, int i, Record r, const uint8_t* p, Py_ssize_t k, int code) except -1:
+        """Texts of k bytes at p, and beside them what they do not show."""
+        cdef Op* op = &self.ops[i]
+        cdef bint exact, all_exact = True
+        cdef Py_ssize_t at
+        if op.kind == STRING:
+            raw = p[:k]
+            value = decode_text(raw, code)
+            all_exact = encodes_to(value, code, raw)
+        elif op.kind == ZERO_ENDED:
+            value = text_of(p, k, &exact)
+            all_exact = exact and memchr(p, 0, k) == p + k - 1
+        else:
+            value = []
+            for at in range(0, k, op.itemsize):
+                value.append(text_of(p + at, op.itemsize, &exact))
+                all_exact = all_exact and exact
+        if not all_exact:
+            r.keep(i, value.copy() if op.kind == TEXTS else value, p[:k])
+        r.values[i] = value
+
     cdef Py_ssize_t _decode(self, int i, Record r, view, int64_t count) except -1:
         codec = self.fields[i].item
         if len(view) < getattr(codec, "minimum", 0):
             self.fail(i, f"needs {codec.minimum} bytes, {len(view)} are left")
         try:
+            if hasattr(codec, "check"):
+                codec.check(view, count)
+                r.values[i] = later(view, count)
+                return len(view)
             value = codec.decode(view, count)
         except ValueError as error:
             self.fail(i, str(error))
-        r.values[i] = value
         if hasattr(codec, "size"):
+            r.values[i] = value
             return codec.size(value)
+        self._keep_coded(i, r, value, view)
+        r.values[i] = value
+        return len(view)
+
+    cdef int _keep_coded(self, int i, Record r, value, view) except -1:
+        codec = self.fields[i].item
         try:
             plain = codec.encode(value)
         except ValueError:      # it could not be built, but it came: a copy shows whether it was edited
             r.keep(i, copy.deepcopy(value), bytes(view))
-            return len(view)
+            return 0
         if plain != view:
             r.keep(i, plain, bytes(view))
-        return len(view)
+
+    cdef object value(self, int i, Record r):
+        """What field i holds, decoded now if that was left for later."""
+        cdef Py_buffer view
+        cdef Later coded
+        value = r.values[i]
+        if type(value) is not Later:
+            return value
+        coded = value
+        if self.ops[i].kind != CODED:
+            PyObject_GetBuffer(coded.data, &view, PyBUF_SIMPLE)
+            try:
+                self._take_text(i, r, <const uint8_t*>view.buf, view.len, <int>coded.count)
+            finally:
+                PyBuffer_Release(&view)
+        else:
+            value = self.fields[i].item.decode(coded.data, coded.count)
+            self._keep_coded(i, r, value, coded.data)
+            if r.values[i] is coded:    # else another thread was faster: its value may be edited already
+                r.values[i] = value
+        return r.values[i]
 
     # -- writing
 
@@ -679,6 +744,10 @@ cdef class Layout:
         """Bytes of a field whose size is known only once it is encoded."""
         cdef Op* op = &self.ops[i]
         value = r.values[i]
+        if type(value) is Later:
+            if op.encoding < 0 or r.values[op.encoding] == (<Later>value).count:
+                return bytes((<Later>value).data)
+            value = self.value(i, r)
         name = self.fields[i].name
         kept = None if r.kept is None else r.kept.get(i)
         if kept is not None and type(kept[0]) is type(value) and kept[0] == value:
@@ -741,10 +810,10 @@ cdef class Layout:
         if op.fixed >= 0 and cnp.PyArray_SIZE(array) != op.fixed * op.per:
             raise EncodeError(self.owner, self.fields[i].name, "its size was changed")
         if op.fixed == BY_FIELD and self.ops[op.counter].target != i:
-            if array.shape[0] != len(r.values[self.ops[op.counter].target]):
+            if array.shape[0] != elements_of(r.values[self.ops[op.counter].target]):
                 raise EncodeError(self.owner, self.fields[i].name,
                                   f"{array.shape[0]} elements, but {self.fields[self.ops[op.counter].target].name}"
-                                  f" has {len(r.values[self.ops[op.counter].target])}")
+                                  f" has {elements_of(r.values[self.ops[op.counter].target])}")
         return cnp.PyArray_NBYTES(array)
 
     cdef int _put_number(self, uint8_t* p, int i, value) except -1:
@@ -767,7 +836,7 @@ cdef class Layout:
 
     cdef int _put_count(self, uint8_t* p, int i, Record r, Py_ssize_t* sizes) except -1:
         cdef Op* op = &self.ops[i]
-        cdef uint64_t n = sizes[op.target] if op.kind == SIZE else len(r.values[op.target])
+        cdef uint64_t n = sizes[op.target] if op.kind == SIZE else elements_of(r.values[op.target])
         if op.itemsize < 8 and n >> (8 * op.itemsize):
             unit = "bytes" if op.kind == SIZE else "elements"
             raise EncodeError(self.owner, self.fields[op.target].name,
@@ -1374,9 +1443,12 @@ cdef class Slot:
         self.__doc__ = repr(field)
 
     def __get__(self, obj, owner):
+        cdef Record r
         if obj is None:
             return self
-        return (<Record?>obj).values[self.i]
+        r = <Record?>obj
+        value = r.values[self.i]
+        return r.layout.value(self.i, r) if type(value) is Later else value
 
     def __set__(self, obj, value):
         cdef Record r = <Record?>obj
@@ -1753,8 +1825,8 @@ cdef object build(object owner, const uint8_t* p, int policy, const uint64_t* cr
             r.kept["extended"] = (content + EXTENDED)[:ext - EXTENDED]
         if mh != 2 or ms or get16(content + body - mh - ms):
             r._metadata = read_metadata(p, content + body - mh - ms, mh, ms)
-            full = r._metadata.get("IGTL_DEVICE_NAME")
-            if full and full != r._device_name:
+            full = full_name(p + 14, content + body - mh - ms, content + body - ms)
+            if full is not None and full != r._device_name:
                 if r.kept is None:
                     r.kept = {}
                 r.kept["device"] = (p + 14)[:20]
@@ -1781,6 +1853,21 @@ cdef object read_metadata(const uint8_t* p, const uint8_t* head, Py_ssize_t mh, 
     if total != ms:
         raise BodyError(type_text(p), "metadata", f"entries take {total} bytes, {ms} are announced")
     return _metadata_class._from_wire(head[:mh], (head + mh)[:ms])
+
+cdef str full_name(const uint8_t* name20, const uint8_t* head, const uint8_t* data):
+    """The name that metadata of checked sizes give in IGTL_DEVICE_NAME, or None. It counts where it
+    goes on what the header has of it (docs/protocol.md section 5.4); of two the last one."""
+    cdef const uint8_t* end = <const uint8_t*>memchr(name20, 0, 20)
+    cdef Py_ssize_t k, key, size, n = 20 if end == NULL else end - name20
+    cdef str found = None
+    for k in range(get16(head)):
+        key, size = get16(head + 2 + 8 * k), get32(head + 6 + 8 * k)
+        if key == 16 and memcmp(data, b"IGTL_DEVICE_NAME", 16) == 0:
+            found = None
+            if size > n and memcmp(data + key, name20, n) == 0:
+                found = decode_text((data + key)[:size], get16(head + 4 + 8 * k))
+        data += key + size
+    return found
 
 cdef int policy_of(crc) except -1:
     if crc == "verify":
@@ -1829,7 +1916,7 @@ def unpack_content(bytes type_name, data):
     cdef Record r
     cdef Py_ssize_t used
     cdef Layout layout
-    cls = _classes.get(type_name.rstrip(b"\0"), _unknown)
+    cls = _classes.get(type_name.partition(b"\0")[0], _unknown)
     layout = cls.__layout__
     PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
     try:
@@ -1884,7 +1971,7 @@ cdef Py_ssize_t count_run(const uint8_t* p, Py_ssize_t left) except -1:
     while left:
         if left < HEADER or get64(p + 42) > <uint64_t>(left - HEADER):
             raise ProtocolError(f"message {n} is cut: {left} bytes are left")
-        if memcmp(p + 2, first + 2, 12):
+        if memcmp(p + 2, first + 2, 12) and type_bytes(p) != type_bytes(first):
             raise ValueError(f"message {n} is {type_text(p)}, the first is {type_text(first)}")
         left -= HEADER + <Py_ssize_t>get64(p + 42)
         p += HEADER + <Py_ssize_t>get64(p + 42)
@@ -2769,6 +2856,28 @@ def join_cells(const int64_t[::1] offsets, const uint32_t[::1] connectivity):
             put32(p, connectivity[k])
             p += 4
     return out
+
+def check_attributes(const uint8_t[::1] data, int64_t count):
+    """ValueError unless these bytes hold so many attributes: heads, names, blocks of floats."""
+    cdef Py_ssize_t size = data.shape[0], at, start
+    cdef const uint8_t* p = &data[0] if size else NULL
+    cdef const uint8_t* end
+    cdef int64_t k
+    if count < 0 or count > size // 6:
+        raise ValueError(f"{count} attributes announced, {size} bytes are left")
+    at = start = 6 * count
+    for k in range(count):
+        # names have at most 255 bytes: no need to search further
+        end = <const uint8_t*>memchr(p + at, 0, min(size - at, 256))
+        if end == NULL:
+            raise ValueError(f"name {k} of {count} has no end")
+        at = end - p + 1
+    at += (at - start) % 2
+    for k in range(count):
+        if p[6 * k + 1] == 0 or <uint64_t>4 * p[6 * k + 1] * get32(p + 6 * k + 2) > <uint64_t>max(0, size - at):
+            raise ValueError(f"attribute {k} of {count}: {get32(p + 6 * k + 2)} × {p[6 * k + 1]} floats, "
+                             f"{max(0, size - at)} bytes are left")
+        at += <Py_ssize_t>4 * p[6 * k + 1] * get32(p + 6 * k + 2)
 
 # ---- C level: _core.pxd for Cython, a capsule for C (igtl_capi.h says what each function does) ----
 

@@ -83,8 +83,9 @@ class Codec(Protocol[T]):
         """Value of these bytes; count is that of its `count_of` field, or -1.
 
         ValueError says what is wrong with them. A codec may have `minimum`, the bytes it needs
-        at least, and `size(value)`, the bytes a value takes when that can be said without
-        encoding it: what follows them is kept as surplus.
+        at least; `size(value)`, the bytes a value takes when that can be said without encoding
+        it: what follows them is kept as surplus; `check(data, count)`, which raises what decode
+        would, without making the value: then decode is called when the field is first read.
         """
 
     def encode(self, value: T) -> bytes:

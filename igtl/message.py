@@ -253,7 +253,7 @@ class Message(_Declared):
             return NotImplemented
         return self is other or (
             type(self) is type(other)
-            and self._wire_type() == other._wire_type()
+            and self._wire_type().partition(b"\0")[0] == other._wire_type().partition(b"\0")[0]
             and self.device_name == other.device_name
             and self.timestamp_raw == other.timestamp_raw
             and self.message_id == other.message_id
@@ -279,7 +279,7 @@ class _OfAnyType(Message):
     @property
     def type_name(self) -> str:  # type: ignore[override]
         """Name on the wire."""
-        return self._wire_type().rstrip(b"\0").decode("utf-8", "replace")
+        return self._wire_type().partition(b"\0")[0].decode("utf-8", "replace")
 
 
 class Unknown(_OfAnyType):

@@ -1,7 +1,9 @@
-"""How field values look: as JSON-able data, and in a few words for people."""
+"""How field values look: as JSON-able data, in a few words for people, and on a terminal."""
 
 from __future__ import annotations
 
+from itertools import takewhile
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -12,14 +14,12 @@ SHOWN = 64  # arrays up to this size are written out
 def plain(value: Any, arrays: bool) -> Any:
     """A JSON-able form of a field value."""
     if isinstance(value, np.ndarray):
-        if not arrays and value.size > SHOWN:
+        # an array without numbers may have any number of rows: its shape says all there is
+        rows = prod(takewhile(bool, value.shape))
+        if rows > SHOWN and not (arrays and value.size):
             digest = _sha256(np.ascontiguousarray(value).data)
             return {"dtype": str(value.dtype), "shape": list(value.shape), "sha256": digest}
-        if value.dtype.kind == "c":
-            return [plain(row, True) for row in value] if value.ndim > 1 else [
-                [z.real, z.imag] for z in value.tolist()
-            ]  # fmt: skip
-        return value.tolist()
+        return _pairs(value.tolist()) if value.dtype.kind == "c" else value.tolist()
     if isinstance(value, (bytes, bytearray, memoryview)):
         raw = bytes(value)
         if arrays or len(raw) <= SHOWN:
@@ -32,6 +32,13 @@ def plain(value: Any, arrays: bool) -> Any:
     if isinstance(value, np.generic):
         return value.item()
     return int(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def _pairs(values: Any) -> Any:
+    """Complex numbers as [real, imaginary], in lists as deep as they are."""
+    if isinstance(values, list):
+        return [_pairs(each) for each in values]
+    return [values.real, values.imag]
 
 
 def _sha256(data: Any) -> str:
@@ -54,5 +61,13 @@ def short(value: Any) -> str:
         return repr(value)
     if isinstance(value, list) and len(value) > 8:
         return f"[{', '.join(map(repr, value[:8]))}, … {len(value)}]"
-    text = repr(value)
+    text = repr(value[:120] if isinstance(value, str) else value)
     return text if len(text) <= 120 else text[:117] + "…"
+
+
+def printable(text: str) -> str:
+    """A text of one line for a terminal: what `repr` escapes is escaped (control characters, those
+    that turn the direction of writing, line breaks), and nothing else."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)

@@ -3,11 +3,17 @@ the word of a header."""
 
 from __future__ import annotations
 
+import copy
+import json
+import pickle
 import random
 import struct
+import time
 import tracemalloc
+from math import prod
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,6 +21,7 @@ from hypothesis import strategies as st
 import igtl
 from tests import reference, strategies
 from tests.conftest import VECTORS, manifest
+from tests.memory import peak
 from tests.wire import extended, frame, mended
 
 
@@ -198,7 +205,7 @@ def test_lies_are_refused_without_allocating(wire: bytes) -> None:
 
 
 def test_surplus_is_ignored_and_kept() -> None:
-    wire = igtl.Transform(igtl_eye()).pack()
+    wire = igtl.Transform(np.eye(4)).pack()
     longer = mended(wire + b"surplus")
     m = igtl.unpack(longer)
     assert isinstance(m, igtl.Transform)
@@ -210,12 +217,6 @@ def test_surplus_is_ignored_and_kept() -> None:
     assert points.pack() == listed
 
 
-def igtl_eye() -> Any:
-    import numpy as np
-
-    return np.eye(4)
-
-
 def test_empty_content_is_no_data() -> None:
     for cls in strategies.TYPES:
         m = igtl.unpack(frame(cls.type_name, b""))
@@ -225,3 +226,237 @@ def test_empty_content_is_no_data() -> None:
         else:
             assert type(m) is cls
         assert m.pack() == frame(cls.type_name, b"")
+
+
+# ---- many small parts: memory in proportion to the message ---------------------------------------
+
+
+def bind(children: list[tuple[bytes, bytes]], names: bytes) -> bytes:
+    """Content of a BIND of (type, content)."""
+    heads = b"".join(struct.pack(">12sQ", kind, len(body)) for kind, body in children)
+    bodies = b"".join(body + bytes(len(body) % 2) for _, body in children)
+    size = struct.pack(">HH", len(children), len(names))
+    return size[:2] + heads + size[2:] + names + bodies
+
+
+def attributes(count: int) -> bytes:
+    """Content of a POLYDATA of attributes without names and values."""
+    heads = struct.pack(">BBI", 0, 1, 0) * count
+    return bytes(36) + struct.pack(">I", count) + heads + bytes(count + count % 2)
+
+
+def entries(count: int) -> bytes:
+    """A version 2 body of STATUS with metadata of three-byte keys without values."""
+    head = struct.pack(">H", count) + struct.pack(">HHI", 3, 3, 0) * count
+    return extended(bytes(31), head, b"".join(k.to_bytes(3, "big") for k in range(count)))
+
+
+def wanted(count: int) -> bytes:
+    types = b"".join(b"T%011x" % k for k in range(count))
+    return struct.pack(">H", count) + types + struct.pack(">H", count) + bytes(count)
+
+
+SMALL_PARTS = {
+    "attributes": frame("POLYDATA", attributes(150_000)),
+    "the last attribute is bad": frame("POLYDATA", attributes(150_000)[:-4] + b"abcd"),
+    "empty cells": frame("POLYDATA", struct.pack(">10I", 0, 250_000, 10**6, *[0] * 7) + bytes(10**6)),
+    "children": frame("BIND", bind([(b"STRING", b"")] * 47_000, bytes(47_000))),
+    "children that are lists": frame("BIND", bind([(b"TDATA", b"")] * 47_000, bytes(47_000))),
+    "children of children": frame(
+        "BIND", bind([(b"BIND", bind([(b"STRING", b"")] * 3000, bytes(3000)))] * 16, bytes(16))
+    ),
+    "attributes of children": frame("BIND", bind([(b"POLYDATA", attributes(4000))] * 40, bytes(40))),
+    "the last child is bad": frame(
+        "BIND", bind([(b"POLYDATA", attributes(4000))] * 40 + [(b"NDARRAY", b"??")], bytes(41))
+    ),
+    "entries wanted": frame("GET_BIND", wanted(65535)),
+    "type names": frame("CAPABILITY", b"".join(b"T%011x" % k for k in range(80_000))),
+    "type names that are no text": frame("CAPABILITY", b"\xff" * 960_000),
+    "metadata": frame("STATUS", entries(8191), version=2),
+    "a wide character behind a million narrow ones": frame(
+        "STATUS", bytes(30) + b"a" * 10**6 + "🩺".encode()
+    ),
+    "the same in a command": frame(
+        "COMMAND", bytes(132) + struct.pack(">HI", 3, 10**6 + 4) + b"a" * 10**6 + "🩺".encode()
+    ),
+    "text that is none": frame("STATUS", bytes(30) + b"\xff" * 10**6),
+    "points": frame("POINT", bytes(136 * 7000)),
+    "tools": frame("TDATA", bytes(70 * 14000)),
+    "surplus": frame("TRANSFORM", bytes(10**6)),
+}  # fmt: skip
+
+
+def unpacked(data: Any) -> igtl.Message | None:
+    try:
+        return igtl.unpack(data)
+    except igtl.BodyError:
+        return None
+
+
+@pytest.mark.parametrize("wire", SMALL_PARTS.values(), ids=SMALL_PARTS)
+@pytest.mark.parametrize("kind", [bytes, bytearray])
+def test_small_parts_take_no_more_memory_than_large_ones(wire: bytes, kind: Any) -> None:
+    data = kind(wire)
+    assert peak(lambda: unpacked(data)) <= 4 * len(wire) + 64 * 1024
+    m = unpacked(data)
+    if m is not None:
+        assert m.pack() == wire  # before anything of it is decoded
+        assert pickle.loads(pickle.dumps(m)) == m
+        repr(m)
+        assert m.pack() == wire  # and after that
+
+
+def test_the_time_for_small_parts_grows_with_their_number() -> None:
+    """Compared with the time for a tenth of them; a square would take a hundred times as long."""
+
+    def took(count: int) -> float:
+        wire = frame("POLYDATA", attributes(count))
+        start = time.process_time()
+        for _ in range(3):
+            igtl.unpack(wire)
+        return time.process_time() - start
+
+    assert took(1_000_000) < 50 * took(100_000) + 0.1
+
+
+def test_what_was_left_for_later_is_as_it_came_when_the_buffer_is_used_again() -> None:
+    wire = frame("BIND", bind([(b"STRING", b"\0\3\0\2hi")], b"A\0"))
+    buffer = bytearray(wire)
+    m = igtl.unpack(buffer)
+    buffer[:] = bytes(len(buffer))
+    assert isinstance(m, igtl.Bind)
+    assert m["A"] == igtl.String("hi", device_name="A", timestamp=0)
+    assert m.pack() == wire
+
+
+def test_edits_of_what_was_left_for_later_count() -> None:
+    mesh = igtl.PolyData([[0, 0, 0]], attributes=[igtl.Attribute("a", [1])])
+    got = igtl.unpack(mesh.pack())
+    assert isinstance(got, igtl.PolyData)
+    got.attributes.append(igtl.Attribute("b", [2]))
+    got.attributes[0].values[0] = 7
+    again = igtl.unpack(got.pack())
+    assert isinstance(again, igtl.PolyData)
+    assert [(a.name, a.values.tolist()) for a in again.attributes] == [("a", [[7]]), ("b", [[2]])]
+    note = igtl.unpack(igtl.Command(1, "Go", "é" * 40_000, encoding=106).pack())
+    assert isinstance(note, igtl.Command)
+    note.encoding = 4  # the text is written anew
+    assert note.pack()[-40_000 - 2 : -2] == b"\xe9" * 40_000
+
+
+# ---- arrays without numbers -----------------------------------------------------------------------
+
+NUMBERS = {2: "i1", 3: "u1", 4: "i2", 5: "u2", 6: "i4", 7: "u4", 10: "f4", 11: "f8", 13: "c16"}
+SHAPES = [(), (0,), (0, 65535), (65535, 0), (65535, 65535, 0), (65535, 65535, 65535, 0), (2, 0, 3),
+          (1,) * 64, (3,), (2, 3), (70,)]  # fmt: skip
+
+
+def strange_shapes() -> dict[str, bytes]:
+    found = {}
+    for code, scalar in NUMBERS.items():
+        for shape in SHAPES:
+            head = struct.pack(f">BB{len(shape)}H", code, len(shape), *shape)
+            values = bytes(prod(shape) * int(scalar[1:]))
+            found[f"NDARRAY {scalar} {shape}"] = frame("NDARRAY", head + values)
+            if len(shape) == 3 and code != 13:
+                size = struct.pack(">3H", *(max(1, n) for n in shape))
+                head = bytes((0, 1, 3, code, 1, 1)) + size + bytes(54)
+                found[f"IMAGE {scalar} {shape}"] = frame("IMAGE", head + struct.pack(">3H", *shape))
+    return found
+
+
+STRANGE = strange_shapes()
+
+
+@pytest.mark.parametrize("wire", STRANGE.values(), ids=STRANGE)
+def test_whatever_its_shape_an_array_can_be_shown_and_copied(wire: bytes) -> None:
+    m = igtl.unpack(wire)
+
+    def show() -> None:
+        repr(m)
+        m._repr_html_()
+        json.dumps(m.to_dict())
+        json.dumps(m.to_dict(arrays=True))
+
+    assert peak(show) < 1 << 20
+    for again in (copy.copy(m), copy.deepcopy(m), pickle.loads(pickle.dumps(m))):
+        assert again == m
+        assert again.pack() == wire
+
+
+def test_complex_numbers_in_json() -> None:
+    for shape in ((), (2,), (1, 2)):
+        numbers = np.full(shape, 1 - 2j)
+        shown = igtl.NDArray(numbers).to_dict()["array"]
+        assert shown == np.full((*shape, 2), (1.0, -2.0)).tolist()
+
+
+# ---- names ---------------------------------------------------------------------------------------
+
+
+def test_a_type_name_ends_at_its_nul() -> None:
+    """docs/protocol.md section 1: whatever stands behind it."""
+    plain, strange = (
+        struct.pack(">H12s", 1, kind) + frame("X", b"\0\3\0\2hi")[14:] for kind in (b"STRING", b"STRING\0junk")
+    )  # fmt: skip
+    m = igtl.unpack(strange)
+    assert (type(m), m.type_name) == (igtl.String, "STRING")
+    assert m == igtl.unpack(plain)
+    assert m.pack() == strange
+    body = bind([(b"STRING\0\0junk", b"\0\3\0\2hi"), (b"ODD\0junk", b"")], b"A\0B\0")
+    both = igtl.unpack(frame("BIND", body))
+    assert isinstance(both, igtl.Bind)
+    assert [(type(c), c.type_name) for c in both.children] == [
+        (igtl.String, "STRING"), (igtl.Unknown, "ODD"),
+    ]  # fmt: skip
+    assert both.pack() == frame("BIND", body)
+    asked = igtl.unpack(frame("GET_BIND", struct.pack(">H12sH", 1, b"IMAGE\0junk", 2) + b"A\0"))
+    assert isinstance(asked, igtl.GetBind)
+    assert asked.wanted == [("IMAGE", "A")]
+    can = igtl.unpack(frame("CAPABILITY", b"IMAGE\0junk\0\0"))
+    assert isinstance(can, igtl.Capability)
+    assert can.types == ["IMAGE"]
+
+
+def test_a_run_of_messages_is_of_one_type_whatever_is_behind_its_nul() -> None:
+    wire = igtl.Transform(np.eye(4)).pack()
+    strange = wire[:13] + b"!" + wire[14:]
+    assert len(igtl.batch.unpack(wire + strange)) == 2
+
+
+@pytest.mark.parametrize(
+    ("header", "full", "shown"),
+    [
+        ("LongStylusToolNameTo", b"LongStylusToolNameToTracker", "LongStylusToolNameToTracker"),
+        ("Short", b"Shorter", "Shorter"),
+        ("x" * 19, b"x" * 19 + "é".encode(), "x" * 19 + "é"),
+        ("Probe", b"Robot", "Probe"),
+        ("Probe", b"Pro", "Probe"),
+        ("Probe", b"", "Probe"),
+        ("Probe", b"probeToTracker", "Probe"),
+    ],
+)
+def test_the_long_name_counts_where_it_goes_on_what_the_header_has(
+    header: str, full: bytes, shown: str
+) -> None:
+    head = (
+        struct.pack(">H", 2) + struct.pack(">HHI", 16, 3, len(full)) + struct.pack(">HHI", 1, 3, 1)
+    )
+    body = extended(bytes(31), head, b"IGTL_DEVICE_NAME" + full + b"kv")
+    wire = frame("STATUS", body, version=2)
+    wire = wire[:14] + header.encode().ljust(20, b"\0") + wire[34:]
+    m = igtl.unpack(wire)
+    assert m.device_name == shown
+    assert m.metadata["IGTL_DEVICE_NAME"] == full.decode()
+    assert m.pack() == wire
+
+
+def test_of_two_long_names_the_last_one_counts() -> None:
+    """As with every key (docs/protocol.md section 5.3)."""
+    for names, shown in (((b"DevA", b"DevB"), "DevB"), ((b"DevA", b"Other"), "Dev")):
+        head = struct.pack(">H", 2) + b"".join(struct.pack(">HHI", 16, 3, len(n)) for n in names)
+        data = b"".join(b"IGTL_DEVICE_NAME" + n for n in names)
+        assert (
+            igtl.unpack(frame("STATUS", extended(bytes(31), head, data), version=2)).device_name
+            == shown
+        )

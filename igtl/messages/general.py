@@ -225,7 +225,7 @@ def _take(view: memoryview, at: int, size: int, what: str) -> memoryview:
 
 
 def _split_names(table: memoryview, count: int) -> list[str]:
-    names = bytes(table).split(b"\0")[:count]
+    names = bytes(table).split(b"\0", count)[:count]
     return [name.decode("utf-8", "replace") for name in names] + [""] * (count - len(names))
 
 
@@ -234,27 +234,39 @@ class _ChildrenCodec:
 
     minimum = 4
 
+    def check(self, view: memoryview, count: int) -> None:
+        for _ in self._read(view):
+            pass
+
     def decode(self, view: memoryview, count: int) -> list[Message]:
+        children = list(self._read(view))
+        if children:
+            names = _split_names(*self._names(view, len(children)))
+            for child, name in zip(children, names, strict=True):
+                child.device_name = name
+        return children
+
+    def _names(self, view: memoryview, n: int) -> tuple[memoryview, int]:
+        at = 2 + 20 * n
+        size = int.from_bytes(_take(view, at, 2, "name table size"), "big")
+        return _take(view, at + 2, size, "name table"), n
+
+    def _read(self, view: memoryview) -> Iterator[Message]:
+        """One child after the other, without their names."""
         if len(view) == 4:  # the library sends four undefined bytes for "no children"
-            return []
+            return
         n = int.from_bytes(view[:2], "big")
         heads = _take(view, 2, 20 * n, f"table of {n} children")
-        at = 2 + 20 * n
-        table_size = int.from_bytes(_take(view, at, 2, "name table size"), "big")
-        names = _split_names(_take(view, at + 2, table_size, "name table"), n)
-        at += 2 + table_size
-        children = []
+        at = 4 + 20 * n + len(self._names(view, n)[0])
         for k in range(n):
             type_name, size = struct.unpack_from(">12sQ", heads, 20 * k)
             body = _take(view, at, size, f"child {k}")
             try:
-                child = _core.unpack_content(type_name, bytes(body))
+                child = _core.unpack_content(type_name, body)
             except BodyError as error:
                 raise ValueError(f"child {k}: {error}") from None
-            child.device_name = names[k]
-            children.append(child)
+            yield child
             at = min(at + size + size % 2, len(view))
-        return children
 
     def coerce(self, value: Iterable[Message]) -> list[Message]:
         children = list(value)
@@ -308,19 +320,27 @@ class _WantedCodec:
 
     _shortest = 17  # below that the library means "everything" and sends undefined bytes
 
+    def _split(self, view: memoryview) -> tuple[memoryview, memoryview]:
+        """The table of types and that of names."""
+        n = int.from_bytes(view[:2], "big")
+        types = _take(view, 2, 12 * n, f"table of {n} types")
+        at = 2 + 12 * n
+        size = int.from_bytes(_take(view, at, 2, "name table size"), "big")
+        return types, _take(view, at + 2, size, "name table")
+
+    def check(self, view: memoryview, count: int) -> None:
+        if len(view) >= self._shortest:
+            self._split(view)
+
     def decode(self, view: memoryview, count: int) -> list[Wanted]:
         if len(view) < self._shortest:
             return []
-        n = int.from_bytes(view[:2], "big")
-        heads = bytes(_take(view, 2, 12 * n, f"table of {n} types"))
-        at = 2 + 12 * n
-        size = int.from_bytes(_take(view, at, 2, "name table size"), "big")
-        names = _split_names(_take(view, at + 2, size, "name table"), n)
+        table, names = self._split(view)
         types = [
-            heads[12 * k : 12 * k + 12].partition(b"\0")[0].decode("utf-8", "replace")
-            for k in range(n)
+            raw.partition(b"\0")[0].decode("utf-8", "replace")
+            for (raw,) in struct.iter_unpack("12s", table)
         ]
-        return list(zip(types, names, strict=True))
+        return list(zip(types, _split_names(names, len(types)), strict=True))
 
     def coerce(self, value: Iterable[Wanted]) -> list[Wanted]:
         return [(type_name, device_name) for type_name, device_name in value]

@@ -255,32 +255,25 @@ class Attribute:
 class _AttributesCodec:
     """Headers, names, then one block of floats per attribute (protocol.md 8.16)."""
 
+    def check(self, view: memoryview, count: int) -> None:
+        _core.check_attributes(view, count)
+
     def decode(self, view: memoryview, count: int) -> list[Attribute]:
-        if count > len(view) // 6:
-            raise ValueError(f"{count} attributes announced, {len(view)} bytes are left")
-        heads = [struct.unpack_from(">BBI", view, 6 * k) for k in range(count)]
         at = start = 6 * count
         names: list[str] = []
         for _ in range(count):
-            # names have at most 255 bytes: search no further
-            end = bytes(view[at : at + 256]).find(b"\0")
-            if end < 0:
-                raise ValueError(f"name {len(names)} of {count} has no end")
-            names.append(bytes(view[at : at + end]).decode("utf-8", "replace"))
-            at += end + 1
+            raw = bytes(view[at : at + 256]).partition(b"\0")[0]
+            names.append(raw.decode("utf-8", "replace"))
+            at += len(raw) + 1
         at += (at - start) % 2
         found = []
-        for name, (kind, components, tuples) in zip(names, heads, strict=True):
-            size = components * tuples * 4
-            if components == 0 or size > len(view) - at:
-                raise ValueError(
-                    f"{name!r}: {tuples} × {components} floats, {len(view) - at} bytes are left"
-                )
+        for k, name in enumerate(names):
+            kind, components, tuples = struct.unpack_from(">BBI", view, 6 * k)
             padded = kind in _TRUE_WIDTH and components == _LIBRARY_WIDTH
             width = _TRUE_WIDTH[kind] if padded else components
             values = np.frombuffer(view, ">f4", width * tuples, at).astype(np.float32)
             found.append(Attribute(name, values.reshape(tuples, width), kind, padded=padded))
-            at += size
+            at += 4 * components * tuples
         return found
 
     def coerce(self, value: Iterable[Attribute]) -> list[Attribute]:
