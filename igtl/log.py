@@ -1,13 +1,16 @@
 """Log records with fields: `record.peer`, `.type`, `.device`, `.size`, `.cause`.
 
 Everything goes to the logger "igtl". What happens once a connection is INFO or WARNING, what
-happens once a message is DEBUG.
+happens once a message is DEBUG. Names and texts that a peer has chosen are escaped in the text of
+a record, which may go to a terminal; the fields hold them as they are.
 """
 
 from __future__ import annotations
 
 import logging
 from typing import Any, Final
+
+from igtl.show import printable
 
 logger: Final = logging.getLogger("igtl")
 
@@ -24,9 +27,25 @@ def log(
 ) -> None:
     """One record; fields that do not apply are None."""
     if logger.isEnabledFor(level):
-        args = tuple(named(arg) if arg is peer else arg for arg in args)
+        args = tuple(
+            arg if isinstance(arg, int | float) else _Shown(named(arg) if arg is peer else arg)
+            for arg in args
+        )
         fields = {"peer": peer, "type": type, "device": device, "size": size, "cause": cause}
         logger.log(level, text, *args, extra=fields, stacklevel=2)
+
+
+class _Shown:
+    """An argument of a log record, as one line for a terminal."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def __str__(self) -> str:
+        return printable(str(self.value))
+
+    def __repr__(self) -> str:
+        return printable(repr(self.value))
 
 
 def named(peer: Any) -> str:

@@ -27,7 +27,7 @@ from igtl import _core, fields
 from igtl.errors import EncodeError
 from igtl.fields import Field, collect, data
 from igtl.metadata import Metadata, Value
-from igtl.show import plain, short
+from igtl.show import plain, printable, short
 
 CRCPolicy = Literal["verify", "warn", "off"]
 
@@ -303,7 +303,7 @@ class NoData(_OfAnyType):
         self._set_wire_type(_type_bytes(type_name))
 
     def _summary(self) -> str:
-        return self.type_name
+        return printable(self.type_name)
 
 
 def _take_header(message: Message, header: dict[str, Any]) -> None:

@@ -40,6 +40,11 @@ class Failure(click.ClickException):
         super().__init__(message)
         self.exit_code = exit_code  # type: ignore[misc]
 
+    def format_message(self) -> str:
+        from igtl.show import printable  # loads numpy
+
+        return printable(self.message)
+
 
 class _Commands(click.Group):
     """Finds subcommands by name, so that starting one does not import the others."""

@@ -10,6 +10,7 @@ import click
 import igtl
 from igtl.cli import Failure
 from igtl.cli.arguments import Address, Connection, connection
+from igtl.cli.terminal import echo
 
 
 @click.command("command")
@@ -44,6 +45,9 @@ def command(
             reply = link.command(name, text, device_name=device, timeout=timeout)
         except igtl.CommandFailed as error:
             if as_json and isinstance(error.reply, igtl.Message):
-                click.echo(json.dumps(error.reply.to_dict(arrays=True)))
+                echo(json.dumps(error.reply.to_dict(arrays=True)))
             raise Failure(f"{name} failed: {error}") from None
-    click.echo(json.dumps(reply.to_dict(arrays=True)) if as_json else reply.text)
+    if as_json:
+        echo(json.dumps(reply.to_dict(arrays=True)))
+    else:
+        echo(*reply.text.splitlines())

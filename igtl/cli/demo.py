@@ -27,6 +27,9 @@ from rich.table import Table
 from rich.text import Text
 
 import igtl
+from igtl.cli.tables import Cell
+from igtl.cli.terminal import console as terminal
+from igtl.cli.terminal import styled
 from igtl.simulate import Stream, Tracker, Ultrasound
 
 _RATES = {"TRANSFORM": 120.0, "TDATA": 60.0, "IMAGE": 20.0}
@@ -178,18 +181,18 @@ def _table(client: Client, width: int, *, title: str) -> Table:
     for (type_name, device), source in sorted(client.sources.items()):
         lost, age = source.lost(), source.age()
         latency = 1000 * statistics.median(source.latency) if source.latency else 0.0
-        cells = {
+        cells: dict[str, Cell] = {
             "device": device,
             "type": type_name,
             "via": source.via,
             "Hz": f"{source.rate():.1f}",
             "jitter": f"{1000 * source.jitter():.2f}",
             "latency": f"{latency:.2f}",
-            "lost": f"[{'red' if lost else 'green'}]{lost}[/]",
-            "age": f"[{'green' if age < 0.5 else 'red'}]{1000 * age:.0f}[/]",
+            "lost": (str(lost), "red" if lost else "green"),
+            "age": (f"{1000 * age:.0f}", "green" if age < 0.5 else "red"),
             "last value": source.value(),
         }
-        table.add_row(*(cells[name] for name in columns))
+        table.add_row(*(styled(cells[name]) for name in columns))
     return table
 
 
@@ -263,7 +266,7 @@ def command(seconds: float) -> None:
     A tracker sends TRANSFORM at 120 Hz by UDP and TDATA at 60 Hz by TCP, an ultrasound scanner 20
     images a second by TCP, all on loopback; a client receives them.
     """
-    console = Console()
+    console = terminal()
     sys.setswitchinterval(0.0005)  # drawing shall not keep the receiving threads waiting
     context = multiprocessing.get_context("spawn")
     control, theirs = context.Pipe()
@@ -302,11 +305,12 @@ def _summarize(console: Console, table: Table, client: Client, sent: dict[str, i
     for (type_name, device), source in sorted(client.sources.items()):
         lost = sent.get(type_name, 0) - source.count
         missing += lost
-        console.print(
+        line = (
             f"{type_name:<10} {device:<16} sent {sent.get(type_name, 0):>6}, "
             f"received {source.count:>6}, lost {lost}"
         )
+        console.print(styled(line))
     if missing or client.bad or len(client.sources) != len(_RATES):
-        console.print("[yellow]some messages did not arrive[/]")
+        console.print(styled(("some messages did not arrive", "yellow")))
         return
-    console.print("[green]every message arrived[/]")
+    console.print(styled(("every message arrived", "green")))

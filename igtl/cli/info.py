@@ -13,6 +13,8 @@ import click
 import igtl
 from igtl.cli import FAILED
 from igtl.cli.tables import Cell, counted, table
+from igtl.cli.terminal import console as terminal
+from igtl.cli.terminal import echo, styled
 
 
 @click.command("info")
@@ -34,7 +36,7 @@ def command(file: Path, check: bool, events: bool, as_json: bool) -> None:
             found["events"] = recording.events
         found["damaged"] = recording.damaged
         if as_json:
-            click.echo(json.dumps(found))
+            echo(json.dumps(found))
         else:
             _show(found)
     if bad or (check and recording.damaged):
@@ -63,11 +65,10 @@ def _facts(recording: igtl.Recording, file: Path) -> dict[str, Any]:
 
 def _check(recording: igtl.Recording, found: dict[str, Any]) -> int:
     """Add what reading all of it shows; returns how many messages are bad."""
-    from rich.console import Console
     from rich.progress import track
 
     sizes, crc, body = (Counter[tuple[str, str]]() for _ in range(3))
-    console = Console(stderr=True)
+    console = terminal(stderr=True)
     for recorded in track(
         recording, "checking", total=recording.count, console=console, transient=True,
         disable=not console.is_terminal,
@@ -88,17 +89,18 @@ def _check(recording: igtl.Recording, found: dict[str, Any]) -> int:
 
 
 def _show(found: dict[str, Any]) -> None:
-    from rich.console import Console
-    from rich.markup import escape
-
-    console = Console(highlight=False)
+    console = terminal()
     start = datetime.fromtimestamp(found["start"], UTC).strftime("%Y-%m-%d %H:%M:%S")
-    cut = "  [yellow]cut: no index at its end[/]" if found["truncated"] else ""
-    parts = f"  [red]{found['damaged']} damaged parts[/]" if found["damaged"] else ""
+    cut = "  cut: no index at its end" if found["truncated"] else ""
+    parts = f"  {found['damaged']} damaged parts" if found["damaged"] else ""
     console.print(
-        f"[bold]{escape(found['file'])}[/]  {found['size'] / 1e6:.1f} MB  {start} UTC  "
-        f"{found['duration']:.1f} s  {found['count']} messages{cut}{parts}"
-    )
+        styled(
+            (found["file"], "bold"),
+            f"  {found['size'] / 1e6:.1f} MB  {start} UTC  {found['duration']:.1f} s  "
+            f"{found['count']} messages",
+            (cut, "yellow"), (parts, "red"),
+        )
+    )  # fmt: skip
     checked = any("bytes" in each for each in found["streams"])
     titles = (
         "device", "type", "number", "Hz", "first s", "last s",
@@ -116,7 +118,5 @@ def _show(found: dict[str, Any]) -> None:
     console.print(table(titles, rows, left=2, width=console.width, trim=True))
     for event in found.get("events", ()):
         at = event["time_ns"] / 1e9 - found["start"]
-        console.print(
-            f"{at:8.3f} s  {event['event']:<13} {escape(event.get('peer', ''))}  "
-            f"{escape(str(event.get('text', '')))}"
-        )
+        text = f"{event['event']:<13} {event.get('peer', '')}  {event.get('text', '')}"
+        console.print(styled(f"{at:8.3f} s  {text}"))

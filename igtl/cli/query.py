@@ -12,6 +12,7 @@ import igtl
 from igtl.cli import FAILED, Failure
 from igtl.cli.arguments import Address, Connection, connection
 from igtl.cli.dump import line
+from igtl.cli.terminal import echo
 
 
 def _requests() -> dict[str, type[igtl.Get[Any]]]:
@@ -74,10 +75,10 @@ def command(
         raise Failure(f"the server has no {what}", FAILED)
     if path is not None:
         igtl.files.save(answer, path)
-        click.echo(path)
+        echo(str(path))
     elif as_json:
-        click.echo(json.dumps(answer.to_dict(arrays=arrays)))
+        echo(json.dumps(answer.to_dict(arrays=arrays)))
     elif isinstance(answer, igtl.Capability):
-        click.echo("\n".join(answer.types))
+        echo(*answer.types)
     else:
-        click.echo(line(answer))
+        echo(line(answer))

@@ -14,6 +14,7 @@ import igtl
 from igtl.cli import FAILED
 from igtl.cli.arguments import Address, Selection, ending, selecting
 from igtl.cli.sources import Source, receiving
+from igtl.cli.terminal import echo, say
 
 _STRANGE = re.compile(r"[^\w.-]+")
 
@@ -77,7 +78,7 @@ def command(
 
     def bad(error: igtl.IgtlError, what: str = "bad message") -> None:
         failed[what] += 1
-        click.echo(f"{what}: {error}", err=True)
+        say(f"{what}: {error}")
 
     folder.mkdir(parents=True, exist_ok=True)
     with source(address, end=end, bad=bad) as incoming:
@@ -94,11 +95,11 @@ def command(
                     continue
                 saved += 1
                 if not quiet:
-                    click.echo(path)
+                    echo(str(path))
                 if saved == count:
                     break
     if others and not quiet:
         listed = ", ".join(f"{n} {kind}" for kind, n in sorted(others.items()))
-        click.echo(f"not saved: {listed}", err=True)
+        say(f"not saved: {listed}")
     if failed:
         raise click.exceptions.Exit(FAILED)

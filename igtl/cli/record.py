@@ -13,7 +13,9 @@ import click
 import igtl
 from igtl.cli import Failure
 from igtl.cli.arguments import Address, Selection, ending, selecting
-from igtl.cli.sources import Source, receiving, say
+from igtl.cli.sources import Source, receiving
+from igtl.cli.terminal import console as terminal
+from igtl.cli.terminal import say, styled
 from igtl.log import named
 
 if TYPE_CHECKING:
@@ -129,11 +131,9 @@ def _watch(
     quiet: bool,
 ) -> None:
     """Until all sources have ended, or there is enough."""
-    from rich.console import Console
     from rich.live import Live
-    from rich.text import Text
 
-    console = Console(stderr=True)
+    console = terminal(stderr=True)
     begun = time.monotonic()
     before = 0, begun
 
@@ -142,11 +142,11 @@ def _watch(
         now = time.monotonic()
         rate = (recorder.count - before[0]) / max(1e-3, now - before[1])
         before = recorder.count, now
-        return Text(
+        text = (
             f"{file.name}  {now - begun:.0f} s  {recorder.count} messages  {rate:.0f}/s  "
-            f"{recorder.bytes / 1e6:.1f} MB   Ctrl-C ends",
-            style="cyan",
+            f"{recorder.bytes / 1e6:.1f} MB   Ctrl-C ends"
         )
+        return styled((text, "cyan"))
 
     shown = not quiet and console.is_terminal
     with Live(console=console, auto_refresh=False, transient=True) as live:

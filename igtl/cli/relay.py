@@ -13,7 +13,8 @@ import click
 import igtl
 from igtl.cli.arguments import Address, Selection, ending, selecting
 from igtl.cli.echo import tell
-from igtl.cli.sources import Source, receiving, say
+from igtl.cli.sources import Source, receiving
+from igtl.cli.terminal import say
 from igtl.log import named
 from igtl.relay import Relay
 

@@ -15,7 +15,8 @@ import igtl
 from igtl.cli import Failure
 from igtl.cli.arguments import Address, serving
 from igtl.cli.echo import tell
-from igtl.cli.sources import say
+from igtl.cli.terminal import console as terminal
+from igtl.cli.terminal import say
 from igtl.log import named
 
 if TYPE_CHECKING:
@@ -131,10 +132,9 @@ def _play(
     loop: bool,
     quiet: bool,
 ) -> None:
-    from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-    console = Console(stderr=True)
+    console = terminal(stderr=True)
     columns = (
         BarColumn(), TextColumn("{task.fields[sent]} sent"), TimeElapsedColumn(),
         TextColumn("Ctrl-C ends"),

@@ -16,6 +16,9 @@ import click
 import igtl
 from igtl.cli import Failure, compose
 from igtl.cli.arguments import Address, Connection, connection
+from igtl.cli.terminal import console as terminal
+from igtl.cli.terminal import say
+from igtl.show import printable
 
 Item = tuple[str, Callable[[], Iterator[igtl.Message]]]
 """What to call it, and what makes its messages."""
@@ -126,18 +129,18 @@ def command(
             raise click.UsageError(str(error)) from None
         size = out.stats.sent_bytes
     if not quiet:
-        click.echo(f"{sent} sent, {size / 1e6:.1f} MB", err=True)
+        say(f"{sent} sent, {size / 1e6:.1f} MB")
 
 
 def _once(out: Any, items: list[Item], name: str | None, quiet: bool) -> int:
-    from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
+    console = terminal(stderr=True)
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn())
     sent = 0
     with Progress(*columns, console=console, disable=quiet or not console.is_terminal) as progress:
-        for title, make in items:
+        for word, make in items:
+            title = printable(word)
             bar = progress.add_task(f"reading {title}", total=None)
             for message in make():
                 if name is not None:

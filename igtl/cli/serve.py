@@ -13,6 +13,7 @@ import igtl
 from igtl.cli.arguments import Address, Selection, selecting, serving
 from igtl.cli.dump import line
 from igtl.cli.echo import tell
+from igtl.cli.terminal import echo, say
 from igtl.log import named
 
 if TYPE_CHECKING:
@@ -62,11 +63,11 @@ def command(
         @server.on()
         def _(message: igtl.Message, peer: Any) -> None:
             if selection.takes(message.type_name, message.device_name):
-                click.echo(json.dumps(message.to_dict()) if as_json else line(message))
+                echo(json.dumps(message.to_dict()) if as_json else line(message))
                 sys.stdout.flush()
 
         server.start()
-        click.echo(f"serving on {named((server.host, server.port))}, Ctrl-C ends", err=True)
+        say(f"serving on {named((server.host, server.port))}, Ctrl-C ends")
         server.wait()
 
 

@@ -14,6 +14,7 @@ import click
 import igtl
 from igtl.cli import UNREACHABLE, Failure
 from igtl.cli.arguments import Connection, connection
+from igtl.cli.terminal import say
 from igtl.log import named
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -21,11 +22,6 @@ T = TypeVar("T")
 _STARTS: dict[str, Callable[[], igtl.Message]] = {
     "TDATA": igtl.StartTrackingData, "QTDATA": igtl.StartQuaternionTrackingData,
 }  # fmt: skip
-
-
-def say(text: str) -> None:
-    """On standard error."""
-    click.echo(text, err=True)
 
 
 class Source:

@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple
 
 from igtl._core import Frame
 from igtl.errors import CRCError, ProtocolError
+from igtl.show import printable
 
 Level = Literal["ok", "note", "problem"]
 
@@ -105,7 +106,7 @@ class Diagnosis:
         self.seconds = 0.0
 
     def found(self, level: Level, cause: str, text: str) -> None:
-        self.findings.append(Finding(level, cause, text))
+        self.findings.append(Finding(level, cause, printable(text)))
 
     @property
     def problems(self) -> list[Finding]:

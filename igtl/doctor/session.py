@@ -130,7 +130,7 @@ def _foreign(first: bytes) -> tuple[str, str] | None:
     if len(first) < 14:
         return None
     version = int.from_bytes(first[:2], "big")
-    if version < 16 and re.fullmatch(rb"[\x21-\x7e]{1,12}\0*", first[2:14]):
+    if version < 16 and re.fullmatch(rb"[\x21-\x7e]{1,12}(\0.*)?", first[2:14], re.DOTALL):
         return None
     readable = "".join(chr(c) if 32 <= c < 127 else "." for c in first[:24])
     return "other", f"something else: its first bytes are {first[:12].hex(' ')} ({readable!r})"
