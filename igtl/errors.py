@@ -137,7 +137,7 @@ class CommandFailed(IgtlError):
     """
 
     def __init__(self, reply: Any, reason: str = "") -> None:
-        super().__init__(reason or repr(reply))
+        super().__init__(reason or "the peer gave no reason")
         self.reply = reply
 
     def __reduce__(self) -> tuple[type[CommandFailed], tuple[Any, str]]:

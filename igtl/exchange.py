@@ -28,7 +28,7 @@ class Exchange:
 
     Pairing: an answer repeats the request's device name (one without a name fits any; a request
     without a name takes any), or its message id. A STATUS with an error code and that name is an
-    answer too.
+    answer too, and so is a RTS_COMMAND with the id 0 that says that the request failed.
 
     Attributes:
         request: what was asked.
@@ -45,6 +45,8 @@ class Exchange:
         same_id = asked.message_id and m.message_id == asked.message_id
         if not same_id and asked.device_name and m.device_name not in (asked.device_name, ""):
             return False
+        if isinstance(m, CommandReply):  # PLUS refuses a request like a command without an id
+            return m.command_id == 0 and m.name == asked.type_name and _failed(m)
         answer = _answer_of(asked)
         if isinstance(m, Status) and answer is not Status:
             if m.code == StatusCode.NOT_FOUND:
@@ -76,7 +78,7 @@ class Exchange:
         if isinstance(m, Status) and answer is not Status:
             if m.code == StatusCode.NOT_FOUND and isinstance(asked, Get):
                 return NoData(answer.type_name, device_name=asked.device_name)
-            raise CommandFailed(m, f"{asked.type_name}: {m!r}")
+            raise CommandFailed(m, f"{asked.type_name} was refused: {_told(m)}")
         if isinstance(m, Ready):
             if isinstance(asked, Get):
                 return NoData(answer.type_name, device_name=asked.device_name)
@@ -137,26 +139,50 @@ def new_command(name: str, text: str, device_name: str) -> Command:
     return Command(next(_ids) & 0xFFFFFFFF, name, text, device_name=device_name)
 
 
-_STATUS = re.compile(r"""\bStatus\s*=\s*["'](\w+)["']""")
-_MESSAGE = re.compile(r"""\bMessage\s*=\s*"([^"]*)\"""")
+# the head of the first element: no declarations, no entities but those of `html.unescape`
+_HEAD = re.compile(r"""<[A-Za-z_][^<>"']*(?:"[^"]*"[^<>"']*|'[^']*'[^<>"']*)*""")
+_ATTRIBUTE = re.compile(r"""([\w:.-]+)\s*=\s*(?:"([^"]*)"|'([^']*)')""")
+_SUCCESS = ("SUCCESS", "TRUE", "OK", "1")
+
+
+def _attributes(text: str) -> dict[str, str]:
+    """Attributes of the first element of an XML text, as far as its first 10,000 characters show
+    them; of two of a name the first one."""
+    from html import unescape  # with its table of entities, for replies only
+
+    head = _HEAD.search(text[:10_000])
+    found: dict[str, str] = {}
+    for name, double, single in _ATTRIBUTE.findall(head.group()) if head else ():
+        found.setdefault(name, unescape(double or single))
+    return found
 
 
 def _failed(reply: CommandReply) -> bool:
     """Whether a reply says that the command failed: in its metadata (Slicer, PLUS), else in the
     head of its XML (PLUS). One that says nothing is a success."""
+    if reply.metadata.get("ErrorMessage"):  # Slicer's Status says nothing then
+        return True
     status = reply.metadata.get("Status")
     if status is None:
-        found = _STATUS.search(reply.text[:1000])
-        status = found.group(1) if found else "SUCCESS"
-    return status.upper() not in ("SUCCESS", "TRUE", "OK", "1")
+        status = _attributes(reply.text).get("Status", "SUCCESS")
+    return status.strip().upper() not in _SUCCESS
 
 
 def _reason(reply: CommandReply) -> str:
     """Why it failed: from the metadata, else the XML, else the text itself."""
-    from html import unescape  # with its table of entities, for failures only
+    said = _attributes(reply.text)
+    return (
+        reply.metadata.get("Error") or reply.metadata.get("ErrorMessage")
+        or said.get("Error") or said.get("Message") or reply.text
+    )  # fmt: skip
 
-    found = _MESSAGE.search(reply.text[:10_000])
-    return reply.metadata.get("ErrorMessage") or (unescape(found.group(1)) if found else reply.text)
+
+def _told(status: Status) -> str:
+    """Why a STATUS refuses something."""
+    if status.message:
+        return status.message
+    known = status.code in StatusCode._value2member_map_
+    return StatusCode(status.code).name if known else f"code {status.code}"
 
 
 def _quoted(text: str) -> str:

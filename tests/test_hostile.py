@@ -451,6 +451,13 @@ def test_the_long_name_counts_where_it_goes_on_what_the_header_has(
     assert m.pack() == wire
 
 
+def test_the_long_name_of_plus() -> None:
+    wire = (VECTORS / "plus" / "transform_v2_longname.bin").read_bytes()
+    m = igtl.unpack(wire)
+    assert m.device_name == "LongStylusToolNameToTracker"
+    assert m.pack() == wire
+
+
 def test_of_two_long_names_the_last_one_counts() -> None:
     """As with every key (docs/protocol.md section 5.3)."""
     for names, shown in (((b"DevA", b"DevB"), "DevB"), ((b"DevA", b"Other"), "Dev")):

@@ -494,6 +494,36 @@ def test_provided_stream(kind: str) -> None:
         until(lambda: closed == ["closed"] * 3)
 
 
+def test_stop_ends_the_stream_of_its_name_and_without_one_all(kind: str) -> None:
+    closed: list[str] = []
+
+    def named(name: str) -> Iterator[Any]:
+        try:
+            while True:
+                yield igtl.TrackingData(device_name=name)
+        finally:
+            closed.append(name)
+
+    with serving(kind) as server, igtl.connect(port=server.port) as link:
+
+        @server.provides(igtl.StartTrackingData)
+        def _(request: Any, peer: Any) -> Any:
+            return named(request.device_name)
+
+        for name in "ABC":
+            link.send(igtl.StartTrackingData(resolution_ms=5, device_name=name))
+            link.recv(igtl.TrackingData, name, timeout=5)
+        link.send(igtl.StopTrackingData(device_name="B"))
+        until(lambda: closed == ["B"])
+        link.send(igtl.StopTransform(device_name="A"))  # of another type: nothing to stop
+        link.query(igtl.GetStatus(), timeout=5)  # it is handled by now
+        for name in "AC":
+            link.recv(igtl.TrackingData, name, timeout=5)
+        assert closed == ["B"]
+        link.send(igtl.StopTrackingData())
+        until(lambda: sorted(closed) == ["A", "B", "C"])
+
+
 def test_provided_stream_that_ends_or_fails(kind: str) -> None:
     with serving(kind) as server, igtl.connect(port=server.port) as link:
 
