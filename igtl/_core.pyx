@@ -2874,10 +2874,11 @@ def check_attributes(const uint8_t[::1] data, int64_t count):
         at = end - p + 1
     at += (at - start) % 2
     for k in range(count):
-        if p[6 * k + 1] == 0 or <uint64_t>4 * p[6 * k + 1] * get32(p + 6 * k + 2) > <uint64_t>max(0, size - at):
-            raise ValueError(f"attribute {k} of {count}: {get32(p + 6 * k + 2)} × {p[6 * k + 1]} floats, "
-                             f"{max(0, size - at)} bytes are left")
+        start = at
         at += <Py_ssize_t>4 * p[6 * k + 1] * get32(p + 6 * k + 2)
+        if p[6 * k + 1] == 0 or at > size:
+            raise ValueError(f"attribute {k} of {count}: {get32(p + 6 * k + 2)} × {p[6 * k + 1]} floats, "
+                             f"{max(0, size - start)} bytes are left")
 
 # ---- C level: _core.pxd for Cython, a capsule for C (igtl_capi.h says what each function does) ----
 

@@ -44,18 +44,22 @@ def check(wire: bytes) -> igtl.Message | None:
     try:
         m = igtl.unpack(wire)
     except igtl.IgtlError:
+        assert agrees(wire, False)
         return None
     repr(m)
     m.to_dict()
     dict(m.metadata)
     assert m.pack() == wire
-    if wire[0:2] == b"\0\1" and type(m).type_name and not coded(type(m)):
-        assert reference.accepts(type(m), wire[58:]), m
+    assert agrees(wire, True), m
     return m
 
 
-def coded(cls: Any) -> bool:
-    return any(f.kind == "coded" for f in cls.__fields__)
+def agrees(wire: bytes, accepted: bool) -> bool:
+    """Whether the oracle says the same of a version 1 content."""
+    try:
+        return wire[:2] != b"\0\1" or reference.typed(wire[2:14], wire[58:]) == accepted
+    except reference.BeyondNumpy:
+        return not accepted
 
 
 @each
@@ -257,21 +261,21 @@ def wanted(count: int) -> bytes:
 
 
 SMALL_PARTS = {
-    "attributes": frame("POLYDATA", attributes(150_000)),
-    "the last attribute is bad": frame("POLYDATA", attributes(150_000)[:-4] + b"abcd"),
-    "empty cells": frame("POLYDATA", struct.pack(">10I", 0, 250_000, 10**6, *[0] * 7) + bytes(10**6)),
-    "children": frame("BIND", bind([(b"STRING", b"")] * 47_000, bytes(47_000))),
-    "children that are lists": frame("BIND", bind([(b"TDATA", b"")] * 47_000, bytes(47_000))),
+    "attributes": frame("POLYDATA", attributes(40_000)),
+    "the last attribute is bad": frame("POLYDATA", attributes(40_000)[:-4] + b"abcd"),
+    "empty cells": frame("POLYDATA", struct.pack(">10I", 0, 60_000, 240_000, *[0] * 7) + bytes(240_000)),
+    "children": frame("BIND", bind([(b"STRING", b"")] * 12_000, bytes(12_000))),
+    "children that are lists": frame("BIND", bind([(b"TDATA", b"")] * 12_000, bytes(12_000))),
     "children of children": frame(
-        "BIND", bind([(b"BIND", bind([(b"STRING", b"")] * 3000, bytes(3000)))] * 16, bytes(16))
+        "BIND", bind([(b"BIND", bind([(b"STRING", b"")] * 800, bytes(800)))] * 16, bytes(16))
     ),
-    "attributes of children": frame("BIND", bind([(b"POLYDATA", attributes(4000))] * 40, bytes(40))),
+    "attributes of children": frame("BIND", bind([(b"POLYDATA", attributes(1000))] * 40, bytes(40))),
     "the last child is bad": frame(
-        "BIND", bind([(b"POLYDATA", attributes(4000))] * 40 + [(b"NDARRAY", b"??")], bytes(41))
+        "BIND", bind([(b"POLYDATA", attributes(1000))] * 40 + [(b"NDARRAY", b"??")], bytes(41))
     ),
-    "entries wanted": frame("GET_BIND", wanted(65535)),
-    "type names": frame("CAPABILITY", b"".join(b"T%011x" % k for k in range(80_000))),
-    "type names that are no text": frame("CAPABILITY", b"\xff" * 960_000),
+    "entries wanted": frame("GET_BIND", wanted(20_000)),
+    "type names": frame("CAPABILITY", b"".join(b"T%011x" % k for k in range(20_000))),
+    "type names that are no text": frame("CAPABILITY", b"\xff" * 240_000),
     "metadata": frame("STATUS", entries(8191), version=2),
     "a wide character behind a million narrow ones": frame(
         "STATUS", bytes(30) + b"a" * 10**6 + "🩺".encode()
@@ -281,8 +285,8 @@ SMALL_PARTS = {
     ),
     "text that is none": frame("STATUS", bytes(30) + b"\xff" * 10**6),
     "points": frame("POINT", bytes(136 * 7000)),
-    "tools": frame("TDATA", bytes(70 * 14000)),
-    "surplus": frame("TRANSFORM", bytes(10**6)),
+    "tools": frame("TDATA", bytes(70 * 11000)),
+    "surplus": frame("TRANSFORM", bytes(240_000)),
 }  # fmt: skip
 
 
@@ -302,8 +306,9 @@ def test_small_parts_take_no_more_memory_than_large_ones(wire: bytes, kind: Any)
     if m is not None:
         assert m.pack() == wire  # before anything of it is decoded
         assert pickle.loads(pickle.dumps(m)) == m
-        repr(m)
-        assert m.pack() == wire  # and after that
+        if kind is bytes:
+            repr(m)
+            assert m.pack() == wire  # and after that
 
 
 def test_the_time_for_small_parts_grows_with_their_number() -> None:
