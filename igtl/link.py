@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Final, Generic, Literal, TypeVar
 from typing import Protocol as Interface
 
 from igtl import _core
@@ -132,13 +132,52 @@ class LinkBase:
         return f"<{type(self).__name__} to {named(self.peer)} {self.stats}>"
 
 
+# of a message without metadata and id: sizes 12, 2 and 0; then the metadata's count, 0
+_EXTENDED: Final = b"\0\x0c\0\x02" + bytes(8)
+_COUNT: Final = b"\0\0"
+
+
+def in_version(frame: Frame, version: int) -> tuple[Frame, tuple[str, ...]]:
+    """In the other header version: the same content, with or without an extended header.
+
+    A wrong CRC stays wrong. A body whose extended header makes no sense stays as it is, in its own
+    version.
+
+    Returns:
+        The frame, and what version 1 could not hold: "metadata", "message id".
+    """
+    wire = bytes(frame.data)
+    now = max(1, frame.header_version)
+    if now == version or now > 2:
+        return frame, ()
+    body = wire[58:]
+    lost: tuple[str, ...] = ()
+    if version == 2:
+        new = _EXTENDED + body + _COUNT
+    else:
+        size, index = int.from_bytes(body[:2], "big"), int.from_bytes(body[2:4], "big")
+        metadata = index + int.from_bytes(body[4:8], "big")
+        if size < 12 or size + metadata > len(body):
+            return frame, ()
+        new = body[size : len(body) - metadata]
+        if metadata > len(_COUNT):
+            lost += ("metadata",)
+        if any(body[8:12]):
+            lost += ("message id",)
+    wrong = frame.crc ^ _core.crc64(body)
+    head = version.to_bytes(2, "big") + wire[2:42] + len(new).to_bytes(8, "big")
+    crc = _core.crc64(new) ^ wrong
+    return Frame.from_bytes(head + crc.to_bytes(8, "big") + new), lost
+
+
 class Packed:
-    """A message packed once for each header version wanted: to several peers, or to one of which
-    the version is not known yet. Version 1 goes without metadata and message id.
+    """A message packed for several peers, or for one whose version is not known yet: at once in
+    the header versions wanted now, and from those bytes in another one when a peer needs it.
+    Version 1 goes without metadata and message id.
 
     Attributes:
         stream: type and device name as in the header.
-        size: bytes of the largest form.
+        size: bytes of the largest form so far.
     """
 
     def __init__(
@@ -147,6 +186,7 @@ class Packed:
         self._wires: dict[int, bytes] = {}
         self._compressed: dict[tuple[int, str], bytes] = {}
         self._stripped = False
+        self._as_is = isinstance(message, Frame)
         for version in versions:
             if isinstance(message, Frame):
                 self._wires[version] = bytes(message.data)
@@ -168,15 +208,24 @@ class Packed:
     def wire_for(self, protocol: Protocol) -> tuple[bytes, bool]:
         """What to send to the peer of this protocol, and whether something was left out."""
         version: int = protocol.version
-        if version not in self._wires:
-            version = min(self._wires)
-        wire = self._wires[version]
+        wire = self._wires.get(version)
+        if wire is None:
+            wire = self._wires[version] = self._made(version)
         if protocol.peer_takes:
             key = version, protocol.method
             if key not in self._compressed:
                 self._compressed[key] = protocol.wrap(wire)
             wire = self._compressed[key]
         return wire, self._stripped and version == 1
+
+    def _made(self, version: int) -> bytes:
+        """The form for a version that no peer had when the message was packed."""
+        wire = next(iter(self._wires.values()))
+        if self._as_is or version == 2:  # a peer at version 2 reads version 1 as well
+            return wire
+        frame, lost = in_version(Frame.from_bytes(wire), version)
+        self._stripped = self._stripped or bool(lost)
+        return bytes(frame.data)
 
 
 class StreamOf(Generic[M]):

@@ -16,18 +16,16 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from typing import Any, Final, Literal, Self
+from typing import Any, Literal, Self
 
 from igtl import _core
 from igtl._core import Frame
 from igtl.errors import ConnectionClosed
+from igtl.link import in_version
 from igtl.server import Server
 
 Stream = tuple[str, str]
 """Type and device name."""
-# of a message without metadata and id: sizes 12, 2 and 0; then the metadata's count, 0
-_EXTENDED: Final = b"\0\x0c\0\x02" + bytes(8)
-_COUNT: Final = b"\0\0"
 
 
 def renamed(frame: Frame, device_name: str) -> Frame:
@@ -39,39 +37,6 @@ def renamed(frame: Frame, device_name: str) -> Frame:
     name = _core.encode_field(device_name, 20, "Frame", "device_name")
     wire = bytes(frame.data)
     return Frame.from_bytes(wire[:14] + name.ljust(20, b"\0") + wire[34:])
-
-
-def in_version(frame: Frame, version: int) -> tuple[Frame, tuple[str, ...]]:
-    """In the other header version: the same content, with or without an extended header.
-
-    A wrong CRC stays wrong. A body whose extended header makes no sense stays as it is, in its own
-    version.
-
-    Returns:
-        The frame, and what version 1 could not hold: "metadata", "message id".
-    """
-    wire = bytes(frame.data)
-    now = max(1, frame.header_version)
-    if now == version or now > 2:
-        return frame, ()
-    body = wire[58:]
-    lost: tuple[str, ...] = ()
-    if version == 2:
-        new = _EXTENDED + body + _COUNT
-    else:
-        size, index = int.from_bytes(body[:2], "big"), int.from_bytes(body[2:4], "big")
-        metadata = index + int.from_bytes(body[4:8], "big")
-        if size < 12 or size + metadata > len(body):
-            return frame, ()
-        new = body[size : len(body) - metadata]
-        if metadata > len(_COUNT):
-            lost += ("metadata",)
-        if any(body[8:12]):
-            lost += ("message id",)
-    wrong = frame.crc ^ _core.crc64(body)
-    head = version.to_bytes(2, "big") + wire[2:42] + len(new).to_bytes(8, "big")
-    crc = _core.crc64(new) ^ wrong
-    return Frame.from_bytes(head + crc.to_bytes(8, "big") + new), lost
 
 
 class Relay:

@@ -10,22 +10,25 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
+import os
 import queue
 import sys
 import threading
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable
+from concurrent.futures import CancelledError as Cancelled
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as NotYet
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from igtl._core import Frame, Stats
 from igtl.aio import server as aio
-from igtl.aio.answers import Runner
+from igtl.aio.answers import Busy, Runner, as_exception
 from igtl.aio.peer import Peer as AioPeer
 from igtl.compression import Compression, stream_of
 from igtl.errors import ConnectionClosed
 from igtl.exchange import Exchange
+from igtl.limits import seconds
 from igtl.log import named
 from igtl.message import CRCPolicy, Message, NoData
 from igtl.messages.general import CommandReply
@@ -40,6 +43,8 @@ M = TypeVar("M", bound=Message)
 F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
 _IN_FLIGHT = 64  # calls on their way to the I/O thread; then the caller waits for it
+_MAX_THREADS = 1000  # of commands, providers and streams of all clients, of those that left too
+_LAST_WORDS = 0.5  # seconds for what is cancelled when the I/O thread ends
 
 
 def _result(future: Future[T], timeout: float | None = None) -> T:
@@ -59,6 +64,7 @@ class _Loop:
 
     def __init__(self) -> None:
         self.loop = asyncio.new_event_loop()
+        self._process = os.getpid()
         self._slots = threading.BoundedSemaphore(_IN_FLIGHT)
         self.thread = threading.Thread(target=self._run, name="igtl I/O", daemon=True)
         self.thread.start()
@@ -68,27 +74,56 @@ class _Loop:
         try:
             self.loop.run_forever()
         finally:
+            self._cancel_all()
             self.loop.run_until_complete(self.loop.shutdown_asyncgens())
             self.loop.close()
+            with contextlib.suppress(ValueError):  # none was taken
+                self._slots.release()  # wakes the threads that wait in `post`, one after the other
+
+    def _cancel_all(self) -> None:
+        """End what still runs, so that no thread waits for it for ever. A second time ends what
+        waits for a thread of the user."""
+        for _ in range(2):
+            if tasks := asyncio.all_tasks(self.loop):
+                for task in tasks:
+                    task.cancel()
+                self.loop.run_until_complete(asyncio.wait(tasks, timeout=_LAST_WORDS))
+
+    @property
+    def is_here(self) -> bool:
+        """Whether the thread is one of this process: a forked child has none."""
+        return os.getpid() == self._process
+
+    def _check_process(self) -> None:
+        if not self.is_here:
+            raise RuntimeError("this server belongs to the process that this one was forked from")
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine there and wait for it."""
-        if threading.current_thread() is self.thread:
-            work.close()
-            raise RuntimeError("this would wait for the I/O thread in the I/O thread: await it")
         try:
+            self._check_process()
+            if threading.current_thread() is self.thread:
+                raise RuntimeError("this would wait for the I/O thread in the I/O thread: await it")
             future = asyncio.run_coroutine_threadsafe(work, self.loop)
-        except RuntimeError:  # the loop is closed
+        except RuntimeError as error:
             work.close()
-            raise ConnectionClosed("this server was closed") from None
+            if self.loop.is_closed():
+                raise ConnectionClosed("this server was closed") from None
+            raise error from None
         try:
             return _result(future)
+        except Cancelled:  # the loop has ended
+            raise ConnectionClosed("this server was closed") from None
         except BaseException:
             future.cancel()
             raise
 
     def post(self, work: Callable[[], Any]) -> None:
-        """Call something there soon, in the order of the calls."""
+        """Call something there soon, in the order of the calls; in the I/O thread, now."""
+        self._check_process()
+        if threading.current_thread() is self.thread:
+            work()
+            return
 
         def call() -> None:
             self._slots.release()
@@ -116,8 +151,12 @@ class _Threads(Runner):
         self.io: _Loop
         self._work: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
+        self._current: asyncio.Future[Any] | None = None  # of the handler that runs now
+        self._apart = 0  # threads of commands, providers and streams
+        self._left = False
 
-    def _wrapped(self, arg: Any) -> Any:
+    def wrapped(self, arg: Any) -> Any:
+        """A peer as its user sees it; anything else as it is."""
         if not isinstance(arg, AioPeer):
             return arg
         if arg.facade is None:
@@ -126,30 +165,26 @@ class _Threads(Runner):
 
     def _call(self, answer: asyncio.Future[Any], work: Callable[..., Any], args: Any) -> None:
         result: Any = None
-        error: BaseException | None = None
+        error: Exception | None = None
         try:
-            result = work(*map(self._wrapped, args))
+            result = work(*map(self.wrapped, args))
         except BaseException as failed:
-            error = failed
-
-        def tell() -> None:
-            if answer.done():  # cancelled
-                return
-            if error is not None:
-                answer.set_exception(error)
-            else:
-                answer.set_result(result)
-
+            error = as_exception(failed)
         with contextlib.suppress(RuntimeError):  # the server was closed meanwhile
-            self.io.loop.call_soon_threadsafe(tell)
+            self.io.loop.call_soon_threadsafe(_settle, answer, result, error)
+
+    # -- handlers
 
     def _serve_handlers(self) -> None:
         while (item := self._work.get()) is not None:
+            self._current = item[0]
             self._call(*item)
 
     async def in_order(self, work: Callable[..., Any], *args: Any) -> Any:
         if inspect.iscoroutinefunction(work):
             return await work(*args)
+        if self._left:
+            raise ConnectionClosed("this server was closed")
         if self._thread is None:
             self._thread = threading.Thread(
                 target=self._serve_handlers, name="igtl handlers", daemon=True
@@ -159,20 +194,67 @@ class _Threads(Runner):
         self._work.put((answer, work, args))
         return await answer
 
+    async def leave(self) -> None:
+        """The handler that runs now closes the server, so nothing waits for it any more, nor for
+        the ones behind it, which will not run."""
+        self._left = True
+        waiting = [self._current]
+        with contextlib.suppress(queue.Empty):
+            while True:
+                waiting.append(self._work.get_nowait()[0])
+        for answer in waiting:
+            if answer is not None:
+                _settle(answer, None, ConnectionClosed("this server was closed"))
+
+    @property
+    def in_handler(self) -> bool:
+        """Whether this is the thread of the handlers."""
+        return threading.current_thread() is self._thread
+
+    # -- commands, providers and streams
+
+    def _started(self, name: str, work: Callable[..., Any], *args: Any) -> asyncio.Future[Any]:
+        """What a thread of its own makes of a function."""
+        if self._apart >= _MAX_THREADS:
+            raise Busy(f"is one more than {_MAX_THREADS} in progress for all clients")
+        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._apart += 1
+        answer.add_done_callback(self._ended)
+        threading.Thread(
+            target=self._call, args=(answer, work, args), name=f"igtl {name}", daemon=True
+        ).start()
+        return answer
+
+    def _ended(self, answer: asyncio.Future[Any]) -> None:
+        self._apart -= 1
+
     async def apart(self, work: Callable[..., Any], *args: Any) -> Any:
         if inspect.iscoroutinefunction(work):
             return await work(*args)
-        answer = asyncio.get_running_loop().create_future()
-        name = f"igtl {getattr(work, '__name__', 'command')}"
-        threading.Thread(
-            target=self._call, args=(answer, work, args), name=name, daemon=True
-        ).start()
-        return await answer
+        answer = self._started(getattr(work, "__name__", "command"), work, *args)
+        try:
+            return await asyncio.shield(answer)
+        except asyncio.CancelledError:
+            await _over(answer)
+            raise
 
     async def begun(self, provider: Callable[..., Any], *args: Any) -> Any:
         if inspect.iscoroutinefunction(provider) or inspect.isasyncgenfunction(provider):
             return await super().begun(provider, *args)
-        return await self.apart(provider, *args)
+        answer = self._started("stream", provider, *args)
+        try:
+            return await asyncio.shield(answer)
+        except asyncio.CancelledError:
+            await _over(answer)
+            if answer.exception() is None:
+                await self.closed(answer.result())
+            raise
+
+    async def closed(self, frames: Any) -> None:
+        if hasattr(frames, "aclose"):
+            await super().closed(frames)
+        elif hasattr(frames, "close"):
+            await self.apart(frames.close)
 
     async def iterated(self, frames: Any) -> AsyncGenerator[Message]:
         if hasattr(frames, "__aiter__"):
@@ -182,44 +264,52 @@ class _Threads(Runner):
         items: asyncio.Queue[Any] = asyncio.Queue()
         room = threading.Semaphore(1)  # one frame at a time: the thread waits for the client
         stopped = threading.Event()
-        end = object()
-
-        def put(item: Any) -> None:
-            room.acquire()
-            if not stopped.is_set():
-                with contextlib.suppress(RuntimeError):  # the server was closed meanwhile
-                    self.io.loop.call_soon_threadsafe(items.put_nowait, item)
 
         def pull() -> None:
-            error: Any = end
             try:
                 for message in frames:
+                    room.acquire()
                     if stopped.is_set():
                         break
-                    put(message)
-            except Exception as failed:
-                error = failed
+                    with contextlib.suppress(RuntimeError):  # the server was closed meanwhile
+                        self.io.loop.call_soon_threadsafe(items.put_nowait, message)
             finally:
                 if hasattr(frames, "close"):
                     frames.close()
-            put(error)
 
-        threading.Thread(target=pull, name="igtl stream", daemon=True).start()
+        end = self._started("stream", pull)
+        end.add_done_callback(items.put_nowait)
         try:
             while (item := await items.get()) is not end:
-                if isinstance(item, Exception):
-                    raise item
                 yield item
                 room.release()
+            end.result()
         finally:
             stopped.set()
-            room.release(2)  # whatever it still has to put
+            room.release()
+            await _over(end)  # until then it counts
 
     def stop(self) -> None:
         """End the thread of the handlers when it has done what it does."""
         self._work.put(None)
-        if self._thread is not None and threading.current_thread() is not self._thread:
+        if self._thread is not None and not self.in_handler:
             self._thread.join(1)
+
+
+def _settle(answer: asyncio.Future[Any], result: Any, error: Exception | None) -> None:
+    if answer.done():
+        return
+    if error is not None:
+        answer.set_exception(error)
+    else:
+        answer.set_result(result)
+
+
+async def _over(answer: asyncio.Future[Any]) -> None:
+    """Return when a thread has ended, whatever became of it."""
+    await asyncio.wait([answer])
+    if not answer.cancelled():
+        answer.exception()  # which is not reported as one that was never looked at
 
 
 class Peer:
@@ -370,17 +460,18 @@ class Server:
     @property
     def clients(self) -> list[Peer]:
         """Who is connected."""
-        return [self._threads._wrapped(peer) for peer in self._server.clients]
+        return [self._threads.wrapped(peer) for peer in self._server.clients]
 
     @property
     def refused(self) -> Counter[str]:
-        """Connections not let in, by cause: "max_clients", "not allowed", "tls"."""
+        """Connections not let in, by cause: "max_clients", "not allowed", "tls", "closing",
+        "descriptors" (the system has none left)."""
         return self._server.refused
 
     @property
     def gone(self) -> Counter[str]:
-        """Clients that have left, by cause: "closed", "stalled", "idle", "disconnected", or the
-        name of an error."""
+        """Clients that have left, by cause: "closed", "stalled", "unfinished", "idle",
+        "disconnected", or the name of an error."""
         return self._server.gone
 
     def broadcast(self, message: Message | Frame, *, latch: bool = False, crc: bool = True) -> None:
@@ -407,7 +498,7 @@ class Server:
         Raises:
             KeyError: there is none.
         """
-        self._threads._wrapped(self._server._peers[client]).send(message, crc=crc)
+        self._threads.wrapped(self._server._peers[client]).send(message, crc=crc)
 
     def disconnect(self, client: int) -> None:
         """Send what is queued for the client with this id, then close it.
@@ -420,21 +511,31 @@ class Server:
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until the server is closed, or `timeout` seconds; returns whether it is closed.
         Ctrl-C ends it."""
+        timeout = seconds("timeout", timeout)
         if sys.platform != "win32" or timeout is not None:
             return self._closed.wait(timeout)
         while not self._closed.wait(0.2):
             pass
         return True
 
-    def shutdown(self, *, timeout: float = 5.0) -> None:
+    def shutdown(self, *, timeout: float | None = 5.0) -> None:
         """Stop listening, send what is queued, handle what still comes, and close.
 
+        A handler may call it: then what waits behind that handler is not handled. In a forked
+        child, which has no part of the server, it does nothing.
+
         Args:
-            timeout: seconds until whoever has not taken everything is cut.
+            timeout: seconds until a client that has not taken everything is cut. None: wait for
+                all.
         """
+        timeout = seconds("timeout", timeout)
+        if not self._io.is_here:
+            return
         with self._closing:
             if self._closed.is_set():
                 return
+            if self._threads.in_handler:
+                self._io.run(self._threads.leave())
             self._io.run(self._server.shutdown(timeout=timeout))
             self._threads.stop()
             self._io.stop()
@@ -467,11 +568,15 @@ def serve(
     policy: Policy = "drop_oldest",
     max_queued: int = aio.MAX_QUEUED,
     max_queued_bytes: int = aio.MAX_QUEUED_BYTES,
-    stall_timeout: float = aio.STALL_TIMEOUT,
+    max_requests: int = aio.MAX_IN_PROGRESS,
+    max_commands: int = aio.MAX_IN_PROGRESS,
+    max_streams: int = aio.MAX_IN_PROGRESS,
+    stall_timeout: float | None = aio.STALL_TIMEOUT,
+    message_timeout: float | None = aio.MESSAGE_TIMEOUT,
     idle_timeout: float | None = None,
     keepalive: float | None = 60.0,
     ssl: SSLContext | None = None,
-    handshake_timeout: float = 10.0,
+    handshake_timeout: float | None = 10.0,
     version: Version = "auto",
     max_size: int = MAX_SIZE,
     crc: CRCPolicy = "verify",
@@ -498,9 +603,16 @@ def serve(
             `stats.dropped`; "block": whoever sends waits for it.
         max_queued, max_queued_bytes: size of that queue; default 1000 messages and 256 MiB. A
             message of any size fits an empty one.
+        max_requests, max_commands, max_streams: what is in progress for one client at most:
+            requests that providers answer, commands, streams; default 64 each. Beyond, a request
+            is answered with STATUS "busy" and a command with a failure, and counted in the
+            client's `stats.dropped` under the name of the limit. A stream that was stopped counts
+            until its provider has ended.
         stall_timeout: a client that takes nothing for so many seconds, while there is something
-            to send, is dropped; default 10.
-        idle_timeout: a client that says nothing for so many seconds is dropped; default never.
+            to send, is dropped; default 10. None: never.
+        message_timeout: a client that has begun a message and sends nothing more of it for so
+            many seconds is dropped; default 5. None: never.
+        idle_timeout: a client that sends nothing for so many seconds is dropped; default never.
         keepalive: see `igtl.connect`.
         ssl: a context makes it TLS, see `igtl.tls.server`.
         handshake_timeout: seconds for a TLS handshake; default 10.
@@ -519,9 +631,10 @@ def serve(
     return Server(
         lambda runner: aio.serve(
             host, port, max_clients=max_clients, allow=allow, policy=policy, max_queued=max_queued,
-            max_queued_bytes=max_queued_bytes, stall_timeout=stall_timeout,
-            idle_timeout=idle_timeout, keepalive=keepalive, ssl=ssl,
-            handshake_timeout=handshake_timeout, version=version, max_size=max_size, crc=crc,
-            cut_names=cut_names, compression=compression, start=start, runner=runner,
+            max_queued_bytes=max_queued_bytes, max_requests=max_requests,
+            max_commands=max_commands, max_streams=max_streams, stall_timeout=stall_timeout,
+            message_timeout=message_timeout, idle_timeout=idle_timeout, keepalive=keepalive,
+            ssl=ssl, handshake_timeout=handshake_timeout, version=version, max_size=max_size,
+            crc=crc, cut_names=cut_names, compression=compression, start=start, runner=runner,
         )
     )  # fmt: skip

@@ -9,10 +9,12 @@ import sys
 import time
 from typing import Any, Protocol
 
+from igtl.limits import seconds
 from igtl.protocol import Parts
 
 _SLICE = 256 * 1024
 _LINGER = 1.0  # seconds that close waits for the peer's system to take what was sent
+_MIN_KEEPALIVE, _MAX_KEEPALIVE = 2.0, 65_000.0  # Linux takes at most 32,767 s of silence
 _WINDOWS = sys.platform == "win32"
 _DONTWAIT: int = getattr(socket, "MSG_DONTWAIT", 0)  # Windows has none
 
@@ -44,12 +46,23 @@ class Transport(Protocol):
         """Give the resources back."""
 
 
+def checked_keepalive(keepalive: float | None) -> float | None:
+    """The seconds of `tune`, or ValueError: at least 2, and at most 65,000 are counted."""
+    found = seconds("keepalive", keepalive)
+    if found is None:
+        return None
+    if found < _MIN_KEEPALIVE:
+        raise ValueError(f"keepalive must be at least 2 s, or None, not {keepalive!r}")
+    return min(found, _MAX_KEEPALIVE)
+
+
 def tune(sock: socket.socket, keepalive: float | None, *, unsent_low: int | None = None) -> None:
     """TCP_NODELAY, and keep-alive probes that notice a silent death within `keepalive` seconds.
 
     Args:
         unsent_low: bytes not yet sent from which the system takes no more, where it can do that.
     """
+    keepalive = checked_keepalive(keepalive)
     if sock.family not in (socket.AF_INET, socket.AF_INET6):
         return
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -57,8 +70,6 @@ def tune(sock: socket.socket, keepalive: float | None, *, unsent_low: int | None
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, unsent_low)
     if keepalive is None:
         return
-    if keepalive < 2:
-        raise ValueError(f"keepalive must be at least 2 s, not {keepalive}")
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     probe = max(1, round(keepalive / 8))
     options = {

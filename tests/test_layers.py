@@ -18,7 +18,7 @@ import igtl
 
 # A module imports only from lines above its own, or from its left on its own line.
 LAYERS = [
-    "errors fields extras",
+    "errors limits fields extras",
     "_core",
     "metadata units show elements message",
     "messages.general messages.geometry messages.imaging messages.tracking messages.queries",
@@ -27,7 +27,7 @@ LAYERS = [
     "compressing",
     "exchange pairing link",
     "sockets datagrams tls allow",
-    "sync memory udp aio.connection aio.tls aio.link aio.udp",
+    "sync memory udp aio.connection aio.tls aio.accepting aio.link aio.udp",
     "retry healing aio.retry aio.peer aio.answers aio.server server transfer subscriber aio.subscriber",
     "aio.__init__",
     "rate simulate.tracking simulate.sensors simulate.imaging simulate.stream simulate.server simulate.__init__ testing recording.recorder recording.playback recording.reader recording.__init__ video.codecs video.encoder video.decoder video.publisher video.__init__ files.blame files.colors files.images files.meshes files.points files.__init__",

@@ -12,7 +12,8 @@ import pytest
 
 import igtl
 from igtl import Frame
-from igtl.relay import Relay, in_version, renamed
+from igtl.link import in_version
+from igtl.relay import Relay, renamed
 from tests.conftest import VECTORS, manifest
 from tests.cpp import running
 from tests.test_interop_cpp import check_printed, sample_messages

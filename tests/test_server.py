@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,7 +21,7 @@ import igtl.aio
 from igtl.allow import AllowList
 from tests.links import Loop
 from tests.test_links import until
-from tests.wire import frame, transform
+from tests.wire import frame, mended, transform
 
 
 def image(size: int = 300_000, name: str = "CT") -> igtl.Image:
@@ -507,6 +510,8 @@ def test_provided_stream_that_ends_or_fails(kind: str) -> None:
             link.send(igtl.StartTrackingData(coordinate_name=name))
             got = [link.recv(timeout=5).type_name for _ in range(3)]
             assert got == ["RTS_TDATA", "TDATA", "TDATA"]
+        told = link.recv(igtl.Status, timeout=5)  # that it failed
+        assert (told.code, told.error_name) == (4, "STT_TDATA")
         link.send(igtl.StopTrackingData())
         assert link.recv(timeout=5).type_name == "RTS_TDATA"
 
@@ -618,6 +623,529 @@ def test_async_handlers_of_a_blocking_server() -> None:
 def test_on_uvloop(test: Callable[[str], None]) -> None:
     pytest.importorskip("uvloop")
     test("uvloop")
+
+
+# ---- what one client, handler or type must not do to the others --------------------------------
+
+
+def shutdown_in(server: Any) -> Any:
+    """What a handler does to close its server."""
+    return server.server.shutdown(timeout=60)
+
+
+def asked(server: Any, peer: Any, request: Any) -> Any:
+    """What a client answers to its server, in either kind of server."""
+    result = peer.query(request, timeout=20)
+    return server.loop(result) if asyncio.iscoroutine(result) else result
+
+
+def echoing(server: Any) -> list[str]:
+    """A server that remembers the texts that come."""
+    seen: list[str] = []
+    server.on(igtl.String)(lambda m, peer: seen.append(m.string))
+    return seen
+
+
+@pytest.mark.parametrize("what", ["answer", "wrong CRC", "unknown version"])
+def test_reading_goes_on_after_a_large_message_that_no_handler_gets(kind: str, what: str) -> None:
+    with serving(kind) as server, igtl.connect(port=server.port) as link:
+        seen = echoing(server)
+        until(lambda: len(server.clients) == 1)
+        if what == "answer":
+
+            def answer() -> None:
+                link.recv(igtl.GetImage, timeout=20)
+                link.send(image(2_000_000))
+
+            answering = threading.Thread(target=answer)
+            answering.start()
+            got = asked(server, server.clients[0], igtl.GetImage(device_name="CT"))
+            assert got.array.size == 2_000_000
+            answering.join(20)
+        else:
+            wire = bytearray(image(2_000_000).pack())
+            wire[-1 if what == "wrong CRC" else 1] ^= 8
+            link._transport.send([bytes(wire)])
+        link.send(igtl.String("after"))
+        until(lambda: seen == ["after"])
+        link.close()
+        until(lambda: server.clients == [])
+
+
+class Silly(BaseException):
+    """Of the kind that `except Exception` lets pass."""
+
+
+RAISED = [
+    SystemExit(1), StopIteration(), asyncio.CancelledError(), MemoryError(), KeyError("x"), Silly(),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("coroutine", [False, True], ids=["function", "coroutine"])
+@pytest.mark.parametrize("error", RAISED, ids=lambda e: type(e).__name__)
+def test_what_a_function_of_the_user_raises_stops_nothing(
+    kind: str, error: BaseException, coroutine: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    def function(*args: Any) -> Any:
+        raise error
+
+    async def function_async(*args: Any) -> Any:
+        raise error
+
+    def frames(request: Any, peer: Any) -> Any:
+        class Frames:
+            def __iter__(self) -> Any:
+                return self
+
+            def __next__(self) -> Any:
+                raise error
+
+        return Frames() if not isinstance(error, StopIteration) else function()
+
+    async def frames_async(request: Any, peer: Any) -> Any:
+        yield igtl.TrackingData()
+        raise error
+
+    work = function_async if coroutine else function
+    with serving(kind, start=False) as server:
+        seen = echoing(server)
+        server.on_connect(work)
+        server.on_disconnect(work)
+        server.on(igtl.Transform)(work)
+        server.command("Go")(work)
+        server.provides(igtl.GetImage)(work)
+        server.provides(igtl.StartTrackingData)(frames_async if coroutine else frames)
+        server.provides(igtl.StartBind)(work)
+        started = server.start()
+        if started is not None:
+            server.loop(started)
+        with igtl.connect(port=server.port) as bad, igtl.connect(port=server.port) as good:
+            bad.send(transform())
+            with pytest.raises(igtl.CommandFailed):
+                bad.command("Go", timeout=20)
+            assert isinstance(bad.query(igtl.GetImage(device_name="a"), timeout=20), igtl.NoData)
+            for start in (igtl.StartTrackingData, igtl.StartBind):
+                bad.send(start(device_name="a"))
+                told = bad.recv(igtl.Status, timeout=20)
+                assert told.error_name == start.type_name
+            for link, text in ((bad, "bad"), (good, "good")):
+                link.send(igtl.String(text))
+                until(lambda t=text: t in seen)
+        until(lambda: server.gone == {"closed": 2})
+        until(lambda: server.clients == [])
+    assert any(r.name == "igtl" and r.exc_info for r in caplog.records)
+    assert [r.getMessage() for r in caplog.records if r.name == "asyncio"] == []
+
+
+class Picky(igtl.Message, type_name="TESTPICKY"):
+    """A type of a user whose check raises what is no ProtocolError."""
+
+    n: int = igtl.fields.u8()
+
+    def _check(self) -> None:
+        if self.n > 5:
+            raise KeyError("n over 5")
+
+
+def test_a_type_whose_check_fails_costs_its_message_alone(kind: str) -> None:
+    with serving(kind) as server, igtl.connect(port=server.port) as link:
+        seen = echoing(server)
+        link._transport.send([Picky(9).pack() * 3, igtl.String("after").pack()])
+        until(lambda: seen == ["after"])
+        errors = server.clients[0].stats.errors
+        assert errors.total() == 3
+        link.close()
+        until(lambda: server.gone == {"closed": 1})
+
+
+def test_no_memory_for_a_message_ends_its_client_alone(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serving(kind) as server, igtl.connect(port=server.port) as good:
+        seen = echoing(server)
+        with igtl.connect(port=server.port) as bad:
+            until(lambda: len(server.clients) == 2)
+            real, poor = igtl.Protocol.next_message, bad.local
+
+            def next_message(self: igtl.Protocol) -> Any:
+                if self.peer == poor:
+                    raise MemoryError
+                return real(self)
+
+            monkeypatch.setattr(igtl.Protocol, "next_message", next_message)
+            bad.send(igtl.String("large"))
+            until(lambda: server.gone == {"MemoryError": 1})
+        good.send(igtl.String("good"))
+        until(lambda: seen == ["good"])
+
+
+def test_a_query_in_a_handler_does_not_wait_behind_what_the_client_streams(kind: str) -> None:
+    found: list[Any] = []
+    with serving(kind, start=False) as server:
+
+        def ask(message: Any, peer: Any) -> None:
+            found.append(peer.query(igtl.GetImage(device_name="CT"), timeout=20))
+
+        async def ask_async(message: Any, peer: Any) -> None:
+            found.append(await peer.query(igtl.GetImage(device_name="CT"), timeout=20))
+
+        server.on(igtl.String)(ask if kind == "sync" else ask_async)
+        handled: list[Any] = []
+        server.on(igtl.Transform)(lambda m, peer: handled.append(m))
+        started = server.start()
+        if started is not None:
+            server.loop(started)
+        with igtl.connect(port=server.port) as link:
+            link.send(igtl.String("go"))
+            link._transport.send([transform().pack() * 12_000])
+            link.recv(igtl.GetImage, timeout=20)
+            link.send(image(100))
+            until(lambda: len(found) == 1)
+            stats = server.clients[0].stats
+            until(lambda: len(handled) + stats.dropped["drop_oldest"] == 12_000)
+            assert len(handled) >= 10_000  # it was bounded, and what is lost was counted
+
+
+def test_a_server_that_is_closed_in_its_handler(kind: str) -> None:
+    """Nothing waits for the handler that waits for the end."""
+    closed = threading.Event()
+    with serving(kind, start=False) as server:
+
+        def close(message: Any, peer: Any) -> None:
+            shutdown_in(server)
+            closed.set()
+
+        async def close_async(message: Any, peer: Any) -> None:
+            await shutdown_in(server)
+            closed.set()
+
+        server.on(igtl.String)(close if kind == "sync" else close_async)
+        started = server.start()
+        if started is not None:
+            server.loop(started)
+        with igtl.connect(port=server.port) as link, igtl.connect(port=server.port) as other:
+            other.send(igtl.Status.ok())
+            link._transport.send([igtl.String("stop").pack() * 5])  # some wait behind it
+            assert closed.wait(20)  # of the 60 s that it may take
+            with pytest.raises(OSError):
+                igtl.connect(port=server.port, open_timeout=1)
+
+
+def test_a_server_that_is_closed_by_a_command(kind: str) -> None:
+    """The end of its client does not end the shutdown."""
+    closed = threading.Event()
+    with serving(kind, start=False) as server:
+
+        def close(command: Any, peer: Any) -> None:
+            shutdown_in(server)
+            closed.set()
+
+        async def close_async(command: Any, peer: Any) -> None:
+            try:
+                await shutdown_in(server)
+            finally:
+                closed.set()
+
+        server.command("Stop")(close if kind == "sync" else close_async)
+        started = server.start()
+        if started is not None:
+            server.loop(started)
+        with igtl.connect(port=server.port) as link, igtl.connect(port=server.port):
+            link.send(igtl.Command(1, "Stop"))
+            assert closed.wait(20)
+            until(lambda: server.clients == [])
+
+
+def test_an_async_handler_of_a_blocking_server_may_broadcast() -> None:
+    with igtl.serve(port=0, max_queued=2000, start=False) as server:
+
+        @server.on(igtl.String)
+        async def _(message: Any, peer: Any) -> None:
+            for k in range(300):
+                server.broadcast(transform(x=k))
+
+        server.start()
+        with igtl.connect(port=server.port) as link:
+            link.send(igtl.String("go"))
+            got = [link.recv(igtl.Transform, timeout=20).position[0] for _ in range(300)]
+    assert got == list(range(300))
+
+
+def test_a_thread_that_waits_for_a_client_learns_that_the_server_was_closed() -> None:
+    errors: list[Exception] = []
+    with igtl.serve(port=0) as server, igtl.connect(port=server.port) as link:
+        until(lambda: len(server.clients) == 1)
+        peer = server.clients[0]
+
+        def ask() -> None:
+            try:
+                peer.query(igtl.GetImage(device_name="never"))
+            except igtl.ConnectionClosed as error:
+                errors.append(error)
+
+        asking = threading.Thread(target=ask)
+        asking.start()
+        link.recv(igtl.GetImage, timeout=20)
+        server.close()
+        asking.join(20)
+    assert len(errors) == 1
+
+
+FORK = """
+import os, igtl
+server = igtl.serve(port=0)
+told, tell = os.pipe()
+if (child := os.fork()) == 0:
+    try:
+        server.broadcast(igtl.String("x"))
+    except RuntimeError as error:
+        print("child:", error, flush=True)
+    server.close()  # not its own
+    os.close(tell)
+    os.read(told, 1)  # until the parent is done
+    os._exit(0)
+os.close(told)
+with igtl.connect(port=server.port):
+    pass
+port = server.port
+server.close()
+try:
+    igtl.connect(port=port, open_timeout=5)
+except ConnectionRefusedError:
+    print("refused")
+igtl.serve(port=port).close()
+print("free")
+os.close(tell)
+os.waitpid(child, 0)
+"""
+
+
+@pytest.mark.processes
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_a_forked_child_keeps_nothing_of_a_server() -> None:
+    """It gets an error instead of waiting for a thread that it lacks, and the port is free when
+    the server was closed."""
+    ran = subprocess.run(
+        [sys.executable, "-c", FORK], capture_output=True, text=True, timeout=60, check=True
+    )
+    child, *parent = sorted(ran.stdout.splitlines())
+    assert "belongs to the process that this one was forked from" in child
+    assert parent == ["free", "refused"]
+
+
+@pytest.mark.parametrize("as_frame", [False, True], ids=["message", "frame"])
+def test_who_comes_between_packing_and_delivery_gets_its_header_version(
+    kind: str, as_frame: bool
+) -> None:
+    """A client that has said nothing is never sent version 2, but for frames as they came."""
+    with serving(kind) as server, igtl.connect(port=server.port, hello=True) as new:
+        until(lambda: [p.header_version for p in server.clients] == [2])
+        inner = server.server._server if kind == "sync" else server.server
+        message: Any = igtl.String("x", device_name="S", metadata={"a": "b"}, message_id=3)
+        if as_frame:
+            message = igtl.Frame.from_bytes(message.pack())
+        packed = inner._pack(message, False, True)
+        with igtl.connect(port=server.port) as old:
+            until(lambda: len(server.clients) == 2)
+            loop = server.server._io.loop if kind == "sync" else server.loop.loop
+            loop.call_soon_threadsafe(inner._deliver_now, packed)
+            got, whole = old.recv(igtl.String, timeout=20), new.recv(igtl.String, timeout=20)
+        assert (got.header_version, got.string) == (2 if as_frame else 1, "x")
+        assert (whole.header_version, dict(whole.metadata), whole.message_id) == (2, {"a": "b"}, 3)
+        assert [p.stripped for p in server.clients if p.header_version == 1] in ([], [not as_frame])
+
+
+# ---- streams that begin and end ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("times", [1, 2], ids=["asked once", "asked twice"])
+def test_a_stream_is_stopped_while_its_provider_begins(kind: str, times: int) -> None:
+    begun, go = threading.Event(), threading.Event()
+
+    def provide(request: Any, peer: Any) -> Any:
+        begun.set()
+        assert go.wait(20)
+        return frames()
+
+    async def provide_async(request: Any, peer: Any) -> Any:
+        begun.set()
+        while not go.is_set():
+            await asyncio.sleep(0.001)
+        return frames()
+
+    with serving(kind) as server, igtl.connect(port=server.port) as link:
+        server.provides(igtl.StartTrackingData)(provide if kind == "sync" else provide_async)
+        for _ in range(times):
+            link.send(igtl.StartTrackingData(resolution_ms=1))
+        assert begun.wait(20)
+        link.send(igtl.StopTrackingData())
+        assert link.recv(timeout=20).type_name == "RTS_TDATA"
+        go.set()
+        peer = server.clients[0]
+        for k in range(50):  # nothing of the stream comes between, nor later
+            link.send(igtl.GetStatus(device_name=f"S{k}"))
+            assert isinstance(link.recv(timeout=20), igtl.Status)
+        assert peer.stats.streams.keys() & {("TDATA", "T0")} == set()
+
+
+def test_a_stream_asked_for_again_begins_when_the_last_one_has_ended(kind: str) -> None:
+    """A device that two hold at once is one that none can use."""
+    events: list[str] = []
+
+    def held(name: str) -> Iterator[Any]:
+        events.append(f"{name} opens")
+        try:
+            while True:
+                yield igtl.TrackingData([igtl.Tool(name)])
+        finally:
+            time.sleep(0.05)  # it takes a moment
+            events.append(f"{name} closes")
+
+    names = iter("abcdefgh")
+    with serving(kind) as server, igtl.connect(port=server.port) as link:
+
+        @server.provides(igtl.StartTrackingData)
+        def _(request: Any, peer: Any) -> Any:
+            return held(next(names))
+
+        for _ in range(3):
+            link.send(igtl.StartTrackingData(resolution_ms=1))
+            link.recv(igtl.TrackingData, timeout=20)
+        link.send(igtl.StopTrackingData())
+        until(lambda: len(events) % 2 == 0 and len(events) >= 6)
+    opened = [event for event in events if "opens" in event]
+    assert events == [e for name in opened for e in (name, name.replace("opens", "closes"))]
+
+
+# ---- work in progress --------------------------------------------------------------------------
+
+
+def asks(what: str, k: int) -> igtl.Message:
+    if what == "max_commands":
+        return igtl.Command(k + 1, "Slow")
+    if what == "max_streams":
+        return igtl.StartTrackingData(device_name=f"D{k}")
+    return igtl.GetImage(device_name=f"D{k}")
+
+
+def serve_slowly(server: Any, kind: str, release: threading.Event) -> None:
+    """Commands, requests and streams that end when they are released."""
+
+    def slow(message: Any, peer: Any) -> None:
+        assert release.wait(30)
+
+    async def slow_async(message: Any, peer: Any) -> None:
+        while not release.is_set():
+            await asyncio.sleep(0.001)
+
+    work = slow if kind == "sync" else slow_async
+    server.command("Slow")(work)
+    server.provides(igtl.GetImage)(work)
+    server.provides(igtl.StartTrackingData)(work)
+
+
+@pytest.mark.parametrize("what", ["max_commands", "max_requests", "max_streams"])
+def test_work_in_progress_is_bounded(kind: str, what: Any) -> None:
+    """Beyond the limit a client is told so; another is served, and so is this one later."""
+    release = threading.Event()
+    with serving(kind, **{what: 3}) as server:
+        serve_slowly(server, kind, release)
+        server.provides(igtl.GetTransform)(lambda request, peer: transform("T"))
+        with igtl.connect(port=server.port) as link, igtl.connect(port=server.port) as other:
+            before = threading.active_count()
+            link._transport.send([b"".join(asks(what, k).pack() for k in range(300))])
+            for _ in range(297):
+                told = link.recv(timeout=20)
+                if isinstance(told, igtl.CommandReply):
+                    assert "too many commands" in told.text
+                else:
+                    assert isinstance(told, igtl.Status)
+                    assert (told.code, told.error_name) == (6, asks(what, 0).type_name)
+            peer = server.clients[0]
+            assert peer.stats.dropped == {what: 297}
+            assert threading.active_count() <= before + 3
+            assert other.query(igtl.GetTransform(device_name="T"), timeout=20)
+            release.set()
+            for _ in range(3):
+                link.recv(timeout=20)
+            link.send(asks(what, 1000))
+            link.recv(timeout=20)
+            assert peer.stats.dropped == {what: 297}
+
+
+def test_quick_requests_in_a_row_are_all_answered(kind: str) -> None:
+    with serving(kind, max_queued=5000) as server, igtl.connect(port=server.port) as link:
+
+        @server.provides(igtl.GetTransform)
+        async def _(request: Any, peer: Any) -> Any:
+            return transform(request.device_name)
+
+        wire = b"".join(igtl.GetTransform(device_name=f"T{k}").pack() for k in range(900))
+        link._transport.send([wire])
+        got = {link.recv(igtl.Transform, timeout=20).device_name for _ in range(900)}
+        assert got == {f"T{k}" for k in range(900)}
+
+
+def test_threads_of_clients_that_left_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("igtl.server._MAX_THREADS", 4)
+    release = threading.Event()
+    with igtl.serve(port=0) as server:
+        serve_slowly(server, "sync", release)
+        for _ in range(2):
+            with igtl.connect(port=server.port) as link:
+                for k in range(2):
+                    link.send(asks("max_requests", k))
+                until(lambda: server.clients[0].stats.received == 2 if server.clients else False)
+            until(lambda: server.clients == [])
+        with igtl.connect(port=server.port) as link:
+            for what, code in (("max_requests", 6), ("max_streams", 6)):
+                link.send(asks(what, 0))
+                assert link.recv(igtl.Status, timeout=20).code == code
+            with pytest.raises(igtl.CommandFailed, match="one more than 4"):
+                link.command("Slow", timeout=20)
+            release.set()
+            until(lambda: server._threads._apart == 0)
+            assert isinstance(link.query(igtl.GetImage(device_name="a"), timeout=20), igtl.NoData)
+
+
+@pytest.mark.parametrize("name", ["プローブ位置センサ".encode("shift-jis"), b"\xff" * 20, b"\xe9"])
+def test_answers_carry_the_device_name_as_its_bytes_came(kind: str, name: bytes) -> None:
+    """Of a device name that is no UTF-8, and so grows when it is decoded."""
+    requests = [
+        igtl.GetTransform(device_name="x"), igtl.GetStatus(device_name="x"),
+        igtl.GetCapability(device_name="x"), igtl.StartTrackingData(device_name="x"),
+        igtl.StopTrackingData(device_name="x"), igtl.StartBind(device_name="x"),
+        igtl.Command(7, "none", device_name="x"),
+    ]  # fmt: skip
+    with serving(kind) as server, igtl.connect(port=server.port) as link:
+        server.provides(igtl.StartTrackingData)(lambda request, peer: [])
+        seen = echoing(server)
+        for request in requests:
+            wire = bytearray(request.pack())
+            wire[14:34] = name.ljust(20, b"\0")
+            link._transport.send([bytes(wire)])
+            assert bytes(link.recv_frame(timeout=20))[14:34] == name.ljust(20, b"\0")
+        link.send(igtl.String("there"))
+        until(lambda: seen == ["there"])
+
+
+def test_a_command_whose_name_or_failure_is_no_text_is_answered(kind: str) -> None:
+    with serving(kind) as server, igtl.connect(port=server.port, version=2) as link:
+
+        @server.command()
+        def _(command: Any, peer: Any) -> Any:
+            if command.text == "reply":
+                return igtl.CommandReply(command.command_id, "x", "\ud800")
+            if command.text == "text":
+                return "\ud800"
+            raise ValueError("\ud800 \0")
+
+        for k, text in enumerate(("reply", "text", "error")):
+            wire = bytearray(igtl.Command(k + 1, "n" * 128, text).pack(version=1))
+            wire[62:190] = b"\xff" * 128  # the name
+            link._transport.send([mended(bytes(wire))])
+            reply = link.recv(igtl.CommandReply, timeout=20)
+            assert reply.command_id == k + 1
 
 
 # ---- life -------------------------------------------------------------------------------------

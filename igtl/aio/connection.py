@@ -21,7 +21,7 @@ from igtl.log import named
 from igtl.message import Message
 from igtl.protocol import Protocol
 from igtl.queues import Queue
-from igtl.sockets import tune, unsent
+from igtl.sockets import checked_keepalive, tune, unsent
 
 _SLICE = 256 * 1024
 _HIGH = 64 * 1024  # bytes in the transport's buffer from which it asks for a pause
@@ -29,6 +29,7 @@ _AHEAD = 256 * 1024  # bytes that may lie here before anybody wants them
 _GRACE = 0.5  # seconds for a peer to close after this end has said that nothing more comes
 _BESIDE = 256 * 1024  # bytes from which a message is compressed in a thread
 _UNSENT = 128 * 1024  # bytes the system may hold back: what is older waits here, under a policy
+_DISCARDED = bytearray(_SLICE)  # takes what all connections throw away; its content is not read
 
 
 class _Waiter:
@@ -92,6 +93,10 @@ class Connection(asyncio.BufferedProtocol):
     Attributes:
         ended: set when nothing more can come: the reason, or True for the end of the stream.
         on_bytes: called when bytes have arrived or the connection has ended.
+        brought: bytes that have arrived so far.
+
+    Raises:
+        ValueError: the keep-alive is too short.
     """
 
     transport: asyncio.Transport
@@ -106,7 +111,8 @@ class Connection(asyncio.BufferedProtocol):
         self._waiter = _Waiter(self._loop)
         self.on_bytes: Callable[[], None] = self._waiter.wake
         self.local: Any = None
-        self._keepalive = keepalive
+        self._keepalive = checked_keepalive(keepalive)
+        self.brought = 0
         self._made = False
         self._ready = False  # whether messages may be sent
         self._room: asyncio.Future[None] | None = None
@@ -119,7 +125,7 @@ class Connection(asyncio.BufferedProtocol):
         self._full = False  # the transport asked for a pause
         self._goodbye = False  # the peer was told that nothing more comes
         self._reading = True
-        self._discarding: bytearray | None = None
+        self._discarding = False
         self._lost = self._loop.create_future()
 
     # -- callbacks of the transport
@@ -129,10 +135,11 @@ class Connection(asyncio.BufferedProtocol):
         self._made = True
         self.transport.set_write_buffer_limits(high=_HIGH)
         sock = transport.get_extra_info("socket")
-        tune(sock, self._keepalive, unsent_low=_UNSENT)
+        with contextlib.suppress(OSError):  # the peer has gone already; reading will say so
+            tune(sock, self._keepalive, unsent_low=_UNSENT)
         if self.protocol.peer is None:
-            self.protocol.peer = _address(transport.get_extra_info("peername"))
-        self.local = _address(transport.get_extra_info("sockname"))
+            self.protocol.peer = address_of(transport.get_extra_info("peername"))
+        self.local = address_of(transport.get_extra_info("sockname"))
         self._begin()
 
     def _begin(self) -> None:
@@ -140,16 +147,17 @@ class Connection(asyncio.BufferedProtocol):
         self._pump()
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        if self._discarding is not None:
-            return memoryview(self._discarding)
+        if self._discarding:
+            return memoryview(_DISCARDED)
         return self.protocol.get_buffer()
 
     def buffer_updated(self, nbytes: int) -> None:
-        if self._discarding is None:
+        if not self._discarding:
             self._arrived(nbytes)
         self.on_bytes()
 
     def _arrived(self, nbytes: int) -> None:
+        self.brought += nbytes
         self.protocol.received(nbytes)
         if self.protocol.waiting > _AHEAD:
             self.pause_reading()
@@ -174,7 +182,9 @@ class Connection(asyncio.BufferedProtocol):
 
     def resume_writing(self) -> None:
         self._full = False
-        self._pump()
+        # later: asyncio is within a write of its own here, and one that fails inside it would end
+        # the connection twice
+        self._loop.call_soon(self._pump)
 
     # -- receiving
 
@@ -183,6 +193,11 @@ class Connection(asyncio.BufferedProtocol):
         if self._reading and self._made:
             self._reading = False
             self.transport.pause_reading()
+
+    @property
+    def reading(self) -> bool:
+        """Whether what the peer sends is taken now."""
+        return self._reading
 
     def resume_reading(self) -> None:
         """Go on."""
@@ -346,9 +361,9 @@ class Connection(asyncio.BufferedProtocol):
 
     # -- the end
 
-    async def finish(self, timeout: float, *, discard: bool = True) -> None:
+    async def finish(self, timeout: float | None, *, discard: bool = True) -> None:
         """Send what is queued, let the peer's system take it, and close; cut it after `timeout`
-        seconds.
+        seconds, if any.
 
         Args:
             discard: throw away what comes meanwhile. Else say that nothing more comes, and go on
@@ -356,8 +371,7 @@ class Connection(asyncio.BufferedProtocol):
         """
         if not self._made:
             return
-        if discard:
-            self._discarding = bytearray(_SLICE)
+        self._discarding = self._discarding or discard
         sock = self.transport.get_extra_info("socket")
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout):
@@ -394,32 +408,6 @@ class Connection(asyncio.BufferedProtocol):
             self.transport.abort()
 
 
-def _address(name: Any) -> Any:
+def address_of(name: Any) -> Any:
+    """The address of a socket as users see it: (host, port), a path, or None."""
     return name[:2] if isinstance(name, tuple) else name or None
-
-
-class Arrival(asyncio.Protocol):
-    """A client that has just connected.
-
-    Args:
-        admit: gives the Connection for its address, or None to refuse it.
-        welcome: called with that Connection.
-    """
-
-    def __init__(
-        self, admit: Callable[[Any], Connection | None], welcome: Callable[[Connection], None]
-    ) -> None:
-        self._admit = admit
-        self._welcome = welcome
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        transport = cast(asyncio.Transport, transport)
-        peer = _address(transport.get_extra_info("peername"))
-        connection = self._admit(peer)
-        if connection is None:
-            transport.abort()
-            return
-        connection.protocol.peer = peer
-        transport.set_protocol(connection)
-        connection.connection_made(transport)
-        self._welcome(connection)

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, overload
 
 from igtl import _core
 from igtl._core import Frame
-from igtl.aio.connection import Arrival, Connection
+from igtl.aio.accepting import Accepting
+from igtl.aio.connection import Connection
 from igtl.aio.tls import TLSConnection
 from igtl.compressing import CompressingProtocol, protocol_for
 from igtl.compression import Compression
@@ -495,7 +496,7 @@ class Listener:
         self._arrived: asyncio.Queue[Link | None] = asyncio.Queue()
         self._closed = False
         self._tasks: set[asyncio.Task[None]] = set()
-        self._server: asyncio.Server
+        self._accepting: Accepting
         self.host = ""
         self.port = 0
 
@@ -531,7 +532,7 @@ class Listener:
         """Stop listening; links that were handed out live on."""
         if not self._closed:
             self._closed = True
-            self._server.close()
+            await self._accepting.close()
             for task in self._tasks:
                 task.cancel()
             while not self._arrived.empty():  # nobody will take them any more
@@ -604,10 +605,10 @@ def listen(
             listener._arrived.put_nowait(link)
 
         admit(None)  # wrong settings show here, not at the first client
-        listener._server = await asyncio.get_running_loop().create_server(
-            lambda: Arrival(admit, welcome), host, port
-        )
-        listener.host, listener.port = listener._server.sockets[0].getsockname()[:2]
+        listener._accepting = Accepting(admit, welcome)
+        await listener._accepting.bind(host, port)
+        listener._accepting.start()
+        listener.host, listener.port = listener._accepting.host, listener._accepting.port
         return listener
 
     return Opening(opened())

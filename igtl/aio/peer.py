@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
-from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from typing import Any, Literal, TypeVar
 
+from igtl import _core
 from igtl._core import Frame
 from igtl.aio.connection import Connection
 from igtl.errors import ConnectionClosed, MessageTooLarge
 from igtl.exchange import Exchange, new_command
-from igtl.link import LinkBase, Packed
-from igtl.log import named
+from igtl.limits import seconds
+from igtl.link import MAX_WAITING, LinkBase, Packed
+from igtl.log import log, named
 from igtl.message import Message, NoData
 from igtl.messages.general import CommandReply
 from igtl.messages.queries import Get
@@ -20,7 +23,11 @@ from igtl.queues import Queue
 
 M = TypeVar("M", bound=Message)
 _LEAVE = 10.0  # seconds to send what is queued for one who is disconnected
-_INBOUND, _INBOUND_BYTES = 1000, 64 << 20  # what has come, until its handlers have time
+# what has come and waits for the handlers: reading pauses from here on, unless the server waits for
+# an answer of this client; then it may be more, and after that the oldest is given up
+_INBOUND, _INBOUND_BYTES = 1000, 64 << 20
+Limit = Literal["max_requests", "max_commands", "max_streams"]
+"""What is in progress for one client, and bounded; the cause of a refusal in its `stats`."""
 
 
 class Peer(LinkBase):
@@ -41,6 +48,7 @@ class Peer(LinkBase):
         handle: Callable[[Peer, Message], Awaitable[None]],
         connection: Connection,
         number: int,
+        limits: Mapping[Limit, int],
     ) -> None:
         super().__init__(connection.protocol, connection.local, None, None, False)
         self.id = number
@@ -48,13 +56,13 @@ class Peer(LinkBase):
         self.stripped = 0
         self._gone = ""
         self._heard = self._moved = self._since = time.monotonic()
-        self._taken = -1
+        self._taken = self._brought = -1
         self._handle = handle
         self._connection = connection
-        self._inbound: Queue[Message] = Queue("block", _INBOUND, _INBOUND_BYTES)
+        self._inbound: Queue[Message] = Queue("drop_oldest", MAX_WAITING, 2 * _INBOUND_BYTES)
         self._requests: list[tuple[Exchange, asyncio.Future[Message]]] = []
-        self._streams: dict[tuple[type[Message], str], asyncio.Task[None]] = {}
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self._limits = limits
+        self._work: dict[Limit, dict[asyncio.Task[None], Any]] = {kind: {} for kind in limits}
         self._wake = asyncio.Event()
         self.facade: Any = None  # this peer for other threads, see igtl.server
         connection.on_bytes = self._on_bytes
@@ -98,11 +106,13 @@ class Peer(LinkBase):
         return reply
 
     async def _ask(self, exchange: Exchange, timeout: float | None) -> Message:
+        timeout = seconds("timeout", timeout)
         entry = exchange, asyncio.get_running_loop().create_future()
         self._requests.append(entry)
         try:
             async with asyncio.timeout(timeout):
                 await self.send(exchange.request)
+                self._on_bytes()  # reading may have paused
                 answer: Message = await entry[1]
                 return answer
         except TimeoutError:
@@ -118,21 +128,43 @@ class Peer(LinkBase):
     # -- what arrives
 
     def _on_bytes(self) -> None:
-        """Sort what has arrived: answers to those who wait, the rest to the handlers."""
+        """Sort what has arrived: answers to the server's own requests, the rest to the handlers.
+        Read on while there is room for more."""
         try:
-            while self._inbound.has_room(0):
-                message = self._protocol.next_message()
+            while self._has_room:
+                message = self._next_message()
                 if message is None:
+                    self._connection.resume_reading()
                     break
-                self._heard = message.received_monotonic or self._heard
                 if not self._answers(message):
-                    self._inbound.put(message, self._protocol.last_size)
+                    self._keep(message)
             else:
                 self._connection.pause_reading()  # its handlers lag: let the peer feel it
-        except MessageTooLarge as error:
-            self.close_reason = error
+        except (MessageTooLarge, MemoryError) as error:  # the framing is lost
+            self.close_reason = self.close_reason or error
             self._connection.abort()
-        self._wake.set()
+        finally:
+            self._wake.set()
+
+    @property
+    def _has_room(self) -> bool:
+        """Whether the handlers keep up; an answer may stand behind any number of messages."""
+        return bool(self._requests) or (
+            len(self._inbound) < _INBOUND and self._inbound.bytes < _INBOUND_BYTES
+        )
+
+    def _next_message(self) -> Message | None:
+        while True:
+            try:
+                return self._protocol.next_message()
+            except (MessageTooLarge, MemoryError):
+                raise
+            except Exception as error:  # a type's own check: this message is bad, not the next one
+                self.stats.errors[type(error).__name__] += 1
+                log(
+                    logging.ERROR, "a message of %s could not be decoded", self.peer,
+                    peer=self.peer, size=self._protocol.last_size, cause=error, error=error,
+                )  # fmt: skip
 
     def _answers(self, message: Message) -> bool:
         for exchange, answer in self._requests:
@@ -141,23 +173,24 @@ class Peer(LinkBase):
                 return True
         return False
 
+    def _keep(self, message: Message) -> None:
+        for lost, cause in self._inbound.put(message, self._protocol.last_size):
+            self.stats.count_dropped(_core.stream_head(lost), cause)
+
     async def _run(self) -> None:
         """Handle what arrives, one message after the other, until the connection ends."""
-        try:
-            while True:
-                self._wake.clear()
-                while self._inbound:
-                    await self._handle(self, self._inbound.get())
-                    if not self._connection._reading and len(self._inbound) < _INBOUND // 2:
-                        self._connection.resume_reading()
-                        self._on_bytes()  # what had come before the pause
-                if self._connection.ended and not self._inbound:
-                    break
-                await self._wake.wait()
-        finally:
-            self._over()
+        while True:
+            self._wake.clear()
+            while self._inbound:
+                await self._handle(self, self._inbound.get())
+                if not self._connection.reading and len(self._inbound) < _INBOUND // 2:
+                    self._on_bytes()  # what had come before the pause
+            if self._connection.ended and not self._inbound:
+                break
+            await self._wake.wait()
 
-    def _over(self) -> None:
+    def _left(self) -> None:
+        """The connection has ended: say why, and stop what was begun for this client."""
         ended = self._connection.ended
         if self.close_reason is None:
             if isinstance(ended, ConnectionError):
@@ -169,13 +202,37 @@ class Peer(LinkBase):
         for _, answer in self._requests:
             if not answer.done():
                 answer.set_exception(ConnectionClosed(f"{named(self.peer)} is gone"))
-                answer.exception()  # whoever asked may have gone too
-        for task in (*self._streams.values(), *self._tasks):
-            task.cancel()
+                answer.exception()  # the one who asked may have gone too
+        for tasks in self._work.values():
+            for task in tasks:
+                task.cancel()
 
-    def _start(self, work: Awaitable[Any]) -> asyncio.Task[Any]:
-        """Run something beside the handlers, for as long as the client is there."""
-        task = asyncio.ensure_future(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
+    # -- work in progress
+
+    def _begin(
+        self, limit: Limit, request: Message, work: Coroutine[Any, Any, None], key: Any = None
+    ) -> bool:
+        """Run something beside the handlers, for as long as the client is there.
+
+        Returns:
+            False: so much of this kind is in progress for this client that it was not begun; then
+            it is closed, and the request counted.
+        """
+        tasks = self._work[limit]
+        if len(tasks) >= self._limits[limit]:
+            work.close()
+            self.stats.count_dropped(_core.stream_head(request), limit)
+            return False
+        task = asyncio.get_running_loop().create_task(work)
+        tasks[task] = key
+        task.add_done_callback(tasks.pop)
+        return True
+
+    def _stop(self, wanted: Callable[[Any], bool]) -> list[asyncio.Task[None]]:
+        """Stop the streams whose key is wanted; returns their tasks, of which some may take a
+        moment to end, or may have been stopped before."""
+        tasks = [task for task, key in self._work["max_streams"].items() if wanted(key)]
+        for task in tasks:
+            if not task.cancelling():
+                task.cancel()
+        return tasks

@@ -9,23 +9,26 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import ssl as tls
 import time
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from igtl._core import Frame
+from igtl.aio.accepting import Accepting
 from igtl.aio.answers import Answers, Runner
-from igtl.aio.connection import Arrival, Connection
+from igtl.aio.connection import Connection
 from igtl.aio.link import Opening
-from igtl.aio.peer import Peer
+from igtl.aio.peer import Limit, Peer
 from igtl.aio.tls import TLSConnection
 from igtl.allow import AllowList
 from igtl.compressing import protocol_for
 from igtl.compression import Compression, stream_of
-from igtl.errors import MessageTooLarge
+from igtl.errors import ConnectionClosed
+from igtl.limits import seconds
 from igtl.link import Packed
-from igtl.log import log
+from igtl.log import bounded, log
 from igtl.message import CRCPolicy, Message
 from igtl.protocol import MAX_SIZE, PORT, Protocol, Version
 from igtl.queues import Policy, Queue
@@ -37,17 +40,23 @@ F = TypeVar("F", bound=Callable[..., Any])
 MAX_QUEUED = 1000
 MAX_QUEUED_BYTES = 256 << 20
 STALL_TIMEOUT = 10.0
-_WATCH = 0.5  # seconds between two looks at stalled and idle clients
+MESSAGE_TIMEOUT = 5.0
+MAX_IN_PROGRESS = 64
+_NOT_TLS = {
+    "WRONG_VERSION_NUMBER", "HTTP_REQUEST", "HTTPS_PROXY_REQUEST", "UNKNOWN_PROTOCOL",
+    "UNSUPPORTED_PROTOCOL",
+}  # fmt: skip
+_WATCH = 0.05, 0.5  # seconds between two looks at clients, at least and at most
 
 
 class Server(Answers):
     """A listening socket and its clients; see `serve`.
 
     Attributes:
-        host, port: where it listens.
-        refused: connections not let in, by cause: "max_clients", "not allowed", "tls".
-        gone: clients that have left, by cause: "closed", "stalled", "idle", "disconnected", or
-            the name of an error.
+        refused: connections not let in, by cause: "max_clients", "not allowed", "tls",
+            "closing", "descriptors" (the system has none left).
+        gone: clients that have left, by cause: "closed", "stalled", "unfinished", "idle",
+            "disconnected", or the name of an error.
     """
 
     def __init__(
@@ -60,15 +69,20 @@ class Server(Answers):
         allow: AllowList,
         max_clients: int,
         idle_timeout: float | None,
-        stall_timeout: float,
+        message_timeout: float | None,
+        stall_timeout: float | None,
         keepalive: float | None,
         ssl: SSLContext | None,
-        handshake_timeout: float,
+        handshake_timeout: float | None,
+        limits: Mapping[Limit, int],
         runner: Runner | None = None,
     ) -> None:
         super().__init__(runner)
-        self.host = ""
-        self.port = 0
+        if max_clients < 1:
+            raise ValueError(f"max_clients must be at least 1, not {max_clients}")
+        for name, limit in limits.items():
+            if limit < 0:
+                raise ValueError(f"{name} must be at least 0, not {limit}")
         self.refused: Counter[str] = Counter()
         self.gone: Counter[str] = Counter()
         self._new_protocol = new_protocol
@@ -78,11 +92,13 @@ class Server(Answers):
         self._cut_names = cut_names
         self._allow = allow
         self._max_clients = max_clients
-        self._idle_timeout = idle_timeout
-        self._stall_timeout = stall_timeout
+        self._idle_timeout = seconds("idle_timeout", idle_timeout)
+        self._message_timeout = seconds("message_timeout", message_timeout)
+        self._stall_timeout = seconds("stall_timeout", stall_timeout)
         self._keepalive = keepalive
         self._ssl = ssl
-        self._handshake_timeout = handshake_timeout
+        self._handshake_timeout = seconds("handshake_timeout", handshake_timeout)
+        self._limits = limits
         self._peers: dict[int, Peer] = {}
         self._ids = itertools.count(1)
         self._coming = 0  # let in, but not yet through with TLS
@@ -90,8 +106,9 @@ class Server(Answers):
         self._connected: list[Callable[..., Any]] = []
         self._disconnected: list[Callable[..., Any]] = []
         self._latched: dict[bytes, Packed] = {}
-        self._listening: asyncio.Server
-        self._closing = False
+        self._accepting = Accepting(self._admit, self._arrived, self.refused)
+        self._shutdown: asyncio.Task[None] | None = None
+        self._closers: set[asyncio.Task[Any] | None] = set()  # who waits for the shutdown
         self._compressing = asyncio.Lock()
 
     def on_connect(self, handler: F) -> F:
@@ -104,9 +121,19 @@ class Server(Answers):
         self._disconnected.append(handler)
         return handler
 
+    @property
+    def host(self) -> str:
+        """Where it listens."""
+        return self._accepting.host
+
+    @property
+    def port(self) -> int:
+        """Where it listens."""
+        return self._accepting.port
+
     async def start(self) -> None:
         """Begin to listen, if `serve` was told not to."""
-        await self._listening.start_serving()
+        self._accepting.start()
 
     # -- clients
 
@@ -148,7 +175,7 @@ class Server(Answers):
 
     def _pack(self, message: Message | Frame, latch: bool, crc: bool) -> Packed:
         versions = {1, 2} if latch else {peer.header_version for peer in self.clients}
-        # nobody is there now, but somebody may be when it is delivered
+        # without a client now, for the next one; `Packed` makes other forms when they are needed
         versions = versions or {self._first_version}
         packed = Packed(message, versions, crc=crc, cut_name=self._cut_names)
         if latch:
@@ -163,7 +190,7 @@ class Server(Answers):
         for peer in peers:
             wire = peer._wire_of(packed)
             waits.append(peer._connection.put_wait(wire, stream_of(wire), None))
-        await asyncio.gather(*waits, return_exceptions=True)  # whoever left meanwhile
+        await asyncio.gather(*waits, return_exceptions=True)  # some may leave meanwhile
         return len(peers)
 
     def _deliver_now(self, packed: Packed) -> int:
@@ -185,29 +212,37 @@ class Server(Answers):
         """Send what is queued for the client with this id, then close it."""
         await self._peers[client].disconnect()
 
-    async def shutdown(self, *, timeout: float = 5.0) -> None:
-        """Stop listening, send what is queued, handle what still comes, and close.
+    async def shutdown(self, *, timeout: float | None = 5.0) -> None:
+        """Stop listening, send what is queued, handle what still comes, and close. A handler may
+        call it: what waits behind that handler is not handled.
 
         Args:
-            timeout: seconds until whoever has not taken everything is cut.
+            timeout: seconds until a client that has not taken everything is cut. None: wait for
+                all.
         """
-        if self._closing:
-            return
-        self._closing = True
-        self._listening.close()
+        timeout = seconds("timeout", timeout)
+        self._closers.add(asyncio.current_task())
+        if self._shutdown is None:
+            # in a task of its own: the end of a client ends the command that has called this
+            self._shutdown = asyncio.get_running_loop().create_task(self._shut_down(timeout))
+        await asyncio.shield(self._shutdown)
+
+    async def _shut_down(self, timeout: float | None) -> None:
+        end = None if timeout is None else time.monotonic() + timeout
+        await self._accepting.close()
         for peer in self.clients:
-            for stream in peer._streams.values():
-                stream.cancel()
+            peer._stop(lambda key: True)
         for task in list(self._tasks):  # handshakes, and the watch
-            if task is not asyncio.current_task() and task.get_name() != "igtl peer":
+            if task.get_name() != "igtl peer":
                 task.cancel()
         await asyncio.gather(
             *(peer._connection.finish(timeout, discard=False) for peer in self.clients)
         )
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=timeout)
-        for task in list(self._tasks):
+        if waited := self._tasks - self._closers:
+            await asyncio.wait(waited, timeout=None if end is None else end - time.monotonic())
+        for task in self._tasks - self._closers:
             task.cancel()
+        bounded.sum_up(all=True)
 
     async def close(self) -> None:
         """As shutdown."""
@@ -227,10 +262,15 @@ class Server(Answers):
             cause = "not allowed"
         elif len(self._peers) + self._coming >= self._max_clients:
             cause = "max_clients"
-        if cause or self._closing:
-            self.refused[cause or "closing"] += 1
+        elif self._shutdown is not None:
+            cause = "closing"
+        if cause is not None:
+            self.refused[cause] += 1
             log(logging.WARNING, "%s was refused: %s", address, cause, peer=address, cause=cause)
             return None
+        return self._new_connection()
+
+    def _new_connection(self) -> Connection:
         protocol, outbox = self._new_protocol(), self._new_outbox()
         if self._ssl is None:
             return Connection(protocol, outbox, keepalive=self._keepalive)
@@ -251,7 +291,8 @@ class Server(Answers):
         except OSError as error:  # SSLError and TimeoutError are OSErrors
             self.refused["tls"] += 1
             peer = connection.protocol.peer
-            log(logging.WARNING, "%s: TLS handshake failed: %s", peer, error,
+            text = "the client does not speak TLS" if _not_tls(error) else str(error)
+            log(logging.WARNING, "%s: TLS handshake failed: %s", peer, text,
                 peer=peer, cause=error)  # fmt: skip
         else:
             self._welcome(connection)
@@ -264,7 +305,7 @@ class Server(Answers):
         task.add_done_callback(self._tasks.discard)
 
     def _welcome(self, connection: Connection) -> None:
-        peer = Peer(self._handle, connection, next(self._ids))
+        peer = Peer(self._handle, connection, next(self._ids), self._limits)
         self._peers[peer.id] = peer
         log(logging.INFO, "%s connected", peer.peer, peer=peer.peer)
         for packed in list(self._latched.values()):
@@ -273,35 +314,53 @@ class Server(Answers):
         self._start_task(self._serve(peer), "igtl peer")
 
     async def _serve(self, peer: Peer) -> None:
-        for handler in self._connected:
-            await self._guarded(peer, handler, peer)
         try:
+            for handler in self._connected:
+                await self._guarded(peer, handler, peer)
             peer._on_bytes()  # a hello may be there already
             await peer._run()
+        except Exception as error:
+            peer.close_reason = peer.close_reason or error
+            log(logging.ERROR, "%s is dropped", peer.peer, peer=peer.peer, cause=error, error=error)
         finally:
-            self._peers.pop(peer.id, None)
+            peer._left()
             peer._gone = peer._gone or _cause(peer)
+            await peer._connection.finish(0.5)
             self.gone[peer._gone] += 1
+            del self._peers[peer.id]  # a connection counts until it is closed
             log(logging.INFO, "%s is gone: %s", peer.peer, peer.close_reason,
                 peer=peer.peer, cause=peer._gone)  # fmt: skip
-            await peer._connection.finish(0.5)
             for handler in self._disconnected:
                 await self._guarded(peer, handler, peer)
 
     async def _watch(self) -> None:
         """Look for clients that take nothing, or say nothing, for too long."""
+        timeouts = [self._idle_timeout, self._message_timeout, self._stall_timeout]
+        pause = min((t / 2 for t in timeouts if t is not None), default=_WATCH[1])
         while True:
-            await asyncio.sleep(min(_WATCH, self._stall_timeout / 2))
+            await asyncio.sleep(max(_WATCH[0], min(pause, _WATCH[1])))
             now = time.monotonic()
             for peer in self.clients:
-                connection = peer._connection
-                taken = connection.taken
-                if connection.idle or taken != peer._taken:
-                    peer._taken, peer._moved = taken, now
-                elif now - peer._moved >= self._stall_timeout:
-                    self._drop(peer, "stalled", f"took nothing for {self._stall_timeout} s")
-                if self._idle_timeout is not None and now - peer._heard >= self._idle_timeout:
-                    self._drop(peer, "idle", f"said nothing for {self._idle_timeout} s")
+                self._look_at(peer, now)
+            bounded.sum_up()
+
+    def _look_at(self, peer: Peer, now: float) -> None:
+        connection = peer._connection
+        taken, brought = connection.taken, connection.brought
+        if connection.idle or taken != peer._taken:
+            peer._taken, peer._moved = taken, now
+        elif _passed(self._stall_timeout, now - peer._moved):
+            self._drop(peer, "stalled", f"took nothing for {self._stall_timeout:g} s")
+        # what its handlers have no time for is no silence of the client
+        if brought != peer._brought or not connection.reading:
+            peer._brought, peer._heard = brought, now
+            return
+        silence = now - peer._heard
+        if not peer._protocol.at_boundary and _passed(self._message_timeout, silence):
+            text = f"sent nothing more of a message for {self._message_timeout:g} s"
+            self._drop(peer, "unfinished", text)
+        elif _passed(self._idle_timeout, silence):
+            self._drop(peer, "idle", f"said nothing for {self._idle_timeout:g} s")
 
     def _drop(self, peer: Peer, cause: str, reason: str) -> None:
         if peer.close_reason is None:
@@ -312,11 +371,20 @@ class Server(Answers):
             peer._connection.abort()
 
 
+def _passed(timeout: float | None, waited: float) -> bool:
+    return timeout is not None and waited >= timeout
+
+
+def _not_tls(error: OSError) -> bool:
+    """Whether a handshake has failed because what the client sent is no TLS."""
+    return isinstance(error, tls.SSLError) and error.reason in _NOT_TLS
+
+
 def _cause(peer: Peer) -> str:
     """Why it left, for `gone`."""
-    if isinstance(peer.close_reason, MessageTooLarge):
-        return "MessageTooLarge"
     ended = peer._connection.ended
+    if not isinstance(peer.close_reason, ConnectionClosed):
+        ended = peer.close_reason or False
     return type(ended).__name__ if isinstance(ended, Exception) else "closed"
 
 
@@ -329,11 +397,15 @@ def serve(
     policy: Policy = "drop_oldest",
     max_queued: int = MAX_QUEUED,
     max_queued_bytes: int = MAX_QUEUED_BYTES,
-    stall_timeout: float = STALL_TIMEOUT,
+    max_requests: int = MAX_IN_PROGRESS,
+    max_commands: int = MAX_IN_PROGRESS,
+    max_streams: int = MAX_IN_PROGRESS,
+    stall_timeout: float | None = STALL_TIMEOUT,
+    message_timeout: float | None = MESSAGE_TIMEOUT,
     idle_timeout: float | None = None,
     keepalive: float | None = 60.0,
     ssl: SSLContext | None = None,
-    handshake_timeout: float = 10.0,
+    handshake_timeout: float | None = 10.0,
     version: Version = "auto",
     max_size: int = MAX_SIZE,
     crc: CRCPolicy = "verify",
@@ -363,17 +435,20 @@ def serve(
         server = Server(
             new_protocol=new_protocol, new_outbox=new_outbox, policy=policy, cut_names=cut_names,
             allow=AllowList(allow),
-            max_clients=max_clients, idle_timeout=idle_timeout, stall_timeout=stall_timeout,
-            keepalive=keepalive, ssl=ssl, handshake_timeout=handshake_timeout, runner=runner,
+            max_clients=max_clients, idle_timeout=idle_timeout, message_timeout=message_timeout,
+            stall_timeout=stall_timeout, keepalive=keepalive, ssl=ssl,
+            handshake_timeout=handshake_timeout,
+            limits={
+                "max_requests": max_requests, "max_commands": max_commands,
+                "max_streams": max_streams,
+            },
+            runner=runner,
         )  # fmt: skip
-        new_protocol(), new_outbox()  # wrong settings show here, not at the first client
-        loop = asyncio.get_running_loop()
-        server._listening = await loop.create_server(
-            lambda: Arrival(server._admit, server._arrived),
-            host, port, backlog=1024, start_serving=start,
-        )  # fmt: skip
-        server.host, server.port = server._listening.sockets[0].getsockname()[:2]
+        server._new_connection()  # wrong settings show here, not at the first client
+        await server._accepting.bind(host, port)
         server._start_task(server._watch())
+        if start:
+            await server.start()
         return server
 
     return Opening(opened())

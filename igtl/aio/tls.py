@@ -123,7 +123,7 @@ class TLSConnection(Connection):
                 if n == 0:
                     self.ended = True
                     break
-                if self._discarding is None:
+                if not self._discarding:
                     self._arrived(n)
         except ssl.SSLWantReadError:
             pass
