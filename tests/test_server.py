@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
+import gc
 import os
 import socket
 import subprocess
@@ -11,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +21,9 @@ import pytest
 
 import igtl
 import igtl.aio
+from igtl.aio.connection import Connection
 from igtl.allow import AllowList
+from igtl.queues import Queue
 from tests.links import Loop
 from tests.test_links import until
 from tests.wire import frame, mended, transform
@@ -100,6 +105,11 @@ def call(result: Any) -> None:
     """Peers of asyncio answer with coroutines; tests use them in its loop."""
     if asyncio.iscoroutine(result):
         TASKS.append(asyncio.ensure_future(result))
+
+
+def call_in(server: Any, result: Any) -> Any:
+    """What a method of a peer gives, in either kind of server."""
+    return server.loop(result) if asyncio.iscoroutine(result) else result
 
 
 def stalling_client(port: int) -> socket.socket:
@@ -271,6 +281,43 @@ def test_idle_time_out(kind: str) -> None:
                 quiet.recv(timeout=5)
 
 
+def test_a_message_that_was_begun_is_waited_for_no_longer_than_message_timeout(kind: str) -> None:
+    """Others who say nothing stay, and so does one whose message the server does not read yet."""
+    busy = threading.Event()
+    with serving(kind, message_timeout=0.3) as server:
+        wire = image(2_000_000).pack()
+        with contextlib.ExitStack() as stack:
+            quiet = stack.enter_context(igtl.connect(port=server.port))
+            for n in (1, 57, 58, 60, len(wire) - 1):
+                bad = stack.enter_context(socket.create_connection(("127.0.0.1", server.port)))
+                bad.sendall(wire[:n])
+            until(lambda: server.gone == {"unfinished": 5})
+            assert [p.peer for p in server.clients] == [quiet.local]
+            server.broadcast(transform())
+            assert quiet.recv(timeout=20)
+            handled: list[Any] = []
+
+            async def slow(message: Any, peer: Any) -> None:
+                while not busy.is_set():
+                    await asyncio.sleep(0.001)
+                handled.append(message)
+
+            server.on(igtl.Transform)(slow)
+            quiet._transport.send([transform().pack() * 20_000])
+            quiet._transport.send([transform().pack()[:50]])
+            (peer,) = server.clients
+            until(lambda: not _aio(peer)._connection.reading)
+            time.sleep(1)  # the server looks twice a second at least
+            busy.set()
+            quiet._transport.send([transform().pack()[50:]])
+            until(lambda: len(handled) == 20_001)
+
+
+def _aio(peer: Any) -> Any:
+    """The peer in the event loop."""
+    return getattr(peer, "_peer", peer)
+
+
 def test_handlers_before_the_first_client(kind: str) -> None:
     with serving(kind, start=False) as server:
         with pytest.raises(ConnectionRefusedError):
@@ -294,29 +341,141 @@ def test_handlers_before_the_first_client(kind: str) -> None:
 
 @pytest.mark.parametrize("policy", ["drop_oldest", "drop_newest", "latest"])
 def test_a_stalled_client_delays_nobody_and_is_dropped(kind: str, policy: Any) -> None:
+    """The live one has each message before the next is sent, so that only the stalled one lags."""
     with serving(kind, policy=policy, max_queued=10, stall_timeout=0.5) as server:
         with igtl.connect(port=server.port) as live, stalling_client(server.port):
             until(lambda: len(server.clients) == 2)
-            got: list[Any] = []
-            reader = threading.Thread(target=lambda: got.extend(live), daemon=True)
-            reader.start()
-            stalled = server.clients[1]
+            alive, stalled = server.clients
             n = 0
-            for _ in igtl.Rate(300):
-                server.broadcast(image(50_000 + n))
+            while len(server.clients) == 2 or n < 100:
+                server.broadcast(image(50_000 + 100 * n))
                 n += 1
+                assert live.recv(igtl.Image, timeout=20).array.size == 50_000 + 100 * (n - 1)
                 assert stalled.queued <= 10
-                if len(server.clients) == 1 and n >= 100:
-                    break
             assert server.gone == {"stalled": 1}
             stats = stalled.stats
-            while_there = stats.sent + stats.lost  # sent or counted: nothing else
             assert stats.dropped[policy] > 0
-            assert 0 < while_there <= n
-            until(lambda: len(got) == n)
-            assert [m.array.size for m in got] == [50_000 + k - (k % 100) for k in range(n)]
-            assert server.clients[0].stats.lost == 0
-        reader.join(5)
+            assert 0 < stats.sent + stats.lost <= n  # sent or counted: nothing else
+            assert alive.stats.lost == 0
+
+
+class Trickle:
+    """A client that takes a little at a time, so that the server has always more for it."""
+
+    def __init__(self, port: int) -> None:
+        self.sock = stalling_client(port)
+        self.sock.settimeout(20)
+        self.got = 0
+
+    def take(self) -> bool:
+        data = self.sock.recv(4096)
+        self.got += len(data)
+        return bool(data)
+
+
+def test_a_client_that_is_slow_is_not_stalled(kind: str) -> None:
+    """It takes a little at a time, for several times the stall_timeout, and is never up to date."""
+    with serving(kind, stall_timeout=1.5) as server:
+        client = Trickle(server.port)
+        until(lambda: len(server.clients) == 1)
+        (peer,) = server.clients
+        for _ in range(100):
+            server.broadcast(image(200_000))
+        until(lambda: peer.queued > 50)
+        end = time.monotonic() + 4.5
+        while time.monotonic() < end:  # so slowly that this system takes nothing new for seconds
+            assert client.take()
+            time.sleep(0.15)
+        assert (server.gone, peer.queued > 50, peer.close_reason) == ({}, True, None)
+        client.sock.close()
+
+
+def test_a_closed_connection_waits_until_the_peer_has_what_was_sent(kind: str) -> None:
+    """What the client still sends would make the system cut a connection that was closed before
+    that, and the client would lose the rest."""
+    with serving(kind) as server:
+        client = Trickle(server.port)
+        until(lambda: len(server.clients) == 1)
+        (peer,) = server.clients
+        server.broadcast(image(100_000))
+        until(lambda: peer.stats.sent == 1)
+        going = threading.Thread(target=server.disconnect, args=(peer.id,))
+        going.start()
+        end = time.monotonic() + 1.5  # longer than a client has to close when all was sent
+        while time.monotonic() < end:
+            client.sock.sendall(transform().pack())
+            time.sleep(0.02)
+        while client.take():
+            pass
+        assert client.got == len(image(100_000).pack())
+        client.sock.close()
+        going.join(20)
+
+
+def test_a_connection_that_is_closing_still_counts(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finish, closing, go = Connection.finish, threading.Event(), threading.Event()
+
+    async def slow_finish(self: Connection, *args: Any, **options: Any) -> None:
+        closing.set()
+        while not go.is_set():
+            await asyncio.sleep(0.001)
+        await finish(self, *args, **options)
+
+    monkeypatch.setattr(Connection, "finish", slow_finish)
+    with serving(kind, max_clients=1) as server:
+        igtl.connect(port=server.port).close()
+        assert closing.wait(20)
+        with igtl.connect(port=server.port) as second, pytest.raises(igtl.ConnectionClosed):
+            second.recv(timeout=20)
+        assert server.refused == {"max_clients": 1}
+        go.set()
+        until(lambda: server.clients == [])
+
+
+def test_what_is_thrown_away_takes_no_memory_of_its_own() -> None:
+    async def buffers() -> list[Any]:
+        found = []
+        for _ in range(2):
+            connection = Connection(igtl.Protocol(), Queue("block", 1, 1))
+            connection._discarding = True
+            found.append(connection.get_buffer(-1).obj)
+        return found
+
+    first, second = asyncio.run(buffers())
+    assert first is second
+
+
+def test_nothing_is_written_inside_resume_writing() -> None:
+    """asyncio would end the connection twice when that write fails."""
+
+    class Transport:
+        def __init__(self) -> None:
+            self.written: list[bytes] = []
+
+        def write(self, data: bytes) -> None:
+            self.written.append(bytes(data))
+
+        def is_closing(self) -> bool:
+            return False
+
+        def get_write_buffer_size(self) -> int:
+            return 0
+
+    async def run() -> None:
+        connection, transport = Connection(igtl.Protocol(), Queue("block", 9, 999)), Transport()
+        connection.transport = transport  # type: ignore[assignment]
+        connection._made = connection._ready = True
+        wire = transform().pack()
+        connection.pause_writing()
+        connection.put(wire, None)
+        connection.resume_writing()
+        assert transport.written == []
+        await asyncio.sleep(0)
+        assert transport.written == [wire]
+
+    asyncio.run(run())
 
 
 def test_block_waits_for_the_slowest_until_it_is_dropped(kind: str) -> None:
@@ -347,7 +506,7 @@ def test_packed_at_the_call_and_once_per_version(
         links = [stack.enter_context(igtl.connect(port=server.port)) for _ in range(6)]
         for link in links[:3]:
             link.send_hello()
-        until(lambda: [p.header_version for p in server.clients].count(2) == 3)
+        until(lambda: sorted(p.header_version for p in server.clients) == [1, 1, 1, 2, 2, 2])
         pixels = np.zeros((1, 300, 300), np.uint8)
         im = igtl.Image(pixels, device_name="US", message_id=5, metadata={"a": "b"})
         monkeypatch.setattr(igtl.Image, "pack", counted)
@@ -633,12 +792,6 @@ def shutdown_in(server: Any) -> Any:
     return server.server.shutdown(timeout=60)
 
 
-def asked(server: Any, peer: Any, request: Any) -> Any:
-    """What a client answers to its server, in either kind of server."""
-    result = peer.query(request, timeout=20)
-    return server.loop(result) if asyncio.iscoroutine(result) else result
-
-
 def echoing(server: Any) -> list[str]:
     """A server that remembers the texts that come."""
     seen: list[str] = []
@@ -659,7 +812,9 @@ def test_reading_goes_on_after_a_large_message_that_no_handler_gets(kind: str, w
 
             answering = threading.Thread(target=answer)
             answering.start()
-            got = asked(server, server.clients[0], igtl.GetImage(device_name="CT"))
+            got = call_in(
+                server, server.clients[0].query(igtl.GetImage(device_name="CT"), timeout=20)
+            )
             assert got.array.size == 2_000_000
             answering.join(20)
         else:
@@ -832,28 +987,33 @@ def test_a_server_that_is_closed_in_its_handler(kind: str) -> None:
 
 
 def test_a_server_that_is_closed_by_a_command(kind: str) -> None:
-    """The end of its client does not end the shutdown."""
-    closed = threading.Event()
+    """The end of its client, which ends the command, does not end the shutdown: another client
+    still gets all that is queued for it."""
     with serving(kind, start=False) as server:
 
         def close(command: Any, peer: Any) -> None:
             shutdown_in(server)
-            closed.set()
 
         async def close_async(command: Any, peer: Any) -> None:
-            try:
-                await shutdown_in(server)
-            finally:
-                closed.set()
+            await shutdown_in(server)
 
         server.command("Stop")(close if kind == "sync" else close_async)
         started = server.start()
         if started is not None:
             server.loop(started)
-        with igtl.connect(port=server.port) as link, igtl.connect(port=server.port):
+        with igtl.connect(port=server.port) as link, stalling_client(server.port) as slow:
+            until(lambda: len(server.clients) == 2)
+            for _ in range(50):
+                server.broadcast(image(200_000))
             link.send(igtl.Command(1, "Stop"))
-            assert closed.wait(20)
-            until(lambda: server.clients == [])
+            assert len(list(link)) == 50
+            link.close()
+            until(lambda: len(server.clients) == 1)
+            slow.settimeout(20)
+            got = 0
+            while data := slow.recv(1 << 16):
+                got += len(data)
+            assert got == 50 * len(image(200_000).pack())
 
 
 def test_an_async_handler_of_a_blocking_server_may_broadcast() -> None:
@@ -871,24 +1031,22 @@ def test_an_async_handler_of_a_blocking_server_may_broadcast() -> None:
     assert got == list(range(300))
 
 
-def test_a_thread_that_waits_for_a_client_learns_that_the_server_was_closed() -> None:
-    errors: list[Exception] = []
-    with igtl.serve(port=0) as server, igtl.connect(port=server.port) as link:
-        until(lambda: len(server.clients) == 1)
-        peer = server.clients[0]
-
-        def ask() -> None:
-            try:
-                peer.query(igtl.GetImage(device_name="never"))
-            except igtl.ConnectionClosed as error:
-                errors.append(error)
-
-        asking = threading.Thread(target=ask)
-        asking.start()
-        link.recv(igtl.GetImage, timeout=20)
-        server.close()
-        asking.join(20)
-    assert len(errors) == 1
+def test_closing_does_not_wait_for_a_command_that_does_not_end(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    release = threading.Event()
+    with igtl.serve(port=0) as server:
+        serve_slowly(server, "sync", release)
+        with igtl.connect(port=server.port) as link:
+            for what in ("max_commands", "max_requests", "max_streams"):
+                link.send(asks(what, 0))
+            until(lambda: server._threads._apart == 3)
+        start = time.monotonic()
+        server.shutdown(timeout=60)
+        assert time.monotonic() - start < 20
+    release.set()
+    gc.collect()
+    assert [r for r in caplog.records if r.name == "asyncio"] == []
 
 
 FORK = """
@@ -1162,13 +1320,162 @@ def test_closing_twice_and_using_it_closed() -> None:
     assert not [t for t in threading.enumerate() if t.name.startswith("igtl")]
 
 
-def test_wrong_settings_raise_at_once() -> None:
-    for settings in ({"policy": "x"}, {"max_queued": 0}, {"version": 3}, {"crc": "maybe"}):
-        with pytest.raises(ValueError):
-            igtl.serve(port=0, **settings)  # type: ignore[arg-type]
-    with igtl.serve(port=0) as server, pytest.raises(OSError):
+WRONG: list[dict[str, Any]] = [
+    {"policy": "x"}, {"max_queued": 0}, {"version": 3}, {"crc": "maybe"}, {"keepalive": 1},
+    {"max_clients": 0}, {"max_requests": -1}, {"max_commands": -1}, {"max_streams": -1},
+]  # fmt: skip
+TIMEOUTS = [
+    "idle_timeout", "stall_timeout", "message_timeout", "handshake_timeout", "keepalive",
+]  # fmt: skip
+WRONG += [{name: value} for name in TIMEOUTS for value in (-1, float("nan"))]
+
+
+@pytest.mark.parametrize("wrong", WRONG, ids=str)
+def test_wrong_settings_raise_at_once(kind: str, wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError):
+        with serving(kind, **wrong):
+            pass
+    assert not [t for t in threading.enumerate() if t.name.startswith("igtl")]
+
+
+def test_a_port_that_is_taken(kind: str) -> None:
+    with serving(kind) as server, pytest.raises(OSError):
         igtl.serve(port=server.port)
     assert not [t for t in threading.enumerate() if t.name.startswith("igtl")]
+
+
+def test_infinity_is_no_time_out(kind: str) -> None:
+    inf = float("inf")
+    with serving(kind, **dict.fromkeys(TIMEOUTS, inf)) as server:
+        with igtl.connect(port=server.port) as link:
+            answer = threading.Thread(
+                target=lambda: link.recv(igtl.GetImage, timeout=20) and link.send(image(100))
+            )
+            answer.start()
+            until(lambda: len(server.clients) == 1)
+            query = server.clients[0].query(igtl.GetImage(device_name="CT"), timeout=inf)
+            assert call_in(server, query)
+            answer.join(20)
+        server.shutdown(timeout=inf)
+
+
+def test_time_outs_of_calls_are_checked(kind: str) -> None:
+    with serving(kind) as server, igtl.connect(port=server.port):
+        until(lambda: len(server.clients) == 1)
+        (peer,) = server.clients
+        for wrong in (-1, float("nan")):
+            with pytest.raises(ValueError, match="timeout"):
+                call_in(server, peer.query(igtl.GetImage(), timeout=wrong))
+            with pytest.raises(ValueError, match="timeout"):
+                call_in(server, peer.command("x", timeout=wrong))
+            with pytest.raises(ValueError, match="timeout"):
+                server.shutdown(timeout=wrong)
+            if kind == "sync":
+                with pytest.raises(ValueError, match="timeout"):
+                    server.wait(wrong)
+        with pytest.raises(TimeoutError):  # 0 means at once
+            call_in(server, peer.query(igtl.GetImage(), timeout=0))
+
+
+def test_no_time_out_of_a_server_makes_it_spin() -> None:
+    with igtl.serve(port=0, stall_timeout=0, idle_timeout=0, message_timeout=0):
+        start = time.thread_time(), time.process_time()
+        time.sleep(0.5)
+        assert time.process_time() - start[1] < 0.25
+
+
+# ---- accepting ---------------------------------------------------------------------------------
+
+EMFILE = """
+import asyncio, logging, os, resource, sys, time, igtl, igtl.aio
+records = []
+class Count(logging.Handler):
+    def emit(self, record):
+        records.append(record.getMessage())
+logging.getLogger().addHandler(Count())
+resource.setrlimit(resource.RLIMIT_NOFILE, (80, 80))
+if sys.argv[1] == "sync":
+    server = igtl.serve(port=0)
+else:
+    from tests.test_server import Asyncio
+    server = Asyncio()
+server.on(igtl.String)
+taken = []
+try:
+    while True:
+        taken.append(os.open(os.devnull, os.O_RDONLY))
+except OSError:
+    pass
+print(server.port, flush=True)
+sys.stdin.readline()  # clients are there
+begun = time.process_time()
+time.sleep(2)
+cpu = time.process_time() - begun
+for fd in taken:
+    os.close(fd)
+print(cpu < 0.5, 1 <= len(records) <= 20, server.refused["descriptors"] > 0, flush=True)
+sys.stdin.readline()
+print("served", flush=True)
+os._exit(0)
+"""
+
+
+@pytest.mark.processes
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such limit")
+def test_without_descriptors_accepting_rests(kind: str) -> None:
+    """The processor too; clients that come then are turned away, and later ones are taken in."""
+    with subprocess.Popen(
+        [sys.executable, "-c", EMFILE, kind], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        text=True, cwd=Path(__file__).parent.parent,
+    ) as process, contextlib.ExitStack() as stack:  # fmt: skip
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            port = int(process.stdout.readline())
+            for _ in range(30):
+                stack.enter_context(socket.create_connection(("127.0.0.1", port), 20))
+            process.stdin.write("\n")
+            process.stdin.flush()
+            assert process.stdout.readline().split() == ["True"] * 3
+            with igtl.connect(port=port) as link:
+                link.send(igtl.GetStatus())
+                assert link.recv(igtl.Status, timeout=20)
+            process.stdin.write("\n")
+            process.stdin.flush()
+            assert process.stdout.readline().strip() == "served"
+        finally:
+            process.kill()
+
+
+def test_a_client_that_cannot_be_taken_in_keeps_nobody_out(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It gave up before its turn, or something failed for it: the next one is served."""
+    loops: type = asyncio.SelectorEventLoop
+    accept, failures = loops.sock_accept, [  # type: ignore[attr-defined]
+        ConnectionAbortedError(errno.ECONNABORTED, "gave up"), OSError(errno.EPROTO, "broken"),
+    ]  # fmt: skip
+
+    async def failing(self: Any, sock: Any) -> Any:
+        if failures:
+            raise failures.pop()
+        return await accept(self, sock)
+
+    monkeypatch.setattr(loops, "sock_accept", failing)
+    broken = [True]
+    monkeypatch.setattr("igtl.aio.connection.tune", lambda *a, **k: _raise_once(broken))
+    with serving(kind) as server:
+        for _ in range(3):
+            with igtl.connect(port=server.port) as link:
+                link.send(igtl.GetStatus())
+                assert link.recv(igtl.Status, timeout=20)
+    assert (failures, broken) == ([], [])
+
+
+def _raise_once(todo: list[bool]) -> None:
+    if todo:
+        todo.clear()
+        raise OSError(errno.EINVAL, "the peer has gone")
 
 
 def test_waiting_for_the_io_thread_inside_it_is_refused() -> None:

@@ -222,8 +222,11 @@ class Connection(asyncio.BufferedProtocol):
 
     @property
     def taken(self) -> int:
-        """Bytes that the system has taken so far: while it stays the same, nothing leaves."""
-        return self._written - self._buffered()
+        """Bytes that the peer's system has taken so far (this one's, where it does not tell): while
+        it stays the same, nothing arrives."""
+        if self.is_over or not self._made:
+            return self._written
+        return self._written - self._buffered() - unsent(self.transport.get_extra_info("socket"))
 
     def _buffered(self) -> int:
         return 0 if self.is_over or not self._made else self.transport.get_write_buffer_size()

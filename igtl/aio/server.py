@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-import ssl as tls
 import time
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable, Mapping
@@ -42,10 +41,6 @@ MAX_QUEUED_BYTES = 256 << 20
 STALL_TIMEOUT = 10.0
 MESSAGE_TIMEOUT = 5.0
 MAX_IN_PROGRESS = 64
-_NOT_TLS = {
-    "WRONG_VERSION_NUMBER", "HTTP_REQUEST", "HTTPS_PROXY_REQUEST", "UNKNOWN_PROTOCOL",
-    "UNSUPPORTED_PROTOCOL",
-}  # fmt: skip
 _WATCH = 0.05, 0.5  # seconds between two looks at clients, at least and at most
 
 
@@ -291,8 +286,7 @@ class Server(Answers):
         except OSError as error:  # SSLError and TimeoutError are OSErrors
             self.refused["tls"] += 1
             peer = connection.protocol.peer
-            text = "the client does not speak TLS" if _not_tls(error) else str(error)
-            log(logging.WARNING, "%s: TLS handshake failed: %s", peer, text,
+            log(logging.WARNING, "%s: TLS handshake failed: %s", peer, error,
                 peer=peer, cause=error)  # fmt: skip
         else:
             self._welcome(connection)
@@ -373,11 +367,6 @@ class Server(Answers):
 
 def _passed(timeout: float | None, waited: float) -> bool:
     return timeout is not None and waited >= timeout
-
-
-def _not_tls(error: OSError) -> bool:
-    """Whether a handshake has failed because what the client sent is no TLS."""
-    return isinstance(error, tls.SSLError) and error.reason in _NOT_TLS
 
 
 def _cause(peer: Peer) -> str:
