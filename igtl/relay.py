@@ -16,7 +16,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, Self
+from typing import Any, Final, Literal, Self
 
 from igtl import _core
 from igtl._core import Frame
@@ -26,6 +26,9 @@ from igtl.server import Server
 
 Stream = tuple[str, str]
 """Type and device name."""
+MAX_STREAMS: Final = 4096
+"""Streams that a relay counts apart: a source that invents names shall not fill the memory."""
+_OTHERS: Final = "*", "*"
 
 
 def renamed(frame: Frame, device_name: str) -> Frame:
@@ -54,7 +57,8 @@ class Relay:
 
     Attributes:
         passed, filtered, thinned: messages by (type, device name): passed on, not wanted, left out
-            for the sake of `max_rate`.
+            for the sake of `max_rate`. Of MAX_STREAMS streams at most; more are counted, and
+            thinned, together, under ("*", "*").
         lost: what version 1 could not hold: how often "metadata", how often "message id".
     """
 
@@ -81,6 +85,7 @@ class Relay:
         self.passed, self.filtered = Counter[Stream](), Counter[Stream]()
         self.thinned = Counter[Stream]()
         self.lost = Counter[str]()
+        self._streams: set[Stream] = set()
         self._changed = threading.Condition()
         self._due: dict[Stream, float] = {}
         self._kept: dict[Stream, Frame] = {}
@@ -92,8 +97,8 @@ class Relay:
 
     def forward(self, frame: Frame) -> None:
         """Pass on a frame, or keep it until its time has come."""
-        stream = frame.type_name, frame.device_name
-        if not self._takes(*stream):
+        stream = self._stream_of(frame)
+        if not self._takes(frame.type_name, frame.device_name):
             self.filtered[stream] += 1
             return
         if not self._interval:
@@ -109,6 +114,15 @@ class Relay:
                 return
             self._take_turn(stream, now)
         self._pass(frame, stream)
+
+    def _stream_of(self, frame: Frame) -> Stream:
+        """Under what it is counted."""
+        stream = frame.type_name, frame.device_name
+        if stream not in self._streams:
+            if len(self._streams) >= MAX_STREAMS:
+                return _OTHERS
+            self._streams.add(stream)
+        return stream
 
     def _take_turn(self, stream: Stream, now: float) -> None:
         # the schedule does not drift, unless the stream was slower than it may be
@@ -136,7 +150,7 @@ class Relay:
                     return
 
     def _pass(self, frame: Frame, stream: Stream) -> None:
-        new = self._rename.get(stream[1])
+        new = self._rename.get(frame.device_name)
         if new is not None:
             frame = renamed(frame, new)
         if self._version == "auto":

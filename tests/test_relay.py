@@ -195,6 +195,23 @@ def test_what_was_kept_goes_out_at_the_end() -> None:
         assert relay.thinned == {("TRANSFORM", "Probe"): 3}
 
 
+@pytest.mark.parametrize("max_rate", [None, 1e-3])
+def test_invented_names_fill_no_memory(max_rate: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("igtl.relay.MAX_STREAMS", 10)
+    with igtl.serve(port=0) as server:
+        with Relay(server, takes=lambda kind, name: name != "no", max_rate=max_rate) as relay:
+            for k in range(100):
+                relay.forward(as_frame(pose(f"N{k}")))
+                relay.forward(as_frame(pose("no")))
+            assert relay.filtered == {("TRANSFORM", "no"): 100}
+            assert len(relay.passed) + len(relay.thinned) <= 2 * 10
+            assert len(relay._kept) + len(relay._due) <= 2 * 10
+        others = relay.passed["*", "*"] + relay.thinned["*", "*"]
+        assert others == 91
+        assert relay.passed.total() + relay.thinned.total() == 100
+        assert not {"N50", "N99"} & {name for _, name in relay.passed}
+
+
 def test_wrong_settings() -> None:
     with igtl.serve(port=0) as server:
         with pytest.raises(ValueError, match="version"):
