@@ -531,11 +531,12 @@ class Server:
         timeout = seconds("timeout", timeout)
         if not self._io.is_here:
             return
+        if self._threads.in_handler:
+            with contextlib.suppress(ConnectionClosed):
+                self._io.run(self._threads.leave())
         with self._closing:
             if self._closed.is_set():
                 return
-            if self._threads.in_handler:
-                self._io.run(self._threads.leave())
             self._io.run(self._server.shutdown(timeout=timeout))
             self._threads.stop()
             self._io.stop()

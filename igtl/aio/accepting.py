@@ -23,6 +23,7 @@ from igtl.log import log, named
 _BACKLOG = 1024  # clients that wait in the system until they are taken in
 _REST = 1.0  # seconds without accepting, when the system has no descriptors or memory
 _TURNED_AWAY = 100  # clients that are told so each time
+_NOT_HERE = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}  # a name may have addresses of both kinds
 _NOTHING_LEFT = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 # of the one client that was to be taken in, says accept(2): the next one may be well
 _OF_A_CLIENT = {
@@ -57,6 +58,7 @@ class Accepting:
         self._welcome = welcome
         self._sockets: list[socket.socket] = []
         self._tasks: list[asyncio.Task[None]] = []
+        self._resting = False
         self._spare = -1  # a descriptor, so that a client can be turned away without any other
 
     async def bind(self, host: str, port: int) -> None:
@@ -70,26 +72,37 @@ class Accepting:
             host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )
         try:
+            missing: OSError | None = None
             for family, kind, proto, _, address in dict.fromkeys(found):
-                sock = socket.socket(family, kind, proto)
-                self._sockets.append(sock)
-                sock.setblocking(False)
-                if os.name == "posix" and sys.platform != "cygwin":
-                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                if family == socket.AF_INET6:
-                    sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
                 if self.port:  # all families share the port that the first one got
                     address = (address[0], self.port, *address[2:])
                 try:
-                    sock.bind(address)
+                    self._bind_one(socket.socket(family, kind, proto), address)
                 except OSError as error:
                     text = f"cannot listen on {named(address)}: {error.strerror}"
-                    raise OSError(error.errno, text) from None
-                if not self.port:
-                    self.host, self.port = sock.getsockname()[:2]
+                    missing = OSError(error.errno, text)
+                    if error.errno not in _NOT_HERE:
+                        raise missing from None
+            if missing is not None and not self._sockets:
+                raise missing
         except BaseException:
             await self.close()
             raise
+
+    def _bind_one(self, sock: socket.socket, address: Any) -> None:
+        try:
+            sock.setblocking(False)
+            if os.name == "posix" and sys.platform != "cygwin":
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if sock.family == socket.AF_INET6:
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            sock.bind(address)
+        except OSError:
+            sock.close()
+            raise
+        self._sockets.append(sock)
+        if not self.port:
+            self.host, self.port = sock.getsockname()[:2]
 
     def start(self) -> None:
         """Listen."""
@@ -127,6 +140,7 @@ class Accepting:
                     await asyncio.sleep(_REST)
                 await asyncio.sleep(0)
                 continue
+            self._resting = False
             peer = address_of(address)
             try:
                 connection = self._admit(peer)
@@ -144,7 +158,9 @@ class Accepting:
 
     def _turn_away(self, listening: socket.socket, error: OSError) -> None:
         """The system has nothing left: close what waits, so that clients know."""
-        log(logging.WARNING, "no client can be taken in for %s s: %s", _REST, error, cause=error)
+        if not self._resting:
+            self._resting = True
+            log(logging.WARNING, "no client can be taken in: %s", error, cause=error)
         if error.errno not in _NOTHING_LEFT:
             return
         self._let_spare_go()

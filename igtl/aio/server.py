@@ -27,7 +27,7 @@ from igtl.compression import Compression, stream_of
 from igtl.errors import ConnectionClosed
 from igtl.limits import seconds
 from igtl.link import Packed
-from igtl.log import bounded, log
+from igtl.log import bounded, log, named
 from igtl.message import CRCPolicy, Message
 from igtl.protocol import MAX_SIZE, PORT, Protocol, Version
 from igtl.queues import Policy, Queue
@@ -319,9 +319,11 @@ class Server(Answers):
         finally:
             peer._left()
             peer._gone = peer._gone or _cause(peer)
-            await peer._connection.finish(0.5)
-            self.gone[peer._gone] += 1
-            del self._peers[peer.id]  # a connection counts until it is closed
+            try:
+                await peer._connection.finish(0.5)
+            finally:
+                self.gone[peer._gone] += 1
+                del self._peers[peer.id]  # a connection counts until it is closed
             log(logging.INFO, "%s is gone: %s", peer.peer, peer.close_reason,
                 peer=peer.peer, cause=peer._gone)  # fmt: skip
             for handler in self._disconnected:
@@ -359,7 +361,7 @@ class Server(Answers):
     def _drop(self, peer: Peer, cause: str, reason: str) -> None:
         if peer.close_reason is None:
             peer._gone = cause
-            peer._end(f"{peer.peer} {reason}", clean=False)
+            peer._end(f"{named(peer.peer)} {reason}", clean=False)
             log(logging.WARNING, "%s %s", peer.peer, reason, peer=peer.peer, cause=cause)
             peer._connection._give_up(cause)
             peer._connection.abort()
