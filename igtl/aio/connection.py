@@ -93,7 +93,8 @@ class Connection(asyncio.BufferedProtocol):
     Attributes:
         ended: set when nothing more can come: the reason, or True for the end of the stream.
         on_bytes: called when bytes have arrived or the connection has ended.
-        brought: bytes that have arrived so far.
+        heard: when bytes have arrived last, or might have for the first time after a pause; by the
+            clock of the event loop.
 
     Raises:
         ValueError: the keep-alive is too short.
@@ -112,7 +113,7 @@ class Connection(asyncio.BufferedProtocol):
         self.on_bytes: Callable[[], None] = self._waiter.wake
         self.local: Any = None
         self._keepalive = checked_keepalive(keepalive)
-        self.brought = 0
+        self.heard = self._loop.time()
         self._made = False
         self._ready = False  # whether messages may be sent
         self._room: asyncio.Future[None] | None = None
@@ -157,7 +158,7 @@ class Connection(asyncio.BufferedProtocol):
         self.on_bytes()
 
     def _arrived(self, nbytes: int) -> None:
-        self.brought += nbytes
+        self.heard = self._loop.time()
         self.protocol.received(nbytes)
         if self.protocol.waiting > _AHEAD:
             self.pause_reading()
@@ -203,6 +204,7 @@ class Connection(asyncio.BufferedProtocol):
         """Go on."""
         if not self._reading:
             self._reading = True
+            self.heard = self._loop.time()
             if not self.transport.is_closing():
                 self.transport.resume_reading()
 

@@ -55,8 +55,8 @@ class Peer(LinkBase):
         self.connected = time.time()
         self.stripped = 0
         self._gone = ""
-        self._heard = self._moved = self._since = time.monotonic()
-        self._taken = self._brought = -1
+        self._since = time.monotonic()
+        self._moved, self._taken = connection.heard, -1  # when it took something last
         self._handle = handle
         self._connection = connection
         self._inbound: Queue[Message] = Queue("drop_oldest", MAX_WAITING, 2 * _INBOUND_BYTES)

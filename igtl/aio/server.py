@@ -335,23 +335,22 @@ class Server(Answers):
         pause = min((t / 2 for t in timeouts if t is not None), default=_WATCH[1])
         while True:
             await asyncio.sleep(max(_WATCH[0], min(pause, _WATCH[1])))
-            now = time.monotonic()
+            now = asyncio.get_running_loop().time()
             for peer in self.clients:
                 self._look_at(peer, now)
             bounded.sum_up()
 
     def _look_at(self, peer: Peer, now: float) -> None:
         connection = peer._connection
-        taken, brought = connection.taken, connection.brought
+        taken = connection.taken
         if connection.idle or taken != peer._taken:
             peer._taken, peer._moved = taken, now
         elif _passed(self._stall_timeout, now - peer._moved):
             self._drop(peer, "stalled", f"took nothing for {self._stall_timeout:g} s")
         # what its handlers have no time for is no silence of the client
-        if brought != peer._brought or not connection.reading:
-            peer._brought, peer._heard = brought, now
+        if not connection.reading:
             return
-        silence = now - peer._heard
+        silence = now - connection.heard
         if not peer._protocol.at_boundary and _passed(self._message_timeout, silence):
             text = f"sent nothing more of a message for {self._message_timeout:g} s"
             self._drop(peer, "unfinished", text)
