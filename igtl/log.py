@@ -82,6 +82,11 @@ bounded: Final = Bounded()
 """Of all records of this process."""
 
 
+def sum_up(*, all: bool = False) -> None:
+    """See Bounded.sum_up."""
+    bounded.sum_up(all=all)
+
+
 def log(
     level: int,
     text: str,

@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
+from igtl.log import sum_up
+
 VECTORS = Path(__file__).parent / "vectors"
 SLICER = VECTORS / "slicer"
 
@@ -24,6 +26,11 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 settings.load_profile("igtl")
+
+
+def pytest_runtest_setup() -> None:
+    """A test finds the records of its own in the log, however many others have written."""
+    sum_up(all=True)
 
 
 def manifest(folder: Path = VECTORS) -> list[dict[str, Any]]:

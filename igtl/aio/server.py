@@ -27,7 +27,7 @@ from igtl.compression import Compression, stream_of
 from igtl.errors import ConnectionClosed
 from igtl.limits import seconds
 from igtl.link import Packed
-from igtl.log import bounded, log, named
+from igtl.log import log, named, sum_up
 from igtl.message import CRCPolicy, Message
 from igtl.protocol import MAX_SIZE, PORT, Protocol, Version
 from igtl.queues import Policy, Queue
@@ -237,7 +237,7 @@ class Server(Answers):
             await asyncio.wait(waited, timeout=None if end is None else end - time.monotonic())
         for task in self._tasks - self._closers:
             task.cancel()
-        bounded.sum_up(all=True)
+        sum_up(all=True)
 
     async def close(self) -> None:
         """As shutdown."""
@@ -338,7 +338,7 @@ class Server(Answers):
             now = asyncio.get_running_loop().time()
             for peer in self.clients:
                 self._look_at(peer, now)
-            bounded.sum_up()
+            sum_up()
 
     def _look_at(self, peer: Peer, now: float) -> None:
         connection = peer._connection
