@@ -2426,6 +2426,10 @@ cdef class Frame:
     def __repr__(self):
         return f"<Frame {self.type_name} {self.device_name!r} {len(self)} bytes>"
 
+cdef inline bint is_tls_record(const uint8_t* p) noexcept nogil:
+    """Whether these 5 bytes begin an alert or a handshake of TLS: no header begins so."""
+    return (p[0] == 0x15 or p[0] == 0x16) and p[1] == 3 and p[2] <= 4
+
 cdef class Decoder:
     """Cuts a byte stream into frames; owns whatever has arrived in part.
 
@@ -2575,9 +2579,12 @@ cdef class Decoder:
             if self.skipping:
                 return None
         have = self.end - self.start
+        p = self.buffer.p + self.start
+        if self.peer_version == 0 and have >= 5 and is_tls_record(p):
+            self.failed = MessageTooLarge(5 + get16(p + 3), self.max_size, "the peer speaks TLS, and this end does not")
+            raise self.failed
         if have < HEADER:
             return None
-        p = self.buffer.p + self.start
         body = get64(p + 42)
         if body > self.max_size or body + HEADER > self.max_size:
             self.failed = MessageTooLarge(HEADER + <object>body, self.max_size)

@@ -19,15 +19,17 @@ class MessageTooLarge(ProtocolError):
     Attributes:
         size: bytes the header announces (header included).
         limit: the largest message accepted.
+        reason: what the bytes are, where they are known to be no header of OpenIGTLink; else "".
     """
 
-    def __init__(self, size: int, limit: int) -> None:
-        super().__init__(f"message of {size} bytes exceeds the limit of {limit}")
+    def __init__(self, size: int, limit: int, reason: str = "") -> None:
+        super().__init__(reason or f"message of {size} bytes exceeds the limit of {limit}")
         self.size = size
         self.limit = limit
+        self.reason = reason
 
-    def __reduce__(self) -> tuple[type[MessageTooLarge], tuple[int, int]]:
-        return type(self), (self.size, self.limit)
+    def __reduce__(self) -> tuple[type[MessageTooLarge], tuple[int, int, str]]:
+        return type(self), (self.size, self.limit, self.reason)
 
 
 class VersionError(ProtocolError):

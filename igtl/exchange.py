@@ -18,9 +18,15 @@ from igtl.messages.general import Command, CommandReply, Status, StatusCode
 from igtl.messages.queries import Get, Ready, Start, Stop
 
 
+def name_fits(name: str, pattern: str) -> bool:
+    """Whether a name fits a pattern whose only wildcards are * (any text) and ? (any one
+    character); case counts."""
+    return pattern in ("*", name) or fnmatchcase(name, pattern.replace("[", "[[]"))
+
+
 def fits(message: Message, kind: type[Message], name: str) -> bool:
     """Whether a message has this class, and a device name that fits this pattern."""
-    return isinstance(message, kind) and (name == "*" or fnmatchcase(message.device_name, name))
+    return isinstance(message, kind) and name_fits(message.device_name, name)
 
 
 class Exchange:

@@ -7,8 +7,9 @@ from typing import Protocol as Interface
 
 from igtl import _core
 from igtl._core import Frame, Stats
-from igtl.errors import ConnectionClosed
+from igtl.errors import ConnectionClosed, ProtocolError
 from igtl.exchange import Exchange, part_of_stream
+from igtl.limits import seconds
 from igtl.log import named
 from igtl.message import Message
 from igtl.messages.queries import Ready, Start
@@ -93,7 +94,7 @@ class LinkBase:
     ) -> None:
         self._protocol = protocol
         self._inbox = inbox or Inbox(protocol)
-        self._read_timeout = read_timeout
+        self._read_timeout = seconds("read_timeout", read_timeout)
         self._ends_quietly = ends_quietly
         self._closed = False
         self.close_reason: Exception | None = None
@@ -114,10 +115,25 @@ class LinkBase:
         """Header version of what is sent now."""
         return self._protocol.version
 
+    def _limit(self, timeout: float | None) -> float | None:
+        """Seconds of one wait, of which the caller has given `timeout`."""
+        return self._read_timeout if timeout is None else seconds("timeout", timeout)
+
     def _end(self, reason: str, *, clean: bool) -> ConnectionClosed:
         closed = ConnectionClosed(reason, clean=clean)
         self.close_reason = closed
         return closed
+
+    def _over(self) -> Exception:
+        """What is raised on a link that is over: the reason, which the first to ask makes. Lost
+        framing is told of once; then it is the cause, since callers go on after other
+        ProtocolErrors."""
+        reason = self.close_reason or self._end("this link was closed", clean=True)
+        if isinstance(reason, ProtocolError):
+            closed = ConnectionClosed(f"{named(self.peer)}: {reason}", clean=False)
+            closed.__cause__ = reason
+            return closed
+        return reason.with_traceback(None)  # which would grow each time that it is raised
 
     def _end_of_stream(self) -> ConnectionClosed:
         clean = self._closed or self._protocol.at_boundary

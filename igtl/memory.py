@@ -18,11 +18,12 @@ class MemoryTransport:
         self._over = False
         self.other: MemoryTransport
 
-    def send(self, parts: Parts) -> None:
+    def send(self, parts: Parts, patience: float | None = None) -> None:
         with self._ready:
             if self._over or self.other._over:
                 raise BrokenPipeError("the other end is closed")
             self.other._inbox += (memoryview(bytes(part)) for part in parts)
+            parts.clear()
             self._ready.notify_all()
 
     def recv_into(self, buffer: memoryview, timeout: float | None) -> int:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import time
 from typing import Literal, Self
 
+from igtl.limits import LONGEST
+
 Mode = Literal["lazy", "precise"]
+_FASTEST = 1e9  # Hz: a tick of a nanosecond, which is what the clock counts
 _SPIN = 0.0005  # seconds before the tick from which the precise mode no longer sleeps
 
 
@@ -30,8 +33,8 @@ class Rate:
     """
 
     def __init__(self, hz: float, *, mode: Mode = "lazy") -> None:
-        if not 0 < hz < float("inf"):
-            raise ValueError(f"rate must be above 0 Hz, not {hz}")
+        if not 1 / LONGEST <= hz <= _FASTEST:
+            raise ValueError(f"rate must be from {1 / LONGEST:g} to {_FASTEST:g} Hz, not {hz}")
         if mode not in ("lazy", "precise"):
             raise ValueError(f"mode must be 'lazy' or 'precise', not {mode!r}")
         self.period = 1 / hz

@@ -4,16 +4,18 @@ link that heals itself (`igtl.healing`)."""
 from __future__ import annotations
 
 import logging
+import math
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from typing import Literal, NamedTuple, Unpack
 
 from igtl.errors import ConnectionClosed, ProtocolError
+from igtl.limits import LONGEST, seconds
 from igtl.log import log, logger
 from igtl.protocol import PORT
-from igtl.sync import Link, Settings
+from igtl.sync import Link, Settings, checked_settings
 from igtl.sync import connect as connect_once
 
 _REFUSALS = 3  # times that a peer may refuse this client, or talk nonsense, before it is given up
@@ -44,14 +46,18 @@ class Backoff:
         attempts: int | None = None,
         settled: float = 5.0,
     ) -> None:
-        if not 0 < initial <= maximum:
+        first, longest = seconds("initial", initial), seconds("maximum", maximum)
+        if longest is None:
+            longest = LONGEST
+        if first is None or not 0 < first <= longest:
             raise ValueError(f"0 < initial <= maximum, not {initial} and {maximum}")
         if attempts is not None and attempts < 1:
             raise ValueError(f"attempts must be at least 1, not {attempts}")
-        self.initial = initial
-        self.maximum = maximum
+        lived = seconds("settled", settled)
+        self.initial = first
+        self.maximum = longest
         self.attempts = attempts
-        self.settled = settled
+        self.settled = math.inf if lived is None else lived
 
     def limit(self, failures: int) -> float:
         """The longest wait after so many failures in a row (from 1 on)."""
@@ -165,7 +171,7 @@ def reconnect(
     backoff: Backoff | None = None,
     on_event: OnEvent | None = None,
     **settings: Unpack[Settings],
-) -> Iterator[Link]:
+) -> Generator[Link]:
     """A link after the other, for ever:
 
         for link in igtl.reconnect("tracker", backoff=igtl.Backoff(0.1, 30)):
@@ -180,9 +186,16 @@ def reconnect(
         settings: as `igtl.connect`; a hello is sent on each connection.
 
     Raises:
+        TypeError, ValueError: a setting is wrong.
         OSError, ssl.SSLError, ProtocolError: the last error, when the backoff gives up.
     """
     supervisor = Supervisor((host, port), backoff or Backoff(), on_event)
+    return _links(host, port, supervisor, checked_settings(settings))
+
+
+def _links(
+    host: str, port: int, supervisor: Supervisor, settings: Settings
+) -> Generator[Link]:
     while True:
         try:
             link = connect_once(host, port, ends_quietly=True, **settings)

@@ -3,28 +3,55 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import select
 import socket
 import sys
 import time
 from typing import Any, Protocol
 
+from igtl.limits import seconds
 from igtl.protocol import Parts
 
+REST = 1.0  # seconds without accepting, after the system had no descriptor or no memory left
 _SLICE = 256 * 1024
 _LINGER = 1.0  # seconds that close waits for the peer's system to take what was sent
+_MIN_KEEPALIVE, _MAX_KEEPALIVE = 2.0, 65_000.0  # Linux takes at most 32,767 s of silence
+_EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 _WINDOWS = sys.platform == "win32"
+_PARTS = 64  # buffers handed to the system at once; it takes 1,024 or fewer
+# what accept says of a client that has left, or of the network on the way to it
+_ONE_CLIENT = {
+    getattr(errno, name, None)
+    for name in (
+        "ECONNABORTED", "ECONNRESET", "EPROTO", "EPERM", "EINTR", "ENETDOWN", "ENETUNREACH",
+        "EHOSTDOWN", "EHOSTUNREACH", "ETIMEDOUT", "ENOPROTOOPT",
+    )
+}  # fmt: skip
 _DONTWAIT: int = getattr(socket, "MSG_DONTWAIT", 0)  # Windows has none
 
 
 class Transport(Protocol):
     """Moves bytes for a Link. One thread sends and one receives at a time; any may shut down."""
 
-    def send(self, parts: Parts) -> None:
-        """Return when all bytes are taken."""
+    def send(self, parts: Parts, patience: float | None = None) -> None:
+        """Return when all bytes are taken; what is taken leaves `parts`.
+
+        Args:
+            patience: seconds in which the peer must take something; None: the write_timeout.
+
+        Raises:
+            TimeoutError: it took nothing for so long. `parts` has the rest.
+            ConnectionError: the connection is broken.
+        """
 
     def recv_into(self, buffer: memoryview, timeout: float | None) -> int:
-        """Bytes received, 0 at the end. TimeoutError after `timeout` seconds without any."""
+        """Bytes received, 0 at the end.
+
+        Raises:
+            TimeoutError: none came within `timeout` seconds.
+            ConnectionError: the connection is broken.
+        """
 
     def ended(self) -> bool:
         """Whether the peer has closed or reset the connection, as far as this can be seen
@@ -44,12 +71,23 @@ class Transport(Protocol):
         """Give the resources back."""
 
 
+def checked_keepalive(keepalive: float | None) -> float | None:
+    """The seconds of `tune`, or ValueError: at least 2, and at most 65,000 are counted."""
+    found = seconds("keepalive", keepalive)
+    if found is None:
+        return None
+    if found < _MIN_KEEPALIVE:
+        raise ValueError(f"keepalive must be at least 2 s, or None, not {keepalive!r}")
+    return min(found, _MAX_KEEPALIVE)
+
+
 def tune(sock: socket.socket, keepalive: float | None, *, unsent_low: int | None = None) -> None:
     """TCP_NODELAY, and keep-alive probes that notice a silent death within `keepalive` seconds.
 
     Args:
         unsent_low: bytes not yet sent from which the system takes no more, where it can do that.
     """
+    keepalive = checked_keepalive(keepalive)
     if sock.family not in (socket.AF_INET, socket.AF_INET6):
         return
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -57,8 +95,6 @@ def tune(sock: socket.socket, keepalive: float | None, *, unsent_low: int | None
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, unsent_low)
     if keepalive is None:
         return
-    if keepalive < 2:
-        raise ValueError(f"keepalive must be at least 2 s, not {keepalive}")
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     probe = max(1, round(keepalive / 8))
     options = {
@@ -75,6 +111,32 @@ def tune(sock: socket.socket, keepalive: float | None, *, unsent_low: int | None
                 sock.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
+def broken(error: OSError) -> ConnectionError:
+    """A failure of a connection that the system tells of, by whatever class, as the class for it.
+    A TimeoutError of the system (ETIMEDOUT), for example, is no time-out of one call."""
+    if isinstance(error, ConnectionError):
+        return error
+    return ConnectionAbortedError(error.errno, error.strerror)
+
+
+def listening_socket(host: str, port: int) -> socket.socket:
+    """A socket that listens at an address, and does not block."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    sock = socket.create_server((host, port), family=family)
+    sock.setblocking(False)
+    return sock
+
+
+def accept_goes_on(error: OSError) -> bool:
+    """Whether a failure of accept concerns one client only, or passes with time."""
+    return error.errno is not None and error.errno in _EXHAUSTED | _ONE_CLIENT
+
+
+def pause_after(error: OSError) -> float:
+    """Seconds to wait before the next accept: other clients that wait would meet the same."""
+    return REST if error.errno in _EXHAUSTED else 0.0
+
+
 def unsent(sock: socket.socket) -> int:
     """Bytes that the peer's system has not taken yet; 0 where this system does not tell."""
     if sys.platform == "linux":
@@ -87,6 +149,18 @@ def unsent(sock: socket.socket) -> int:
         with contextlib.suppress(OSError):
             return sock.getsockopt(socket.SOL_SOCKET, 0x1024)  # SO_NWRITE
     return 0
+
+
+def _take(parts: Parts, sent: int) -> None:
+    """Remove the first bytes from parts."""
+    while parts and sent >= len(parts[0]):
+        sent -= len(parts.pop(0))
+    if sent:
+        parts[0] = memoryview(parts[0])[sent:]
+
+
+class _Quiet(TimeoutError):
+    """A Waiter's time is up: no error of the system, which has a TimeoutError too."""
 
 
 class Waiter:
@@ -104,7 +178,7 @@ class Waiter:
         """Return when it can; TimeoutError after `timeout` seconds."""
         if self._poll is not None:
             if not self._poll.poll(None if timeout is None else max(0.0, timeout) * 1000):
-                raise TimeoutError
+                raise _Quiet
             return
         # Ctrl-C does not end a select on Windows: look up between slices
         deadline = None if timeout is None else time.monotonic() + timeout
@@ -114,7 +188,7 @@ class Waiter:
             if any(select.select(read, write, [], max(left, 0))):
                 return
             if deadline is not None and time.monotonic() >= deadline:
-                raise TimeoutError
+                raise _Quiet
 
 
 class SocketTransport:
@@ -131,45 +205,52 @@ class SocketTransport:
         self._readable = Waiter(sock)
         self._writable = Waiter(sock, write=True)
         self._write_timeout = write_timeout
-        # in slices, each after a wait: the only way to bound a send, and on Windows to end one
-        self._in_slices = write_timeout is not None or _WINDOWS
 
-    def send(self, parts: Parts) -> None:
-        if self._in_slices:
-            for part in parts:
-                self._send_slices(memoryview(part).cast("B"))
-            return
+    def send(self, parts: Parts, patience: float | None = None) -> None:
+        if patience is None:
+            patience = self._write_timeout
+        try:
+            if patience is None and not _WINDOWS:
+                self._send_waiting(parts)
+            elif _DONTWAIT:
+                self._send_without_waiting(parts, patience)
+            else:
+                self._send_slices(parts, patience)
+        except _Quiet:
+            raise TimeoutError(f"the peer took nothing for {patience:g} s") from None
+        except OSError as error:
+            raise broken(error) from error
+
+    def _send_waiting(self, parts: Parts) -> None:
         if len(parts) == 1:
-            self._sock.sendall(parts[0])
+            self._sock.sendall(parts.pop())
             return
         while parts:
-            sent = self._sock.sendmsg(parts)
-            while parts and sent >= len(parts[0]):
-                sent -= len(parts.pop(0))
-            if sent:
-                parts[0] = memoryview(parts[0])[sent:]
+            _take(parts, self._sock.sendmsg(parts[:_PARTS]))
 
-    def _send_slices(self, data: memoryview) -> None:
-        size = _SLICE if _DONTWAIT else 4096  # a blocking socket that is writable takes so much
-        while data:
+    def _send_without_waiting(self, parts: Parts, patience: float | None) -> None:
+        """Wait for room apart from writing: the only way to bound a send."""
+        while parts:
             try:
-                if not _DONTWAIT:
-                    self._writable(self._write_timeout)
-                sent = self._sock.send(data[:size], _DONTWAIT)
-                data = data[sent:]
+                _take(parts, self._sock.sendmsg(parts[:_PARTS], (), _DONTWAIT))
             except BlockingIOError:
-                self._wait_writable()
+                self._writable(patience)
 
-    def _wait_writable(self) -> None:
-        try:
-            self._writable(self._write_timeout)
-        except TimeoutError:
-            raise TimeoutError(f"the peer took nothing for {self._write_timeout} s") from None
+    def _send_slices(self, parts: Parts, patience: float | None) -> None:
+        """On Windows, which has no MSG_DONTWAIT: a socket that is writable takes so much."""
+        while parts:
+            self._writable(patience)
+            _take(parts, self._sock.send(memoryview(parts[0]).cast("B")[:4096]))
 
     def recv_into(self, buffer: memoryview, timeout: float | None) -> int:
-        if timeout is not None or _WINDOWS:
-            self._readable(timeout)
-        return self._sock.recv_into(buffer)
+        try:
+            if timeout is not None or _WINDOWS:
+                self._readable(timeout)
+            return self._sock.recv_into(buffer)
+        except _Quiet:
+            raise
+        except OSError as error:
+            raise broken(error) from error
 
     def ended(self) -> bool:
         if not _DONTWAIT:  # Windows: a send will tell

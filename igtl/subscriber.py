@@ -14,14 +14,18 @@ In asyncio `igtl.aio.subscribe(link)` does the same in a task.
 from __future__ import annotations
 
 import logging
+import os
 import threading
+import warnings
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, Self, TypeVar, cast
 
 from igtl.errors import ConnectionClosed, MessageTooLarge, ProtocolError
 from igtl.exchange import Exchange, fits, new_command
-from igtl.log import log, logger
+from igtl.limits import seconds
+from igtl.log import log, logger, named
 from igtl.message import Message, NoData
 from igtl.messages.general import CommandReply
 from igtl.messages.queries import Get
@@ -68,13 +72,16 @@ class Subscriptions:
     def _wanted(self, message: Message) -> list[Callable[[Any], Any]]:
         return [handler for kind, name, handler in self._handlers if fits(message, kind, name)]
 
-    def _skip(self, peer: Any, error: ProtocolError) -> None:
-        log(logging.DEBUG, "skipped a bad message of %s: %s", peer, error, peer=peer, cause=error)
+
+def skip(peer: Any, error: ProtocolError) -> None:
+    """Note that a bad message was left out."""
+    log(logging.DEBUG, "skipped a bad message of %s: %s", peer, error, peer=peer, cause=error)
 
 
 class Subscriber(Subscriptions):
     """Reads a link in a thread of its own; see `subscribe`. Others may send on the link, and ask
-    with `query` and `command` of this object.
+    with `query` and `command` of this object. Keep it: the link is closed when nothing refers to
+    its subscriber any more.
 
     Attributes:
         link: the link, which this owns from now on.
@@ -87,41 +94,36 @@ class Subscriber(Subscriptions):
         self._changed = threading.Condition(self._lock)
         self._requests: dict[Exchange, Message | None] = {}
         self._over: Exception | None = None
-        self._thread = threading.Thread(target=self._run, name="igtl subscriber", daemon=True)
+        self._process = os.getpid()
+        self._thread = threading.Thread(
+            target=_receive, args=(weakref.ref(self), link), name="igtl subscriber", daemon=True
+        )
 
     def start(self) -> None:
         """Begin to receive, if `subscribe` was told not to."""
         self._thread.start()
 
-    def _run(self) -> None:
-        while True:
-            try:
-                message = self.link.recv()
-            except TimeoutError:  # of the link's read_timeout: go on
-                continue
-            except (ConnectionClosed, MessageTooLarge, OSError) as error:
-                with self._changed:
-                    self._over = error
-                    self._changed.notify_all()
+    def _ended(self, error: Exception) -> None:
+        with self._changed:
+            self._over = error
+            self._changed.notify_all()
+
+    def _take(self, message: Message) -> None:
+        with self._changed:
+            self._keep(message)
+            self._changed.notify_all()
+            answered = next(
+                (e for e, m in self._requests.items() if m is None and e.matches(message)), None
+            )
+            if answered is not None:
+                self._requests[answered] = message
                 return
-            except ProtocolError as error:
-                self._skip(self.link.peer, error)
-                continue
-            with self._changed:
-                self._keep(message)
-                self._changed.notify_all()
-                answered = next(
-                    (e for e, m in self._requests.items() if m is None and e.matches(message)), None
-                )
-                if answered is not None:
-                    self._requests[answered] = message
-                    continue
-            for handler in self._wanted(message):
-                try:
-                    handler(message)
-                except Exception as error:
-                    fields = {"peer": self.link.peer, "cause": error}
-                    logger.exception("a handler failed", extra=fields)
+        for handler in self._wanted(message):
+            try:
+                handler(message)
+            except Exception as error:
+                fields = {"peer": self.link.peer, "cause": error}
+                logger.exception("a handler failed", extra=fields)
 
     def wait(self, kind: type[M], name: str = "*", *, timeout: float | None = None) -> M:
         """The newest message of a class whose device name fits, as soon as there is one.
@@ -130,17 +132,25 @@ class Subscriber(Subscriptions):
             TimeoutError: none came; the text lists what did.
             ConnectionClosed, OSError: the link is over.
         """
+        timeout = seconds("timeout", timeout)
         with self._changed:
-            found = self.latest(kind, name)
-            while found is None and self._over is None:
-                if not self._changed.wait(timeout):
-                    seen = ", ".join(f"{t} {d!r}" for t, d in self._newest) or "nothing"
-                    raise TimeoutError(f"no {kind.__name__} {name!r} yet; seen: {seen}")
+            found: M | None = None
+
+            def is_decided() -> bool:
+                nonlocal found
                 found = self.latest(kind, name)
+                return found is not None or self._over is not None
+
+            if not self._changed.wait_for(is_decided, timeout):
+                seen = ", ".join(f"{t} {d!r}" for t, d in self._newest) or "nothing"
+                raise TimeoutError(f"no {kind.__name__} {name!r} yet; seen: {seen}")
             if found is None:
-                assert self._over is not None
-                raise self._over
+                raise self._gone()
             return found
+
+    def _gone(self) -> Exception:
+        assert self._over is not None
+        return self._over.with_traceback(None)  # which would grow each time that it is raised
 
     def query(self, request: Get[M], *, timeout: float | None = None) -> M | NoData:
         """Ask for one message; see `igtl.Link.query`. From any thread but a handler's."""
@@ -159,6 +169,7 @@ class Subscriber(Subscriptions):
     def _ask(self, exchange: Exchange, timeout: float | None) -> Message:
         if threading.current_thread() is self._thread:
             raise RuntimeError("a handler cannot wait for an answer: nobody would receive it")
+        timeout = seconds("timeout", timeout)
         with self._changed:
             self._requests[exchange] = None
         try:
@@ -169,7 +180,8 @@ class Subscriber(Subscriptions):
                     raise TimeoutError(f"no {exchange} within {timeout} s")
                 answer = self._requests[exchange]
             if answer is None:
-                raise ConnectionClosed(f"{self.link.peer} is gone", clean=False) from self._over
+                closed = ConnectionClosed(f"{named(self.link.peer)} is gone", clean=False)
+                raise closed from self._over
             return answer
         finally:
             with self._changed:
@@ -186,6 +198,39 @@ class Subscriber(Subscriptions):
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+    def __del__(self) -> None:
+        """Close the link of a subscriber to which nothing refers any more."""
+        thread = getattr(self, "_thread", None)
+        if thread is not None and thread.is_alive() and self._process == os.getpid():
+            if not self.link._closed:
+                warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
+            self.link._abandon()  # its thread will see that, and close it
+
+
+def _receive(owner: weakref.ref[Subscriber], link: Link) -> None:
+    """The thread of a subscriber. While it waits it does not refer to the subscriber, so that one
+    that its user has forgotten is collected."""
+    while True:
+        found: Message | Exception | None = None
+        try:
+            found = link.recv()
+        except TimeoutError:  # of the link's read_timeout: go on
+            pass
+        except (ConnectionClosed, MessageTooLarge, OSError) as error:
+            found = error
+        except ProtocolError as error:
+            skip(link.peer, error)
+        subscriber = owner()
+        if subscriber is None:
+            link.close()
+            return
+        if isinstance(found, Exception):
+            subscriber._ended(found)
+            return
+        if found is not None:
+            subscriber._take(found)
+        del subscriber
 
 
 def subscribe(link: Link, *, start: bool = True) -> Subscriber:

@@ -6,6 +6,7 @@ Any thread may `send` or `close`; one at a time receives. A link has no thread o
 from __future__ import annotations
 
 import contextlib
+import logging
 import socket
 import threading
 import time
@@ -28,6 +29,7 @@ from igtl.exchange import (
     selection,
     stop_for,
 )  # fmt: skip
+from igtl.limits import seconds
 from igtl.link import (
     MAX_WAITING,
     MAX_WAITING_BYTES,
@@ -37,19 +39,29 @@ from igtl.link import (
     StreamOf,
     Wanted,
 )  # fmt: skip
-from igtl.log import named
+from igtl.log import log, named
 from igtl.message import CRCPolicy, Message, NoData
 from igtl.messages.general import Command, CommandReply
 from igtl.messages.queries import Get, Ready, Start
 from igtl.pairing import Method, Pairing
 from igtl.protocol import MAX_SIZE, PORT, OnError, Parts, Protocol, Version, hello_message
-from igtl.sockets import SocketTransport, Transport, Waiter, tune
+from igtl.sockets import (
+    SocketTransport,
+    Transport,
+    Waiter,
+    accept_goes_on,
+    checked_keepalive,
+    listening_socket,
+    pause_after,
+    tune,
+)  # fmt: skip
 
 if TYPE_CHECKING:
     from ssl import SSLContext
 
 M = TypeVar("M", bound=Message)
 _LOOK = 0.02  # seconds between two looks at what the peer has said
+_STOP = 1.0  # seconds for a peer to acknowledge STP_
 
 
 class Link(LinkBase):
@@ -75,6 +87,8 @@ class Link(LinkBase):
     ) -> None:
         super().__init__(protocol, local, read_timeout, inbox, ends_quietly)
         self._transport = transport
+        self._broken: ConnectionError | None = None  # why sending has failed
+        self._unfinished: Parts = []  # of a message that has begun to go out
         self._sending: Any = threading.Lock()
         self._receiving = threading.Lock()
         if isinstance(protocol, CompressingProtocol):
@@ -124,21 +138,42 @@ class Link(LinkBase):
         return True
 
     def _write(self, parts: Parts) -> None:
-        if self._closed:
-            raise ConnectionClosed("this link was closed")
         head = parts[0]
         size = len(head) if len(parts) == 1 else sum(map(len, parts))
+        self._hand_over(parts)
+        self._protocol.stats.count_sent(head, size)
+
+    def _hand_over(self, parts: Parts, patience: float | None = None) -> bool:
+        """Write; returns whether the system has taken all.
+
+        Args:
+            patience: seconds in which the peer must take something; then the rest goes out before
+                what is handed over next. None: then the link ends.
+        """
+        if self._closed:
+            raise self._over()
+        if self._unfinished:
+            parts[:0], self._unfinished = self._unfinished, []
         try:
-            self._transport.send(parts)
+            self._transport.send(parts, patience)
         except ConnectionError as error:
+            if self._closed:  # by another thread
+                raise self._over() from error
+            if not isinstance(error, BrokenPipeError):  # which says that the peer has closed
+                self._broken = error
             raise ConnectionClosed(f"{named(self.peer)}: {error}", clean=False) from error
         except BaseException as error:
-            if self._closed and isinstance(error, OSError):  # by another thread
-                raise ConnectionClosed("this link was closed") from error
+            if self._closed and isinstance(error, OSError):
+                raise self._over() from error
+            if isinstance(error, TimeoutError) and patience is not None:
+                # copied: the arrays belong to the caller again when this returns
+                self._unfinished = [bytes(part) for part in parts]
+                return False
             # perhaps cut in the middle of a message: whatever followed would be out of step
+            self._end(f"{named(self.peer)}: {str(error) or type(error).__name__}", clean=False)
             self._close(linger=False)
             raise
-        self._protocol.stats.count_sent(head, size)
+        return True
 
     # -- receiving
 
@@ -175,62 +210,78 @@ class Link(LinkBase):
 
     def _claim(self) -> None:
         if not self._receiving.acquire(blocking=False):
-            if self._closed:  # it is held by whoever closes
-                raise self.close_reason or self._end("this link was closed", clean=True)
+            if self._closed:  # it is held by the thread that closes
+                raise self._over()
             raise RuntimeError("another thread is receiving on this link")
 
-    def _recv(self, wanted: Wanted, timeout: float | None) -> Message:
+    def _recv(
+        self, wanted: Wanted, timeout: float | None, began: float | None = None
+    ) -> Message:
+        timeout = self._limit(timeout)
         message = self._inbox.take(wanted)
         if message is not None:
             return message
-        if timeout is None:
-            timeout = self._read_timeout
-        deadline = None if timeout is None else time.monotonic() + timeout
+        deadline = None if timeout is None else (began or time.monotonic()) + timeout
+        in_time = True
         while True:
             try:
-                message = self._next(deadline)
+                message = self._next(deadline, reads=in_time)
             except TimeoutError:
                 raise self._inbox.no(wanted, timeout) from None
             if wanted is ANYTHING or wanted.matches(message):
                 return message
             self._inbox.put(message)
+            in_time = deadline is None or time.monotonic() < deadline
 
     @overload
-    def _next(self, deadline: float | None) -> Message: ...
+    def _next(self, deadline: float | None, *, reads: bool = ...) -> Message: ...
     @overload
     def _next(self, deadline: float | None, *, raw: Literal[True]) -> Frame: ...
-    def _next(self, deadline: float | None, *, raw: bool = False) -> Message | Frame:
-        """The next message off the wire, decoded or as it came."""
+    def _next(
+        self, deadline: float | None, *, raw: bool = False, reads: bool = True
+    ) -> Message | Frame:
+        """The next message off the wire, decoded or as it came.
+
+        Args:
+            reads: False looks only at what was read before.
+        """
         take = self._protocol.next_frame if raw else self._protocol.next_message
         while True:
             try:
                 if (found := take()) is not None:
                     return found
             except MessageTooLarge as error:
-                self.close_reason = self.close_reason or error
+                if self._closed or self.close_reason is not None:
+                    raise self._over() from None
+                self.close_reason = error
                 self._transport.shutdown()
                 raise
-            if self.close_reason is None and self._closed:
-                self.close_reason = ConnectionClosed("this link was closed")
-            if self.close_reason is not None:
-                raise self.close_reason
+            if self._closed or self.close_reason is not None:
+                raise self._over()
+            if not reads:
+                raise TimeoutError
             left = None if deadline is None else deadline - time.monotonic()
             try:
                 n = self._transport.recv_into(self._protocol.get_buffer(), left)
-            except TimeoutError as error:
-                if error.errno is not None:  # keep-alive probes found nobody: not a deadline
-                    raise self._end(f"{named(self.peer)}: {error}", clean=False) from error
+            except TimeoutError:
                 raise
             except (OSError, ValueError) as error:  # ValueError: polled a closed socket
                 if self._closed:
-                    raise self._end("this link was closed", clean=True) from None
-                if not isinstance(error, ConnectionError):
-                    self.close_reason = error
-                    raise
-                raise self._end(f"{named(self.peer)}: {error}", clean=False) from error
+                    raise self._over() from None
+                if isinstance(error, ConnectionError):
+                    raise self._end(f"{named(self.peer)}: {error}", clean=False) from error
+                self.close_reason = error
+                raise
             if n == 0:
-                raise self._end_of_stream()
+                raise self._end_of_receiving()
             self._protocol.received(n)
+
+    def _end_of_receiving(self) -> Exception:
+        if self._closed:
+            return self._over()
+        if self._broken is not None:  # the system has told the sender of it, and tells it once
+            return self._end(f"{named(self.peer)}: {self._broken}", clean=False)
+        return self._end_of_stream()
 
     def __iter__(self) -> Self:
         return self
@@ -252,7 +303,7 @@ class Link(LinkBase):
         """
         self._claim()
         try:
-            timeout = self._read_timeout if timeout is None else timeout
+            timeout = self._limit(timeout)
             deadline = None if timeout is None else time.monotonic() + timeout
             return self._next(deadline, raw=True)
         except TimeoutError:
@@ -314,6 +365,7 @@ class Link(LinkBase):
         return reply
 
     def _ask(self, exchange: Exchange, timeout: float | None) -> Message:
+        timeout = self._limit(timeout)
         self._claim()
         try:
             self.send(exchange.request)
@@ -362,14 +414,17 @@ class Link(LinkBase):
             return
         with contextlib.suppress(TimeoutError):
             wanted = Stopping(start)
-            reply = self._ask(wanted, 1.0)
+            end = time.monotonic() + _STOP
+            reply = self._ask(wanted, _STOP)
             while part_of_stream(start, reply):  # it was on its way
                 self.stats.count_dropped(_core.stream_head(reply), "after_stop")
-                reply = self._wait_for(wanted, 1.0)
+                if (left := end - time.monotonic()) <= 0:  # the peer ignores STP_
+                    return
+                reply = self._wait_for(wanted, left)
 
-    def wait_compressed(self, timeout: float = 1.0) -> bool:
+    def wait_compressed(self, timeout: float | None = 1.0) -> bool:
         """Wait for the peer to say that it reads compressed messages; what else comes stays
-        queued. For links that only send: whoever receives anyhow hears of it by that.
+        queued. For links that only send: one that is received from hears of it by that.
 
         Args:
             timeout: seconds; a peer that was not told to compress never says so.
@@ -380,10 +435,16 @@ class Link(LinkBase):
         Raises:
             ConnectionClosed, RuntimeError: see recv.
         """
-        end = time.monotonic() + timeout
-        while not self._protocol.peer_takes and (left := end - time.monotonic()) > 0:
+        timeout = seconds("timeout", timeout)
+        end = None if timeout is None else time.monotonic() + timeout
+        while not self._peer_takes() and (end is None or time.monotonic() < end):
+            left = _LOOK if end is None else min(_LOOK, max(0.0, end - time.monotonic()))
             with contextlib.suppress(TimeoutError):
-                self._wait_for(NOTHING, min(left, _LOOK))
+                self._wait_for(NOTHING, left)
+        return self._peer_takes()
+
+    def _peer_takes(self) -> bool:
+        """Whether messages to the peer are compressed now."""
         return self._protocol.peer_takes
 
     def sync(
@@ -416,6 +477,12 @@ class Link(LinkBase):
         for it, at most one second.
         """
         self._close(linger=not self._sending.locked())
+
+    def _abandon(self) -> None:
+        """End the link without waiting for anything, from a collector of garbage: a thread that
+        waits in recv or send sees it, and closes the link."""
+        self._closed = True
+        self._transport.shutdown()
 
     def _close(self, *, linger: bool) -> None:
         if self._closed:
@@ -512,6 +579,43 @@ class Settings(TypedDict, total=False):
     inbox_bytes: int
 
 
+def checked_settings(settings: Settings) -> Settings:
+    """The same settings, of which each was checked: what is wrong shows at the caller's call, not
+    when a connection is made.
+
+    Raises:
+        TypeError: there is no such setting; the text lists those there are.
+        ValueError: a setting is wrong.
+    """
+    for name in settings:
+        if name not in Settings.__annotations__:
+            known = ", ".join(Settings.__annotations__)
+            raise TypeError(f"there is no setting {name!r}; there are {known}")
+    for name in ("open_timeout", "read_timeout", "write_timeout"):
+        seconds(name, settings.get(name))  # type: ignore[arg-type]
+    checked_keepalive(settings.get("keepalive"))
+    protocol = protocol_of(settings)
+    inbox_of(protocol, settings)
+    return settings
+
+
+def protocol_of(settings: Settings) -> Protocol:
+    """A Protocol with these settings."""
+    return protocol_for(
+        settings.get("compression", False), max_size=settings.get("max_size", MAX_SIZE),
+        crc=settings.get("crc", "verify"), on_error=settings.get("on_error", "raise"),
+        version=settings.get("version", "auto"), cut_names=settings.get("cut_names", False),
+    )  # fmt: skip
+
+
+def inbox_of(protocol: Protocol, settings: Settings) -> Inbox:
+    """An Inbox with these settings."""
+    return Inbox(
+        protocol, settings.get("inbox_policy", "drop_oldest"),
+        settings.get("inbox_messages", MAX_WAITING), settings.get("inbox_bytes", MAX_WAITING_BYTES),
+    )  # fmt: skip
+
+
 def connect(
     host: str = "localhost",
     port: int = PORT,
@@ -546,8 +650,14 @@ def connect(
         cut_names=cut_names,
     )  # fmt: skip
     inbox = Inbox(protocol, inbox_policy, inbox_messages, inbox_bytes)
+    open_timeout = seconds("open_timeout", open_timeout)
+    read_timeout = seconds("read_timeout", read_timeout)
+    write_timeout = seconds("write_timeout", write_timeout)
+    keepalive = checked_keepalive(keepalive)
     start = time.monotonic()
-    sock = socket.create_connection((host, port), timeout=open_timeout)
+    # 0 is no time-out of a socket, but makes it one that does not wait, and fails in another way
+    timeout = None if open_timeout is None else max(open_timeout, 0.001)
+    sock = socket.create_connection((host, port), timeout=timeout)
     try:
         tune(sock, keepalive)
         transport: Transport
@@ -556,7 +666,7 @@ def connect(
         else:
             from igtl.tls import TLSTransport
 
-            left = None if open_timeout is None else start + open_timeout - time.monotonic()
+            left = None if timeout is None else max(0.0, start + timeout - time.monotonic())
             transport = TLSTransport(
                 sock, ssl, server_side=False, server_hostname=server_hostname or host,
                 handshake_timeout=left, write_timeout=write_timeout,
@@ -588,31 +698,67 @@ class Listener:
         self._sock = sock
         self._linked = linked
         self._readable = Waiter(sock)
-        self._closed = False
+        self._accepting = threading.Lock()  # one thread after the other waits at the socket
+        self._ended = threading.Event()
+        self._resting = False
         self.host, self.port = sock.getsockname()[:2]
 
     def accept(self, *, timeout: float | None = None) -> Link:
-        """Wait for the next client. With TLS, its handshake takes place at the first recv or
-        send, so that one that hangs does not keep the others waiting.
+        """Wait for the next client; any number of threads may. With TLS, its handshake takes place
+        at the first recv or send, so that one that hangs does not keep the others waiting.
+
+        Where the system has no descriptor or no memory left, this is logged once, and tried again
+        every second.
 
         Raises:
             TimeoutError: none came within `timeout` seconds.
             ConnectionClosed: the listener was closed.
         """
+        timeout = seconds("timeout", timeout)
+        deadline = None if timeout is None else time.monotonic() + timeout
         while True:
             try:
-                self._readable(timeout)
-                sock, _ = self._sock.accept()
+                sock = self._accept(deadline)
             except TimeoutError:
-                raise TimeoutError(f"no client within {timeout} s") from None
+                raise TimeoutError(f"no client within {timeout:g} s") from None
             except (OSError, ValueError) as error:
-                if self._closed:
+                if self._ended.is_set():
                     raise ConnectionClosed("this listener was closed") from error
                 raise
+            if sock is None:
+                continue
             try:
                 return self._linked(sock)
             except OSError:  # gone already
                 sock.close()
+
+    def _accept(self, deadline: float | None) -> socket.socket | None:
+        """The socket of the next client; None: the one that came is no good."""
+        def left() -> float | None:
+            return None if deadline is None else max(0.0, deadline - time.monotonic())
+
+        wait = left()
+        if not self._accepting.acquire(timeout=-1 if wait is None else wait):
+            raise TimeoutError
+        try:
+            self._readable(left())
+            try:
+                sock, _ = self._sock.accept()
+                self._resting = False
+                return sock
+            except BlockingIOError:  # it has left
+                return None
+            except OSError as error:
+                if self._ended.is_set() or not accept_goes_on(error):
+                    raise
+                if (rest := pause_after(error)) and not self._resting:
+                    self._resting = True
+                    log(logging.WARNING, "accepting rests: %s", error, cause=error)
+                wait = left()
+                self._ended.wait(rest if wait is None else min(rest, wait))
+                return None
+        finally:
+            self._accepting.release()
 
     def __iter__(self) -> Iterator[Link]:
         while True:
@@ -623,8 +769,8 @@ class Listener:
 
     def close(self) -> None:
         """Stop listening; links that were handed out live on."""
-        if not self._closed:
-            self._closed = True
+        if not self._ended.is_set():
+            self._ended.set()
             with contextlib.suppress(OSError):
                 self._sock.shutdown(socket.SHUT_RDWR)  # wakes accept on Linux
             self._sock.close()
@@ -686,6 +832,9 @@ def listen(
             transport = TLSTransport(sock, ssl, server_side=True, write_timeout=write_timeout)
         return Link(transport, protocol, local=sock.getsockname()[:2], read_timeout=read_timeout)
 
-    new_protocol()  # wrong settings show here, not at the first client
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    return Listener(socket.create_server((host, port), family=family), linked)
+    # wrong settings show here, not at the first client
+    new_protocol()
+    read_timeout = seconds("read_timeout", read_timeout)
+    write_timeout = seconds("write_timeout", write_timeout)
+    keepalive = checked_keepalive(keepalive)
+    return Listener(listening_socket(host, port), linked)

@@ -6,7 +6,6 @@ Whatever takes `ssl=` takes any `ssl.SSLContext`; these helpers make the usual o
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import socket
 import ssl
@@ -15,10 +14,18 @@ import time
 from pathlib import Path
 from typing import Any
 
+from igtl.limits import seconds
 from igtl.protocol import Parts
 from igtl.sockets import SocketTransport
 
 _SLICE = 256 * 1024
+_FAREWELL = 1.0  # seconds in which the peer must take something, for the farewell to go out
+RECORDS = (0x14, 0x15, 0x16)  # how the bytes of a peer that shakes hands begin
+# OpenSSL sends none to a peer whose bytes are no TLS, which would learn nothing: fatal (2),
+# protocol_version (70)
+ALERT = bytes([0x15, 3, 1, 0, 2, 2, 70])
+HUNG_UP = "the peer hung up during the TLS handshake: perhaps it does not speak TLS"
+CUT = "the TLS connection was cut: the peer had not said that it closes"
 _File = str | os.PathLike[str]
 
 
@@ -90,6 +97,15 @@ class _ServerContexts:
             connection.context = self.newest
 
 
+class _TooLong(TimeoutError):
+    """The handshake has taken its whole time: no time-out of one call."""
+
+
+def not_tls() -> ssl.SSLError:
+    """The error for a peer whose first bytes are no TLS."""
+    return ssl.SSLError(ssl.SSL_ERROR_SSL, "the peer does not speak TLS, and this end does")
+
+
 class TLSTransport:
     """TLS over a connected stream socket.
 
@@ -119,85 +135,133 @@ class TLSTransport:
         self._flushing = threading.Lock()  # what goes out keeps its order
         self._shaking = threading.Lock()
         self._shaken = False
-        self._handshake_timeout = handshake_timeout
+        self._heard = False  # whether the peer has said anything
+        self._handshake_timeout = seconds("handshake_timeout", handshake_timeout)
+        self._give_up: float | None = None  # when the handshake has taken too long
+        self._unsent: Parts = []  # encrypted, and not taken by the system yet
         self._scratch = bytearray(_SLICE)
 
     def handshake(self) -> None:
         """Agree with the peer on keys, each side checking the other's certificate.
 
         Raises:
-            ssl.SSLError: a check failed; the text says which.
+            ssl.SSLError: a check failed, or the peer does not speak TLS; the text says which.
             TimeoutError: the peer was silent.
             ConnectionError: it hung up.
         """
-        with self._shaking:
-            if self._shaken:
-                return
-            left = self._handshake_timeout
-            deadline = None if left is None else time.monotonic() + left
-            while True:
-                try:
-                    with self._lock:
-                        self._tls.do_handshake()
-                    break
-                except ssl.SSLWantReadError:
-                    pass
-                except ssl.SSLError:
-                    with contextlib.suppress(OSError):  # tell the peer why
-                        self._flush()
-                    raise
+        self._shake_within(None)
+
+    def _shake_within(self, timeout: float | None) -> None:
+        """As `handshake`, which may go on in a later call.
+
+        Raises:
+            TimeoutError: it has taken `timeout` seconds.
+            ConnectionAbortedError: all calls together have taken the handshake_timeout.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        if not self._shaking.acquire(timeout=-1 if timeout is None else timeout):
+            raise TimeoutError
+        try:
+            if self._give_up is None and self._handshake_timeout is not None:
+                self._give_up = time.monotonic() + self._handshake_timeout
+            while not self._shaken:
+                self._shake(deadline)
+        finally:
+            self._shaking.release()
+
+    def _shake(self, deadline: float | None) -> None:
+        """One step of the handshake."""
+        try:
+            with self._lock:
+                self._tls.do_handshake()
+        except ssl.SSLWantReadError:
+            pass
+        except ssl.SSLError:
+            with contextlib.suppress(OSError):  # tell the peer why
                 self._flush()
-                left = None if deadline is None else deadline - time.monotonic()
-                try:
-                    n = self._raw.recv_into(memoryview(self._scratch), left)
-                except TimeoutError:
-                    # with a number, as the system's own: not a time-out of one recv
-                    raise TimeoutError(errno.ETIMEDOUT, "the TLS handshake took too long") from None
-                if n == 0:
-                    raise ConnectionResetError("the peer hung up during the TLS handshake")
-                with self._lock:
-                    self._in.write(memoryview(self._scratch)[:n])
+            raise
+        else:
             self._flush()
             self._shaken = True
+            return
+        self._flush()
+        ends = [end for end in (deadline, self._give_up) if end is not None]
+        left = max(0.0, min(ends) - time.monotonic()) if ends else None
+        try:
+            n = self._raw.recv_into(memoryview(self._scratch), left)
+        except TimeoutError:
+            if self._give_up is not None and time.monotonic() >= self._give_up:
+                raise _TooLong("the TLS handshake took too long") from None
+            raise
+        except ConnectionError as error:
+            raise ConnectionResetError(HUNG_UP) from error
+        if n == 0:
+            raise ConnectionResetError(HUNG_UP)
+        data = memoryview(self._scratch)[:n]
+        with self._lock:
+            if not self._heard and data[0] not in RECORDS:
+                with contextlib.suppress(OSError):
+                    self._raw.send([ALERT])
+                raise not_tls()
+            self._heard = True
+            self._in.write(data)
 
-    def _flush(self, *, wait: bool = True) -> None:
-        """Send what TLS has to send. Without `wait`, leave it to a thread that is sending."""
-        while (
-            self._out.pending
-        ):  # looked at again after releasing: whoever came second relies on it
+    def _shake_at_first_use(self, timeout: float | None) -> None:
+        try:
+            self._shake_within(timeout)
+        except _TooLong as error:
+            raise ConnectionAbortedError(str(error)) from None
+
+    def _flush(self, patience: float | None = None, *, wait: bool = True) -> None:
+        """Send what TLS has to send; see Transport.send for `patience`. Without `wait`, leave it
+        to a thread that is sending."""
+        # looked at again after releasing: the thread that came second relies on it
+        while self._out.pending or self._unsent:
             if not self._flushing.acquire(blocking=wait):
                 return
             try:
                 with self._lock:
                     data = self._out.read()
                 if data:
-                    self._raw.send([data])
+                    self._unsent.append(data)
+                self._raw.send(self._unsent, patience)
             finally:
                 self._flushing.release()
 
-    def send(self, parts: Parts) -> None:
+    def _flush_now(self) -> None:
+        """Send what the system takes at once: a thread that receives never waits for room."""
+        with contextlib.suppress(TimeoutError):
+            self._flush(0.0, wait=False)
+
+    def send(self, parts: Parts, patience: float | None = None) -> None:
         if not self._shaken:
-            self.handshake()
-        for part in parts:
-            data = memoryview(part).cast("B")
-            for at in range(0, len(data), _SLICE):
-                with self._lock:
-                    self._tls.write(data[at : at + _SLICE])
-                self._flush()
+            self._shake_at_first_use(None)
+        self._flush(patience)
+        while parts:
+            data = memoryview(parts[0]).cast("B")
+            with self._lock:
+                self._tls.write(data[:_SLICE])
+            if len(data) > _SLICE:
+                parts[0] = data[_SLICE:]
+            else:
+                del parts[0]
+            self._flush(patience)
 
     def recv_into(self, buffer: memoryview, timeout: float | None) -> int:
-        if not self._shaken:
-            self.handshake()
         deadline = None if timeout is None else time.monotonic() + timeout
+        if not self._shaken:
+            self._shake_at_first_use(timeout)
         while True:
             try:
                 with self._lock:
                     return self._tls.read(len(buffer), buffer)  # type: ignore[return-value]
             except ssl.SSLWantReadError:
                 pass
-            except (ssl.SSLEOFError, ssl.SSLZeroReturnError):
+            except ssl.SSLZeroReturnError:
                 return 0
-            self._flush(wait=False)
+            except ssl.SSLEOFError:
+                raise ConnectionAbortedError(CUT) from None
+            self._flush_now()
             left = None if deadline is None else deadline - time.monotonic()
             n = self._raw.recv_into(memoryview(self._scratch), left)
             with self._lock:
@@ -216,7 +280,7 @@ class TLSTransport:
         with contextlib.suppress(OSError, ValueError), self._lock:
             self._tls.unwrap()  # queues the farewell, then wants the peer's
         with contextlib.suppress(OSError, ValueError):
-            self._flush(wait=False)
+            self._flush(_FAREWELL)
         self._raw.finish()
 
     def shutdown(self) -> None:

@@ -406,10 +406,19 @@ def test_metadata_while_the_version_is_not_known() -> None:
             until(lambda: link.stripped == 1)
             assert link.wait_connected(5)
             assert got.peer == link.local
-            with pytest.raises(igtl.EncodeError):
-                link.send(message)  # connected, still at version 1: as any link
+            link.send(message)  # connected, still at version 1: the same
+            assert peer.recv(igtl.String, timeout=5).header_version == 1
+            assert link.stripped == 2
             link.send_hello()
             assert peer.recv(igtl.Status, timeout=5).header_version == 2
+            peer.send(igtl.String("now at version 2", metadata={"k": "v"}))
+            link.recv(igtl.String, timeout=5)
+            link.send(message)
+            assert peer.recv(igtl.String, timeout=5).metadata == {"k": "v"}
+            assert link.stripped == 2
+    with healing(port, version=1) as (fixed, _):
+        with pytest.raises(igtl.EncodeError):  # no peer will ever get it whole
+            fixed.send(message)
 
 
 def test_a_connection_that_breaks_as_it_begins(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -256,26 +256,102 @@ def test_threads_send_while_another_receives(files: Files) -> None:
             accepted[0].close()
 
 
-def test_cut_without_a_farewell(files: Files) -> None:
-    """Between two messages that is how many libraries close; within one it is an error."""
-    for cut, clean in ((106, True), (60, False)):
-        with igtl.listen(port=0, ssl=igtl.tls.server(files.server)) as listener:
-            result: list[Any] = []
+@pytest.mark.parametrize("kind", ["tls", "aio-tls"])
+@pytest.mark.parametrize("role", ["server", "client"])
+def test_cut_without_a_farewell(files: Files, kind: str, role: str) -> None:
+    """An attacker can end a connection, but not make it look like an end in order."""
+    for cut in (106, 60):  # between two messages, and within one
+        with cut_short(files, role, transform().pack()[:cut]) as peer:
+            read = asyncio.run(aio_read(peer)) if kind == "aio-tls" else sync_read(peer)
+        assert [m.device_name for m in read[:-1]] == ["Probe"] * (cut == 106)
+        assert isinstance(read[-1], igtl.ConnectionClosed)
+        assert not read[-1].clean
 
-            def receive(out: list[Any] = result, listening: Any = listener) -> None:
-                with listening.accept(timeout=10) as link:
-                    try:
-                        while True:
-                            out.append(link.recv(timeout=10))
-                    except igtl.ConnectionClosed as closed:
-                        out.append(closed.clean)
 
-            thread = threading.Thread(target=receive)
-            thread.start()
-            raw = socket.create_connection(("127.0.0.1", listener.port))
-            tls = igtl.tls.client(files.ca).wrap_socket(raw, server_hostname="127.0.0.1")
-            tls.sendall(transform().pack()[:cut])
-            with socket.socket(fileno=tls.detach()) as bare:
-                bare.shutdown(socket.SHUT_WR)
-                thread.join(10)
-            assert result[-1] is clean
+class Peer:
+    """Opens an igtl link to, or from, the bare TLS peer of a test."""
+
+    def __init__(self, files: Files, role: str, bare: Any) -> None:
+        self.role = role
+        self.bare = bare  # is given the port, or None to listen on one, which it returns
+        self.context = igtl.tls.server(files.server)
+        if role == "client":
+            self.context = igtl.tls.client(files.ca)
+
+
+@contextlib.contextmanager
+def cut_short(files: Files, role: str, sent: bytes) -> Iterator[Peer]:
+    """A peer that sends these bytes under TLS, and ends the connection beneath it."""
+    threads: list[threading.Thread] = []
+
+    def talk(sock: socket.socket) -> None:
+        if role == "server":
+            context = igtl.tls.client(files.ca)
+            tls = context.wrap_socket(sock, server_hostname="127.0.0.1")
+        else:
+            tls = igtl.tls.server(files.server).wrap_socket(sock, server_side=True)
+        tls.sendall(sent)
+        with socket.socket(fileno=tls.detach()) as bare:
+            bare.shutdown(socket.SHUT_WR)
+            bare.settimeout(10)
+            with contextlib.suppress(OSError):
+                while bare.recv(1000):
+                    pass
+
+    def start(work: Any) -> None:
+        threads.append(threading.Thread(target=work, daemon=True))
+        threads[-1].start()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def bare(port: int | None) -> int:
+            if port is None:
+                start(lambda: talk(listener.accept()[0]))
+                return int(listener.getsockname()[1])
+            start(lambda: talk(socket.create_connection(("127.0.0.1", port))))
+            return port
+
+        yield Peer(files, role, bare)
+        for thread in threads:
+            thread.join(10)
+
+
+def sync_read(peer: Peer) -> list[Any]:
+    """What comes until the link is over, and its error."""
+    read: list[Any] = []
+
+    def receive(link: igtl.Link) -> None:
+        with link:
+            try:
+                while True:
+                    read.append(link.recv(timeout=10))
+            except igtl.ConnectionClosed as closed:
+                read.append(closed)
+
+    if peer.role == "client":
+        receive(igtl.connect("127.0.0.1", peer.bare(None), ssl=peer.context))
+    else:
+        with igtl.listen(port=0, ssl=peer.context) as listener:
+            peer.bare(listener.port)
+            receive(listener.accept(timeout=10))
+    return read
+
+
+async def aio_read(peer: Peer) -> list[Any]:
+    read: list[Any] = []
+
+    async def receive(link: igtl.aio.Link) -> None:
+        async with link:
+            try:
+                while True:
+                    read.append(await link.recv(timeout=10))
+            except igtl.ConnectionClosed as closed:
+                read.append(closed)
+
+    if peer.role == "client":
+        await receive(await igtl.aio.connect("127.0.0.1", peer.bare(None), ssl=peer.context))
+    else:
+        async with igtl.aio.listen(port=0, ssl=peer.context) as listener:
+            peer.bare(listener.port)
+            await receive(await listener.accept(timeout=10))
+    return read

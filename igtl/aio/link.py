@@ -9,14 +9,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import socket
 import time
-from collections.abc import AsyncIterator, Coroutine, Generator
+import warnings
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator
+from ssl import SSLError
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, overload
 
 from igtl import _core
 from igtl._core import Frame
-from igtl.aio.connection import Arrival, Connection
+from igtl.aio.connection import Connection
 from igtl.aio.tls import TLSConnection
 from igtl.compressing import CompressingProtocol, protocol_for
 from igtl.compression import Compression
@@ -32,6 +35,7 @@ from igtl.exchange import (
     selection,
     stop_for,
 )  # fmt: skip
+from igtl.limits import seconds
 from igtl.link import (
     MAX_WAITING,
     MAX_WAITING_BYTES,
@@ -48,6 +52,7 @@ from igtl.messages.queries import Get, Ready, Start
 from igtl.pairing import Method, Pairing
 from igtl.protocol import MAX_SIZE, PORT, OnError, Protocol, Version, hello_message
 from igtl.queues import Policy, Queue
+from igtl.sockets import accept_goes_on, checked_keepalive, listening_socket, pause_after
 
 if TYPE_CHECKING:
     from ssl import SSLContext
@@ -56,7 +61,9 @@ M = TypeVar("M", bound=Message)
 MAX_QUEUED = 1000
 MAX_QUEUED_BYTES = 1 << 20
 _CLOSE_TIMEOUT = 5.0
+MAX_ARRIVED = 100  # clients of a listener that wait to be accepted
 _LOOK = 0.02  # seconds between two looks at what the peer has said
+_STOP = 1.0  # seconds for a peer to acknowledge STP_
 
 
 class Link(LinkBase):
@@ -81,8 +88,10 @@ class Link(LinkBase):
     ) -> None:
         super().__init__(connection.protocol, connection.local, read_timeout, inbox, ends_quietly)
         self._connection = connection
-        self._write_timeout = write_timeout
+        self._write_timeout = seconds("write_timeout", write_timeout)
         self._receiving = False
+        self._loop = asyncio.get_running_loop()
+        self._process = os.getpid()
 
     # -- sending
 
@@ -101,16 +110,20 @@ class Link(LinkBase):
             TimeoutError: the peer took nothing for the link's write_timeout. The link ends.
         """
         connection = self._connection
-        if not self._protocol.peer_takes:
-            wire = self._protocol.pack(message, crc=crc)
-            if not connection.put_now(wire):
-                await connection._queue(wire, self._write_timeout, False)
-        else:
-            await connection.send(message, crc=crc, timeout=self._write_timeout)
+        try:
+            if not self._protocol.peer_takes:
+                wire = self._protocol.pack(message, crc=crc)
+                if not connection.put_now(wire):
+                    await connection._queue(wire, self._write_timeout, False)
+            else:
+                await connection.send(message, crc=crc, timeout=self._write_timeout)
+        except TimeoutError as error:  # a receiver learns why the link has ended
+            self._end(f"{named(self.peer)}: {error}", clean=False)
+            raise
 
     async def send_hello(self) -> None:
         """Offer header version 2, see `connect`."""
-        await self._connection.put_wait(hello_message(), None, self._write_timeout)
+        await self.send(Frame.from_bytes(hello_message()))
 
     # -- receiving
 
@@ -138,8 +151,7 @@ class Link(LinkBase):
         return await self._recv(selection(kind, name), timeout)
 
     def _recv(self, wanted: Wanted, timeout: float | None) -> Coroutine[Any, Any, Message]:
-        if timeout is None:
-            timeout = self._read_timeout
+        timeout = self._limit(timeout)
         return self._next(wanted) if timeout is None else self._next_within(wanted, timeout)
 
     async def _next_within(self, wanted: Wanted, timeout: float) -> Message:
@@ -170,30 +182,31 @@ class Link(LinkBase):
                 else:
                     self._inbox.put(message)
         except MessageTooLarge as error:
-            self._out_of_step(error)
-            raise
+            raise self._out_of_step(error) from None
         finally:
             self._receiving = False
 
-    def _out_of_step(self, error: MessageTooLarge) -> None:
-        """The framing is lost."""
-        self.close_reason = self.close_reason or error
+    def _out_of_step(self, error: MessageTooLarge) -> Exception:
+        """The framing is lost; returns what to raise."""
+        if self._closed or self.close_reason is not None:
+            return self._over()
+        self.close_reason = error
         self._connection.abort()
+        return error
 
     def _check_end(self) -> None:
         """Nothing is left to be read: raise if nothing more can come."""
         ended = self._connection.ended
-        if self.close_reason is None:
-            if self._closed:
-                raise self._end("this link was closed", clean=True)
-            if ended is True:
-                raise self._end_of_stream()
-            if isinstance(ended, ConnectionError):
-                raise self._end(f"{named(self.peer)}: {ended}", clean=False) from ended
+        if self.close_reason is None and not self._closed:
             if not ended:
                 return
-            self.close_reason = ended
-        raise self.close_reason
+            if ended is True:
+                self._end_of_stream()
+            elif isinstance(ended, OSError) and not isinstance(ended, SSLError):
+                self._end(f"{named(self.peer)}: {ended}", clean=False).__cause__ = ended
+            else:
+                self.close_reason = ended
+        raise self._over()
 
     def __aiter__(self) -> Self:
         return self
@@ -212,15 +225,20 @@ class Link(LinkBase):
         if self._receiving:
             raise RuntimeError("another task is receiving on this link")
         self._receiving = True
+        timeout = self._limit(timeout)
+        limit = asyncio.timeout(timeout)
         try:
-            async with asyncio.timeout(self._read_timeout if timeout is None else timeout):
+            async with limit:
                 while (frame := self._protocol.next_frame()) is None:
                     self._check_end()
                     await self._connection.more()
                 return frame
-        except MessageTooLarge as error:
-            self._out_of_step(error)
+        except TimeoutError:
+            if limit.expired():
+                raise TimeoutError(f"no message within {timeout} s") from None
             raise
+        except MessageTooLarge as error:
+            raise self._out_of_step(error) from None
         finally:
             self._receiving = False
 
@@ -289,18 +307,23 @@ class Link(LinkBase):
             return
         with contextlib.suppress(TimeoutError):
             wanted = Stopping(start)
-            reply = await self._ask(wanted, 1.0)
+            end = time.monotonic() + _STOP
+            reply = await self._ask(wanted, _STOP)
             while part_of_stream(start, reply):  # it was on its way
                 self.stats.count_dropped(_core.stream_head(reply), "after_stop")
-                reply = await self._recv(wanted, 1.0)
+                if (left := end - time.monotonic()) <= 0:  # the peer ignores STP_
+                    return
+                reply = await self._recv(wanted, left)
 
-    async def wait_compressed(self, timeout: float = 1.0) -> bool:
+    async def wait_compressed(self, timeout: float | None = 1.0) -> bool:
         """Wait for the peer to say that it reads compressed messages; see
         `igtl.Link.wait_compressed`."""
-        end = time.monotonic() + timeout
-        while not self._protocol.peer_takes and (left := end - time.monotonic()) > 0:
+        timeout = seconds("timeout", timeout)
+        end = None if timeout is None else time.monotonic() + timeout
+        while not self._protocol.peer_takes and (end is None or time.monotonic() < end):
+            left = _LOOK if end is None else min(_LOOK, max(0.0, end - time.monotonic()))
             with contextlib.suppress(TimeoutError):
-                await self._next_within(NOTHING, min(left, _LOOK))
+                await self._next_within(NOTHING, left)
         return self._protocol.peer_takes
 
     def sync(
@@ -314,17 +337,31 @@ class Link(LinkBase):
 
     # -- end
 
-    async def close(self, *, timeout: float = _CLOSE_TIMEOUT) -> None:
+    async def close(self, *, timeout: float | None = _CLOSE_TIMEOUT) -> None:
         """Send what is queued, then end the link; a recv that waits in another task raises
         ConnectionClosed.
 
         Args:
             timeout: seconds to send it; then the link is cut, and the rest counted as dropped.
         """
+        timeout = seconds("timeout", timeout)
         if not self._closed:
             self._closed = True
             self._connection.on_bytes()
         await self._connection.finish(timeout)
+
+    def _abandon(self) -> None:
+        """End the link without waiting for anything, from a collector of garbage."""
+        self._closed = True
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            self._loop.call_soon_threadsafe(self._connection.abort)
+
+    def __del__(self) -> None:
+        """Close a link to which nothing refers any more, as a blocking one is closed."""
+        if not getattr(self, "_closed", True) and self._process == os.getpid():
+            if not self._connection.is_over:
+                warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
+                self._abandon()
 
     async def __aenter__(self) -> Self:
         return self
@@ -448,13 +485,18 @@ def connect(
         ssl.SSLError: a check of TLS failed; the text says which.
     """
 
+    protocol = protocol_for(
+        compression, max_size=max_size, crc=crc, on_error=on_error, version=version,
+        cut_names=cut_names,
+    )  # fmt: skip
+    inbox = Inbox(protocol, inbox_policy, inbox_messages, inbox_bytes)
+    outbox: Queue[bytes] = Queue(policy, max_queued, max_queued_bytes)
+    open_timeout = seconds("open_timeout", open_timeout)
+    read_timeout = seconds("read_timeout", read_timeout)
+    write_timeout = seconds("write_timeout", write_timeout)
+    keepalive = checked_keepalive(keepalive)
+
     async def opened() -> Link:
-        protocol = protocol_for(
-            compression, max_size=max_size, crc=crc, on_error=on_error, version=version,
-            cut_names=cut_names,
-        )  # fmt: skip
-        inbox = Inbox(protocol, inbox_policy, inbox_messages, inbox_bytes)
-        outbox: Queue[bytes] = Queue(policy, max_queued, max_queued_bytes)
         connection: Connection
         if ssl is None:
             connection = Connection(protocol, outbox, keepalive=keepalive)
@@ -491,13 +533,70 @@ class Listener:
         host, port: where it listens.
     """
 
-    def __init__(self) -> None:
+    def __init__(
+        self,
+        sock: socket.socket,
+        new_connection: Callable[[], Connection],
+        linked: Callable[[Connection], Link],
+        handshake_timeout: float | None,
+    ) -> None:
+        self._sock = sock
+        self._new_connection = new_connection
+        self._linked = linked
+        self._handshake_timeout = handshake_timeout
+        self._slots = asyncio.Semaphore(MAX_ARRIVED)  # for clients that were not accepted yet
         self._arrived: asyncio.Queue[Link | None] = asyncio.Queue()
         self._closed = False
+        self._failed: OSError | None = None
         self._tasks: set[asyncio.Task[None]] = set()
-        self._server: asyncio.Server
-        self.host = ""
-        self.port = 0
+        self.host, self.port = sock.getsockname()[:2]
+        self._start(self._take_clients())
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _take_clients(self) -> None:
+        """Take one client after the other from the system, as long as there is room here."""
+        loop = asyncio.get_running_loop()
+        resting = False
+        while True:
+            await self._slots.acquire()
+            try:
+                sock, _ = await loop.sock_accept(self._sock)
+            except OSError as error:
+                self._slots.release()
+                if not accept_goes_on(error):
+                    self._failed = error
+                    self._arrived.put_nowait(None)
+                    return
+                if (rest := pause_after(error)) and not resting:
+                    resting = True
+                    log(logging.WARNING, "accepting rests: %s", error, cause=error)
+                await asyncio.sleep(rest)
+            else:
+                resting = False
+                self._start(self._hand_out(sock))
+
+    async def _hand_out(self, sock: socket.socket) -> None:
+        connection = self._new_connection()
+        try:
+            loop = asyncio.get_running_loop()
+            await loop.connect_accepted_socket(lambda: connection, sock)
+            if isinstance(connection, TLSConnection):
+                await connection.handshake(self._handshake_timeout)
+        except OSError as error:  # SSLError and TimeoutError are OSErrors
+            self._slots.release()
+            connection.abort()
+            peer = connection.protocol.peer
+            log(logging.WARNING, "%s could not be accepted: %s", peer, error,
+                peer=peer, cause=error)  # fmt: skip
+        except BaseException:
+            connection.abort()
+            raise
+        else:
+            self._arrived.put_nowait(self._linked(connection))
 
     async def accept(self, *, timeout: float | None = None) -> Link:
         """Wait for the next client, whose TLS handshake is then done.
@@ -506,6 +605,7 @@ class Listener:
             TimeoutError: none came within `timeout` seconds.
             ConnectionClosed: the listener was closed.
         """
+        timeout = seconds("timeout", timeout)
         limit = asyncio.timeout(timeout)
         try:
             async with limit:
@@ -515,8 +615,9 @@ class Listener:
                 raise TimeoutError(f"no client within {timeout} s") from None
             raise
         if link is None:
-            self._arrived.put_nowait(None)  # for the next one who waits
-            raise ConnectionClosed("this listener was closed")
+            self._arrived.put_nowait(None)  # for the next task that waits
+            raise ConnectionClosed("this listener was closed") from self._failed
+        self._slots.release()
         return link
 
     async def __aiter__(self) -> AsyncIterator[Link]:
@@ -531,10 +632,15 @@ class Listener:
         """Stop listening; links that were handed out live on."""
         if not self._closed:
             self._closed = True
-            self._server.close()
-            for task in self._tasks:
+            tasks = list(self._tasks)
+            for task in tasks:
                 task.cancel()
-            while not self._arrived.empty():  # nobody will take them any more
+            if tasks:
+                await asyncio.wait(tasks)
+            with contextlib.suppress(OSError):
+                self._sock.shutdown(socket.SHUT_RDWR)  # a process forked meanwhile has it too
+            self._sock.close()
+            while not self._arrived.empty():  # no task will take them any more
                 link = self._arrived.get_nowait()
                 if link is not None:
                     await link.close()
@@ -555,7 +661,7 @@ def listen(
     write_timeout: float | None = None,
     keepalive: float | None = 60.0,
     ssl: SSLContext | None = None,
-    handshake_timeout: float = 10.0,
+    handshake_timeout: float | None = 10.0,
     version: Version = "auto",
     max_size: int = MAX_SIZE,
     crc: CRCPolicy = "verify",
@@ -567,49 +673,38 @@ def listen(
     max_queued_bytes: int = MAX_QUEUED_BYTES,
 ) -> Opening[Listener]:
     """Listen for clients, and treat each as a Link of your own; see `igtl.listen`, and `connect`
-    for `policy`, `max_queued` and `max_queued_bytes`.
+    for `policy`, `max_queued` and `max_queued_bytes`. Up to 100 clients that were not accepted yet
+    wait here, more in the system's queue.
 
     Args:
         handshake_timeout: seconds for a TLS handshake; default 10.
     """
 
+    read_timeout = seconds("read_timeout", read_timeout)
+    write_timeout = seconds("write_timeout", write_timeout)
+    handshake_timeout = seconds("handshake_timeout", handshake_timeout)
+    keepalive = checked_keepalive(keepalive)
+
+    def parts() -> tuple[Protocol, Queue[bytes]]:
+        protocol = protocol_for(
+            compression, max_size=max_size, crc=crc, on_error=on_error, version=version,
+            cut_names=cut_names,
+        )  # fmt: skip
+        return protocol, Queue(policy, max_queued, max_queued_bytes)
+
+    def new_connection() -> Connection:
+        if ssl is None:
+            return Connection(*parts(), keepalive=keepalive)
+        return TLSConnection(*parts(), ssl, server_side=True, keepalive=keepalive)
+
+    def linked(connection: Connection) -> Link:
+        return Link(connection, read_timeout=read_timeout, write_timeout=write_timeout)
+
     async def opened() -> Listener:
-        listener = Listener()
+        sock = await asyncio.to_thread(listening_socket, host, port)  # it may look a name up
+        return Listener(sock, new_connection, linked, handshake_timeout)
 
-        def admit(peer: Any) -> Connection:
-            protocol = protocol_for(
-                compression, max_size=max_size, crc=crc, on_error=on_error, version=version,
-                cut_names=cut_names,
-            )  # fmt: skip
-            outbox: Queue[bytes] = Queue(policy, max_queued, max_queued_bytes)
-            if ssl is None:
-                return Connection(protocol, outbox, keepalive=keepalive)
-            return TLSConnection(protocol, outbox, ssl, server_side=True, keepalive=keepalive)
-
-        def welcome(connection: Connection) -> None:
-            task = asyncio.get_running_loop().create_task(hand_out(connection))
-            listener._tasks.add(task)
-            task.add_done_callback(listener._tasks.discard)
-
-        async def hand_out(connection: Connection) -> None:
-            if isinstance(connection, TLSConnection):
-                try:
-                    await connection.handshake(handshake_timeout)
-                except OSError as error:  # SSLError and TimeoutError are OSErrors
-                    peer = connection.protocol.peer
-                    log(logging.WARNING, "%s: TLS handshake failed: %s", peer, error,
-                        peer=peer, cause=error)  # fmt: skip
-                    return
-            link = Link(connection, read_timeout=read_timeout, write_timeout=write_timeout)
-            listener._arrived.put_nowait(link)
-
-        admit(None)  # wrong settings show here, not at the first client
-        listener._server = await asyncio.get_running_loop().create_server(
-            lambda: Arrival(admit, welcome), host, port
-        )
-        listener.host, listener.port = listener._server.sockets[0].getsockname()[:2]
-        return listener
-
+    parts()  # wrong settings show here, not at the first client
     return Opening(opened())
 
 

@@ -9,10 +9,10 @@ from typing import Unpack
 from igtl.aio.link import Link, connect
 from igtl.protocol import PORT
 from igtl.retry import Backoff, OnEvent, Supervisor
-from igtl.sync import Settings
+from igtl.sync import Settings, checked_settings
 
 
-async def reconnect(
+def reconnect(
     host: str = "localhost",
     port: int = PORT,
     *,
@@ -25,6 +25,12 @@ async def reconnect(
     See `igtl.reconnect`.
     """
     supervisor = Supervisor((host, port), backoff or Backoff(), on_event)
+    return _links(host, port, supervisor, checked_settings(settings))
+
+
+async def _links(
+    host: str, port: int, supervisor: Supervisor, settings: Settings
+) -> AsyncGenerator[Link]:
     while True:
         try:
             link = await connect(host, port, ends_quietly=True, **settings)

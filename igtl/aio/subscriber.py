@@ -5,23 +5,28 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
+import os
+import warnings
+import weakref
 from typing import Any, Self, TypeVar
 
 from igtl.aio.link import Link
 from igtl.errors import ConnectionClosed, MessageTooLarge, ProtocolError
 from igtl.exchange import Exchange, new_command
+from igtl.limits import seconds
 from igtl.log import logger, named
 from igtl.message import Message, NoData
 from igtl.messages.general import CommandReply
 from igtl.messages.queries import Get
-from igtl.subscriber import Subscriptions
+from igtl.subscriber import Subscriptions, skip
 
 M = TypeVar("M", bound=Message)
 
 
 class Subscriber(Subscriptions):
     """Reads a link in a task; see `subscribe`. Others may send on the link, and ask with `query`
-    and `command` of this object.
+    and `command` of this object. Keep it: the link is closed when nothing refers to its
+    subscriber any more.
 
     Attributes:
         link: the link, which this owns from now on.
@@ -32,31 +37,23 @@ class Subscriber(Subscriptions):
         self.link = link
         self._requests: dict[Exchange, asyncio.Future[Message]] = {}
         self._over: Exception | None = None
-        self._task = asyncio.get_running_loop().create_task(self._run())
+        self._process = os.getpid()
+        self._task = asyncio.get_running_loop().create_task(_receive(weakref.ref(self), link))
 
-    async def _run(self) -> None:
-        while True:
-            try:
-                message = await self.link.recv()
-            except TimeoutError:  # of the link's read_timeout: go on
-                continue
-            except (ConnectionClosed, MessageTooLarge, OSError) as error:
-                self._over = error
-                for answer in self._requests.values():
-                    if not answer.done():
-                        answer.set_exception(self._gone())
-                return
-            except ProtocolError as error:
-                self._skip(self.link.peer, error)
-                continue
-            self._keep(message)
-            if self._answers(message):
-                continue
+    def _ended(self, error: Exception) -> None:
+        self._over = error
+        for answer in self._requests.values():
+            if not answer.done():
+                answer.set_exception(self._gone())
+
+    async def _take(self, message: Message) -> None:
+        self._keep(message)
+        if not self._answers(message):
             for handler in self._wanted(message):
                 await self._call(handler, message)
 
     def _answers(self, message: Message) -> bool:
-        """Whether somebody waited for it."""
+        """Whether a request waited for it."""
         for exchange, answer in self._requests.items():
             if not answer.done() and exchange.matches(message):
                 answer.set_result(message)
@@ -85,6 +82,7 @@ class Subscriber(Subscriptions):
     async def _ask(self, exchange: Exchange, timeout: float | None) -> Message:
         if asyncio.current_task() is self._task:
             raise RuntimeError("a handler cannot wait for an answer: nobody would receive it")
+        timeout = seconds("timeout", timeout)
         if self._over is not None:
             raise self._gone()
         answer: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
@@ -120,11 +118,44 @@ class Subscriber(Subscriptions):
         with contextlib.suppress(asyncio.CancelledError):
             await self._task
 
+    def __del__(self) -> None:
+        """Close the link of a subscriber to which nothing refers any more."""
+        task = getattr(self, "_task", None)
+        if task is not None and not task.done() and self._process == os.getpid():
+            if not self.link._closed:
+                warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
+            self.link._abandon()  # its task will see that, and close it
+
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *exc: object) -> None:
         await self.close()
+
+
+async def _receive(owner: weakref.ref[Subscriber], link: Link) -> None:
+    """The task of a subscriber. While it waits it does not refer to the subscriber, so that one
+    that its user has forgotten is collected."""
+    while True:
+        found: Message | Exception | None = None
+        try:
+            found = await link.recv()
+        except TimeoutError:  # of the link's read_timeout: go on
+            pass
+        except (ConnectionClosed, MessageTooLarge, OSError) as error:
+            found = error
+        except ProtocolError as error:
+            skip(link.peer, error)
+        subscriber = owner()
+        if subscriber is None:
+            await link.close()
+            return
+        if isinstance(found, Exception):
+            subscriber._ended(found)
+            return
+        if found is not None:
+            await subscriber._take(found)
+        del subscriber
 
 
 def subscribe(link: Link) -> Subscriber:

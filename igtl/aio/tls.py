@@ -14,6 +14,7 @@ from typing import Any
 from igtl.aio.connection import Connection
 from igtl.protocol import Protocol
 from igtl.queues import Queue
+from igtl.tls import ALERT, CUT, HUNG_UP, RECORDS, not_tls
 
 _SLICE = 256 * 1024
 
@@ -37,6 +38,7 @@ class TLSConnection(Connection):
             self._in, self._out, server_side=server_side, server_hostname=server_hostname
         )
         self._scratch = bytearray(_SLICE)
+        self._heard = False  # whether the peer has said anything
         self._shaken = self._loop.create_future()
 
     async def handshake(self, timeout: float | None) -> None:
@@ -93,6 +95,11 @@ class TLSConnection(Connection):
 
     def buffer_updated(self, nbytes: int) -> None:
         self._in.write(memoryview(self._scratch)[:nbytes])
+        if not self._heard and self._scratch[0] not in RECORDS:
+            self.transport.write(ALERT)
+            self._fail(not_tls())
+            return
+        self._heard = True
         if not self._ready:
             self._handshake()
         if self._ready:
@@ -103,13 +110,12 @@ class TLSConnection(Connection):
         if self._ready:
             self._decrypt()
         else:
-            self._fail(ConnectionResetError("the peer hung up during the TLS handshake"))
+            self._fail(ConnectionResetError(HUNG_UP))
         return True
 
     def connection_lost(self, exc: Exception | None) -> None:
         if not self._shaken.done():
-            reason = exc or ConnectionResetError("the peer hung up during the TLS handshake")
-            self._shaken.set_exception(reason)
+            self._shaken.set_exception(ConnectionResetError(HUNG_UP))
         super().connection_lost(exc)
 
     def _decrypt(self) -> None:
@@ -127,8 +133,10 @@ class TLSConnection(Connection):
                     self._arrived(n)
         except ssl.SSLWantReadError:
             pass
-        except (ssl.SSLEOFError, ssl.SSLZeroReturnError):
+        except ssl.SSLZeroReturnError:
             self.ended = True
+        except ssl.SSLEOFError:
+            self.ended = ConnectionAbortedError(CUT)
         except ssl.SSLError as error:
             self._fail(error)
             return

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import difflib
 import statistics
-from fnmatch import fnmatchcase
 
 from igtl.doctor.diagnosis import Diagnosis
 from igtl.doctor.session import Session
 from igtl.errors import MessageTooLarge
+from igtl.exchange import name_fits
 
 
 def judge(diagnosis: Diagnosis, session: Session, type_name: str, device_name: str) -> None:
@@ -117,7 +117,7 @@ def _judge_content(diagnosis: Diagnosis) -> None:
 
 def _judge_wanted(diagnosis: Diagnosis, type_name: str, device_name: str) -> None:
     def fits(kind: str, device: str) -> bool:
-        return fnmatchcase(kind, type_name) and fnmatchcase(device, device_name)
+        return name_fits(kind, type_name) and name_fits(device, device_name)
 
     if any(fits(*stream) for stream in diagnosis.streams):
         return
