@@ -134,7 +134,7 @@ class ReconnectingLink(Link):
         with self._changed:
             self._changed.wait_for(lambda: self._link is not None or self._closed, timeout)
             if self._closed:
-                raise self._over()
+                raise self._end_error()
             return self._link is not None
 
     def _peer_takes(self) -> bool:
@@ -295,7 +295,7 @@ class ReconnectingLink(Link):
                         self.stats.count_dropped(b"\0\0" + lost.stream, cause)
                     return None
                 self._room.wait()
-            raise self._over()
+            raise self._end_error()
 
     def _free_link(self) -> Link | None:
         """Where a message can go out now: nothing waits there to be sent before it."""
@@ -356,9 +356,7 @@ class ReconnectingLink(Link):
                 link = self._readable_link(deadline)
                 try:
                     found: Any = (
-                        link._next(deadline, raw=True)
-                        if raw
-                        else link._next(deadline, reads=reads)
+                        link._next(deadline, raw=True) if raw else link._next(deadline, reads=reads)
                     )
                 except TimeoutError:
                     raise
@@ -396,7 +394,7 @@ class ReconnectingLink(Link):
                     f"{named(self.peer)} was lost before it answered", clean=False
                 )
             if not self._unread:
-                raise self._over()
+                raise self._end_error()
             return self._unread[0]
 
     def _asked_in_vain(self) -> bool:

@@ -124,7 +124,7 @@ class LinkBase:
         self.close_reason = closed
         return closed
 
-    def _over(self) -> Exception:
+    def _end_error(self) -> Exception:
         """What is raised on a link that is over: the reason, which the first to ask makes. Lost
         framing is told of once; then it is the cause, since callers go on after other
         ProtocolErrors."""

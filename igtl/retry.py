@@ -193,9 +193,7 @@ def reconnect(
     return _links(host, port, supervisor, checked_settings(settings))
 
 
-def _links(
-    host: str, port: int, supervisor: Supervisor, settings: Settings
-) -> Generator[Link]:
+def _links(host: str, port: int, supervisor: Supervisor, settings: Settings) -> Generator[Link]:
     while True:
         try:
             link = connect_once(host, port, ends_quietly=True, **settings)

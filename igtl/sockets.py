@@ -13,6 +13,10 @@ from typing import Any, Protocol
 from igtl.limits import seconds
 from igtl.protocol import Parts
 
+if sys.platform == "linux":
+    import fcntl
+    import termios  # now: later there may be no descriptor left to load it with
+
 REST = 1.0  # seconds without accepting, after the system had no descriptor or no memory left
 _SLICE = 256 * 1024
 _LINGER = 1.0  # seconds that close waits for the peer's system to take what was sent
@@ -140,9 +144,6 @@ def pause_after(error: OSError) -> float:
 def unsent(sock: socket.socket) -> int:
     """Bytes that the peer's system has not taken yet; 0 where this system does not tell."""
     if sys.platform == "linux":
-        import fcntl
-        import termios
-
         with contextlib.suppress(OSError):
             return int.from_bytes(fcntl.ioctl(sock, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
     elif sys.platform == "darwin":

@@ -151,20 +151,20 @@ class Link(LinkBase):
                 what is handed over next. None: then the link ends.
         """
         if self._closed:
-            raise self._over()
+            raise self._end_error()
         if self._unfinished:
             parts[:0], self._unfinished = self._unfinished, []
         try:
             self._transport.send(parts, patience)
         except ConnectionError as error:
             if self._closed:  # by another thread
-                raise self._over() from error
+                raise self._end_error()  # noqa: B904 (it has its own cause)
             if not isinstance(error, BrokenPipeError):  # which says that the peer has closed
                 self._broken = error
             raise ConnectionClosed(f"{named(self.peer)}: {error}", clean=False) from error
         except BaseException as error:
             if self._closed and isinstance(error, OSError):
-                raise self._over() from error
+                raise self._end_error()  # noqa: B904 (it has its own cause)
             if isinstance(error, TimeoutError) and patience is not None:
                 # copied: the arrays belong to the caller again when this returns
                 self._unfinished = [bytes(part) for part in parts]
@@ -211,12 +211,10 @@ class Link(LinkBase):
     def _claim(self) -> None:
         if not self._receiving.acquire(blocking=False):
             if self._closed:  # it is held by the thread that closes
-                raise self._over()
+                raise self._end_error()
             raise RuntimeError("another thread is receiving on this link")
 
-    def _recv(
-        self, wanted: Wanted, timeout: float | None, began: float | None = None
-    ) -> Message:
+    def _recv(self, wanted: Wanted, timeout: float | None, began: float | None = None) -> Message:
         timeout = self._limit(timeout)
         message = self._inbox.take(wanted)
         if message is not None:
@@ -252,12 +250,12 @@ class Link(LinkBase):
                     return found
             except MessageTooLarge as error:
                 if self._closed or self.close_reason is not None:
-                    raise self._over() from None
+                    raise self._end_error()  # noqa: B904 (it has its own cause)
                 self.close_reason = error
                 self._transport.shutdown()
                 raise
             if self._closed or self.close_reason is not None:
-                raise self._over()
+                raise self._end_error()
             if not reads:
                 raise TimeoutError
             left = None if deadline is None else deadline - time.monotonic()
@@ -267,7 +265,7 @@ class Link(LinkBase):
                 raise
             except (OSError, ValueError) as error:  # ValueError: polled a closed socket
                 if self._closed:
-                    raise self._over() from None
+                    raise self._end_error()  # noqa: B904 (it has its own cause)
                 if isinstance(error, ConnectionError):
                     raise self._end(f"{named(self.peer)}: {error}", clean=False) from error
                 self.close_reason = error
@@ -278,7 +276,7 @@ class Link(LinkBase):
 
     def _end_of_receiving(self) -> Exception:
         if self._closed:
-            return self._over()
+            return self._end_error()
         if self._broken is not None:  # the system has told the sender of it, and tells it once
             return self._end(f"{named(self.peer)}: {self._broken}", clean=False)
         return self._end_of_stream()
@@ -301,9 +299,9 @@ class Link(LinkBase):
         Raises:
             as recv.
         """
+        timeout = self._limit(timeout)
         self._claim()
         try:
-            timeout = self._limit(timeout)
             deadline = None if timeout is None else time.monotonic() + timeout
             return self._next(deadline, raw=True)
         except TimeoutError:
@@ -734,6 +732,7 @@ class Listener:
 
     def _accept(self, deadline: float | None) -> socket.socket | None:
         """The socket of the next client; None: the one that came is no good."""
+
         def left() -> float | None:
             return None if deadline is None else max(0.0, deadline - time.monotonic())
 

@@ -35,7 +35,7 @@ from igtl.exchange import (
     selection,
     stop_for,
 )  # fmt: skip
-from igtl.limits import seconds
+from igtl.limits import LONGEST, seconds
 from igtl.link import (
     MAX_WAITING,
     MAX_WAITING_BYTES,
@@ -182,14 +182,14 @@ class Link(LinkBase):
                 else:
                     self._inbox.put(message)
         except MessageTooLarge as error:
-            raise self._out_of_step(error) from None
+            raise self._out_of_step(error)  # noqa: B904 (it has its own cause)
         finally:
             self._receiving = False
 
     def _out_of_step(self, error: MessageTooLarge) -> Exception:
         """The framing is lost; returns what to raise."""
         if self._closed or self.close_reason is not None:
-            return self._over()
+            return self._end_error()
         self.close_reason = error
         self._connection.abort()
         return error
@@ -206,7 +206,7 @@ class Link(LinkBase):
                 self._end(f"{named(self.peer)}: {ended}", clean=False).__cause__ = ended
             else:
                 self.close_reason = ended
-        raise self._over()
+        raise self._end_error()
 
     def __aiter__(self) -> Self:
         return self
@@ -222,10 +222,10 @@ class Link(LinkBase):
     async def recv_frame(self, *, timeout: float | None = None) -> Frame:
         """The next message as it came, for relays and recorders: undecoded, its CRC unchecked.
         Messages that `recv` has queued are not among them."""
+        timeout = self._limit(timeout)
         if self._receiving:
             raise RuntimeError("another task is receiving on this link")
         self._receiving = True
-        timeout = self._limit(timeout)
         limit = asyncio.timeout(timeout)
         try:
             async with limit:
@@ -238,7 +238,7 @@ class Link(LinkBase):
                 raise TimeoutError(f"no message within {timeout} s") from None
             raise
         except MessageTooLarge as error:
-            raise self._out_of_step(error) from None
+            raise self._out_of_step(error)  # noqa: B904 (it has its own cause)
         finally:
             self._receiving = False
 
@@ -274,6 +274,7 @@ class Link(LinkBase):
         return reply
 
     async def _ask(self, exchange: Exchange, timeout: float | None) -> Message:
+        timeout = self._limit(timeout)
         if self._receiving:
             raise RuntimeError("another task is receiving on this link")
         await self.send(exchange.request)
@@ -344,11 +345,11 @@ class Link(LinkBase):
         Args:
             timeout: seconds to send it; then the link is cut, and the rest counted as dropped.
         """
-        timeout = seconds("timeout", timeout)
+        limit = seconds("timeout", timeout)
         if not self._closed:
             self._closed = True
             self._connection.on_bytes()
-        await self._connection.finish(timeout)
+        await self._connection.finish(LONGEST if limit is None else limit)
 
     def _abandon(self) -> None:
         """End the link without waiting for anything, from a collector of garbage."""
@@ -358,10 +359,10 @@ class Link(LinkBase):
 
     def __del__(self) -> None:
         """Close a link to which nothing refers any more, as a blocking one is closed."""
-        if not getattr(self, "_closed", True) and self._process == os.getpid():
-            if not self._connection.is_over:
-                warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
-                self._abandon()
+        open_here = not getattr(self, "_closed", True) and self._process == os.getpid()
+        if open_here and not self._connection.is_over:
+            warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
+            self._abandon()
 
     async def __aenter__(self) -> Self:
         return self
