@@ -258,7 +258,7 @@ class Link(LinkBase):
                 raise self._end_error()
             if not reads:
                 raise TimeoutError
-            left = None if deadline is None else deadline - time.monotonic()
+            left = None if deadline is None else max(0.0, deadline - time.monotonic())
             try:
                 n = self._transport.recv_into(self._protocol.get_buffer(), left)
             except TimeoutError:
@@ -711,6 +711,7 @@ class Listener:
         Raises:
             TimeoutError: none came within `timeout` seconds.
             ConnectionClosed: the listener was closed.
+            OSError: the system accepts no more on this socket.
         """
         timeout = seconds("timeout", timeout)
         deadline = None if timeout is None else time.monotonic() + timeout

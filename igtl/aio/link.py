@@ -605,6 +605,7 @@ class Listener:
         Raises:
             TimeoutError: none came within `timeout` seconds.
             ConnectionClosed: the listener was closed.
+            OSError: the system accepts no more on this socket.
         """
         timeout = seconds("timeout", timeout)
         limit = asyncio.timeout(timeout)
@@ -617,7 +618,7 @@ class Listener:
             raise
         if link is None:
             self._arrived.put_nowait(None)  # for the next task that waits
-            raise ConnectionClosed("this listener was closed") from self._failed
+            raise self._failed or ConnectionClosed("this listener was closed")
         self._slots.release()
         return link
 
