@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import select
 import socket
 import ssl
@@ -19,7 +20,7 @@ import igtl
 import igtl.aio
 from igtl.retry import Supervisor
 from igtl.sync import connect as connect_once
-from tests.test_links import until
+from tests.test_links import is_receiving, until
 from tests.wire import frame, transform
 
 QUICK = igtl.Backoff(0.001, 0.02)
@@ -288,6 +289,231 @@ def test_policies_while_the_peer_is_away(policy: Any, kept: list[int]) -> None:
         with one_client(port) as peer:
             got = [peer.recv(igtl.Transform, timeout=5).position[0] for _ in kept]
             assert got == kept
+
+
+def test_the_oldest_is_dropped_by_default() -> None:
+    with healing(free_port(), max_queued=3) as (link, _):
+        for k in range(10):
+            link.send(transform("T", k))
+        assert link.stats.dropped == {"drop_oldest": 7}
+
+
+def test_what_is_queued_is_of_version_1_until_the_peer_has_shown_2() -> None:
+    port = free_port()
+    with healing(port) as (link, _):
+        link.send(transform())
+        link.send(igtl.Command(1, "Go"))
+        with one_client(port) as peer:
+            assert [peer.recv_frame(timeout=5).header_version for _ in range(2)] == [1, 1]
+
+
+class Stalled:
+    """A peer that takes nothing until it is told to read."""
+
+    def __init__(self, port: int, files: Any = None) -> None:
+        self.context = None if files is None else igtl.tls.server(files.server)
+        self.listener = socket.create_server(("127.0.0.1", port))
+        self.protocol = igtl.Protocol()
+
+    def accept(self) -> socket.socket:
+        self.listener.settimeout(20)
+        sock, _ = self.listener.accept()
+        sock.settimeout(20)
+        if self.context is not None:
+            sock = self.context.wrap_socket(sock, server_side=True)
+        self.protocol = igtl.Protocol()
+        return sock
+
+    def read(self, sock: socket.socket, count: int) -> list[Any]:
+        got: list[Any] = []
+        while len(got) < count:
+            data = sock.recv(1 << 20)
+            assert data, "the link has closed"
+            self.protocol.receive_data(data)
+            got.extend(self.protocol.messages())
+        return got
+
+    def __enter__(self) -> Stalled:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.listener.close()
+
+
+def picture(k: int) -> igtl.Image:
+    return igtl.Image(np.full((1, 1000, 1000), k, np.uint8), device_name=f"I{k}")
+
+
+@pytest.fixture(params=["tcp", "tls"])
+def stalled(request: pytest.FixtureRequest, tmp_path: Any) -> Iterator[tuple[Stalled, Any]]:
+    """A peer, and a healing link to it whose sender has little patience."""
+    files = context = None
+    if request.param == "tls":
+        from tests.test_tls import Files
+
+        files = Files(tmp_path)
+        context = igtl.tls.client(files.ca)
+    request.getfixturevalue("monkeypatch").setattr("igtl.healing._PATIENCE", 0.05)
+    port = free_port()
+    with Stalled(port, files) as peer, healing(port, ssl=context) as (link, _):
+        yield peer, link
+
+
+def test_sending_to_a_peer_that_takes_nothing_queues(stalled: tuple[Stalled, Any]) -> None:
+    """A pulled cable looks so until keep-alive gives up."""
+    peer, link = stalled
+    with peer.accept() as sock:
+        assert link.wait_connected(10)
+        n = 40
+        for k in range(n):
+            link.send(picture(k))  # returns, though nobody reads
+        assert link.stats.sent < n
+        assert link.connected
+        got = peer.read(sock, n)  # and all of it comes, in order
+        assert [m.device_name for m in got] == [f"I{k}" for k in range(n)]
+        assert [int(m.array.max()) for m in got] == list(range(n))
+        assert int(got[-1].array.min()) == n - 1
+        until(lambda: link.stats.sent == n)
+        link.send(transform("after"))
+        assert peer.read(sock, 1)[0].device_name == "after"
+
+
+def test_what_a_broken_connection_has_not_taken_goes_to_the_next(
+    stalled: tuple[Stalled, Any],
+) -> None:
+    peer, link = stalled
+    n = 20
+    with peer.accept():
+        assert link.wait_connected(10)
+        for k in range(n):
+            link.send(picture(k))
+        taken = link.stats.sent  # by the system: they may be lost
+        assert taken < n
+    with peer.accept() as sock:
+        got = peer.read(sock, n - taken)
+        assert [m.device_name for m in got] == [f"I{k}" for k in range(taken, n)]
+    assert link.stats.dropped == {}
+
+
+def test_closing_counts_what_a_stalled_peer_has_not_taken(stalled: tuple[Stalled, Any]) -> None:
+    peer, link = stalled
+    with peer.accept():
+        assert link.wait_connected(10)
+        for k in range(20):
+            link.send(picture(k))
+        link.close()
+        assert link.stats.sent + link.stats.dropped["closed"] == 20
+        assert set(link.stats.dropped) == {"closed"}
+
+
+def test_a_request_to_a_peer_that_takes_nothing_times_out(stalled: tuple[Stalled, Any]) -> None:
+    peer, link = stalled
+    with peer.accept() as sock:
+        assert link.wait_connected(10)
+        for k in range(20):
+            link.send(picture(k))
+        with pytest.raises(TimeoutError):
+            link.query(igtl.GetImage(), timeout=0.2)
+        peer.read(sock, 20)
+        link.send(transform("next"))
+        assert peer.read(sock, 1)[0].device_name == "next"  # the request was not kept
+
+
+def test_wrong_arguments_are_refused_at_the_call() -> None:
+    for opens in (
+        lambda **s: igtl.connect(reconnect=QUICK, **s),
+        igtl.connect,
+        igtl.reconnect,
+        igtl.aio.reconnect,
+    ):
+        with pytest.raises(TypeError, match=r"no setting 'open_timout'; there are open_timeout, "):
+            opens(open_timout=3)  # type: ignore[operator]
+        for wrong in (
+            {"version": 3}, {"max_size": -1}, {"crc": "maybe"}, {"on_error": "cry"},
+            {"inbox_policy": "block"}, {"inbox_messages": 0},
+        ):  # fmt: skip
+            with pytest.raises((ValueError, TypeError, OverflowError)):
+                opens(**wrong)  # type: ignore[operator]
+    with pytest.raises(TypeError, match="are for links with reconnect="):
+        igtl.connect(policy="latest")  # type: ignore[call-overload]
+
+
+def test_a_stream_is_asked_for_once_and_never_again_once_it_was_left() -> None:
+    """However connecting, asking and leaving fall together."""
+    port = free_port()
+    tdata = igtl.TrackingData([igtl.Tool("a", matrix=np.eye(4))])
+    with healing(port) as (link, events):
+        got: list[Any] = []
+        leave = threading.Event()
+
+        def use() -> None:
+            with link.stream(igtl.StartTrackingData(), timeout=20) as frames:
+                got.append(frames.recv(timeout=20))
+                leave.wait(20)
+
+        thread = threading.Thread(target=use)
+        thread.start()
+        until(lambda: is_receiving(link))  # it waits for a peer
+        with one_client(port) as peer:
+            assert isinstance(peer.recv(timeout=10), igtl.StartTrackingData)
+            peer.send(igtl.ReadyTrackingData())
+            peer.send(tdata)
+            until(lambda: len(got) == 1)
+            link.send(transform("end"))
+            assert peer.recv(timeout=10).device_name == "end"  # no second request
+        until(lambda: "disconnected" in events)
+        leave.set()  # while the peer is away
+        thread.join(20)
+        assert not thread.is_alive()
+        with one_client(port) as peer:
+            link.send(transform("only"))
+            assert peer.recv(timeout=10).device_name == "only"
+
+
+def test_compression_is_waited_for() -> None:
+    with igtl.serve(port=0, compression=True) as server:
+        with healing(server.port, compression=True) as (link, _):
+            assert link.wait_compressed(20)
+
+
+def test_a_link_to_which_nothing_refers_is_closed() -> None:
+    with igtl.listen(port=0) as listener:
+        link = igtl.connect("127.0.0.1", listener.port, reconnect=QUICK)
+        with listener.accept(timeout=10) as peer:
+            assert link.wait_connected(10)
+            thread = link._thread
+            with pytest.warns(ResourceWarning, match="unclosed <ReconnectingLink"):  # noqa: PT031
+                del link
+                gc.collect()
+            with pytest.raises(igtl.ConnectionClosed):
+                peer.recv(timeout=10)
+            thread.join(10)
+            assert not thread.is_alive()
+        with pytest.raises(TimeoutError):
+            listener.accept(timeout=0.2)  # it does not come back
+    away = igtl.connect("127.0.0.1", free_port(), reconnect=igtl.Backoff(30, 30))
+    thread = away._thread
+    with pytest.warns(ResourceWarning, match="unclosed <ReconnectingLink"):  # noqa: PT031
+        del away
+        gc.collect()
+    thread.join(10)
+    assert not thread.is_alive()
+
+
+def test_lost_framing_is_told_of_once() -> None:
+    with igtl.listen(port=0) as listener:
+
+        def serve() -> None:
+            for peer in listener:
+                with peer, contextlib.suppress(igtl.ConnectionClosed):
+                    peer._transport.send([frame("IMAGE", b"", size=1 << 50)])
+                    list(peer)
+
+        threading.Thread(target=serve, daemon=True).start()
+        with healing(listener.port) as (link, _):
+            for _ in range(3):  # no ProtocolError, after which callers go on for ever
+                with pytest.raises(igtl.ConnectionClosed, match="exceeds the limit"):
+                    link.recv(timeout=20)
 
 
 def test_block_waits_for_the_peer() -> None:
