@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import random
 import struct
 from typing import Any
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 import igtl
 from tests.conftest import VECTORS, manifest
-from tests.wire import frame
+from tests.wire import frame, transform
 
 STREAM = [(VECTORS / v["file"]).read_bytes() for v in manifest()]
 
@@ -269,3 +270,25 @@ def test_the_crc_of_a_large_message_is_computed_as_it_comes(at: int, step: int) 
                     assert m.crc_ok is (None if policy == "off" else right)
                 assert p.stats.errors == ({} if right or policy == "off" else {"CRCError": 1})
                 assert p.at_boundary
+
+
+@pytest.mark.parametrize("record", ["15030100020246", "1603010200010001fc0303", "1503030002022f"])
+def test_tls_is_told_from_a_header(record: str) -> None:
+    """As soon as it shows, and only as the first bytes of a connection."""
+    data = bytes.fromhex(record)
+    for cut in range(len(data)):
+        p = igtl.Protocol()
+        p.receive_data(data[:cut])
+        if cut < 5:
+            assert p.next_message() is None
+        p.receive_data(data[cut:])
+        for _ in range(2):
+            with pytest.raises(igtl.MessageTooLarge, match="the peer speaks TLS") as caught:
+                p.next_message()
+        assert "TLS" in caught.value.reason
+        assert pickle.loads(pickle.dumps(caught.value)).reason == caught.value.reason
+    p = igtl.Protocol()
+    first = transform()
+    p.receive_data(first.pack() + data)
+    assert p.next_message() == first
+    assert p.next_message() is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 from typing import Any
 
@@ -69,6 +70,98 @@ def test_wait() -> None:
         a.close()
         thread.join(5)
         assert len(caught) == 1
+
+
+def test_waiting_ends_in_time_however_much_else_comes() -> None:
+    a, b = igtl.pipe()
+    stop = threading.Event()
+
+    def feed() -> None:
+        while not stop.is_set():
+            a.send(transform())
+            stop.wait(0.01)
+
+    feeding = threading.Thread(target=feed, daemon=True)
+    with a, igtl.subscribe(b) as incoming:
+        raised: list[BaseException] = []
+
+        def wait() -> None:
+            try:
+                incoming.wait(igtl.Image, timeout=0.1)
+            except BaseException as error:
+                raised.append(error)
+
+        waiting = threading.Thread(target=wait, daemon=True)
+        feeding.start()
+        incoming.wait(igtl.Transform, timeout=10)
+        waiting.start()
+        waiting.join(20)
+        stop.set()
+        feeding.join(10)
+        assert [type(error) for error in raised] == [TimeoutError]
+        with pytest.raises(TimeoutError):
+            incoming.wait(igtl.Image, timeout=0)
+        assert incoming.wait(igtl.Transform, timeout=0).device_name == "Probe"
+
+
+def test_brackets_in_a_name_are_no_wildcards() -> None:
+    a, b = igtl.pipe()
+    seen: list[str] = []
+    with a, igtl.subscribe(b, start=False) as incoming:
+        incoming.on(igtl.Transform, "Tool[1]")(lambda m: seen.append(m.device_name))
+        for name in ("Tool1", "Tool[1]", "end"):
+            a.send(transform(name))
+        incoming.start()
+        incoming.wait(igtl.Transform, "end", timeout=10)
+        assert seen == ["Tool[1]"]
+        found = incoming.latest(igtl.Transform, "Tool[?]")
+        assert found is not None
+        assert found.device_name == "Tool[1]"
+
+
+@pytest.mark.parametrize("heals", [False, True])
+def test_a_subscriber_to_which_nothing_refers_closes_its_link(heals: bool) -> None:
+    with igtl.listen(port=0) as listener:
+        reconnect = igtl.Backoff(0.001, 0.01) if heals else None
+        link = igtl.connect(port=listener.port, reconnect=reconnect)  # type: ignore[call-overload]
+        incoming = igtl.subscribe(link)
+        seen: list[Any] = []
+        incoming.on()(seen.append)
+        with listener.accept(timeout=10) as peer:
+            peer.send(transform())
+            until(lambda: len(seen) == 1)
+            thread = incoming._thread
+            with pytest.warns(ResourceWarning, match="unclosed"):  # noqa: PT031
+                del incoming, link
+                gc.collect()
+            with pytest.raises(igtl.ConnectionClosed):
+                peer.recv(timeout=10)
+            thread.join(10)
+            assert not thread.is_alive()
+        with pytest.raises(TimeoutError):
+            listener.accept(timeout=0.1)
+
+
+def test_a_subscriber_to_which_nothing_refers_closes_its_link_in_asyncio() -> None:
+    async def main() -> None:
+        async with igtl.aio.listen(port=0) as listener:
+            link = await igtl.aio.connect(port=listener.port)
+            incoming = igtl.aio.subscribe(link)
+            seen: list[Any] = []
+            incoming.on()(seen.append)
+            async with await listener.accept(timeout=10) as peer:
+                await peer.send(transform())
+                while not seen:
+                    await asyncio.sleep(0.001)
+                task = incoming._task
+                with pytest.warns(ResourceWarning, match="unclosed"):  # noqa: PT031
+                    del incoming, link
+                    gc.collect()
+                with pytest.raises(igtl.ConnectionClosed):
+                    await peer.recv(timeout=10)
+                await asyncio.wait_for(task, 10)
+
+    asyncio.run(main())
 
 
 def test_asking_while_it_receives() -> None:

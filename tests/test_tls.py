@@ -20,6 +20,7 @@ import trustme
 
 import igtl
 import igtl.aio
+from tests.links import Loop
 from tests.test_links import until
 from tests.wire import transform
 
@@ -146,6 +147,123 @@ def test_plain_and_tls_do_not_mix(files: Files, connects: Any) -> None:
                 for _ in range(10):
                     link.recv(timeout=5)
         until(lambda: server.refused == {"tls": 1})
+
+
+SERVERS = ["serve", "listen", "aio.listen"]
+
+
+@contextlib.contextmanager
+def listening(server: str, context: ssl.SSLContext | None) -> Iterator[tuple[int, list[Any]]]:
+    """A server of some kind, and the errors of its links so far."""
+    met: list[Any] = []
+    if server == "serve":
+        with igtl.serve(port=0, ssl=context) as serving:
+            yield serving.port, met
+    elif server == "listen":
+        with igtl.listen(port=0, ssl=context) as listener:
+
+            def accept() -> None:
+                for link in listener:
+                    with link:
+                        try:
+                            link.recv(timeout=10)
+                        except Exception as error:
+                            met.append(error)
+
+            thread = threading.Thread(target=accept, daemon=True)
+            thread.start()
+            yield listener.port, met
+        thread.join(10)
+    else:
+        loop = Loop()
+
+        async def accept_aio(listener: igtl.aio.Listener) -> None:
+            async for link in listener:
+                async with link:
+                    try:
+                        await link.recv(timeout=10)
+                    except Exception as error:
+                        met.append(error)
+
+        async def opened() -> igtl.aio.Listener:
+            return await igtl.aio.listen(port=0, ssl=context)
+
+        aio_listener = loop(opened())
+        accepting = loop.start(accept_aio(aio_listener))
+        yield aio_listener.port, met
+        loop(aio_listener.close())
+        accepting.result(10)
+        loop.close()
+
+
+@pytest.mark.parametrize("server", SERVERS)
+def test_a_plain_client_of_a_tls_server_is_told(
+    files: Files, server: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And the server, or its log, says what was wrong with the client."""
+    with listening(server, igtl.tls.server(files.server)) as (port, met):
+        with igtl.connect("127.0.0.1", port) as link:
+            link.send(transform())
+            with pytest.raises(igtl.MessageTooLarge, match="the peer speaks TLS"):
+                link.recv(timeout=10)
+            with pytest.raises(igtl.ConnectionClosed, match="the peer speaks TLS"):
+                list(link)
+
+        async def main() -> None:
+            async with igtl.aio.connect("127.0.0.1", port) as link:
+                await link.send(transform())
+                with pytest.raises(igtl.MessageTooLarge, match="the peer speaks TLS"):
+                    await link.recv(timeout=10)
+
+        asyncio.run(main())
+        text = "does not speak TLS"
+        until(lambda: text in caplog.text or (len(met) == 2 and text in str(met[0])))
+
+
+@pytest.mark.parametrize("server", SERVERS)
+@CONNECTS
+def test_a_tls_client_of_a_plain_server_is_told(
+    files: Files, server: str, connects: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    with listening(server, None) as (port, met):
+        with pytest.raises((ssl.SSLError, ConnectionError), match="speak TLS"):
+            connects(port, igtl.tls.client(files.ca), open_timeout=20)
+        until(lambda: "the peer speaks TLS" in caplog.text)
+        if server != "serve":
+            until(lambda: len(met) == 1)
+            assert "the peer speaks TLS" in str(met[0])
+
+
+def test_a_server_that_speaks_first_shows_that_it_is_plain(files: Files) -> None:
+    with igtl.serve(port=0) as server:
+        server.broadcast(transform(), latch=True)
+        for connects in (sync_connect, aio_connect):
+            with pytest.raises(ssl.SSLError, match="does not speak TLS"):
+                connects(server.port, igtl.tls.client(files.ca))
+
+
+def test_a_wait_ends_in_time_during_the_handshake(files: Files) -> None:
+    """And the handshake goes on with the next wait."""
+    with igtl.listen(port=0, ssl=igtl.tls.server(files.server)) as listener:
+        with socket.create_connection(("127.0.0.1", listener.port)) as raw:
+            with listener.accept(timeout=10) as link:
+                for timeout in (0, 0.05):
+                    with pytest.raises(TimeoutError):
+                        link.recv(timeout=timeout)
+                assert link.close_reason is None
+
+                def talk() -> None:
+                    context = igtl.tls.client(files.ca)
+                    with context.wrap_socket(raw, server_hostname="127.0.0.1") as tls:
+                        tls.sendall(transform().pack())
+                        tls.settimeout(10)
+                        with contextlib.suppress(OSError):
+                            tls.recv(1)
+
+                thread = threading.Thread(target=talk)
+                thread.start()
+                assert link.recv(timeout=10).device_name == "Probe"
+            thread.join(10)
 
 
 def test_old_versions_are_refused(files: Files) -> None:
