@@ -585,10 +585,12 @@ def connect(
         open_timeout: seconds to connect, TLS included; None waits as long as the system does.
             Default 10.
         read_timeout: seconds that recv and iteration wait; default for ever.
+        message_timeout: seconds in which the peer must send more of a message that it has begun,
+            while this end receives; then the link ends. None: for ever. Default 10.
         write_timeout: seconds in which the peer must take something while there is something to
             send; default for ever.
-        keepalive: seconds after which a silently vanished peer is noticed (TCP keep-alive);
-            None: as the system does. Default 60.
+        keepalive: seconds, 2 to 65,000, after which a silently vanished peer is noticed (TCP
+            keep-alive); None: as the system does. Default 60.
         ssl: a context makes it TLS, see `igtl.tls.client`.
         server_hostname: name in the server's certificate; default: host.
         version: header version written: "auto" (default; 1 until the peer has sent 2), 1 or 2.
@@ -608,8 +610,9 @@ def connect(
             "drop_newest", "latest" (the newest of each stream), or "block".
 
     Raises:
+        TypeError, ValueError: an argument is wrong.
         OSError: no connection (ConnectionRefusedError, socket.gaierror, TimeoutError, …).
-        ssl.SSLError: a check of TLS failed; the text says which.
+        ssl.SSLError: a check of TLS failed, or the peer speaks none; the text says which.
     """
     checked_settings(settings)
     if reconnect is None:

@@ -20,6 +20,7 @@ M = TypeVar("M", bound=Message)
 InboxPolicy = Literal["drop_oldest", "drop_newest", "latest"]
 MAX_WAITING = 10_000
 MAX_WAITING_BYTES = 1 << 30
+MESSAGE_TIMEOUT = 10.0
 
 
 class Wanted(Interface):
@@ -91,11 +92,13 @@ class LinkBase:
         read_timeout: float | None,
         inbox: Inbox | None,
         ends_quietly: bool,
+        message_timeout: float | None = None,
     ) -> None:
         self._protocol = protocol
         self._inbox = inbox or Inbox(protocol)
         self._read_timeout = seconds("read_timeout", read_timeout)
         self._ends_quietly = ends_quietly
+        self._message_timeout = seconds("message_timeout", message_timeout)
         self._closed = False
         self.close_reason: Exception | None = None
         self.local = local
@@ -139,6 +142,21 @@ class LinkBase:
         clean = self._closed or self._protocol.at_boundary
         how = "closed" if clean else "closed in the middle of a message"
         return self._end(f"{named(self.peer)} {how}", clean=clean)
+
+    def _left_of_message(self, heard: float, now: float) -> float | None:
+        """Seconds for the peer to send more of a message that it has begun; None: it has begun
+        none, or there is no limit.
+
+        Args:
+            heard: when bytes have come last.
+        """
+        if self._message_timeout is None or self._protocol.at_boundary:
+            return None
+        return max(0.0, heard + self._message_timeout - now)
+
+    def _stopped_in_message(self) -> ConnectionClosed:
+        text = f"{named(self.peer)} sent nothing more of a message for {self._message_timeout:g} s"
+        return self._end(text, clean=False)
 
     def _ends_iteration(self, error: Exception) -> bool:
         """Whether iterating ends with it, instead of raising it."""

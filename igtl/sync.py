@@ -33,6 +33,7 @@ from igtl.limits import seconds
 from igtl.link import (
     MAX_WAITING,
     MAX_WAITING_BYTES,
+    MESSAGE_TIMEOUT,
     Inbox,
     InboxPolicy,
     LinkBase,
@@ -84,10 +85,12 @@ class Link(LinkBase):
         read_timeout: float | None = None,
         inbox: Inbox | None = None,
         ends_quietly: bool = False,
+        message_timeout: float | None = None,
     ) -> None:
-        super().__init__(protocol, local, read_timeout, inbox, ends_quietly)
+        super().__init__(protocol, local, read_timeout, inbox, ends_quietly, message_timeout)
         self._transport = transport
         self._broken: ConnectionError | None = None  # why sending has failed
+        self._heard = 0.0  # when bytes have come last
         self._unfinished: Parts = []  # of a message that has begun to go out
         self._sending: Any = threading.Lock()
         self._receiving = threading.Lock()
@@ -258,10 +261,17 @@ class Link(LinkBase):
                 raise self._end_error()
             if not reads:
                 raise TimeoutError
-            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            now = time.monotonic()
+            left = None if deadline is None else max(0.0, deadline - now)
+            rest = self._left_of_message(self._heard, now)
+            if rest is not None and (left is None or rest < left):
+                left = rest
             try:
                 n = self._transport.recv_into(self._protocol.get_buffer(), left)
             except TimeoutError:
+                if self._left_of_message(self._heard, time.monotonic()) == 0:
+                    self._transport.shutdown()
+                    raise self._stopped_in_message() from None
                 raise
             except (OSError, ValueError) as error:  # ValueError: polled a closed socket
                 if self._closed:
@@ -272,6 +282,7 @@ class Link(LinkBase):
                 raise
             if n == 0:
                 raise self._end_of_receiving()
+            self._heard = time.monotonic()
             self._protocol.received(n)
 
     def _end_of_receiving(self) -> Exception:
@@ -561,6 +572,7 @@ class Settings(TypedDict, total=False):
 
     open_timeout: float | None
     read_timeout: float | None
+    message_timeout: float | None
     write_timeout: float | None
     keepalive: float | None
     ssl: SSLContext | None
@@ -589,7 +601,7 @@ def checked_settings(settings: Settings) -> Settings:
         if name not in Settings.__annotations__:
             known = ", ".join(Settings.__annotations__)
             raise TypeError(f"there is no setting {name!r}; there are {known}")
-    for name in ("open_timeout", "read_timeout", "write_timeout"):
+    for name in ("open_timeout", "read_timeout", "message_timeout", "write_timeout"):
         seconds(name, settings.get(name))  # type: ignore[arg-type]
     checked_keepalive(settings.get("keepalive"))
     protocol = protocol_of(settings)
@@ -620,6 +632,7 @@ def connect(
     *,
     open_timeout: float | None = 10.0,
     read_timeout: float | None = None,
+    message_timeout: float | None = MESSAGE_TIMEOUT,
     write_timeout: float | None = None,
     keepalive: float | None = 60.0,
     ssl: SSLContext | None = None,
@@ -650,6 +663,7 @@ def connect(
     inbox = Inbox(protocol, inbox_policy, inbox_messages, inbox_bytes)
     open_timeout = seconds("open_timeout", open_timeout)
     read_timeout = seconds("read_timeout", read_timeout)
+    message_timeout = seconds("message_timeout", message_timeout)
     write_timeout = seconds("write_timeout", write_timeout)
     keepalive = checked_keepalive(keepalive)
     start = time.monotonic()
@@ -673,7 +687,7 @@ def connect(
         protocol.peer = sock.getpeername()[:2]
         link = Link(
             transport, protocol, local=sock.getsockname()[:2], read_timeout=read_timeout,
-            inbox=inbox, ends_quietly=ends_quietly,
+            inbox=inbox, ends_quietly=ends_quietly, message_timeout=message_timeout,
         )  # fmt: skip
         if greet:
             link._greet(hello)
@@ -787,6 +801,7 @@ def listen(
     port: int = PORT,
     *,
     read_timeout: float | None = None,
+    message_timeout: float | None = MESSAGE_TIMEOUT,
     write_timeout: float | None = None,
     keepalive: float | None = 60.0,
     ssl: SSLContext | None = None,
@@ -804,7 +819,7 @@ def listen(
         host: address to listen on; default loopback only, "0.0.0.0" for everybody.
         port: default 18944; 0 takes a free one.
         ssl: a context makes it TLS, see `igtl.tls.server`.
-        read_timeout, write_timeout, keepalive: see `connect`.
+        read_timeout, message_timeout, write_timeout, keepalive: see `connect`.
         version, max_size, crc, on_error, cut_names: see `igtl.Protocol`; here bad messages are
             skipped and counted by default.
         compression: see `connect`; here it waits for a client that asks for it.
@@ -830,11 +845,15 @@ def listen(
             from igtl.tls import TLSTransport
 
             transport = TLSTransport(sock, ssl, server_side=True, write_timeout=write_timeout)
-        return Link(transport, protocol, local=sock.getsockname()[:2], read_timeout=read_timeout)
+        return Link(
+            transport, protocol, local=sock.getsockname()[:2], read_timeout=read_timeout,
+            message_timeout=message_timeout,
+        )  # fmt: skip
 
     # wrong settings show here, not at the first client
     new_protocol()
     read_timeout = seconds("read_timeout", read_timeout)
+    message_timeout = seconds("message_timeout", message_timeout)
     write_timeout = seconds("write_timeout", write_timeout)
     keepalive = checked_keepalive(keepalive)
     return Listener(listening_socket(host, port), linked)

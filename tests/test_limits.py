@@ -34,16 +34,31 @@ def test_seconds() -> None:
 
 # each opens something, given one wrong option; nothing is opened, so no port is needed
 OPENING: list[tuple[Call, list[str]]] = [
-    (igtl.connect, ["open_timeout", "read_timeout", "write_timeout", "keepalive"]),
+    (
+        igtl.connect,
+        ["open_timeout", "read_timeout", "message_timeout", "write_timeout", "keepalive"],
+    ),
     (
         lambda **o: igtl.connect(reconnect=igtl.Backoff(), **o),
-        ["open_timeout", "read_timeout", "write_timeout", "keepalive"],
+        ["open_timeout", "read_timeout", "message_timeout", "write_timeout", "keepalive"],
     ),
-    (igtl.reconnect, ["open_timeout", "read_timeout", "write_timeout", "keepalive"]),
-    (igtl.listen, ["read_timeout", "write_timeout", "keepalive"]),
-    (igtl.aio.connect, ["open_timeout", "read_timeout", "write_timeout", "keepalive"]),
-    (igtl.aio.reconnect, ["open_timeout", "read_timeout", "write_timeout", "keepalive"]),
-    (igtl.aio.listen, ["read_timeout", "write_timeout", "keepalive", "handshake_timeout"]),
+    (
+        igtl.reconnect,
+        ["open_timeout", "read_timeout", "message_timeout", "write_timeout", "keepalive"],
+    ),
+    (igtl.listen, ["read_timeout", "message_timeout", "write_timeout", "keepalive"]),
+    (
+        igtl.aio.connect,
+        ["open_timeout", "read_timeout", "message_timeout", "write_timeout", "keepalive"],
+    ),
+    (
+        igtl.aio.reconnect,
+        ["open_timeout", "read_timeout", "message_timeout", "write_timeout", "keepalive"],
+    ),
+    (
+        igtl.aio.listen,
+        ["read_timeout", "message_timeout", "write_timeout", "keepalive", "handshake_timeout"],
+    ),
     (igtl.Backoff, ["initial", "maximum", "settled"]),
 ]
 

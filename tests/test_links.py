@@ -705,6 +705,57 @@ def test_a_time_out_ends_a_wait_while_others_stream(ends: Pair) -> None:
         thread.join(10)
 
 
+@pytest.mark.parametrize(
+    ("kind", "size"),
+    [
+        ("tcp", 2000), ("tcp", 300_000), ("tls", 300_000), ("aio", 2000), ("aio", 300_000),
+        ("aio-tls", 300_000), ("aio-uvloop", 2000),
+    ],
+)  # fmt: skip
+def test_a_peer_that_stops_in_a_message(kind: str, size: int) -> None:
+    wire = image(size).pack()
+    with raw_pair(kind, message_timeout=0.6) as (link, other):
+        with pytest.raises(TimeoutError):
+            link.recv(timeout=0.8)  # between two messages it may be silent
+        for cut in range(4):  # slow, but it goes on
+            other.sendall(wire[cut * len(wire) // 4 : (cut + 1) * len(wire) // 4])
+            if cut < 3:
+                with pytest.raises(TimeoutError):
+                    link.recv(timeout=0.02)
+        assert link.recv(timeout=10) == igtl.unpack(wire)
+        other.sendall(wire[:1000])
+        with pytest.raises(igtl.ConnectionClosed, match="nothing more of a message") as caught:
+            for _ in range(1000):  # however short the waits are
+                with contextlib.suppress(TimeoutError):
+                    next(link) if size > 2000 else link.recv(timeout=0.02)
+        assert not caught.value.clean
+        assert link.close_reason is caught.value
+        with pytest.raises(igtl.ConnectionClosed):
+            link.recv(timeout=1)
+        other.close()
+
+
+@pytest.mark.parametrize("kind", ["tcp", "aio", "aio-tls"])
+def test_a_receiver_that_is_busy_does_not_take_its_peer_for_silent(kind: str) -> None:
+    wire = image(600_000).pack()  # more than what is read ahead
+    with raw_pair(kind, message_timeout=1.0) as (link, other):
+        thread = run(lambda: [other.sendall(wire) for _ in range(3)])
+        time.sleep(1.2)
+        for _ in range(3):
+            assert link.recv(timeout=10).type_name == "IMAGE"
+        thread.join(10)
+        other.sendall(wire[:300_000])
+        with pytest.raises(TimeoutError):
+            link.recv(timeout=0.05)
+        if isinstance(link, Aio):  # the loop is busy, and then finds what has come meanwhile
+            link.loop.loop.call_soon_threadsafe(time.sleep, 1.2)
+            other.sendall(wire[300_000:])
+        else:
+            other.sendall(wire[300_000:])
+            time.sleep(1.2)
+        assert link.recv(timeout=10).type_name == "IMAGE"
+
+
 def test_keepalive_is_set() -> None:
     with igtl.listen(port=0, keepalive=8) as listener:
         with igtl.connect(port=listener.port, keepalive=8) as a, listener.accept() as b:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import os
 import select
 import socket
 import ssl
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -498,6 +501,38 @@ def test_a_link_to_which_nothing_refers_is_closed() -> None:
         gc.collect()
     thread.join(10)
     assert not thread.is_alive()
+
+
+FORKS = """
+import gc, os, time, igtl
+with igtl.listen(port=0) as listener:
+    link = igtl.connect(port=listener.port, reconnect=igtl.Backoff())
+    plain = igtl.connect(port=listener.port)
+    incoming = igtl.subscribe(igtl.connect(port=listener.port))
+    peers = [listener.accept(timeout=20) for _ in range(3)]
+    link.wait_connected(20)
+    child = os.fork()
+    if child == 0:
+        del link, plain, incoming
+        gc.collect()
+        os._exit(0)
+    os.waitpid(child, 0)
+    for peer in peers:
+        try:
+            peer.recv(timeout=0.2)
+        except TimeoutError:
+            print("alive")
+    link.close(), plain.close(), incoming.close()
+"""
+
+
+@pytest.mark.processes
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork there")
+def test_a_forked_child_that_forgets_a_link_does_not_close_the_parents() -> None:
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", FORKS], capture_output=True, text=True, timeout=120
+    )
+    assert done.stdout.split() == ["alive"] * 3, done.stderr
 
 
 def test_lost_framing_is_told_of_once() -> None:

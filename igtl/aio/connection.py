@@ -92,6 +92,8 @@ class Connection(asyncio.BufferedProtocol):
     Attributes:
         ended: set when nothing more can come: the reason, or True for the end of the stream.
         on_bytes: called when bytes have arrived or the connection has ended.
+        heard: when bytes have arrived last, or might have for the first time after a pause; by the
+            clock of the event loop.
     """
 
     transport: asyncio.Transport
@@ -107,6 +109,7 @@ class Connection(asyncio.BufferedProtocol):
         self.on_bytes: Callable[[], None] = self._waiter.wake
         self.local: Any = None
         self._keepalive = keepalive
+        self.heard = self._loop.time()
         self._made = False
         self._ready = False  # whether messages may be sent
         self._room: asyncio.Future[None] | None = None
@@ -150,6 +153,7 @@ class Connection(asyncio.BufferedProtocol):
         self.on_bytes()
 
     def _arrived(self, nbytes: int) -> None:
+        self.heard = self._loop.time()
         self.protocol.received(nbytes)
         if self.protocol.waiting > _AHEAD:
             self.pause_reading()
@@ -188,6 +192,7 @@ class Connection(asyncio.BufferedProtocol):
         """Go on."""
         if not self._reading:
             self._reading = True
+            self.heard = self._loop.time()
             if not self.transport.is_closing():
                 self.transport.resume_reading()
 

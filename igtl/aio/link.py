@@ -39,6 +39,7 @@ from igtl.limits import LONGEST, seconds
 from igtl.link import (
     MAX_WAITING,
     MAX_WAITING_BYTES,
+    MESSAGE_TIMEOUT,
     Inbox,
     InboxPolicy,
     LinkBase,
@@ -82,11 +83,15 @@ class Link(LinkBase):
         connection: Connection,
         *,
         read_timeout: float | None = None,
+        message_timeout: float | None = None,
         write_timeout: float | None = None,
         inbox: Inbox | None = None,
         ends_quietly: bool = False,
     ) -> None:
-        super().__init__(connection.protocol, connection.local, read_timeout, inbox, ends_quietly)
+        super().__init__(
+            connection.protocol, connection.local, read_timeout, inbox, ends_quietly,
+            message_timeout,
+        )  # fmt: skip
         self._connection = connection
         self._write_timeout = seconds("write_timeout", write_timeout)
         self._receiving = False
@@ -176,7 +181,7 @@ class Link(LinkBase):
                 message = self._protocol.next_message()
                 if message is None:
                     self._check_end()
-                    await self._connection.more()
+                    await self._more()
                 elif wanted is ANYTHING or wanted.matches(message):
                     return message
                 else:
@@ -185,6 +190,25 @@ class Link(LinkBase):
             raise self._out_of_step(error)  # noqa: B904 (it has its own cause)
         finally:
             self._receiving = False
+
+    async def _more(self) -> None:
+        """Return when bytes have come, or the connection has ended."""
+        connection = self._connection
+        left = self._left_of_message(connection.heard, self._loop.time())
+        if left is None:
+            await connection.more()
+            return
+        limit = asyncio.timeout(left)
+        try:
+            async with limit:
+                await connection.more()
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            # bytes that lay in the system may have come in the same turn of the loop
+            if self._left_of_message(connection.heard, self._loop.time()) == 0:
+                connection.abort()
+                raise self._stopped_in_message() from None
 
     def _out_of_step(self, error: MessageTooLarge) -> Exception:
         """The framing is lost; returns what to raise."""
@@ -231,7 +255,7 @@ class Link(LinkBase):
             async with limit:
                 while (frame := self._protocol.next_frame()) is None:
                     self._check_end()
-                    await self._connection.more()
+                    await self._more()
                 return frame
         except TimeoutError:
             if limit.expired():
@@ -453,6 +477,7 @@ def connect(
     *,
     open_timeout: float | None = 10.0,
     read_timeout: float | None = None,
+    message_timeout: float | None = MESSAGE_TIMEOUT,
     write_timeout: float | None = None,
     keepalive: float | None = 60.0,
     ssl: SSLContext | None = None,
@@ -494,6 +519,7 @@ def connect(
     outbox: Queue[bytes] = Queue(policy, max_queued, max_queued_bytes)
     open_timeout = seconds("open_timeout", open_timeout)
     read_timeout = seconds("read_timeout", read_timeout)
+    message_timeout = seconds("message_timeout", message_timeout)
     write_timeout = seconds("write_timeout", write_timeout)
     keepalive = checked_keepalive(keepalive)
 
@@ -513,8 +539,8 @@ def connect(
         except TimeoutError:
             raise TimeoutError(f"no connection to {host}:{port} within {open_timeout} s") from None
         link = Link(
-            connection, read_timeout=read_timeout, write_timeout=write_timeout, inbox=inbox,
-            ends_quietly=ends_quietly,
+            connection, read_timeout=read_timeout, message_timeout=message_timeout,
+            write_timeout=write_timeout, inbox=inbox, ends_quietly=ends_quietly,
         )  # fmt: skip
         if hello:
             await link.send_hello()
@@ -660,6 +686,7 @@ def listen(
     port: int = PORT,
     *,
     read_timeout: float | None = None,
+    message_timeout: float | None = MESSAGE_TIMEOUT,
     write_timeout: float | None = None,
     keepalive: float | None = 60.0,
     ssl: SSLContext | None = None,
@@ -683,6 +710,7 @@ def listen(
     """
 
     read_timeout = seconds("read_timeout", read_timeout)
+    message_timeout = seconds("message_timeout", message_timeout)
     write_timeout = seconds("write_timeout", write_timeout)
     handshake_timeout = seconds("handshake_timeout", handshake_timeout)
     keepalive = checked_keepalive(keepalive)
@@ -700,7 +728,10 @@ def listen(
         return TLSConnection(*parts(), ssl, server_side=True, keepalive=keepalive)
 
     def linked(connection: Connection) -> Link:
-        return Link(connection, read_timeout=read_timeout, write_timeout=write_timeout)
+        return Link(
+            connection, read_timeout=read_timeout, message_timeout=message_timeout,
+            write_timeout=write_timeout,
+        )  # fmt: skip
 
     async def opened() -> Listener:
         sock = await asyncio.to_thread(listening_socket, host, port)  # it may look a name up
