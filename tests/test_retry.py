@@ -358,7 +358,8 @@ def stalled(request: pytest.FixtureRequest, tmp_path: Any) -> Iterator[tuple[Sta
         context = igtl.tls.client(files.ca)
     request.getfixturevalue("monkeypatch").setattr("igtl.healing._PATIENCE", 0.05)
     port = free_port()
-    with Stalled(port, files) as peer, healing(port, ssl=context) as (link, _):
+    # the listener ends first: a link that is connecting to it would not end at once
+    with healing(port, ssl=context) as (link, _), Stalled(port, files) as peer:
         yield peer, link
 
 
