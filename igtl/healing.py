@@ -21,7 +21,7 @@ from igtl.limits import seconds
 from igtl.link import MAX_WAITING, MAX_WAITING_BYTES, Inbox, LinkBase, Packed
 from igtl.log import log, named
 from igtl.message import Message
-from igtl.messages.queries import Start
+from igtl.messages.queries import Start, Stop
 from igtl.protocol import MAX_SIZE, PORT, Parts, Protocol, hello_message
 from igtl.queues import Policy, Queue
 from igtl.retry import Backoff, OnEvent, Supervisor
@@ -422,6 +422,10 @@ class ReconnectingLink(Link):
                 raise TimeoutError(f"{named(self.peer)} was not there within {timeout} s")
             with self._sending:
                 left = None if end is None else max(0.0, end - time.monotonic())
+                if self._emptying and self._link and isinstance(request, Stop):
+                    self._asked = self._link
+                    self.send(request)  # queued: the stream must not go on
+                    return
                 if not self._room.wait_for(lambda: not self._emptying or self._closed, left):
                     raise TimeoutError(f"{named(self.peer)} took nothing within {timeout} s")
                 if (link := self._free_link()) is None:
@@ -466,6 +470,7 @@ class ReconnectingLink(Link):
             self._thread.join(1)  # it may be connecting; then it ends by itself
 
     def _abandon(self) -> None:
+        # the thread does the rest
         for link in self._end_all():
             link._transport.shutdown()
 
@@ -481,6 +486,10 @@ class ReconnectingLink(Link):
             return
         for link in self._end_all():
             link.close()
+        self._drop_queued()
+
+    def _drop_queued(self) -> None:
+        """Senders that wait for room end; what is queued will never be sent."""
         with self._sending:
             self._room.notify_all()
             self._room.wait_for(lambda: not self._emptying, _KNOWN)
@@ -525,6 +534,8 @@ def _supervise(
                 wait = supervisor.lost(connection.close_reason)
             with changed:
                 changed.wait_for(over, wait)
+        if (link := owner()) is not None:
+            link._drop_queued()
     except Exception as error:  # the supervisor gave up
         if (link := owner()) is not None:
             link._give_up(error)

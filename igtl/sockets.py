@@ -221,6 +221,8 @@ class SocketTransport:
             raise TimeoutError(f"the peer took nothing for {patience:g} s") from None
         except OSError as error:
             raise broken(error) from error
+        except ValueError:  # another thread has closed the socket while this one waited for room
+            raise ConnectionAbortedError(errno.EBADF, "the socket was closed") from None
 
     def _send_waiting(self, parts: Parts) -> None:
         if len(parts) == 1:

@@ -95,6 +95,7 @@ class Subscriber(Subscriptions):
         self._requests: dict[Exchange, Message | None] = {}
         self._over: Exception | None = None
         self._process = os.getpid()
+        self._forgotten = False  # whether nothing refers to it any more
         self._thread = threading.Thread(
             target=_receive, args=(weakref.ref(self), link), name="igtl subscriber", daemon=True
         )
@@ -205,6 +206,7 @@ class Subscriber(Subscriptions):
         if thread is not None and thread.is_alive() and self._process == os.getpid():
             if not self.link._closed:
                 warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
+            self._forgotten = True
             self.link._abandon()  # its thread will see that, and close it
 
 
@@ -222,7 +224,7 @@ def _receive(owner: weakref.ref[Subscriber], link: Link) -> None:
         except ProtocolError as error:
             skip(link.peer, error)
         subscriber = owner()
-        if subscriber is None:
+        if subscriber is None or subscriber._forgotten:
             link.close()
             return
         if isinstance(found, Exception):

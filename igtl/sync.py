@@ -286,7 +286,7 @@ class Link(LinkBase):
             self._protocol.received(n)
 
     def _end_of_receiving(self) -> Exception:
-        if self._closed:
+        if self._closed or self.close_reason is not None:
             return self._end_error()
         if self._broken is not None:  # the system has told the sender of it, and tells it once
             return self._end(f"{named(self.peer)}: {self._broken}", clean=False)
@@ -488,9 +488,9 @@ class Link(LinkBase):
         self._close(linger=not self._sending.locked())
 
     def _abandon(self) -> None:
-        """End the link without waiting for anything, from a collector of garbage: a thread that
-        waits in recv or send sees it, and closes the link."""
-        self._closed = True
+        """End every wait, without waiting for anything or taking a lock: for a subscriber that is
+        collected as garbage, whose thread then closes the link."""
+        self._end("nothing refers to the subscriber of this link any more", clean=True)
         self._transport.shutdown()
 
     def _close(self, *, linger: bool) -> None:

@@ -132,12 +132,16 @@ def test_a_subscriber_to_which_nothing_refers_closes_its_link(heals: bool) -> No
             until(lambda: len(seen) == 1)
             thread = incoming._thread
             with pytest.warns(ResourceWarning, match="unclosed"):  # noqa: PT031
-                del incoming, link
+                del incoming
                 gc.collect()
             with pytest.raises(igtl.ConnectionClosed):
                 peer.recv(timeout=10)
             thread.join(10)
             assert not thread.is_alive()
+            with pytest.raises(igtl.ConnectionClosed):  # also for who still refers to the link
+                link.send(transform())
+            if not heals:
+                assert link._transport._sock.fileno() == -1
         with pytest.raises(TimeoutError):
             listener.accept(timeout=0.1)
 
