@@ -2,7 +2,8 @@
 
 A message is one datagram of up to 65,507 bytes; a larger one goes through the RTP wrapper of the
 official library (docs/protocol.md 10.3), and is put together again here, bounded in memory and
-time. Nothing recovers what the network loses, doubles or reorders; it is counted.
+time. Nothing recovers what the network loses, doubles or reorders; it is counted: a message of
+which a packet came is either handed out once, or counted once as an error or as dropped.
 """
 
 from __future__ import annotations
@@ -12,13 +13,14 @@ import os
 import socket
 import struct
 import sys
+import threading
 import time
 from collections import OrderedDict
 from typing import Any, Self
 
 from igtl import rtp
 from igtl._core import Frame, Stats, unpack
-from igtl.errors import BodyError, MessageTooLarge, ProtocolError
+from igtl.errors import BodyError, ConnectionClosed, MessageTooLarge, ProtocolError
 from igtl.log import log
 from igtl.message import CRCPolicy, Message
 from igtl.protocol import PORT, OnError
@@ -29,8 +31,9 @@ MAX_SIZE = 64 << 20
 _SO_TIMESTAMPNS = 35  # Linux; the socket module has no name for it
 _TIMESPEC = struct.Struct("qq")
 _ANCILLARY = socket.CMSG_SPACE(16) if hasattr(socket, "CMSG_SPACE") else 0
-_SOURCES = 256  # senders whose order is watched
-_WINDOW = 1024  # numbers back to which a late packet is told from a double one
+_SOURCES = 256  # RTP sources that are told apart
+_WINDOW = 1024  # numbers, and messages, back to which a late packet is told from a double one
+_LEAST = 512  # bytes that a kept packet counts at least, for what Python adds to each
 _RECEIVE_BUFFER = 4 << 20
 
 
@@ -99,6 +102,7 @@ class Outgoing(Socket):
         self._payload_length = payload_length
         self._ssrc = int.from_bytes(os.urandom(4), "big")
         self._sequence = 0
+        self._numbering = threading.Lock()  # several threads may send
         self._sock = socket.socket(family, socket.SOCK_DGRAM)
         try:
             if broadcast:
@@ -131,31 +135,66 @@ class Outgoing(Socket):
         if len(wire) <= MAX_DATAGRAM:
             packets = [wire]
         else:
-            packets = rtp.split(
-                wire, sequence=self._sequence, time=int(time.time() * 100), ssrc=self._ssrc,
-                payload_length=self._payload_length,
-            )  # fmt: skip
-            self._sequence = (self._sequence + len(packets)) & 0xFFFF
+            with self._numbering:
+                packets = rtp.split(
+                    wire, sequence=self._sequence, time=int(time.time() * 100), ssrc=self._ssrc,
+                    payload_length=self._payload_length,
+                )  # fmt: skip
+                self._sequence = (self._sequence + len(packets)) & 0xFFFF
         self.stats.count_sent(wire, len(wire))
         return packets
-
-
-class _Order:
-    """Sequence numbers of one RTP source."""
-
-    def __init__(self, number: int) -> None:
-        self.next = number
-        self.missing: OrderedDict[int, None] = OrderedDict()
 
 
 class _Partial:
     """A message of which some packets have come."""
 
-    def __init__(self, since: float) -> None:
-        self.since = since
+    def __init__(self) -> None:
         self.packets: dict[int, rtp.Packet] = {}
-        self.bytes = 0
+        self.bytes = 0  # of its packets
+        self.cost = 0  # of keeping them
         self.total: int | None = None  # packets, known from the last one
+        self.progress = 0.0  # when (monotonic) a packet of it came last
+
+
+class _Source:
+    """One RTP source: the numbers that came, and the messages that are being put together.
+
+    Attributes:
+        first, next: lowest number that came; the one after the highest.
+        came: bit k is set where the number next - 1 - k came, of the last _WINDOW.
+        partial: incomplete messages by key, the one that has waited longest first.
+        cost: bytes that they count, all in all.
+        finished: hashes of the keys of messages that are complete or given up. A packet of theirs
+            that comes later is not the beginning of another.
+    """
+
+    def __init__(self, sequence: int) -> None:
+        self.first = self.next = sequence
+        self.came = 0
+        self.partial: OrderedDict[Any, _Partial] = OrderedDict()
+        self.cost = 0
+        self.finished: OrderedDict[int, None] = OrderedDict()
+
+    def keep(self, key: Any, packet: rtp.Packet, now: float) -> _Partial:
+        """Add a packet to its message."""
+        partial = self.partial.setdefault(key, _Partial())
+        if packet.fragment not in partial.packets:
+            cost = max(_LEAST, len(packet.data))
+            partial.packets[packet.fragment] = packet
+            partial.bytes += len(packet.data)
+            partial.cost += cost
+            self.cost += cost
+            partial.progress = now
+            self.partial.move_to_end(key)
+        return partial
+
+    def finish(self, key: Any) -> None:
+        """The message is complete, or given up."""
+        if (partial := self.partial.pop(key, None)) is not None:
+            self.cost -= partial.cost
+        self.finished[hash(key)] = None
+        if len(self.finished) > _WINDOW:
+            self.finished.popitem(last=False)
 
 
 class Incoming(Socket):
@@ -169,16 +208,21 @@ class Incoming(Socket):
             (IPv6), to join on. Default: the system's choice.
         crc: see `igtl.unpack`.
         on_error: "skip" (default) counts datagrams that are no message, "raise" raises.
-        max_size: bytes of messages that are being put together of RTP packets, all in all;
-            default 64 MiB. The oldest are given up, and counted as dropped ("incomplete").
-        reassembly_timeout: seconds after which a message with missing packets is given up.
+        max_size: bytes of messages that are being put together of RTP packets, all in all; a
+            packet counts 512 bytes at least. Default 64 MiB. Where it is exceeded, the source that
+            holds most gives up the message that has waited longest.
+        reassembly_timeout: seconds without a new packet after which a message with missing packets
+            is given up; default 1.
+
+    Messages that are given up, at the latest by `close`, are counted in `stats.dropped` as
+    "incomplete".
 
     Attributes:
         host, port: where it listens.
-        gaps: RTP packets that never came.
+        gaps: RTP packets that never came, between the first and the last that did.
         reordered: datagrams that came behind a later one, by their RTP number, or by the time
             stamp of their message within its stream.
-        duplicates: datagrams that came again.
+        duplicates: datagrams that came again. Those by RTP are left out.
     """
 
     def __init__(
@@ -199,10 +243,9 @@ class Incoming(Socket):
         self._max_size = max_size
         self._reassembly_timeout = reassembly_timeout
         self.gaps = self.reordered = self.duplicates = 0
-        self._orders: OrderedDict[Any, _Order] = OrderedDict()
+        self._sources: OrderedDict[Any, _Source] = OrderedDict()  # the one not heard longest first
         self._stamps: dict[Any, tuple[int, int]] = {}
-        self._partial: OrderedDict[Any, _Partial] = OrderedDict()
-        self._partial_bytes = 0
+        self._lock = threading.RLock()  # of the sources: one thread receives, another may close
         address = group or host
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         self._sock = socket.socket(family, socket.SOCK_DGRAM)
@@ -290,9 +333,17 @@ class Incoming(Socket):
 
     def _whole(self, data: bytes, address: Any, now: float) -> bytes | None:
         """The message that a datagram is, or completes."""
-        if data[:1] != b"\x80":
-            return data
-        return self._put_together(rtp.parse(data), address, now)
+        with self._lock:
+            if self._closed:
+                raise ConnectionClosed("this receiver was closed")
+            try:
+                if data[:1] != b"\x80":
+                    return data
+                return self._put_together(rtp.parse(data), address, now)
+            finally:
+                expiry = self._expiry()
+                if expiry is not None and expiry <= now and self._is_drained():
+                    self._give_up(now)
 
     def _bad(self, error: ProtocolError, data: bytes, address: Any) -> None:
         self.stats.count_error(type(error).__name__)
@@ -316,69 +367,115 @@ class Incoming(Socket):
         if len(self._stamps) > 16 * _SOURCES:
             del self._stamps[next(iter(self._stamps))]
 
-    def _watch_number(self, packet: rtp.Packet, address: Any) -> None:
-        key = address, packet.ssrc
-        order = self._orders.pop(key, None) or _Order(packet.sequence)
-        self._orders[key] = order
-        if len(self._orders) > _SOURCES:
-            self._orders.popitem(last=False)
-        ahead = (packet.sequence - order.next) & 0xFFFF
+    def _watch_number(self, source: _Source, sequence: int) -> None:
+        ahead = (sequence - source.next) & 0xFFFF
         if ahead < 0x8000:
             self.gaps += ahead
-            for k in range(min(ahead, _WINDOW)):
-                order.missing[(packet.sequence - 1 - k) & 0xFFFF] = None
-            while len(order.missing) > _WINDOW:
-                order.missing.popitem(last=False)
-            order.next = (packet.sequence + 1) & 0xFFFF
-        elif packet.sequence in order.missing:
-            del order.missing[packet.sequence]
-            self.gaps -= 1
+            source.next += ahead + 1
+            source.came = (source.came << (ahead + 1) | 1) & ((1 << _WINDOW) - 1)
+            return
+        behind = 0xFFFF - ahead  # 0 is the highest that came
+        number = source.next - 1 - behind
+        if behind >= _WINDOW:
             self.reordered += 1
-        else:
+        elif source.came >> behind & 1:
             self.duplicates += 1
+        else:
+            source.came |= 1 << behind
+            self.reordered += 1
+            if number < source.first:
+                self.gaps += source.first - number - 1
+                source.first = number
+            else:
+                self.gaps -= 1
 
     # -- messages of several datagrams
 
+    def _source(self, key: Any, sequence: int) -> _Source:
+        source = self._sources.pop(key, None) or _Source(sequence)
+        self._sources[key] = source
+        if len(self._sources) > _SOURCES:
+            _, silent = self._sources.popitem(last=False)
+            self._drop_all(silent)
+        return source
+
     def _put_together(self, packet: rtp.Packet, address: Any, now: float) -> bytes | None:
-        self._watch_number(packet, address)
-        self._give_up(now)
-        size = 58 + int.from_bytes(packet.front[42:50], "big")
-        if size > self._max_size:
-            raise MessageTooLarge(size, self._max_size)
-        if packet.last and packet.fragment == 0:
-            return rtp.join([packet])
-        key = address, packet.key
-        partial = self._partial.setdefault(key, _Partial(now))
-        if packet.fragment in partial.packets:
+        source = self._source((address, packet.ssrc), packet.sequence)
+        self._watch_number(source, packet.sequence)
+        key = packet.key
+        if hash(key) in source.finished:
             return None
-        partial.packets[packet.fragment] = packet
-        partial.bytes += len(packet.data)
-        self._partial_bytes += len(packet.data)
-        if packet.last:
-            partial.total = packet.fragment + 1
-        if partial.bytes > size:
-            self._remove(key)
-            raise BodyError("rtp", "fragment", f"{partial.bytes} bytes of a message of {size}")
-        if len(partial.packets) == partial.total:
-            self._remove(key)
-            return rtp.join(partial.packets.values())
+        try:
+            wire = self._joined(source, packet, now)
+        except ProtocolError:
+            source.finish(key)
+            raise
+        if wire is not None:
+            source.finish(key)
+            return wire
         while self._partial_bytes > self._max_size:
-            self._drop(next(iter(self._partial)))
+            largest = max(self._sources.values(), key=lambda each: each.cost)
+            self._drop(largest, next(iter(largest.partial)))
         return None
 
-    def _give_up(self, now: float) -> None:
-        while self._partial:
-            key, partial = next(iter(self._partial.items()))
-            if now - partial.since < self._reassembly_timeout:
-                return
-            self._drop(key)
+    def _joined(self, source: _Source, packet: rtp.Packet, now: float) -> bytes | None:
+        """The message, if this is the last packet that it needs."""
+        if packet.size > self._max_size:
+            raise MessageTooLarge(packet.size, self._max_size)
+        partial = source.keep(packet.key, packet, now)
+        if packet.last:
+            partial.total = packet.fragment + 1
+        if partial.bytes > packet.size:
+            raise BodyError(
+                "rtp", "fragment", f"{partial.bytes} bytes of a message of {packet.size}"
+            )
+        if len(partial.packets) != partial.total:
+            return None
+        return rtp.join(partial.packets.values())
 
-    def _drop(self, key: Any) -> None:
-        partial = self._remove(key)
-        front = next(iter(partial.packets.values())).front
+    @property
+    def _partial_bytes(self) -> int:
+        return sum(source.cost for source in self._sources.values())
+
+    def _expiry(self) -> float | None:
+        """When (monotonic) a message is given up next."""
+        with self._lock:
+            waiting = (s.partial for s in self._sources.values() if s.partial)
+            since = min((next(iter(p.values())).progress for p in waiting), default=None)
+        return None if since is None else since + self._reassembly_timeout
+
+    def _is_drained(self) -> bool:
+        """Whether nothing waits in the socket, such as packets that came while the caller did
+        something else."""
+        try:
+            self._readable(0)
+        except TimeoutError:
+            return True
+        return False
+
+    def _give_up(self, now: float) -> None:
+        """Drop the messages that are overdue; called where nothing waits in the socket."""
+        with self._lock:
+            for source in self._sources.values():
+                while source.partial:
+                    key, partial = next(iter(source.partial.items()))
+                    if now - partial.progress < self._reassembly_timeout:
+                        break
+                    self._drop(source, key)
+
+    def _drop(self, source: _Source, key: Any) -> None:
+        source.finish(key)
+        _, _, front = key
         self.stats.count_dropped(front, "incomplete")
 
-    def _remove(self, key: Any) -> _Partial:
-        partial = self._partial.pop(key)
-        self._partial_bytes -= partial.bytes
-        return partial
+    def _drop_all(self, source: _Source) -> None:
+        for key in list(source.partial):
+            self._drop(source, key)
+
+    def _end(self) -> bool:
+        """Drop what is incomplete; whether this receiver was open until now."""
+        with self._lock:
+            was_open, self._closed = not self._closed, True
+            for source in self._sources.values():
+                self._drop_all(source)
+        return was_open

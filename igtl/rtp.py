@@ -44,9 +44,15 @@ class Packet(NamedTuple):
     data: bytes
 
     @property
+    def size(self) -> int:
+        """Bytes of the whole message, as its header says."""
+        return 58 + int.from_bytes(self.front[42:50], "big")
+
+    @property
     def key(self) -> tuple[int, int, bytes]:
-        """What the fragments of one message share: source, id and time stamp."""
-        return self.ssrc, self.message_id, self.front[34:42]
+        """What the fragments of one message share, and other messages do not: their source, the
+        sequence number of the first fragment, and the headers."""
+        return self.ssrc, (self.sequence - self.fragment) & 0xFFFF, self.front
 
 
 def split(
@@ -116,6 +122,8 @@ def parse(packet: bytes | memoryview) -> Packet:
     kind, fragment = field >> 13, field & 0x1FFF
     if kind not in (0b000, 0b100, 0b111) or (kind == 0 and fragment):
         raise BodyError("rtp", "fragment", f"{field:#06x} is none")
+    if kind and len(raw) == _RTP.size + _FRONT:
+        raise BodyError("rtp", "fragment", f"{fragment} is empty")
     front = raw[12:78] + message_id.to_bytes(4, "big")
     return Packet(
         sequence,

@@ -58,21 +58,29 @@ class Receiver(Incoming):
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
             try:
-                if deadline is not None:
-                    self._readable(deadline - time.monotonic())
-                elif not _LINUX:  # elsewhere nothing but a time-out ends a receive
-                    self._readable(None)
+                self._await(deadline)
                 data, address, stamp = self._receive()
             except TimeoutError:
-                raise TimeoutError(f"no message within {timeout} s") from None
+                now = time.monotonic()
+                self._give_up(now)
+                if deadline is not None and now >= deadline:
+                    raise TimeoutError(f"no message within {timeout} s") from None
+                continue
             except (OSError, ValueError) as error:
                 if self._closed:
                     raise ConnectionClosed("this receiver was closed") from error
                 raise
-            if self._closed:
-                raise ConnectionClosed("this receiver was closed")
             if (found := take(data, address, stamp)) is not None:
                 return found, address
+
+    def _await(self, deadline: float | None) -> None:
+        """Return when there is something to read; TimeoutError at the deadline, or when a message
+        is to be given up."""
+        times = [t for t in (deadline, self._expiry()) if t is not None]
+        if times:
+            self._readable(min(times) - time.monotonic())
+        elif not _LINUX:  # elsewhere nothing but a time-out ends a receive
+            self._readable(None)
 
     def __iter__(self) -> Self:
         return self
@@ -85,8 +93,7 @@ class Receiver(Incoming):
 
     def close(self) -> None:
         """Stop receiving; a recv that waits in another thread ends."""
-        if not self._closed:
-            self._closed = True
+        if self._end():
             with contextlib.suppress(OSError):  # wakes a waiting recv on Linux
                 self._sock.shutdown(socket.SHUT_RDWR)
             self._sock.close()

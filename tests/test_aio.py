@@ -16,6 +16,7 @@ import pytest
 
 import igtl
 import igtl.aio
+from igtl import rtp
 from tests.wire import transform
 
 
@@ -254,6 +255,28 @@ def test_udp() -> None:
                 receiver.close()
                 with pytest.raises(StopAsyncIteration):
                     await ending
+
+    run(main)
+
+
+def test_udp_gives_up_what_is_overdue() -> None:
+    async def main() -> None:
+        async with igtl.aio.udp.Receiver(0, reassembly_timeout=0.05) as receiver:
+            packets = rtp.split(image(300_000).pack(version=2), sequence=0, time=0, ssrc=1)
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
+                s.connect(("127.0.0.1", receiver.port))
+                for packet in packets[:-1]:
+                    s.send(packet)
+                with pytest.raises(TimeoutError):
+                    await receiver.recv(timeout=0.5)
+                assert receiver.stats.dropped == {"incomplete": 1}
+                for packet in rtp.split(
+                    image(300_000).pack(version=2), sequence=len(packets), time=0, ssrc=1
+                )[:-1]:
+                    s.send(packet)
+                s.send(transform().pack())
+                await receiver.recv(timeout=5)
+        assert receiver.stats.dropped == {"incomplete": 2}  # counted by close
 
     run(main)
 

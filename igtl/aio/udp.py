@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from typing import Any, Self
 
 from igtl._core import Frame
@@ -80,12 +81,14 @@ class Receiver(Incoming):
                 self._sock.setblocking(False)
                 data, address, stamp = self._receive()
             except BlockingIOError:
+                self._give_up(time.monotonic())
                 await self._wait()
                 continue
             if (message := self._take(data, address, stamp)) is not None:
                 return message, address
 
     async def _wait(self) -> None:
+        """Return when there is something to read, or a message is to be given up."""
         loop = asyncio.get_running_loop()
         waiter = self._waiter = loop.create_future()
         try:
@@ -94,10 +97,16 @@ class Receiver(Incoming):
             self._waiter = None
             await asyncio.sleep(_RETRY)
             return
+        expiry = self._expiry()
+        timer = None
+        if expiry is not None:
+            timer = loop.call_later(max(0.0, expiry - time.monotonic()), self._wake)
         try:
             await waiter
         finally:
             self._waiter = None
+            if timer is not None:
+                timer.cancel()
             if not self._closed:
                 loop.remove_reader(self._sock)
 
@@ -122,9 +131,8 @@ class Receiver(Incoming):
 
     def close(self) -> None:
         """Stop receiving; a recv that waits in another task ends."""
-        if self._closed:
+        if not self._end():
             return
-        self._closed = True
         if self._waiter is not None:
             with contextlib.suppress(RuntimeError):
                 self._waiter.get_loop().remove_reader(self._sock)
