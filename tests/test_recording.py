@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import json
 import os
 import random
@@ -258,8 +260,48 @@ def test_a_full_disk_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
     with pytest.raises(OSError, match="No space left"):
         fill()
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(OSError, match="No space left") as told:
         recorder.close()
+    assert told.value.filename == "whatever"
+
+
+def test_a_disk_that_cannot_be_read_is_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Failing(io.FileIO):
+        def read(self, size: int = -1) -> bytes:
+            raise OSError(errno.EIO, "Input/output error")
+
+    path = recorded(tmp_path / "a.mcap", WIRES[:1])
+    with Recording(path) as recording:
+        recording._file.close()
+        recording._file = Failing(path)  # type: ignore[assignment]
+        with pytest.raises(OSError, match="Input/output") as told:
+            list(recording)
+        assert told.value.filename == str(path)
+    monkeypatch.setattr("builtins.open", lambda *args: Failing(path))
+    with pytest.raises(OSError, match="Input/output") as told:
+        Recording(path)
+    assert told.value.filename == str(path)
+
+
+def test_ctrl_c_does_not_interrupt_the_end_of_a_recording(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorder = Recorder(tmp_path / "a.mcap")
+    recorder.write(igtl.Status.ok())
+    join, times = recorder._thread.join, iter([KeyboardInterrupt])
+
+    def interrupted() -> None:
+        for error in times:
+            raise error
+        join()
+
+    monkeypatch.setattr(recorder._thread, "join", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        recorder.close()
+    with Recording(tmp_path / "a.mcap") as recording:
+        assert not recording.truncated
 
 
 def test_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ import click
 import numpy as np
 
 import igtl
+from igtl.cli import leave_signals_to_parent
 from igtl.cli.arguments import Address, Connection, connection
 from igtl.cli.tables import table
 
@@ -77,11 +78,12 @@ def _crc(seconds: float) -> list[Row]:
 
 def serve_echo(control: Any) -> None:
     """The other process: sends everything back."""
+    leave_signals_to_parent()
     with igtl.serve(port=0, version=2, start=False) as server:
         server.on()(lambda message, peer: peer.send(message))
         server.start()
         control.send(server.port)
-        with contextlib.suppress(EOFError, KeyboardInterrupt):
+        with contextlib.suppress(EOFError):
             control.recv()
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import multiprocessing
-import signal
 import statistics
 import sys
 import threading
@@ -27,6 +26,7 @@ from rich.table import Table
 from rich.text import Text
 
 import igtl
+from igtl.cli import leave_signals_to_parent
 from igtl.simulate import Stream, Tracker, Ultrasound
 
 _RATES = {"TRANSFORM": 120.0, "TDATA": 60.0, "IMAGE": 20.0}
@@ -39,7 +39,7 @@ def run_devices(control: Any, udp_address: tuple[str, int]) -> None:
     Says its TCP port on `control`, waits there for a word to stop, then says how many messages
     each stream has sent.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the other process
+    leave_signals_to_parent()
     tracker, scanner = Tracker(), Ultrasound()
     with igtl.listen(port=0, version=2) as server, igtl.udp.Sender(*udp_address) as out:
         control.send(server.port)

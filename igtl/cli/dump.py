@@ -50,7 +50,8 @@ def command(
     """
     end = None if seconds is None else time.monotonic() + seconds
     shown = 0
-    with source(address, end=end, crc=crc, bad=_complain) as incoming:
+    limited = count is not None or seconds is not None
+    with source(address, end=end, limited=limited, crc=crc, bad=_complain) as incoming:
         for message in incoming.messages():
             if not selection.takes(message.type_name, message.device_name):
                 continue

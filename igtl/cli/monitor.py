@@ -172,12 +172,15 @@ def command(
                             break
                         if shown:
                             live.update(_screen(watch, console, begun, address, news), refresh=True)
+            away = incoming.away
         except KeyboardInterrupt:
-            pass
+            away = ""
         if not as_json:
             console.print(_table(watch, console))
     if watch.error is not None:
         raise Failure(str(watch.error), UNREACHABLE)
+    if away:
+        raise Failure(away, UNREACHABLE)
     if not watch.streams and not as_json:
         raise Failure(f"nothing came; see igtl doctor {named(address)}")
 

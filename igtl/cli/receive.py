@@ -80,7 +80,8 @@ def command(
         click.echo(f"{what}: {error}", err=True)
 
     folder.mkdir(parents=True, exist_ok=True)
-    with source(address, end=end, bad=bad) as incoming:
+    limited = count is not None or seconds is not None
+    with source(address, end=end, limited=limited, bad=bad) as incoming:
         for message in incoming.messages():
             suffix = suffixes.get(type(message))
             if suffix is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,35 +57,49 @@ def command(
     """
     places = addresses or (("localhost", 18944),)
     end = None if seconds is None else time.monotonic() + seconds
+    limited = count is not None or seconds is not None
     stopped = threading.Event()
     errors: list[Exception] = []
     with igtl.Recorder(file, compression=compression) as recorder:
 
+        def note(what: str, number: int, **facts: Any) -> None:
+            with suppress(OSError):  # of the disk: close tells it
+                recorder.event(what, connection=number, **facts)
+
         def follow(number: int, place: tuple[str, int]) -> None:
             def tell(text: str) -> None:
-                recorder.event("connection", peer=named(place), connection=number, text=text)
+                note("connection", number, peer=named(place), text=text)
                 say(text)
 
             def bad(error: igtl.ProtocolError) -> None:
-                recorder.event("error", peer=named(place), connection=number, text=str(error))
+                note("error", number, peer=named(place), text=str(error))
                 say(f"{named(place)}: {error}")
 
             try:
-                with source(place, end=end, heal=reconnect, tell=tell, bad=bad) as incoming:
+                with source(
+                    place, end=end, heal=reconnect, limited=limited, tell=tell, bad=bad
+                ) as incoming:
                     sources.append(incoming)
-                    recorder.event("connected", peer=incoming.peer, connection=number)
+                    note("connected", number, peer=incoming.peer)
                     for frame, peer in incoming.frames():
                         if stopped.is_set():
                             return
-                        if selection.takes(frame.type_name, frame.device_name):
+                        if not selection.takes(frame.type_name, frame.device_name):
+                            continue
+                        try:
                             recorder.write(frame, peer=peer, connection=number)
-                            if count is not None and recorder.count >= count:
-                                stopped.set()
-                                return
-                    recorder.event("disconnected", peer=incoming.peer, connection=number)
+                        except OSError:  # of the disk: close tells it
+                            stopped.set()
+                            return
+                        if count is not None and recorder.count >= count:
+                            stopped.set()
+                            return
+                    note("disconnected", number, peer=incoming.peer)
+                    if not (stopped.is_set() or limited):
+                        say(f"{named(place)} has ended")
             except (igtl.IgtlError, OSError, click.ClickException) as error:
                 if not stopped.is_set():
-                    recorder.event("lost", peer=named(place), connection=number, text=str(error))
+                    note("lost", number, peer=named(place), text=str(error))
                     errors.append(error)
                     if len(places) > 1:  # the others go on
                         say(str(error))
@@ -94,9 +109,9 @@ def command(
             threading.Thread(target=follow, args=(number, place), daemon=True)
             for number, place in enumerate(places, 1)
         ]
-        for thread in threads:
-            thread.start()
         try:
+            for thread in threads:
+                thread.start()
             _watch(recorder, file, threads, stopped, quiet)
         except KeyboardInterrupt:
             pass
@@ -105,7 +120,8 @@ def command(
             for each in sources:
                 each.close()
             for thread in threads:
-                thread.join(2)
+                if thread.is_alive():
+                    thread.join(2)
     if errors and not recorder.count:
         file.unlink()  # so that the next try is not in its way
         raise _told(errors[0])

@@ -13,7 +13,7 @@ import numpy as np
 
 import igtl
 from igtl.cli import Failure
-from igtl.cli.arguments import Address, serving
+from igtl.cli.arguments import Address, Connection, serving
 from igtl.cli.echo import tell
 from igtl.cli.sources import say
 from igtl.log import named
@@ -110,7 +110,9 @@ def _receiver(
     if udp is not None:
         return stack.enter_context(igtl.udp.Sender(*udp)).send
     if to is not None:
-        return stack.enter_context(igtl.connect(*to)).send
+        return stack.enter_context(
+            Connection(hello=False, version="auto", context=None).open(to)
+        ).send
     server = stack.enter_context(igtl.serve(*address, ssl=context, policy="block", start=False))
     tell(server)
     arrived = threading.Event()

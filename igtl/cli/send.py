@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from functools import partial
+from itertools import count as count_up
 from pathlib import Path
 from typing import Any
 
@@ -155,9 +156,8 @@ def _once(out: Any, items: list[Item], name: str | None, quiet: bool) -> int:
 def _again(out: Any, items: list[Item], name: str | None, rate: float, count: int | None) -> int:
     messages = [message for _, make in items for message in make()]
     sent = 0
-    for _ in igtl.Rate(rate):
-        if sent == (count or -1) * len(messages):
-            break
+    rounds: Iterable[int] = count_up() if count is None else range(count)
+    for _ in zip(rounds, igtl.Rate(rate), strict=False):
         for message in messages:
             if name is not None:
                 message.device_name = name

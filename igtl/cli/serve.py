@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import sys
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,6 +52,7 @@ def command(
     server = igtl.serve(
         *address, ssl=context, allow=allow or None, compression=compress, start=False
     )
+    broken: list[OSError] = []  # of standard output
     with server:
         tell(server)
         for message in messages:
@@ -61,13 +62,18 @@ def command(
 
         @server.on()
         def _(message: igtl.Message, peer: Any) -> None:
-            if selection.takes(message.type_name, message.device_name):
-                click.echo(json.dumps(message.to_dict()) if as_json else line(message))
-                sys.stdout.flush()
+            if not broken and selection.takes(message.type_name, message.device_name):
+                try:
+                    click.echo(json.dumps(message.to_dict()) if as_json else line(message))
+                except OSError as error:
+                    broken.append(error)
+                    threading.Thread(target=server.close).start()  # it waits for this handler
 
         server.start()
         click.echo(f"serving on {named((server.host, server.port))}, Ctrl-C ends", err=True)
         server.wait()
+    if broken:
+        raise broken[0]
 
 
 def _provide(server: igtl.Server, messages: list[igtl.Message]) -> None:

@@ -19,7 +19,7 @@ from igtl.extras import need
 from igtl.message import CRCPolicy, Message
 from igtl.messages.tracking import TrackingData
 from igtl.recording.playback import Playback, Recorded
-from igtl.recording.recorder import ENCODING, EVENTS
+from igtl.recording.recorder import ENCODING, EVENTS, naming
 
 Stream = tuple[str, str]
 """Type and device name."""
@@ -70,11 +70,12 @@ class Recording:
         self._reading = threading.Lock()
         self._file = open(self.path, "rb")  # noqa: SIM115  (until close)
         try:
-            if self._file.read(len(_MAGIC)) != _MAGIC:
-                raise FileError(self.path, "is no MCAP file")
-            if not self._take_summary():
-                self.truncated = True
-                self._scan()
+            with naming(self.path):
+                if self._file.read(len(_MAGIC)) != _MAGIC:
+                    raise FileError(self.path, "is no MCAP file")
+                if not self._take_summary():
+                    self.truncated = True
+                    self._scan()
             self._sort()
         except BaseException:
             self._file.close()
@@ -158,7 +159,7 @@ class Recording:
             self._chunks.append(_Chunk(at, min(times), max(times), set(channels)))
 
     def _chunk_records(self, at: int) -> list[Any]:
-        with self._reading:
+        with self._reading, naming(self.path):
             self._file.seek(at + 9)
             chunk = self._records.Chunk.read(self._data_stream.ReadDataStream(self._file))
         found: list[Any] = self._stream_reader.breakup_chunk(chunk, validate_crc=True)

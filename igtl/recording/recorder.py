@@ -7,6 +7,8 @@ import os
 import threading
 import time
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Final, Literal, NamedTuple, Self
 
 from igtl import _core
@@ -21,6 +23,17 @@ _FLUSH: Final = 0.5  # seconds after which what was written is with the system, 
 _CHUNK: Final = 256 * 1024
 _MAX_STREAMS: Final = 4096  # of which a peer could make any number; the rest shares a channel
 _NS: Final = 1_000_000_000
+
+
+@contextmanager
+def naming(path: str) -> Iterator[None]:
+    """Errors of the disk that do not say of which file they are get its name."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = path
+        raise
 
 
 class _Item(NamedTuple):
@@ -136,7 +149,7 @@ class Recorder:
 
     def _run(self) -> None:
         try:
-            with self._file:
+            with naming(self.path), self._file:
                 self._write_all()
                 self._writer.finish()
         except Exception as error:
@@ -202,7 +215,11 @@ class Recorder:
         with self._changed:
             self._ended = True
             self._changed.notify_all()
-        self._thread.join()
+        try:
+            self._thread.join()
+        except KeyboardInterrupt:  # not before the file is whole, unless it comes again
+            self._thread.join()
+            raise
         if self._error is not None:
             raise self._error
 
