@@ -238,6 +238,8 @@ class Incoming(Socket):
         reassembly_timeout: float = 1.0,
     ) -> None:
         super().__init__()
+        if isinstance(port, str):
+            raise TypeError(f"the port comes first, then the host: {port!r} is no port")
         self._crc: CRCPolicy = crc
         self._on_error = on_error
         self._max_size = max_size

@@ -116,6 +116,61 @@ def test_index_by_stream(tmp_path: Path) -> None:
         assert recording.duration == pytest.approx(179 / 60 + 0.004)
 
 
+def spread(path: Path, times: list[int], size: int = 300_000) -> Path:
+    """A file with a chunk for each of these arrivals (seconds); the id says which."""
+    body = np.random.default_rng(1).integers(0, 255, (10, size // 10), np.uint8)
+    with Recorder(path, compression="none") as recorder:
+        for t in times:
+            message = igtl.NDArray(body, device_name=f"D{t % 2}", message_id=t + 1)
+            recorder.write(message, received=1000 + t)
+    return path
+
+
+@pytest.mark.parametrize("cut", [False, True], ids=["whole", "cut"])
+@pytest.mark.parametrize("size", [10, 300_000], ids=["one chunk", "a chunk each"])
+def test_order_of_arrival(tmp_path: Path, size: int, cut: bool) -> None:
+    times = [5, 0, 7, 3, 3, 9, 1, 8]
+    path = spread(tmp_path / "a.mcap", times, size)
+    if cut:
+        content = path.read_bytes()
+        path.write_bytes(content[:-100])
+    with Recording(path) as recording:
+        assert recording.truncated == cut
+
+        def found(**limits: Any) -> list[int]:
+            return [r.frame.unpack().message_id - 1 for r in recording.frames(**limits)]
+
+        assert found() == sorted(times)
+        assert (recording.start_ns, recording.duration) == (1000 * 10**9, 9)
+        # the first and the last of a chunk belong to the limits that equal them
+        for start in range(10):
+            for end in range(start, 10):
+                assert found(start=start, end=end) == [
+                    t for t in sorted(times) if start <= t <= end
+                ]
+        odd = recording["NDARRAY", "D1"]
+        assert odd.span_ns == (1001 * 10**9, 1009 * 10**9)
+        assert [r.time_ns // 10**9 - 1000 for r in odd] == [1, 3, 3, 5, 7, 9]
+        assert recording["NDARRAY", "D0"].span_ns == (1000 * 10**9, 1008 * 10**9)
+        playback = recording.play(speed=1000)
+        assert [f.unpack().message_id - 1 for f in playback] == sorted(times)
+        assert min(playback.lateness) >= 0
+
+
+def test_streams_written_one_after_the_other_are_merged(tmp_path: Path) -> None:
+    path = tmp_path / "a.mcap"
+    body = np.random.default_rng(1).integers(0, 255, 50_000, np.uint8)
+    with Recorder(path, compression="none") as recorder:
+        for device in ("A", "B"):
+            for t in range(30):  # several chunks each
+                recorder.write(igtl.NDArray(body, device_name=device), received=1000 + t)
+    with Recording(path) as recording:
+        assert [(r.time_ns // 10**9 - 1000, r.frame.device_name) for r in recording] == [
+            (t, device) for t in range(30) for device in ("A", "B")
+        ]
+        assert recording["A"].span_ns == recording["B"].span_ns
+
+
 def test_a_name_that_two_types_share(tmp_path: Path) -> None:
     wires = [
         igtl.Transform(np.eye(4), device_name="Probe").pack(),

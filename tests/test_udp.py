@@ -372,6 +372,11 @@ def test_broadcast() -> None:
             out.send(transform())
 
 
+def test_a_host_in_place_of_the_port() -> None:
+    with pytest.raises(TypeError, match=r"the port comes first, .* '0\.0\.0\.0' is no port"):
+        Receiver("0.0.0.0")  # type: ignore[arg-type]
+
+
 def test_nobody_listens() -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
         s.bind(("127.0.0.1", 0))
