@@ -26,6 +26,15 @@ settings.register_profile(
 settings.load_profile("igtl")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Longer time-outs than that of pyproject.toml, for what takes minutes."""
+    for item in items:
+        if item.get_closest_marker("long"):
+            item.add_marker(pytest.mark.timeout(1800))
+        elif "programs" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.timeout(300))  # the first one waits for their build
+
+
 def manifest(folder: Path = VECTORS) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = json.loads((folder / "manifest.json").read_text())["vectors"]
     return found
