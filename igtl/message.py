@@ -188,6 +188,13 @@ class Message(_Declared):
         def metadata(self, entries: Mapping[str, Value] | None) -> None:
             self._meta = None if entries is None else Metadata(entries)
 
+    @property
+    def surplus(self) -> bytes:
+        """What came behind the content, for which the type has no place; it is packed again."""
+        kept = self._state()[1] or {}
+        surplus: bytes = kept.get("surplus", b"")
+        return surplus
+
     @staticmethod
     def _with_full_name(metadata: Metadata | None, name: str) -> Metadata:
         full = Metadata(metadata)

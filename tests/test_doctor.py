@@ -7,6 +7,7 @@ import json
 import socket
 import socketserver
 import ssl
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -338,6 +339,110 @@ def test_clocks() -> None:
     assert "3600.0 s behind the clock here" in note.text
     none = examined(streaming(lambda n: pose(timestamp=0)))
     assert "It sets no time stamps" in next(f.text for f in none.findings if f.cause == "clock")
+
+
+@pytest.mark.parametrize("stamps", ["stand still", "seconds", "new"])
+def test_time_stamps_that_do_not_change(stamps: str) -> None:
+    def stamp(n: int) -> float:
+        return {"stand still": 1e9, "seconds": 1e9 + n // 10, "new": 1e9 + n}[stamps]
+
+    found = examined(streaming(lambda n: pose(timestamp=stamp(n))), seconds=0.6)
+    told = [f for f in found.findings if f.cause == "clock" and "behind" not in f.text]
+    match stamps:
+        case "stand still":
+            assert found.cause == "clock"
+            assert "The time stamp of TRANSFORM 'ProbeToTracker' stands still" in found.verdict
+        case "seconds":
+            assert found.cause == ""
+            assert [f.level for f in told] == ["note"]
+            assert "have the same time stamp" in told[0].text
+        case _:
+            assert told == []
+
+
+def transform_of(*numbers: float, form: str = ">") -> bytes:
+    return frame("TRANSFORM", struct.pack(f"{form}{len(numbers)}f", *numbers))
+
+
+EYE = (1, 0, 0, 0, 1, 0, 0, 0, 1, 10, 20, 30)
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("wire", "text"),
+    [
+        (transform_of(*EYE, form="<"), "near 0 or huge, as little-endian"),
+        (transform_of(0.6, 0.8, 0, -0.8, 0.6, 0, 0, 0, 1, 5, 6, 7, form="<"), "near 0 or huge"),
+        (transform_of(*EYE[:11], NAN), "not finite"),
+        (transform_of(1, 0, 0, 0, 1, 0, 0, 1, 0, 0, 0, 0), "in one plane"),
+        (igtl.TrackingData([igtl.Tool("A", matrix=np.diag([0, 0, 0, 1]))], device_name="Dev").pack(), "near 0"),
+        (igtl.Position([1, 2, NAN], device_name="Dev").pack(), "not finite"),
+        (igtl.Position([1, 2, 3], [0, 0, 0, 0], device_name="Dev").pack(), "near 0"),
+        (
+            igtl.QuaternionTrackingData(
+                [igtl.QuaternionTool("A", quaternion=[0, 0, 0, NAN])], device_name="Dev"
+            ).pack(),
+            "not finite",
+        ),
+    ],
+)  # fmt: skip
+def test_poses_that_cannot_be(wire: bytes, text: str) -> None:
+    found = examined(lambda sock: (sock.sendall(wire), silent(sock))[1])
+    assert found.cause == "pose"
+    assert f"1 of 1 {igtl.Frame.from_bytes(wire).type_name} 'Dev' hold no pose: " in found.verdict
+    assert text in found.verdict
+
+
+def test_poses_that_can_be() -> None:
+    turned = igtl.Position([1, 2, 3], [0, 0, 2, 0], device_name="Dev").pack()
+    tools = igtl.TrackingData([igtl.Tool("A", matrix=np.eye(4))]).pack()
+    more = igtl.QuaternionTrackingData([igtl.QuaternionTool("A")]).pack()
+    none = igtl.TrackingData([]).pack() + igtl.Position([1, 2, 3], []).pack()
+    wires = pose() + turned + tools + more + none
+    assert examined(lambda sock: (sock.sendall(wires), silent(sock))[1]).problems == []
+
+
+def test_matrices_that_do_more_than_turn_and_move() -> None:
+    pixels = igtl.Transform(np.diag([0.1, 0.1, 1, 1]), device_name="Dev").pack()
+    by_rows = transform_of(1, 0, 0, 10, 0, 1, 0, 20, 0, 0, 1, 30)
+    for wire in (pixels, by_rows):
+        found = examined(lambda sock, wire=wire: (sock.sendall(wire), silent(sock))[1])
+        assert found.problems == []
+        (note,) = [f for f in found.findings if f.cause == "pose"]
+        assert "1 of 1 TRANSFORM 'Dev' do more than turn and move" in note.text
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_body_longer_than_its_type(version: int) -> None:
+    body = struct.pack(">16f", *np.eye(4).ravel())
+    if version == 2:  # a longer extended header is no surplus
+        body = struct.pack(">HHII2x", 14, 2, 0, 7) + body + b"\0\0"
+    found = examined(
+        lambda sock: (sock.sendall(frame("TRANSFORM", body, version=version)), silent(sock))[1]
+    )
+    assert found.cause == "body"
+    assert "TRANSFORM 'Dev' is 16 bytes longer than its type" in found.verdict
+    assert "12 numbers, column by column" in found.verdict
+
+
+def test_a_port_that_resets() -> None:
+    def behave(sock: socket.socket) -> None:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        sock.close()
+
+    found = examined(behave)
+    assert found.cause == "closed"
+    assert "the published port of a container" in found.verdict
+
+
+def test_a_port_that_resets_while_it_is_connected_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    def reset(*args: Any, **kw: Any) -> Any:
+        raise ConnectionResetError(104, "Connection reset by peer")
+
+    monkeypatch.setattr(socket, "create_connection", reset)
+    found = examine("127.0.0.1", 18944)
+    assert found.cause == "closed"
+    assert "the published port of a container" in found.verdict
 
 
 def test_as_a_server() -> None:

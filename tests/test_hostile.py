@@ -203,6 +203,7 @@ def test_surplus_is_ignored_and_kept() -> None:
     m = igtl.unpack(longer)
     assert isinstance(m, igtl.Transform)
     assert m.pack() == longer
+    assert (m.surplus, igtl.unpack(wire).surplus) == (b"surplus", b"")
     listed = mended(igtl.Points([igtl.Point("A", position=(1, 2, 3))]).pack() + b"rest")
     points = igtl.unpack(listed)
     assert isinstance(points, igtl.Points)
