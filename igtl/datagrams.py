@@ -9,6 +9,7 @@ which a packet came is either handed out once, or counted once as an error or as
 from __future__ import annotations
 
 import logging
+import math
 import os
 import socket
 import struct
@@ -21,6 +22,7 @@ from typing import Any, Self
 from igtl import rtp
 from igtl._core import Frame, Stats, unpack
 from igtl.errors import BodyError, ConnectionClosed, MessageTooLarge, ProtocolError
+from igtl.limits import seconds
 from igtl.log import log
 from igtl.message import CRCPolicy, Message
 from igtl.protocol import PORT, OnError
@@ -175,6 +177,11 @@ class _Source:
         self.cost = 0
         self.finished: OrderedDict[int, None] = OrderedDict()
 
+    @property
+    def since(self) -> float:
+        """When (monotonic) the message that has waited longest got its last packet."""
+        return next(iter(self.partial.values())).progress if self.partial else math.inf
+
     def keep(self, key: Any, packet: rtp.Packet, now: float) -> _Partial:
         """Add a packet to its message."""
         partial = self.partial.setdefault(key, _Partial())
@@ -212,7 +219,7 @@ class Incoming(Socket):
             packet counts 512 bytes at least. Default 64 MiB. Where it is exceeded, the source that
             holds most gives up the message that has waited longest.
         reassembly_timeout: seconds without a new packet after which a message with missing packets
-            is given up; default 1.
+            is given up; default 1. None: only for want of room, or by `close`.
 
     Messages that are given up, at the latest by `close`, are counted in `stats.dropped` as
     "incomplete".
@@ -235,7 +242,7 @@ class Incoming(Socket):
         crc: CRCPolicy = "verify",
         on_error: OnError = "skip",
         max_size: int = MAX_SIZE,
-        reassembly_timeout: float = 1.0,
+        reassembly_timeout: float | None = 1.0,
     ) -> None:
         super().__init__()
         if isinstance(port, str):
@@ -243,7 +250,7 @@ class Incoming(Socket):
         self._crc: CRCPolicy = crc
         self._on_error = on_error
         self._max_size = max_size
-        self._reassembly_timeout = reassembly_timeout
+        self._reassembly_timeout = seconds("reassembly_timeout", reassembly_timeout)
         self.gaps = self.reordered = self.duplicates = 0
         self._sources: OrderedDict[Any, _Source] = OrderedDict()  # the one not heard longest first
         self._stamps: dict[Any, tuple[int, int]] = {}
@@ -343,8 +350,7 @@ class Incoming(Socket):
                     return data
                 return self._put_together(rtp.parse(data), address, now)
             finally:
-                expiry = self._expiry()
-                if expiry is not None and expiry <= now and self._is_drained():
+                if self._expiry() <= now and self._is_drained():
                     self._give_up(now)
 
     def _bad(self, error: ProtocolError, data: bytes, address: Any) -> None:
@@ -416,8 +422,7 @@ class Incoming(Socket):
             source.finish(key)
             return wire
         while self._partial_bytes > self._max_size:
-            largest = max(self._sources.values(), key=lambda each: each.cost)
-            self._drop(largest, next(iter(largest.partial)))
+            self._drop_oldest(max(self._sources.values(), key=lambda source: source.cost))
         return None
 
     def _joined(self, source: _Source, packet: rtp.Packet, now: float) -> bytes | None:
@@ -439,12 +444,13 @@ class Incoming(Socket):
     def _partial_bytes(self) -> int:
         return sum(source.cost for source in self._sources.values())
 
-    def _expiry(self) -> float | None:
+    def _expiry(self) -> float:
         """When (monotonic) a message is given up next."""
+        if self._reassembly_timeout is None:
+            return math.inf
         with self._lock:
-            waiting = (s.partial for s in self._sources.values() if s.partial)
-            since = min((next(iter(p.values())).progress for p in waiting), default=None)
-        return None if since is None else since + self._reassembly_timeout
+            since = min((source.since for source in self._sources.values()), default=math.inf)
+        return since + self._reassembly_timeout
 
     def _is_drained(self) -> bool:
         """Whether nothing waits in the socket, such as packets that came while the caller did
@@ -458,12 +464,11 @@ class Incoming(Socket):
     def _give_up(self, now: float) -> None:
         """Drop the messages that are overdue; called where nothing waits in the socket."""
         with self._lock:
-            for source in self._sources.values():
-                while source.partial:
-                    key, partial = next(iter(source.partial.items()))
-                    if now - partial.progress < self._reassembly_timeout:
-                        break
-                    self._drop(source, key)
+            while self._expiry() <= now:
+                self._drop_oldest(min(self._sources.values(), key=lambda source: source.since))
+
+    def _drop_oldest(self, source: _Source) -> None:
+        self._drop(source, next(iter(source.partial)))
 
     def _drop(self, source: _Source, key: Any) -> None:
         source.finish(key)

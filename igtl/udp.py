@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import socket
 import sys
 import time
@@ -12,6 +13,7 @@ from typing import Any, Self, TypeVar
 from igtl._core import Frame
 from igtl.datagrams import Incoming, Outgoing
 from igtl.errors import ConnectionClosed
+from igtl.limits import seconds
 from igtl.message import Message
 
 T = TypeVar("T")
@@ -44,7 +46,7 @@ class Receiver(Incoming):
         """The next message and where it came from.
 
         Raises:
-            TimeoutError: none came within `timeout` seconds.
+            TimeoutError: none came within `timeout` seconds; None (the default) waits for ever.
             ConnectionClosed: the receiver was closed.
             ProtocolError: a bad datagram, with on_error="raise".
         """
@@ -55,6 +57,7 @@ class Receiver(Incoming):
         return self._next(self._take_frame, timeout)
 
     def _next(self, take: Callable[..., T | None], timeout: float | None) -> tuple[T, Any]:
+        timeout = seconds("timeout", timeout)
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
             try:
@@ -76,9 +79,9 @@ class Receiver(Incoming):
     def _await(self, deadline: float | None) -> None:
         """Return when there is something to read; TimeoutError at the deadline, or when a message
         is to be given up."""
-        times = [t for t in (deadline, self._expiry()) if t is not None]
-        if times:
-            self._readable(min(times) - time.monotonic())
+        until = min(math.inf if deadline is None else deadline, self._expiry())
+        if until < math.inf:
+            self._readable(until - time.monotonic())
         elif not _LINUX:  # elsewhere nothing but a time-out ends a receive
             self._readable(None)
 

@@ -242,6 +242,8 @@ def test_udp() -> None:
                 assert (await receiver.recv(timeout=5))[0] == big
                 with pytest.raises(TimeoutError, match="no message"):
                     await receiver.recv(timeout=0.02)
+                with pytest.raises(ValueError, match="timeout must be 0 seconds or more"):
+                    await receiver.recv(timeout=-1)
                 waiting = asyncio.create_task(receiver.recv())
                 await asyncio.sleep(0)
                 with pytest.raises(RuntimeError):

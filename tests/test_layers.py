@@ -18,7 +18,7 @@ import igtl
 
 # A module imports only from lines above its own, or from its left on its own line.
 LAYERS = [
-    "errors fields extras",
+    "errors limits fields extras",
     "_core",
     "metadata units show elements message",
     "messages.general messages.geometry messages.imaging messages.tracking messages.queries",

@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 import tracemalloc
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -143,7 +144,7 @@ def test_fragments_in_any_order_and_twice(air: Any, seed: int) -> None:
         sent += parts
     first, rest = sent[0], sent[1:] + rng.sample(sent, 5)
     rng.shuffle(rest)
-    in_air = air()
+    in_air = air(reassembly_timeout=None)
     got = in_air(first, *rest)
     by_name = {m.device_name: m for m in got}
     assert [by_name[i.device_name] for i in images] == images
@@ -191,11 +192,17 @@ def test_waiting_gives_up_what_is_overdue() -> None:
             assert receiver._partial_bytes == 0
 
 
-def test_a_caller_that_comes_late_loses_nothing_that_is_in_the_socket() -> None:
+def test_a_caller_that_comes_late_loses_nothing_that_is_in_the_socket(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Two senders whose packets alternate; the caller is away between the halves."""
+    away = 0.0
+    clock = SimpleNamespace(time=time.time, monotonic=lambda: time.monotonic() + away)
+    for module in ("igtl.datagrams", "igtl.udp"):
+        monkeypatch.setattr(f"{module}.time", clock)
     images = [volume(f"CT{k}") for k in range(2)]
     parts = [packets(image, ssrc=k) for k, image in enumerate(images)]
-    with Receiver(0, reassembly_timeout=0.05) as receiver:
+    with Receiver(0, reassembly_timeout=20) as receiver:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
             s.connect(("127.0.0.1", receiver.port))
             for pair in zip(*(p[:3] for p in parts), strict=True):
@@ -206,7 +213,7 @@ def test_a_caller_that_comes_late_loses_nothing_that_is_in_the_socket() -> None:
             for pair in zip(*(p[3:] for p in parts), strict=True):
                 for packet in pair:
                     s.send(packet)
-            time.sleep(0.1)
+            away = 100.0
             assert [receiver.recv(timeout=5)[0] for _ in images] == images
         assert receiver.stats.dropped == {}
 
@@ -258,7 +265,7 @@ class Network:
 @given(st.data())
 def test_sent_is_received_and_counted(data: Any) -> None:
     network = Network(data)
-    with Receiver(0) as receiver:
+    with Receiver(0, reassembly_timeout=None) as receiver:
         got = [receiver._take(packet, ("10.0.0.1", 1), None) for packet in network.packets()]
     network.check(receiver, sum(m is not None for m in got))
 
@@ -280,7 +287,7 @@ def test_reassembly_is_bounded(air: Any) -> None:
 
 
 def test_a_peer_that_never_completes_does_not_push_out_others(air: Any) -> None:
-    in_air = air(max_size=1_000_000)
+    in_air = air(max_size=1_000_000, reassembly_timeout=None)
     image = volume("CT")
     first, *rest = packets(image, ssrc=1)
     in_air(first, source=("10.0.0.2", 1))
@@ -291,7 +298,7 @@ def test_a_peer_that_never_completes_does_not_push_out_others(air: Any) -> None:
 
 def test_small_packets_are_bounded_too(air: Any) -> None:
     """A message of 8192 bytes can be cut into as many packets."""
-    in_air = air(max_size=100_000)
+    in_air = air(max_size=100_000, reassembly_timeout=None)
     wire = igtl.String("x" * 200).pack(version=2)
     sent = [rtp.split(wire, sequence=0, time=0, ssrc=k, payload_length=71) for k in range(50)]
     tracemalloc.start()
@@ -309,7 +316,7 @@ def test_small_packets_are_bounded_too(air: Any) -> None:
 
 
 def test_sources_are_bounded(air: Any) -> None:
-    in_air = air()
+    in_air = air(reassembly_timeout=None)
     for k in range(300):
         in_air(*packets(volume("cut"), ssrc=k)[:1])
     assert in_air.receiver.stats.dropped == {"incomplete": 300 - 256}
@@ -370,6 +377,25 @@ def test_broadcast() -> None:
         assert receiver.recv(timeout=5)[0].device_name == "everybody"
         with Sender("127.255.255.255", receiver.port) as out, pytest.raises(OSError):
             out.send(transform())
+
+
+def test_time_outs() -> None:
+    for wrong in (-1, float("nan")):
+        with pytest.raises(ValueError, match="reassembly_timeout must be 0 seconds or more"):
+            Receiver(0, reassembly_timeout=wrong)
+    with Receiver(0, reassembly_timeout=None) as receiver:
+        with pytest.raises(ValueError, match="timeout must be 0 seconds or more"):
+            receiver.recv(timeout=-1)
+        with pytest.raises(TimeoutError):
+            receiver.recv(timeout=0)
+        with Sender("127.0.0.1", receiver.port) as out:
+            out.send(transform())
+            receiver.recv(timeout=float("inf"))
+        receiver._take(packets(volume("cut"))[0], ("10.0.0.1", 1), None)
+        with pytest.raises(TimeoutError):
+            receiver.recv(timeout=0)
+        assert receiver.stats.dropped == {}
+    assert receiver.stats.dropped == {"incomplete": 1}
 
 
 def test_a_host_in_place_of_the_port() -> None:

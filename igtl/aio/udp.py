@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import time
 from typing import Any, Self
 
 from igtl._core import Frame
 from igtl.datagrams import Incoming, Outgoing
 from igtl.errors import ConnectionClosed
+from igtl.limits import seconds
 from igtl.message import Message
 
 _RETRY = 0.001  # seconds between two looks where the loop cannot watch a socket
@@ -57,13 +59,14 @@ class Receiver(Incoming):
         """The next message and where it came from; may be cancelled without loss.
 
         Raises:
-            TimeoutError: none came within `timeout` seconds.
+            TimeoutError: none came within `timeout` seconds; None (the default) waits for ever.
             ConnectionClosed: the receiver was closed.
             ProtocolError: a bad datagram, with on_error="raise".
             RuntimeError: another task is receiving.
         """
         if self._waiter is not None:
             raise RuntimeError("another task is receiving")
+        timeout = seconds("timeout", timeout)
         limit = asyncio.timeout(timeout)
         try:
             async with limit:
@@ -99,7 +102,7 @@ class Receiver(Incoming):
             return
         expiry = self._expiry()
         timer = None
-        if expiry is not None:
+        if expiry < math.inf:
             timer = loop.call_later(max(0.0, expiry - time.monotonic()), self._wake)
         try:
             await waiter
