@@ -393,6 +393,14 @@ def test_poses_that_cannot_be(wire: bytes, text: str) -> None:
     assert text in found.verdict
 
 
+def test_a_name_longer_than_a_header_holds() -> None:
+    named = igtl.Transform(np.eye(4), device_name="LongStylusToolNameToTracker")
+    wire = named.pack(version=2, cut_name=True)
+    found = examined(lambda sock: (sock.sendall(wire), silent(sock))[1], device_name="Long*Tracker")
+    assert list(found.streams) == [("TRANSFORM", "LongStylusToolNameToTracker")]
+    assert found.problems == []
+
+
 def test_poses_that_can_be() -> None:
     turned = igtl.Position([1, 2, 3], [0, 0, 2, 0], device_name="Dev").pack()
     tools = igtl.TrackingData([igtl.Tool("A", matrix=np.eye(4))]).pack()

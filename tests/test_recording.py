@@ -243,12 +243,26 @@ def test_events_and_connections(tmp_path: Path) -> None:
         assert [r.connection for r in recording] == [1, 2]
 
 
+def test_a_name_longer_than_a_header_holds(tmp_path: Path) -> None:
+    name = "LongStylusToolNameToTracker"
+    wire = igtl.Transform(np.eye(4), device_name=name).pack(version=2, cut_name=True)
+    frame = Frame.from_bytes(wire)
+    with Recorder(tmp_path / "a.mcap") as recorder:
+        recorder.write(frame)
+        recorder.write(frame.unpack())
+    with Recording(tmp_path / "a.mcap") as recording:
+        assert set(recording.streams) == {("TRANSFORM", frame.device_name), ("TRANSFORM", name)}
+        assert [r.stream[1] for r in recording] == [frame.device_name, name]
+        assert bytes(next(iter(recording[name])).frame) == wire
+
+
 def test_a_peer_that_makes_up_names_cannot_fill_the_index(tmp_path: Path) -> None:
     wires = [igtl.Status.ok(device_name=f"D{n}").pack() for n in range(5000)]
     with Recording(recorded(tmp_path / "a.mcap", wires)) as recording:
         assert [bytes(r.frame) for r in recording] == wires
         assert len(recording.streams) == 4097
         assert len(recording["*", "*"]) == 5000 - 4096
+        assert sum(r.stream == ("*", "*") for r in recording) == 5000 - 4096
 
 
 def test_links_are_recorded(tmp_path: Path) -> None:

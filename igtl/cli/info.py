@@ -72,8 +72,7 @@ def _check(recording: igtl.Recording, found: dict[str, Any]) -> int:
         recording, "checking", total=recording.count, console=console, transient=True,
         disable=not console.is_terminal,
     ):  # fmt: skip
-        frame = recorded.frame
-        stream = frame.type_name, frame.device_name
+        frame, stream = recorded.frame, recorded.stream
         sizes[stream] += len(frame)
         try:
             frame.unpack()

@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 from igtl._core import Frame
 from igtl.doctor.content import impossible, is_distorted
 from igtl.errors import CRCError, ProtocolError
+from igtl.message import Message
 
 Level = Literal["ok", "note", "problem"]
 
@@ -54,28 +55,32 @@ class Seen:
         self.age = 0.0
         self.reason = self.impossible_reason = ""
 
-    def add(self, frame: Frame, now: float) -> None:
+    def add(self, frame: Frame, found: Message | ProtocolError, now: float) -> None:
+        """A message has come; `found` is what it was decoded to, or why it was not."""
         self.count += 1
         self.bytes += len(frame)
         self.arrivals.append(now)
         if frame.timestamp_raw:
             self.offsets.append(time.time() - frame.timestamp_raw / 2**32)
             self.stamps.add(frame.timestamp_raw)
-        try:
-            message = frame.unpack()
-            if self.count == 1:
-                self.surplus = len(message.surplus)
-            if reason := impossible(message):
-                self.impossible += 1
-                self.impossible_reason = reason
-            else:
-                self.distorted += is_distorted(message)
-        except CRCError:
-            self.wrong_crc += 1
-            self.zero_crc += frame.crc == 0
-        except ProtocolError as error:
-            self.bad += 1
-            self.reason = str(error)
+        match found:
+            case CRCError():
+                self.wrong_crc += 1
+                self.zero_crc += frame.crc == 0
+            case ProtocolError():
+                self.bad += 1
+                self.reason = str(found)
+            case message:
+                self._look_into(message)
+
+    def _look_into(self, message: Message) -> None:
+        if self.count == 1:
+            self.surplus = len(message.surplus)
+        if reason := impossible(message):
+            self.impossible += 1
+            self.impossible_reason = reason
+        else:
+            self.distorted += is_distorted(message)
 
     def _gaps(self) -> list[float]:
         return [b - a for a, b in pairwise(self.arrivals)]

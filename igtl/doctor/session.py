@@ -12,6 +12,7 @@ from typing import Final
 from igtl._core import Frame
 from igtl.doctor.diagnosis import Diagnosis, Seen
 from igtl.errors import MessageTooLarge, ProtocolError, VersionError
+from igtl.message import Message
 from igtl.messages.general import Status
 from igtl.protocol import Protocol, hello_message
 
@@ -102,8 +103,15 @@ class Session:
         self._protocol.receive_data(chunk)
         for frame in self._frames():
             self.diagnosis.versions.add(frame.header_version)
-            key = frame.type_name, frame.device_name
-            self.diagnosis.streams.setdefault(key, Seen()).add(frame, time.monotonic())
+            found: Message | ProtocolError
+            name = frame.device_name
+            try:
+                found = frame.unpack()
+                name = found.device_name  # may be longer than a header can hold
+            except ProtocolError as error:
+                found = error
+            key = frame.type_name, name
+            self.diagnosis.streams.setdefault(key, Seen()).add(frame, found, time.monotonic())
         self.pending = not self._protocol.at_boundary
         return True
 

@@ -174,8 +174,7 @@ class Recording:
             raise FileError(self.path, "is MCAP, but holds no OpenIGTLink")
         groups: dict[Stream, list[int]] = {}
         for n, channel in ours.items():
-            stream = channel.metadata.get("type", ""), channel.metadata.get("device_name", "")
-            groups.setdefault(stream, []).append(n)
+            groups.setdefault(_stream_of(channel.metadata), []).append(n)
         self.streams = {
             stream: RecordedStream(self, stream, groups[stream]) for stream in sorted(groups)
         }
@@ -276,7 +275,7 @@ class Recording:
             number = facts.get("connection", "")
             yield Recorded(
                 record.log_time, frame, facts.get("peer", ""),
-                int(number) if number.isdecimal() else 0,
+                int(number) if number.isdecimal() else 0, _stream_of(facts),
             )  # fmt: skip
 
     def _messages(self, chosen: set[int], first: int | None, last: int | None) -> Iterator[Any]:
@@ -482,6 +481,10 @@ class RecordedStream:
 
     def __repr__(self) -> str:
         return f"<{len(self)} {self.type_name} {self.device_name!r}, {self.rate:.1f} Hz>"
+
+
+def _stream_of(facts: dict[str, str]) -> Stream:
+    return facts.get("type", ""), facts.get("device_name", "")
 
 
 def _log_time(record: Any) -> int:
