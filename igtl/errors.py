@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 
@@ -142,3 +145,14 @@ class CommandFailed(IgtlError):
 
     def __reduce__(self) -> tuple[type[CommandFailed], tuple[Any, str]]:
         return type(self), (self.reply, str(self))
+
+
+@contextmanager
+def naming(path: str | os.PathLike[str]) -> Iterator[None]:
+    """An OSError that does not say of which file it is gets its name."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise

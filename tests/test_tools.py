@@ -673,6 +673,24 @@ def test_a_full_disk_ends_a_recording(here: igtl.Listener, tmp_path: Path) -> No
 
 
 @processes
+@pytest.mark.skipif(sys.platform == "win32", reason="no limit for the size of files")
+@pytest.mark.parametrize("suffix", [".nrrd", ".nii", ".nii.gz", ".mha"])
+def test_a_full_disk_ends_receiving(suffix: str, here: igtl.Listener, tmp_path: Path) -> None:
+    for package in ("nibabel", "SimpleITK"):
+        pytest.importorskip(package)
+    noise = np.random.default_rng(1).integers(0, 255, (1, 200, 200), np.uint8)
+    args = ("receive", f":{here.port}", "--to", str(tmp_path), "--images", suffix)
+    with running(*args, serves=False, **limited_files(10_000)) as command:
+        with here.accept(timeout=20) as link:
+            link.send(igtl.Image(noise, device_name="US"))
+        out, err = command.process.communicate(timeout=20)
+    assert (command.process.returncode, out) == (1, "")
+    assert f"{tmp_path}/US{suffix}: " in err
+    assert "File too large" in err
+    assert list(tmp_path.iterdir()) == []  # no part of it
+
+
+@processes
 def test_a_source_that_ends_early_is_lost(here: igtl.Listener, tmp_path: Path) -> None:
     file = tmp_path / "a.mcap"
     for args in (

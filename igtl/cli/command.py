@@ -17,7 +17,9 @@ from igtl.cli.arguments import Address, Connection, connection
 @click.argument("name")
 @click.argument("text", default="")
 @click.option("-d", "--device", default="", help="Device name of the command.")
-@click.option("--timeout", type=float, default=5.0, show_default=True, help="Seconds to wait.")
+@click.option(
+    "--timeout", type=click.FloatRange(0), default=5.0, show_default=True, help="Seconds to wait."
+)
 @click.option("--json", "as_json", is_flag=True, help="The reply as a JSON object.")
 @connection
 def command(

@@ -41,7 +41,9 @@ class _Asked(click.ParamType):  # type: ignore[type-arg]
 @click.argument("address", type=Address())
 @click.argument("kind", metavar="TYPE", type=_Asked())
 @click.argument("device", default="")
-@click.option("--timeout", type=float, default=5.0, show_default=True, help="Seconds to wait.")
+@click.option(
+    "--timeout", type=click.FloatRange(0), default=5.0, show_default=True, help="Seconds to wait."
+)
 @click.option("--to", "path", type=click.Path(path_type=Path), help="Save it as this file.")
 @click.option("--json", "as_json", is_flag=True, help="As a JSON object.")
 @click.option("--arrays", is_flag=True, help="With --json: large arrays in full.")

@@ -90,7 +90,10 @@ def command(
                 path = _free(folder, message.device_name, suffix)
                 try:
                     igtl.files.save(message, path)
-                except igtl.IgtlError as error:
+                except (igtl.IgtlError, OSError) as error:
+                    path.unlink(missing_ok=True)  # a part of it, if anything
+                    if not isinstance(error, igtl.IgtlError):  # of the disk
+                        raise
                     bad(error, "not saved")
                     continue
                 saved += 1

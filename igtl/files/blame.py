@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
-from igtl.errors import EncodeError, FileError
+from igtl.errors import EncodeError, FileError, naming
 from igtl.extras import MissingExtra
 
 
@@ -14,9 +14,11 @@ from igtl.extras import MissingExtra
 def blamed(path: Any) -> Iterator[None]:
     """Turn what a library raises about the content of a file into FileError, of whatever kind it
     is: there are many decoders behind them, and some want modules of their own for odd bytes. What
-    the system says (OSError with a number) passes, and so does a library that is missing."""
+    the system says (OSError with a number) passes, with the name of the file, and so does a
+    library that is missing."""
     try:
-        yield
+        with naming(path):
+            yield
     except (FileError, MissingExtra):
         raise
     except EncodeError as error:

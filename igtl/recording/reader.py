@@ -16,12 +16,12 @@ import numpy.typing as npt
 
 from igtl import batch
 from igtl._core import Frame
-from igtl.errors import FileError, ProtocolError
+from igtl.errors import FileError, ProtocolError, naming
 from igtl.extras import need
 from igtl.message import CRCPolicy, Message
 from igtl.messages.tracking import TrackingData
 from igtl.recording.playback import Playback, Recorded
-from igtl.recording.recorder import ENCODING, EVENTS, naming
+from igtl.recording.recorder import ENCODING, EVENTS
 
 Stream = tuple[str, str]
 """Type and device name."""

@@ -7,12 +7,11 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, Final, Literal, NamedTuple, Self
 
 from igtl import _core
 from igtl._core import Frame
+from igtl.errors import naming
 from igtl.extras import need
 from igtl.log import named
 from igtl.message import Message
@@ -23,17 +22,6 @@ _FLUSH: Final = 0.5  # seconds after which what was written is with the system, 
 _CHUNK: Final = 256 * 1024
 _MAX_STREAMS: Final = 4096  # of which a peer could make any number; the rest shares a channel
 _NS: Final = 1_000_000_000
-
-
-@contextmanager
-def naming(path: str) -> Iterator[None]:
-    """Errors of the disk that do not say of which file they are get its name."""
-    try:
-        yield
-    except OSError as error:
-        if error.filename is None:
-            error.filename = path
-        raise
 
 
 class _Item(NamedTuple):
