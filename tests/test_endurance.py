@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import json
+import logging
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,7 @@ import igtl
 import igtl.aio
 from tests.links import contexts
 from tests.test_links import until
+from tests.test_server import serving
 from tests.wire import transform
 
 pytestmark = [pytest.mark.long, pytest.mark.processes]
@@ -200,25 +204,47 @@ def test_a_reader_ten_times_too_slow(policy: Any) -> None:
             assert (peer.stats.lost > 0) == (policy != "block")
 
 
-def test_500_clients_ten_of_them_stopped(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.fixture
+def many_descriptors() -> None:
+    """Of which a test with hundreds of clients needs more than are usual."""
     resource = pytest.importorskip("resource")
-    if resource.getrlimit(resource.RLIMIT_NOFILE)[1] < 2000:
-        pytest.skip("fewer than 2000 descriptors are allowed here")
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 2000), hard))
-    live, still, n = 490, 10, 1200  # 20 s at 60 Hz
+    if hard != resource.RLIM_INFINITY and hard < 2000:
+        pytest.skip("fewer than 2000 descriptors are allowed here")
+    if soft != resource.RLIM_INFINITY and soft < 2000:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (2000, hard))
+
+
+def start_program(module: str, *arguments: object) -> subprocess.Popen[str]:
+    """A module of tests/ in a process of its own."""
+    command = [sys.executable, "-m", f"tests.{module}", *map(str, arguments)]
     root = Path(__file__).parents[1]
+    return subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, text=True)
 
-    def start(port: int, clients: int) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "tests.many_clients", str(port), str(clients)]
-        process = subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, text=True)
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-        return process
 
+@contextlib.contextmanager
+def running(process: subprocess.Popen[str]) -> Iterator[subprocess.Popen[str]]:
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def start_clients(port: int, clients: int) -> subprocess.Popen[str]:
+    """Clients that are connected; see tests/many_clients.py."""
+    process = start_program("many_clients", port, clients)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+@pytest.mark.usefixtures("many_descriptors")
+def test_500_clients_ten_of_them_stopped(capsys: pytest.CaptureFixture[str]) -> None:
+    live, still, n = 490, 10, 1200  # 20 s at 60 Hz
     settings: dict[str, Any] = {"policy": "drop_oldest", "max_queued": 60, "stall_timeout": 4}
     with igtl.serve(port=0, **settings) as server:
-        processes = [start(server.port, live), start(server.port, still)]
+        processes = [start_clients(server.port, live), start_clients(server.port, still)]
         try:
             until(lambda: len(server.clients) == live + still)
             stopped = sorted(server.clients, key=lambda p: p.id)[live:]
@@ -247,6 +273,58 @@ def test_500_clients_ten_of_them_stopped(capsys: pytest.CaptureFixture[str]) -> 
         for peer in stopped:
             assert peer.stats.dropped["drop_oldest"] > 0
             assert peer.stats.sent + peer.stats.lost <= n
+
+
+def resident() -> int:
+    """Memory of this process, in MiB."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") >> 20
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").is_file(), reason="counts in /proc")
+@pytest.mark.usefixtures("many_descriptors")
+@pytest.mark.parametrize("kind", ["sync", "aio"])
+def test_flood_of_connections_beside_live_clients(
+    kind: str, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Ten clients get 60 messages a second while 5,000 others come that mean no good."""
+    live, flood, rate = 10, 5000, 400
+    n = 0
+    with serving(kind, max_clients=200) as server:
+        with running(start_clients(server.port, live)) as clients:
+
+            def broadcast() -> None:
+                message = igtl.TrackingData([igtl.Tool("tool", matrix=np.eye(4))])
+                message.tools.matrices[0, 0, 3] = n
+                message.time_ns = time.time_ns()
+                server.broadcast(message)
+
+            until(lambda: len(server.clients) == live)
+            broadcast()
+            before = descriptors(), resident()
+            start = time.monotonic()
+            with running(start_program("flood", server.port, flood, rate)) as attack:
+                while attack.poll() is None or n % 60:  # the rest of the last second without it
+                    n += 1
+                    time.sleep(max(0.0, start + n / 60 - time.monotonic()))
+                    broadcast()
+                assert attack.returncode == 0
+            until(lambda: len(server.clients) == live)
+            until(lambda: settled(descriptors, before[0]))
+            seconds, left = time.monotonic() - start, resident() - before[1]
+            server.shutdown(timeout=20)
+            result = json.loads(clients.communicate(timeout=60)[0])
+        with capsys.disabled():
+            print(f"\n{flood} connections: {result}, {left} MiB more, "
+                  f"gone {dict(server.gone)}, refused {dict(server.refused)}")  # fmt: skip
+        assert result["in_order"] == live
+        assert result["counts"] == [n + 1]
+        assert result["hz"] >= 59
+        assert result["gap_ms"] <= 200
+        assert sum(server.gone.values()) + sum(server.refused.values()) >= flood
+        assert [r for r in caplog.records if r.levelno >= logging.ERROR] == []
+        assert len(caplog.records) <= 10 * seconds
+        assert left <= 30
 
 
 def test_udp_at_120_hz_for_a_minute() -> None:
