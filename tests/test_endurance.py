@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import itertools
 import json
 import logging
 import os
+import random
 import signal
 import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,7 +25,7 @@ import pytest
 
 import igtl
 import igtl.aio
-from tests.links import contexts
+from tests.links import authority, contexts
 from tests.test_links import until
 from tests.test_server import serving
 from tests.wire import transform
@@ -231,6 +234,13 @@ def running(process: subprocess.Popen[str]) -> Iterator[subprocess.Popen[str]]:
             process.kill()
 
 
+def tracking(name: str, number: int) -> igtl.TrackingData:
+    """A TDATA that shows which one it is, and when it was made."""
+    message = igtl.TrackingData([igtl.Tool("tool", matrix=np.eye(4))], device_name=name)
+    message.tools.matrices[0, 0, 3] = number
+    return message
+
+
 def start_clients(port: int, clients: int) -> subprocess.Popen[str]:
     """Clients that are connected; see tests/many_clients.py."""
     process = start_program("many_clients", port, clients)
@@ -294,10 +304,7 @@ def test_flood_of_connections_beside_live_clients(
         with running(start_clients(server.port, live)) as clients:
 
             def broadcast() -> None:
-                message = igtl.TrackingData([igtl.Tool("tool", matrix=np.eye(4))])
-                message.tools.matrices[0, 0, 3] = n
-                message.time_ns = time.time_ns()
-                server.broadcast(message)
+                server.broadcast(tracking("Tracker", n))
 
             until(lambda: len(server.clients) == live)
             broadcast()
@@ -349,3 +356,127 @@ def test_udp_at_120_hz_for_a_minute() -> None:
         assert got == list(range(n))
         assert (receiver.gaps, receiver.reordered, receiver.duplicates) == (0, 0, 0)
         assert receiver.stats.streams["TRANSFORM", "Tool"].rate == pytest.approx(120, rel=0.2)
+
+
+SOAK = 120  # seconds
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").is_file(), reason="counts in /proc")
+def test_soak_of_fifty_mixed_clients(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Two servers and a receiver of datagrams, under what tests/mixed_clients.py does to them:
+    nothing grows, nothing is logged as an error, sent = received + counted."""
+    last: dict[tuple[str, int], int] = {}  # by name and connection
+    got: Counter[str] = Counter()
+    datagrams: Counter[str] = Counter()
+    disorder: list[tuple[str, int]] = []
+    ending: dict[str, tuple[Any, int]] = {}  # whom to disconnect: its server, its number
+
+    def serve(server: Any) -> None:
+        @server.on(igtl.Transform)
+        def _(message: igtl.Transform, peer: Any) -> None:
+            name, k = message.device_name, int(message.matrix[0, 3])
+            got[name] += 1
+            if k <= last.get((name, peer.id), -1):
+                disorder.append((name, k))
+            last[name, peer.id] = k
+            if name.startswith("healing"):
+                ending[name] = server, peer.id
+
+        @server.provides(igtl.GetTransform)
+        def _(request: Any, peer: Any) -> Any:
+            return transform(request.device_name)
+
+        @server.provides(igtl.StartTrackingData, "Stream")
+        def _(request: Any, peer: Any) -> Any:
+            for k in itertools.count():
+                yield tracking("Stream", k)
+
+        server.command("Echo")(lambda command, peer: command.text)
+
+    def receive() -> None:
+        for message, _ in receiver:
+            datagrams[message.device_name] += 1
+
+    def chaos() -> None:
+        name = f"healing {random.choice(['sync', 'aio'])}{random.choice([5, 13, 21])}"
+        server, number = ending.get(name, (plain, 0))
+        with contextlib.suppress(KeyError):  # it is gone
+            server.disconnect(number)
+
+    def counts() -> tuple[int, ...]:
+        tasks = sum(len(asyncio.all_tasks(loop)) for loop in loops)
+        return descriptors(), threading.active_count(), tasks, resident()
+
+    ca = tmp_path / "ca.pem"
+    authority().cert_pem.write_to_path(ca)
+    with (
+        serving("sync") as plain,
+        serving("aio", ssl=contexts()[0]) as tls,
+        igtl.udp.Receiver(0) as receiver,
+    ):
+        loops = [plain.server._io.loop, tls.loop.loop]
+        threading.Thread(target=receive, daemon=True).start()
+        for server in (plain, tls):
+            serve(server)
+        with igtl.connect(port=plain.port) as link:
+            link.send(transform("first"))
+            until(lambda: got["first"] == 1)
+        until(lambda: not plain.clients)
+        before = counts()
+        with contextlib.ExitStack() as stack:
+            clients = [
+                stack.enter_context(
+                    running(
+                        start_program(
+                            "mixed_clients", kind, 25, SOAK, plain.port, tls.port, receiver.port, ca
+                        )
+                    )
+                )
+                for kind in ("sync", "aio")
+            ]
+            samples = []
+            picture = igtl.Image(np.zeros((1, 200, 500), np.uint8), device_name="US")
+            start = time.monotonic()
+            for k in igtl.Rate(30):
+                for server in (plain, tls):
+                    server.broadcast(tracking("Broadcast", len(samples)))
+                    if k % 30 == 0:
+                        server.broadcast(picture)
+                samples.append(counts())
+                if k % 30 == 0:
+                    chaos()
+                if all(process.poll() is not None for process in clients):
+                    break
+            reports = [json.loads(process.communicate()[0]) for process in clients]
+        until(lambda: not plain.clients and not tls.clients)
+        for index in range(3):
+            until(lambda: settled(lambda: counts()[index], before[index]))  # noqa: B023
+        sent = sum((Counter(report["sent"]) for report in reports), Counter())
+        by_udp = sum(n for name, n in sent.items() if name.startswith("sender"))
+        until(lambda: datagrams.total() + receiver.stats.lost == by_udp)
+    seconds = time.monotonic() - start
+    grown = np.array(samples[len(samples) // 4 : len(samples) * 7 // 8])  # while all are there
+    minutes = np.linspace(0, 5 / 8 * seconds / 60, len(grown))
+    slopes = np.polyfit(minutes, grown, 1)[0]
+    names = ["descriptors", "threads", "tasks", "MiB"]
+    visits = sum((Counter(report["visits"]) for report in reports), Counter())
+    healed = {name: one for report in reports for name, one in report["healing"].items()}
+    with capsys.disabled():
+        print(f"\n{seconds:.0f} s: {dict(visits)}, {len(samples)} broadcasts, {got.total()} messages, "
+              f"{by_udp} datagrams; a minute " +
+              ", ".join(f"{slope:+.2f} {name}" for slope, name in zip(slopes, names, strict=True)) +
+              f"; most {np.max(samples, 0)}; healed {[(one, one['sent'] - got[name]) for name, one in healed.items()]}; "
+              f"gone {dict(plain.gone)} {dict(tls.gone)}; refused {dict(tls.refused)}")  # fmt: skip
+    assert [failure for report in reports for failure in report["failures"]] == []
+    assert [r for r in caplog.records if r.levelno >= logging.ERROR] == []
+    assert disorder == []
+    for name, n in sent.items():
+        if name.startswith(("speaker", "stranger")):
+            assert got[name] == n, name
+    for name, one in healed.items():
+        assert one["calls"] == one["sent"] + one["dropped"], name
+        assert got[name] == one["sent"], name
+    assert max(slopes[:3]) < 20
+    assert slopes[3] < 5
