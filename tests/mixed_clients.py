@@ -57,11 +57,13 @@ class Report:
     failures: list[str] = field(default_factory=list)
 
 
-class Errors(logging.Handler):
-    """Keeps what is logged as an error."""
+class Lines(logging.Handler):
+    """Keeps what is logged, as text: a record would keep its exception, and that the buffers of a
+    connection."""
 
-    def __init__(self, lines: list[str]) -> None:
-        super().__init__(logging.ERROR)
+    def __init__(self, lines: list[str], level: int = logging.WARNING) -> None:
+        super().__init__(level)
+        self.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
         self.lines = lines
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -260,7 +262,7 @@ VISITS = [speaker, listener, asker, stream_user, subscriber, healing, stranger, 
 
 def main(kind: str, n: int, seconds: float, plain: int, tls: int, udp: int, ca: str) -> None:
     report = Report()
-    logging.getLogger().addHandler(Errors(report.failures))
+    logging.getLogger().addHandler(Lines(report.failures, logging.ERROR))
     loop = Loop() if kind == "aio" else None
     context = ssl.create_default_context(cafile=ca)
     until = time.monotonic() + seconds

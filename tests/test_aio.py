@@ -7,6 +7,7 @@ import contextlib
 import contextvars
 import socket
 import sys
+import threading
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import pytest
 
 import igtl
 import igtl.aio
+from tests.links import contexts
 from tests.wire import transform
 
 
@@ -256,6 +258,43 @@ def test_udp() -> None:
                     await ending
 
     run(main)
+
+
+@pytest.mark.parametrize("secure", [False, True], ids=["tcp", "tls"])
+@pytest.mark.parametrize("uvloop", [False, True], ids=["asyncio", "uvloop"])
+def test_what_came_before_a_write_failed_is_handled(secure: bool, uvloop: bool) -> None:
+    """A peer sends and leaves while the loop is busy; the next thing that the loop does is to send."""
+    server_ssl, client_ssl = contexts() if secure else (None, None)
+    got: list[float] = []
+
+    def visit(link: igtl.Link) -> None:
+        with link:
+            for k in range(10):
+                link.send(transform(x=k))
+
+    async def main() -> None:
+        async with igtl.aio.serve(port=0, ssl=server_ssl) as server:
+            server.on(igtl.Transform)(lambda message, peer: got.append(message.matrix[0, 3]))
+            link = await asyncio.to_thread(igtl.connect, "127.0.0.1", server.port, ssl=client_ssl)
+            while not server.clients:
+                await asyncio.sleep(0.001)
+            peer = server.clients[0]
+            leaving = threading.Thread(target=visit, args=(link,))
+            leaving.start()
+            leaving.join()  # without a turn of the loop
+            while not peer._connection.is_over:
+                await server.broadcast(transform())
+            while server.clients:
+                await asyncio.sleep(0.001)
+            assert got == list(range(10))
+            assert peer.stats.received == 10
+
+    if uvloop:
+        factory = pytest.importorskip("uvloop").new_event_loop
+    else:
+        factory = asyncio.new_event_loop
+    with asyncio.Runner(loop_factory=factory) as runner:
+        runner.run(asyncio.wait_for(main(), 30))
 
 
 def test_a_receiver_goes_on_in_the_callback_that_brings_the_bytes() -> None:

@@ -26,6 +26,7 @@ import pytest
 import igtl
 import igtl.aio
 from tests.links import authority, contexts
+from tests.mixed_clients import Lines
 from tests.test_links import until
 from tests.test_server import serving
 from tests.wire import transform
@@ -291,11 +292,30 @@ def resident() -> int:
     return pages * os.sysconf("SC_PAGE_SIZE") >> 20
 
 
+@pytest.fixture
+def logged() -> Iterator[list[str]]:
+    """Lines that are logged meanwhile; kept from pytest, which would keep more."""
+    lines: list[str] = []
+    handler = Lines(lines)
+    loggers = [logging.getLogger(name) for name in ("igtl", "asyncio")]
+    for logger in loggers:
+        logger.addHandler(handler)
+        logger.propagate = False
+    yield lines
+    for logger in loggers:
+        logger.removeHandler(handler)
+        logger.propagate = True
+
+
+def errors(lines: list[str]) -> list[str]:
+    return [line for line in lines if line.startswith(("ERROR", "CRITICAL"))]
+
+
 @pytest.mark.skipif(not Path("/proc/self/statm").is_file(), reason="counts in /proc")
 @pytest.mark.usefixtures("many_descriptors")
 @pytest.mark.parametrize("kind", ["sync", "aio"])
 def test_flood_of_connections_beside_live_clients(
-    kind: str, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+    kind: str, capsys: pytest.CaptureFixture[str], logged: list[str]
 ) -> None:
     """Ten clients get 60 messages a second while 5,000 others come that mean no good."""
     live, flood, rate = 10, 5000, 400
@@ -311,7 +331,8 @@ def test_flood_of_connections_beside_live_clients(
             before = descriptors(), resident()
             start = time.monotonic()
             with running(start_program("flood", server.port, flood, rate)) as attack:
-                while attack.poll() is None or n % 60:  # the rest of the last second without it
+                # to the end of the last second, in which it may make up for what it is late
+                while attack.poll() is None or n % 60 or n < 60 * (time.monotonic() - start) - 1:
                     n += 1
                     time.sleep(max(0.0, start + n / 60 - time.monotonic()))
                     broadcast()
@@ -329,8 +350,8 @@ def test_flood_of_connections_beside_live_clients(
         assert result["hz"] >= 59
         assert result["gap_ms"] <= 200
         assert sum(server.gone.values()) + sum(server.refused.values()) >= flood
-        assert [r for r in caplog.records if r.levelno >= logging.ERROR] == []
-        assert len(caplog.records) <= 10 * seconds
+        assert errors(logged) == []
+        assert len(logged) <= 10 * seconds
         assert left <= 30
 
 
@@ -363,7 +384,7 @@ SOAK = 120  # seconds
 
 @pytest.mark.skipif(not Path("/proc/self/statm").is_file(), reason="counts in /proc")
 def test_soak_of_fifty_mixed_clients(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], logged: list[str]
 ) -> None:
     """Two servers and a receiver of datagrams, under what tests/mixed_clients.py does to them:
     nothing grows, nothing is logged as an error, sent = received + counted."""
@@ -470,7 +491,7 @@ def test_soak_of_fifty_mixed_clients(
               f"; most {np.max(samples, 0)}; healed {[(one, one['sent'] - got[name]) for name, one in healed.items()]}; "
               f"gone {dict(plain.gone)} {dict(tls.gone)}; refused {dict(tls.refused)}")  # fmt: skip
     assert [failure for report in reports for failure in report["failures"]] == []
-    assert [r for r in caplog.records if r.levelno >= logging.ERROR] == []
+    assert errors(logged) == []
     assert disorder == []
     for name, n in sent.items():
         if name.startswith(("speaker", "stranger")):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import Callable, Generator, Hashable
 from typing import Any, cast
 
@@ -160,6 +161,8 @@ class Connection(asyncio.BufferedProtocol):
         return True  # half closed: this end may still send
 
     def connection_lost(self, exc: Exception | None) -> None:
+        if isinstance(exc, ConnectionError):
+            self._read_rest()
         if exc is not None and self.ended is False:
             self.ended = exc
         self.ended = self.ended or True
@@ -168,6 +171,17 @@ class Connection(asyncio.BufferedProtocol):
         self._give_up("disconnected")
         self._wake_room()
         self.on_bytes()
+
+    def _read_rest(self) -> None:
+        """What came before the peer left: asyncio does not read it once a write has failed."""
+        sock = self.transport.get_extra_info("socket")
+        with (
+            contextlib.suppress(OSError),
+            socket.fromfd(sock.fileno(), sock.family, sock.type) as rest,
+        ):
+            rest.setblocking(False)
+            while not self.ended and (n := rest.recv_into(self.get_buffer(-1))):
+                self.buffer_updated(n)
 
     def pause_writing(self) -> None:
         self._full = True
