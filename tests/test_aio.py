@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
+import gc
 import socket
 import sys
 import threading
+import weakref
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ import pytest
 import igtl
 import igtl.aio
 from tests.links import contexts
+from tests.test_links import until
 from tests.wire import transform
 
 
@@ -295,6 +298,21 @@ def test_what_came_before_a_write_failed_is_handled(secure: bool, uvloop: bool) 
         factory = asyncio.new_event_loop
     with asyncio.Runner(loop_factory=factory) as runner:
         runner.run(asyncio.wait_for(main(), 30))
+
+
+def test_a_client_that_is_gone_is_forgotten_without_the_garbage_collector() -> None:
+    gc.disable()
+    try:
+        with igtl.serve(port=0) as server:
+            with igtl.connect(port=server.port):
+                until(lambda: len(server.clients) == 1)
+                peer = server.clients[0]._peer
+                gone = [weakref.ref(peer), weakref.ref(peer._connection)]
+                del peer
+            with igtl.connect(port=server.port):
+                until(lambda: [ref() for ref in gone] == [None, None])
+    finally:
+        gc.enable()
 
 
 def test_a_receiver_goes_on_in_the_callback_that_brings_the_bytes() -> None:

@@ -171,6 +171,8 @@ class Connection(asyncio.BufferedProtocol):
         self._give_up("disconnected")
         self._wake_room()
         self.on_bytes()
+        # for the last time: what receives here refers to this, and both are now let go at once
+        self.on_bytes = self._waiter.wake
 
     def _read_rest(self) -> None:
         """What came before the peer left: asyncio does not read it once a write has failed."""

@@ -287,6 +287,7 @@ class Server(Answers):
             await peer._connection.finish(0.5)
             for handler in self._disconnected:
                 await self._guarded(peer, handler, peer)
+            peer.facade = None
 
     async def _watch(self) -> None:
         """Look for clients that take nothing, or say nothing, for too long."""
