@@ -57,13 +57,11 @@ class Report:
     failures: list[str] = field(default_factory=list)
 
 
-class Lines(logging.Handler):
-    """Keeps what is logged, as text: a record would keep its exception, and that the buffers of a
-    connection."""
+class Errors(logging.Handler):
+    """Keeps what is logged as an error."""
 
-    def __init__(self, lines: list[str], level: int = logging.WARNING) -> None:
-        super().__init__(level)
-        self.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
+    def __init__(self, lines: list[str]) -> None:
+        super().__init__(logging.ERROR)
         self.lines = lines
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -262,7 +260,7 @@ VISITS = [speaker, listener, asker, stream_user, subscriber, healing, stranger, 
 
 def main(kind: str, n: int, seconds: float, plain: int, tls: int, udp: int, ca: str) -> None:
     report = Report()
-    logging.getLogger().addHandler(Lines(report.failures, logging.ERROR))
+    logging.getLogger().addHandler(Errors(report.failures))
     loop = Loop() if kind == "aio" else None
     context = ssl.create_default_context(cafile=ca)
     until = time.monotonic() + seconds

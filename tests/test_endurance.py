@@ -26,7 +26,6 @@ import pytest
 import igtl
 import igtl.aio
 from tests.links import authority, contexts
-from tests.mixed_clients import Lines
 from tests.test_links import until
 from tests.test_server import serving
 from tests.wire import transform
@@ -294,17 +293,21 @@ def resident() -> int:
 
 @pytest.fixture
 def logged() -> Iterator[list[str]]:
-    """Lines that are logged meanwhile; kept from pytest, which would keep more."""
+    """Lines that are logged meanwhile. They do not come to pytest: it keeps records, those their
+    exceptions, and those the buffers of a connection."""
     lines: list[str] = []
-    handler = Lines(lines)
+
+    def keep(record: logging.LogRecord) -> bool:
+        if record.levelno >= logging.WARNING:
+            lines.append(f"{record.levelname} {record.name}: {record.getMessage()}")
+        return False
+
     loggers = [logging.getLogger(name) for name in ("igtl", "asyncio")]
     for logger in loggers:
-        logger.addHandler(handler)
-        logger.propagate = False
+        logger.addFilter(keep)
     yield lines
     for logger in loggers:
-        logger.removeHandler(handler)
-        logger.propagate = True
+        logger.removeFilter(keep)
 
 
 def errors(lines: list[str]) -> list[str]:
