@@ -1,4 +1,4 @@
-"""Connections of clients that mean no good, in a process of their own: `python -m tests.flood PORT N RATE`.
+"""Connections that only cost a server, in a process of their own: `python -m tests.flood PORT N RATE`.
 
 N connections, RATE a second, of which the newest 500 are kept open.
 """

@@ -320,7 +320,7 @@ def errors(lines: list[str]) -> list[str]:
 def test_flood_of_connections_beside_live_clients(
     kind: str, capsys: pytest.CaptureFixture[str], logged: list[str]
 ) -> None:
-    """Ten clients get 60 messages a second while 5,000 others come that mean no good."""
+    """Ten clients get 60 messages a second while 5,000 others come that only cost the server."""
     live, flood, rate = 10, 5000, 400
     n, load = 0, os.getloadavg()[0]
     with serving(kind, max_clients=200) as server:
