@@ -117,6 +117,11 @@ class FileError(IgtlError, ValueError):
         return type(self), (self.path, self.reason)
 
 
+class FileWarning(UserWarning):
+    """A file was read or written, but not all of its content was kept, or its place is in doubt.
+    One warning a file, whose text names everything."""
+
+
 class ConnectionClosed(IgtlError, ConnectionError):
     """The link is over.
 

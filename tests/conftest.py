@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,28 @@ def missing_peer(name: str) -> None:
     if os.environ.get("IGTL_REQUIRE_PEERS") == "1":
         pytest.fail(f"{name} is not installed, and IGTL_REQUIRE_PEERS=1", pytrace=False)
     pytest.skip(f"{name} is not installed")
+
+
+@pytest.fixture(scope="session")
+def slicer() -> Callable[[list[dict[str, Any]]], list[Any]]:
+    """What 3D Slicer's own code makes of files: requests to facts, see `tests/slicer_peer.py`. It is
+    installed by `ci/slicer`; IGTL_SLICER_PYTHON names another Python that has slicer-core."""
+    there = Path(__file__).parent.parent / "build" / "slicer-venv" / "bin" / "python"
+    python = os.environ.get("IGTL_SLICER_PYTHON", str(there))
+    if not Path(python).exists():
+        missing_peer("slicer-core (ci/slicer)")
+
+    def ask(requests: list[dict[str, Any]]) -> list[Any]:
+        done = subprocess.run(
+            [python, str(Path(__file__).parent / "slicer_peer.py")], input=json.dumps(requests),
+            capture_output=True, text=True, timeout=120,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        answers: list[Any] = json.loads(done.stdout.rpartition("--- answers ---")[2])
+        assert len(answers) == len(requests)
+        return answers
+
+    return ask
 
 
 @pytest.fixture(scope="session")
