@@ -36,8 +36,10 @@ _CODES: Final = {dtype: code for code, dtype in _DTYPES.items()}
 _SPACES: Final[dict[str, int]] = {"RAS": 1, "LPS": 2}
 _FLIP: Final = np.diag([-1.0, -1.0, 1.0, 1.0])  # RAS <-> LPS, its own inverse
 _INSTEAD: Final = {
-    "int64": "convert with .astype(np.int32), or np.int16 for 3D Slicer",
-    "uint64": "convert with .astype(np.uint32), or np.uint16 for 3D Slicer",
+    "int64": "convert with .astype(np.int16) if the values fit, else np.int32, which 3D Slicer "
+    "shows wrong",
+    "uint64": "convert with .astype(np.uint16) if the values fit, else np.uint32, which 3D Slicer "
+    "shows wrong",
     "float16": "convert with .astype(np.float32)",
     "complex64": "send real and imaginary part as two components, or as an NDArray",
     "complex128": "send real and imaginary part as two components, or as an NDArray",

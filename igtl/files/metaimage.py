@@ -1,0 +1,194 @@
+"""MetaImage (.mha, .mhd): one image by SimpleITK; series of PLUS and of 3D Slicer are read here."""
+
+from __future__ import annotations
+
+import zlib
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from igtl.errors import FileError
+from igtl.files import images
+from igtl.files.series import (
+    PLUS,
+    Series,
+    Voxels,
+    flipped,
+    frame_fields,
+    joined,
+    keys_of,
+    plus_keys,
+    squared,
+    text_of,
+    times_of,
+)
+
+_TYPES: Final = {
+    "MET_CHAR": "i1", "MET_UCHAR": "u1", "MET_SHORT": "i2", "MET_USHORT": "u2", "MET_INT": "i4",
+    "MET_UINT": "u4", "MET_LONG": "i4", "MET_ULONG": "u4", "MET_LONG_LONG": "i8",
+    "MET_ULONG_LONG": "u8", "MET_FLOAT": "f4", "MET_DOUBLE": "f8",
+}  # fmt: skip
+_NAMES: Final = {kind: name for name, kind in reversed(_TYPES.items())}
+_LONGEST: Final = 1 << 28  # bytes of a header: 0.1 million images with 30 fields each
+Header = dict[str, str]
+
+
+def read(path: Path) -> Series:
+    """A series, or one image."""
+    header, start = _header(path)
+    dimension = int(header.get("NDims", "3"))
+    kinds = header.get("Kinds", "").split() or [
+        header.get(f"NRRD_kinds[{n}]", "domain") for n in range(dimension)
+    ]
+    series = dimension == 4 or "list" in kinds or any(k.startswith("Seq_Frame") for k in header)
+    _check_size(path, header)
+    return _series(path, header, kinds, start) if series else images.read(path)
+
+
+def _header(path: Path) -> tuple[Header, int]:
+    """What stands before the data, and where that begins."""
+    found: Header = {}
+    with path.open("rb") as file:
+        while (at := file.tell()) < _LONGEST and (line := file.readline(1 << 20)):
+            key, sign, value = line.decode("utf-8", "replace").partition("=")
+            if not sign:
+                if line.strip():
+                    break
+                continue
+            found[key.strip()] = value.strip()
+            if key.strip() == "ElementDataFile":
+                return found, file.tell()
+    raise FileError(
+        path, f"is no MetaImage: its header ends after {at} bytes without ElementDataFile"
+    )
+
+
+def _shape(header: Header) -> list[int]:
+    sizes = [int(word) for word in header["DimSize"].split()]
+    return [*reversed(sizes), int(header.get("ElementNumberOfChannels", 1))]
+
+
+def _check_size(path: Path, header: Header) -> None:
+    """Before any memory is taken for the pixels."""
+    if header.get("ElementDataFile") != "LOCAL" or "DimSize" not in header:
+        return
+    wanted = int(np.prod(_shape(header), dtype=object))
+    most = path.stat().st_size
+    if header.get("CompressedData", "").lower() == "true":
+        most *= 1032  # the densest that zlib can be
+    if wanted > most or wanted < 0:
+        raise FileError(path, f"is cut: DimSize = {header['DimSize']}, the file has "
+                        f"{path.stat().st_size} bytes")  # fmt: skip
+
+
+def _series(path: Path, header: Header, kinds: list[str], start: int) -> Series:
+    sizes = _shape(header)
+    dimension = len(sizes) - 1
+    if dimension not in (3, 4) or "list" in kinds[:-1]:
+        raise FileError(path, f"its axes {' '.join(kinds)} are not those of images one by one")
+    voxels = _pixels(path, header, sizes, start)
+    voxels = voxels[..., 0] if sizes[-1] == 1 else voxels
+    frames = voxels[:, np.newaxis] if dimension == 3 else voxels
+    matrix = _matrix(header, dimension)
+    count = sizes[0]
+    fields = frame_fields(header, count)
+    values = header.get(f"axis {dimension - 1} index values", "").split()
+    try:
+        times = [float(value) for value in values] if len(values) == count else None
+    except ValueError:
+        times = None
+    return Series(frames, matrix if PLUS in header else flipped(matrix), times, fields)
+
+
+def _matrix(header: Header, dimension: int) -> Any:
+    """Of the axes in space."""
+
+    def numbers(*keys: str) -> list[float]:
+        return [float(word) for key in keys for word in header.get(key, "").split()]
+
+    turn, offset = numbers("TransformMatrix"), numbers("Offset")
+    spacing = numbers("ElementSpacing")
+    directions, step, origin = np.eye(3), np.ones(3), np.zeros(3)
+    axes = dimension - 1
+    if len(turn) == dimension**2:
+        directions[:axes, :axes] = np.reshape(turn, (dimension, dimension))[:axes, :axes].T
+    step[: min(axes, len(spacing))] = spacing[:axes]
+    origin[: min(3, len(offset))] = offset[:3]
+    return joined(directions, step, origin)
+
+
+def _pixels(path: Path, header: Header, sizes: list[int], start: int) -> Voxels:
+    kind = _TYPES.get(header.get("ElementType", ""))
+    if kind is None:
+        raise FileError(path, f"its pixels are {header.get('ElementType')!r}")
+    wanted = int(np.prod(sizes, dtype=object)) * int(kind[1])
+    place = header["ElementDataFile"]
+    if place == "LOCAL":
+        source, skip = path, start
+    else:
+        if Path(place).name != place:
+            raise FileError(path, f"its pixels are said to be in another folder: {place!r}")
+        source, skip = path.with_name(place), max(0, int(header.get("HeaderSize", 0)))
+    with source.open("rb") as file:
+        file.seek(skip)
+        if header.get("CompressedData", "").lower() == "true":
+            unpack = zlib.decompressobj()
+            data = unpack.decompress(file.read(), wanted)
+        else:
+            data = file.read(wanted)
+    if len(data) < wanted:
+        raise FileError(path, f"is cut: {wanted} bytes of pixels announced, {len(data)} are there")
+    big = "True" in (header.get("BinaryDataByteOrderMSB"), header.get("ElementByteOrderMSB"))
+    array = np.frombuffer(data, np.dtype((">" if big else "<") + kind)).reshape(sizes)
+    return array.astype(array.dtype.newbyteorder("="), copy=False)
+
+
+def write(series: Series, path: Path) -> None:
+    """One image by SimpleITK; several, or one with fields, as PLUS (.igs.mha) and 3D Slicer
+    (.seq.mha) have them."""
+    if len(series.frames) == 1 and not series.fields and series.times is None:
+        images.write(series, path)
+        return
+    plus = path.name.lower().endswith((".igs.mha", ".igs.mhd"))
+    directions, spacing, origin = squared(
+        series.ijk_to_world if plus else flipped(series.ijk_to_world)
+    )
+    frames = series.frames
+    count, *size = frames.shape[:4]
+    straight = np.allclose(directions, np.eye(3), atol=1e-6) and not origin.any()
+    axes = 2 if plus and size[0] == 1 and straight else 3  # PLUS has pictures as such
+    turn = np.eye(axes + 1)
+    turn[:axes, :axes] = directions.T[:axes, :axes]
+    kinds = ["domain"] * axes + ["list"]
+    header: dict[str, Any] = {
+        "ObjectType": "Image", "NDims": axes + 1, "BinaryData": "True",
+        "BinaryDataByteOrderMSB": "False", "CompressedData": "False",
+        "TransformMatrix": " ".join(f"{x:.9g}" for x in turn.ravel()),
+        "Offset": " ".join(f"{x:.9g}" for x in (*origin[:axes], 0)),
+        "ElementSpacing": " ".join(f"{x:.9g}" for x in (*spacing[:axes], 1)),
+        "DimSize": " ".join(str(n) for n in (*reversed(size[-axes:]), count)),
+    }  # fmt: skip
+    if frames.ndim == 5:
+        header["ElementNumberOfChannels"] = frames.shape[4]
+    header["ElementType"] = _NAMES[frames.dtype.str[1:]]
+    if plus:
+        header |= plus_keys(series) | {"Kinds": " ".join(kinds)}
+    else:
+        header |= {f"NRRD_kinds[{n}]": kind for n, kind in enumerate(kinds)}
+    times = times_of(series)
+    if times is not None and not plus:
+        header |= {f"NRRD_labels[{axes}]": "time", f"NRRD_units[{axes}]": "s",
+                   f"axis {axes} index type": "numeric",
+                   f"axis {axes} index values": text_of(times)}  # fmt: skip
+    header |= keys_of(series.fields)
+    data = np.ascontiguousarray(frames, frames.dtype.newbyteorder("<"))
+    raw = path.with_suffix(".raw").name if path.suffix.lower() == ".mhd" else "LOCAL"
+    header["ElementDataFile"] = raw
+    text = "".join(f"{key} = {value}\n" for key, value in header.items())
+    with path.open("wb") as file:
+        file.write(text.encode())
+        if raw == "LOCAL":
+            file.write(data.data)
+    if raw != "LOCAL":
+        path.with_name(raw).write_bytes(data.data)
