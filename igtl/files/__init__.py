@@ -151,7 +151,8 @@ def load(
         if isinstance(form, marks.MeshFormat):
             message: Message = marks.load(path, form, space)
         elif isinstance(form, PointFormat):
-            message = form.load(path)
+            with blamed(path):
+                message = form.load(path)
         else:
             with blamed(path):
                 message = chosen(form.read(path).fitted(), path, frame)
@@ -186,7 +187,8 @@ def save(message: Message, path: str | os.PathLike[str], *, space: Space | None 
         if isinstance(form, marks.MeshFormat):
             marks.save(message, path, form, space)
         elif isinstance(form, PointFormat):
-            form.save(message, path)
+            with blamed(path):
+                form.save(message, path)
         elif isinstance(message, Image):
             with blamed(path):
                 form.write(Series.of(message), path)
