@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
+Slicer = Callable[[list[dict[str, Any]]], list[Any]]
 VECTORS = Path(__file__).parent / "vectors"
 SLICER = VECTORS / "slicer"
 
@@ -40,7 +41,7 @@ def missing_peer(name: str) -> None:
 
 
 @pytest.fixture(scope="session")
-def slicer() -> Callable[[list[dict[str, Any]]], list[Any]]:
+def slicer() -> Slicer:
     """What 3D Slicer's own code makes of files: requests to facts, see `tests/slicer_peer.py`. It is
     installed by `ci/slicer`; IGTL_SLICER_PYTHON names another Python that has slicer-core."""
     there = Path(__file__).parent.parent / "build" / "slicer-venv" / "bin" / "python"

@@ -12,8 +12,8 @@ import pytest
 
 import igtl
 from igtl import Attribute, AttributeType, PolyData
+from tests.conftest import Slicer
 
-Slicer = Callable[[list[dict[str, Any]]], list[Any]]
 LPS = np.array([-1.0, -1.0, 1.0])  # RAS <-> LPS
 RNG = np.random.default_rng(7)
 POINTS = np.round(RNG.normal(0, 80, (10, 3)), 3).astype(np.float32)  # in the file

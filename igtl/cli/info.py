@@ -1,4 +1,4 @@
-"""`igtl info`: what is in a recording."""
+"""`igtl info`: what is in a recording, or in a file of several images."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ import click
 
 import igtl
 from igtl.cli import FAILED
+from igtl.cli.files import opened
 from igtl.cli.tables import Cell, counted, table
+
+_DATED = 1e8  # seconds since 1970: files of images count from their beginning
 
 
 @click.command("info")
@@ -21,11 +24,12 @@ from igtl.cli.tables import Cell, counted, table
 @click.option("--events", is_flag=True, help="What happened to the connections.")
 @click.option("--json", "as_json", is_flag=True, help="As a JSON object.")
 def command(file: Path, check: bool, events: bool, as_json: bool) -> None:
-    """What is in a recording: streams, rates, times, and whether it was cut.
+    """What is in a recording, or in a file of images in time (.igs.mha, .seq.nrrd, .nii …):
+    streams, rates, times, and whether it was cut.
 
     With --check exits with 1 if a message is bad or a part of the file cannot be read.
     """
-    with igtl.Recording(file) as recording:
+    with opened(file) as recording:
         found = _facts(recording, file)
         bad = 0
         if check:
@@ -92,11 +96,13 @@ def _show(found: dict[str, Any]) -> None:
     from rich.markup import escape
 
     console = Console(highlight=False)
-    start = datetime.fromtimestamp(found["start"], UTC).strftime("%Y-%m-%d %H:%M:%S")
+    start = datetime.fromtimestamp(found["start"], UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    if found["start"] < _DATED:
+        start = "without date"
     cut = "  [yellow]cut: no index at its end[/]" if found["truncated"] else ""
     parts = f"  [red]{found['damaged']} damaged parts[/]" if found["damaged"] else ""
     console.print(
-        f"[bold]{escape(found['file'])}[/]  {found['size'] / 1e6:.1f} MB  {start} UTC  "
+        f"[bold]{escape(found['file'])}[/]  {found['size'] / 1e6:.1f} MB  {start}  "
         f"{found['duration']:.1f} s  {found['count']} messages{cut}{parts}"
     )
     checked = any("bytes" in each for each in found["streams"])

@@ -12,6 +12,7 @@ import igtl
 from igtl.cli import FAILED, Failure
 from igtl.cli.arguments import Address, Connection, connection
 from igtl.cli.dump import line
+from igtl.cli.files import save
 
 
 def _requests() -> dict[str, type[igtl.Get[Any]]]:
@@ -73,7 +74,7 @@ def command(
         what = f"{kind.answer.type_name} {device!r}" if device else kind.answer.type_name
         raise Failure(f"the server has no {what}", FAILED)
     if path is not None:
-        igtl.files.save(answer, path)
+        save(answer, path)
         click.echo(path)
     elif as_json:
         click.echo(json.dumps(answer.to_dict(arrays=arrays)))

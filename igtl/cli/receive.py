@@ -13,6 +13,7 @@ import click
 import igtl
 from igtl.cli import FAILED
 from igtl.cli.arguments import Address, Selection, ending, selecting
+from igtl.cli.files import save
 from igtl.cli.sources import Source, receiving
 
 _STRANGE = re.compile(r"[^\w.-]+")
@@ -88,7 +89,7 @@ def command(
             elif selection.takes(message.type_name, message.device_name):
                 path = _free(folder, message.device_name, suffix)
                 try:
-                    igtl.files.save(message, path)
+                    save(message, path)
                 except igtl.IgtlError as error:
                     bad(error, "not saved")
                     continue

@@ -13,6 +13,7 @@ import click
 import igtl
 from igtl.cli import Failure
 from igtl.cli.arguments import Address, Selection, ending, selecting
+from igtl.cli.files import sequences_too
 from igtl.cli.sources import Source, receiving, say
 from igtl.log import named
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 @ending
 @selecting
 @receiving
+@sequences_too
 def command(
     file: Path,
     addresses: tuple[tuple[str, int], ...],
@@ -46,8 +48,9 @@ def command(
     """Record what servers send, every byte with its time.
 
     FILE is a new MCAP file, readable by any reader of MCAP; what is older than a second is in it
-    even if this program is killed. ADDRESSES are HOST:PORT, as many as you like, default
-    localhost:18944. Damaged messages are recorded too.
+    even if this program is killed. A FILE of the suffix .igs.mha, .igs.nrrd, .seq.mha or .seq.nrrd
+    becomes a sequence of PLUS or 3D Slicer at the end: the images of one device, and transforms.
+    ADDRESSES are HOST:PORT, as many as you like, default localhost:18944. Damaged messages are recorded too.
 
     \b
     igtl record case.mcap tracker:18944 ultrasound:18944

@@ -1,4 +1,4 @@
-"""`igtl replay`: a recording, sent again."""
+"""`igtl replay`: a recording, or a file of images in time, sent again."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import igtl
 from igtl.cli import Failure
 from igtl.cli.arguments import Address, serving
 from igtl.cli.echo import tell
+from igtl.cli.files import opened
 from igtl.cli.sources import say
 from igtl.log import named
 
@@ -72,10 +73,11 @@ def command(
     context: SSLContext | None,
 ) -> None:
     """Send a recording again, as a server (default), a client (--to) or by UDP: the same bytes at
-    the same intervals.
+    the same intervals. A file of images in time (.igs.mha, .seq.nrrd, .nii …) is sent as images
+    and transforms.
     """
     with ExitStack() as stack:
-        recording = stack.enter_context(igtl.Recording(file))
+        recording = stack.enter_context(opened(file))
         if recording.truncated:
             say(f"{file} was cut: it is sent up to there")
         try:

@@ -8,20 +8,19 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import click
 
 import igtl
-from igtl.cli import Failure, compose
+from igtl.cli import Failure, compose, files
 from igtl.cli.arguments import Address, Connection, connection
 
 Item = tuple[str, Callable[[], Iterator[igtl.Message]]]
 """What to call it, and what makes its messages."""
 
 
-def _items(words: tuple[str, ...], name: str | None) -> list[Item]:
+def _items(words: tuple[str, ...], name: str | None, space: Any) -> list[Item]:
     """What the words of the command line mean."""
     items: list[Item] = []
     left = list(words)
@@ -32,8 +31,9 @@ def _items(words: tuple[str, ...], name: str | None) -> list[Item]:
             items.append(("standard input", _lines))
         elif word.startswith("{"):
             items.append(("JSON", partial(_one, _json, word)))
-        elif Path(word).exists():
-            items.append((word, partial(_one, partial(igtl.files.load, device_name=name), word)))
+        elif files.place(word) is not None:
+            make = partial(files.load, device_name=name, space=space)
+            items.append((word, partial(_one, make, word)))
         elif cls is not None:
             fields = []
             while left and "=" in left[0] and not left[0].startswith("{"):
@@ -69,6 +69,10 @@ def _lines() -> Iterator[igtl.Message]:
 @click.argument("address", type=Address())
 @click.option("--name", help="Device name of all; default the name of a file, or none.")
 @click.option(
+    "--space", type=click.Choice(["LPS", "RAS"]),
+    help="What meshes are in whose files do not say; default LPS, as in 3D Slicer.",
+)  # fmt: skip
+@click.option(
     "--rate",
     type=click.FloatRange(0, min_open=True),
     help="Again and again, so often a second, stamped anew.",
@@ -82,6 +86,7 @@ def command(
     items: tuple[str, ...],
     address: tuple[str, int],
     name: str | None,
+    space: str | None,
     rate: float | None,
     count: int | None,
     compress: bool,
@@ -93,7 +98,8 @@ def command(
 
     Each of ITEMS is a file (see `igtl.files`; a folder is a DICOM series; takes pip install
     "igtl[imaging]" or "igtl[mesh]"), or a message: a type and its fields, a JSON object, or - for
-    JSON objects on standard input, one a line, as `igtl dump --json --arrays` prints them.
+    JSON objects on standard input, one a line, as `igtl dump --json --arrays` prints them. FILE[3]
+    is the fourth image of a file of several.
 
     \b
     igtl send ct.nii.gz skin.stl localhost:18944
@@ -104,7 +110,7 @@ def command(
 
     ADDRESS is HOST:PORT.
     """
-    found = _items(items, name)
+    found = _items(items, name, space)
     if count is not None and rate is None:
         raise click.UsageError("--count goes with --rate")
     with ExitStack() as stack:

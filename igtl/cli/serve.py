@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -13,6 +12,7 @@ import igtl
 from igtl.cli.arguments import Address, Selection, selecting, serving
 from igtl.cli.dump import line
 from igtl.cli.echo import tell
+from igtl.cli.files import File, load
 from igtl.log import named
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @click.command("serve")
-@click.argument("files", nargs=-1, type=click.Path(exists=True, path_type=Path))
+@click.argument("files", nargs=-1, type=File())
 @click.option(
     "--at", "address", type=Address(), default="localhost:18944", show_default=True,
     help="Where to listen; 0.0.0.0 as host for everybody.",
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 @selecting
 @serving
 def command(
-    files: tuple[Path, ...],
+    files: tuple[str, ...],
     address: tuple[str, int],
     name: str | None,
     on_request: bool,
@@ -48,7 +48,7 @@ def command(
 
     3D Slicer connects to it as a client, and shows the files. -t and -d choose what is printed.
     """
-    messages = [igtl.files.load(file, device_name=name) for file in files]
+    messages = [load(file, device_name=name) for file in files]
     server = igtl.serve(
         *address, ssl=context, allow=allow or None, compression=compress, start=False
     )

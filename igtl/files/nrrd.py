@@ -13,6 +13,7 @@ import numpy as np
 
 from igtl.errors import EncodeError
 from igtl.extras import need
+from igtl.files.notes import note
 from igtl.files.series import (
     PLUS,
     Matrix,
@@ -225,6 +226,10 @@ def write(series: Series, path: Path) -> None:
     (.seq.nrrd) and PLUS (.igs.nrrd) have them."""
     plus = path.name.lower().endswith((".igs.nrrd", ".igs.nhdr"))
     data, header = _made(series, plus=plus)
+    for key, value in list(header.items()):
+        if not f"{key}{value}".isascii():
+            note(f"{key.split('_', 2)[-1]!r} is left out: the headers of this format are ASCII")
+            del header[key]
     if len(series.frames) == 1 and not series.fields and series.times is None:
         data, header = data[..., 0], _without_last(header)
     need("nrrd", "imaging").write(str(path), data, header)

@@ -29,6 +29,11 @@ def is_sequence(path: Path) -> bool:
     return path.name.lower().endswith(SUFFIXES)
 
 
+def has_images(path: Path) -> bool:
+    """Whether a file is one of images, by its name: of these all but pictures may be several."""
+    return path.name.lower().endswith((".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd", ".dcm"))
+
+
 def messages_of(series: Series, path: Path, device_name: str) -> list[Message]:
     """In the order of time: each image, then the transforms of its instant."""
     times = times_of(series)
