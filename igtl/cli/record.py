@@ -50,7 +50,8 @@ def command(
     FILE is a new MCAP file, readable by any reader of MCAP; what is older than a second is in it
     even if this program is killed. A FILE of the suffix .igs.mha, .igs.nrrd, .seq.mha or .seq.nrrd
     becomes a sequence of PLUS or 3D Slicer at the end: the images of one device, and transforms.
-    ADDRESSES are HOST:PORT, as many as you like, default localhost:18944. Damaged messages are recorded too.
+    ADDRESSES are HOST:PORT, as many as you like, default localhost:18944. Damaged messages are
+    recorded too.
 
     \b
     igtl record case.mcap tracker:18944 ultrasound:18944

@@ -171,11 +171,12 @@ def _stacked(frames: Sequence[_Frame]) -> tuple[list[int], Matrix]:
     places = np.array([each.position for each in frames])
     order = np.argsort(places @ normal, kind="stable")
     places = places[order]
-    step = normal * first.thickness
+    step, first_place = normal * first.thickness, places[0]
     if len(frames) > 1:
-        step = (places[-1] - places[0]) / (len(frames) - 1)
+        number = np.arange(len(frames))[:, np.newaxis] - (len(frames) - 1) / 2
+        step = (number * places).sum(axis=0) / (number**2).sum()  # the line nearest to all
         gap = float(np.linalg.norm(step))
-        even = places[0] + np.arange(len(frames))[:, np.newaxis] * step
+        even = places.mean(axis=0) + number * step
         apart = float(np.abs(places - even).max())
         if not apart <= max(_EXACT, min(_ROUNDING * gap, _ROUNDING)) or not gap:
             gaps = np.linalg.norm(np.diff(places, axis=0), axis=1)
@@ -184,10 +185,11 @@ def _stacked(frames: Sequence[_Frame]) -> tuple[list[int], Matrix]:
                 "some are missing, or double",
             )  # fmt: skip
         if apart > _EXACT:
+            first_place = even[0]
             note(f"its slices lie up to {apart:.3f} mm beside even places, which they get")
     matrix = np.eye(4)
     matrix[:3, 0], matrix[:3, 1], matrix[:3, 2] = u * spacing[1], v * spacing[0], step
-    matrix[:3, 3] = places[0]
+    matrix[:3, 3] = first_place
     return [int(n) for n in order], matrix
 
 
