@@ -218,7 +218,13 @@ def _without_last(header: Header) -> Header:
 
 def read(path: Path) -> Series:
     """By pynrrd."""
-    return _taken(*need("nrrd", "imaging").read(str(path)))
+    data, header = need("nrrd", "imaging").read(str(path))
+    series = _taken(data, header)
+    if "space" not in header and series.frames.shape[1] > 1:
+        note(
+            "it names no space and is taken for LPS, as by ITK; 3D Slicer centres it at the origin"
+        )
+    return series
 
 
 def write(series: Series, path: Path) -> None:
