@@ -30,7 +30,7 @@ LAYERS = [
     "sync memory udp aio.connection aio.tls aio.link aio.udp",
     "retry healing aio.retry aio.peer aio.answers aio.server server transfer subscriber aio.subscriber",
     "aio.__init__",
-    "rate simulate.tracking simulate.sensors simulate.imaging simulate.stream simulate.server simulate.__init__ testing recording.recorder recording.playback recording.reader recording.__init__ video.codecs video.encoder video.decoder video.publisher video.__init__ files.blame files.notes files.colors files.series files.images files.nifti files.nrrd files.metaimage files.dicom files.sequences files.meshes files.marks files.stl files.ply files.obj files.off files.vtkfiles files.points files.__init__",
+    "rate simulate.tracking simulate.sensors simulate.imaging simulate.stream simulate.server simulate.__init__ testing recording.recorder recording.playback recording.reader recording.__init__ video.codecs video.encoder video.decoder video.publisher video.__init__ files.blame files.notes files.apart files.colors files.series files.images files.nifti files.nrrd files.metaimage files.dicom files.sequences files.meshes files.marks files.stl files.ply files.obj files.off files.vtkfiles files.points files.__init__",
     "relay doctor.diagnosis doctor.reaching doctor.session doctor.judging doctor.__init__",
     "__init__",
     "cli.__init__ cli.arguments cli.tables cli.sources cli.files cli.compose",

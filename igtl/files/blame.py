@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 
 from igtl.errors import EncodeError, FileError
 from igtl.extras import MissingExtra
+
+_NOT_THERE: Final = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
 
 
 @contextlib.contextmanager
@@ -22,6 +25,9 @@ def blamed(path: Any) -> Iterator[None]:
     except EncodeError as error:
         raise FileError(path, error.reason) from None
     except OSError as error:
+        other = error.filename is not None and Path(error.filename) != Path(path)
+        if isinstance(error, _NOT_THERE) and other and Path(path).exists():
+            raise FileError(path, f"belongs to {error.filename}, which is no file") from None
         if error.errno is not None:
             raise
         raise FileError(path, _told(error)) from None  # "not a gzipped file", too few bytes

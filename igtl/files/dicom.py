@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -275,11 +276,12 @@ def read(path: Path) -> Series:
 
 def _read(pydicom: Any, file: Path) -> Any:
     """The data set of a file, also of one without preamble; None if it is no DICOM."""
+    data = file.read_bytes()  # in memory, a length that is wrong cannot take more than there is
     try:
-        return pydicom.dcmread(file)
+        return pydicom.dcmread(io.BytesIO(data))
     except pydicom.errors.InvalidDicomError:
         try:
-            data_set = pydicom.dcmread(file, force=True)
+            data_set = pydicom.dcmread(io.BytesIO(data), force=True)
             known = "SOPClassUID" in data_set or {"Rows", "Columns"} <= set(data_set.dir())
         except Exception:  # bytes of anything else
             return None

@@ -13,10 +13,13 @@ import numpy as np
 
 from igtl.errors import EncodeError, FileError
 from igtl.extras import need
+from igtl.files.apart import apart
 from igtl.files.series import Matrix, Series, Voxels, flipped, joined, one, placed, squared
 from igtl.messages.imaging import Image
 
 ITK_SUFFIXES: Final = (".gipl", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
+_DENSEST: Final = 2048  # pixels that a byte of a compressed file can stand for
+_FRAGILE: Final = (".tif", ".tiff", ".gipl")
 _FLAT: Final = (".png", ".jpg", ".jpeg", ".bmp")
 
 
@@ -61,8 +64,18 @@ def _taken(image: Any) -> tuple[Voxels, Matrix]:
 
 def read(path: Path) -> Series:
     """By SimpleITK."""
+    return apart(_read, path) if path.suffix.lower() in _FRAGILE else _read(path)
+
+
+def _read(path: Path) -> Series:
     sitk = need("SimpleITK", "imaging")
-    array, matrix = _taken(sitk.ReadImage(str(path)))
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    reader.ReadImageInformation()
+    count = int(np.prod([*reader.GetSize(), reader.GetNumberOfComponents()], dtype=object))
+    if count > _DENSEST * path.stat().st_size:  # before memory is taken for it
+        raise FileError(path, f"is cut: {reader.GetSize()} pixels announced")
+    array, matrix = _taken(reader.Execute())
     return Series(array[np.newaxis], matrix)
 
 

@@ -32,6 +32,8 @@ _KINDS: Final = {  # of meshio's cells
 def attribute_of(name: str, values: Any, *, cells: bool) -> Attribute:
     """Named values of points or cells; bytes three or four wide become colours, 0 to 1."""
     array = np.asarray(values)
+    if "\0" in name or len(name.encode()) > 255:
+        raise EncodeError("PolyData", "attributes", f"the name {name[:40]!r} cannot be sent")
     if array.dtype.kind not in "fiub":
         raise EncodeError("PolyData", "attributes", f"{name!r} holds {array.dtype}, not numbers")
     array = array.reshape(len(array), -1) if array.ndim > 2 else array

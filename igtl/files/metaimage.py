@@ -1,4 +1,4 @@
-"""MetaImage (.mha, .mhd): one image by SimpleITK; series of PLUS and of 3D Slicer are read here."""
+"""MetaImage (.mha, .mhd): images, and series of PLUS and of 3D Slicer."""
 
 from __future__ import annotations
 
@@ -30,20 +30,27 @@ _TYPES: Final = {
     "MET_ULONG_LONG": "u8", "MET_FLOAT": "f4", "MET_DOUBLE": "f8",
 }  # fmt: skip
 _NAMES: Final = {kind: name for name, kind in reversed(_TYPES.items())}
+_DENSEST: Final = 1032  # how many bytes a byte of compressed pixels can stand for
 _LONGEST: Final = 1 << 28  # bytes of a header: 0.1 million images with 30 fields each
 Header = dict[str, str]
 
 
 def read(path: Path) -> Series:
-    """A series, or one image."""
+    """Read here, for the library of ITK does not survive every damaged header; but for numbers in
+    text and pixels in several files, which SimpleITK reads."""
     header, start = _header(path)
-    dimension = int(header.get("NDims", "3"))
-    kinds = header.get("Kinds", "").split() or [
-        header.get(f"NRRD_kinds[{n}]", "domain") for n in range(dimension)
-    ]
-    series = dimension == 4 or "list" in kinds or any(k.startswith("Seq_Frame") for k in header)
-    _check_size(path, header)
-    return _series(path, header, kinds, start) if series else images.read(path)
+    place = header["ElementDataFile"]
+    if (
+        _is_true(header, "BinaryData", "True")
+        and "%" not in place
+        and place.split()[:1] != ["LIST"]
+    ):
+        return _series(path, header, start)
+    return images.read(path)
+
+
+def _is_true(header: Header, key: str, default: str = "False") -> bool:
+    return header.get(key, default).lower() in ("true", "1")
 
 
 def _header(path: Path) -> tuple[Header, int]:
@@ -64,82 +71,69 @@ def _header(path: Path) -> tuple[Header, int]:
     )
 
 
-def _shape(header: Header) -> list[int]:
-    sizes = [int(word) for word in header["DimSize"].split()]
-    return [*reversed(sizes), int(header.get("ElementNumberOfChannels", 1))]
-
-
-def _check_size(path: Path, header: Header) -> None:
-    """Before any memory is taken for the pixels."""
-    if header.get("ElementDataFile") != "LOCAL" or "DimSize" not in header:
-        return
-    wanted = int(np.prod(_shape(header), dtype=object))
-    most = path.stat().st_size
-    if header.get("CompressedData", "").lower() == "true":
-        most *= 1032  # the densest that zlib can be
-    if wanted > most or wanted < 0:
-        raise FileError(path, f"is cut: DimSize = {header['DimSize']}, the file has "
-                        f"{path.stat().st_size} bytes")  # fmt: skip
-
-
-def _series(path: Path, header: Header, kinds: list[str], start: int) -> Series:
-    sizes = _shape(header)
-    dimension = len(sizes) - 1
-    if dimension not in (3, 4) or "list" in kinds[:-1]:
+def _series(path: Path, header: Header, start: int) -> Series:
+    sizes = [int(word) for word in header.get("DimSize", "").split()]
+    dimension = len(sizes)
+    if dimension not in (2, 3, 4) or int(header.get("NDims", dimension)) != dimension:
+        raise FileError(path, f"has the sizes {sizes}, two to four can be read")
+    kinds = header.get("Kinds", "").split() or [
+        header.get(f"NRRD_kinds[{n}]", "domain") for n in range(dimension)
+    ]
+    several = dimension == 4 or "list" in kinds or any(k.startswith("Seq_Frame") for k in header)
+    if "list" in kinds[:-1] or (several and dimension == 2):
         raise FileError(path, f"its axes {' '.join(kinds)} are not those of images one by one")
-    voxels = _pixels(path, header, sizes, start)
-    voxels = voxels[..., 0] if sizes[-1] == 1 else voxels
-    frames = voxels[:, np.newaxis] if dimension == 3 else voxels
-    matrix = _matrix(header, dimension)
-    count = sizes[0]
-    fields = frame_fields(header, count)
-    values = header.get(f"axis {dimension - 1} index values", "").split()
+    channels = int(header.get("ElementNumberOfChannels", 1))
+    count = sizes[-1] if several else 1
+    space = dimension - several  # axes of an image
+    ones = [1] * (3 - space)
+    voxels = _pixels(path, header, [count, *ones, *reversed(sizes[:space]), channels], start)
+    values = header.get(f"axis {space} index values", "").split()
     try:
-        times = [float(value) for value in values] if len(values) == count else None
+        times = [float(value) for value in values] if several and len(values) == count else None
     except ValueError:
         times = None
-    return Series(frames, matrix if PLUS in header else flipped(matrix), times, fields)
+    matrix = _matrix(header, dimension, space)
+    return Series(
+        voxels[..., 0] if channels == 1 else voxels, matrix if PLUS in header else flipped(matrix),
+        times, frame_fields(header, count),
+    )  # fmt: skip
 
 
-def _matrix(header: Header, dimension: int) -> Any:
+def _matrix(header: Header, dimension: int, axes: int) -> Any:
     """Of the axes in space."""
 
     def numbers(*keys: str) -> list[float]:
-        return [float(word) for key in keys for word in header.get(key, "").split()]
+        return [float(word) for key in keys if key in header for word in header[key].split()]
 
-    turn, offset = numbers("TransformMatrix"), numbers("Offset")
-    spacing = numbers("ElementSpacing")
+    turn = numbers("TransformMatrix") or numbers("Rotation") or numbers("Orientation")
+    offset = numbers("Offset") or numbers("Position") or numbers("Origin")
+    spacing = numbers("ElementSpacing") or numbers("ElementSize")
     directions, step, origin = np.eye(3), np.ones(3), np.zeros(3)
-    axes = dimension - 1
     if len(turn) == dimension**2:
         directions[:axes, :axes] = np.reshape(turn, (dimension, dimension))[:axes, :axes].T
     step[: min(axes, len(spacing))] = spacing[:axes]
-    origin[: min(3, len(offset))] = offset[:3]
+    origin[: min(axes, len(offset))] = offset[:axes]
     return joined(directions, step, origin)
 
 
 def _pixels(path: Path, header: Header, sizes: list[int], start: int) -> Voxels:
-    kind = _TYPES.get(header.get("ElementType", ""))
+    kind = _TYPES.get(header.get("ElementType", "").removesuffix("_ARRAY"))
     if kind is None:
         raise FileError(path, f"its pixels are {header.get('ElementType')!r}")
     wanted = int(np.prod(sizes, dtype=object)) * int(kind[1])
     place = header["ElementDataFile"]
-    if place == "LOCAL":
-        source, skip = path, start
-    else:
-        if Path(place).name != place:
-            raise FileError(path, f"its pixels are said to be in another folder: {place!r}")
-        source, skip = path.with_name(place), max(0, int(header.get("HeaderSize", 0)))
+    source = path if place == "LOCAL" else path.parent / place
+    packed = _is_true(header, "CompressedData")
+    size = source.stat().st_size
+    if min(sizes) < 0 or wanted > size * (_DENSEST if packed else 1):
+        raise FileError(path, f"is cut: {wanted} bytes of pixels announced, the file has {size}")
+    skip = start if place == "LOCAL" else int(header.get("HeaderSize", 0))
     with source.open("rb") as file:
-        file.seek(skip)
-        if header.get("CompressedData", "").lower() == "true":
-            unpack = zlib.decompressobj()
-            data = unpack.decompress(file.read(), wanted)
-        else:
-            data = file.read(wanted)
+        file.seek(skip if skip >= 0 else size - wanted)
+        data = zlib.decompressobj().decompress(file.read(), wanted) if packed else file.read(wanted)
     if len(data) < wanted:
         raise FileError(path, f"is cut: {wanted} bytes of pixels announced, {len(data)} are there")
-    big = "True" in (header.get("BinaryDataByteOrderMSB"), header.get("ElementByteOrderMSB"))
+    big = _is_true(header, "BinaryDataByteOrderMSB") or _is_true(header, "ElementByteOrderMSB")
     array = np.frombuffer(data, np.dtype((">" if big else "<") + kind)).reshape(sizes)
     return array.astype(array.dtype.newbyteorder("="), copy=False)
 

@@ -14,14 +14,21 @@ _notes: Final[ContextVar[list[str] | None]] = ContextVar("igtl.files.notes", def
 
 
 @contextlib.contextmanager
-def one_warning(path: Any) -> Iterator[None]:
-    """Collect the notes of a file that is read or written, and give one FileWarning at the end."""
+def collected() -> Iterator[list[str]]:
+    """Collect notes instead of giving warnings."""
     notes: list[str] = []
     token = _notes.set(notes)
     try:
-        yield
+        yield notes
     finally:
         _notes.reset(token)
+
+
+@contextlib.contextmanager
+def one_warning(path: Any) -> Iterator[None]:
+    """Collect the notes of a file that is read or written, and give one FileWarning at the end."""
+    with collected() as notes:
+        yield
     if notes:
         warnings.warn(FileWarning(f"{path}: {'; '.join(notes)}"), stacklevel=4)
 

@@ -50,6 +50,8 @@ def messages_of(series: Series, path: Path, device_name: str) -> list[Message]:
             image.metadata.update(others)
             out.append(image)
         for name, (matrix, status) in transforms.items():
+            if "\0" in name:
+                raise FileError(path, f"a transform has the name {name!r}")
             transform = Transform(matrix, device_name=name, timestamp=stamp)
             transform.metadata[_STATUS] = status
             out.append(transform)

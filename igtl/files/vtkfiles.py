@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from igtl.errors import FileError
 from igtl.extras import need
+from igtl.files.apart import apart
 from igtl.files.marks import UNMARKED
 from igtl.files.meshes import from_meshio, from_vtk, to_meshio, to_vtk
 from igtl.messages.geometry import PolyData
@@ -23,6 +24,15 @@ _ARRAY: Final = re.compile(rb'<(?:Data)?Array[^>]*Name="SPACE"[^>]*?(?:/>|>(.*?)
 
 def read_vtk(path: Path) -> tuple[PolyData, str]:
     """The mesh in the coordinates of the file, and its title and field data."""
+    return apart(_read_vtk, path)
+
+
+def read_vtp(path: Path) -> tuple[PolyData, str]:
+    """The mesh in the coordinates of the file, and its field data."""
+    return apart(_read_vtp, path)
+
+
+def _read_vtk(path: Path) -> tuple[PolyData, str]:
     reader = need("vtkmodules.vtkIOLegacy", "vtk").vtkPolyDataReader()
     reader.ReadAllScalarsOn()
     reader.ReadAllVectorsOn()
@@ -35,8 +45,7 @@ def read_vtk(path: Path) -> tuple[PolyData, str]:
     return mesh, f"{reader.GetHeader()} {_field(data)}"
 
 
-def read_vtp(path: Path) -> tuple[PolyData, str]:
-    """The mesh in the coordinates of the file, and its field data."""
+def _read_vtp(path: Path) -> tuple[PolyData, str]:
     mesh, data = _read(need("vtkmodules.vtkIOXML", "vtk").vtkXMLPolyDataReader(), path)
     return mesh, _field(data)
 
@@ -116,12 +125,16 @@ def read_vtu(path: Path) -> tuple[PolyData, str]:
     if found is None:
         return mesh, ""
     if found[1] is None or b'format="ascii"' not in found[0]:  # where only VTK finds it
-        reader = need("vtkmodules.vtkIOXML", "vtk").vtkXMLUnstructuredGridReader()
-        reader.SetFileName(str(path))
-        with _heard():
-            reader.Update()
-        return mesh, _field(reader.GetOutput())
+        return mesh, apart(_field_of_vtu, path)
     return mesh, f"{_SPACE}={bytes(int(n) for n in found[1].split()).decode('ascii', 'replace')}"
+
+
+def _field_of_vtu(path: Path) -> str:
+    reader = need("vtkmodules.vtkIOXML", "vtk").vtkXMLUnstructuredGridReader()
+    reader.SetFileName(str(path))
+    with _heard():
+        reader.Update()
+    return _field(reader.GetOutput())
 
 
 def write_vtu(mesh: PolyData, path: Path, mark: str) -> None:
