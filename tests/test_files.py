@@ -311,7 +311,10 @@ def test_nrrd_of_other_spaces() -> None:
 # ---- what cannot be ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("suffix", [".nii", ".nii.gz", ".nrrd", ".mha", ".png", ".dcm"])
+@pytest.mark.parametrize(
+    "suffix",
+    [".nii", ".nii.gz", ".nrrd", ".mha", ".png", ".dcm", ".jpg", ".bmp", ".gipl", ".tif"],
+)
 def test_truncated_and_foreign_files(tmp_path: Path, suffix: str) -> None:
     image = received(volume((1, 40, 50), np.uint8), np.eye(4))
     path = tmp_path / f"whole{suffix}"
@@ -320,6 +323,8 @@ def test_truncated_and_foreign_files(tmp_path: Path, suffix: str) -> None:
     bad = tmp_path / f"bad{suffix}"
     for n in (0, 1, 10, len(whole) // 4, len(whole) // 2, len(whole) - 1):
         bad.write_bytes(whole[:n])
+        if n == len(whole) - 1 and suffix == ".tif":
+            continue  # a text behind the pixels is cut
         if n == len(whole) - 1 and suffix in (".nii.gz", ".nrrd"):
             same(loaded_image(bad), image)  # a checksum is cut, which their readers do not miss
             continue

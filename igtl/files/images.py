@@ -19,6 +19,7 @@ from igtl.messages.imaging import Image
 
 ITK_SUFFIXES: Final = (".gipl", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 _DENSEST: Final = 2048  # pixels that a byte of a compressed file can stand for
+_BYTES: Final = {2: 2, 3: 2, 4: 4, 5: 4, 8: 4, 9: 8}  # of a pixel, by its number in SimpleITK
 _FRAGILE: Final = (".tif", ".tiff", ".gipl")
 _FLAT: Final = (".png", ".jpg", ".jpeg", ".bmp")
 
@@ -72,11 +73,29 @@ def _read(path: Path) -> Series:
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     reader.ReadImageInformation()
+    _check_whole(path, reader)
     count = int(np.prod([*reader.GetSize(), reader.GetNumberOfComponents()], dtype=object))
     if count > _DENSEST * path.stat().st_size:  # before memory is taken for it
         raise FileError(path, f"is cut: {reader.GetSize()} pixels announced")
     array, matrix = _taken(reader.Execute())
     return Series(array[np.newaxis], matrix)
+
+
+def _check_whole(path: Path, reader: Any) -> None:
+    """ITK makes up what a file that was cut does not have any more, without a word."""
+    suffix, size = path.suffix.lower(), path.stat().st_size
+    with path.open("rb") as file:
+        head = file.read(6)
+        wanted = 0
+        if suffix == ".bmp":
+            wanted = int.from_bytes(head[2:6], "little")
+        elif suffix == ".gipl":
+            pixel = _BYTES.get(reader.GetPixelIDValue(), 1)
+            wanted = 256 + pixel * int(np.prod(reader.GetSize(), dtype=object))
+        elif suffix in (".jpg", ".jpeg") and b"\xff\xd9" not in file.read():
+            wanted = size + 1
+    if wanted > size:
+        raise FileError(path, f"is cut after {size} bytes")
 
 
 def write(series: Series, path: Path) -> None:
