@@ -316,7 +316,7 @@ def test_nrrd_of_other_spaces() -> None:
     [".nii", ".nii.gz", ".nrrd", ".mha", ".png", ".dcm", ".jpg", ".bmp", ".gipl", ".tif"],
 )
 def test_truncated_and_foreign_files(tmp_path: Path, suffix: str) -> None:
-    image = received(volume((1, 40, 50), np.uint8), np.eye(4))
+    image = received(volume((1, 40, 50), np.uint8), LPS)
     path = tmp_path / f"whole{suffix}"
     igtl.files.save(image, path)
     whole = path.read_bytes()
@@ -335,6 +335,18 @@ def test_truncated_and_foreign_files(tmp_path: Path, suffix: str) -> None:
         bad.write_bytes(content)
         with pytest.raises(igtl.FileError):
             igtl.files.load(bad)
+
+
+def test_pictures_have_no_place(tmp_path: Path) -> None:
+    """Which is said where there was one."""
+    placed = received(volume((1, 5, 6), np.uint8))
+    for suffix in (".png", ".jpg", ".bmp", ".tif"):
+        with pytest.warns(igtl.FileWarning, match="no place for position, directions and"):
+            igtl.files.save(placed, tmp_path / f"a{suffix}")
+    with pytest.warns(igtl.FileWarning, match="no place for directions"):
+        igtl.files.save(placed, tmp_path / "a.gipl")
+    igtl.files.save(igtl.Image.from_frame(placed.array[0]), tmp_path / "b.png")  # never had one
+    igtl.files.save(igtl.files.load(tmp_path / "b.png"), tmp_path / "c.png")
 
 
 def test_what_formats_cannot_hold(tmp_path: Path) -> None:

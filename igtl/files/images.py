@@ -14,6 +14,7 @@ import numpy as np
 from igtl.errors import EncodeError, FileError
 from igtl.extras import need
 from igtl.files.apart import apart
+from igtl.files.notes import note
 from igtl.files.series import Matrix, Series, Voxels, flipped, joined, one, placed, squared
 from igtl.messages.imaging import Image
 
@@ -81,6 +82,21 @@ def _read(path: Path) -> Series:
     return Series(array[np.newaxis], matrix)
 
 
+def _note_place(path: Path, image: Any) -> None:
+    """Say what these formats do not keep of the place; one that was never set is not missed."""
+    turned = not np.allclose(image.GetDirection(), np.eye(3).ravel(), atol=1e-4)
+    if path.suffix.lower() == ".gipl":
+        if turned:
+            note("this format has no place for directions: the axes are written as those of LPS")
+        return
+    size, step, origin = (
+        np.array(x) for x in (image.GetSize(), image.GetSpacing(), image.GetOrigin())
+    )
+    centred = np.allclose(np.abs(origin), (size - 1) / 2, atol=1e-3)
+    if not np.allclose(step, 1) or not (centred or np.allclose(origin, 0)):
+        note("this format has no place for position, directions and, but for TIFF, spacing")
+
+
 def _check_whole(path: Path, reader: Any) -> None:
     """ITK makes up what a file that was cut does not have any more, without a word."""
     suffix, size = path.suffix.lower(), path.stat().st_size
@@ -106,4 +122,5 @@ def write(series: Series, path: Path) -> None:
     if flat and image.array.shape[0] != 1:
         raise FileError(path, f"holds one slice, not {image.array.shape[0]}")
     out = to_sitk(image)
+    _note_place(path, out)
     sitk.WriteImage(out[:, :, 0] if flat else out, str(path))
