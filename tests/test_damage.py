@@ -64,14 +64,14 @@ def sequence() -> list[igtl.Message]:
 
 
 QUICK: dict[str, Callable[[], Any]] = {
-    **dict.fromkeys((".nii", ".nii.gz", ".nrrd", ".mha"), volume),
+    **dict.fromkeys((".nii", ".nii.gz", ".nrrd", ".mha", ".gipl"), volume),
     **dict.fromkeys((".png", ".jpg", ".bmp"), picture),
     ".dcm": slice_,
     **dict.fromkeys((".stl", ".ply", ".obj", ".off", ".vtu"), mesh),
     **dict.fromkeys((".mrk.json", ".fcsv"), points),
     **dict.fromkeys((".igs.mha", ".seq.nrrd", ".seq.mha"), sequence),
 }
-SLOW: dict[str, Callable[[], Any]] = {".tif": volume, ".gipl": volume, ".vtk": mesh, ".vtp": mesh}
+SLOW: dict[str, Callable[[], Any]] = {".tif": volume, ".vtk": mesh, ".vtp": mesh}
 
 
 @functools.cache

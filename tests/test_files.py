@@ -321,17 +321,20 @@ def test_truncated_and_foreign_files(tmp_path: Path, suffix: str) -> None:
     igtl.files.save(image, path)
     whole = path.read_bytes()
     bad = tmp_path / f"bad{suffix}"
-    for n in (0, 1, 10, len(whole) // 4, len(whole) // 2, len(whole) - 1):
+    few = suffix == ".tif"  # a process each
+    for n in (
+        (10, len(whole) // 2)
+        if few
+        else (0, 1, 10, len(whole) // 4, len(whole) // 2, len(whole) - 1)
+    ):
         bad.write_bytes(whole[:n])
-        if n == len(whole) - 1 and suffix == ".tif":
-            continue  # a text behind the pixels is cut
         if n == len(whole) - 1 and suffix in (".nii.gz", ".nrrd"):
             same(loaded_image(bad), image)  # a checksum is cut, which their readers do not miss
             continue
         with pytest.raises(igtl.FileError) as caught:
             igtl.files.load(bad)
         assert str(bad) in str(caught.value)
-    for content in (b"GIF89a" + bytes(500), b"<html></html>" * 50, bytes(4000)):
+    for content in (b"GIF89a" + bytes(500), b"<html></html>" * 50, bytes(4000))[: 1 if few else 3]:
         bad.write_bytes(content)
         with pytest.raises(igtl.FileError):
             igtl.files.load(bad)

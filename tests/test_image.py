@@ -181,7 +181,7 @@ def test_a_frame_is_no_volume() -> None:
 
 @pytest.mark.parametrize(
     ("dtype", "words"),
-    [("i8", r"\.astype\(np.int32\)"), ("u8", r"np.uint32"), ("f2", "float32"), ("c16", "NDArray")],
+    [("i8", r"\.astype\(np.int16\)"), ("u8", r"np.uint32"), ("f2", "float32"), ("c16", "NDArray")],
 )
 def test_dtypes_the_wire_lacks(dtype: str, words: str) -> None:
     with pytest.raises(igtl.EncodeError, match=words):

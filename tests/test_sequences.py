@@ -145,6 +145,8 @@ def test_transforms_alone_and_tracking_data(tmp_path: Path) -> None:
     igtl.files.save_sequence(only, path)
     loaded = igtl.files.load_sequence(path)
     assert not frames_of(loaded)
+    with pytest.raises(igtl.FileError, match="holds no image; load_sequence"):
+        igtl.files.load(path, frame=0)
     assert [t.matrix[0, 3] for t in transforms_of(loaded, "ProbeToReference")] == [0, 1, 2, 3]
     tools = igtl.TrackingData(
         [igtl.Tool("ProbeToTracker", matrix=np.diag([1, 2, 3, 1.0]))], timestamp=5

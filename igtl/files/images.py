@@ -21,7 +21,7 @@ from igtl.messages.imaging import Image
 ITK_SUFFIXES: Final = (".gipl", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 _DENSEST: Final = 2048  # pixels that a byte of a compressed file can stand for
 _BYTES: Final = {2: 2, 3: 2, 4: 4, 5: 4, 8: 4, 9: 8}  # of a pixel, by its number in SimpleITK
-_FRAGILE: Final = (".tif", ".tiff", ".gipl")
+_FRAGILE: Final = (".tif", ".tiff")
 _FLAT: Final = (".png", ".jpg", ".jpeg", ".bmp")
 
 
@@ -122,5 +122,6 @@ def write(series: Series, path: Path) -> None:
     if flat and image.array.shape[0] != 1:
         raise FileError(path, f"holds one slice, not {image.array.shape[0]}")
     out = to_sitk(image)
-    _note_place(path, out)
+    if path.suffix.lower() in ITK_SUFFIXES:
+        _note_place(path, out)
     sitk.WriteImage(out[:, :, 0] if flat else out, str(path))

@@ -78,6 +78,8 @@ def fitted(values: Voxels) -> Voxels:
 def chosen(series: Series, path: Path, frame: int | None) -> Image:
     """The image of a file; FileError if it has several and none was chosen."""
     count = len(series.frames)
+    if not series.frames.size:
+        raise FileError(path, "holds no image; load_sequence and igtl replay take transforms")
     if frame is None and count != 1:
         raise FileError(
             path, f"holds {count} images: choose one (frame=0 to {count - 1}, on the command line "
