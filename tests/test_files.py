@@ -340,6 +340,16 @@ def test_truncated_and_foreign_files(tmp_path: Path, suffix: str) -> None:
             igtl.files.load(bad)
 
 
+@pytest.mark.parametrize("suffix", [".nii", ".nrrd", ".mha"])
+def test_a_file_can_be_written_again(tmp_path: Path, suffix: str) -> None:
+    """Its pixels are in memory, and not in the file that is being written."""
+    image = received(volume((9, 40, 50), np.int16))
+    path = tmp_path / f"a{suffix}"
+    igtl.files.save(image, path)
+    igtl.files.save(igtl.files.load(path), path)
+    same(loaded_image(path), image)
+
+
 def test_pictures_have_no_place(tmp_path: Path) -> None:
     """Which is said where there was one."""
     placed = received(volume((1, 5, 6), np.uint8))

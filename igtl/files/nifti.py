@@ -114,7 +114,7 @@ def _scaled(image: Any) -> Voxels:
 def read(path: Path) -> Series:
     """By nibabel; its place as 3D Slicer and ITK have it."""
     nib = need("nibabel", "imaging")
-    image = nib.load(path)
+    image = nib.load(path, mmap=False)  # or the file could not be written again
     wanted = int(np.prod(image.shape, dtype=object)) * image.get_data_dtype().itemsize
     if wanted > _DENSEST * path.stat().st_size:
         raise FileError(path, f"is cut: {image.shape} voxels announced")
