@@ -164,6 +164,7 @@ if TYPE_CHECKING:
     from igtl.recording import Recorder, Recording
     from igtl.server import Peer, Server, serve
     from igtl.video import VideoDecoder, VideoEncoder
+    from igtl.view import View
 
 __version__ = "0.1.0"
 _LAZY = {
@@ -171,7 +172,7 @@ _LAZY = {
     "files": "files", "simulate": "simulate",
     "Recorder": "recording", "Recording": "recording",
     "Peer": "server", "Server": "server", "serve": "server",
-    "VideoDecoder": "video", "VideoEncoder": "video",
+    "VideoDecoder": "video", "VideoEncoder": "video", "View": "view",
 }  # fmt: skip
 
 
@@ -340,6 +341,7 @@ __all__ = [
     "VideoEncoder",
     "VideoInfo",
     "VideoMeta",
+    "View",
     "aio",
     "batch",
     "compress",

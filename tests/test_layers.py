@@ -31,11 +31,12 @@ LAYERS = [
     "retry healing aio.retry aio.peer aio.answers aio.server server transfer subscriber aio.subscriber",
     "aio.__init__",
     "rate simulate.tracking simulate.sensors simulate.imaging simulate.stream simulate.server simulate.__init__ testing recording.recorder recording.playback recording.reader recording.__init__ video.codecs video.encoder video.decoder video.publisher video.__init__ files.blame files.colors files.images files.meshes files.points files.__init__",
+    "view.wire view.words view.shapes view.feed view.flow view.page view.sources view.playing view.view view.__init__",
     "relay doctor.diagnosis doctor.reaching doctor.session doctor.judging doctor.__init__",
     "__init__",
     "cli.__init__ cli.arguments cli.tables cli.sources cli.compose",
     "cli.completion cli.demo cli.dump cli.receive cli.send cli.query cli.command cli.echo cli.serve cli.simulate",
-    "cli.bench cli.doctor cli.info cli.monitor cli.record cli.relay cli.replay",
+    "cli.bench cli.doctor cli.info cli.monitor cli.record cli.relay cli.replay cli.view",
     "__main__",
 ]
 ORDER = [name for line in LAYERS for name in line.split()]

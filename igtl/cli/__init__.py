@@ -27,6 +27,7 @@ COMMANDS: Final = {
     "send": "Send messages, images, meshes and fiducials to a server.",
     "serve": "Be a server: hand out files, print what clients send.",
     "simulate": "Serve simulated devices.",
+    "view": "See it, live, in a browser.",
 }
 """Each command and what it does: so that help and completion load none of them."""
 
