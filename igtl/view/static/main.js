@@ -27,6 +27,7 @@ const side = new Side(streams, (number, shown) => {
 });
 const page = {space, panes, frames, live, volumes, side, redraw, recolour, chooseVolume};
 const figures = {frames: 0, script: [], pose: [], image: [], images: 0};
+let sharpness = 1, paced = {at: performance.now(), frames: 0};
 let paused = false, fitted = 0, panesAt = 0, panelAt = 0, everything = true;
 const loading = new Map();
 
@@ -53,6 +54,7 @@ function connection(state, why) {
   if (state !== "live") return;
   // this server may be another one: its numbers stand for other streams
   streams.clear();
+  for (const thing of space.things.values()) thing.from = -1;
   side.rows.clear();
   $("rows").replaceChildren();
   figures.connections = (figures.connections ?? 0) + 1;
@@ -120,7 +122,7 @@ function chooseVolume(number) {
   const volume = volumes.get(number);
   if (!volume) return;
   panes.show(volume);
-  space.extras = [volume.box];
+  space.solids = [volume.box];
   $("volume").value = number;
   controls.showSpan();
   redraw();
@@ -146,7 +148,7 @@ function into(element, box, draw) {
 
 let width = 0, height = 0, ratio = 0;
 function fitCanvas(box) {
-  const wanted = Math.min(devicePixelRatio, 2);
+  const wanted = Math.min(devicePixelRatio, 2) * sharpness;
   if (box.width === width && box.height === height && wanted === ratio) return;
   width = box.width; height = box.height; ratio = wanted;
   renderer.setPixelRatio(ratio);
@@ -212,8 +214,19 @@ function draw() {
   if (now - panesAt > 1000 / PANES_HZ) drawPanes(now, box);
   if (now - panelAt > 1000 / PANEL_HZ) drawPanel(now);
   live.acknowledge();
+  adapt(now);
   figures.frames++;
   keep(figures.script, performance.now() - now);
+}
+
+// A machine that draws slowly gets fewer pixels, rather than late ones.
+function adapt(now) {
+  if (now - paced.at < 2000) return;
+  const interval = (now - paced.at) / Math.max(1, figures.frames - paced.frames);
+  paced = {at: now, frames: figures.frames};
+  if (document.hidden) return;
+  if (interval > 80) sharpness = Math.max(.5, sharpness * .75);
+  else if (interval < 25 && sharpness < 1) sharpness = Math.min(1, sharpness * 1.34);
 }
 
 function drawPanes(now, box) {

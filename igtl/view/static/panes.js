@@ -130,7 +130,8 @@ export class Panes {
   scroll(name, steps) {
     const slice = this.slices[name];
     if (!slice || !this.volume) return;
-    this.setCross(this.cross.clone().addScaledVector(slice.normal, steps * this.volume.spacing(slice.normal)), true);
+    const {normal} = slice, onwards = Math.sign(normal.x + normal.y + normal.z) || 1;   // to R, A, S
+    this.setCross(this.cross.clone().addScaledVector(normal, onwards * steps * this.volume.spacing(normal)), true);
   }
 
   zoom(name, factor) {
@@ -211,8 +212,8 @@ export class Panes {
 
   reading() {
     const value = this.volume?.value(this.cross), {x, y, z} = this.cross;
-    const where = [[x, "R", "L"], [y, "A", "P"], [z, "S", "I"]].map(([mm, plus, minus]) => `${mm < 0 ? minus : plus} ${Math.abs(mm).toFixed(1)}`).join("  ");
-    return `${value === null ? "outside" : Number(value.toPrecision(5))}  at ${where}`;
+    const where = [[x, "R", "L"], [y, "A", "P"], [z, "S", "I"]].map(([mm, plus, minus]) => `${mm < 0 ? minus : plus} ${Math.abs(mm).toFixed(1)}`).join(" ");
+    return `${value === null ? "outside" : Number(value.toPrecision(5))} · ${where}`;
   }
 
   render(name, {width, height}) {

@@ -32,6 +32,7 @@ export class Space {
     this.tools = new Map();
     this.pictures = new Map();
     this.things = new Map();
+    this.solids = [];       // boxes of volumes, seen or not: what the camera shall have in view
     this.hidden = new Set();
     this.labels = new Set();
     this.showLabels = true;
@@ -271,9 +272,10 @@ export class Space {
   bounds() {
     const box = new THREE.Box3();
     for (const tool of this.tools.values()) if (tool.group.visible) box.expandByPoint(tool.label.at);
-    for (const object of [...this.pictures.values()].map(p => p.mesh).concat([...this.things.values()].map(t => t.group), this.extras ?? [])) {
+    for (const object of [...this.pictures.values()].map(p => p.mesh).concat([...this.things.values()].map(t => t.group))) {
       if (object.visible) { object.updateMatrixWorld(true); box.expandByObject(object); }
     }
+    for (const object of this.solids) { object.updateMatrixWorld(true); box.expandByObject(object); }
     return box;
   }
 
