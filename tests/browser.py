@@ -55,7 +55,7 @@ class Tab:
         if not re.match(r"(https?|ws)://(localhost|127\.0\.0\.1):|(blob|data):", url):
             self.elsewhere.append(url)
 
-    def until(self, expression: str, seconds: float = 30) -> Any:
+    def until(self, expression: str, seconds: float = 60) -> Any:
         """Wait until an expression of the page is true; its value."""
         return self.page.wait_for_function(expression, timeout=1000 * seconds).json_value()
 

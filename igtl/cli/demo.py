@@ -254,15 +254,40 @@ def _watch(client: Client, console: Console, seconds: float) -> None:
 
 @click.command("demo")
 @click.option(
-    "-s", "--seconds", type=click.FloatRange(0.5), default=10.0, show_default=True,
-    help="How long to run.",
+    "-s", "--seconds", type=click.FloatRange(0.5),
+    help="How long to run.  [default: 10; with --view until Ctrl-C]",
 )  # fmt: skip
-def command(seconds: float) -> None:
+@click.option("--view", is_flag=True, help="See it in a browser instead (igtl[view]).")
+def command(seconds: float | None, view: bool) -> None:
     """A tracking loop to watch, on simulated devices.
 
     A tracker sends TRANSFORM at 120 Hz by UDP and TDATA at 60 Hz by TCP, an ultrasound scanner 20
     images a second by TCP, all on loopback; a client receives them.
+
+    With --view, a tracker, an ultrasound scanner, a CT and a force sensor are shown on a page; open
+    the printed address.
     """
+    if view:
+        _view(seconds)
+    else:
+        _loop(10.0 if seconds is None else seconds)
+
+
+def _view(seconds: float | None) -> None:
+    """The page of `igtl view`, on devices of `igtl simulate`."""
+    devices = ("tracker", "ultrasound", "ct", "force")
+    with (
+        igtl.View() as view,
+        igtl.simulate.serve(*devices, port=0, dropout=0.05, statuses=True) as simulator,
+        igtl.connect("127.0.0.1", simulator.port, hello=True) as link,
+    ):
+        view.follow(link)
+        click.echo(view.url)
+        threading.Event().wait(seconds)
+
+
+def _loop(seconds: float) -> None:
+    """The devices in a second process, and a table of what this one receives."""
     console = Console()
     sys.setswitchinterval(0.0005)  # drawing shall not keep the receiving threads waiting
     context = multiprocessing.get_context("spawn")

@@ -29,12 +29,14 @@ export class Frames {
 
   choose(root) { this.asked = root; this.chooseRoot(); }
 
+  // Automatic: Reference, as PLUS calls it, else the frame to which most links lead.
   chooseRoot() {
     const counts = new Map();
     for (const {to} of this.links.values()) counts.set(to, (counts.get(to) || 0) + 1);
     const most = [...counts].sort((a, b) => b[1] - a[1])[0];
-    this.root = this.asked === "-" ? null : this.asked || (most ? most[0] : null);
     this.known = null;
+    const usual = this.names.includes("Reference") ? "Reference" : most?.[0] ?? null;
+    this.root = this.asked === "-" ? null : this.asked || usual;
     this.paths.clear();
     this.placed.clear();
   }

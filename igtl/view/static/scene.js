@@ -284,7 +284,7 @@ export class Space {
     const box = this.bounds();
     if (box.isEmpty()) box.setFromCenterAndSize(new THREE.Vector3(), new THREE.Vector3(200, 200, 200));
     const ball = box.getBoundingSphere(new THREE.Sphere());
-    ball.radius = Math.max(ball.radius, 40);
+    ball.radius = Math.max(ball.radius, this.solids.length || this.things.size ? 30 : 90);
     const way = name ? new THREE.Vector3(...VIEWS[name]) : this.camera.position.clone().sub(this.controls.target);
     const aspect = Math.min(1, this.camera.aspect);
     const distance = ball.radius / Math.sin(this.camera.fov / 2 * Math.PI / 180) / aspect;
