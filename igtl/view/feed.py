@@ -138,6 +138,7 @@ class Feed:
         self._clock = clock
         self._lock = threading.Lock()
         self._logged = 0
+        self._table: tuple[float, dict[str, Any]] | None = None
         self._stats: list[Callable[[], Stats]] = []
         self._decoders: dict[Key, VideoDecoder] = {}
         self._tools: dict[Key, set[str]] = {}
@@ -333,8 +334,14 @@ class Feed:
             return list(self.streams.values())
 
     def table(self) -> dict[str, Any]:
-        """The rows of the table, the links between frames, and what is wrong with them."""
+        """The rows of the table, the links between frames, and what is wrong with them; made at
+        most five times a second, for all browsers."""
         now = self._clock()
+        if self._table is None or now - self._table[0] > 0.2:
+            self._table = now, self._tabled(now)
+        return self._table[1]
+
+    def _tabled(self, now: float) -> dict[str, Any]:
         lost: dict[Key, int] = {}
         for stats in self._stats:
             for key, counted in dict(stats().streams).items():
@@ -344,11 +351,10 @@ class Feed:
             rows = [s.row(now, lost.get(s.key, 0)) for s in streams if s.count]
             posed = {s.key: s.newest for s in streams if s.packed and isinstance(s.newest, Message)}
         graph, problems = _graph(posed.values(), None if self.paused else 2 * STALE)
-        known = {(f"{key[0]} {key[1]}") for key in lost} | {" ".join(s.key) for s in streams}
         rest = sum(n for key, n in lost.items() if key not in self.streams)
         return {
             "rows": rows, "links": graph, "problems": problems + self._clocks(streams),
-            "known": len(known), "lost_elsewhere": rest, "paused": self.paused,
+            "lost_elsewhere": rest, "paused": self.paused,
         }  # fmt: skip
 
     def _clocks(self, streams: Iterable[Stream]) -> list[str]:

@@ -9,19 +9,21 @@ fewer messages, not older ones, and delays no other.
 from __future__ import annotations
 
 import json
+from collections import deque
 from typing import Any, Final, NamedTuple
 
 from igtl.messages.imaging import Image
 from igtl.view import shapes
 from igtl.view.feed import Feed, Stream
-from igtl.view.wire import EXACT, QUALITIES, Quality
+from igtl.view.wire import EXACT, QUALITIES, SIZES, Quality
 
 _TABLE: Final = 0.5  # seconds between tables
 _PLOTS: Final = 0.2
 _SLACK: Final = 0.06  # seconds that the network may take longer than at its best
-_LATE: Final = 0.04  # the same of a tick with images: more makes the next ones smaller
-_GROWTH: Final = 2.5  # how much more bytes an image of the next better quality has, at most
-_JUDGED: Final = 1.0  # seconds of images from which a better quality is derived
+_LATE: Final = 0.04  # the same of ticks with images: more makes the next ones smaller
+_JUDGED: Final = 0.3  # seconds of images from which the quality of the next ones is derived
+_NOISE: Final = 3  # ticks of which the quickest counts: a busy machine is slow at times
+_STEADY: Final = 1.0  # seconds before it becomes better
 _MAX_WINDOW: Final = 12.0  # ticks
 _MAX_IMAGES: Final = 2  # images on their way
 
@@ -77,9 +79,9 @@ class Flow:
         self._hold = 0.0  # the window does not shrink again before
         self._floor: list[tuple[float, float]] = []  # the best round trips of late
         self._level = 0
-        self._late = 0  # ticks with images in a row that took too long
-        self._judged = now
-        self._most = 0.0  # the longest of them since then
+        self._excess: deque[float] = deque(maxlen=_NOISE)  # of the newest ticks
+        self._judged: list[tuple[float, float]] = []  # time, excess of images of this quality
+        self._since = now  # when it was chosen
         self._state: dict[str, Any] = {}
         self._news: list[dict[str, Any]] = []
 
@@ -147,27 +149,35 @@ class Flow:
         self._floor = [f for f in self._floor if f[0] > now - 10 and f[1] < took]
         self._floor.append((now, took))
         excess = took - self._floor[0][1]
-        if excess > _SLACK and now > self._hold:
+        self._excess.append(excess)
+        least = min(self._excess)
+        if least > _SLACK and now > self._hold:
             self._window = max(1.0, self._window * 0.7)
             self._hold = now + took
-        elif excess <= _SLACK:
+        elif least <= _SLACK:
             self._window = min(_MAX_WINDOW, self._window + 0.25)
         if images:
             self._judge(excess, took, now)
 
     def _judge(self, excess: float, took: float, now: float) -> None:
-        """Whether images are too large for this network, or could be better."""
-        if now < self._judged:  # those on their way have the quality from before
+        """Whether images are too large for this network, or could be better. The quickest of some
+        counts here too."""
+        if now < self._since:  # those on their way are of another quality
             return
-        self._most = max(self._most, excess)
-        self._late = self._late + 1 if excess > _LATE else 0
-        if self._late > 1 and self._level < len(QUALITIES) - 1:
-            self._level += 1
-            self._late, self._most, self._judged = 0, 0.0, now + took
-        elif now > self._judged + _JUDGED:
-            if self._level and self._most * _GROWTH < _LATE:
-                self._level -= 1
-            self._most, self._judged = 0.0, now
+        self._judged.append((now, excess))
+        if len(self._judged) < 2 or now - self._judged[0][0] < _JUDGED:
+            return
+        least = min(excess for _, excess in self._judged)
+        self._judged.clear()
+        level = self._level
+        if least > _LATE:
+            fitting = SIZES[level] * _LATE / least
+            level = next((k for k, size in enumerate(SIZES) if size <= fitting), len(SIZES) - 1)
+        elif level and now - self._since > _STEADY:
+            growth = SIZES[level - 1] / SIZES[level]
+            level -= least * growth < _LATE
+        if level != self._level:
+            self._level, self._since = level, now + took
 
     # -- the parts of a tick
 

@@ -44,7 +44,9 @@ QUALITIES: Final = (
     Quality(1, 90), Quality(1, 75), Quality(1, 50), Quality(2, 70), Quality(2, 45),
     Quality(4, 60), Quality(4, 30),
 )  # fmt: skip
-"""From the best to the smallest: about 45, 30, 20, 8, 5, 2 and 1 kB for 640 × 480 of ultrasound."""
+"""From the best to the smallest."""
+SIZES: Final = (45.0, 30.0, 20.0, 8.0, 5.0, 2.0, 1.0)
+"""Of each: kB of 640 × 480 ultrasound, about."""
 
 
 def pose(stream: int, valid: bool, timestamp: float, matrix: npt.NDArray[Any]) -> bytes:

@@ -16,6 +16,7 @@ const renderer = new THREE.WebGLRenderer({canvas: $("gl"), antialias: !isSoftwar
 renderer.autoClear = false;
 renderer.outputColorSpace = THREE.LinearSRGBColorSpace;
 
+const background = new THREE.Color(), BLACK = new THREE.Color(0);
 const streams = new Map(), volumes = new Map(), frames = new Frames();
 const paneElements = Object.fromEntries([...document.querySelectorAll("[data-pane]")].map(e => [e.dataset.pane, e]));
 const space = new Space(renderer, $("space"), $("labels"), frames);
@@ -42,8 +43,7 @@ function isSoftware() {
 function redraw() { everything = space.changed = true; panes.changeAll(); }
 
 function recolour() {
-  const colour = new THREE.Color(getComputedStyle(document.documentElement).getPropertyValue("--scene").trim());
-  renderer.setClearColor(colour);
+  background.set(getComputedStyle(document.documentElement).getPropertyValue("--scene").trim());
   redraw();
 }
 
@@ -136,12 +136,13 @@ function rectangle(element, box) {
 }
 
 // Draw into the part of the canvas that lies behind an element.
-function into(element, box, draw) {
+function into(element, box, draw, colour = background) {
   const at = rectangle(element, box);
   if (at.width < 2 || at.height < 2) return;
   renderer.setViewport(at.left, at.bottom, at.width, at.height);
   renderer.setScissor(at.left, at.bottom, at.width, at.height);
   renderer.setScissorTest(true);
+  renderer.setClearColor(colour);
   renderer.clear();
   draw(at);
 }
@@ -209,7 +210,12 @@ function draw() {
   }
   const box = $("stage").getBoundingClientRect();
   fitCanvas(box);
-  if (everything) { renderer.setScissorTest(false); renderer.clear(); everything = false; }
+  if (everything) {
+    renderer.setScissorTest(false);
+    renderer.setClearColor(background);
+    renderer.clear();
+    everything = false;
+  }
   if (space.changed) into($("space"), box, at => space.render(at));
   if (now - panesAt > 1000 / PANES_HZ) drawPanes(now, box);
   if (now - panelAt > 1000 / PANEL_HZ) drawPanel(now);
@@ -234,7 +240,7 @@ function drawPanes(now, box) {
   for (const [name, element] of Object.entries(paneElements)) {
     const pane = name === "flat" ? panes.flat : panes.slices[name];
     if (element.hidden || !(pane.changed || (space.tools.size && name !== "flat"))) continue;
-    into(element, box, at => panes.render(name, at));
+    into(element, box, at => panes.render(name, at), BLACK);
   }
 }
 
