@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.browser import Tab, opened
+from tests.browser import SlowNetwork, Tab, opened
 
 SECONDS = 10
 _SOURCE = """
@@ -88,26 +88,23 @@ def measured(tab: Tab, server: subprocess.Popen[str]) -> dict[str, Any]:
 
 
 def main() -> None:
-    source, port = started("-c", _SOURCE, pattern=r"\d+")
-    address = f"localhost:{port}"
+    source, served = started("-c", _SOURCE, pattern=r"\d+")
+    address = f"localhost:{served}"
     page, url = started("-m", "igtl", "view", address, "--at", ":0", pattern=r"http\S+")
+    port = re.findall(r":(\d+)/", url)[0]
     try:
         with opened() as browser:
-            for mbit in (None, 5, 1):
-                tab = Tab(browser, url)
-                tab.until("() => igtlView.page.space.tools.size === 8 && igtlView.figures.images")
-                if mbit is not None:
-                    rate = mbit * 1e6 / 8
-                    session = tab.context.new_cdp_session(tab.page)
-                    session.send("Network.enable")
-                    session.send("Network.emulateNetworkConditions", {
-                        "offline": False, "latency": 10, "downloadThroughput": rate,
-                        "uploadThroughput": rate,
-                    })  # fmt: skip
-                tab.page.wait_for_timeout(5000)
-                name = "loopback" if mbit is None else f"{mbit} Mbit/s"
-                print(name, json.dumps(measured(tab, page)), flush=True)
-                tab.close()
+            for mbit in (1000, 5, 1):
+                with SlowNetwork(int(port), mbit * 1e6 / 8) as network:
+                    way = port if mbit == 1000 else str(network.port)
+                    tab = Tab(browser, url.replace(port, way, 1))
+                    tab.until(
+                        "() => igtlView.page.space.tools.size === 8 && igtlView.figures.images"
+                    )
+                    tab.page.wait_for_timeout(5000)
+                    name = "loopback" if mbit == 1000 else f"{mbit} Mbit/s"
+                    print(name, json.dumps(measured(tab, page)), flush=True)
+                    tab.close()
     finally:
         page.terminate()
         source.terminate()

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
-from collections.abc import Iterator
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -35,6 +39,60 @@ def opened() -> Iterator[Any]:
         browser = playwright.chromium.launch(executable_path=program(), args=_ARGUMENTS)
         yield browser
         browser.close()
+
+
+class SlowNetwork:
+    """A way to a port of this machine that passes so many bytes a second, and holds little back.
+
+    Attributes:
+        port: where it is entered.
+    """
+
+    def __init__(self, port: int, rate: float) -> None:
+        self._to, self._rate = port, rate
+        self._free = 0.0  # when what has entered is through
+        self._lock = threading.Lock()
+        self._open: list[socket.socket] = []
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        self._start(self._accept)
+
+    def _start(self, target: Callable[..., None], *arguments: Any) -> None:
+        threading.Thread(target=target, args=arguments, daemon=True).start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                near, _ = self._listener.accept()
+            except OSError:  # closed
+                return
+            far = socket.socket()
+            far.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
+            far.connect(("127.0.0.1", self._to))
+            self._open += [near, far]
+            self._start(self._pass, near, far)
+            self._start(self._pass, far, near)
+
+    def _pass(self, one: socket.socket, other: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := one.recv(1448):
+                with self._lock:
+                    self._free = max(self._free, time.monotonic()) + len(data) / self._rate
+                    wait = self._free - time.monotonic()
+                time.sleep(max(0.0, wait))
+                other.sendall(data)
+        for end in (one, other):
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    def __enter__(self) -> SlowNetwork:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        for end in (self._listener, *self._open):
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+            end.close()
 
 
 class Tab:

@@ -133,15 +133,12 @@ class Flow:
         return Tick(self._sent, encoded, images, poses)
 
     def acknowledge(self, number: int, held: float, now: float) -> None:
-        """The browser has drawn a tick, and those before it.
+        """The browser has drawn a tick.
 
         Args:
             held: seconds that the browser had it before it answered.
         """
-        sent = self._flying.get(number)
-        images = sum(s.images for n, s in self._flying.items() if n <= number)
-        for n in [n for n in self._flying if n <= number]:
-            del self._flying[n]
+        sent = self._flying.pop(number, None)
         if sent is None:
             return
         took = max(0.0, now - sent.at - max(0.0, held))
@@ -156,7 +153,7 @@ class Flow:
             self._hold = now + took
         elif least <= _SLACK:
             self._window = min(_MAX_WINDOW, self._window + 0.25)
-        if images:
+        if sent.images:
             self._judge(excess, took, now)
 
     def _judge(self, excess: float, took: float, now: float) -> None:

@@ -261,13 +261,14 @@ class Page:
                 self._preparing = None
 
     def _hear(self, text: str, flow: Flow) -> None:
-        """What a browser says: "12 3.5" acknowledges tick 12, which it had for 3.5 ms."""
-        if not text.startswith("{"):
-            number, _, held = text.partition(" ")
-            with contextlib.suppress(ValueError):
-                flow.acknowledge(int(number), float(held or 0) / 1e3, time.monotonic())
-            return
+        """What a browser says: "11 20.1 12 3.5" acknowledges the ticks 11 and 12, which it had for
+        20.1 and 3.5 ms."""
         try:
+            if not text.startswith("{"):
+                numbers, now = text.split(), time.monotonic()
+                for number, held in zip(numbers[::2], numbers[1::2], strict=True):
+                    flow.acknowledge(int(number), float(held) / 1e3, now)
+                return
             request = json.loads(text)
             if "exact" in request:
                 flow.exact = bool(request["exact"])

@@ -1,7 +1,6 @@
-// The live socket: what the server sends, kept until the next drawing; and the acknowledgements.
+// What the server sends, kept until the next drawing; and the acknowledgements.
 // The layout of the binary frames is told in igtl/view/wire.py.
 
-const PROTOCOL = "igtl.view";
 const JPEG = 2, RGB = 1;
 
 export class Live {
@@ -13,27 +12,34 @@ export class Live {
     this.poses = new Map();      // stream -> [valid, time stamp, 12 numbers]
     this.images = new Map();     // stream -> image that is decoded
     this.decoding = new Map();   // image number -> promise
-    this.drawable = null;        // [tick, arrival] that may be acknowledged after the next drawing
-    this.newest = new Map();     // stream -> number of the newest image asked to be decoded
+    this.drawable = null;        // tick that may be acknowledged after the next drawing
     this.bytes = 0;
     this.ticks = 0;
     this.wait = 250;
   }
 
   connect() {
+    this.worker ??= this.started();
     const scheme = location.protocol === "https:" ? "wss" : "ws";
-    this.socket = new WebSocket(`${scheme}://${location.host}/live`, [PROTOCOL, this.token]);
-    this.socket.binaryType = "arraybuffer";
-    this.socket.onopen = () => { this.opened = true; this.wait = 250; this.changed("live", ""); };
-    this.socket.onclose = event => {
-      this.poses.clear(); this.drawable = null;
-      const why = event.reason || (this.opened ? "no connection" : "not admitted, or no server");
-      this.changed("lost", why);
-      this.opened = false;
-      setTimeout(() => this.connect(), this.wait);
-      this.wait = Math.min(2 * this.wait, 5000);
+    this.worker.postMessage({open: `${scheme}://${location.host}/live`, token: this.token});
+  }
+
+  started() {
+    const worker = new Worker("/static/socket.js", {type: "module"});
+    worker.onmessage = ({data: told}) => {
+      if (told.data !== undefined) this.received(told.data);
+      else if (told.state === "live") { this.wait = 250; this.changed("live", ""); }
+      else this.lost(told);
     };
-    this.socket.onmessage = event => this.received(event.data);
+    return worker;
+  }
+
+  lost({opened, reason}) {
+    this.poses.clear();
+    this.drawable = null;
+    this.changed("lost", reason || (opened ? "no connection" : "not admitted, or no server"));
+    setTimeout(() => this.connect(), this.wait);
+    this.wait = Math.min(2 * this.wait, 5000);
   }
 
   received(data) {
@@ -49,13 +55,13 @@ export class Live {
   }
 
   closeTick(view, data) {
-    const count = view.getUint16(2, true), tick = view.getUint32(4, true), arrival = performance.now();
+    const count = view.getUint16(2, true), tick = view.getUint32(4, true);
     for (let k = 0, at = 16; k < count; k++, at += 64) {
       this.poses.set(view.getUint16(at, true),
         [view.getUint16(at + 2, true) === 1, view.getFloat64(at + 8, true), new Float32Array(data, at + 16, 12)]);
     }
     this.ticks++;
-    const ready = () => { if (!this.drawable || this.drawable[0] < tick) this.drawable = [tick, arrival]; };
+    const ready = () => { this.drawable = Math.max(this.drawable ?? 0, tick); };
     if (this.decoding.size) Promise.allSettled(this.decoding.values()).then(ready);
     else ready();
   }
@@ -93,15 +99,12 @@ export class Live {
 
   // What was taken is drawn.
   acknowledge() {
-    if (!this.drawable || this.socket.readyState !== 1) return;
-    const [tick, arrival] = this.drawable;
+    if (this.drawable === null) return;
+    this.worker.postMessage({drawn: this.drawable});
     this.drawable = null;
-    this.socket.send(`${tick} ${(performance.now() - arrival).toFixed(1)}`);
   }
 
-  ask(request) {
-    if (this.socket.readyState === 1) this.socket.send(JSON.stringify(request));
-  }
+  ask(request) { this.worker.postMessage({text: JSON.stringify(request)}); }
 
   async blob(name) {
     const answer = await fetch(`/blob/${name}`, {headers: {Authorization: `Bearer ${this.token}`}});

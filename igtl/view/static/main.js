@@ -26,7 +26,7 @@ const side = new Side(streams, (number, shown) => {
   if (shown) space.hidden.delete(number); else space.hidden.add(number);
   page.redraw();
 });
-const page = {space, panes, frames, live, volumes, side, redraw, recolour, chooseVolume};
+const page = {leastSharpness: .5, space, panes, frames, live, volumes, side, redraw, recolour, chooseVolume};
 const figures = {frames: 0, script: [], pose: [], image: [], images: 0};
 let sharpness = 1, paced = {at: performance.now(), frames: 0};
 let paused = false, fitted = 0, panesAt = 0, panelAt = 0, everything = true;
@@ -231,7 +231,7 @@ function adapt(now) {
   const interval = (now - paced.at) / Math.max(1, figures.frames - paced.frames);
   paced = {at: now, frames: figures.frames};
   if (document.hidden) return;
-  if (interval > 80) sharpness = Math.max(.5, sharpness * .75);
+  if (interval > 80) sharpness = Math.max(page.leastSharpness, sharpness * .75);
   else if (interval < 25 && sharpness < 1) sharpness = Math.min(1, sharpness * 1.34);
 }
 

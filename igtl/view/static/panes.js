@@ -233,7 +233,7 @@ export class Panes {
 
   renderSlice(slice, width, height) {
     const {camera, right, up, normal} = slice, origin = this.origin(slice);
-    const half = .36 * this.volume.reach / slice.zoom / Math.min(1, width / height);
+    const half = this.extent(slice, width / height) / slice.zoom;
     camera.top = half; camera.bottom = -half; camera.right = half * width / height; camera.left = -camera.right;
     camera.updateProjectionMatrix();
     camera.matrix.makeBasis(right, up, normal).setPosition(origin.clone().addScaledVector(normal, 1));
@@ -246,6 +246,18 @@ export class Panes {
     this.renderer.render(slice.scene, camera);
     slice.element.children[1].textContent = this.reading();
     slice.changed = false;
+  }
+
+  // Half the height in mm that shows the whole slice.
+  extent({right, up}, aspect) {
+    const column = new THREE.Vector3(), {matrix, size} = this.volume;
+    let wide = 0, high = 0;
+    for (let k = 0; k < 3; k++) {
+      column.setFromMatrixColumn(matrix, k).multiplyScalar(size[k] / 2);
+      wide += Math.abs(column.dot(right));
+      high += Math.abs(column.dot(up));
+    }
+    return 1.04 * Math.max(high, wide / aspect);
   }
 
   // Tips of tools that are in or near the plane.
