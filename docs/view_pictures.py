@@ -37,7 +37,7 @@ def skin(rows: int = 60) -> igtl.PolyData:
 
 def still(show: Any) -> None:
     """What does not move."""
-    show(head_phantom(100, 256, noise=12))
+    show(head_phantom(100, 256, noise=5))
     show(skin())
     points = [igtl.Point(name, position=at) for name, at in FIDUCIALS.items()]
     show(igtl.Points(points, device_name="Fiducials"))

@@ -172,7 +172,12 @@ print('ok')
 
 ROOT = PACKAGE.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-NEEDS = {"media.md": ["av"], "data.md": ["nibabel", "SimpleITK"], "tools.md": ["mcap"]}
+NEEDS = {
+    "media.md": ["av"],
+    "data.md": ["nibabel", "SimpleITK"],
+    "tools.md": ["mcap"],
+    "view.md": ["nicegui", "simplejpeg"],
+}
 documents = pytest.mark.skipif(
     not (ROOT / "docs").is_dir(), reason="installed without the documents"
 )

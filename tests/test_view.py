@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import http.server
 import importlib.util
@@ -20,6 +21,7 @@ import igtl
 from igtl.view import shapes, wire, words
 from igtl.view.feed import MAX_STREAMS, Feed
 from igtl.view.flow import Flow, Tick
+from tests.conftest import VECTORS
 from tests.scenes import at, pose, record
 
 served = pytest.mark.skipif(
@@ -479,3 +481,41 @@ def test_the_command_serves_a_recording_and_says_where(recording: Path) -> None:
     assert wrong.exit_code == 2
     missing = CliRunner().invoke(main, ["view", "nothing.mcap", "-s", "1"])
     assert missing.exit_code == 2
+
+
+# -- what peers may send
+
+
+def test_no_message_stops_the_others() -> None:
+    """The golden vectors, whole and with odd numbers in their bodies, are shown or refused."""
+    feed, random = Feed(), np.random.default_rng(5)
+    odd = [b"\x7f\xc0\0\0", b"\x7f\x80\0\0", b"\xff\xff\xff\xff", b"\x7f\x7f\xff\xff"]
+    taken = 0
+    for path in sorted(VECTORS.glob("*.bin")):
+        if path.stat().st_size > 200_000:
+            continue
+        raw = path.read_bytes()
+        for attempt in range(12):
+            changed = bytearray(raw)
+            for _ in range(min(attempt, 3)):
+                at = int(random.integers(58, max(len(raw) - 4, 59)))
+                changed[at : at + 4] = odd[int(random.integers(4))][: len(raw) - at]
+            try:
+                message = igtl.Frame.from_bytes(bytes(changed)).unpack("off")
+            except (igtl.ProtocolError, ValueError):
+                continue
+            feed.take(message)
+            taken += 1
+            if isinstance(message, igtl.Image) and not shapes.is_volume(message):
+                if all(message.size):
+                    wire.picture(0, 1, message, 0.0, wire.QUALITIES[-1])
+                continue
+            with contextlib.suppress(ValueError):
+                shapes.shape(message, feed.blobs)
+    assert taken > 1000
+    assert len(feed.streams) > 100
+    feed.take(pose("ProbeToTracker", 1, 2, 3))
+    tick = Flow(feed).tick(0.0, {})
+    assert unpacked(tick.poses[-1])[3][3::4] == [1, 2, 3]
+    for text in tick.texts:  # JSON that browsers read: no NaN, no Infinity
+        json.loads(text, parse_constant=lambda name: pytest.fail(name))

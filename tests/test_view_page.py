@@ -8,6 +8,9 @@ from __future__ import annotations
 import http.client
 import http.server
 import importlib.util
+import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -514,3 +517,40 @@ def test_jupyter_shows_the_page_in_a_frame(
     frame.wait_for_function("() => igtlView.page.space.tools.size === 1")
     assert tab.page.locator("iframe").bounding_box()["height"] == 300
     tab.close()
+
+
+def test_the_command_shows_a_server_and_ends_on_ctrl_c(chromium: Any) -> None:
+    with igtl.simulate.serve("tracker", "force", port=0) as simulator:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "igtl", "view", f"localhost:{simulator.port}", "--at", ":0"],
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )  # fmt: skip
+        with process:
+            try:
+                assert process.stdout is not None
+                url = next(line.strip() for line in process.stdout if line.startswith("http"))
+                tab = Tab(chromium, url)
+                tab.until("() => igtlView.page.space.tools.size === 3")
+                tab.until("() => igtlView.page.side.plots.size === 1")
+                tab.until(
+                    "() => document.getElementById('lines').textContent.includes('connected')"
+                )
+                tab.close()
+            finally:
+                process.send_signal(signal.SIGINT if sys.platform != "win32" else signal.SIGTERM)
+            rest = process.stdout.read()
+        assert "Traceback" not in rest
+        assert process.returncode == 0 or sys.platform == "win32"
+
+
+def test_the_demo_in_a_browser(chromium: Any) -> None:
+    command = [sys.executable, "-m", "igtl", "demo", "--view", "-s", "20"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            tab = Tab(chromium, process.stdout.readline().strip())
+            tab.until("() => igtlView.page.space.tools.size === 4 && igtlView.page.panes.volume")
+            tab.picture(name="demo")
+            tab.close()
+        finally:
+            process.terminate()

@@ -14,7 +14,6 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 
 from igtl._core import Stats
-from igtl.errors import BodyError
 from igtl.geometry.graph import TransformGraph
 from igtl.message import Message
 from igtl.messages.general import Bind, Sensor
@@ -118,6 +117,7 @@ class Feed:
         blobs: the arrays of shapes.
         resets: times that the past was forgotten: another place of a recording is shown.
         paused: no stream is stale, because nothing is due.
+        taps: called with each message too.
     """
 
     def __init__(
@@ -154,8 +154,11 @@ class Feed:
         """
         for tap in self.taps:
             tap(message)
-        with self._lock:
-            self._take(message, received or message.received)
+        with self._lock, np.errstate(all="ignore"):  # a message from the wire may hold anything
+            try:
+                self._take(message, received or message.received)
+            except Exception as error:  # of this message: the next ones are shown
+                self._note_once(f"{message.type_name} {message.device_name}", str(error))
         self._on_change()
 
     def note(self, text: str, *, source: str = "igtl", severity: str = "info") -> None:
@@ -299,20 +302,11 @@ class Feed:
         return image
 
     def _video(self, stream: Stream, message: Video) -> None:
-        decoder = self._decoders.setdefault(stream.key, VideoDecoder())
-        try:
-            image = decoder.image(message)
-        except (BodyError, ValueError) as error:
-            self._note_once(stream, str(error))
-            return
-        except ModuleNotFoundError as error:  # without the extra
-            self._note_once(stream, str(error))
-            return
+        image = self._decoders.setdefault(stream.key, VideoDecoder()).image(message)
         if image is not None:
             self._image(stream, image, self._clock())
 
-    def _note_once(self, stream: Stream, text: str) -> None:
-        source = " ".join(stream.key)
+    def _note_once(self, source: str, text: str) -> None:
         if not any(line.source == source and line.text == text for line in self.lines):
             self._note("warn", source, text)
 

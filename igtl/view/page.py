@@ -291,7 +291,11 @@ class Page:
             for text in tick.texts:
                 await websocket.send_text(text)
             for stream, image, change in tick.images:
-                packed = await self._pictures.get(stream, image, change, flow.quality)
+                try:
+                    packed = await self._pictures.get(stream, image, change, flow.quality)
+                except Exception as error:  # of this image: the others are shown
+                    flow.tell(refused=f"{stream.key[1]}: {error}")
+                    continue
                 await websocket.send_bytes(packed)
             await websocket.send_bytes(wire.poses(tick.number, time.time(), tick.poses))
 
@@ -310,7 +314,7 @@ class Page:
                     done[stream.number] = change
                     try:
                         drawn = await asyncio.to_thread(shapes.shape, message, self._feed.blobs)
-                    except ValueError as error:
+                    except Exception as error:  # of this message: the others are shown
                         self._feed.note(str(error), source=" ".join(stream.key), severity="warn")
                         continue
                     self._feed.draw(stream, change, drawn)

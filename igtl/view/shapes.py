@@ -73,15 +73,16 @@ def shape(message: Message, blobs: Blobs) -> dict[str, Any]:
     Raises:
         ValueError: it cannot be shown; the text says why.
     """
-    match message:
-        case Image():
-            return _volume(message, blobs)
-        case PolyData():
-            return _mesh(message, blobs)
-        case Points():
-            return _points(message)
-        case Trajectories():
-            return _trajectories(message)
+    with np.errstate(all="ignore"):  # a message from the wire may hold anything
+        match message:
+            case Image():
+                return _volume(message, blobs)
+            case PolyData():
+                return _mesh(message, blobs)
+            case Points():
+                return _points(message)
+            case Trajectories():
+                return _trajectories(message)
     raise ValueError(f"{message.type_name} has no shape")
 
 

@@ -64,6 +64,11 @@ def poses(tick: int, now: float, packed: list[bytes]) -> bytes:
 
 def picture(stream: int, number: int, image: Image, timestamp: float, quality: Quality) -> bytes:
     """An image frame of the first slice of an image."""
+    with np.errstate(all="ignore"):  # an image from the wire may hold anything
+        return _picture(stream, number, image, timestamp, quality)
+
+
+def _picture(stream: int, number: int, image: Image, timestamp: float, quality: Quality) -> bytes:
     pixels = image.array[0]
     stride = max(quality.stride, -(-max(pixels.shape[:2]) // _MAX_SIDE))
     values, low, high = _bytes_of(pixels[::stride, ::stride])
@@ -102,7 +107,7 @@ def limits(values: npt.NDArray[Any]) -> tuple[float, float]:
         return 0.0, 1.0
     bound = float(np.finfo(np.float32).max) / 4
     low, high = (min(max(float(v), -bound), bound) for v in (values.min(), values.max()))
-    return low, high if high > low else low + 1
+    return low, high if high > low else low + max(1.0, 1e-6 * abs(low))
 
 
 def _jpeg(values: npt.NDArray[np.uint8], quality: int) -> bytes:

@@ -9,7 +9,7 @@ import {Space} from "./scene.js";
 import {Volume} from "./volume.js";
 
 const $ = id => document.getElementById(id);
-const PANES_HZ = 20, PANEL_HZ = 5, KEPT = 2000;
+const PANES_HZ = 20, PANEL_HZ = 5, KEPT = 2000, FIRST = 10000;
 
 THREE.ColorManagement.enabled = false;
 const renderer = new THREE.WebGLRenderer({canvas: $("gl"), antialias: !isSoftware(), preserveDrawingBuffer: true});
@@ -29,7 +29,8 @@ const side = new Side(streams, (number, shown) => {
 const page = {leastSharpness: .5, space, panes, frames, live, volumes, side, redraw, recolour, chooseVolume};
 const figures = {frames: 0, script: [], pose: [], image: [], images: 0};
 let sharpness = 1, paced = {at: performance.now(), frames: 0};
-let paused = false, fitted = 0, panesAt = 0, panelAt = 0, everything = true;
+let fitted = {count: 0, at: Infinity};
+let paused = false, panesAt = 0, panelAt = 0, everything = true;
 const loading = new Map();
 
 // Whether the processor draws: smooth edges would cost it too much.
@@ -204,10 +205,7 @@ function draw() {
   take(now);
   place(now);
   space.followTool();
-  if (fitted < 3 && !space.touched && space.tools.size + volumes.size + space.things.size + space.pictures.size > fitted * 4) {
-    fitted++;
-    space.fit(fitted === 1 ? "free" : undefined);
-  }
+  fitAtFirst(now);
   const box = $("stage").getBoundingClientRect();
   fitCanvas(box);
   if (everything) {
@@ -242,6 +240,14 @@ function drawPanes(now, box) {
     if (element.hidden || !(pane.changed || (space.tools.size && name !== "flat"))) continue;
     into(element, box, at => panes.render(name, at), BLACK);
   }
+}
+
+// Look at everything while the first things come, until the user moves the camera.
+function fitAtFirst(now) {
+  const count = space.tools.size + volumes.size + space.things.size + space.pictures.size;
+  if (count <= fitted.count || space.touched || now - fitted.at > FIRST) return;
+  space.fit(fitted.count ? undefined : "free");
+  fitted = {count, at: fitted.count ? fitted.at : now};
 }
 
 const middle = list => list.length ? [...list].sort((a, b) => a - b)[list.length >> 1] : NaN;

@@ -287,7 +287,7 @@ export class Space {
     ball.radius = Math.max(ball.radius, this.solids.length || this.things.size ? 30 : 90);
     const way = name ? new THREE.Vector3(...VIEWS[name]) : this.camera.position.clone().sub(this.controls.target);
     const aspect = Math.min(1, this.camera.aspect);
-    const distance = ball.radius / Math.sin(this.camera.fov / 2 * Math.PI / 180) / aspect;
+    const distance = .9 * ball.radius / Math.sin(this.camera.fov / 2 * Math.PI / 180) / aspect;
     this.controls.target.copy(ball.center);
     this.camera.position.copy(ball.center).addScaledVector(way.normalize(), distance);
     this.camera.near = ball.radius / 100;
