@@ -16,6 +16,7 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -87,27 +88,33 @@ def measured(tab: Tab, server: subprocess.Popen[str]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def main() -> None:
+def measurements(
+    browser: Any, networks: tuple[float | None, ...]
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """What is measured over each network, in Mbit/s; None: loopback."""
     source, served = started("-c", _SOURCE, pattern=r"\d+")
-    address = f"localhost:{served}"
-    page, url = started("-m", "igtl", "view", address, "--at", ":0", pattern=r"http\S+")
+    command = "-m", "igtl", "view", f"localhost:{served}", "--at", ":0"
+    page, url = started(*command, pattern=r"http\S+")
     port = re.findall(r":(\d+)/", url)[0]
     try:
-        with opened() as browser:
-            for mbit in (1000, 5, 1):
-                with SlowNetwork(int(port), mbit * 1e6 / 8) as network:
-                    way = port if mbit == 1000 else str(network.port)
-                    tab = Tab(browser, url.replace(port, way, 1))
-                    tab.until(
-                        "() => igtlView.page.space.tools.size === 8 && igtlView.figures.images"
-                    )
-                    tab.page.wait_for_timeout(5000)
-                    name = "loopback" if mbit == 1000 else f"{mbit} Mbit/s"
-                    print(name, json.dumps(measured(tab, page)), flush=True)
-                    tab.close()
+        for mbit in networks:
+            with SlowNetwork(int(port), (mbit or 1000) * 1e6 / 8) as network:
+                way = port if mbit is None else str(network.port)
+                tab = Tab(browser, url.replace(port, way, 1))
+                tab.until("() => igtlView.page.space.tools.size === 8 && igtlView.figures.images")
+                tab.page.wait_for_timeout(5000)
+                yield "loopback" if mbit is None else f"{mbit:g} Mbit/s", measured(tab, page)
+                tab.close()
     finally:
-        page.terminate()
-        source.terminate()
+        for process in (page, source):
+            process.terminate()
+            process.communicate()
+
+
+def main() -> None:
+    with opened() as browser:
+        for name, found in measurements(browser, (None, 5.0, 1.0)):
+            print(name, json.dumps(found), flush=True)
 
 
 if __name__ == "__main__":

@@ -554,3 +554,16 @@ def test_the_demo_in_a_browser(chromium: Any) -> None:
             tab.close()
         finally:
             process.terminate()
+
+
+@pytest.mark.long
+@pytest.mark.skipif(not Path("/proc/self/stat").is_file(), reason="no processor times in /proc")
+def test_what_it_costs(chromium: Any) -> None:
+    """Script and server, in processor time; what is drawn when depends on the machine."""
+    cost = pytest.importorskip("benchmarks.view", reason="installed without the benchmarks")
+    figures = dict(cost.measurements(chromium, (None, 5.0)))
+    for found in figures.values():
+        assert found["script ms, p50 p95"][0] <= 10
+        assert found["server, % of a core"] <= 15
+        assert found["ticks/s"] > 5
+    assert figures["5 Mbit/s"]["Mbit/s"] < 5.5

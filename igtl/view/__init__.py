@@ -4,17 +4,10 @@
         print(view.url)
         view.follow(link)
 
-| module | what |
-|---|---|
-| `feed` | the newest of each stream, without I/O |
-| `flow` | what one browser gets next, and when: the window, the quality of images |
-| `wire` | the bytes of poses and images as the page reads them |
-| `shapes` | volumes, meshes, points and trajectories as JSON and arrays |
-| `words` | messages as lines of the log |
-| `page` | the HTTP and WebSocket application: who may see what |
-| `sources` | threads that receive from links |
-| `playing` | a recording with a time bar, and the record button |
-| `view` | `View`: all of it |
+`feed` keeps the newest of each stream, without I/O; `flow` decides what one browser gets next and
+in what quality; `wire` has the bytes of poses and images, `shapes` those of volumes and meshes,
+`words` the lines of the log; `page` is the HTTP and WebSocket application; `sources` and `playing`
+are the threads that receive from links and recordings. The page itself is in `static/`.
 """
 
 from igtl.view.view import View
