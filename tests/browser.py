@@ -110,7 +110,7 @@ class Tab:
         self.page.goto(url)
 
     def _asked(self, url: str) -> None:
-        if not re.match(r"(https?|ws)://(localhost|127\.0\.0\.1):|(blob|data):", url):
+        if not re.match(r"(https?|wss?)://(localhost|127\.0\.0\.1):|(blob|data):", url):
             self.elsewhere.append(url)
 
     def until(self, expression: str, seconds: float = 60) -> Any:

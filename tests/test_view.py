@@ -466,6 +466,8 @@ def test_it_listens_on_loopback_unless_told() -> None:
             igtl.View(port=view.port)
     with pytest.raises(ValueError, match="token"):
         igtl.View(token="a b")
+    with pytest.raises(OSError):
+        igtl.View(cert="nothing.pem")
 
 
 @served

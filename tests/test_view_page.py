@@ -449,6 +449,19 @@ def test_the_record_button_is_there_with_control(chromium: Any, tmp_path: Path) 
 # -- bounds, and frames of other pages
 
 
+def test_the_page_by_https(chromium: Any, tmp_path: Path) -> None:
+    trustme = pytest.importorskip("trustme", reason="trustme is not installed")
+    trustme.CA().issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(
+        tmp_path / "page.pem"
+    )
+    with igtl.View(cert=tmp_path / "page.pem") as view:
+        assert view.url.startswith("https://localhost:")
+        view.show(blocks())
+        tab = Tab(chromium, view.url, ignore_https_errors=True)
+        tab.until("() => igtlView.page.panes.volume")
+        tab.close()
+
+
 def test_browsers_are_bounded(chromium: Any) -> None:
     with igtl.View(max_browsers=1) as view:
         one = Tab(chromium, view.url)
@@ -543,6 +556,7 @@ def test_the_command_shows_a_server_and_ends_on_ctrl_c(chromium: Any) -> None:
         assert process.returncode == 0 or sys.platform == "win32"
 
 
+@pytest.mark.long
 def test_the_demo_in_a_browser(chromium: Any) -> None:
     command = [sys.executable, "-m", "igtl", "demo", "--view", "-s", "20"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:

@@ -140,7 +140,7 @@ class Feed:
         self._logged = 0
         self._table: tuple[float, dict[str, Any]] | None = None
         self._stats: list[Callable[[], Stats]] = []
-        self._decoders: dict[Key, VideoDecoder] = {}
+        self._decoders: dict[str, VideoDecoder] = {}
         self._tools: dict[Key, set[str]] = {}
         self._parts: dict[Key, tuple[np.ndarray[Any, Any], float]] = {}
 
@@ -152,13 +152,17 @@ class Feed:
         Args:
             received: when it came, seconds since 1970; default what the link noted.
         """
-        for tap in self.taps:
+        for tap in tuple(self.taps):
             tap(message)
-        with self._lock, np.errstate(all="ignore"):  # a message from the wire may hold anything
+        received = received or message.received
+        with np.errstate(all="ignore"):  # a message from the wire may hold anything
             try:
-                self._take(message, received or message.received)
+                image = self._decoded(message) if isinstance(message, Video) else None
+                with self._lock:
+                    self._take(message, received, image)
             except Exception as error:  # of this message: the next ones are shown
-                self._note_once(f"{message.type_name} {message.device_name}", str(error))
+                with self._lock:
+                    self._note_once(f"{message.type_name} {message.device_name}", str(error))
         self._on_change()
 
     def note(self, text: str, *, source: str = "igtl", severity: str = "info") -> None:
@@ -189,7 +193,12 @@ class Feed:
             stream.drawn = self.changes, {**drawn, "id": stream.number, "from": changed}
         self._on_change()
 
-    def _take(self, message: Message, received: float | None) -> None:
+    def _decoded(self, message: Video) -> Image | None:
+        """Without the lock, for it takes its time. A stream is received by one thread."""
+        decoder = self._decoders.setdefault(message.device_name, VideoDecoder())
+        return decoder.image(message)
+
+    def _take(self, message: Message, received: float | None, image: Image | None = None) -> None:
         now = self._clock()
         stream = self._stream(message.type_name, message.device_name)
         stream.arrived(now, message, received)
@@ -204,7 +213,8 @@ class Feed:
             case Image():
                 self._image(stream, message, now)
             case Video():
-                self._video(stream, message)
+                if image is not None:
+                    self._image(stream, image, now)
             case PolyData() | Points() | Trajectories():
                 self._change(stream, message)
             case Sensor():
@@ -300,11 +310,6 @@ class Feed:
         if last:
             del self._parts[stream.key]
         return image
-
-    def _video(self, stream: Stream, message: Video) -> None:
-        image = self._decoders.setdefault(stream.key, VideoDecoder()).image(message)
-        if image is not None:
-            self._image(stream, image, self._clock())
 
     def _note_once(self, source: str, text: str) -> None:
         if not any(line.source == source and line.text == text for line in self.lines):

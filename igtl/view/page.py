@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from igtl.extras import MissingExtra, need
-from igtl.log import log
+from igtl.log import log, logger
 from igtl.messages.imaging import Image
 from igtl.view import shapes, wire
 from igtl.view.feed import Feed, Stream
@@ -239,43 +239,55 @@ class Page:
         self._events.add(changed)
         self.browsers += 1
         flow = Flow(self._feed, now=time.monotonic())
-        sending = asyncio.ensure_future(self._send(websocket, flow, changed))
         if self._preparing is None:
             self._preparing = asyncio.ensure_future(self._prepare())
+        tasks = [
+            asyncio.ensure_future(self._send(websocket, flow, changed)),
+            asyncio.ensure_future(self._receive(websocket, flow, changed)),
+        ]
         try:
-            while not sending.done():
-                text = await websocket.receive_text()
-                if len(text) <= _MAX_REQUEST:
-                    self._hear(text, flow)
-                    changed.set()
-        except (self._websockets.WebSocketDisconnect, RuntimeError, KeyError):
-            pass
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
             self._events.discard(changed)
             self.browsers -= 1
-            sending.cancel()
-            with contextlib.suppress(asyncio.CancelledError, Exception):
-                await sending
             if not self.browsers and self._preparing is not None:
                 self._preparing.cancel()
                 self._preparing = None
+            for task in tasks:
+                task.cancel()
+            for ended in await asyncio.gather(*tasks, return_exceptions=True):
+                if isinstance(ended, Exception) and not self._is_end(ended):
+                    logger.error("a browser lost its page", exc_info=ended)
+            with contextlib.suppress(RuntimeError, self._websockets.WebSocketDisconnect):
+                await websocket.close(1011)  # the page connects again
 
-    def _hear(self, text: str, flow: Flow) -> None:
+    def _is_end(self, error: Exception) -> bool:
+        """Whether a connection has ended, rather than failed."""
+        return isinstance(error, self._websockets.WebSocketDisconnect | RuntimeError | OSError)
+
+    async def _receive(self, websocket: Any, flow: Flow, changed: asyncio.Event) -> None:
+        while True:
+            text = await websocket.receive_text()
+            if len(text) <= _MAX_REQUEST:
+                try:
+                    await self._hear(text, flow)
+                except (ValueError, TypeError, KeyError, OSError, RecursionError) as error:
+                    flow.tell(refused=str(error) or type(error).__name__)
+                changed.set()
+
+    async def _hear(self, text: str, flow: Flow) -> None:
         """What a browser says: "11 20.1 12 3.5" acknowledges the ticks 11 and 12, which it had for
         20.1 and 3.5 ms."""
-        try:
-            if not text.startswith("{"):
-                numbers, now = text.split(), time.monotonic()
-                for number, held in zip(numbers[::2], numbers[1::2], strict=True):
-                    flow.acknowledge(int(number), float(held) / 1e3, now)
-                return
-            request = json.loads(text)
-            if "exact" in request:
-                flow.exact = bool(request["exact"])
-                return
-            self._handle(request)
-        except (ValueError, TypeError, KeyError, OSError, RecursionError) as error:
-            flow.tell(refused=str(error) or type(error).__name__)
+        if not text.startswith("{"):
+            numbers, now = text.split(), time.monotonic()
+            for number, held in zip(numbers[::2], numbers[1::2], strict=True):
+                flow.acknowledge(int(number), float(held) / 1e3, now)
+            return
+        request = json.loads(text)
+        if "exact" in request:
+            flow.exact = bool(request["exact"])
+        else:
+            await asyncio.to_thread(self._handle, request)  # it may wait for a disk
 
     async def _send(self, websocket: Any, flow: Flow, changed: asyncio.Event) -> None:
         while True:

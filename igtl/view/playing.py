@@ -42,7 +42,7 @@ class Player:
         self._position = 0.0
         self._wanted: float | None = 0.0  # where to go
         self._rebased = False  # the schedule begins anew
-        self._sparse = self._index()
+        self._sparse: dict[tuple[str, str], list[int]] = {}
         self._shown: dict[tuple[str, str], int] = {}
         self._thread = threading.Thread(target=self._run, name="igtl view player", daemon=True)
         self._thread.start()
@@ -52,7 +52,7 @@ class Player:
         """What the time bar shows."""
         return {
             "name": Path(self._recording.path).name, "duration": round(self._recording.duration, 3),
-            "position": round(self._position, 2), "playing": self._playing, "speed": self._speed,
+            "position": round(self._position, 1), "playing": self._playing, "speed": self._speed,
             "cut": self._recording.truncated,
         }  # fmt: skip
 
@@ -109,6 +109,7 @@ class Player:
         return out
 
     def _run(self) -> None:
+        self._sparse = self._index()
         frames: Iterator[Recorded] = iter(())
         begun = from_ = 0.0
         while True:

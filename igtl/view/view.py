@@ -45,7 +45,7 @@ class View:
         url: of the page, with the token.
 
     Raises:
-        OSError: it cannot listen there.
+        OSError: it cannot listen there, or the certificate is wrong.
         ModuleNotFoundError: the extra `igtl[view]` is missing.
     """
 
@@ -80,14 +80,15 @@ class View:
             self._feed, self._token, state=self._state, handle=self._handle,
             hosts=_LOOPBACK if address in _LOOPBACK else None, max_browsers=max_browsers,
         )  # fmt: skip
-        self._socket = socket.create_server((address, port), family=family)
-        self.host, self.port = self._socket.getsockname()[:2]
         config = uvicorn.Config(
             self._page.application(), log_config=None, access_log=False, lifespan="off",
             ws="websockets-sansio", ws_max_size=1 << 16, ws_per_message_deflate=False,
             server_header=False, limit_concurrency=16 + 8 * max_browsers,
             timeout_graceful_shutdown=1, ssl_certfile=cert, ssl_keyfile=key,
         )  # fmt: skip
+        config.load()  # the certificate: errors are the caller's
+        self._socket = socket.create_server((address, port), family=family)
+        self.host, self.port = self._socket.getsockname()[:2]
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(
             target=self._server.run, kwargs={"sockets": [self._socket]}, name="igtl view server",
@@ -100,7 +101,8 @@ class View:
     @property
     def url(self) -> str:
         """Address of the page. The token is its fragment, which browsers do not send."""
-        host = "localhost" if self.host in ("127.0.0.1", "0.0.0.0", "::") else self.host
+        known = {"127.0.0.1": "localhost", **dict.fromkeys(("0.0.0.0", "::"), socket.gethostname())}
+        host = known.get(self.host, self.host)
         if ":" in host:
             host = f"[{host}]"
         return f"http{'s' * self._secure}://{host}:{self.port}/#{self._token}"
