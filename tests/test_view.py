@@ -21,6 +21,7 @@ import igtl
 from igtl.view import shapes, wire, words
 from igtl.view.feed import MAX_STREAMS, Feed
 from igtl.view.flow import Flow, Tick
+from igtl.view.page import three
 from tests.conftest import VECTORS
 from tests.scenes import at, pose, record
 
@@ -255,19 +256,12 @@ def test_blobs_are_bounded() -> None:
 # -- what one browser gets
 
 
-SIZES: dict[tuple[int, wire.Quality], int] = {}
-ULTRASOUND = [
-    igtl.Image.from_frame(igtl.simulate.Ultrasound(640, 480).frame(k / 5), device_name="US")
-    for k in range(5)
-]
+ULTRASOUND = igtl.Image.from_frame(np.zeros((480, 640), np.uint8), device_name="US")
 
 
-def size_of(image: igtl.Image, quality: wire.Quality) -> int:
-    """Bytes of one of them on the wire."""
-    key = id(image), quality
-    if key not in SIZES:
-        SIZES[key] = len(wire.picture(0, 1, image, 0.0, quality))
-    return SIZES[key]
+def size_of(quality: wire.Quality) -> float:
+    """Bytes of an image of that size on the wire."""
+    return 1000 * wire.SIZES[wire.QUALITIES.index(quality)]
 
 
 class Network:
@@ -293,7 +287,7 @@ class Network:
             if wait is not None and wait <= 0:
                 tick = self.flow.tick(self.now, {})
                 size = sum(map(len, tick.texts)) + 64 * len(tick.poses) + 16
-                size += sum(size_of(image, self.flow.quality) for _, image, _ in tick.images)
+                size += len(tick.images) * size_of(self.flow.quality)
                 self.free = max(self.free, self.now) + size / self.rate
                 arrived = self.free + self.delay
                 self.ticks.append((self.now, arrived, tick))
@@ -308,7 +302,7 @@ def busy(feed: Feed, networks: list[Network], seconds: float, *, images: bool = 
         for tool in range(8):
             feed.take(pose(f"T{tool}ToTracker", k))
         if images and k % 2 == 0:
-            feed.take(ULTRASOUND[k // 2 % 5])
+            feed.take(ULTRASOUND)
         for network in networks:
             network.run_until(begun + (k + 1) / 60)
 
@@ -441,7 +435,6 @@ def knock(view: igtl.View, **changes: Any) -> int:
 
 
 @served
-@pytest.mark.filterwarnings("ignore")
 def test_only_our_own_page_with_the_token_is_let_in(view: igtl.View) -> None:
     assert knock(view) == 101
     assert knock(view, Origin=None) == 403
@@ -485,6 +478,12 @@ def test_the_command_serves_a_recording_and_says_where(recording: Path) -> None:
     assert missing.exit_code == 2
 
 
+def test_what_is_missing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ModuleNotFoundError, match=r"igtl\[view\]"):
+        three()
+
+
 # -- what peers may send
 
 
@@ -510,7 +509,7 @@ def test_no_message_stops_the_others() -> None:
             taken += 1
             if isinstance(message, igtl.Image) and not shapes.is_volume(message):
                 if all(message.size):
-                    wire.picture(0, 1, message, 0.0, wire.QUALITIES[-1])
+                    wire.picture(0, 1, message, 0.0, wire.EXACT)
                 continue
             with contextlib.suppress(ValueError):
                 shapes.shape(message, feed.blobs)
