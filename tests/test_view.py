@@ -215,6 +215,33 @@ def test_volumes_in_parts_are_pasted() -> None:
     assert newest.ijk_to_world == pytest.approx(at(7, 8, 9))
 
 
+def test_volumes_in_parts_are_bounded() -> None:
+    """A peer that begins many large volumes, and ends none, does not fill the memory."""
+    feed = Feed()
+
+    def send(name: str, corner: int, size: int = 4) -> None:
+        part = igtl.Image.from_volume(np.ones((1, 1, 1), np.uint8), device_name=name)
+        part.size, part.offset = (size,) * 3, (corner,) * 3
+        feed.take(part)
+
+    for k in range(20):
+        send(f"CT{k}", 0)
+    for name in ("CT0", "CT19"):
+        send(name, 3)
+    first, last = (feed.streams["IMAGE", name].newest.array for name in ("CT0", "CT19"))
+    assert (first[0, 0, 0], first[3, 3, 3]) == (0, 1)  # what had come of it gave way
+    assert (last[0, 0, 0], last[3, 3, 3]) == (1, 1)
+    send("Huge", 0, 60000)
+    assert "too large" in feed.lines[-1].text
+
+
+def test_video_streams_are_bounded() -> None:
+    feed = Feed()
+    for k in range(200):
+        feed.take(igtl.Video(b"x", "VP90", (64, 64, 1), device_name=f"US{k}"))
+    assert "at most 32" in feed.lines[-1].text
+
+
 def test_meshes_become_triangles_and_segments() -> None:
     points = np.arange(18, dtype=np.float32).reshape(6, 3)
     mesh = igtl.PolyData(

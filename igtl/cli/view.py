@@ -108,9 +108,14 @@ def command(
 
 
 def _source(source: Callable[..., Source], address: tuple[str, int], view: igtl.View) -> Source:
+    last = ""
+
     def tell(text: str) -> None:
-        say(text)
-        view.note(text, source=named(address))
+        nonlocal last
+        if text != last:  # each attempt to connect fails alike
+            last = text
+            say(text)
+            view.note(text, source=named(address))
 
     return source(address, heal=True, crc="warn", tell=tell)
 

@@ -34,6 +34,9 @@ Key = tuple[str, str]
 MAX_STREAMS: Final = 1000
 STALE: Final = 1.0  # seconds
 _HISTORY: Final = 500  # samples of a plot; lines of the log
+_MAX_DECODERS: Final = 32  # video streams
+_MAX_PARTS: Final = 2  # volumes that arrive in parts
+_MAX_UNFINISHED: Final = 1 << 29  # bytes of each of them
 _REST: Final = ("*", "*")  # counts what comes of further streams
 _RECENT: Final = 64  # arrivals from which rate and jitter are computed
 
@@ -194,8 +197,16 @@ class Feed:
         self._on_change()
 
     def _decoded(self, message: Video) -> Image | None:
-        """Without the lock, for it takes its time. A stream is received by one thread."""
-        decoder = self._decoders.setdefault(message.device_name, VideoDecoder())
+        """Without the lock, for it takes its time. A stream is received by one thread.
+
+        Raises:
+            BodyError: it is damaged. ValueError: there are too many streams.
+        """
+        decoder = self._decoders.get(message.device_name)
+        if decoder is None:
+            if len(self._decoders) >= _MAX_DECODERS:
+                raise ValueError(f"at most {_MAX_DECODERS} video streams are decoded")
+            decoder = self._decoders[message.device_name] = VideoDecoder()
         return decoder.image(message)
 
     def _take(self, message: Message, received: float | None, image: Image | None = None) -> None:
@@ -286,30 +297,34 @@ class Feed:
         self._change(stream, image)
 
     def _pasted(self, stream: Stream, part: Image, now: float) -> Image | None:
-        """The volume of which this is a part, once a second and when its end has come."""
+        """The volume of which this is a part, once a second and when its end has come.
+
+        Raises:
+            ValueError: it is too large.
+        """
         i, j, k = (int(n) for n in part.size)
         pixels = part.array
         shape = (k, j, i, *pixels.shape[3:])
-        whole, shown = self._parts.get(stream.key, (None, now))
+        whole, shown = self._parts.pop(stream.key, (None, now))
         if whole is None or whole.shape != shape or whole.dtype != pixels.dtype:
-            if math.prod(shape) > shapes.MAX_VOXELS * 8:
-                return None
+            if math.prod(shape) * pixels.itemsize > _MAX_UNFINISHED:
+                raise ValueError(f"a volume of {i} × {j} × {k} in parts is too large to be shown")
             whole = np.zeros(shape, pixels.dtype)
         x, y, z = (int(n) for n in part.offset)
         w, h, d = (int(n) for n in part.sub_size)
         whole[z : z + d, y : y + h, x : x + w] = pixels
         last = (x + w, y + h, z + d) == (i, j, k)
         due = last or now - shown >= 1.0
-        self._parts[stream.key] = whole, now if due else shown
+        if not last:
+            self._parts[stream.key] = whole, now if due else shown
+            while len(self._parts) > _MAX_PARTS:  # the one that waits longest gives way
+                del self._parts[next(iter(self._parts))]
         if not due:
             return None
-        image = Image(
-            whole.copy(), ijk_to_world=part.ijk_to_world, device_name=part.device_name,
+        return Image(
+            whole, ijk_to_world=part.ijk_to_world, device_name=part.device_name,
             timestamp=part.timestamp,
         )  # fmt: skip
-        if last:
-            del self._parts[stream.key]
-        return image
 
     def _note_once(self, source: str, text: str) -> None:
         if not any(line.source == source and line.text == text for line in self.lines):

@@ -166,7 +166,7 @@ class Page:
 
     def _is_our_name(self, host: str) -> bool:
         """Against pages of other sites whose name leads to this machine (DNS rebinding)."""
-        return self._hosts is None or _without_port(host) in self._hosts
+        return self._hosts is None or _without_port(host).lower() in self._hosts
 
     def _may_watch(self, websocket: Any) -> str | None:
         """None, or why not."""

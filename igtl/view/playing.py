@@ -10,7 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
-from igtl.errors import ProtocolError
+from igtl.errors import IgtlError, ProtocolError
 from igtl.message import Message
 from igtl.recording import Recorder, Recording
 from igtl.recording.playback import Recorded
@@ -109,9 +109,14 @@ class Player:
         return out
 
     def _run(self) -> None:
+        try:
+            self._play()
+        except (IgtlError, OSError) as error:
+            self._feed.note(str(error), severity="warn")
+
+    def _play(self) -> None:
         self._sparse = self._index()
         frames: Iterator[Recorded] = iter(())
-        begun = from_ = 0.0
         while True:
             with self._changed:
                 self._feed.paused = not self._playing
@@ -120,26 +125,20 @@ class Player:
                 if self._closed:
                     return
                 wanted, self._wanted = self._wanted, None
-                rebased, self._rebased = self._rebased, False
             if wanted is not None:
                 self._show(wanted)
-                frames = self._recording.frames(start=wanted) if wanted else iter(self._recording)
-                rebased = True
-            if rebased:
-                begun, from_ = time.perf_counter(), self._position
-            if not self._playing:
-                continue
-            self._feed.paused = False
-            if not self._go_on(frames, begun, from_):
+                frames = self._recording.frames(start=wanted)
+            if self._playing and not self._take_when_due(frames):
                 with self._changed:
                     if self._wanted is None:
                         self._position = self._recording.duration
                         self._playing = self._loop
                         self._wanted = 0.0 if self._loop else None
-                self._feed.note("the end of the recording", source="igtl")
 
-    def _go_on(self, frames: Iterator[Recorded], begun: float, from_: float) -> bool:
-        """Take messages when they are due, until something is asked for; False at the end."""
+    def _take_when_due(self, frames: Iterator[Recorded]) -> bool:
+        """Take messages until something is asked for; False at the end."""
+        self._rebased = True
+        begun = from_ = 0.0
         for recorded in frames:
             at = self._at(recorded)
             with self._changed:
@@ -147,18 +146,16 @@ class Player:
                     if self._rebased:
                         self._rebased = False
                         begun, from_ = time.perf_counter(), self._position
+                    self._feed.paused = not self._playing
                     if not self._playing:
-                        self._feed.paused = True
                         self._changed.wait()
                         continue
-                    self._feed.paused = False
                     left = begun + (at - from_) / self._speed - time.perf_counter()
                     if left <= 0:
                         break
                     self._changed.wait(min(left, 0.1))
-                    self._position = max(
-                        self._position, min(at, at - left * self._speed)
-                    )  # the bar moves on through a pause of the recording
+                    # the bar moves on while nothing is due
+                    self._position = max(self._position, min(at, at - left * self._speed))
                 if self._closed or self._wanted is not None:
                     return True
                 self._position = at
