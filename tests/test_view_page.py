@@ -348,6 +348,9 @@ def test_the_page_comes_back_by_itself(chromium: Any) -> None:
         view.show(pose("ProbeToTracker", 7))
         tab.until("() => document.getElementById('state').textContent === 'live'")
         tab.until("() => [...igtlView.page.space.tools.values()][0].label.at.x === 7")
+        view.note("once")
+        tab.until("() => document.getElementById('lines').textContent.includes('once')")
+        assert tab.page.locator("#rows tr").count() == 1
         tab.errors.clear()
         tab.close()
 
@@ -460,6 +463,15 @@ def test_the_page_by_https(chromium: Any, tmp_path: Path) -> None:
         tab = Tab(chromium, view.url, ignore_https_errors=True)
         tab.until("() => igtlView.page.panes.volume")
         tab.close()
+
+
+def test_a_browser_without_webgl_is_told(chromium: Any, view: igtl.View) -> None:
+    context = chromium.new_context()
+    context.add_init_script("HTMLCanvasElement.prototype.getContext = () => null;")
+    page = context.new_page()
+    page.goto(view.url)
+    page.wait_for_function("() => document.getElementById('empty').textContent.includes('WebGL')")
+    context.close()
 
 
 def test_browsers_are_bounded(chromium: Any) -> None:

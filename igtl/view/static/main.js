@@ -11,6 +11,10 @@ import {Volume} from "./volume.js";
 const $ = id => document.getElementById(id);
 const PANES_HZ = 20, PANEL_HZ = 5, KEPT = 2000, FIRST = 10000;
 
+if (!document.createElement("canvas").getContext("webgl2")) {
+  $("empty").textContent = "This browser has no WebGL 2, without which nothing can be drawn.";
+  throw new Error("no WebGL 2");
+}
 THREE.ColorManagement.enabled = false;
 const renderer = new THREE.WebGLRenderer({canvas: $("gl"), antialias: !isSoftware(), preserveDrawingBuffer: true});
 renderer.autoClear = false;
@@ -56,15 +60,13 @@ function connection(state, why) {
   // this server may be another one: its numbers stand for other streams
   streams.clear();
   for (const thing of space.things.values()) thing.from = -1;
-  side.rows.clear();
-  $("rows").replaceChildren();
-  figures.connections = (figures.connections ?? 0) + 1;
+  side.forget();
 }
 
 // -- what is heard
 
 function hear(news) {
-  if (news.streams) for (const [number, type, name] of news.streams) name_(number, type, name);
+  if (news.streams) for (const [number, type, name] of news.streams) announced(number, type, name);
   if (news.reset !== undefined) { space.clearTrails(); side.clear(); }
   if (news.log) side.log(news.log);
   if (news.plots) for (const [number, {unit, rows}] of Object.entries(news.plots)) side.samples(Number(number), unit, rows);
@@ -74,7 +76,8 @@ function hear(news) {
   controls.state(news);
 }
 
-function name_(number, type, name) {
+// A stream has got a number. Where the number stood for another stream, the page begins anew.
+function announced(number, type, name) {
   streams.set(number, {type, name});
   const known = space.tools.get(number) ?? space.pictures.get(number) ?? space.things.get(number) ?? volumes.get(number);
   if (known && known.name !== name) location.reload();

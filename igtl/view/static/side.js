@@ -136,6 +136,14 @@ export class Side {
     plot.changed = true;
   }
 
+  // All is told again.
+  forget() {
+    this.rows.clear();
+    $("rows").replaceChildren();
+    $("lines").replaceChildren();
+    this.clear();
+  }
+
   clear() { for (const plot of this.plots.values()) { plot.rows.length = 0; plot.changed = true; } }
 
   draw() {
