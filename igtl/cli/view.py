@@ -47,7 +47,10 @@ class _What(click.ParamType):  # type: ignore[type-arg]
     help="Where the record button makes its files.",
 )  # fmt: skip
 @click.option("--patients", is_flag=True, help="Show the names of patients.")
-@click.option("--max-browsers", type=click.IntRange(1), default=8, show_default=True)
+@click.option(
+    "--max-browsers", type=click.IntRange(1), default=8, show_default=True,
+    help="Browsers that may watch at once.",
+)  # fmt: skip
 @click.option("--loop", is_flag=True, help="Play a recording again and again.")
 @click.option("--open", "opens", is_flag=True, help="Open the page in the browser of this machine.")
 @click.option("--page-cert", type=_EXISTING, help="Serve by HTTPS, with this certificate (PEM).")
