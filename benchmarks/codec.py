@@ -10,7 +10,7 @@ import numpy as np
 import igtl
 from benchmarks import peers
 from benchmarks.measure import ONE, Row, Timed, interleaved, looped, pin, say
-from igtl import batch
+from igtl.codec import batch
 
 SECTION = "codec"
 TOOLS = (1, 2, 5, 10, 20, 50, 100, 200)

@@ -26,7 +26,7 @@ import numpy.typing as npt
 
 import igtl
 from benchmarks.measure import machine, say
-from igtl.compression import _compressor, _shuffled, _unshuffled
+from igtl.codec.compression import _compressor, _shuffled, _unshuffled
 from igtl.simulate import head_phantom
 from igtl.video import VideoDecoder, VideoEncoder, codecs_here
 

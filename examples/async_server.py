@@ -36,12 +36,15 @@ async def run(clients: int, seconds: float) -> None:
         while len(server.clients) < clients:
             await asyncio.sleep(0.01)
         image = scanner.image(0)  # packed once a frame, whatever the number of clients
+        sent = 0
         async for tick in igtl.Rate(50):
             if tick >= 50 * seconds:
                 break
             await server.broadcast(image)
+            sent += 1
         lost = {peer.id: dict(peer.stats.dropped) for peer in server.clients if peer.stats.lost}
     counts = await asyncio.gather(*tasks)
+    print("sent:", sent)
     print("received:", *counts)
     print("lost by cause:", lost)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from igtl import rtp, udp
+from igtl import fields
 from igtl._core import (
     Decoder,
     Frame,
@@ -16,8 +16,19 @@ from igtl._core import (
     quaternion_of_matrix,
     unpack,
 )
-from igtl.compression import Compressed, Compression, CompressionStats, compress, decompress
-from igtl.elements import Element, Elements
+from igtl.blocking import udp
+from igtl.blocking.healing import ReconnectingLink, connect
+from igtl.blocking.link import Link
+from igtl.blocking.listener import Listener, listen
+from igtl.blocking.pipe import pipe
+from igtl.blocking.reconnect import reconnect
+from igtl.blocking.subscriber import Subscriber, subscribe
+from igtl.codec import rtp
+from igtl.codec.compression import Compressed, Compression, CompressionStats, compress, decompress
+from igtl.codec.elements import Element, Elements
+from igtl.codec.message import Message, NoData, Unknown, message_types
+from igtl.codec.metadata import Metadata
+from igtl.codec.units import Unit
 from igtl.errors import (
     BodyError,
     CommandFailed,
@@ -25,21 +36,13 @@ from igtl.errors import (
     CRCError,
     EncodeError,
     FileError,
+    FileWarning,
     IgtlError,
     MessageTooLarge,
     ProtocolError,
     VersionError,
 )  # fmt: skip
 from igtl.geometry import CalibrationError, NoTransform, Pose, TransformGraph
-from igtl.healing import ReconnectingLink, connect
-from igtl.memory import pipe
-from igtl.message import (
-    CRCPolicy,
-    Message,
-    NoData,
-    Unknown,
-    message_types,
-)  # fmt: skip
 from igtl.messages.general import (
     Bind,
     Capability,
@@ -151,27 +154,30 @@ from igtl.messages.tracking import (
     TrackingData,
     Transform,
 )  # fmt: skip
-from igtl.metadata import Metadata
-from igtl.protocol import PORT, Protocol
-from igtl.rate import Rate
-from igtl.retry import Backoff, LinkEvent, reconnect
-from igtl.subscriber import Subscriber, subscribe
-from igtl.sync import Link, Listener, listen
-from igtl.units import Unit
+from igtl.options import PORT, CRCPolicy
+from igtl.session.backoff import Backoff, LinkEvent
+from igtl.session.protocol import Protocol
+from igtl.tools.rate import Rate
 
 if TYPE_CHECKING:
-    from igtl import aio, batch, files, simulate, tls, transfer, video
+    from igtl import aio, files, simulate, video
+    from igtl.blocking.server import Peer, Server, serve
+    from igtl.codec import batch
     from igtl.recording import Recorder, Recording
-    from igtl.server import Peer, Server, serve
+    from igtl.session import tls
+    from igtl.tools import transfer
     from igtl.video import VideoDecoder, VideoEncoder
+    from igtl.view import View
 
 __version__ = "0.1.0"
+# What needs asyncio, ssl or an extra is loaded when it is first used: the module of each name; a
+# name that is the last part of it is the module itself.
 _LAZY = {
-    "aio": "aio", "batch": "batch", "tls": "tls", "transfer": "transfer", "video": "video",
-    "files": "files", "simulate": "simulate",
+    "Peer": "blocking.server", "Server": "blocking.server", "serve": "blocking.server",
     "Recorder": "recording", "Recording": "recording",
-    "Peer": "server", "Server": "server", "serve": "server",
-    "VideoDecoder": "video", "VideoEncoder": "video",
+    "VideoDecoder": "video", "VideoEncoder": "video", "View": "view",
+    "aio": "aio", "batch": "codec.batch", "files": "files",
+    "simulate": "simulate", "tls": "session.tls", "transfer": "tools.transfer", "video": "video",
 }  # fmt: skip
 
 
@@ -181,17 +187,18 @@ def get_include() -> str:
 
 
 def __getattr__(name: str) -> Any:
-    """What needs asyncio or ssl is loaded when it is first used."""
-    if name not in _LAZY:
+    """A name of `_LAZY`, loaded now."""
+    path = _LAZY.get(name)
+    if path is None:
         raise AttributeError(f"module 'igtl' has no attribute {name!r}")
     from importlib import import_module
 
-    module = import_module(f"igtl.{_LAZY[name]}")
-    return module if name == _LAZY[name] else getattr(module, name)
+    module = import_module(f"igtl.{path}")
+    return module if name == path.rpartition(".")[2] else getattr(module, name)
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_LAZY})
+    return __all__
 
 
 __all__ = [
@@ -219,6 +226,7 @@ __all__ = [
     "Elements",
     "EncodeError",
     "FileError",
+    "FileWarning",
     "Frame",
     "FrameType",
     "Get",
@@ -340,12 +348,14 @@ __all__ = [
     "VideoEncoder",
     "VideoInfo",
     "VideoMeta",
+    "View",
     "aio",
     "batch",
     "compress",
     "connect",
     "crc64",
     "decompress",
+    "fields",
     "files",
     "fit",
     "get_include",

@@ -8,8 +8,9 @@ import numpy as np
 import numpy.typing as npt
 from typing_extensions import Buffer, disjoint_base
 
+from igtl.codec.message import Message
 from igtl.fields import Field
-from igtl.message import CRCPolicy, Message
+from igtl.options import CRCPolicy
 
 def crc64(data: Buffer, crc: int = 0, *, form: str | None = None) -> int:
     """CRC-64 of OpenIGTLink, continued from `crc`; `form` names one of crc_forms(), for tests."""
@@ -27,9 +28,15 @@ def as_numbers(value: Any, dtype: Any, owner: str, name: str) -> npt.NDArray[Any
 def as_matrix(value: Any, owner: str = ..., name: str = ...) -> npt.NDArray[np.float32]: ...
 def timestamp_of(time_ns: int) -> int: ...
 def time_ns_of(raw: int) -> int: ...
-def stream_head(r: Record) -> bytes: ...
+def stream_key(what: Record | Frame | Buffer | list[Any]) -> bytes:
+    """Type (12 bytes) and device name of a message, a Frame, a packed message or the parts of one:
+    32 bytes as in the header, or more for a name that the header cuts."""
+
 def needs_v2(r: Record) -> bool: ...
-def content(r: Record) -> bytes: ...
+def packed_for(
+    r: Record, version: int | None, *, crc: bool = True, cut_name: bool = False
+) -> bytes: ...
+def content(r: Record, depth: int = 1) -> bytes: ...
 def call_directly(cls: type) -> None: ...
 def register(type_name: bytes, cls: type) -> None: ...
 def registered() -> dict[str, type[Message]]: ...
@@ -40,12 +47,14 @@ def unpack(data: Buffer, *, crc: CRCPolicy = "verify") -> Message:
     Arrays the message can use as they lie (native byte order, aligned) are views of `data`.
 
     Args:
-        data: bytes, or anything else with a contiguous buffer.
+        data: bytes, or anything else with a contiguous buffer, which is read as bytes. It cannot be
+            resized while the message has views of it.
         crc: "verify": CRCError when it is wrong. "warn": the message has crc_ok=False. "off":
             not computed.
 
     Raises:
         VersionError, CRCError, BodyError, ProtocolError: the bytes are wrong.
+        TypeError, BufferError: data is no buffer, or not contiguous.
     """
 
 def unpack_run(
@@ -68,13 +77,29 @@ def pack_run(
     offsets: npt.NDArray[np.int64] | None = None,
     crc: bool = True,
 ) -> bytes: ...
-def unpack_content(type_name: bytes, data: Buffer) -> Message: ...
+def unpack_content(type_name: bytes, data: Buffer, depth: int = 2) -> Message: ...
 def matrix_of_quaternion(quaternion: npt.ArrayLike) -> npt.NDArray[np.float64]: ...
 def quaternion_of_matrix(matrix: npt.ArrayLike) -> npt.NDArray[np.float64]: ...
 def split_cells(
     data: Buffer, count: int
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint32]]: ...
+def check_attributes(data: Buffer, count: int) -> None: ...
 def join_cells(offsets: npt.NDArray[np.int64], connectivity: npt.NDArray[np.uint32]) -> bytes: ...
+
+@final
+class Later:
+    data: Buffer
+    count: int
+    depth: int
+    def __init__(self, data: Buffer, count: int, depth: int) -> None: ...
+
+@final
+class Held:
+    """The memory of a buffer as bytes, which cannot be freed or resized while this lives."""
+
+    def __new__(cls, data: Buffer) -> Self: ...
+    def __len__(self) -> int: ...
+    def __buffer__(self, flags: int, /) -> memoryview: ...
 
 @final
 class Layout:
@@ -152,7 +177,8 @@ class Record:
 
         Args:
             version: header version. Default: the received one, else 2 if the message has
-                metadata or an id or is a COMMAND, else 1 (docs/protocol.md section 2.1).
+                metadata or an id or is a COMMAND, else 1 (docs/protocol.md section 2.1). Links
+                write 1 where there is neither content nor metadata nor id.
             crc: False writes 0 in its place.
             cut_name: cut a device name over 20 bytes at a character, and with header version 2
                 send the whole one as metadata IGTL_DEVICE_NAME. Default: EncodeError.
@@ -220,10 +246,12 @@ class Frame:
     def __init__(self, *args: Any, **kwargs: Any) -> None: ...
     @staticmethod
     def from_bytes(data: Any) -> Frame:
-        """The frame of one whole message: bytes, or another buffer that stays as it is.
+        """The frame of one whole message: bytes, or another contiguous buffer, which cannot be
+        resized while the frame lives.
 
         Raises:
             ValueError: they are not one whole message.
+            TypeError, BufferError: data is no buffer, or not contiguous.
         """
 
     @property
@@ -316,8 +344,10 @@ class Stats:
     @property
     def streams(self) -> dict[tuple[str, str], StreamStats]: ...
     def count_received(self, frame: Frame | Buffer, now: float) -> None: ...
-    def count_sent(self, wire: Buffer, size: int, times: int = 1) -> None: ...
-    def count_dropped(self, wire: Buffer, cause: str, times: int = 1) -> None: ...
+    def count_sent(
+        self, what: Record | Frame | Buffer | list[Any], size: int, times: int = 1
+    ) -> None: ...
+    def count_dropped(self, what: Record | Frame | Buffer, cause: str, times: int = 1) -> None: ...
     def count_error(self, cause: str, frame: Frame | None = None) -> None: ...
 
 @disjoint_base
@@ -325,8 +355,9 @@ class Decoder:
     """Cuts a byte stream into frames; owns whatever has arrived in part.
 
     Args:
-        max_size: largest message, header included; default 1 GiB.
+        max_size: largest message, header included; default 1 GiB, at least 58 bytes.
         stats: counts what arrives.
+        resync: see `igtl.Protocol`.
 
     Attributes:
         last_size: bytes of the last frame.
@@ -334,13 +365,17 @@ class Decoder:
         waiting: bytes received behind the message that is arriving.
     """
 
-    def __init__(self, max_size: int = ..., stats: Stats | None = None) -> None: ...
+    def __init__(
+        self, max_size: int = ..., stats: Stats | None = None, resync: bool = False
+    ) -> None: ...
     stats: Stats | None
     last_size: int
     @property
     def peer_version(self) -> int: ...
     @property
     def max_size(self) -> int: ...
+    @property
+    def resync(self) -> bool: ...
     @property
     def at_boundary(self) -> bool: ...
     @property
@@ -353,7 +388,14 @@ class Decoder:
 @disjoint_base
 class Stream(Decoder):
     def __init__(
-        self, max_size: int, stats: Stats, crc: CRCPolicy, fixed: int, cut_names: bool, peer: Any
+        self,
+        max_size: int,
+        stats: Stats,
+        crc: CRCPolicy,
+        fixed: int,
+        cut_names: bool,
+        peer: Any,
+        resync: bool = False,
     ) -> None: ...
     stats: Stats
     peer: Any

@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=True, wraparound=False, cdivision=True
-# cython: embedsignature=False, auto_pickle=False
+# cython: embedsignature=True, embedsignature.format=clinic, auto_pickle=False, binding=False
 """The wire codec: CRC-64, headers, the plans of declared fields, framing.
 
 Layout of this file: bytes and numbers · CRC-64 · text · Layout (a plan and its two
@@ -19,7 +19,7 @@ from cpython.buffer cimport (
 from cpython.mem cimport PyMem_Calloc, PyMem_Free
 from cpython.object cimport PyObject, PyTypeObject
 from cpython.pycapsule cimport PyCapsule_New
-from cpython.ref cimport Py_INCREF
+from cpython.ref cimport Py_INCREF, Py_XDECREF, Py_XINCREF
 from cpython.unicode cimport PyUnicode_AsUTF8AndSize, PyUnicode_DecodeUTF8
 from libc.math cimport sqrt
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t
@@ -89,7 +89,9 @@ cdef extern from * nogil:
     void* igtl_new_of(PyObject*)
 
 cdef extern from "Python.h":
+    Py_ssize_t PY_SSIZE_T_MAX
     PyObject* PyDict_GetItemWithError(object, object) except? NULL
+    PyObject* PyList_GetItem(list, Py_ssize_t) except NULL      # borrowed
     ctypedef object (*new_function "newfunc")(PyTypeObject*, object, PyObject*)
 
 cdef extern from "numpy/arrayobject.h":
@@ -128,8 +130,14 @@ cdef enum:
     APART_FROM = 64 * 1024      # data of this size is sent from where it lies
     BLOCK_FROM = 32 * 1024      # frames of this size are received into memory of their own
     LARGE_FROM = 4 << 20        # memory that is worth large pages
+    LATER_FROM = 64 * 1024      # texts of this size are decoded when they are read
     HEADS = 32                  # streams whose class and name are remembered
+    MAX_TRIES = 8               # headers tried, one after the other, where step was lost
+    MAX_NAME = 255              # bytes of a device name in the metadata
+    MAX_DEPTH = 8               # of messages in messages: each level takes its part of the stack
     MAX_STREAMS = 4096          # a peer that invents names shall not fill the memory
+
+cdef Py_ssize_t MAX_BLOCK = PY_SSIZE_T_MAX // 2
 
 cdef bytes OTHERS = b"*".ljust(12, b"\0") + b"*".ljust(20, b"\0")
 
@@ -222,6 +230,34 @@ cdef bint matrix_out(uint8_t* wire, const float* m) noexcept nogil:
             put32(wire + 4 * (3 * c + r), (<const uint32_t*>m)[4 * r + c])
     return m[12] == 0 and m[13] == 0 and m[14] == 0 and m[15] == 1
 
+@cython.final
+cdef class Held:
+    """The memory of any contiguous buffer as bytes, which its owner can neither free nor resize for
+    as long as this lives."""
+
+    cdef Py_buffer view
+    cdef const uint8_t* p
+    cdef Py_ssize_t size
+    cdef bint fixed
+
+    def __cinit__(self, data):
+        self.fixed = is_fixed(data)
+        try:
+            PyObject_GetBuffer(data, &self.view, PyBUF_SIMPLE)
+        except ValueError as error:     # of numpy, whose strided arrays are no such buffer
+            raise BufferError(str(error)) from None
+        self.p = <const uint8_t*>self.view.buf
+        self.size = self.view.len
+
+    def __dealloc__(self):
+        PyBuffer_Release(&self.view)
+
+    def __len__(self):
+        return self.size
+
+    def __getbuffer__(self, Py_buffer* view, int flags):
+        PyBuffer_FillInfo(view, self, self.view.buf, self.size, self.view.readonly, flags)
+
 # ---- CRC-64 -----------------------------------------------------------------------------------
 
 cdef inline uint64_t run_crc(const uint8_t* p, Py_ssize_t n, uint64_t crc) noexcept:
@@ -233,19 +269,16 @@ cdef inline uint64_t run_crc(const uint8_t* p, Py_ssize_t n, uint64_t crc) noexc
 
 def crc64(data, uint64_t crc=0, *, str form=None):
     cdef igtl_crc64_fn run = igtl_crc64
-    cdef Py_buffer view
+    cdef Held held = Held(data)
     if form is not None:
         name = form.encode()
         run = igtl_crc64_form(name)
         if run == NULL:
             raise ValueError(f"no CRC form {form!r} on this machine: {', '.join(crc_forms())}")
-    PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
-    if view.len < NOGIL_FROM:
-        crc = run(<const uint8_t*>view.buf, view.len, crc)
-    else:
-        with nogil:
-            crc = run(<const uint8_t*>view.buf, view.len, crc)
-    PyBuffer_Release(&view)
+    if held.size < NOGIL_FROM:
+        return run(held.p, held.size, crc)
+    with nogil:
+        crc = run(held.p, held.size, crc)
     return crc
 
 def crc_forms():
@@ -297,6 +330,39 @@ cdef str text_of(const uint8_t* p, Py_ssize_t size, bint* exact):
         exact[0] = False
         return PyUnicode_DecodeUTF8(<const char*>p, n, "replace")
 
+# ---- what is decoded when it is read ------------------------------------------------------------
+
+@cython.final
+cdef class Later:
+    """The bytes of a field that were checked but not decoded: as Python objects they may take a
+    hundred times as much memory, which only a reader of the field has to pay."""
+
+    cdef readonly object data
+    cdef readonly int64_t count     # of a coded field: its count; of a string: its encoding
+    cdef readonly int depth         # see Layout.read
+
+    def __init__(self, data, int64_t count, int depth):
+        self.data = memoryview(data)
+        self.count = count
+        self.depth = depth
+
+    def __reduce__(self):
+        return Later, (bytes(self.data), self.count, self.depth)
+
+cdef bint is_fixed(data):
+    """Whether a buffer is memory that the caller of `unpack` does not write to."""
+    if type(data) is memoryview:
+        data = data.obj
+    return type(data) is bytes or type(data) is Block or type(data) is Held and (<Held>data).fixed
+
+cdef Later later(view, int64_t count, int depth):
+    """What the caller of `unpack` may write to is copied."""
+    return Later(view if is_fixed(view) else bytes(view), count, depth)
+
+cdef Py_ssize_t elements_of(value) except -1:
+    """How many elements a field has, decoded or not."""
+    return (<Later>value).count if type(value) is Later else len(value)
+
 # ---- Layout -----------------------------------------------------------------------------------
 
 cdef enum Kind:
@@ -314,6 +380,19 @@ cdef enum Kind:
     SIZE
     CODED
 
+# What a message is packed from: its values as they were at one instant, each held by a reference, so
+# that no other thread can change which memory is measured and which is written.
+cdef struct Taken:
+    int n
+    PyObject* values[MAX_FIELDS]
+    Py_ssize_t[MAX_FIELDS] sizes    # bytes on the wire
+    Py_ssize_t[MAX_FIELDS] numbers  # what a COUNT of this field says
+
+_INTEGERS = ("u1", "u2", "u4", "u8", "i1", "i2", "i4", "i8")
+_SCALARS_OF = {
+    "int": _INTEGERS, "count": _INTEGERS, "size": _INTEGERS, "float": ("f4", "f8"),
+    "array": (*_INTEGERS, "f4", "f8"), "matrix": ("f4",), "data": ("u1",),
+}
 _KINDS = {
     "int": INT, "float": FLOAT, "text": TEXT, "array": ARRAY, "matrix": MATRIX, "data": DATA,
     "texts": TEXTS, "elements": ELEMENTS, "string": STRING, "zero_ended": ZERO_ENDED,
@@ -335,6 +414,7 @@ cdef struct Op:
     int length          # the op that holds this one's size in bytes; -1: none
     int target          # COUNT, SIZE: the op described
     int encoding        # STRING: the op with the MIBenum; -1: UTF-8
+    bint nests          # CODED: messages within the message
     bint optional
     bint constant
     bint hidden         # no argument of the constructor
@@ -374,6 +454,7 @@ cdef class Layout:
     cdef tuple defaults
     cdef dict arguments              # of the constructor: number of the field, or a HeaderField
     cdef list blank                  # values of a message that has none yet
+    cdef object made                 # the class of the last message that had this layout
 
     def __cinit__(self, *args, **kwargs):
         self.ops = NULL
@@ -384,19 +465,22 @@ cdef class Layout:
     def __init__(self, str owner, str type_name, fields, *, check=None, prepare=None, bint prefers_v2=False):
         cdef int i
         cdef Op* op
+        if self.ops != NULL:
+            raise TypeError("a layout is compiled once")
+        fields = tuple(fields)
+        if len(fields) > MAX_FIELDS:
+            raise TypeError(f"{owner}: at most {MAX_FIELDS} fields")
         self.owner = owner
         self.type_name = type_name
         self.wire_type = type_name.encode().ljust(12, b"\0")
-        self.fields = tuple(fields)
-        self.n = len(self.fields)
+        self.fields = fields
         self.check = check
         self.prepare = prepare
         self.prefers_v2 = prefers_v2
-        if self.n > MAX_FIELDS:
-            raise TypeError(f"{owner}: at most {MAX_FIELDS} fields")
-        self.ops = <Op*>PyMem_Calloc(self.n + 1, sizeof(Op))
+        self.ops = <Op*>PyMem_Calloc(len(fields) + 1, sizeof(Op))
         if self.ops == NULL:
             raise MemoryError
+        self.n = len(fields)
         self.index = {f.name: k for k, f in enumerate(self.fields)}
         self.names = tuple([f.name for f in self.fields])
         self.arguments = {f.name: k for k, f in enumerate(self.fields) if not f.hidden} | _HEADER_FIELDS
@@ -421,12 +505,19 @@ cdef class Layout:
 
     cdef int _compile(self, int i, f) except -1:
         cdef Op* op = &self.ops[i]
+        counts = (f.count,) if isinstance(f.count, int) else f.count if isinstance(f.count, tuple) else (1,)
+        if f.scalar not in _SCALARS_OF.get(f.kind, ("",)):
+            raise TypeError(f"{self.owner}.{f.name}: a field of kind {f.kind!r} has no scalar {f.scalar!r}")
+        if (min(f.size, f.per, *counts) < 0 or f.kind in ("text", "texts") and not f.size
+                or max(f.size, 8) * max(f.per, 1) * max(1, *counts) >= 1 << 31):
+            raise TypeError(f"{self.owner}.{f.name}: sizes and counts must be positive, and less than 2 GiB")
         op.kind = _KINDS[f.kind]
         op.counter = op.length = op.target = op.encoding = -1
         op.itemsize = f.size or (self.dtypes[i].itemsize if f.scalar else 1)
         op.signed = f.scalar[:1] == "i"
         op.optional = f.optional
         op.constant = f.constant
+        op.nests = getattr(f.item, "nests", False)
         op.hidden = f.hidden
         op.kw_only = f.kw_only
         op.per = f.per or 1
@@ -434,8 +525,12 @@ cdef class Layout:
             if f.of not in self.index:
                 raise TypeError(f"{self.owner}.{f.name}: there is no field {f.of!r}")
             op.target = self.index[f.of]
+            if op.target <= i:
+                raise TypeError(f"{self.owner}.{f.name}: {f.of!r} must be a later field")
         if f.encoding:
-            op.encoding = self.index[f.encoding]
+            op.encoding = self._earlier(i, f.encoding, "mib")
+            if self.ops[op.encoding].kind != INT or self.ops[op.encoding].itemsize != 2:
+                raise TypeError(f"{self.owner}.{f.name}: {f.encoding!r} must be a mib field")
             self.ops[op.encoding].target = i
         if isinstance(f.count, int):
             op.fixed = f.count
@@ -445,17 +540,17 @@ cdef class Layout:
             op.fixed = BY_FORM
         else:
             op.fixed = BY_FIELD
-            if f.count not in self.index or self.index[f.count] >= i:
-                raise TypeError(f"{self.owner}.{f.name}: {f.count!r} must be an earlier field")
             if op.kind == ARRAY:
-                op.counter = self.index[f.count]
+                op.counter = self._earlier(i, f.count, "count")
             else:
-                op.length = self.index[f.count]
+                op.length = self._earlier(i, f.count, "size")
         if f.kind in ("zero_ended", "texts", "elements") or op.fixed in (REST, BY_FORM) or op.optional:
             if i != self.n - 1 and not (op.optional and self.fields[i + 1].count == _rest):
                 raise TypeError(f"{self.owner}.{f.name}: only the last field can take what remains")
         if op.kind == ZERO_ENDED:
             op.fixed = REST
+        if op.kind == ELEMENTS and not f.item.__layout__.minimum:
+            raise TypeError(f"{self.owner}.{f.name}: a {f.item.__name__} has no fields")
         if op.kind == CODED:
             self.minimum += getattr(f.item, "minimum", 0)
         elif op.fixed >= 0 and not op.optional:
@@ -463,6 +558,20 @@ cdef class Layout:
         self.columnar = self.columnar and not op.optional and op.kind in (
             INT, FLOAT, TEXT, ARRAY, MATRIX, COUNT, ZERO_ENDED, ELEMENTS)
         self.dynamic = self.dynamic or op.kind in (DATA, TEXTS, STRING, ZERO_ENDED, CODED, TEXT)
+
+    cdef const Op* op(self, int i) except NULL:
+        if not 0 <= i < self.n:
+            raise IndexError(f"{self.owner} has no field {i}")
+        return &self.ops[i]
+
+    cdef int _earlier(self, int i, str name, str kind) except -1:
+        """The field of this name, which stands before field i and is of this kind."""
+        cdef int found = self.index.get(name, self.n)
+        if found >= i:
+            raise TypeError(f"{self.owner}.{self.names[i]}: {name!r} must be an earlier field")
+        if kind != "mib" and self.ops[found].kind != _KINDS[kind]:
+            raise TypeError(f"{self.owner}.{self.names[i]}: {name!r} must be a {kind}_of field")
+        return found
 
     def need_columns(self):
         """TypeError if its fields do not fit columns."""
@@ -557,12 +666,13 @@ cdef class Layout:
         self.fail(i, f"{left} bytes are none of its forms")
 
     cdef Py_ssize_t read(self, Record r, object owner, const uint8_t* base, const uint8_t* p,
-                         Py_ssize_t n) except -1:
-        """Fill r from n content bytes at p inside owner (which starts at base); return bytes used."""
+                         Py_ssize_t n, int depth) except -1:
+        """Fill r from n content bytes at p inside owner (which starts at base); return bytes used.
+        depth: 1 for a message that lies in no other."""
         cdef int64_t counts[MAX_FIELDS]
-        cdef Py_ssize_t at = 0, k, j
+        cdef Py_ssize_t at = 0, k
         cdef Op* op
-        cdef int i
+        cdef int i, code
         cdef bint exact
         cdef cnp.ndarray array
         cdef list values = r.values
@@ -613,17 +723,6 @@ cdef class Layout:
                 swap_in(<uint8_t*>cnp.PyArray_DATA(array), p + at, k * op.per, op.itemsize)
                 values[i] = array
                 at += k * op.per * op.itemsize
-            elif op.kind == TEXTS:
-                k = (n - at) // op.itemsize
-                texts = []
-                all_exact = True
-                for j in range(k):
-                    texts.append(text_of(p + at + j * op.itemsize, op.itemsize, &exact))
-                    all_exact = all_exact and exact
-                values[i] = texts
-                if not all_exact:
-                    r.keep(i, texts.copy(), (p + at)[:k * op.itemsize])
-                at += k * op.itemsize
             elif op.kind == ELEMENTS:
                 columns = new_columns(self.items[i])
                 k = columns.scatter(p + at, n - at)
@@ -637,54 +736,131 @@ cdef class Layout:
                     k = counts[op.length]
                 if op.kind == DATA:
                     values[i] = memoryview(owner)[p + at - base:p + at - base + k]
-                elif op.kind == ZERO_ENDED:
-                    values[i] = text_of(p + at, k, &exact)
-                    if not exact or len(values[i].encode()) + 1 != k:
-                        r.keep(i, values[i], (p + at)[:k])
-                elif op.kind == STRING:
-                    raw = (p + at)[:k]
+                elif op.kind != CODED:
+                    if op.kind == TEXTS:
+                        k -= k % op.itemsize
                     code = 106 if op.encoding < 0 else values[op.encoding]
-                    values[i] = decode_text(raw, code)
-                    if not encodes_to(values[i], code, raw):
-                        r.keep(i, values[i], raw)
+                    if k < LATER_FROM:
+                        self._take_text(i, r, p + at, k, code)
+                    else:
+                        values[i] = later(memoryview(owner)[p + at - base:p + at - base + k], code, depth)
                 else:
                     k = self._decode(i, r, memoryview(owner)[p + at - base:p + at - base + k],
-                                     counts[op.counter] if op.counter >= 0 else -1)
+                                     counts[op.counter] if op.counter >= 0 else -1, depth)
                 at += k
         return at
 
-    cdef Py_ssize_t _decode(self, int i, Record r, view, int64_t count) except -1:
+    cdef int _take_text(self, int i, Record r, const uint8_t* p, Py_ssize_t k, int code) except -1:
+        """Texts of k bytes at p, and beside them what they do not show."""
+        cdef Op* op = &self.ops[i]
+        cdef bint exact, all_exact = True
+        cdef Py_ssize_t at
+        if op.kind == STRING:
+            raw = p[:k]
+            value = decode_text(raw, code)
+            all_exact = encodes_to(value, code, raw)
+        elif op.kind == ZERO_ENDED:
+            value = text_of(p, k, &exact)
+            all_exact = exact and memchr(p, 0, k) == p + k - 1
+        else:
+            value = []
+            for at in range(0, k, op.itemsize):
+                value.append(text_of(p + at, op.itemsize, &exact))
+                all_exact = all_exact and exact
+        if not all_exact:
+            r.keep(i, value.copy() if op.kind == TEXTS else value, p[:k])
+        r.values[i] = value
+
+    cdef Py_ssize_t _decode(self, int i, Record r, view, int64_t count, int depth) except -1:
         codec = self.fields[i].item
         if len(view) < getattr(codec, "minimum", 0):
             self.fail(i, f"needs {codec.minimum} bytes, {len(view)} are left")
+        if self.ops[i].nests and depth > MAX_DEPTH:
+            self.fail(i, f"lie in more than {MAX_DEPTH} messages, one in the other")
         try:
+            if hasattr(codec, "check"):
+                if self.ops[i].nests:
+                    codec.check(view, count, depth)
+                else:
+                    codec.check(view, count)
+                r.values[i] = later(view, count, depth)
+                return len(view)
             value = codec.decode(view, count)
         except ValueError as error:
             self.fail(i, str(error))
-        r.values[i] = value
         if hasattr(codec, "size"):
+            r.values[i] = value
             return codec.size(value)
+        self._keep_coded(i, r, value, view)
+        r.values[i] = value
+        return len(view)
+
+    cdef int _keep_coded(self, int i, Record r, value, view) except -1:
+        codec = self.fields[i].item
         try:
             plain = codec.encode(value)
         except ValueError:      # it could not be built, but it came: a copy shows whether it was edited
             r.keep(i, copy.deepcopy(value), bytes(view))
-            return len(view)
+            return 0
         if plain != view:
-            r.keep(i, plain, bytes(view))
-        return len(view)
+            r.keep(i, None, view, print_of(plain))
+
+    cdef object value(self, int i, Record r):
+        """What field i holds, decoded now if that was left for later."""
+        cdef Py_buffer view
+        cdef Later coded
+        value = r.values[i]
+        if type(value) is not Later:
+            return value
+        coded = value
+        if self.ops[i].kind != CODED:
+            PyObject_GetBuffer(coded.data, &view, PyBUF_SIMPLE)
+            try:
+                self._take_text(i, r, <const uint8_t*>view.buf, view.len, <int>coded.count)
+            finally:
+                PyBuffer_Release(&view)
+        else:
+            if self.ops[i].nests:
+                value, shown = self.fields[i].item.decode(coded.data, coded.count, coded.depth)
+                r.keep(i, None, coded.data, shown)
+            else:
+                value = self.fields[i].item.decode(coded.data, coded.count)
+                self._keep_coded(i, r, value, coded.data)
+            if r.values[i] is coded:    # else another thread was faster: its value may be edited already
+                r.values[i] = value
+        return r.values[i]
 
     # -- writing
 
-    cdef bytes _encoded(self, int i, Record r):
+    cdef bint _still_right(self, int i, Later value, Taken* taken, int depth) except -1:
+        """Whether the bytes that came are what is to be sent: under the encoding that the message has
+        now, no deeper in other messages than they were."""
+        cdef Op* op = &self.ops[i]
+        if op.nests:
+            return depth <= value.depth
+        return op.encoding < 0 or <object>taken.values[op.encoding] == value.count
+
+    cdef bytes _encoded(self, int i, Record r, Taken* taken, int depth):
         """Bytes of a field whose size is known only once it is encoded."""
         cdef Op* op = &self.ops[i]
-        value = r.values[i]
+        value = <object>taken.values[i]
+        if type(value) is Later:
+            if self._still_right(i, <Later>value, taken, depth):
+                return bytes((<Later>value).data)
+            value = self.value(i, r)
         name = self.fields[i].name
+        codec = self.fields[i].item
         kept = None if r.kept is None else r.kept.get(i)
         if kept is not None and type(kept[0]) is type(value) and kept[0] == value:
-            return kept[1]
+            return bytes(kept[1])
         try:
-            if op.kind == TEXT:
+            if op.nests:
+                if depth > MAX_DEPTH:
+                    raise ValueError(f"lie in more than {MAX_DEPTH} messages, one in the other")
+                if kept is None or kept[2] != codec.print_of(value, depth):
+                    return codec.encode(value, depth)
+                return bytes(kept[1])
+            elif op.kind == TEXT:
                 plain = encode_field(value, op.itemsize, self.owner, name)
             elif op.kind == TEXTS:
                 plain = b"".join([encode_field(t, op.itemsize, self.owner, name) for t in value])
@@ -694,10 +870,10 @@ cdef class Layout:
                     raise EncodeError(self.owner, name, "a NUL would end the text")
                 plain += b"\0"
             elif op.kind == STRING:
-                code = 106 if op.encoding < 0 else r.values[op.encoding]
+                code = 106 if op.encoding < 0 else <object>taken.values[op.encoding]
                 plain = encode_text(value, 106 if code is None else code)
             else:
-                plain = self.fields[i].item.encode(value)
+                plain = codec.encode(value)
         except UnicodeEncodeError as error:
             raise EncodeError(self.owner, name, f"{error.reason}: {error.object[error.start:error.end]!r} "
                                                 f"has no bytes in {error.encoding}; set encoding=106 (UTF-8)") from None
@@ -705,46 +881,75 @@ cdef class Layout:
             raise
         except ValueError as error:
             raise EncodeError(self.owner, name, str(error)) from None
-        return kept[1] if kept is not None and plain == kept[0] else plain
+        if kept is not None and (kept[0] == plain if kept[2] is None else kept[2] == print_of(plain)):
+            return bytes(kept[1])
+        return plain
 
-    cdef Py_ssize_t measure(self, Record r, Py_ssize_t* sizes, list encoded) except -1:
+    cdef int take(self, Record r, Taken* taken) except -1:
+        """All values as they are now: no other thread runs meanwhile."""
+        cdef int i
+        cdef list values = r.values
+        if len(values) != self.n:
+            raise TypeError(f"{self.owner} has {self.n} fields, not {len(values)}")
+        for i in range(self.n):
+            taken.values[i] = PyList_GetItem(values, i)
+            Py_XINCREF(taken.values[i])
+        taken.n = self.n
+
+    cdef Py_ssize_t measure(self, Record r, Taken* taken, list encoded, int depth) except -1:
         """Sizes of all fields; what has to be encoded to know is left in `encoded`."""
-        cdef Py_ssize_t total = 0
+        cdef Py_ssize_t total = 0, size, number
         cdef int i
         cdef Op* op
+        cdef PyObject* value
         for i in range(self.n):
             op = &self.ops[i]
+            value = taken.values[i]
+            number = -1
             if op.kind == MATRIX:
-                sizes[i] = 48
+                size = 48
             elif op.kind == INT or op.kind == FLOAT or op.kind == COUNT or op.kind == SIZE:
-                sizes[i] = 0 if op.optional and r.values[i] is None else op.itemsize
+                size = 0 if op.optional and <object>value is None else op.itemsize
             elif op.kind == ARRAY:
-                sizes[i] = self._array_size(i, r)
+                size = self._array_size(i, <cnp.ndarray?><object>value, taken)
+                number = size // (op.itemsize * op.per)
             elif op.kind == ELEMENTS:
-                sizes[i] = (<Columns?>r.values[i]).wire_size()
+                number = (<Columns?><object>value).rows
+                size = (<Columns>value).wire_size(number)
             elif op.kind == DATA:
-                encoded[i] = view = memoryview(r.values[i])
+                encoded[i] = view = memoryview(<object>value)
                 if not view.c_contiguous:
                     raise EncodeError(self.owner, self.fields[i].name, "must be contiguous in memory")
-                sizes[i] = view.nbytes
+                size = number = view.nbytes
             else:
-                encoded[i] = self._encoded(i, r)
-                sizes[i] = len(encoded[i])
-            total += sizes[i]
+                if op.counter >= 0:
+                    number = elements_of(<object>value)
+                encoded[i] = self._encoded(i, r, taken, depth)
+                if op.counter >= 0 and number != elements_of(<object>value):
+                    self._changed(i)
+                size = len(encoded[i])
+            taken.sizes[i] = size
+            taken.numbers[i] = number
+            total += size
         return total
 
-    cdef Py_ssize_t _array_size(self, int i, Record r) except -1:
-        cdef cnp.ndarray array = r.values[i]
+    cdef int _changed(self, int i) except -1:
+        raise EncodeError(self.owner, self.fields[i].name, "changed while it was packed")
+
+    cdef Py_ssize_t _array_size(self, int i, cnp.ndarray array, Taken* taken) except -1:
         cdef Op* op = &self.ops[i]
-        if array.dtype != self.dtypes[i] or not cnp.PyArray_IS_C_CONTIGUOUS(array):
+        if (array.dtype != self.dtypes[i] or not cnp.PyArray_IS_C_CONTIGUOUS(array)
+                or cnp.PyArray_NDIM(array) != (2 if self.fields[i].per else 1)):
             raise EncodeError(self.owner, self.fields[i].name, f"must stay contiguous {self.dtypes[i]}")
-        if op.fixed >= 0 and cnp.PyArray_SIZE(array) != op.fixed * op.per:
+        if (op.fixed >= 0 and cnp.PyArray_SIZE(array) != op.fixed * op.per
+                or op.fixed == BY_FORM and cnp.PyArray_DIM(array, 0) not in self.fields[i].count):
             raise EncodeError(self.owner, self.fields[i].name, "its size was changed")
         if op.fixed == BY_FIELD and self.ops[op.counter].target != i:
-            if array.shape[0] != len(r.values[self.ops[op.counter].target]):
+            other = elements_of(<object>taken.values[self.ops[op.counter].target])
+            if cnp.PyArray_DIM(array, 0) != other:
                 raise EncodeError(self.owner, self.fields[i].name,
-                                  f"{array.shape[0]} elements, but {self.fields[self.ops[op.counter].target].name}"
-                                  f" has {len(r.values[self.ops[op.counter].target])}")
+                                  f"{cnp.PyArray_DIM(array, 0)} elements, but "
+                                  f"{self.fields[self.ops[op.counter].target].name} has {other}")
         return cnp.PyArray_NBYTES(array)
 
     cdef int _put_number(self, uint8_t* p, int i, value) except -1:
@@ -765,25 +970,27 @@ cdef class Layout:
         else:
             put_int(p, op.itemsize, <uint64_t><int64_t>value if op.signed else <uint64_t>value)
 
-    cdef int _put_count(self, uint8_t* p, int i, Record r, Py_ssize_t* sizes) except -1:
+    cdef int _put_count(self, uint8_t* p, int i, Taken* taken) except -1:
         cdef Op* op = &self.ops[i]
-        cdef uint64_t n = sizes[op.target] if op.kind == SIZE else len(r.values[op.target])
+        cdef uint64_t n = taken.sizes[op.target] if op.kind == SIZE else taken.numbers[op.target]
         if op.itemsize < 8 and n >> (8 * op.itemsize):
             unit = "bytes" if op.kind == SIZE else "elements"
             raise EncodeError(self.owner, self.fields[op.target].name,
                               f"{n} {unit} do not fit the wire: at most {np.iinfo(self.dtypes[i]).max}")
         put_int(p, op.itemsize, n)
 
-    cdef int write(self, Record r, uint8_t* p, Py_ssize_t* sizes, list encoded, Writer* w) except -1:
-        """Write all fields at p. Field w.apart is left out; large data is copied and summed at once."""
+    cdef int write(self, Taken* taken, uint8_t* p, list encoded, Writer* w, list apart) except -1:
+        """Write all fields at p. apart: takes large data, and where they belong, instead of p."""
         cdef int i
         cdef Op* op
+        cdef PyObject* value
         cdef cnp.ndarray array
         cdef Py_buffer view
         for i in range(self.n):
             op = &self.ops[i]
+            value = taken.values[i]
             if op.kind == MATRIX:
-                array = r.values[i]
+                array = <cnp.ndarray?><object>value
                 if not (cnp.PyArray_TYPE(array) == cnp.NPY_FLOAT32 and cnp.PyArray_IS_C_CONTIGUOUS(array)
                         and cnp.PyArray_SIZE(array) == 16 and cnp.PyArray_ISNOTSWAPPED(array)):
                     raise EncodeError(self.owner, self.fields[i].name, "must stay a contiguous 4x4 float32")
@@ -792,30 +999,36 @@ cdef class Layout:
             elif op.kind == INT or op.kind == FLOAT:
                 if op.constant:
                     self._put_number(p, i, self.fields[i].default)
-                elif op.target >= 0 and r.values[i] is None:    # encoding of a text, left to us
+                elif op.target >= 0 and <object>value is None:      # encoding of a text, left to us
                     put16(p, 3 if encoded[op.target].isascii() else 106)
-                elif sizes[i]:
-                    self._put_number(p, i, r.values[i])
+                elif taken.sizes[i]:
+                    self._put_number(p, i, <object>value)
             elif op.kind == COUNT or op.kind == SIZE:
-                self._put_count(p, i, r, sizes)
+                self._put_count(p, i, taken)
             elif op.kind == ARRAY:
-                array = r.values[i]
-                swap_out(p, <uint8_t*>cnp.PyArray_DATA(array), sizes[i] // op.itemsize, op.itemsize)
+                array = <cnp.ndarray?><object>value
+                if not cnp.PyArray_IS_C_CONTIGUOUS(array) or cnp.PyArray_NBYTES(array) != taken.sizes[i]:
+                    self._changed(i)
+                swap_out(p, <uint8_t*>cnp.PyArray_DATA(array), taken.sizes[i] // op.itemsize, op.itemsize)
             elif op.kind == ELEMENTS:
-                (<Columns>r.values[i]).gather(p)
+                (<Columns>value).gather(p, taken.numbers[i])
             elif op.kind == DATA:
-                if w.apart == i:
-                    w.split = p - w.start
-                    continue
                 PyObject_GetBuffer(encoded[i], &view, PyBUF_SIMPLE)
-                if view.len != sizes[i]:
+                if apart is not None and taken.sizes[i] >= APART_FROM:
+                    sum_apart(w, p, <const uint8_t*>view.buf, view.len)
                     PyBuffer_Release(&view)
-                    raise EncodeError(self.owner, self.fields[i].name, "changed while being packed")
-                copy_and_sum(w, p, <const uint8_t*>view.buf, sizes[i])
+                    apart.append((p - w.start, encoded[i]))
+                    continue
+                copy_and_sum(w, p, <const uint8_t*>view.buf, taken.sizes[i])
                 PyBuffer_Release(&view)
             else:
-                memcpy(p, PyBytes_AsString(encoded[i]), sizes[i])
-            p += sizes[i]
+                memcpy(p, PyBytes_AsString(encoded[i]), taken.sizes[i])
+            p += taken.sizes[i]
+
+cdef void let_go(Taken* taken) noexcept:
+    cdef int i
+    for i in range(taken.n):
+        Py_XDECREF(taken.values[i])
 
 cdef inline int64_t sign_extend(uint64_t v, int size) noexcept nogil:
     cdef int shift = 64 - 8 * size
@@ -841,6 +1054,10 @@ def encode_field(value, Py_ssize_t size, str owner, str name):
     if b"\0" in raw.rstrip(b"\0") and isinstance(value, str):
         raise EncodeError(owner, name, f"{value!r}: a NUL would end the text")
     return pad(raw, size)
+
+cdef tuple print_of(plain):
+    """What shows whether a part was edited, without a copy of it."""
+    return len(plain), crc64(plain)
 
 cdef bint encodes_to(str value, int code, bytes raw):
     try:
@@ -991,15 +1208,31 @@ cdef class Columns:
     def __setstate__(self, state):
         self.rows, self.arrays = state
 
-    cdef int rows_of(self, Rows* out) except -1:
-        """The memory of all columns; of elements every field has one."""
+    cdef cnp.ndarray array_at(self, int i):
+        if self.arrays is None or i >= len(self.arrays):
+            raise EncodeError(self._layout.owner, self._layout.names[i], "has no column")
+        return <cnp.ndarray?>self.arrays[i]
+
+    cdef Columns frozen(self):
+        """The same arrays; others are not put in their place."""
+        cdef Columns other = new_columns(type(self))
+        other.rows, other.arrays = self.rows, self.arrays.copy()
+        return other
+
+    cdef int rows_of(self, Rows* out, Py_ssize_t rows) except -1:
+        """The memory of all columns, which must have so many rows; of elements every field has one."""
         cdef Layout layout = self.layout()
+        cdef cnp.ndarray array
         cdef int i
         out.ops = layout.ops
         out.n = layout.n
         out.stride = layout.minimum
         for i in range(layout.n):
-            out.at[i] = <uint8_t*>cnp.PyArray_DATA(<cnp.ndarray>self.arrays[i])
+            array = self.array_at(i)
+            if not (cnp.PyArray_IS_C_CONTIGUOUS(array) and is_column(&layout.ops[i], array, rows)
+                    and cnp.PyArray_ITEMSIZE(array) == layout.ops[i].itemsize):
+                layout._changed(i)
+            out.at[i] = <uint8_t*>cnp.PyArray_DATA(array)
             out.count[i] = layout.ops[i].fixed
 
     cdef int make(self, Py_ssize_t rows) except -1:
@@ -1014,48 +1247,51 @@ cdef class Columns:
         cdef Rows rows
         cdef Py_ssize_t row
         self.make(left // self.layout().minimum)
-        self.rows_of(&rows)
+        self.rows_of(&rows, self.rows)
         for row in range(self.rows):
             take_row(&rows, row, p + rows.stride * row)
         return self.rows * rows.stride
 
-    cdef Py_ssize_t wire_size(self) except -1:
-        """Bytes on the wire, after a check that nobody reshaped or replaced a column's memory."""
+    cdef Py_ssize_t wire_size(self, Py_ssize_t rows) except -1:
+        """Bytes of so many rows on the wire, after a check that all columns are as they should be."""
         cdef Layout layout = self.layout()
         cdef cnp.ndarray array
         cdef int i
         for i in range(layout.n):
-            array = self.arrays[i]
-            if not (cnp.PyArray_IS_C_CONTIGUOUS(array) and is_column(&layout.ops[i], array, self.rows)
+            array = self.array_at(i)
+            if not (cnp.PyArray_IS_C_CONTIGUOUS(array) and is_column(&layout.ops[i], array, rows)
                     and (array.descr is layout.columns[i] or array.dtype == layout.columns[i])):
                 raise EncodeError(layout.owner, layout.fields[i].name,
                                   f"column must stay contiguous {layout.columns[i]} "
-                                  f"{column_shape(layout, i, self.rows)}")
-        return self.rows * layout.minimum
+                                  f"{column_shape(layout, i, rows)}")
+        return rows * layout.minimum
 
-    cdef int gather(self, uint8_t* p) except -1:
+    cdef int gather(self, uint8_t* p, Py_ssize_t n) except -1:
+        """Write the n rows that were measured."""
         cdef Layout layout = self.layout()
         cdef Rows rows
         cdef Py_ssize_t row
         cdef int bad
-        self.rows_of(&rows)
-        for row in range(self.rows):
+        self.rows_of(&rows, n)
+        for row in range(n):
             bad = give_row(&rows, row, p + rows.stride * row)
             if bad >= 0:
                 raise EncodeError(layout.owner, layout.fields[bad].name, "the fourth row must be 0 0 0 1")
 
     def texts(self, int i):
         """Column i decoded, row by row, each up to its first NUL."""
-        cdef cnp.ndarray array = self.arrays[i]
-        cdef Py_ssize_t size = self.layout().ops[i].itemsize, j
+        cdef const Op* op = self.layout().op(i)
+        cdef cnp.ndarray array = self.array_at(i)
+        cdef Py_ssize_t size = op.itemsize, j
         cdef bint exact
         cdef const uint8_t* p = <const uint8_t*>cnp.PyArray_DATA(array)
-        if self.rows and not (cnp.PyArray_IS_C_CONTIGUOUS(array) and cnp.PyArray_NBYTES(array) >= size * self.rows):
+        if not (cnp.PyArray_IS_C_CONTIGUOUS(array) and cnp.PyArray_ITEMSIZE(array) == size
+                and is_column(op, array, self.rows)):
             raise ValueError("column was reshaped")
         return [text_of(p + size * j, size, &exact) for j in range(self.rows)]
 
 cdef class Column:
-    """Reads one column of an element list; see igtl.elements."""
+    """Reads one column of an element list; see igtl.codec.elements."""
 
     cdef readonly int i
     cdef readonly object field
@@ -1067,7 +1303,7 @@ cdef class Column:
     def __get__(self, columns, owner):
         if columns is None:
             return self
-        if (<Columns?>columns).layout().ops[self.i].kind == TEXT:
+        if (<Columns?>columns).layout().op(self.i).kind == TEXT:
             return (<Columns>columns).texts(self.i)
         return (<Columns>columns).arrays[self.i]
 
@@ -1100,8 +1336,7 @@ cdef cnp.ndarray new_column(Layout layout, int i, Py_ssize_t rows):
 
 # ---- Record -----------------------------------------------------------------------------------
 
-cdef object _last_class = None      # of the message that was made last
-cdef Layout _last_layout = None
+cdef Layout _last_layout = None     # of the message that was made last
 
 cdef class Record:
     """Memory of one message: header fields, the values of its declared fields, and beside them
@@ -1124,13 +1359,15 @@ cdef class Record:
     __layout__ = None
 
     def __cinit__(self):        # without arguments it ignores those of the constructor
-        global _last_class, _last_layout
-        if type(self) is not _last_class:   # most often it is, and looking it up is a fifth of unpack
+        global _last_layout
+        cdef Layout layout = _last_layout
+        if layout is None or layout.made is not type(self):     # looking it up is a fifth of unpack
             layout = type(self).__layout__
             if layout is None:
                 raise TypeError("messages are subclasses of igtl.Message")
-            _last_class, _last_layout = type(self), layout
-        self.layout = _last_layout
+            layout.made = type(self)
+            _last_layout = layout
+        self.layout = layout
         self.values = self.layout.blank.copy()
         self._device_name = ""
 
@@ -1208,7 +1445,8 @@ cdef class Record:
 
         Args:
             version: header version. Default: the received one, else 2 if the message has
-                metadata or an id or is a COMMAND, else 1 (docs/protocol.md section 2.1).
+                metadata or an id or is a COMMAND, else 1 (docs/protocol.md section 2.1). Links
+                write 1 where there is neither content nor metadata nor id.
             crc: False writes 0 in its place.
             cut_name: cut a device name over 20 bytes at a character, and with header version 2
                 send the whole one as metadata IGTL_DEVICE_NAME. Default: EncodeError.
@@ -1216,7 +1454,7 @@ cdef class Record:
         Raises:
             EncodeError: a field cannot be sent as it is.
         """
-        return packed(self, version, crc, cut_name, True, NULL, 0)
+        return packed(self, version, False, crc, cut_name, True, NULL, 0)
 
     def pack_into(self, buffer, *, version=None, bint crc=True, bint cut_name=False):
         """As `pack`, into memory that is used again: no allocation for a large message.
@@ -1235,14 +1473,15 @@ cdef class Record:
         cdef Py_buffer view
         PyObject_GetBuffer(buffer, &view, PyBUF_WRITABLE)
         try:
-            return packed(self, version, crc, cut_name, True, <uint8_t*>view.buf, view.len)
+            return packed(self, version, False, crc, cut_name, True,
+                          <uint8_t*>view.buf, view.len)
         finally:
             PyBuffer_Release(&view)
 
     def pack_parts(self, *, version=None, bint crc=True, bint cut_name=False):
         """As `pack`, in parts to be sent one after the other: pixels and other large data are
         not copied, but stand in the list as they lie in memory."""
-        return packed(self, version, crc, cut_name, False, NULL, 0)
+        return packed(self, version, False, crc, cut_name, False, NULL, 0)
 
     @property
     def device_name(self):
@@ -1308,12 +1547,12 @@ cdef class Record:
         self.received = t.tv_sec + 1e-9 * t.tv_nsec
         self.received_monotonic = at
 
-    cdef int keep(self, key, shown, raw) except -1:
-        """raw is what stands on the wire for as long as the field says `shown` (its value, or for
-        a coded part the bytes it encodes to)."""
+    cdef int keep(self, int i, shown, raw, print=None) except -1:
+        """raw is what stands on the wire for as long as field i has the value `shown`, or encodes to
+        the bytes with this print."""
         if self.kept is None:
             self.kept = {}
-        self.kept[key] = (shown, raw)
+        self.kept[i] = (shown, raw, print)
 
     cdef bytes wire_type(self):
         if self.kept is not None and "type" in self.kept:
@@ -1324,7 +1563,9 @@ cdef class Record:
         """Twelve type bytes: as received (an alias, an unknown type), else the class's own."""
         return self.wire_type()
 
-    def _set_wire_type(self, bytes raw):
+    def _set_wire_type(self, bytes raw not None):
+        if len(raw) != 12:
+            raise ValueError(f"a type has 12 bytes on the wire, not {len(raw)}")
         if self.kept is None:
             self.kept = {}
         self.kept["type"] = raw
@@ -1342,7 +1583,10 @@ cdef class Record:
 
     def _state(self):
         values = [bytes(v) if isinstance(v, memoryview) else v for v in self.values]
-        return (values, None if self.kept is None else dict(self.kept), self.timestamp_raw, self.message_id,
+        kept = None if self.kept is None else {
+            key: (found[0], bytes(found[1]), found[2]) if type(found) is tuple else found
+            for key, found in self.kept.items()}
+        return (values, kept, self.timestamp_raw, self.message_id,
                 self.header_version, self._device_name, self._metadata, self.peer, self.crc_ok,
                 self.received, self.received_monotonic, self.received_kernel)
 
@@ -1351,6 +1595,9 @@ cdef class Record:
          self._device_name, self._metadata, self.peer, self.crc_ok,
          self.received, self.received_monotonic, self.received_kernel) = state
         self.values = list(values)
+        for key, size in (("type", 12), ("device", 20)):
+            if self.kept is not None and len(<bytes?>self.kept.get(key, bytes(size))) != size:
+                raise ValueError(f"the {key} of a message has {size} bytes")
 
     @property
     def _meta(self):
@@ -1374,12 +1621,16 @@ cdef class Slot:
         self.__doc__ = repr(field)
 
     def __get__(self, obj, owner):
+        cdef Record r
         if obj is None:
             return self
-        return (<Record?>obj).values[self.i]
+        r = <Record?>obj
+        value = r.values[self.i]
+        return r.layout.value(self.i, r) if type(value) is Later else value
 
     def __set__(self, obj, value):
         cdef Record r = <Record?>obj
+        r.layout.op(self.i)
         r.values[self.i] = r.layout.coerce(self.i, value)
         if r.kept is not None:
             r.kept.pop(self.i, None)
@@ -1445,8 +1696,6 @@ cdef struct Writer:
     uint8_t* start          # of the whole message
     uint8_t* summed         # the CRC covers the body up to here
     uint64_t crc
-    int apart               # field left out of the buffer, or -1
-    Py_ssize_t split        # where its bytes belong
     bint with_crc
 
 cdef void copy_and_sum(Writer* w, uint8_t* to, const uint8_t* src, Py_ssize_t n) noexcept:
@@ -1460,6 +1709,12 @@ cdef void copy_and_sum(Writer* w, uint8_t* to, const uint8_t* src, Py_ssize_t n)
     w.crc = crc
     w.summed = to + n
 
+cdef void sum_apart(Writer* w, uint8_t* to, const uint8_t* src, Py_ssize_t n) noexcept:
+    """The same for bytes that belong in front of `to`, but stay where they lie."""
+    if w.with_crc:
+        w.crc = run_crc(src, n, igtl_crc64(w.summed, to - w.summed, w.crc))
+        w.summed = to
+
 cdef void put_header(uint8_t* p, int version, const uint8_t* type12, const uint8_t* name20,
                      uint64_t timestamp, uint64_t body_size, uint64_t crc) noexcept nogil:
     put16(p, <uint16_t>version)
@@ -1469,12 +1724,15 @@ cdef void put_header(uint8_t* p, int version, const uint8_t* type12, const uint8
     put64(p + 42, body_size)
     put64(p + 50, crc)
 
-cpdef bint needs_v2(Record r):
+def needs_v2(Record r not None):
     """Whether the message carries what only header version 2 can: metadata or a message id."""
+    return carries(r)
+
+cdef inline bint carries(Record r) except -1:
     return r.id != 0 or bool(r._metadata)
 
-cdef int choose_version(Record r, version) except -1:
-    cdef bint needed = needs_v2(r)
+cdef inline int choose_version(Record r, version) except -1:
+    cdef bint needed = carries(r)
     if version is None:
         if r.header_version:
             return 2 if needed else r.header_version
@@ -1486,99 +1744,191 @@ cdef int choose_version(Record r, version) except -1:
                           "header version 1 cannot carry it: use version 2 or clear it")
     return version
 
-cdef bytes name_bytes(Record r, bint cut):
+cdef bytes name_bytes(Record r, str device_name, bint cut):
     """The device name for the header, 20 bytes."""
     cdef bytes raw
     if r.kept is not None and "device" in r.kept:
         return r.kept["device"]
-    raw = (<str>r._device_name).encode()
+    raw = device_name.encode()
     if len(raw) > 20:
         if not cut:
             raise EncodeError(r.layout.owner, "device_name",
-                              f"{r._device_name!r} has {len(raw)} bytes, 20 fit; cut_name=True cuts it")
-        raw = fit(r._device_name, 20).encode()
+                              f"{device_name!r} has {len(raw)} bytes, 20 fit; cut_name=True cuts it")
+        raw = fit(device_name, 20).encode()
     elif b"\0" in raw:
-        raise EncodeError(r.layout.owner, "device_name", f"{r._device_name!r}: a NUL would end the name")
+        raise EncodeError(r.layout.owner, "device_name", f"{device_name!r}: a NUL would end the name")
     return pad(raw, 20)
 
-cdef int put_name(uint8_t* to, Record r, bint cut) except -1:
+cdef int put_name(uint8_t* to, Record r, str device_name, bint cut) except -1:
     """The same, written; without an object for the usual name."""
     cdef Py_ssize_t n
     cdef const char* text
     cdef bytes raw
     if r.kept is None:
-        text = PyUnicode_AsUTF8AndSize(r._device_name, &n)
+        text = PyUnicode_AsUTF8AndSize(device_name, &n)
         if n <= 20 and memchr(text, 0, n) == NULL:
             memcpy(to, text, n)
             memset(to + n, 0, 20 - n)
             return 0
-    raw = name_bytes(r, cut)
+    raw = name_bytes(r, device_name, cut)
     memcpy(to, PyBytes_AsString(raw), 20)
     return 0
 
-def stream_head(Record r):
-    """The first 34 bytes of its header, which say to what stream it belongs."""
-    return b"\0\0" + r.wire_type() + name_bytes(r, True)
+cdef inline int width_of(uint8_t first) noexcept nogil:
+    """Bytes of a character of UTF-8 that begins so."""
+    return 4 if first >= 0xF0 else 3 if first >= 0xE0 else 2 if first >= 0xC0 else 1
+
+cdef Py_ssize_t stream_name(const uint8_t* p, Py_ssize_t size, const uint8_t* end, Py_ssize_t tail,
+                            const uint8_t** name) noexcept nogil:
+    """The device name of the message of this size at p, which ends at `end` and of which the last `tail`
+    bytes lie there: 20 bytes of its header; or IGTL_DEVICE_NAME of its metadata, if the header has as
+    much of that as 20 bytes can hold."""
+    cdef Py_ssize_t shown = 20, ext, mh, ms, at = 0, found = 0, length, value, count, k
+    cdef const uint8_t* head
+    cdef const uint8_t* full
+    name[0] = p + 14
+    # a shorter name was not cut: it costs no look at the metadata
+    if p[14 + 16] == 0 or get16(p) != 2 or size < HEADER + EXTENDED:
+        return 20
+    ext, mh, ms = get16(p + HEADER), get16(p + HEADER + 2), get32(p + HEADER + 4)
+    if mh < 10 or HEADER + ext + mh + ms > size or mh + ms > tail:
+        return 20
+    head = end - ms - mh
+    full = end - ms
+    count = get16(head)
+    if 2 + 8 * count > mh:
+        return 20
+    for k in range(count):
+        length, value = get16(head + 2 + 8 * k), get32(head + 6 + 8 * k)
+        if length + value > ms - at:
+            return 20
+        if length == 16 and memcmp(full + at, b"IGTL_DEVICE_NAME", 16) == 0:
+            name[0] = full + at + 16
+            found = value
+        at += length + value
+    while p[14 + shown - 1] == 0:
+        shown -= 1
+    if (at == ms and 20 < found <= MAX_NAME and memcmp(name[0], p + 14, shown) == 0
+            and (shown == 20 or shown + width_of(name[0][shown]) > 20) and memchr(name[0], 0, found) == NULL):
+        return found
+    name[0] = p + 14
+    return 20
+
+def stream_key(what):
+    """Type (12 bytes) and device name of a message, a Frame, a packed message or the parts of one:
+    32 bytes as in the header, or more for a name that the header cuts."""
+    cdef Frame frame
+    cdef Record r
+    cdef Held first, last
+    cdef bytes raw
+    cdef const uint8_t* name
+    cdef Py_ssize_t n = 20, left
+    if isinstance(what, Record):
+        r = what
+        raw = r._device_name.encode(errors="replace")
+        if not 20 < len(raw) <= MAX_NAME or (r.kept is not None and "device" in r.kept and not (
+                r._metadata and "IGTL_DEVICE_NAME" in r._metadata)):
+            raw = name_bytes(r, r._device_name, True)   # perhaps no text: as it came
+        return r.wire_type() + raw
+    if type(what) is Frame:
+        frame = what
+        n = stream_name(frame.head(), frame.size, frame.p + frame.size, frame.size, &name)
+        return (frame.p + 2)[:12] + name[:n]
+    parts = what if type(what) is list else [what]
+    first = last = Held(parts[0])
+    if first.size < 34:
+        raise ValueError("no message header")
+    name = first.p + 14
+    if first.size >= HEADER and name[16]:
+        left = HEADER + <Py_ssize_t>get64(first.p + 42)
+        for part in parts:      # the one with the end of the message has the metadata
+            last = Held(part)
+            left -= last.size
+            if left <= 0:
+                break
+        if left == 0:
+            n = stream_name(first.p, HEADER + <Py_ssize_t>get64(first.p + 42), last.p + last.size, last.size, &name)
+    return (first.p + 2)[:12] + name[:n]
 
 def fit(str text, Py_ssize_t size):
     """The longest beginning of text that fits size bytes of UTF-8, no character cut in two."""
     return text.encode()[:size].decode("utf-8", "ignore")
 
-cdef content_bytes(Record r):
-    """The content section alone."""
-    cdef Py_ssize_t sizes[MAX_FIELDS]
-    cdef list encoded = [None] * r.layout.n
+def content(Record r not None, int depth=1):
+    """Content section of a message: what a BIND carries, and what `==` compares. depth: see Layout.read."""
+    cdef Layout layout = r.layout
+    cdef Taken taken
+    cdef list encoded = [None] * layout.n
     cdef Py_ssize_t total
-    cdef bytes out
+    cdef bytes out, surplus
     cdef Writer w
-    if r.layout.prepare is not None:
-        r.layout.prepare(r)
-    total = r.layout.measure(r, sizes, encoded)
-    surplus = r.surplus()
-    out = PyBytes_FromStringAndSize(NULL, total + len(surplus))
-    w.start = w.summed = <uint8_t*>PyBytes_AsString(out)
-    w.crc = 0
-    w.apart = -1
-    w.split = -1
-    w.with_crc = False
-    r.layout.write(r, w.start, sizes, encoded, &w)
-    memcpy(w.start + total, PyBytes_AsString(surplus), len(surplus))
+    if layout.prepare is not None:
+        layout.prepare(r)
+    taken.n = 0
+    try:
+        layout.take(r, &taken)
+        surplus = r.surplus()
+        total = layout.measure(r, &taken, encoded, depth)
+        out = PyBytes_FromStringAndSize(NULL, total + len(surplus))
+        w.start = w.summed = <uint8_t*>PyBytes_AsString(out)
+        w.crc = 0
+        w.with_crc = False
+        layout.write(&taken, w.start, encoded, &w, None)
+        memcpy(w.start + total, PyBytes_AsString(surplus), len(surplus))
+    finally:
+        let_go(&taken)
     return out
 
-def content(Record r):
-    """Content section of a message: what a BIND carries, and what `==` compares."""
-    return content_bytes(r)
+def packed_for(Record r not None, version, *, bint crc=True, bint cut_name=False):
+    """As `Message.pack`, for a peer that takes this header version (None: that of `Message.pack`). A
+    message without content, message id and metadata is written as version 1 whatever the peer takes:
+    nothing is lost, and PLUS stops at several such messages of version 2."""
+    return packed(r, version, True, crc, cut_name, True, NULL, 0)
 
-cdef object packed(Record r, version, bint crc, bint cut_name, bint join, uint8_t* into, Py_ssize_t room):
+cdef object packed(Record r, version, bint sending, bint crc, bint cut_name, bint join, uint8_t* into,
+                   Py_ssize_t room):
     """The message as one bytes object, or with join=False as a list of buffers in which large data
-    stands where it lies; or its size, written into memory that is there."""
+    stands where it lies; or its size, written into memory that is there. sending: see packed_for."""
+    cdef Taken taken
+    if r.layout.prepare is not None:
+        r.layout.prepare(r)
+    taken.n = 0
+    try:
+        r.layout.take(r, &taken)
+        return packed_from(&taken, r, version, sending, crc, cut_name, join, into, room)
+    finally:
+        let_go(&taken)
+
+cdef object packed_from(Taken* taken, Record r, version, bint sending, bint crc, bint cut_name, bint join,
+                        uint8_t* into, Py_ssize_t room):
     cdef Layout layout = r.layout
-    cdef Py_ssize_t sizes[MAX_FIELDS]
-    cdef list encoded = None
+    cdef list encoded = None, apart = None
     cdef Py_ssize_t content_size, head = HEADER, tail = 0, apart_size = 0, n_ext = 0, total
     cdef int chosen, i
     cdef bytes out, surplus, wire_type
+    cdef str device_name = r._device_name
     cdef uint8_t[20] name
-    cdef bytes meta_head = None, meta_data = None, ext_rest = b""
+    cdef bytes meta_head = None, meta_data = None, ext_rest = None
     cdef Writer w
     cdef uint8_t* p
-    cdef Py_buffer view
-    cdef uint64_t total_crc
-    if layout.prepare is not None:
-        layout.prepare(r)
-    chosen = choose_version(r, version)
-    put_name(name, r, cut_name)
     metadata = r._metadata
-    if cut_name and chosen == 2 and (r.kept is None or "device" not in r.kept) and len(r._device_name.encode()) > 20:
-        metadata = type(r)._with_full_name(metadata, r._device_name)
+    chosen = choose_version(r, version)
+    put_name(name, r, device_name, cut_name)
+    if cut_name and chosen == 2 and (r.kept is None or "device" not in r.kept) and len(device_name.encode()) > 20:
+        if len(device_name.encode()) > MAX_NAME:
+            raise EncodeError(layout.owner, "device_name", f"{device_name!r} has more than {MAX_NAME} bytes")
+        metadata = type(r)._with_full_name(metadata, device_name)
     if layout.dynamic:
         encoded = [None] * layout.n
-    content_size = layout.measure(r, sizes, encoded)
-    surplus = r.surplus()
-    tail = len(surplus)
+    surplus = None if r.kept is None else r.kept.get("surplus")
+    content_size = layout.measure(r, taken, encoded, 1)
+    if surplus is not None:
+        tail = len(surplus)
+    if (content_size == 0 and tail == 0 and (sending or version is None and not r.header_version)
+            and not metadata and r.id == 0 and (r.kept is None or "extended" not in r.kept)):
+        chosen = 1
     if chosen == 2:
-        if r.kept is not None:
-            ext_rest = r.kept.get("extended", b"")
+        ext_rest = b"" if r.kept is None else r.kept.get("extended", b"")
         n_ext = EXTENDED + len(ext_rest)
         head += n_ext
         if metadata is not None:
@@ -1586,16 +1936,12 @@ cdef object packed(Record r, version, bint crc, bint cut_name, bint join, uint8_
         else:
             meta_head, meta_data = b"\0\0", b""
         tail += len(meta_head) + len(meta_data)
-    w.apart = -1
-    w.split = -1
-    w.crc = 0
-    w.with_crc = crc
     if not join:
         for i in range(layout.n):
-            if layout.ops[i].kind == DATA and sizes[i] >= APART_FROM:
-                w.apart = i
-                apart_size = sizes[i]
-                sizes[i] = 0
+            if layout.ops[i].kind == DATA and taken.sizes[i] >= APART_FROM:
+                apart_size += taken.sizes[i]
+        if apart_size:
+            apart = []
     total = head + content_size - apart_size + tail
     if into == NULL:
         out = PyBytes_FromStringAndSize(NULL, total)
@@ -1608,43 +1954,45 @@ cdef object packed(Record r, version, bint crc, bint cut_name, bint join, uint8_
         p = into
     w.start = p
     w.summed = p + HEADER
+    w.crc = 0
+    w.with_crc = crc
     if chosen == 2:
         put16(p + HEADER, <uint16_t>n_ext)
         put16(p + HEADER + 2, <uint16_t>len(meta_head))
         put32(p + HEADER + 4, <uint32_t>len(meta_data))
         put32(p + HEADER + 8, r.id)
         memcpy(p + HEADER + 12, PyBytes_AsString(ext_rest), len(ext_rest))
-    layout.write(r, p + head, sizes, encoded, &w)
+    layout.write(taken, p + head, encoded, &w, apart)
     p += head + content_size - apart_size
-    memcpy(p, PyBytes_AsString(surplus), len(surplus))
-    p += len(surplus)
+    if surplus is not None:
+        memcpy(p, PyBytes_AsString(surplus), len(surplus))
+        p += len(surplus)
     if chosen == 2:
         memcpy(p, PyBytes_AsString(meta_head), len(meta_head))
         p += len(meta_head)
         memcpy(p, PyBytes_AsString(meta_data), len(meta_data))
         p += len(meta_data)
-    total_crc = 0
-    if crc:
-        if w.apart >= 0:
-            total_crc = igtl_crc64(w.summed, w.start + w.split - w.summed, w.crc)
-            PyObject_GetBuffer(encoded[w.apart], &view, PyBUF_SIMPLE)
-            total_crc = run_crc(<const uint8_t*>view.buf, view.len, total_crc)
-            PyBuffer_Release(&view)
-            total_crc = igtl_crc64(w.start + w.split, p - w.start - w.split, total_crc)
-        else:
-            total_crc = run_crc(w.summed, p - w.summed, w.crc)
-    wire_type = r.wire_type()
-    put_header(w.start, chosen, <const uint8_t*>PyBytes_AsString(wire_type),
-               name, r.stamp,
-               head - HEADER + content_size + tail, total_crc)
+    wire_type = layout.wire_type if r.kept is None else r.wire_type()
+    put_header(w.start, chosen, <const uint8_t*>PyBytes_AsString(wire_type), name, r.stamp,
+               head - HEADER + content_size + tail, run_crc(w.summed, p - w.summed, w.crc) if crc else 0)
     if into != NULL:
         return total
     if join:
         return out
-    if w.apart < 0:
+    if apart is None:
         return [out]
-    whole = memoryview(out)
-    return [b for b in (whole[:w.split], encoded[w.apart].cast("B"), whole[w.split:]) if len(b)]
+    return parted(out, apart)
+
+cdef list parted(bytes written, list apart):
+    """The parts of a message: what was written, and between it the data that lie elsewhere."""
+    whole = memoryview(written)
+    parts = []
+    at = 0
+    for split, data in apart:
+        parts += [whole[at:split], data.cast("B")]
+        at = split
+    parts.append(whole[at:])
+    return [part for part in parts if len(part)]
 
 # ---- unpacking --------------------------------------------------------------------------------
 
@@ -1702,16 +2050,20 @@ cdef bytes type_bytes(const uint8_t* p):
 cdef int bad_extended(const uint8_t* p, str reason) except -1:
     raise BodyError(type_text(p), "extended header", reason)
 
-cdef object build(object owner, const uint8_t* p, int policy, const uint64_t* crc):
-    """The whole message at p, the start of owner's memory. policy: 0 verify, 1 warn, 2 off.
-    crc: that of the body, if it is known."""
-    cdef uint64_t body = get64(p + 42), actual, expected
+cdef object build(object owner, const uint8_t* p, Py_ssize_t n, int policy, const uint64_t* crc):
+    """The whole message of n bytes at p, the start of owner's memory. policy: 0 verify, 1 warn, 2 off.
+    crc: that of the body, if it is known. (The memory may change while others run: no size is read
+    from it twice.)"""
+    cdef uint64_t body = n - HEADER, actual, expected
     cdef int version = get16(p)
     cdef const uint8_t* content
     cdef Py_ssize_t size, used, ext = 0, mh = 0
     cdef uint64_t ms = 0
     cdef Record r
     cdef _Head head
+    cdef const uint8_t* name
+    cdef Py_ssize_t named
+    cdef bint exact
     cdef object cls, crc_ok = None
     if version > 2:
         raise VersionError(version)
@@ -1753,14 +2105,14 @@ cdef object build(object owner, const uint8_t* p, int policy, const uint64_t* cr
             r.kept["extended"] = (content + EXTENDED)[:ext - EXTENDED]
         if mh != 2 or ms or get16(content + body - mh - ms):
             r._metadata = read_metadata(p, content + body - mh - ms, mh, ms)
-            full = r._metadata.get("IGTL_DEVICE_NAME")
-            if full and full != r._device_name:
+            named = stream_name(p, n, p + n, n, &name)
+            if named > 20:
                 if r.kept is None:
                     r.kept = {}
                 r.kept["device"] = (p + 14)[:20]
-                r._device_name = full
+                r._device_name = text_of(name, named, &exact)
         content += ext
-    used = r.layout.read(r, owner, p, content, size)
+    used = r.layout.read(r, owner, p, content, size, 1)
     if used < size:
         if r.kept is None:
             r.kept = {}
@@ -1771,8 +2123,11 @@ cdef object build(object owner, const uint8_t* p, int policy, const uint64_t* cr
 
 cdef object read_metadata(const uint8_t* p, const uint8_t* head, Py_ssize_t mh, uint64_t ms):
     """Check all sizes of the metadata (docs/protocol.md section 5.2) and hand over its bytes."""
-    cdef Py_ssize_t count = get16(head), k
+    cdef bytes sizes = head[:mh], entries = (head + mh)[:ms]
+    cdef Py_ssize_t count, k
     cdef uint64_t total = 0
+    head = <const uint8_t*>PyBytes_AsString(sizes)
+    count = get16(head)
     if 2 + 8 * count > mh:
         raise BodyError(type_text(p), "metadata", f"{count} entries do not fit a header of {mh} bytes")
     for k in range(count):
@@ -1780,7 +2135,7 @@ cdef object read_metadata(const uint8_t* p, const uint8_t* head, Py_ssize_t mh, 
         total += get32(head + 6 + 8 * k)
     if total != ms:
         raise BodyError(type_text(p), "metadata", f"entries take {total} bytes, {ms} are announced")
-    return _metadata_class._from_wire(head[:mh], (head + mh)[:ms])
+    return _metadata_class._from_wire(sizes, entries)
 
 cdef int policy_of(crc) except -1:
     if crc == "verify":
@@ -1796,7 +2151,7 @@ cdef object unpack_at(object owner, const uint8_t* p, Py_ssize_t n, int policy):
         raise ProtocolError(f"a message has at least {HEADER} bytes, these are {n}")
     if get64(p + 42) != <uint64_t>(n - HEADER):
         raise ProtocolError(f"header announces {get64(p + 42)} bytes of body, {n - HEADER} follow")
-    return build(owner, p, policy, NULL)
+    return build(owner, p, n, policy, NULL)
 
 def unpack(data, *, crc="verify"):
     """The message in these bytes: exactly one, header included.
@@ -1804,60 +2159,58 @@ def unpack(data, *, crc="verify"):
     Arrays the message can use as they lie (native byte order, aligned) are views of `data`.
 
     Args:
-        data: bytes, or anything else with a contiguous buffer.
+        data: bytes, or anything else with a contiguous buffer, which is read as bytes. It cannot be
+            resized while the message has views of it.
         crc: "verify": CRCError when it is wrong. "warn": the message has crc_ok=False. "off":
             not computed.
 
     Raises:
         VersionError, CRCError, BodyError, ProtocolError: the bytes are wrong.
+        TypeError, BufferError: data is no buffer, or not contiguous.
     """
     cdef int policy = policy_of(crc)
-    cdef Py_buffer view
+    cdef Held held
     if type(data) is bytes:
         return unpack_at(data, <const uint8_t*>PyBytes_AsString(data), len(<bytes>data), policy)
     if type(data) is Frame:
-        data = (<Frame>data).data
-    PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
-    try:
-        return unpack_at(data, <const uint8_t*>view.buf, view.len, policy)
-    finally:
-        PyBuffer_Release(&view)
+        return (<Frame>data).build(policy)
+    held = Held(data)
+    return unpack_at(held, held.p, held.size, policy)
 
-def unpack_content(bytes type_name, data):
-    """A message from its content alone (a child of BIND): no header, no CRC."""
-    cdef Py_buffer view
+def unpack_content(bytes type_name, data, int depth=2):
+    """A message from its content alone (a child of BIND): no header, no CRC. depth: see Layout.read."""
+    cdef Held held = Held(data)
     cdef Record r
     cdef Py_ssize_t used
     cdef Layout layout
-    cls = _classes.get(type_name.rstrip(b"\0"), _unknown)
+    cls = _classes.get(type_name.partition(b"\0")[0], _unknown)
     layout = cls.__layout__
-    PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
-    try:
-        if view.len == 0 and layout.minimum > 0:
-            cls = _no_data
-        r = new_record(cls)
-        if r.layout.wire_type != pad(type_name, 12):
-            r._set_wire_type(pad(type_name, 12))
-        used = r.layout.read(r, data, <const uint8_t*>view.buf, <const uint8_t*>view.buf, view.len)
-        if used < view.len:
-            if r.kept is None:
-                r.kept = {}
-            r.kept["surplus"] = (<const uint8_t*>view.buf + used)[:view.len - used]
-        if r.layout.check is not None:
-            r.layout.check(r)
-        return r
-    finally:
-        PyBuffer_Release(&view)
+    if held.size == 0 and layout.minimum > 0:
+        cls = _no_data
+    r = new_record(cls)
+    r.header_version = 1
+    if r.layout.wire_type != pad(type_name, 12):
+        r._set_wire_type(pad(type_name, 12))
+    used = r.layout.read(r, held, held.p, held.p, held.size, depth)
+    if used < held.size:
+        if r.kept is None:
+            r.kept = {}
+        r.kept["surplus"] = (held.p + used)[:held.size - used]
+    if r.layout.check is not None:
+        r.layout.check(r)
+    return r
 
 # ---- batches: messages of one type, one behind the other, as columns ----------------------------
 
 cdef struct Content:
     const uint8_t* p
     Py_ssize_t size
+    const uint8_t* next     # message, behind this one
 
 cdef bint content_of(const uint8_t* p, const uint8_t* end, Content* out) noexcept nogil:
-    """Where the content of the message at p lies. False: it is cut, or its extended header
-    contradicts itself. (The memory may change while others run: what it says is checked here.)"""
+    """Where the content of the message at p lies, and the next message. False: it is cut, or its
+    extended header contradicts itself. (The memory may change while others run: what it says is
+    checked here, and not read again.)"""
     cdef uint64_t body, ext, mh, ms
     if end - p < HEADER:
         return False
@@ -1866,6 +2219,7 @@ cdef bint content_of(const uint8_t* p, const uint8_t* end, Content* out) noexcep
         return False
     out.p = p + HEADER
     out.size = body
+    out.next = out.p + body
     if get16(p) < 2:
         return True
     if get16(p) > 2 or body < EXTENDED:
@@ -1881,13 +2235,15 @@ cdef Py_ssize_t count_run(const uint8_t* p, Py_ssize_t left) except -1:
     """Number of messages in a run that ends where its last one does."""
     cdef const uint8_t* first = p
     cdef Py_ssize_t n = 0
+    cdef uint64_t body
     while left:
-        if left < HEADER or get64(p + 42) > <uint64_t>(left - HEADER):
+        body = get64(p + 42) if left >= HEADER else 0
+        if left < HEADER or body > <uint64_t>(left - HEADER):
             raise ProtocolError(f"message {n} is cut: {left} bytes are left")
-        if memcmp(p + 2, first + 2, 12):
+        if memcmp(p + 2, first + 2, 12) and type_bytes(p) != type_bytes(first):
             raise ValueError(f"message {n} is {type_text(p)}, the first is {type_text(first)}")
-        left -= HEADER + <Py_ssize_t>get64(p + 42)
-        p += HEADER + <Py_ssize_t>get64(p + 42)
+        left -= HEADER + <Py_ssize_t>body
+        p += HEADER + body
         n += 1
     if n == 0:
         raise ValueError("no messages")
@@ -1924,18 +2280,19 @@ cdef struct Run:
     uint8_t* crc_ok         # NULL: not computed
     bint verify
 
-cdef Py_ssize_t take_run(const Run* run) noexcept nogil:
-    """All rows of a run. -1, or the first message that is bad or has another shape."""
-    cdef const uint8_t* p = run.p
+cdef Py_ssize_t take_run(Run* run) noexcept nogil:
+    """All rows of a run. -1, or the first message that is bad or has another shape, which is at
+    run.p then."""
     cdef const uint8_t* row
     cdef Py_ssize_t k, j, need = run.fields.stride
     cdef Content content
     for k in range(run.n):
-        if not content_of(p, run.end, &content):
+        if not content_of(run.p, run.end, &content):
             return k
-        run.time_ns[k] = ns_of(get64(p + 34))
+        run.time_ns[k] = ns_of(get64(run.p + 34))
         if run.crc_ok != NULL:
-            run.crc_ok[k] = igtl_crc64(p + HEADER, get64(p + 42), 0) == get64(p + 50)
+            run.crc_ok[k] = (
+                igtl_crc64(run.p + HEADER, content.next - run.p - HEADER, 0) == get64(run.p + 50))
             if run.verify and not run.crc_ok[k]:
                 return k
         if run.offsets != NULL:
@@ -1949,7 +2306,7 @@ cdef Py_ssize_t take_run(const Run* run) noexcept nogil:
             for j in range(run.offsets[k], run.offsets[k + 1]):
                 take_row(&run.items, j, row)
                 row += run.items.stride
-        p += HEADER + get64(p + 42)
+        run.p = content.next
     return -1
 
 cdef cnp.ndarray batch_column(Layout layout, int i, Py_ssize_t rows, const Rows* fields):
@@ -1963,10 +2320,12 @@ cdef cnp.ndarray batch_column(Layout layout, int i, Py_ssize_t rows, const Rows*
         return np.empty((rows, fields.count[i]), layout.columns[i])
     return np.empty(rows, layout.columns[i])
 
-cdef int not_alike(object owner, const uint8_t* p, Py_ssize_t k, int policy) except -1:
+cdef int not_alike(Held held, const uint8_t* p, Py_ssize_t k, int policy) except -1:
     """Say what is wrong with message k at p: as unpack does, or that it is not like the first."""
+    cdef Py_ssize_t left = held.size - (p - held.p)
+    cdef uint64_t body = get64(p + 42) if left >= HEADER else 0
     try:
-        build(owner, p, policy, NULL)
+        unpack_at(held, p, HEADER + body if body + HEADER <= <uint64_t>left else left, policy)
     except ProtocolError as error:
         error.add_note(f"in message {k} of the run")
         raise
@@ -2002,7 +2361,7 @@ def unpack_run(data, crc="verify"):
     """(class, time_ns, device names, device ids, CRC verdicts, offsets, columns by field); see
     igtl.batch.unpack."""
     cdef int policy = policy_of(crc), i
-    cdef Py_buffer view
+    cdef Held held = Held(data)
     cdef Run run
     cdef Record first
     cdef Layout layout
@@ -2014,66 +2373,62 @@ def unpack_run(data, crc="verify"):
     cdef const uint8_t* p
     cdef dict columns = {}
     cdef bint exact
-    PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
-    try:
-        p = run.p = <const uint8_t*>view.buf
-        run.end = p + view.len
-        run.n = count_run(p, view.len)
-        run.offsets = NULL
-        run.crc_ok = NULL
-        run.verify = policy == 0
-        policy = 0 if policy == 0 else 2    # what is not to be raised need not be computed twice
-        first = build(data, p, policy, NULL)
-        if type(first) is _no_data:
-            raise ValueError("message 0 has no content")
-        layout = first.layout
-        content_of(p, run.end, &content)
-        run.exact = content.size if fixed_fields(layout, first.values, 1, &run.fields) else -1
-        for i in range(run.fields.n):
-            if not layout.ops[i].hidden:
-                array = batch_column(layout, i, run.n, &run.fields)
-                run.fields.at[i] = <uint8_t*>cnp.PyArray_DATA(array)
-                columns[layout.names[i]] = array
-        time_ns = new_array(1, run.n, 0, cnp.NPY_INT64)
-        run.time_ns = <int64_t*>cnp.PyArray_DATA(time_ns)
-        if crc != "off":
-            crc_ok = new_array(1, run.n, 0, cnp.NPY_BOOL)
-            run.crc_ok = <uint8_t*>cnp.PyArray_DATA(crc_ok)
-        if run.fields.n < layout.n and layout.ops[run.fields.n].kind == ELEMENTS:
-            elements = new_columns(layout.items[run.fields.n])
-            columns[layout.names[run.fields.n]] = elements
-            offsets = new_array(1, run.n + 1, 0, cnp.NPY_INT64)
-            run.offsets = <int64_t*>cnp.PyArray_DATA(offsets)
-            run.offsets[0] = 0
-        device_ids = new_array(1, run.n, 0, cnp.NPY_INT32)
-        for k in range(run.n):
-            if not content_of(p, run.end, &content) or content.size < run.fields.stride:
-                not_alike(data, p, k, policy)
-            (<int32_t*>cnp.PyArray_DATA(device_ids))[k] = names.id(p + 14)
-            if elements is not None:
-                content.size -= run.fields.stride
-                run.offsets[k + 1] = run.offsets[k] + content.size // elements.layout().minimum
-            p += HEADER + get64(p + 42)
+    p = run.p = held.p
+    run.end = p + held.size
+    run.n = count_run(p, held.size)
+    run.offsets = NULL
+    run.crc_ok = NULL
+    run.verify = policy == 0
+    policy = 0 if policy == 0 else 2    # what is not to be raised need not be computed twice
+    if not content_of(p, run.end, &content):
+        not_alike(held, p, 0, policy)
+    first = build(held, p, content.next - p, policy, NULL)
+    if type(first) is _no_data:
+        raise ValueError("message 0 has no content")
+    layout = first.layout
+    run.exact = content.size if fixed_fields(layout, first.values, 1, &run.fields) else -1
+    for i in range(run.fields.n):
+        if not layout.ops[i].hidden:
+            array = batch_column(layout, i, run.n, &run.fields)
+            run.fields.at[i] = <uint8_t*>cnp.PyArray_DATA(array)
+            columns[layout.names[i]] = array
+    time_ns = new_array(1, run.n, 0, cnp.NPY_INT64)
+    run.time_ns = <int64_t*>cnp.PyArray_DATA(time_ns)
+    if crc != "off":
+        crc_ok = new_array(1, run.n, 0, cnp.NPY_BOOL)
+        run.crc_ok = <uint8_t*>cnp.PyArray_DATA(crc_ok)
+    if run.fields.n < layout.n and layout.ops[run.fields.n].kind == ELEMENTS:
+        elements = new_columns(layout.items[run.fields.n])
+        columns[layout.names[run.fields.n]] = elements
+        offsets = new_array(1, run.n + 1, 0, cnp.NPY_INT64)
+        run.offsets = <int64_t*>cnp.PyArray_DATA(offsets)
+        run.offsets[0] = 0
+    device_ids = new_array(1, run.n, 0, cnp.NPY_INT32)
+    for k in range(run.n):
+        if not content_of(p, run.end, &content) or content.size < run.fields.stride:
+            not_alike(held, p, k, policy)
+        (<int32_t*>cnp.PyArray_DATA(device_ids))[k] = names.id(p + 14)
         if elements is not None:
-            elements.make(run.offsets[run.n])
-            elements.rows_of(&run.items)
-        with nogil:
-            bad = take_run(&run)
-        p = run.p
-        for _ in range(bad):
-            p += HEADER + get64(p + 42)
-        if bad >= 0:
-            not_alike(data, p, bad, policy)
-        if run.fields.n < layout.n and elements is None:
-            columns[layout.names[run.fields.n]] = texts = []
-            for _ in range(run.n):
-                content_of(p, run.end, &content)
-                texts.append(text_of(content.p + run.fields.stride, content.size - run.fields.stride, &exact))
-                p += HEADER + get64(p + 42)
-        shown = tuple([text_of(name, 20, &exact) for name in names.ids])
-        return type(first), time_ns, shown, device_ids, crc_ok, offsets, columns
-    finally:
-        PyBuffer_Release(&view)
+            content.size -= run.fields.stride
+            run.offsets[k + 1] = run.offsets[k] + content.size // elements.layout().minimum
+        p = content.next
+    if elements is not None:
+        elements.make(run.offsets[run.n])
+        elements.rows_of(&run.items, elements.rows)
+    with nogil:
+        bad = take_run(&run)
+    if bad >= 0:
+        not_alike(held, run.p, bad, policy)
+    p = held.p
+    if run.fields.n < layout.n and elements is None:
+        columns[layout.names[run.fields.n]] = texts = []
+        for _ in range(run.n):
+            if not content_of(p, run.end, &content) or content.size < run.fields.stride:
+                not_alike(held, p, len(texts), policy)
+            texts.append(text_of(content.p + run.fields.stride, content.size - run.fields.stride, &exact))
+            p = content.next
+    shown = tuple([text_of(name, 20, &exact) for name in names.ids])
+    return type(first), time_ns, shown, device_ids, crc_ok, offsets, columns
 
 cdef struct Giving:
     Rows fields
@@ -2109,11 +2464,13 @@ cdef int give_run(const Giving* run, uint8_t* p, Py_ssize_t n) noexcept nogil:
         p = row
     return bad
 
-def pack_run(cls, const int64_t[::1] time_ns, bytes names, const int32_t[::1] device_ids, dict columns,
-             const int64_t[::1] offsets=None, bint crc=True):
-    """The way back. names: 20 bytes each. A text column comes joined, split by `offsets`."""
-    cdef Layout layout = cls.__layout__, faulty = layout
-    cdef Py_ssize_t n = time_ns.shape[0], k, total
+def pack_run(cls, time_ns, bytes names not None, device_ids, dict columns not None, offsets=None, bint crc=True):
+    """The way back. names: 20 bytes each. A text column comes joined, split by `offsets`. What says
+    where something lies is copied, and the columns are held: others may go on editing all of it."""
+    cdef int64_t[::1] times = np.array(time_ns, np.int64), ends
+    cdef int32_t[::1] ids = np.array(device_ids, np.int32)
+    cdef Layout layout = <Layout?>cls.__layout__, faulty = layout
+    cdef Py_ssize_t n = times.shape[0], k, total
     cdef Giving run
     cdef cnp.ndarray array
     cdef Columns elements
@@ -2122,11 +2479,13 @@ def pack_run(cls, const int64_t[::1] time_ns, bytes names, const int32_t[::1] de
     cdef int i, bad
     if n == 0:
         return b""
+    columns = columns.copy()
     if fixed_fields(layout, [columns.get(name) for name in layout.names], n, &run.fields):
-        array = columns[layout.names[run.fields.n - 1]]
-        if array.shape[1] not in layout.fields[run.fields.n - 1].count:
+        array = <cnp.ndarray?>columns[layout.names[run.fields.n - 1]]
+        if cnp.PyArray_NDIM(array) != 2 or cnp.PyArray_DIM(array, 1) not in layout.fields[run.fields.n - 1].count:
             raise EncodeError(layout.owner, layout.names[run.fields.n - 1],
-                              f"{array.shape[1]} numbers, must be one of {layout.fields[run.fields.n - 1].count}")
+                              f"shape {(<object>array).shape}: numbers in a row must be one of "
+                              f"{layout.fields[run.fields.n - 1].count}")
     total = n * (HEADER + run.fields.stride)
     for i in range(run.fields.n):
         if layout.ops[i].kind == COUNT and run.fields.must[i] >> (8 * layout.ops[i].itemsize):
@@ -2134,7 +2493,7 @@ def pack_run(cls, const int64_t[::1] time_ns, bytes names, const int32_t[::1] de
                               f"{run.fields.must[i]} elements do not fit the wire")
         if layout.ops[i].hidden:
             continue
-        array = columns[layout.names[i]]
+        array = <cnp.ndarray?>columns[layout.names[i]]
         if layout.ops[i].kind == ARRAY and 0 <= layout.ops[i].fixed != run.fields.count[i] // layout.ops[i].per:
             raise EncodeError(layout.owner, layout.names[i],
                               f"{run.fields.count[i]} numbers, must be {layout.ops[i].fixed}")
@@ -2145,34 +2504,35 @@ def pack_run(cls, const int64_t[::1] time_ns, bytes names, const int32_t[::1] de
     run.offsets = NULL
     run.text = NULL
     if run.fields.n < layout.n:
-        if offsets is None or offsets.shape[0] != n + 1 or offsets[0]:
+        ends = np.array(() if offsets is None else offsets, np.int64)
+        if ends.shape[0] != n + 1 or ends[0]:
             raise ValueError(f"offsets must be {n + 1} numbers, the first of them 0")
         for k in range(n):
-            if offsets[k + 1] < offsets[k]:
+            if ends[k + 1] < ends[k]:
                 raise ValueError("offsets must not decrease")
-        run.offsets = &offsets[0]
+        run.offsets = &ends[0]
         if layout.ops[run.fields.n].kind == ELEMENTS:
-            elements = columns[layout.names[run.fields.n]]
+            elements = (<Columns?>columns[layout.names[run.fields.n]]).frozen()
             faulty = elements.layout()
-            total += elements.wire_size()
-            elements.rows_of(&run.items)
             k = elements.rows
+            total += elements.wire_size(k)
+            elements.rows_of(&run.items, k)
         else:
-            text = columns[layout.names[run.fields.n]]
+            text = <bytes?>columns[layout.names[run.fields.n]]
             run.text = <const uint8_t*>PyBytes_AsString(text)
             total += len(text)
             k = len(text)
-        if offsets[n] != k:
-            raise ValueError(f"offsets end at {offsets[n]}, there are {k}")
-    if device_ids.shape[0] != n:
-        raise ValueError(f"{device_ids.shape[0]} device ids for {n} messages")
+        if ends[n] != k:
+            raise ValueError(f"offsets end at {ends[n]}, there are {k}")
+    if ids.shape[0] != n:
+        raise ValueError(f"{ids.shape[0]} device ids for {n} messages")
     for k in range(n):
-        if not 0 <= device_ids[k] < len(names) // 20:
-            raise ValueError(f"there is no device {device_ids[k]}")
-        if not 0 <= time_ns[k] < (<int64_t>1 << 32) * 1000000000:
-            raise EncodeError(layout.owner, "time_ns", f"{time_ns[k]} ns is outside the years 1970 to 2106")
-    run.time_ns = &time_ns[0]
-    run.device_ids = &device_ids[0]
+        if not 0 <= ids[k] < len(names) // 20:
+            raise ValueError(f"there is no device {ids[k]}")
+        if not 0 <= times[k] < (<int64_t>1 << 32) * 1000000000:
+            raise EncodeError(layout.owner, "time_ns", f"{times[k]} ns is outside the years 1970 to 2106")
+    run.time_ns = &times[0]
+    run.device_ids = &ids[0]
     run.names = <const uint8_t*>PyBytes_AsString(names)
     run.type12 = <const uint8_t*>PyBytes_AsString(layout.wire_type)
     run.with_crc = crc
@@ -2195,12 +2555,13 @@ cdef class StreamStats:
     cdef readonly uint64_t received, received_bytes, sent, sent_bytes
     cdef readonly dict lost
     cdef double last, interval, spread
-    cdef uint8_t[32] names          # type and device name as in the header
+    cdef bytes key                  # see stream_key
 
     def __init__(self, str type_name, str device_name):
         self.type_name = type_name
         self.device_name = device_name
         self.lost = {}
+        self.key = b""
 
     cdef void arrived(self, uint64_t size, double now) noexcept:
         cdef double gap = now - self.last
@@ -2249,62 +2610,71 @@ cdef class Stats:
         self.dropped = Counter()
         self.by_name = {}
 
-    cdef StreamStats stream_at(self, const uint8_t* names):
+    cdef StreamStats stream_at(self, const uint8_t* type12, const uint8_t* name, Py_ssize_t n):
         cdef bint exact
         cdef bytes key
-        if self.last is not None and memcmp(self.last.names, names, 32) == 0:
-            return self.last
-        key = PyBytes_FromStringAndSize(<const char*>names, 32)
+        cdef StreamStats stream = self.last
+        cdef const uint8_t* p
+        if stream is not None and len(stream.key) == 12 + n:
+            p = <const uint8_t*>PyBytes_AsString(stream.key)
+            if memcmp(p, type12, 12) == 0 and memcmp(p + 12, name, n) == 0:
+                return stream
+        key = type12[:12] + name[:n]
         found = self.by_name.get(key)
         if found is None:
             if len(self.by_name) >= MAX_STREAMS:
                 key = OTHERS
                 found = self.by_name.get(key)
             if found is None:
-                names = <const uint8_t*>PyBytes_AsString(key)
-                found = StreamStats(text_of(names, 12, &exact), text_of(names + 12, 20, &exact))
-                memcpy((<StreamStats>found).names, names, 32)
+                p = <const uint8_t*>PyBytes_AsString(key)
+                found = StreamStats(text_of(p, 12, &exact), text_of(p + 12, len(key) - 12, &exact))
+                (<StreamStats>found).key = key
                 self.by_name[key] = found
         self.last = found
         return self.last
 
-    cdef StreamStats stream(self, const uint8_t[::1] wire):
-        if wire.shape[0] < 34:
-            raise ValueError("no message header")
-        return self.stream_at(&wire[2])
+    cdef StreamStats stream(self, what):
+        cdef bytes wire
+        cdef const uint8_t* p
+        head = what[0] if type(what) is list else what
+        if type(head) is bytes and len(<bytes>head) >= HEADER:
+            wire = head
+            p = <const uint8_t*>PyBytes_AsString(wire)
+            if p[14 + 16] == 0 or get16(p) != 2:
+                return self.stream_at(p + 2, p + 14, 20)
+        wire = stream_key(what)
+        p = <const uint8_t*>PyBytes_AsString(wire)
+        return self.stream_at(p, p + 12, len(wire) - 12)
 
-    cdef void arrived(self, const uint8_t* p, double now) except *:
-        cdef uint64_t size = HEADER + get64(p + 42)
+    cdef void arrived(self, const uint8_t* p, Py_ssize_t size, double now) except *:
+        cdef const uint8_t* name
+        cdef Py_ssize_t n = stream_name(p, size, p + size, size, &name)
         self.received += 1
         self.received_bytes += size
-        self.stream_at(p + 2).arrived(size, now)
+        self.stream_at(p + 2, name, n).arrived(size, now)
 
     def count_received(self, frame, double now):
         """A whole message arrived: a Frame, or its bytes."""
         cdef const uint8_t[::1] wire
         if type(frame) is Frame:
-            self.arrived((<Frame>frame).p, now)
+            self.arrived((<Frame>frame).head(), (<Frame>frame).size, now)
             return
-        wire = frame
+        wire = memoryview(frame)
         if wire.shape[0] < HEADER:
             raise ValueError("no message header")
-        self.arrived(&wire[0], now)
+        self.arrived(&wire[0], wire.shape[0], now)
 
-    def count_sent(self, wire, uint64_t size, int times=1):
-        """A message whose first bytes these are was handed on."""
-        cdef StreamStats stream
-        if type(wire) is bytes and len(<bytes>wire) >= 34:
-            stream = self.stream_at(<const uint8_t*>PyBytes_AsString(wire) + 2)
-        else:
-            stream = self.stream(wire)
+    def count_sent(self, what, uint64_t size, int times=1):
+        """A message was handed on: itself, packed, or in parts."""
+        cdef StreamStats stream = self.stream(what)
         self.sent += times
         self.sent_bytes += times * size
         stream.sent += times
         stream.sent_bytes += times * size
 
-    def count_dropped(self, const uint8_t[::1] wire, str cause, int times=1):
-        """A whole message was given up, for this reason."""
-        cdef StreamStats stream = self.stream(wire)
+    def count_dropped(self, what, str cause, int times=1):
+        """A message was given up, for this reason: itself, or as it is packed."""
+        cdef StreamStats stream = self.stream(what)
         self.dropped[cause] += times
         stream.lost[cause] = stream.lost.get(cause, 0) + times
 
@@ -2315,7 +2685,7 @@ cdef class Stats:
         if frame is None:           # its header was no good
             self.received += 1
         else:
-            stream = self.stream_at(frame.p + 2)
+            stream = self.stream(frame)
             stream.lost[cause] = stream.lost.get(cause, 0) + 1
 
     @property
@@ -2344,6 +2714,8 @@ cdef class Block:
 
     def __cinit__(self, Py_ssize_t size, Py_ssize_t pixels_at=0):
         cdef uintptr_t start
+        if not 0 <= size <= MAX_BLOCK:
+            raise ValueError(f"a block of {size} bytes")
         self.size = size
         self.base = <uint8_t*>malloc(size + 64)
         if self.base == NULL:
@@ -2365,15 +2737,17 @@ cdef class Frame:
     """One message as it came: header fields readable, body untouched."""
 
     cdef readonly object data
-    cdef const uint8_t* p
+    cdef const uint8_t* p       # NULL: `of` did not make it
+    cdef Py_ssize_t size
     cdef bint summed            # the CRC of its body was computed as it came
     cdef uint64_t sum
 
     @staticmethod
-    cdef Frame of(object data, const uint8_t* p):
+    cdef Frame of(object data, const uint8_t* p, Py_ssize_t size):
         cdef Frame frame = Frame.__new__(Frame)
         frame.data = data
         frame.p = p
+        frame.size = size
         frame.summed = False
         return frame
 
@@ -2382,49 +2756,132 @@ cdef class Frame:
 
     @staticmethod
     def from_bytes(data):
-        """The frame of one whole message: bytes, or another buffer that stays as it is."""
-        cdef const uint8_t[::1] wire = data
-        cdef Py_ssize_t body = wire.shape[0] - HEADER
-        if body < 0 or get64(&wire[0] + 42) != <uint64_t>body:
-            raise ValueError(f"{wire.shape[0]} bytes are not one whole message")
-        return Frame.of(data, &wire[0])
+        """The frame of one whole message: bytes, or another contiguous buffer, which cannot be
+        resized while the frame lives."""
+        cdef Held held = Held(data)
+        cdef Py_ssize_t body = held.size - HEADER
+        if body < 0 or get64(held.p + 42) != <uint64_t>body:
+            raise ValueError(f"{held.size} bytes are not one whole message")
+        return Frame.of(data if type(data) is bytes else held, held.p, held.size)
+
+    cdef const uint8_t* head(self) except NULL:
+        if self.p == NULL:
+            raise TypeError("frames come from Decoder or Protocol.frames(), or Frame.from_bytes()")
+        return self.p
+
+    cdef object build(self, int policy):
+        return build(self.data, self.head(), self.size, policy, &self.sum if self.summed else NULL)
 
     @property
     def header_version(self):
-        return get16(self.p)
+        return get16(self.head())
 
     @property
     def type_name(self):
-        return type_text(self.p)
+        return type_text(self.head())
 
     @property
     def device_name(self):
         cdef bint exact
-        return text_of(self.p + 14, 20, &exact)
+        cdef const uint8_t* name
+        cdef Py_ssize_t n = stream_name(self.head(), self.size, self.p + self.size, self.size, &name)
+        return text_of(name, n, &exact)
 
     @property
     def timestamp_raw(self):
-        return get64(self.p + 34)
+        return get64(self.head() + 34)
 
     @property
     def body_size(self):
-        return get64(self.p + 42)
+        self.head()
+        return self.size - HEADER
 
     @property
     def crc(self):
-        return get64(self.p + 50)
+        return get64(self.head() + 50)
 
     def unpack(self, crc="verify"):
-        return build(self.data, self.p, policy_of(crc), NULL)
+        return self.build(policy_of(crc))
 
     def __len__(self):
-        return HEADER + get64(self.p + 42)
+        return self.size
 
     def __bytes__(self):
         return bytes(self.data)
 
     def __repr__(self):
         return f"<Frame {self.type_name} {self.device_name!r} {len(self)} bytes>"
+
+cdef inline bint is_tls_record(const uint8_t* p) noexcept nogil:
+    """Whether these 5 bytes begin an alert or a handshake of TLS: no header begins so."""
+    return (p[0] == 0x15 or p[0] == 0x16) and p[1] == 3 and p[2] <= 4
+
+
+# Finding step again. A peer that could not send all of a message may begin it once more (PLUS does so
+# after half a second), which leaves the bytes of the next header somewhere within what the first one
+# announced, or within the first one itself.
+
+cdef bint is_name(const uint8_t* p, Py_ssize_t size) noexcept nogil:
+    """Capital letters, digits and underscores, a letter first, then zeros."""
+    cdef Py_ssize_t k = 0
+    if not 65 <= p[0] <= 90:
+        return False
+    while k < size and (65 <= p[k] <= 90 or 48 <= p[k] <= 57 or p[k] == 95):
+        k += 1
+    return are_zeros(p + k, size - k)
+
+cdef bint are_zeros(const uint8_t* p, Py_ssize_t n) noexcept nogil:
+    cdef Py_ssize_t k
+    for k in range(n):
+        if p[k]:
+            return False
+    return True
+
+cdef Py_ssize_t text_size(const uint8_t* p, Py_ssize_t size) noexcept nogil:
+    cdef const uint8_t* end = <const uint8_t*>memchr(p, 0, size)
+    return size if end == NULL else end - p
+
+cdef bint begins_message(const uint8_t* p) noexcept nogil:
+    """Whether these 14 bytes can be the first ones of a message."""
+    return p[0] == 0 and 1 <= p[1] <= 2 and is_name(p + 2, 12)
+
+cdef bint can_be_header(const uint8_t* p, uint64_t max_size) noexcept nogil:
+    """Whether these 58 bytes, which stand where a header is expected, can be one."""
+    cdef Py_ssize_t k = 0
+    while k < 12 and 32 < p[2 + k] < 127:
+        k += 1
+    return k > 0 and are_zeros(p + 2 + k, 12 - k) and get16(p) <= 2 and get64(p + 42) <= max_size - HEADER
+
+cdef bint is_header(const uint8_t* p, uint64_t max_size) noexcept nogil:
+    """Whether these 58 bytes, which stand anywhere, are a header most likely."""
+    cdef Py_ssize_t k = 0
+    while k < 20 and p[14 + k] >= 32:
+        k += 1
+    return (begins_message(p) and are_zeros(p + 14 + k, 20 - k) and get64(p + 42) <= max_size - HEADER
+            and (get64(p + 42) > 0 or get64(p + 50) == 0))
+
+cdef Py_ssize_t same_header(const uint8_t* p, Py_ssize_t size) noexcept nogil:
+    """Where among these bytes the header at p stands again; if it has come in part, at the end. -1:
+    nowhere."""
+    cdef const uint8_t* at = p + 3      # of a type's first letter, which is rarer than the zeros before it
+    cdef const uint8_t* end = p + size - 12
+    while at < end:
+        at = <const uint8_t*>memchr(at, p[2], end - at)
+        if at == NULL:
+            return -1
+        if memcmp(at - 2, p, min(HEADER, p + size - at + 2)) == 0:
+            return at - 2 - p
+        at += 1
+    return -1
+
+cdef Py_ssize_t next_header(const uint8_t* p, Py_ssize_t size, uint64_t max_size) noexcept nogil:
+    """Where behind the first of these bytes a header begins most likely. -1: nowhere."""
+    cdef Py_ssize_t i
+    for i in range(1, size - HEADER + 1):
+        if p[i] == 0 and is_header(p + i, max_size):
+            return i
+    return -1
+
 
 cdef class Decoder:
     """Cuts a byte stream into frames; owns whatever has arrived in part.
@@ -2446,25 +2903,43 @@ cdef class Decoder:
     cdef uint64_t sum
     cdef uint64_t skipping              # body bytes of an unusable header still to drop
     cdef object failed
+    cdef readonly bint resync
+    cdef bint searching                 # for a header; counted already
+    cdef int tries                      # headers found since the last right message
+    cdef bytes before                   # last bytes of a wrong message: a header may begin in them
 
-    def __init__(self, max_size=1 << 30, Stats stats=None):
+    def __init__(self, max_size=1 << 30, Stats stats=None, bint resync=False):
+        if not HEADER <= operator.index(max_size) <= MAX_BLOCK:
+            raise ValueError(f"max_size must be {HEADER} to {MAX_BLOCK} bytes, not {max_size}")
         self.max_size = max_size
         self.stats = stats
+        self.start = self.end = 0
+        self.large = None
+        self.skipping = 0
+        self.failed = None
+        self.resync = resync
+        self.searching = False
+        self.tries = 0
+        self.before = None
         self.use(Block(64 * 1024))
+
+    cdef int ready(self) except -1:
+        if self.buffer is None:
+            raise TypeError(f"{type(self).__name__}.__init__ did not call super().__init__")
 
     cdef int use(self, Block buffer) except -1:
         self.buffer = buffer
         self.view = memoryview(buffer)
 
-    cdef Frame found(self, object data, const uint8_t* p):
-        cdef Frame frame = Frame.of(data, p)
+    cdef Frame found(self, object data, const uint8_t* p, Py_ssize_t size):
+        cdef Frame frame = Frame.of(data, p, size)
         cdef int version = get16(p)
-        self.last_size = HEADER + get64(p + 42)
+        self.last_size = size
         if version > self.peer_version:
             self.peer_version = version
         if self.stats is not None:
             self.cut_at = monotonic()
-            self.stats.arrived(p, self.cut_at)
+            self.stats.arrived(p, size, self.cut_at)
         return frame
 
     @property
@@ -2480,13 +2955,17 @@ cdef class Decoder:
             return self.end - self.start
         return self.end - self.start + (self.large.size if self.large is not None else 0)
 
-    def feed(self, const uint8_t[::1] data):
+    def feed(self, data):
         """Take received bytes (copied)."""
-        cdef Py_ssize_t n = data.shape[0], k
-        cdef const uint8_t* p
-        if n == 0:
-            return
-        p = &data[0]
+        cdef Held held
+        if type(data) is bytes:
+            self.take_in(<const uint8_t*>PyBytes_AsString(data), len(<bytes>data))
+        else:
+            held = Held(data)
+            self.take_in(held.p, held.size)
+
+    cdef int take_in(self, const uint8_t* p, Py_ssize_t n) except -1:
+        cdef Py_ssize_t k
         if self.large is not None:
             k = min(n, self.large.size - self.filled)
             memcpy(self.large.p + self.filled, p, k)
@@ -2509,8 +2988,11 @@ cdef class Decoder:
         """Room for n more bytes behind the unconsumed ones."""
         cdef Py_ssize_t pending = self.end - self.start
         cdef Block bigger
+        self.ready()
         if self.start == self.end:
             self.start = self.end = 0
+            if self.resync and self.buffer.size >= LARGE_FROM > n:  # a large message was put back
+                self.use(Block(64 * 1024))
         if self.buffer.size - self.end >= n:
             return 0
         if pending + n <= self.buffer.size // 2:
@@ -2531,6 +3013,7 @@ cdef class Decoder:
 
     def received(self, Py_ssize_t n):
         """n bytes were written to the start of what get_buffer returned."""
+        self.ready()
         if n < 0:
             raise ValueError("received a negative number of bytes")
         if self.large is not None and self.filled < self.large.size:
@@ -2554,19 +3037,26 @@ cdef class Decoder:
     cdef Frame cut(self, bint sum):
         """As next_frame. sum: whoever asks will want the CRC of its body."""
         cdef Py_ssize_t total, have
-        cdef uint64_t body, dropped
+        cdef uint64_t body, dropped, actual = 0
         cdef uint8_t* p
+        cdef Block large
         cdef Frame frame
         cdef bytes data
         if self.failed is not None:
             raise self.failed
+        self.ready()
+        if self.resync:
+            sum = True
         if self.large is not None:
             if self.filled < self.large.size:
                 return None
-            frame = self.found(self.large, self.large.p)
+            large = self.large
+            if self.resync and self.lost_step(large.p, large.size, self.sum):
+                return self.cut(sum)
+            self.large = None
+            frame = self.found(large, large.p, large.size)
             frame.summed = self.summed > 0
             frame.sum = self.sum
-            self.large = None
             return frame
         if self.skipping:
             dropped = min(self.skipping, <uint64_t>(self.end - self.start))
@@ -2574,12 +3064,17 @@ cdef class Decoder:
             self.start += dropped
             if self.skipping:
                 return None
+        if self.resync and not self.at_header():
+            return None
         have = self.end - self.start
+        p = self.buffer.p + self.start
+        if self.peer_version == 0 and have >= 5 and is_tls_record(p):
+            self.failed = MessageTooLarge(5 + get16(p + 3), self.max_size, "the peer speaks TLS, and this end does not")
+            raise self.failed
         if have < HEADER:
             return None
-        p = self.buffer.p + self.start
         body = get64(p + 42)
-        if body > self.max_size or body + HEADER > self.max_size:
+        if body > self.max_size - HEADER:
             self.failed = MessageTooLarge(HEADER + <object>body, self.max_size)
             raise self.failed
         if get16(p) > 2:
@@ -2588,9 +3083,17 @@ cdef class Decoder:
             raise VersionError(get16(p))
         total = HEADER + <Py_ssize_t>body
         if have >= total and total < BLOCK_FROM:
+            if self.resync:
+                actual = run_crc(p + HEADER, body, 0)
+                if self.lost_step(p, total, actual):
+                    return self.cut(sum)
             data = PyBytes_FromStringAndSize(<const char*>p, total)
             self.start += total
-            return self.found(data, <const uint8_t*>PyBytes_AsString(data))
+            frame = self.found(data, <const uint8_t*>PyBytes_AsString(data), total)
+            if self.resync:
+                frame.summed = True
+                frame.sum = actual
+            return frame
         if total < BLOCK_FROM:
             return None
         self.large = Block(total, HEADER + 72 + (EXTENDED if get16(p) == 2 else 0))
@@ -2602,6 +3105,95 @@ cdef class Decoder:
         self.start += self.filled
         return self.cut(sum)
 
+    cdef int at_header(self) except -1:
+        """Make what can be a header stand at the start. False: more bytes must come."""
+        cdef const uint8_t* p
+        cdef Py_ssize_t have, k, room
+        while True:
+            have = self.end - self.start
+            if have < HEADER:
+                return False
+            p = self.buffer.p + self.start
+            if (is_header if self.searching else can_be_header)(p, self.max_size):
+                self.before = None
+                if get64(p + 42) and get64(p + 42) + HEADER <= <uint64_t>have:
+                    return True     # its CRC will tell
+                if get64(p + 42) and have < HEADER + 13:
+                    return False
+                for k in range(1, min(HEADER, have - 13)):  # it was cut itself, and begins again
+                    if begins_message(p + k) and (memcmp(p + k + 2, p + 2, text_size(p + 2, 12)) == 0
+                                                  or type_bytes(p + k) in _classes):
+                        break
+                else:
+                    return True
+                self.count_resync(NULL)
+                self.start += k
+                continue
+            if not self.searching:
+                self.count_resync(NULL)
+                self.searching = True
+            if self.before is not None:
+                room = len(self.before)
+                self.put_back(<const uint8_t*>PyBytes_AsString(self.before), room)
+                self.before = None
+                p = self.buffer.p + self.start
+                have += room
+                if is_header(p, self.max_size):
+                    continue
+            k = next_header(p, have, self.max_size)
+            self.start = self.start + k if k >= 0 else self.end - HEADER + 1
+            if k < 0:
+                return False
+
+    cdef bint lost_step(self, const uint8_t* p, Py_ssize_t size, uint64_t actual) except -1:
+        """Whether the message of this size at p, which is whole, has a wrong CRC and another message
+        begins in it: then that stands at the start, and p is no longer valid."""
+        cdef Py_ssize_t here = size if self.large is not None else self.end - self.start, k, n
+        if actual == get64(p + 50):
+            self.searching = False
+            self.tries = 0
+            return False
+        k = -1
+        if self.tries < MAX_TRIES:
+            here = min(here, size + HEADER - 1)
+            with nogil:
+                if is_header(p, self.max_size):
+                    k = same_header(p, here)
+                if k < 0 and get64(p + 50):     # 0: perhaps its sender computes none
+                    k = next_header(p, here, self.max_size)
+        if not 0 < k < size:
+            n = min(size, HEADER - 1)
+            self.before = (p + size - n)[:n]
+            return False
+        self.tries += 1
+        self.count_resync(p if k >= HEADER else NULL)
+        if self.large is None:
+            self.start += k
+        else:
+            self.put_back(p + k, size - k)
+            self.large = None
+        return True
+
+    cdef int put_back(self, const uint8_t* p, Py_ssize_t n) except -1:
+        """Put n bytes in front of those not yet consumed."""
+        cdef Py_ssize_t pending = self.end - self.start
+        cdef Block block = Block(max(64 * 1024, 2 * (n + pending)))
+        memcpy(block.p, p, n)
+        memcpy(block.p + n, self.buffer.p + self.start, pending)
+        self.use(block)
+        self.start = 0
+        self.end = n + pending
+
+    cdef int count_resync(self, const uint8_t* p) except -1:
+        """p: header of the message that is given up, if it is known."""
+        if self.stats is None:
+            return 0
+        if p == NULL:
+            self.stats.dropped["resync"] += 1
+        else:
+            self.stats.count_dropped(p[:HEADER], "resync")
+        return 0
+
 cdef class Stream(Decoder):
     """The part of `igtl.Protocol` that every message passes: both directions, without I/O."""
 
@@ -2610,8 +3202,8 @@ cdef class Stream(Decoder):
     cdef int policy             # of the CRC
     cdef readonly int fixed     # header version written; 0: the peer's
 
-    def __init__(self, max_size, Stats stats not None, crc, int fixed, bint cut_names, peer):
-        Decoder.__init__(self, max_size, stats)
+    def __init__(self, max_size, Stats stats not None, crc, int fixed, bint cut_names, peer, bint resync=False):
+        Decoder.__init__(self, max_size, stats, resync)
         self.policy = policy_of(crc)
         self.fixed = fixed
         self.cut_names = cut_names
@@ -2641,7 +3233,7 @@ cdef class Stream(Decoder):
     cdef Record decode(self, Frame frame):
         cdef Record r
         try:
-            r = build(frame.data, frame.p, self.policy, &frame.sum if frame.summed else NULL)
+            r = frame.build(self.policy)
         except ProtocolError as error:
             self.stats.count_error(type(error).__name__, frame)
             raise
@@ -2661,25 +3253,30 @@ cdef class Stream(Decoder):
 
     cdef int version_for(self, Record r) except -1:
         cdef int version = self.fixed or (2 if self.peer_version == 2 else 1)
-        if version == 1 and needs_v2(r):
+        if version == 1 and carries(r):
             raise EncodeError(
                 type(r).__name__, "metadata" if r._metadata else "message_id",
                 "this link still writes header version 1, which cannot carry it: connect with "
                 "version=2, or with hello=True and wait for an answer")
         return version
 
+    cdef object packed(self, Record r, bint crc, bint join):
+        return packed(r, self.version_for(r), True, crc, self.cut_names, join, NULL, 0)
+
     def parts(self, message, *, bint crc=True):
         """Buffers to write, one after the other, not counted as sent. Large data is not copied; a
         Frame goes out as it came."""
         if type(message) is Frame:
+            (<Frame>message).head()
             return [(<Frame>message).data]
-        return packed(message, self.version_for(message), crc, self.cut_names, False, NULL, 0)
+        return self.packed(<Record?>message, crc, False)
 
     def pack(self, message, *, bint crc=True):
         """As `parts`, in one piece of its own: for whatever waits in a queue."""
         if type(message) is Frame:
+            (<Frame>message).head()
             return bytes((<Frame>message).data)
-        return packed(message, self.version_for(message), crc, self.cut_names, True, NULL, 0)
+        return self.packed(<Record?>message, crc, True)
 
 # ---- rotations (docs/protocol.md section 1.3) ---------------------------------------------------
 
@@ -2723,7 +3320,7 @@ def quaternion_of_matrix(matrix):
 
 # ---- polygon cells (docs/protocol.md section 8.16) -----------------------------------------------
 
-def split_cells(const uint8_t[::1] data, int64_t count):
+def split_cells(const uint8_t[::1] data not None, int64_t count):
     """Offsets (count + 1, int64) and connectivity (uint32) of cells written as u32 n, n x u32."""
     cdef Py_ssize_t size = data.shape[0], at = 0, n = 0
     cdef const uint8_t* p = &data[0] if size else NULL
@@ -2750,7 +3347,7 @@ def split_cells(const uint8_t[::1] data, int64_t count):
         raise ValueError(f"{count} cells take {at} bytes, {size} are announced")
     return offsets, connectivity
 
-def join_cells(const int64_t[::1] offsets, const uint32_t[::1] connectivity):
+def join_cells(const int64_t[::1] offsets not None, const uint32_t[::1] connectivity not None):
     """The way back."""
     cdef Py_ssize_t cells = offsets.shape[0] - 1, cell, k, n = connectivity.shape[0]
     cdef bytes out
@@ -2769,6 +3366,29 @@ def join_cells(const int64_t[::1] offsets, const uint32_t[::1] connectivity):
             put32(p, connectivity[k])
             p += 4
     return out
+
+def check_attributes(const uint8_t[::1] data, int64_t count):
+    """ValueError unless these bytes hold so many attributes: heads, names, blocks of floats."""
+    cdef Py_ssize_t size = data.shape[0], at, start
+    cdef const uint8_t* p = &data[0] if size else NULL
+    cdef const uint8_t* end
+    cdef int64_t k
+    if count < 0 or count > size // 6:
+        raise ValueError(f"{count} attributes announced, {size} bytes are left")
+    at = start = 6 * count
+    for k in range(count):
+        # names have at most 255 bytes: no need to search further
+        end = <const uint8_t*>memchr(p + at, 0, min(size - at, 256))
+        if end == NULL:
+            raise ValueError(f"name {k} of {count} has no end")
+        at = end - p + 1
+    at += (at - start) % 2
+    for k in range(count):
+        start = at
+        at += <Py_ssize_t>4 * p[6 * k + 1] * get32(p + 6 * k + 2)
+        if p[6 * k + 1] == 0 or at > size:
+            raise ValueError(f"attribute {k} of {count}: {get32(p + 6 * k + 2)} × {p[6 * k + 1]} floats, "
+                             f"{max(0, size - start)} bytes are left")
 
 # ---- C level: _core.pxd for Cython, a capsule for C (igtl_capi.h says what each function does) ----
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 
@@ -19,15 +22,17 @@ class MessageTooLarge(ProtocolError):
     Attributes:
         size: bytes the header announces (header included).
         limit: the largest message accepted.
+        reason: what the bytes are, where they are known to be no header of OpenIGTLink; else "".
     """
 
-    def __init__(self, size: int, limit: int) -> None:
-        super().__init__(f"message of {size} bytes exceeds the limit of {limit}")
+    def __init__(self, size: int, limit: int, reason: str = "") -> None:
+        super().__init__(reason or f"message of {size} bytes exceeds the limit of {limit}")
         self.size = size
         self.limit = limit
+        self.reason = reason
 
-    def __reduce__(self) -> tuple[type[MessageTooLarge], tuple[int, int]]:
-        return type(self), (self.size, self.limit)
+    def __reduce__(self) -> tuple[type[MessageTooLarge], tuple[int, int, str]]:
+        return type(self), (self.size, self.limit, self.reason)
 
 
 class VersionError(ProtocolError):
@@ -117,6 +122,11 @@ class FileError(IgtlError, ValueError):
         return type(self), (self.path, self.reason)
 
 
+class FileWarning(UserWarning):
+    """A file was read or written, but not all of its content was kept, or its place is in doubt.
+    One warning a file, whose text names everything."""
+
+
 class ConnectionClosed(IgtlError, ConnectionError):
     """The link is over.
 
@@ -137,8 +147,19 @@ class CommandFailed(IgtlError):
     """
 
     def __init__(self, reply: Any, reason: str = "") -> None:
-        super().__init__(reason or repr(reply))
+        super().__init__(reason or "the peer gave no reason")
         self.reply = reply
 
     def __reduce__(self) -> tuple[type[CommandFailed], tuple[Any, str]]:
         return type(self), (self.reply, str(self))
+
+
+@contextmanager
+def naming(path: str | os.PathLike[str]) -> Iterator[None]:
+    """An OSError that does not say of which file it is gets its name."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise

@@ -1,6 +1,6 @@
 """How a message type is declared: one line per field, in wire order.
 
-The functions here are the vocabulary. Each returns a :class:`Field`; `igtl.message` collects
+The functions here are the vocabulary. Each returns a :class:`Field`; `igtl.codec.message` collects
 them from a class body and compiles them to the plan that `igtl._core` runs. Numbers are big
 endian on the wire. Field names that start with an underscore are on the wire only: computed
 when packing, checked when unpacking, never set by the user.
@@ -23,6 +23,7 @@ __all__ = [
     "Array",
     "Codec",
     "Field",
+    "NestingCodec",
     "array",
     "coded",
     "constant",
@@ -83,8 +84,12 @@ class Codec(Protocol[T]):
         """Value of these bytes; count is that of its `count_of` field, or -1.
 
         ValueError says what is wrong with them. A codec may have `minimum`, the bytes it needs
-        at least, and `size(value)`, the bytes a value takes when that can be said without
-        encoding it: what follows them is kept as surplus.
+        at least; `size(value)`, the bytes a value takes when that can be said without encoding
+        it: what follows them is kept as surplus; `check(data, count)`, which raises what decode
+        would, without making the value: then decode is called when the field is first read.
+        A codec with `nests = True` holds messages and has a `check`: all three are told besides
+        how deep they lie. Its `decode` returns with the value what shows later whether it was
+        edited, and `print_of(value, depth)` returns that again.
         """
 
     def encode(self, value: T) -> bytes:
@@ -92,6 +97,29 @@ class Codec(Protocol[T]):
 
     def coerce(self, value: Any) -> T:
         """The value to keep for what a user assigned."""
+
+
+class NestingCodec(Protocol[T]):
+    """A Codec of a part that holds messages, each of which may hold others.
+
+    Attributes:
+        nests: True.
+    """
+
+    nests: bool
+
+    def decode(self, data: memoryview, count: int, depth: int) -> tuple[T, Any]:
+        """As Codec.decode, of a message that lies so deep (1: in no other); and what `print_of`
+        returns until the value is edited."""
+
+    def print_of(self, value: T, depth: int) -> Any:
+        """What shows whether a value was edited since it was decoded, without a copy of it."""
+
+    def encode(self, value: T, depth: int) -> bytes:
+        """As Codec.encode."""
+
+    def coerce(self, value: Any) -> T:
+        """As Codec.coerce."""
 
 
 class Field:
@@ -299,7 +327,9 @@ def elements(item: type[Any], *, default: Any = REQUIRED) -> Any:
     return Field("elements", item=item, count=rest, default=default)
 
 
-def coded(codec: Codec[Any], length: str = rest, *, default: Any = REQUIRED) -> Any:
+def coded(
+    codec: Codec[Any] | NestingCodec[Any], length: str = rest, *, default: Any = REQUIRED
+) -> Any:
     """A part with a form of its own, of `length` bytes (a `size_of` field) or all that remain."""
     return Field("coded", item=codec, count=length, default=default)
 

@@ -1,15 +1,93 @@
 """Log records with fields: `record.peer`, `.type`, `.device`, `.size`, `.cause`.
 
 Everything goes to the logger "igtl". What happens once a connection is INFO or WARNING, what
-happens once a message is DEBUG.
+happens once a message is DEBUG. Records of one kind (same text, same cause) are bounded: after
+BURST of them within WINDOW seconds the rest of that time is only counted, and summed up in one
+record. DEBUG records are all written. Names and texts that a peer has chosen are escaped in the
+text of a record, which may go to a terminal; the fields hold them as they are.
 """
 
 from __future__ import annotations
 
 import logging
+import threading
+import time
 from typing import Any, Final
 
+from igtl.codec.formatting import printable
+
 logger: Final = logging.getLogger("igtl")
+BURST: Final = 20
+WINDOW: Final = 10.0
+_MAX_KINDS: Final = 256
+
+
+class _Kind:
+    """Records of one text and cause within one window."""
+
+    def __init__(self, level: int, begun: float) -> None:
+        self.level = level
+        self.begun = begun
+        self.records = 0
+        self.last = ""
+
+    @property
+    def left_out(self) -> int:
+        """How many were counted, and not written."""
+        return max(0, self.records - BURST)
+
+
+class Bounded:
+    """Which records are written, and which are only counted.
+
+    Args:
+        clock: seconds.
+    """
+
+    def __init__(self, clock: Any = time.monotonic) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._kinds: dict[tuple[str, str], _Kind] = {}
+
+    def admits(self, level: int, text: str, cause: str, args: tuple[Any, ...]) -> bool:
+        """Whether a record is to be written now."""
+        self.sum_up()
+        with self._lock:
+            kind = self._kinds.get((text, cause))
+            if kind is None:
+                if len(self._kinds) >= _MAX_KINDS:
+                    return False
+                kind = self._kinds[text, cause] = _Kind(level, self._clock())
+            kind.records += 1
+            if kind.left_out:
+                kind.last = text % args
+            return not kind.left_out
+
+    def sum_up(self, *, all: bool = False) -> None:
+        """Write one record for each kind of which some were left out, when its time has passed.
+
+        Args:
+            all: do not wait for that.
+        """
+        now = self._clock()
+        with self._lock:
+            done = [k for k, kind in self._kinds.items() if all or now - kind.begun >= WINDOW]
+            kinds = [self._kinds.pop(key) for key in done]
+        for kind in kinds:
+            if kind.left_out:
+                logger.log(
+                    kind.level, "%d more like this within %.0f s, the last one: %s",
+                    kind.left_out, now - kind.begun, kind.last,
+                )  # fmt: skip
+
+
+bounded: Final = Bounded()
+"""Of all records of this process."""
+
+
+def sum_up(*, all: bool = False) -> None:
+    """See Bounded.sum_up."""
+    bounded.sum_up(all=all)
 
 
 def log(
@@ -21,12 +99,37 @@ def log(
     device: str | None = None,
     size: int | None = None,
     cause: Any = None,
+    error: BaseException | None = None,
 ) -> None:
-    """One record; fields that do not apply are None."""
-    if logger.isEnabledFor(level):
-        args = tuple(named(arg) if arg is peer else arg for arg in args)
-        fields = {"peer": peer, "type": type, "device": device, "size": size, "cause": cause}
-        logger.log(level, text, *args, extra=fields, stacklevel=2)
+    """One record; fields that do not apply are None.
+
+    Args:
+        error: whose traceback the record has.
+    """
+    if not logger.isEnabledFor(level):
+        return
+    args = tuple(
+        arg if isinstance(arg, int | float) else _Shown(named(arg) if arg is peer else arg)
+        for arg in args
+    )
+    kind = cause if isinstance(cause, str) else cause.__class__.__name__
+    if level > logging.DEBUG and not bounded.admits(level, text, kind, args):
+        return
+    fields = {"peer": peer, "type": type, "device": device, "size": size, "cause": cause}
+    logger.log(level, text, *args, extra=fields, exc_info=error, stacklevel=2)
+
+
+class _Shown:
+    """An argument of a log record, as one line for a terminal."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def __str__(self) -> str:
+        return printable(str(self.value))
+
+    def __repr__(self) -> str:
+        return printable(repr(self.value))
 
 
 def named(peer: Any) -> str:

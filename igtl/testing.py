@@ -15,11 +15,11 @@ from typing import Any
 
 import pytest
 
-from igtl.memory import pipe
-from igtl.server import Server, serve
+from igtl.blocking.link import Link
+from igtl.blocking.pipe import pipe
+from igtl.blocking.server import Server, serve
 from igtl.simulate import Simulator
 from igtl.simulate import serve as serve_devices
-from igtl.sync import Link
 
 
 @pytest.fixture

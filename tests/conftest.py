@@ -6,12 +6,16 @@ import json
 import os
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
 
+from igtl.log import sum_up
+
+Slicer = Callable[[list[dict[str, Any]]], list[Any]]
 VECTORS = Path(__file__).parent / "vectors"
 SLICER = VECTORS / "slicer"
 
@@ -26,6 +30,20 @@ settings.register_profile(
 settings.load_profile("igtl")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Longer time-outs than that of pyproject.toml, for what takes minutes."""
+    for item in items:
+        if item.get_closest_marker("long"):
+            item.add_marker(pytest.mark.timeout(1800))
+        elif "programs" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.timeout(300))  # the first one waits for their build
+
+
+def pytest_runtest_setup() -> None:
+    """A test finds the records of its own in the log, however many others have written."""
+    sum_up(all=True)
+
+
 def manifest(folder: Path = VECTORS) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = json.loads((folder / "manifest.json").read_text())["vectors"]
     return found
@@ -36,6 +54,28 @@ def missing_peer(name: str) -> None:
     if os.environ.get("IGTL_REQUIRE_PEERS") == "1":
         pytest.fail(f"{name} is not installed, and IGTL_REQUIRE_PEERS=1", pytrace=False)
     pytest.skip(f"{name} is not installed")
+
+
+@pytest.fixture(scope="session")
+def slicer() -> Slicer:
+    """What 3D Slicer's own code makes of files: requests to facts, see `tests/slicer_peer.py`. It is
+    installed by `ci/slicer`; IGTL_SLICER_PYTHON names another Python that has slicer-core."""
+    there = Path(__file__).parent.parent / "build" / "slicer-venv" / "bin" / "python"
+    python = os.environ.get("IGTL_SLICER_PYTHON", str(there))
+    if not Path(python).exists():
+        missing_peer("slicer-core (ci/slicer)")
+
+    def ask(requests: list[dict[str, Any]]) -> list[Any]:
+        done = subprocess.run(
+            [python, str(Path(__file__).parent / "slicer_peer.py")], input=json.dumps(requests),
+            capture_output=True, text=True, timeout=120,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        answers: list[Any] = json.loads(done.stdout.rpartition("--- answers ---")[2])
+        assert len(answers) == len(requests)
+        return answers
+
+    return ask
 
 
 @pytest.fixture(scope="session")

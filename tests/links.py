@@ -18,7 +18,7 @@ from typing import Any
 
 import igtl
 import igtl.aio
-from igtl.memory import MemoryTransport
+from igtl.blocking.pipe import MemoryTransport
 
 KINDS = ["pipe", "tcp", "tls", "aio", "aio-tls", "aio-uvloop"]
 
@@ -91,6 +91,9 @@ class Aio:
 
     def recv(self, *args: Any, **options: Any) -> Any:
         return self.loop(self.link.recv(*args, **options))
+
+    def latest(self, *args: Any, **options: Any) -> Any:
+        return self.loop(self.link.latest(*args, **options))
 
     def recv_frame(self, **options: Any) -> Any:
         return self.loop(self.link.recv_frame(**options))
@@ -221,7 +224,7 @@ def _shake(listener: Any, server: list[Any]) -> None:
     while not server:
         threading.Event().wait(0.001)
     with contextlib.suppress(OSError):
-        server[0]._transport.handshake()
+        server[0]._transport.handshake(None)
 
 
 async def _opened(opening: Any) -> Any:
@@ -295,10 +298,7 @@ def raw_pair(kind: str, **settings: Any) -> Iterator[tuple[Any, Any]]:
     with loop_for(kind) as loop:
         raw: Raw
         if kind == "pipe":
-            link, other = igtl.pipe()
-            if settings:
-                new = igtl.Protocol(**{"version": 2, "peer": "pipe b", **settings})
-                link._protocol, link._inbox = new, type(link._inbox)(new)
+            link, other = igtl.pipe(**settings)
             raw = RawPipe(other._transport)  # type: ignore[arg-type]
             with link:
                 yield link, raw
@@ -312,7 +312,7 @@ def raw_pair(kind: str, **settings: Any) -> Iterator[tuple[Any, Any]]:
                 thread.start()
                 with listener.accept(timeout=10) as link:
                     if server_ssl:
-                        link._transport.handshake()  # type: ignore[attr-defined]
+                        link._transport.handshake(None)  # type: ignore[attr-defined]
                     thread.join(10)
                     yield link, dialled[0]
                 dialled[0].close()

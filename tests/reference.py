@@ -7,6 +7,7 @@ written here a second time, from docs/protocol.md.
 
 from __future__ import annotations
 
+import math
 import struct
 from typing import Any
 
@@ -20,10 +21,6 @@ _FORMATS = {
     "f4": "f", "f8": "d",
 }  # fmt: skip
 POLY = 0x42F0E1EBA9EA3693
-
-
-class Bad(Exception):
-    """These bytes are not a message of this type."""
 
 
 def _table() -> list[int]:
@@ -199,10 +196,55 @@ def message(m: igtl.Message, version: int) -> bytes:
 # ---- reading: sizes and counts only, to know which bytes are acceptable ------------------------
 
 
-def accepts(cls: type[igtl.Message], raw: bytes) -> bool:
-    """Whether content bytes are a message of this declared class (no coded fields)."""
+DEEPEST = 8  # messages in messages (docs/protocol.md 8.17 sets no limit)
+
+
+class BeyondNumpy(Exception):
+    """An array that the wire allows and numpy cannot hold: more than 64 dimensions, or extents
+    whose product does not fit although one of them is 0."""
+
+
+def verdict(wire: bytes) -> str:
+    """What `unpack` makes of these bytes: the name of an error's class, or "accepted"."""
+    if len(wire) < 58 or int.from_bytes(wire[42:50], "big") != len(wire) - 58:
+        return "ProtocolError"
+    version, body = int.from_bytes(wire[:2], "big"), wire[58:]
+    if version > 2:
+        return "VersionError"
+    if crc64(body) != int.from_bytes(wire[50:58], "big"):
+        return "CRCError"
+    inner = _inside(body) if version == 2 else body
+    return "accepted" if inner is not None and typed(wire[2:14], inner) else "BodyError"
+
+
+def _inside(body: bytes) -> bytes | None:
+    """The content of a version 2 body (docs/protocol.md section 5); None: it contradicts itself."""
+    if len(body) < 12:
+        return None
+    ext, mh, ms = struct.unpack_from(">HHI", body)
+    end = len(body) - mh - ms
+    if ext < 12 or mh < 2 or end < ext:
+        return None
+    count = int.from_bytes(body[end : end + 2], "big")
+    if 2 + 8 * count > mh:
+        return None
+    entries = struct.iter_unpack(">HHI", body[end + 2 : end + 2 + 8 * count])
+    return body[ext:end] if sum(key + value for key, _, value in entries) == ms else None
+
+
+def typed(type_name: bytes, raw: bytes, depth: int = 1) -> bool:
+    """Whether content bytes are a message of the type of this name, which ends at its NUL. depth:
+    1 for a message that lies in no other."""
+    name = type_name.partition(b"\0")[0].decode("utf-8", "replace")
+    cls = igtl.message_types().get(name)
+    return cls is None or not raw or accepts(cls, raw, depth)
+
+
+def accepts(cls: type[igtl.Message], raw: bytes, depth: int = 1) -> bool:
+    """Whether content bytes are a message of this declared class."""
     at = 0
     seen: dict[str, int] = {}
+    counts: dict[str, int] = {}  # by the field that they describe
     for field in cls.__fields__:
         left = len(raw) - at
         if field.kind in ("int", "count", "size", "float"):
@@ -212,16 +254,23 @@ def accepts(cls: type[igtl.Message], raw: bytes) -> bool:
                     continue
                 return False
             seen[field.name] = int.from_bytes(raw[at : at + size], "big")
+            if field.kind == "count":
+                counts[field.of] = seen[field.name]
             if field.constant and seen[field.name] != field.default:
                 return False
         elif field.kind == "text":
             size = field.size
         elif field.kind == "matrix":
             size = 48
+        elif field.kind == "coded":
+            size = left if field.count == "*" else seen[str(field.count)]
+            part = raw[at : at + size]
+            if left < size or not _part(cls, field.name, part, counts.get(field.name, -1), depth):
+                return False
         elif field.kind in ("texts", "elements", "zero_ended") or (
             field.kind == "data" and field.count == "*"
         ):
-            return True
+            break
         elif field.kind == "string" or field.kind == "data":
             size = seen[str(field.count)]
         else:
@@ -230,10 +279,115 @@ def accepts(cls: type[igtl.Message], raw: bytes) -> bool:
             if isinstance(field.count, tuple):
                 return left in [n * unit for n in field.count] or left > field.count[-1] * unit
             if field.count == "*":
-                return True
+                break
             n = field.count if isinstance(field.count, int) else seen[str(field.count)]
             size = n * unit
         if left < size:
             return False
         at += size
+    return _CHECKS.get(cls, lambda raw: True)(raw)
+
+
+def _part(cls: type[igtl.Message], name: str, raw: bytes, count: int, depth: int) -> bool:
+    if cls is igtl.Bind:
+        return depth <= DEEPEST and _children_in(raw, depth)
+    return bool(_CODED_IN[cls, name](raw, count))
+
+
+def _part_is_inside(raw: bytes, size: int, offset: int) -> bool:
+    whole, at, part = (struct.unpack_from(">3H", raw, k) for k in (size, offset, offset + 6))
+    return all(a + p <= w for a, p, w in zip(at, part, whole, strict=True))
+
+
+def _image_in(raw: bytes) -> bool:
+    components, scalar = raw[2:4]
+    width = {2: 1, 3: 1, 4: 2, 5: 2, 6: 4, 7: 4, 10: 4, 11: 8}.get(scalar)
+    i, j, k = struct.unpack_from(">3H", raw, 66)
+    if width is None or components == 0 or not _part_is_inside(raw, 6, 60):
+        return False
+    return len(raw) - 72 >= i * j * k * components * width
+
+
+def _video_in(raw: bytes) -> bool:
+    return _part_is_inside(raw, 10, 64)
+
+
+def _cells_in(raw: bytes, count: int) -> bool:
+    at = 0
+    for _ in range(count):
+        if at + 4 > len(raw):
+            return False
+        at += 4 + 4 * int.from_bytes(raw[at : at + 4], "big")
+    return at == len(raw)
+
+
+def _attributes_in(raw: bytes, count: int) -> bool:
+    if 6 * count > len(raw):
+        return False
+    at = start = 6 * count
+    for _ in range(count):
+        end = raw.find(b"\0", at, at + 256)
+        if end < 0:
+            return False
+        at = end + 1
+    at += (at - start) % 2
+    for _, components, tuples in struct.iter_unpack(">BBI", raw[: 6 * count]):
+        at += 4 * components * tuples
+        if components == 0 or at > len(raw):
+            return False
     return True
+
+
+def _children_in(raw: bytes, depth: int) -> bool:
+    if len(raw) == 4:
+        return True
+    n = int.from_bytes(raw[:2], "big")
+    at = 4 + 20 * n
+    if len(raw) < at:
+        return False
+    at += int.from_bytes(raw[at - 2 : at], "big")
+    if at > len(raw):
+        return False
+    for kind, size in struct.iter_unpack(">12sQ", raw[2 : 2 + 20 * n]):
+        if size > len(raw) - at or not typed(kind, raw[at : at + size], depth + 1):
+            return False
+        at = min(at + size + size % 2, len(raw))  # the last one may lack its padding
+    return True
+
+
+def _wanted_in(raw: bytes, count: int) -> bool:
+    if len(raw) < 17:
+        return True
+    at = 4 + 12 * int.from_bytes(raw[:2], "big")
+    return at <= len(raw) and at + int.from_bytes(raw[at - 2 : at], "big") <= len(raw)
+
+
+def _ndarray_in(raw: bytes, count: int) -> bool:
+    if len(raw) < 2:
+        return False
+    width = {2: 1, 3: 1, 4: 2, 5: 2, 6: 4, 7: 4, 10: 4, 11: 8, 13: 16}.get(raw[0])
+    dims = raw[1]
+    if width is None or len(raw) < 2 + 2 * dims:
+        return False
+    shape = struct.unpack_from(f">{dims}H", raw, 2)
+    if 2 + 2 * dims + math.prod(shape) * width > len(raw):
+        return False
+    if dims > 64 or math.prod(n or 1 for n in shape) * width >= 1 << 63:
+        raise BeyondNumpy
+    return True
+
+
+def _table_in(raw: bytes, count: int) -> bool:
+    if len(raw) < 2:
+        return False
+    size = {3: 256, 5: 65536}.get(raw[0], 0) * {3: 1, 5: 2, 19: 3}.get(raw[1], 0)
+    return 0 < size <= len(raw) - 2
+
+
+_CODED_IN: dict[tuple[type, str], Any] = {
+    (igtl.PolyData, "vertices"): _cells_in, (igtl.PolyData, "lines"): _cells_in,
+    (igtl.PolyData, "polygons"): _cells_in, (igtl.PolyData, "triangle_strips"): _cells_in,
+    (igtl.PolyData, "attributes"): _attributes_in, (igtl.GetBind, "wanted"): _wanted_in,
+    (igtl.StartBind, "wanted"): _wanted_in, (igtl.NDArray, "array"): _ndarray_in, (igtl.ColorTable, "table"): _table_in,
+}  # fmt: skip
+_CHECKS: dict[type, Any] = {igtl.Image: _image_in, igtl.Video: _video_in}

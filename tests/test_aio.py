@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
+import gc
 import socket
 import sys
+import threading
+import weakref
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,9 @@ import pytest
 
 import igtl
 import igtl.aio
+from igtl.codec import rtp
+from tests.links import contexts
+from tests.test_links import until
 from tests.wire import transform
 
 
@@ -96,7 +102,7 @@ def test_cancelled_send_goes_out_whole_or_not_at_all() -> None:
                 if not task.cancelled():
                     sent.append(f"I{k}")
             await b.recv(timeout=5)  # begins to read
-            await a.send(transform("end"))
+            await a.send(image(1000, "end"))
             got = []
             async for m in b:
                 got.append(m.device_name)
@@ -124,9 +130,12 @@ def test_a_sender_feels_a_reader_that_does_not_read() -> None:
                     task = asyncio.create_task(send())
                     await stalled(a)
                     assert done < 400
-                    queue = a._connection.outbox
+                    queue = a.session.outbox
+                    assert queue is not None
                     assert queue.bytes <= queue.max_bytes
-                    assert b._protocol.waiting <= 1 << 20  # and the reader's memory is bounded
+                    assert (
+                        b.session.protocol.waiting <= 1 << 20
+                    )  # and the reader's memory is bounded
                     for _ in range(400):
                         await b.recv(timeout=10)
                     await task
@@ -145,7 +154,8 @@ def test_policies_of_a_slow_reader(policy: Any) -> None:
                     await a.send(image(100_000 + 1000 * k, f"I{k % 2}"))
                     await asyncio.sleep(0)
                 assert set(a.stats.dropped) == {policy}
-                assert a._connection.outbox.bytes <= 2 << 20
+                assert a.session.outbox is not None
+                assert a.session.outbox.bytes <= 2 << 20
                 reader = asyncio.create_task(collect(b))
                 await a.close()
                 got = await reader
@@ -241,6 +251,8 @@ def test_udp() -> None:
                 assert (await receiver.recv(timeout=5))[0] == big
                 with pytest.raises(TimeoutError, match="no message"):
                     await receiver.recv(timeout=0.02)
+                with pytest.raises(ValueError, match="timeout must be 0 seconds or more"):
+                    await receiver.recv(timeout=-1)
                 waiting = asyncio.create_task(receiver.recv())
                 await asyncio.sleep(0)
                 with pytest.raises(RuntimeError):
@@ -256,6 +268,80 @@ def test_udp() -> None:
                     await ending
 
     run(main)
+
+
+def test_udp_gives_up_what_is_overdue() -> None:
+    async def main() -> None:
+        async with igtl.aio.udp.Receiver(0, reassembly_timeout=0.05) as receiver:
+            packets = rtp.split(image(300_000).pack(version=2), sequence=0, time=0, ssrc=1)
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
+                s.connect(("127.0.0.1", receiver.port))
+                for packet in packets[:-1]:
+                    s.send(packet)
+                with pytest.raises(TimeoutError):
+                    await receiver.recv(timeout=0.5)
+                assert receiver.stats.dropped == {"incomplete": 1}
+                for packet in rtp.split(
+                    image(300_000).pack(version=2), sequence=len(packets), time=0, ssrc=1
+                )[:-1]:
+                    s.send(packet)
+                s.send(transform().pack())
+                await receiver.recv(timeout=5)
+        assert receiver.stats.dropped == {"incomplete": 2}  # counted by close
+
+    run(main)
+
+
+@pytest.mark.parametrize("secure", [False, True], ids=["tcp", "tls"])
+@pytest.mark.parametrize("uvloop", [False, True], ids=["asyncio", "uvloop"])
+def test_what_came_before_a_write_failed_is_handled(secure: bool, uvloop: bool) -> None:
+    """A peer sends and leaves while the loop is busy; the next thing that the loop does is to send."""
+    server_ssl, client_ssl = contexts() if secure else (None, None)
+    got: list[float] = []
+
+    def visit(link: igtl.Link) -> None:
+        with link:
+            for k in range(10):
+                link.send(transform(x=k))
+
+    async def main() -> None:
+        async with igtl.aio.serve(port=0, ssl=server_ssl) as server:
+            server.on(igtl.Transform)(lambda message, peer: got.append(message.matrix[0, 3]))
+            link = await asyncio.to_thread(igtl.connect, "127.0.0.1", server.port, ssl=client_ssl)
+            while not server.clients:
+                await asyncio.sleep(0.001)
+            peer = server.clients[0]
+            leaving = threading.Thread(target=visit, args=(link,))
+            leaving.start()
+            leaving.join()  # without a turn of the loop
+            while not peer.connection.is_over:
+                await server.broadcast(transform())
+            while server.clients:
+                await asyncio.sleep(0.001)
+            assert got == list(range(10))
+            assert peer.stats.received == 10
+
+    if uvloop:
+        factory = pytest.importorskip("uvloop").new_event_loop
+    else:
+        factory = asyncio.new_event_loop
+    with asyncio.Runner(loop_factory=factory) as runner:
+        runner.run(asyncio.wait_for(main(), 30))
+
+
+def test_a_client_that_is_gone_is_forgotten_without_the_garbage_collector() -> None:
+    gc.disable()
+    try:
+        with igtl.serve(port=0) as server:
+            with igtl.connect(port=server.port):
+                until(lambda: len(server.clients) == 1)
+                peer = server.clients[0]._peer
+                gone = [weakref.ref(peer), weakref.ref(peer.connection)]
+                del peer
+            with igtl.connect(port=server.port):
+                until(lambda: [ref() for ref in gone] == [None, None])
+    finally:
+        gc.enable()
 
 
 def test_a_receiver_goes_on_in_the_callback_that_brings_the_bytes() -> None:

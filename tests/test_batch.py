@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import igtl
-from igtl import batch
+from igtl.codec import batch
 from tests.conftest import VECTORS, manifest
 
 rng = np.random.default_rng(5)

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import igtl
-from igtl import batch
+from igtl.codec import batch
 from tests import memory
 from tests.memory import PIXELS, peak
 
@@ -113,5 +113,4 @@ def test_an_import_loads_numpy_only() -> None:
         "click",
         "rich",
         "inspect",
-        "dataclasses",
     }

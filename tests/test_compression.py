@@ -18,9 +18,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import igtl
-from igtl import compression
-from igtl.compressing import OFFER, TAKES, TAKES_ZSTD
-from igtl.compression import stream_of
+from igtl.codec import compression
+from igtl.codec.compression import stream_of
+from igtl.session.compress import OFFER, TAKES, TAKES_ZSTD
 from tests.cpp import link_to, running
 from tests.memory import peak
 
@@ -347,8 +347,8 @@ def test_a_link_that_only_sends() -> None:
 
 def test_a_peer_without_zstd(monkeypatch: pytest.MonkeyPatch) -> None:
     with linked() as (a, b):
-        monkeypatch.setattr("igtl.compressing.has_zstd", lambda: False)
-        b._protocol._offered = True  # type: ignore[attr-defined]
+        monkeypatch.setattr("igtl.session.compress.has_zstd", lambda: False)
+        b.session.protocol._offered = True  # type: ignore[attr-defined]
         b.send(igtl.Capability([TAKES], device_name=OFFER))
         b.send(igtl.Status.ok())
         a.recv(timeout=5)
@@ -359,10 +359,9 @@ def test_a_peer_without_zstd(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _raw_frames(link: igtl.Link, skip: int) -> Iterator[igtl.Frame]:
     """Off the wire, unopened, without the CAPABILITY before."""
-    protocol = link._protocol
+    protocol = link.session.protocol
     while True:
-        n = link._transport.recv_into(protocol.get_buffer(), 5)
-        protocol.received(n)
+        link._transport.receive(5)
         while (frame := igtl.Decoder.next_frame(protocol)) is not None:
             if frame.type_name != "CAPABILITY":
                 yield frame
@@ -395,7 +394,7 @@ def test_damaged_wrappers() -> None:
         for bad, error in [(lying.pack(), "BodyError"), (bytes(flipped), "CRCError"),
                            (huge.pack(), "BodyError"),
                            (igtl.NoData("COMPRESSED").pack(), "BodyError")]:  # fmt: skip
-            for read in (a.recv, lambda **kw: a._protocol.decoded(a.recv_frame(**kw))):
+            for read in (a.recv, lambda **kw: a.session.protocol.decoded(a.recv_frame(**kw))):
                 b.send(igtl.Frame.from_bytes(bad))
                 with pytest.raises(igtl.ProtocolError) as caught:
                     read(timeout=5)
@@ -506,7 +505,7 @@ def test_the_offer_waits_for_a_sender() -> None:
         b.send(igtl.Status.ok())
         a.recv(timeout=5)
         a.recv(timeout=5)
-        assert a._protocol.peer_takes
+        assert a.session.protocol.peer_takes
         assert (b.stats.sent, a.stats.received) == (3, 3)
 
 

@@ -7,11 +7,13 @@ import json
 import socket
 import socketserver
 import ssl
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -134,14 +136,14 @@ def test_silent_peer() -> None:
 
 
 def test_a_peer_that_speaks_is_sent_nothing() -> None:
-    heard = []
+    heard: SimpleQueue[bytes] = SimpleQueue()
 
     def behave(sock: socket.socket) -> None:
         sock.sendall(pose())
-        heard.append(sock.recv(1000))
+        heard.put(sock.recv(1000))
 
     examined(behave, seconds=1.2)
-    assert heard == [b""]
+    assert heard.get(timeout=20) == b""
 
 
 def test_wrong_crc() -> None:
@@ -181,15 +183,13 @@ def test_a_library_of_version_1_that_is_sent_version_2() -> None:
     """It loses step at the hello: it waits for a body that never comes, or hangs up."""
 
     for hangs_up in (False, True):
+        offered = iter([True, False, False])  # it is tried with the hello, then without
 
-        def behave(sock: socket.socket, hangs_up: bool = hangs_up) -> None:
-            sock.settimeout(0.2)
-            try:
-                offered = sock.recv(1000)
-            except TimeoutError:
-                offered = b""
-            sock.settimeout(None)
-            if offered[:2] == b"\0\x02":
+        def behave(
+            sock: socket.socket, offered: Iterator[bool] = offered, hangs_up: bool = hangs_up
+        ) -> None:
+            if next(offered):
+                assert sock.recv(1000)[:2] == b"\0\x02"
                 if not hangs_up:
                     silent(sock)
                 return
@@ -340,6 +340,118 @@ def test_clocks() -> None:
     assert "It sets no time stamps" in next(f.text for f in none.findings if f.cause == "clock")
 
 
+@pytest.mark.parametrize("stamps", ["stand still", "seconds", "new"])
+def test_time_stamps_that_do_not_change(stamps: str) -> None:
+    def stamp(n: int) -> float:
+        return {"stand still": 1e9, "seconds": 1e9 + (n >= 2), "new": 1e9 + n}[stamps]
+
+    found = examined(streaming(lambda n: pose(timestamp=stamp(n))), seconds=0.6)
+    told = [f for f in found.findings if f.cause == "clock" and "behind" not in f.text]
+    match stamps:
+        case "stand still":
+            assert found.cause == "clock"
+            assert "The time stamp of TRANSFORM 'ProbeToTracker' stands still" in found.verdict
+        case "seconds":
+            assert found.cause == ""
+            assert [f.level for f in told] == ["note"]
+            assert "have the same time stamp" in told[0].text
+        case _:
+            assert told == []
+
+
+def transform_of(*numbers: float, form: str = ">") -> bytes:
+    return frame("TRANSFORM", struct.pack(f"{form}{len(numbers)}f", *numbers))
+
+
+EYE = (1, 0, 0, 0, 1, 0, 0, 0, 1, 10, 20, 30)
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("wire", "text"),
+    [
+        (transform_of(*EYE, form="<"), "near 0 or huge, as little-endian"),
+        (transform_of(0.6, 0.8, 0, -0.8, 0.6, 0, 0, 0, 1, 5, 6, 7, form="<"), "near 0 or huge"),
+        (transform_of(*EYE[:11], NAN), "not finite"),
+        (transform_of(1, 0, 0, 0, 1, 0, 0, 1, 0, 0, 0, 0), "in one plane"),
+        (igtl.TrackingData([igtl.Tool("A", matrix=np.diag([0, 0, 0, 1]))], device_name="Dev").pack(), "near 0"),
+        (igtl.Position([1, 2, NAN], device_name="Dev").pack(), "not finite"),
+        (igtl.Position([1, 2, 3], [0, 0, 0, 0], device_name="Dev").pack(), "near 0"),
+        (
+            igtl.QuaternionTrackingData(
+                [igtl.QuaternionTool("A", quaternion=[0, 0, 0, NAN])], device_name="Dev"
+            ).pack(),
+            "not finite",
+        ),
+    ],
+)  # fmt: skip
+def test_poses_that_cannot_be(wire: bytes, text: str) -> None:
+    found = examined(lambda sock: (sock.sendall(wire), silent(sock))[1])
+    assert found.cause == "pose"
+    assert f"1 of 1 {igtl.Frame.from_bytes(wire).type_name} 'Dev' hold no pose: " in found.verdict
+    assert text in found.verdict
+
+
+def test_a_name_longer_than_a_header_holds() -> None:
+    named = igtl.Transform(np.eye(4), device_name="LongStylusToolNameToTracker")
+    wire = named.pack(version=2, cut_name=True)
+    found = examined(lambda sock: (sock.sendall(wire), silent(sock))[1], device_name="Long*Tracker")
+    assert list(found.streams) == [("TRANSFORM", "LongStylusToolNameToTracker")]
+    assert found.problems == []
+
+
+def test_poses_that_can_be() -> None:
+    turned = igtl.Position([1, 2, 3], [0, 0, 2, 0], device_name="Dev").pack()
+    tools = igtl.TrackingData([igtl.Tool("A", matrix=np.eye(4))]).pack()
+    more = igtl.QuaternionTrackingData([igtl.QuaternionTool("A")]).pack()
+    none = igtl.TrackingData([]).pack() + igtl.Position([1, 2, 3], []).pack()
+    wires = pose() + turned + tools + more + none
+    assert examined(lambda sock: (sock.sendall(wires), silent(sock))[1]).problems == []
+
+
+def test_matrices_that_do_more_than_turn_and_move() -> None:
+    pixels = igtl.Transform(np.diag([0.1, 0.1, 1, 1]), device_name="Dev").pack()
+    by_rows = transform_of(1, 0, 0, 10, 0, 1, 0, 20, 0, 0, 1, 30)
+    for wire in (pixels, by_rows):
+        found = examined(lambda sock, wire=wire: (sock.sendall(wire), silent(sock))[1])
+        assert found.problems == []
+        (note,) = [f for f in found.findings if f.cause == "pose"]
+        assert "1 of 1 TRANSFORM 'Dev' do more than turn and move" in note.text
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_body_longer_than_its_type(version: int) -> None:
+    body = struct.pack(">16f", *np.eye(4).ravel())
+    if version == 2:  # a longer extended header is no surplus
+        body = struct.pack(">HHII2x", 14, 2, 0, 7) + body + b"\0\0"
+    found = examined(
+        lambda sock: (sock.sendall(frame("TRANSFORM", body, version=version)), silent(sock))[1]
+    )
+    assert found.cause == "body"
+    assert "TRANSFORM 'Dev' is 16 bytes longer than its type" in found.verdict
+    assert "12 numbers, column by column" in found.verdict
+
+
+def test_a_port_that_resets() -> None:
+    def behave(sock: socket.socket) -> None:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        sock.close()
+
+    found = examined(behave)
+    assert found.cause == "closed"
+    assert "the published port of a container" in found.verdict
+
+
+def test_a_port_that_resets_while_it_is_connected_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    def reset(*args: Any, **kw: Any) -> Any:
+        raise ConnectionResetError(104, "Connection reset by peer")
+
+    monkeypatch.setattr(socket, "create_connection", reset)
+    found = examine("127.0.0.1", 18944)
+    assert found.cause == "closed"
+    assert "the published port of a container" in found.verdict
+
+
 def test_as_a_server() -> None:
     port = free_port()
 
@@ -374,11 +486,11 @@ def test_as_a_server() -> None:
 @pytest.mark.processes
 def test_the_command(tmp_path: Path) -> None:
     with peer(streaming(lambda n: pose())) as port:
-        well = run("doctor", f":{port}", "-s", "0.5")
+        well = run("doctor", f":{port}", "-s", "3")
         assert well.returncode == 0, well.stdout + well.stderr
         assert "All is well" in well.stdout
         assert "ProbeToTracker" in well.stdout
-        names = run("doctor", f":{port}", "-s", "0.5", "-d", "Probe", "--json")
+        names = run("doctor", f":{port}", "-s", "3", "-d", "Probe", "--json")
         assert names.returncode == 1
         assert json.loads(names.stdout)["cause"] == "names"
     away = run("doctor", f":{free_port()}")

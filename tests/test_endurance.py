@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
+import itertools
 import json
+import logging
 import os
+import random
 import signal
 import subprocess
 import sys
 import threading
 import time
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +25,9 @@ import pytest
 
 import igtl
 import igtl.aio
-from tests.links import contexts
+from tests.links import authority, contexts
 from tests.test_links import until
+from tests.test_server import serving
 from tests.wire import transform
 
 pytestmark = [pytest.mark.long, pytest.mark.processes]
@@ -200,25 +207,54 @@ def test_a_reader_ten_times_too_slow(policy: Any) -> None:
             assert (peer.stats.lost > 0) == (policy != "block")
 
 
-def test_500_clients_ten_of_them_stopped(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.fixture
+def many_descriptors() -> None:
+    """Of which a test with hundreds of clients needs more than are usual."""
     resource = pytest.importorskip("resource")
-    if resource.getrlimit(resource.RLIMIT_NOFILE)[1] < 2000:
-        pytest.skip("fewer than 2000 descriptors are allowed here")
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 2000), hard))
-    live, still, n = 490, 10, 1200  # 20 s at 60 Hz
+    if hard != resource.RLIM_INFINITY and hard < 2000:
+        pytest.skip("fewer than 2000 descriptors are allowed here")
+    if soft != resource.RLIM_INFINITY and soft < 2000:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (2000, hard))
+
+
+def start_program(module: str, *arguments: object) -> subprocess.Popen[str]:
+    """A module of tests/ in a process of its own."""
+    command = [sys.executable, "-m", f"tests.{module}", *map(str, arguments)]
     root = Path(__file__).parents[1]
+    return subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, text=True)
 
-    def start(port: int, clients: int) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "tests.many_clients", str(port), str(clients)]
-        process = subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, text=True)
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-        return process
 
+@contextlib.contextmanager
+def running(process: subprocess.Popen[str]) -> Iterator[subprocess.Popen[str]]:
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def tracking(name: str, number: int) -> igtl.TrackingData:
+    """A TDATA that shows which one it is, and when it was made."""
+    message = igtl.TrackingData([igtl.Tool("tool", matrix=np.eye(4))], device_name=name)
+    message.tools.matrices[0, 0, 3] = number
+    return message
+
+
+def start_clients(port: int, clients: int) -> subprocess.Popen[str]:
+    """Clients that are connected; see tests/many_clients.py."""
+    process = start_program("many_clients", port, clients)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+@pytest.mark.usefixtures("many_descriptors")
+def test_500_clients_ten_of_them_stopped(capsys: pytest.CaptureFixture[str]) -> None:
+    live, still, n = 490, 10, 1200  # 20 s at 60 Hz
     settings: dict[str, Any] = {"policy": "drop_oldest", "max_queued": 60, "stall_timeout": 4}
     with igtl.serve(port=0, **settings) as server:
-        processes = [start(server.port, live), start(server.port, still)]
+        processes = [start_clients(server.port, live), start_clients(server.port, still)]
         try:
             until(lambda: len(server.clients) == live + still)
             stopped = sorted(server.clients, key=lambda p: p.id)[live:]
@@ -249,6 +285,81 @@ def test_500_clients_ten_of_them_stopped(capsys: pytest.CaptureFixture[str]) -> 
             assert peer.stats.sent + peer.stats.lost <= n
 
 
+def resident() -> int:
+    """Memory of this process, in MiB."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") >> 20
+
+
+@pytest.fixture
+def logged() -> Iterator[list[str]]:
+    """Lines that are logged meanwhile. They do not come to pytest: it keeps records, those their
+    exceptions, and those the buffers of a connection."""
+    lines: list[str] = []
+
+    def keep(record: logging.LogRecord) -> bool:
+        if record.levelno >= logging.WARNING:
+            lines.append(f"{record.levelname} {record.name}: {record.getMessage()}")
+        return False
+
+    loggers = [logging.getLogger(name) for name in ("igtl", "asyncio")]
+    for logger in loggers:
+        logger.addFilter(keep)
+    yield lines
+    for logger in loggers:
+        logger.removeFilter(keep)
+
+
+def errors(lines: list[str]) -> list[str]:
+    return [line for line in lines if line.startswith(("ERROR", "CRITICAL"))]
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").is_file(), reason="counts in /proc")
+@pytest.mark.usefixtures("many_descriptors")
+@pytest.mark.parametrize("kind", ["sync", "aio"])
+def test_flood_of_connections_beside_live_clients(
+    kind: str, capsys: pytest.CaptureFixture[str], logged: list[str]
+) -> None:
+    """Ten clients get 60 messages a second while 5,000 others come that only cost the server."""
+    live, flood, rate = 10, 5000, 400
+    n, load = 0, os.getloadavg()[0]
+    with serving(kind, max_clients=200) as server:
+        with running(start_clients(server.port, live)) as clients:
+
+            def broadcast() -> None:
+                server.broadcast(tracking("Tracker", n))
+
+            until(lambda: len(server.clients) == live)
+            broadcast()
+            before = descriptors(), resident()
+            start = time.monotonic()
+            with running(start_program("flood", server.port, flood, rate)) as attack:
+                # to the end of the last second, in which it may make up for what it is late
+                while attack.poll() is None or n % 60 or n < 60 * (time.monotonic() - start) - 1:
+                    n += 1
+                    time.sleep(max(0.0, start + n / 60 - time.monotonic()))
+                    broadcast()
+                assert attack.returncode == 0
+            until(lambda: len(server.clients) == live)
+            until(lambda: settled(descriptors, before[0]))
+            seconds, left = time.monotonic() - start, resident() - before[1]
+            server.shutdown(timeout=20)
+            result = json.loads(clients.communicate(timeout=60)[0])
+        with capsys.disabled():
+            print(f"\n{flood} connections: {result}, {left} MiB more, "
+                  f"gone {dict(server.gone)}, refused {dict(server.refused)}")  # fmt: skip
+        assert result["in_order"] == live
+        assert result["counts"] == [n + 1]
+        assert sum(server.gone.values()) + sum(server.refused.values()) >= flood
+        assert errors(logged) == []
+        assert len(logged) <= 10 * seconds
+        assert left <= 30
+        if load > 2 * (os.cpu_count() or 1):
+            pytest.skip(f"at a load of {load:.0f} it is not the server that decides about times")
+        assert result["hz"] >= 59
+        assert result["gap_ms"] <= (200 if load <= (os.cpu_count() or 1) / 2 else 1000)
+
+
 def test_udp_at_120_hz_for_a_minute() -> None:
     n = 7200
     with igtl.udp.Receiver(0) as receiver, igtl.udp.Sender("127.0.0.1", receiver.port) as out:
@@ -271,3 +382,127 @@ def test_udp_at_120_hz_for_a_minute() -> None:
         assert got == list(range(n))
         assert (receiver.gaps, receiver.reordered, receiver.duplicates) == (0, 0, 0)
         assert receiver.stats.streams["TRANSFORM", "Tool"].rate == pytest.approx(120, rel=0.2)
+
+
+SOAK = 120  # seconds
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").is_file(), reason="counts in /proc")
+def test_soak_of_fifty_mixed_clients(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], logged: list[str]
+) -> None:
+    """Two servers and a receiver of datagrams, under what tests/mixed_clients.py does to them:
+    nothing grows, nothing is logged as an error, sent = received + counted."""
+    last: dict[tuple[str, int], int] = {}  # by name and connection
+    got: Counter[str] = Counter()
+    datagrams: Counter[str] = Counter()
+    disorder: list[tuple[str, int]] = []
+    ending: dict[str, tuple[Any, int]] = {}  # whom to disconnect: its server, its number
+
+    def serve(server: Any) -> None:
+        @server.on(igtl.Transform)
+        def _(message: igtl.Transform, peer: Any) -> None:
+            name, k = message.device_name, int(message.matrix[0, 3])
+            got[name] += 1
+            if k <= last.get((name, peer.id), -1):
+                disorder.append((name, k))
+            last[name, peer.id] = k
+            if name.startswith("healing"):
+                ending[name] = server, peer.id
+
+        @server.provides(igtl.GetTransform)
+        def _(request: Any, peer: Any) -> Any:
+            return transform(request.device_name)
+
+        @server.provides(igtl.StartTrackingData, "Stream")
+        def _(request: Any, peer: Any) -> Any:
+            for k in itertools.count():
+                yield tracking("Stream", k)
+
+        server.command("Echo")(lambda command, peer: command.text)
+
+    def receive() -> None:
+        for message, _ in receiver:
+            datagrams[message.device_name] += 1
+
+    def chaos() -> None:
+        name = f"healing {random.choice(['sync', 'aio'])}{random.choice([5, 13, 21])}"
+        server, number = ending.get(name, (plain, 0))
+        with contextlib.suppress(KeyError):  # it is gone
+            server.disconnect(number)
+
+    def counts() -> tuple[int, ...]:
+        tasks = sum(len(asyncio.all_tasks(loop)) for loop in loops)
+        return descriptors(), threading.active_count(), tasks, resident()
+
+    ca = tmp_path / "ca.pem"
+    authority().cert_pem.write_to_path(ca)
+    with (
+        serving("sync") as plain,
+        serving("aio", ssl=contexts()[0]) as tls,
+        igtl.udp.Receiver(0) as receiver,
+    ):
+        loops = [plain.server._io.loop, tls.loop.loop]
+        threading.Thread(target=receive, daemon=True).start()
+        for server in (plain, tls):
+            serve(server)
+        with igtl.connect(port=plain.port) as link:
+            link.send(transform("first"))
+            until(lambda: got["first"] == 1)
+        until(lambda: not plain.clients)
+        before = counts()
+        with contextlib.ExitStack() as stack:
+            clients = [
+                stack.enter_context(
+                    running(
+                        start_program(
+                            "mixed_clients", kind, 25, SOAK, plain.port, tls.port, receiver.port, ca
+                        )
+                    )
+                )
+                for kind in ("sync", "aio")
+            ]
+            samples = []
+            picture = igtl.Image(np.zeros((1, 200, 500), np.uint8), device_name="US")
+            start = time.monotonic()
+            for k in igtl.Rate(30):
+                for server in (plain, tls):
+                    server.broadcast(tracking("Broadcast", len(samples)))
+                    if k % 30 == 0:
+                        server.broadcast(picture)
+                samples.append(counts())
+                if k % 30 == 0:
+                    chaos()
+                if all(process.poll() is not None for process in clients):
+                    break
+            reports = [json.loads(process.communicate()[0]) for process in clients]
+        until(lambda: not plain.clients and not tls.clients)
+        for index in range(3):
+            until(lambda: settled(lambda: counts()[index], before[index]))  # noqa: B023
+        sent = sum((Counter(report["sent"]) for report in reports), Counter())
+        by_udp = sum(n for name, n in sent.items() if name.startswith("sender"))
+        until(lambda: datagrams.total() + receiver.stats.lost == by_udp)
+    seconds = time.monotonic() - start
+    grown = np.array(samples[len(samples) // 4 : len(samples) * 7 // 8])  # while all are there
+    minutes = np.linspace(0, 5 / 8 * seconds / 60, len(grown))
+    slopes = np.polyfit(minutes, grown, 1)[0]
+    names = ["descriptors", "threads", "tasks", "MiB"]
+    visits = sum((Counter(report["visits"]) for report in reports), Counter())
+    healed = {name: one for report in reports for name, one in report["healing"].items()}
+    with capsys.disabled():
+        print(f"\n{seconds:.0f} s: {dict(visits)}, {len(samples)} broadcasts, {got.total()} messages, "
+              f"{by_udp} datagrams; a minute " +
+              ", ".join(f"{slope:+.2f} {name}" for slope, name in zip(slopes, names, strict=True)) +
+              f"; most {np.max(samples, 0)}; healed {[(one, one['sent'] - got[name]) for name, one in healed.items()]}; "
+              f"gone {dict(plain.gone)} {dict(tls.gone)}; refused {dict(tls.refused)}")  # fmt: skip
+    assert [failure for report in reports for failure in report["failures"]] == []
+    assert errors(logged) == []
+    assert disorder == []
+    for name, n in sent.items():
+        if name.startswith(("speaker", "stranger")):
+            assert got[name] == n, name
+    for name, one in healed.items():
+        assert one["calls"] == one["sent"] + one["dropped"], name
+        assert got[name] == one["sent"], name
+    assert max(slopes[:3]) < 20
+    assert slopes[3] < 10

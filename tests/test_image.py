@@ -74,6 +74,29 @@ def test_spaces() -> None:
     np.testing.assert_allclose(given_lps.ijk_to_world, oblique(), atol=1e-5)
 
 
+def test_an_image_in_the_other_space_shares_its_pixels_only() -> None:
+    im = igtl.Image(np.zeros((2, 3, 4), np.uint8), device_name="a", metadata={"k": "1"})
+    before = im.pack()
+    for space in ("RAS", "LPS"):
+        other = im.to(space)  # type: ignore[arg-type]
+        other.metadata["k"] = "2"
+        other.matrix[0, 3] = 7
+        other.size[0] = other.sub_size[0] = other.offset[0] = 1
+    assert im.pack() == before
+    video = igtl.Video(b"x", "VP90", (4, 3, 1))
+    video.to("LPS").sub_size[0] = 1
+    assert video.sub_size[0] == 4
+
+
+@pytest.mark.parametrize("wrong", [np.eye(3), np.float64(5), [0, 0, 0, 1], np.eye(5)])
+def test_a_placement_is_a_matrix(wrong: Any) -> None:
+    with pytest.raises(igtl.EncodeError, match=r"must be \(4, 4\) or \(3, 4\)"):
+        igtl.Image(np.zeros((2, 2, 2), np.uint8), ijk_to_world=wrong)
+    im = igtl.Image(np.zeros((2, 2, 2), np.uint8))
+    with pytest.raises(igtl.EncodeError):
+        im.ijk_to_world = wrong
+
+
 def test_unknown_spacing_reads_as_one() -> None:
     im = igtl.Image(np.zeros((2, 3, 4), np.uint8))
     wire = bytearray(im.pack())
@@ -181,7 +204,7 @@ def test_a_frame_is_no_volume() -> None:
 
 @pytest.mark.parametrize(
     ("dtype", "words"),
-    [("i8", r"\.astype\(np.int32\)"), ("u8", r"np.uint32"), ("f2", "float32"), ("c16", "NDArray")],
+    [("i8", r"\.astype\(np.int16\)"), ("u8", r"np.uint32"), ("f2", "float32"), ("c16", "NDArray")],
 )
 def test_dtypes_the_wire_lacks(dtype: str, words: str) -> None:
     with pytest.raises(igtl.EncodeError, match=words):
@@ -236,3 +259,25 @@ def test_video() -> None:
     v.sub_size = (641, 1, 1)
     with pytest.raises(igtl.EncodeError, match=r"Video.sub_size"):
         v.pack()
+
+
+def test_a_header_that_does_not_fit_the_pixels_is_refused() -> None:
+    """Edited by hand, in an image that was built and in one that came."""
+    built = igtl.Image(np.zeros((2, 3, 4), np.uint8))
+    for edit in (
+        {"scalar_type": 77},
+        {"scalar_type": 0},
+        {"scalar_type": 11},
+        {"components": 3},
+        {"components": 0},
+        {"sub_size": (1, 1, 1)},
+        {"size": (9, 9, 9), "sub_size": (9, 9, 9)},
+    ):
+        for image in (built, igtl.unpack(built.pack())):
+            wrong = copy.deepcopy(image)
+            for name, value in edit.items():
+                setattr(wrong, name, value)
+            with pytest.raises(igtl.EncodeError):
+                wrong.pack()
+            assert "Image" in repr(wrong)
+            assert wrong != image

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import socket
 import threading
 from collections import Counter
 from pathlib import Path
@@ -164,14 +165,14 @@ def test_bind_server_over_reconnections(programs: Path) -> None:
     """It sends a hundred transforms to each client (whatever its name says)."""
     port = free_port()
     with running(programs / "BindServer", port, 500):
-        with igtl.connect("127.0.0.1", port, reconnect=QUICK) as link:
+        with igtl.connect("127.0.0.1", port, reconnect=QUICK, inbox_max_age=None) as link:
             for _ in range(3):
                 got = [link.recv(igtl.Transform, timeout=20) for _ in range(100)]
                 assert {m.device_name for m in got} == {"Tracker"}
-                inner = link._link
+                inner = link._pump.channel
                 assert inner is not None
-                inner._transport.shutdown()  # as if the cable had been pulled
-                until(lambda old=inner: link._link is not old)  # type: ignore[misc]
+                inner.sock.shutdown(socket.SHUT_RDWR)  # as if the cable had been pulled
+                until(lambda old=inner: link._pump.channel is not old)  # type: ignore[misc]
         assert link.stats.received >= 300
         assert link.stats.errors == {}
 
@@ -199,9 +200,9 @@ def test_session_manager_server_restarted_under_a_link_that_heals_itself(program
                     assert "Device Name: Still" in printed
                     # the client's end must close first: the library listens without SO_REUSEADDR,
                     # so a server that closed first cannot have its port again for a minute
-                    inner = link._link
+                    inner = link._pump.channel
                     assert inner is not None
-                    inner._transport.shutdown()
+                    inner.sock.shutdown(socket.SHUT_RDWR)
                     until(lambda: not link.connected)
         finally:
             stop.set()

@@ -5,90 +5,162 @@ from __future__ import annotations
 import ast
 import importlib
 import importlib.util
-import pkgutil
 import re
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import igtl
 
-# A module imports only from lines above its own, or from its left on its own line.
+# A module imports only from layers above its own, and within its own layer without a cycle. A name
+# of a package stands for all its modules that are not named themselves.
 LAYERS = [
-    "errors fields extras",
+    "errors options extras",
+    "fields",
     "_core",
-    "metadata units show elements message",
-    "messages.general messages.geometry messages.imaging messages.tracking messages.queries",
-    "rtp log batch compression geometry.pose geometry.graph geometry.calibration geometry.__init__",
-    "protocol queues",
-    "compressing",
-    "exchange pairing link",
-    "sockets datagrams tls allow",
-    "sync memory udp aio.connection aio.tls aio.link aio.udp",
-    "retry healing aio.retry aio.peer aio.answers aio.server server transfer subscriber aio.subscriber",
-    "aio.__init__",
-    "rate simulate.tracking simulate.sensors simulate.imaging simulate.stream simulate.server simulate.__init__ testing recording.recorder recording.playback recording.reader recording.__init__ video.codecs video.encoder video.decoder video.publisher video.__init__ files.blame files.colors files.images files.meshes files.points files.__init__",
-    "relay doctor.diagnosis doctor.reaching doctor.session doctor.judging doctor.__init__",
+    "codec messages log",
+    "geometry",
+    "session",
+    "net",
+    "blocking aio tools.rate",
+    "files video recording simulate doctor",
+    "tools testing",
+    "view",
     "__init__",
-    "cli.__init__ cli.arguments cli.tables cli.sources cli.compose",
-    "cli.completion cli.demo cli.dump cli.receive cli.send cli.query cli.command cli.echo cli.serve cli.simulate",
-    "cli.bench cli.doctor cli.info cli.monitor cli.record cli.relay cli.replay",
+    "cli",
     "__main__",
 ]
-ORDER = [name for line in LAYERS for name in line.split()]
+RANKS = {name: rank for rank, line in enumerate(LAYERS) for name in line.split()}
 PACKAGE = Path(igtl.__file__).parent
+FILES = sorted(PACKAGE.rglob("*.py"))
+TREES = {path: ast.parse(path.read_text()) for path in FILES}
 
 
 def module_of(path: Path) -> str:
-    return ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+    """Name within the package: "cli" for cli/__init__.py."""
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 1 else parts)
 
 
-def short(name: str) -> str:
-    """Name within the package: "igtl.cli" is "cli.__init__"."""
-    inner = name.removeprefix("igtl").removeprefix(".") or "__init__"
-    return f"{inner}.__init__" if f"{inner}.__init__" in ORDER else inner
+MODULES = {module_of(path): path for path in FILES}
+
+
+def rank_of(module: str) -> int:
+    """The layer of a module."""
+    name = module
+    while name not in RANKS and "." in name:
+        name = name.rpartition(".")[0]
+    assert name in RANKS, f"{module} has no place in LAYERS"
+    return RANKS[name]
+
+
+def loaded(tree: ast.AST) -> Iterator[ast.AST]:
+    """All nodes but those that are for type checkers only."""
+    for node in ast.iter_child_nodes(tree):
+        if not (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"):
+            yield node
+            yield from loaded(node)
 
 
 def imported(path: Path) -> set[str]:
     """Modules of the package that this one imports when it is loaded or run."""
-    names: list[str] = []
-    for node in ast.walk(ast.parse(path.read_text())):
+    names: set[str] = set()
+    for node in loaded(TREES[path]):
         if isinstance(node, ast.Import):
-            names += (alias.name for alias in node.names)
+            names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
             for alias in node.names:  # of a package: a module of it, or what it exports itself
                 inner = f"{node.module}.{alias.name}"
-                names.append(inner if short(inner) in ORDER else node.module)
-    return {short(name) for name in names if name == "igtl" or name.startswith("igtl.")}
+                known = inner.removeprefix("igtl.") in {*MODULES, "_core"}
+                names.add(inner if known else node.module)
+    inner = {name.removeprefix("igtl").removeprefix(".") or "__init__" for name in names
+             if name == "igtl" or name.startswith("igtl.")}  # fmt: skip
+    return inner - {module_of(path)}
 
 
-FILES = [
-    p
-    for p in sorted(PACKAGE.rglob("*.py"))
-    if p.parent.name != "messages" or p.name != "__init__.py"
-]
+@pytest.mark.parametrize("module", MODULES)
+def test_layers(module: str) -> None:
+    for other in imported(MODULES[module]):
+        assert rank_of(other) <= rank_of(module), f"{module} imports {other}"
 
 
-@pytest.mark.parametrize("path", FILES, ids=module_of)
-def test_layers(path: Path) -> None:
-    module = module_of(path)
-    assert module in ORDER, f"{module} has no place in LAYERS"
-    for other in imported(path):
-        assert ORDER.index(other) < ORDER.index(module), f"{module} imports {other}"
+def test_no_cycles() -> None:
+    graph = {module: imported(path) & set(MODULES) for module, path in MODULES.items()}
+    for path in FILES:  # what is imported inside a function waits until then
+        for node in ast.walk(TREES[path]):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                for inner in ast.walk(node):
+                    if isinstance(inner, ast.ImportFrom) and inner.module:
+                        graph[module_of(path)].discard(inner.module.removeprefix("igtl."))
+    done: set[str] = set()
+
+    def visit(module: str, above: tuple[str, ...]) -> None:
+        assert module not in above, " imports ".join((*above[above.index(module) :], module))
+        if module not in done:
+            for other in graph[module] - {"__init__"}:
+                visit(other, (*above, module))
+            done.add(module)
+
+    for module in graph:
+        visit(module, ())
 
 
-def test_every_layer_exists() -> None:
-    assert {module_of(p) for p in FILES} | {"_core"} == set(ORDER)
+def test_blocking_and_asyncio_do_not_import_each_other() -> None:
+    """Except the server of many clients, which runs the one of asyncio in a thread."""
+    for module, path in MODULES.items():
+        others = imported(path)
+        if module.startswith("blocking") and module != "blocking.server":
+            assert not {o for o in others if o.startswith("aio")}, module
+        if module.startswith("aio"):
+            assert not {o for o in others if o.startswith("blocking")}, module
+
+
+def private_names_of_others(path: Path) -> set[str]:
+    """Attributes with an underscore that this module takes from an object whose class it does not
+    declare: no class, function or assignment to `self` in it has that name."""
+    tree = TREES[path]
+    own = set(COMPILED)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            own.add(node.name)
+        elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            if node.value.id in ("self", "cls"):
+                own.add(node.attr)
+        elif isinstance(node, ast.AnnAssign | ast.Assign):
+            targets = [node.target] if isinstance(node, ast.AnnAssign) else node.targets
+            own |= {t.id for t in targets if isinstance(t, ast.Name)}
+    return {
+        node.attr
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute)
+        and node.attr.startswith("_")
+        and not node.attr.endswith("__")
+        and node.attr not in own
+        and not (isinstance(node.value, ast.Name) and node.value.id in FOREIGN)
+    }
+
+
+FOREIGN = {"_core", "os", "sys"}
+# what the compiled part shows to the package, and the standard library of enums and named tuples
+COMPILED = {
+    node.name
+    for node in ast.walk(ast.parse((PACKAGE / "_core.pyi").read_text()))
+    if isinstance(node, ast.FunctionDef)
+} | {"_core", "_asdict", "_replace", "_value2member_map_"}
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_no_private_name_of_another_module(module: str) -> None:
+    assert private_names_of_others(MODULES[module]) == set()
 
 
 def test_all_is_complete() -> None:
     assert len(set(igtl.__all__)) == len(igtl.__all__)
-    modules = {m.name for m in pkgutil.iter_modules(igtl.__path__)}
-    public = {name for name in dir(igtl) if not name.startswith("_")}
-    assert public - modules - {"TYPE_CHECKING", "Any", "annotations"} == set(igtl.__all__) - modules
+    assert dir(igtl) == sorted(igtl.__all__)  # public names, and nothing else
     for name in igtl.__all__:
         assert getattr(igtl, name) is not None
     assert set(igtl.aio.__all__) <= {name for name in dir(igtl.aio) if not name.startswith("_")}
@@ -171,7 +243,12 @@ print('ok')
 
 ROOT = PACKAGE.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-NEEDS = {"media.md": ["av"], "data.md": ["nibabel", "SimpleITK"], "tools.md": ["mcap"]}
+NEEDS = {
+    "media.md": ["av"],
+    "data.md": ["nibabel", "SimpleITK"],
+    "tools.md": ["mcap"],
+    "view.md": ["nicegui", "simplejpeg"],
+}
 documents = pytest.mark.skipif(
     not (ROOT / "docs").is_dir(), reason="installed without the documents"
 )

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import gc
 import itertools
+import logging
+import socket
 import struct
 import threading
 import time
@@ -14,7 +18,9 @@ import numpy as np
 import pytest
 
 import igtl
-from tests.links import KINDS, Aio, pair, raw_pair
+import igtl.aio
+from igtl.session.requests import name_fits
+from tests.links import KINDS, Aio, loop_for, pair, raw_pair
 from tests.wire import frame, transform
 
 SOCKETS = [kind for kind in KINDS if kind != "pipe"]
@@ -203,9 +209,18 @@ def test_too_large_closes_the_link(kind: str) -> None:
         assert (caught.value.size, caught.value.limit) == ((1 << 40) + 58, 1000)
         with contextlib.suppress(ConnectionError, OSError):
             assert other.recv() == b""
-        with pytest.raises(igtl.ProtocolError):
-            link.recv(timeout=1)
+        # told once: a loop that goes on after bad messages ends
+        for _ in range(3):
+            with pytest.raises(igtl.ConnectionClosed, match="exceeds the limit") as closed:
+                link.recv(timeout=1)
+            assert not closed.value.clean
+            assert isinstance(closed.value.__cause__, igtl.MessageTooLarge)
+        with pytest.raises(igtl.ConnectionClosed):
+            link.recv_frame(timeout=1)
         assert isinstance(link.close_reason, igtl.MessageTooLarge)
+        link.close()
+        with pytest.raises(igtl.ConnectionClosed):
+            link.recv(timeout=1)
 
 
 @pytest.mark.parametrize("kind", NO_TLS)
@@ -255,7 +270,11 @@ def test_time_out_says_what_was_seen(ends: Pair) -> None:
 @pytest.mark.parametrize("kind", ["tcp", "aio"])
 @pytest.mark.parametrize(
     ("policy", "kept"),
-    [("drop_oldest", [7, 8, 9]), ("drop_newest", [0, 1, 2]), ("latest", [8, 9])],
+    [
+        ("drop_oldest", [4, 5, 6, 7, 8, 9]),
+        ("drop_newest", [0, 1, 2, 3, 4, 5]),
+        ("latest", [8, 9]),
+    ],
 )
 def test_what_selective_recv_leaves_is_bounded(kind: str, policy: Any, kept: list[int]) -> None:
     settings = {"inbox_policy": policy, "inbox_messages": 3}
@@ -273,11 +292,57 @@ def test_what_selective_recv_leaves_is_bounded(kind: str, policy: Any, kept: lis
             got = [int(link.recv(timeout=5).position[0]) for _ in kept]
             assert got == kept
             assert sum(link.stats.dropped.values()) == 10 - len(kept)
-            assert set(link.stats.dropped) == {policy}
+            assert set(link.stats.dropped) == {"superseded" if policy == "latest" else "unread"}
             streams = link.stats.streams
             assert sum(sum(s.lost.values()) for s in streams.values()) == 10 - len(kept)
         if kind == "aio":
             loop.close()
+
+
+@pytest.mark.parametrize("kind", ["tcp", "aio", "healing"])
+def test_an_inbox_gives_up_the_oldest_by_default(kind: str) -> None:
+    with igtl.listen(port=0) as listener, contextlib.ExitStack() as stack:
+        settings: dict[str, Any] = {"port": listener.port, "inbox_messages": 3}
+        link: Any
+        if kind == "aio":
+            loop = link_loop()
+            stack.callback(loop.close)
+            link = Aio(loop, loop(_open(igtl.aio.connect(**settings))))
+        elif kind == "healing":
+            link = igtl.connect(**settings, reconnect=igtl.Backoff())
+        else:
+            link = igtl.connect(**settings)
+        with link, listener.accept(timeout=5) as other:
+            for k in range(10):
+                other.send(transform("T", k))
+            other.send(igtl.Status.ok(device_name="end"))
+            link.recv(igtl.Status, timeout=5)
+            assert link.stats.dropped == {"unread": 7}
+            assert [int(link.recv(timeout=5).position[0]) for _ in range(3)] == [7, 8, 9]
+
+
+def test_brackets_in_a_name_are_no_wildcards(ends: Pair) -> None:
+    a, b = ends
+    for name in ("Tool1", "Tool[1]", "Tool[12]"):
+        a.send(transform(name))
+    assert b.recv(igtl.Transform, "Tool[1]", timeout=5).device_name == "Tool[1]"
+    assert b.recv(igtl.Transform, "Tool[1?]", timeout=5).device_name == "Tool[12]"
+    assert b.recv(igtl.Transform, "Tool*", timeout=5).device_name == "Tool1"
+
+
+@pytest.mark.parametrize(
+    ("name", "pattern", "fits"),
+    [
+        ("", "*", True), ("a", "*", True), ("a", "?", True), ("ab", "?", False),
+        ("Tool[1]", "Tool[1]", True), ("Tool1", "Tool[1]", False), ("Tool[1]", "*[1]", True),
+        ("[", "[", True), ("]", "[]]", False), ("a]", "a]", True), ("tool", "Tool", False),
+        ("a[!b]c", "a[!b]*", True), ("axc", "a[!b]*", False), ("a\nb", "a*b", True),
+    ],
+)  # fmt: skip
+def test_only_the_star_and_the_question_mark_are_wildcards(
+    name: str, pattern: str, fits: bool
+) -> None:
+    assert name_fits(name, pattern) is fits
 
 
 def link_loop() -> Any:
@@ -428,7 +493,7 @@ def test_interrupted_send_ends_the_link(monkeypatch: pytest.MonkeyPatch) -> None
     with pair("tcp") as (a, b):
         send = a._transport.send
 
-        def cut(parts: Any) -> None:
+        def cut(parts: Any, patience: Any) -> None:
             send([bytes(parts[0])[:70]])
             raise KeyboardInterrupt
 
@@ -440,6 +505,92 @@ def test_interrupted_send_ends_the_link(monkeypatch: pytest.MonkeyPatch) -> None
             a.send(transform())  # it would have been out of step
         with pytest.raises(igtl.ConnectionClosed) as caught:
             b.recv(timeout=5)
+        assert not caught.value.clean
+
+
+@pytest.mark.parametrize("kind", SOCKETS)
+def test_a_receiver_learns_that_a_send_has_timed_out(kind: str) -> None:
+    """The link is cut in the middle of a message: that is no end in order."""
+    with raw_pair(kind, write_timeout=0.3) as (link, _):
+        ended: list[Any] = []
+
+        def receive() -> None:
+            try:
+                ended.extend(link)
+            except igtl.ConnectionClosed as closed:
+                ended.append(closed)
+
+        thread = run(receive)
+        until(lambda: is_receiving(link))
+        with pytest.raises(TimeoutError):
+            while True:
+                link.send(image(1_000_000))
+        thread.join(20)
+        (closed,) = ended
+        assert not closed.clean
+        assert "took nothing" in str(closed)
+        assert link.close_reason is closed
+
+
+class Failing:
+    """A socket whose system has something to say of its connection."""
+
+    def __init__(self, sock: Any, error: OSError) -> None:
+        self._sock = sock
+        self._error = error
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._sock, name)
+
+    def fail(self, *args: Any) -> Any:
+        raise self._error
+
+    recv_into = sendall = sendmsg = fail
+
+
+def break_with(link: Any, error: OSError) -> None:
+    if isinstance(link, Aio):
+        connection = link.link._connection
+
+        async def fail() -> None:
+            connection.connection_lost(error)
+            connection.transport.abort()
+
+        link.loop(fail())
+        return
+    transport = link._transport
+    transport.sock = Failing(transport.sock, error)
+
+
+@pytest.mark.parametrize("kind", SOCKETS)
+@pytest.mark.parametrize("number", [errno.ETIMEDOUT, errno.EHOSTUNREACH])
+def test_an_error_of_the_system_ends_a_link_with_its_reason(kind: str, number: int) -> None:
+    with raw_pair(kind) as (link, other):
+        other.sendall(transform().pack())
+        assert link.recv(timeout=5).device_name == "Probe"
+        break_with(link, OSError(number, "what the system says"))
+        with pytest.raises(igtl.ConnectionClosed, match="what the system says") as caught:
+            next(link)  # no bare TimeoutError, no quiet end
+        assert not caught.value.clean
+        with pytest.raises(igtl.ConnectionClosed):
+            link.recv(timeout=1)
+
+
+@pytest.mark.parametrize("kind", ["tcp", "tls"])
+def test_an_error_that_the_sender_has_met_reaches_the_receiver(kind: str) -> None:
+    """The system tells it once; then the end looks like one in order."""
+    with raw_pair(kind) as (link, other):
+        transport = link._transport
+        sock = transport.sock
+        transport.sock = Failing(sock, OSError(errno.ETIMEDOUT, "what the system says"))
+        with pytest.raises(igtl.ConnectionClosed, match="what the system says"):
+            link.send(transform())
+        transport.sock = sock
+        other.sendall(transform("on its way").pack())
+        assert next(link).device_name == "on its way"
+        other.close()
+        with pytest.raises(igtl.ConnectionClosed, match="what the system says") as caught:
+            next(link)
         assert not caught.value.clean
 
 
@@ -482,13 +633,138 @@ def test_read_timeout(kind: str) -> None:
         assert next(link).device_name == "Probe"
 
 
-def test_keepalive_is_set() -> None:
-    import socket
+def test_zero_takes_what_has_come_and_waits_for_nothing(ends: Pair) -> None:
+    a, b = ends
+    a.send(transform())
+    found: list[Any] = []
 
+    def come() -> bool:
+        with contextlib.suppress(TimeoutError):
+            found.append(b.recv(timeout=0))
+        return bool(found)
+
+    until(come)
+    assert found[0].device_name == "Probe"
+    start = time.monotonic()
+    with pytest.raises(TimeoutError):
+        b.recv(timeout=0)
+    with pytest.raises(TimeoutError):
+        b.recv_frame(timeout=0)
+    assert time.monotonic() - start < 5
+
+
+class Endless:
+    """A transport that always has one more TRANSFORM."""
+
+    def __init__(self, transport: Any) -> None:
+        self._transport = transport
+        self._wire = transform().pack()
+        self.stopped = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def recv_into(self, buffer: memoryview, timeout: float | None) -> int:
+        if self.stopped:
+            raise ConnectionResetError("stopped")
+        buffer[: len(self._wire)] = self._wire
+        return len(self._wire)
+
+
+@pytest.mark.parametrize("timeout", [0, 0.05])
+def test_a_time_out_ends_a_wait_however_much_else_comes(timeout: float) -> None:
+    with pair("tcp") as (_, b):
+        endless = b._transport = Endless(b._transport)
+        raised: list[BaseException] = []
+
+        def receive() -> None:
+            try:
+                b.recv(igtl.Image, timeout=timeout)
+            except BaseException as error:
+                raised.append(error)
+
+        thread = run(receive)
+        thread.join(20)
+        endless.stopped = True
+        thread.join(20)
+        assert [type(error) for error in raised] == [TimeoutError]
+
+
+def test_a_time_out_ends_a_wait_while_others_stream(ends: Pair) -> None:
+    a, b = ends
+    stop = threading.Event()
+
+    def feed() -> None:
+        with contextlib.suppress(igtl.ConnectionClosed):
+            while not stop.is_set():
+                a.send(transform())
+
+    thread = run(feed)
+    try:
+        with pytest.raises(TimeoutError, match="TRANSFORM 'Probe'"):
+            b.recv(igtl.Image, timeout=0.2)
+    finally:
+        stop.set()
+        b.close()
+        thread.join(10)
+
+
+@pytest.mark.parametrize(
+    ("kind", "size"),
+    [
+        ("tcp", 2000), ("tcp", 300_000), ("tls", 300_000), ("aio", 2000), ("aio", 300_000),
+        ("aio-tls", 300_000), ("aio-uvloop", 2000),
+    ],
+)  # fmt: skip
+def test_a_peer_that_stops_in_a_message(kind: str, size: int) -> None:
+    wire = image(size).pack()
+    with raw_pair(kind, message_timeout=0.6) as (link, other):
+        with pytest.raises(TimeoutError):
+            link.recv(timeout=0.8)  # between two messages it may be silent
+        for cut in range(4):  # slow, but it goes on
+            other.sendall(wire[cut * len(wire) // 4 : (cut + 1) * len(wire) // 4])
+            if cut < 3:
+                with pytest.raises(TimeoutError):
+                    link.recv(timeout=0.02)
+        assert link.recv(timeout=10) == igtl.unpack(wire)
+        other.sendall(wire[:1000])
+        with pytest.raises(igtl.ConnectionClosed, match="nothing more of a message") as caught:
+            for _ in range(1000):  # however short the waits are
+                with contextlib.suppress(TimeoutError):
+                    next(link) if size > 2000 else link.recv(timeout=0.02)
+        assert not caught.value.clean
+        assert link.close_reason is caught.value
+        with pytest.raises(igtl.ConnectionClosed):
+            link.recv(timeout=1)
+        other.close()
+
+
+@pytest.mark.parametrize("kind", ["tcp", "aio", "aio-tls"])
+def test_a_receiver_that_is_busy_does_not_take_its_peer_for_silent(kind: str) -> None:
+    wire = image(600_000).pack()  # more than what is read ahead
+    with raw_pair(kind, message_timeout=1.0) as (link, other):
+        thread = run(lambda: [other.sendall(wire) for _ in range(3)])
+        time.sleep(1.2)
+        for _ in range(3):
+            assert link.recv(timeout=10).type_name == "IMAGE"
+        thread.join(10)
+        other.sendall(wire[:300_000])
+        with pytest.raises(TimeoutError):
+            link.recv(timeout=0.05)
+        if isinstance(link, Aio):  # the loop is busy, and then finds what has come meanwhile
+            link.loop.loop.call_soon_threadsafe(time.sleep, 1.2)
+            other.sendall(wire[300_000:])
+        else:
+            other.sendall(wire[300_000:])
+            time.sleep(1.2)
+        assert link.recv(timeout=10).type_name == "IMAGE"
+
+
+def test_keepalive_is_set() -> None:
     with igtl.listen(port=0, keepalive=8) as listener:
         with igtl.connect(port=listener.port, keepalive=8) as a, listener.accept() as b:
             for link in (a, b):
-                sock = link._transport._sock  # type: ignore[attr-defined]
+                sock = link._transport.sock  # type: ignore[attr-defined]
                 assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
                 assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
                 if hasattr(socket, "TCP_USER_TIMEOUT"):
@@ -499,8 +775,6 @@ def test_keepalive_is_set() -> None:
 
 
 def test_open_timeout() -> None:
-    import socket
-
     with socket.socket() as full:  # a backlog of one, taken: further connections hang
         full.bind(("127.0.0.1", 0))
         full.listen(0)
@@ -538,6 +812,8 @@ def test_hello_raises_both_ends_to_version_2(kind: str) -> None:
         assert a.recv(timeout=5).metadata == {"TransformStatus": "OK"}
         a.send(igtl.String("x", message_id=5))
         assert b.recv(timeout=5).message_id == 5
+        a.send(igtl.GetImage(device_name="CT"))  # which is version 1 always
+        assert b.recv(timeout=5).header_version == 1
 
 
 @pytest.mark.parametrize("kind", SOCKETS)
@@ -704,6 +980,208 @@ def test_refused_stream(ends: Pair, reply: str) -> None:
     assert seen == (["STT_TDATA", "STP_TDATA"] if reply == "nothing" else ["STT_TDATA"])
 
 
+def test_leaving_a_stream_whose_peer_ignores_stp(ends: Pair) -> None:
+    a, b = ends
+    stop = threading.Event()
+
+    def tracker() -> None:
+        b.recv(igtl.StartTrackingData, timeout=10)
+        b.send(igtl.ReadyTrackingData())
+        with contextlib.suppress(igtl.ConnectionClosed):
+            while not stop.is_set():
+                b.send(igtl.TrackingData([igtl.Tool("a", matrix=np.eye(4))]))
+                time.sleep(0.001)
+
+    thread = run(tracker)
+    left: list[bool] = []
+
+    def use() -> None:
+        with a.stream(igtl.StartTrackingData()) as frames:
+            frames.recv(timeout=10)
+        left.append(True)
+
+    user = run(use)
+    user.join(20)
+    stop.set()
+    a.close()
+    thread.join(10)
+    assert left == [True]
+    assert a.stats.dropped["after_stop"] > 0
+
+
+# ---- listening --------------------------------------------------------------------------------
+
+
+class Accepting:
+    """A listener of either kind, behind a blocking face."""
+
+    def __init__(self, kind: str, **settings: Any) -> None:
+        self.loop = link_loop() if kind == "aio" else None
+        if self.loop is None:
+            self.listener: Any = igtl.listen(port=0, **settings)
+        else:
+            self.listener = self.loop(_open(igtl.aio.listen(port=0, **settings)))
+        self.port: int = self.listener.port
+
+    def accept(self, timeout: float) -> Any:
+        found = self.listener.accept(timeout=timeout)
+        return found if self.loop is None else Aio(self.loop, self.loop(found))
+
+    def close(self) -> None:
+        if self.loop is None:
+            self.listener.close()
+        else:
+            self.loop(self.listener.close())
+
+    def __enter__(self) -> Accepting:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+        if self.loop is not None:
+            self.loop.close()
+
+
+LISTENERS = pytest.mark.parametrize("kind", ["tcp", "aio"])
+
+
+@LISTENERS
+def test_several_accept_at_once(kind: str) -> None:
+    with Accepting(kind) as listener, contextlib.ExitStack() as stack:
+        got: list[Any] = []
+
+        def accept() -> None:
+            try:
+                got.append(listener.accept(20))
+            except BaseException as error:
+                got.append(error)
+
+        threads = [run(accept) for _ in range(5)]
+        for _ in range(5):
+            stack.enter_context(socket.create_connection(("127.0.0.1", listener.port)))
+        for thread in threads:
+            thread.join(30)
+        assert not [g for g in got if isinstance(g, BaseException)]
+        assert len({g.peer for g in got}) == 5
+        for link in got:
+            link.close()
+        # and each keeps its own time-out
+        waits = run(lambda: contextlib.suppress(igtl.ConnectionClosed) or listener.accept(60))
+        with pytest.raises(TimeoutError, match="no client"):
+            listener.accept(0.05)
+        listener.close()
+        waits.join(20)
+        assert not waits.is_alive()
+
+
+@LISTENERS
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ECONNABORTED])
+def test_accepting_goes_on_after_an_error(
+    kind: str, number: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("igtl.net.sockets.REST", 0.01)
+    failures = [OSError(number, "out of luck")] * 5
+    with Accepting(kind) as listener:
+        if listener.loop is None:
+            real = listener.listener._sock
+
+            class Poor:
+                def __getattr__(self, name: str) -> Any:
+                    return getattr(real, name)
+
+                def accept(self) -> Any:
+                    if failures:
+                        raise failures.pop()
+                    return real.accept()
+
+            listener.listener._sock = Poor()
+        else:
+            accept = listener.loop.loop.sock_accept
+
+            async def poor(sock: Any) -> Any:
+                if failures:
+                    raise failures.pop()
+                return await accept(sock)
+
+            monkeypatch.setattr(listener.loop.loop, "sock_accept", poor)
+        with caplog.at_level(logging.WARNING, "igtl"):
+            for _ in range(3):  # in asyncio the first one is taken by an accept of before
+                with igtl.connect(port=listener.port) as link:
+                    with listener.accept(20) as other:
+                        link.send(transform())
+                        assert other.recv(timeout=5).device_name == "Probe"
+        assert failures == []
+        rests = [r for r in caplog.records if "rests" in r.getMessage()]
+        assert len(rests) == (1 if number == errno.EMFILE else 0)
+
+
+@LISTENERS
+def test_an_error_that_stays_is_raised(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Accepting(kind) as listener:
+        if listener.loop is None:
+            listener.listener._sock.close()
+        else:
+
+            async def broken(sock: Any) -> Any:
+                raise OSError(errno.EINVAL, "no socket to listen with")
+
+            monkeypatch.setattr(listener.loop.loop, "sock_accept", broken)
+            # the accept of before takes the first client
+            socket.create_connection(("127.0.0.1", listener.port), 5).close()
+        for _ in range(2):
+            with pytest.raises(OSError) as caught:
+                for _ in range(3):
+                    listener.accept(5).close()
+            assert caught.value.errno in (errno.EINVAL, errno.EBADF)
+
+
+@pytest.mark.skipif(not hasattr(socket.socket, "sendmsg"), reason="no fork there")
+@LISTENERS
+def test_a_copy_of_its_socket_does_not_keep_a_closed_listener(kind: str) -> None:
+    """As a forked child has one."""
+    with Accepting(kind) as listener:
+        inner = listener.listener
+        sock = inner._sock if kind == "tcp" else inner._accepting._sockets[0]
+        copy = sock.dup()
+        listener.close()
+        with copy, pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", listener.port), 5)
+
+
+def test_clients_that_were_not_accepted_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("igtl.aio.listener.MAX_ARRIVED", 3)
+    with Accepting("aio") as listener, contextlib.ExitStack() as stack:
+        for _ in range(10):
+            stack.enter_context(socket.create_connection(("127.0.0.1", listener.port), 5))
+        until(lambda: listener.listener._arrived.qsize() == 3)
+        for _ in range(10):
+            assert listener.listener._arrived.qsize() <= 3
+            listener.accept(10).close()
+
+
+# ---- links that are forgotten -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["tcp", "aio"])
+def test_a_link_to_which_nothing_refers_is_closed(kind: str) -> None:
+    with igtl.listen(port=0) as listener:
+        loop = None
+        link: Any
+        if kind == "tcp":
+            link = igtl.connect(port=listener.port)
+        else:
+            loop = link_loop()
+            link = loop(_open(igtl.aio.connect(port=listener.port)))
+        with listener.accept(timeout=5) as peer:
+            with pytest.warns(ResourceWarning, match="unclosed"):  # noqa: PT031
+                del link
+                gc.collect()
+            with pytest.raises(igtl.ConnectionClosed):
+                peer.recv(timeout=10)
+        if loop is not None:
+            loop.close()
+
+
 # ---- samples of the same instant --------------------------------------------------------------
 
 
@@ -753,3 +1231,40 @@ def test_receiving_while_another_thread_closes() -> None:
     (error,) = raised
     assert isinstance(error, igtl.ConnectionClosed)
     assert error.clean
+
+
+# ---- a peer that breaks off and begins again ----------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["link", "compressing link", "reconnecting link", "aio"])
+def test_a_client_finds_step_again(kind: str) -> None:
+    large, small = image(300_000), transform()
+    with socket.create_server(("127.0.0.1", 0)) as listening, contextlib.ExitStack() as stack:
+        port = listening.getsockname()[1]
+
+        def serve() -> None:
+            sock, _ = listening.accept()
+            with sock:
+                for m in (large, small):
+                    wire = m.pack()
+                    sock.sendall(wire[: len(wire) - 60] + wire)
+                while sock.recv(1000):
+                    pass
+
+        thread = run(serve)
+        if kind == "aio":
+            loop = stack.enter_context(loop_for("aio"))
+
+            async def received() -> list[igtl.Message]:
+                async with igtl.aio.connect(port=port, resync=True) as link:
+                    return [await link.recv(timeout=10) for _ in range(2)]
+
+            got = loop(received())  # type: ignore[misc]
+        else:
+            settings: Any = {"link": {}, "compressing link": {"compression": True},
+                             "reconnecting link": {"reconnect": igtl.Backoff()}}[kind]  # fmt: skip
+            with igtl.connect(port=port, resync=True, **settings) as link:
+                got = [link.recv(timeout=10) for _ in range(2)]
+                assert link.stats.dropped["resync"] == 2
+        assert got == [large, small]
+        thread.join(10)

@@ -7,6 +7,7 @@ import socket
 from typing import Any
 
 import igtl
+from igtl.log import BURST, WINDOW, Bounded, log
 from tests.test_links import until
 from tests.wire import frame, transform
 
@@ -66,3 +67,44 @@ def test_a_broken_handler_is_reported_with_its_traceback(caplog: Any) -> None:
     (record,) = records(caplog, logging.ERROR)
     assert record.exc_info is not None
     assert record.exc_info[0] is ZeroDivisionError
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_records_of_one_kind_are_bounded_and_summed_up(caplog: Any, monkeypatch: Any) -> None:
+    clock = Clock()
+    monkeypatch.setattr("igtl.log.bounded", Bounded(clock))
+    for k in range(1000):
+        log(logging.WARNING, "client %d was refused", k)
+    log(logging.WARNING, "another kind")
+    texts = [r.getMessage() for r in records(caplog, logging.WARNING)]
+    assert texts == [f"client {k} was refused" for k in range(BURST)] + ["another kind"]
+    caplog.clear()
+    clock.now = WINDOW
+    log(logging.WARNING, "client %d was refused", 1000)
+    texts = [r.getMessage() for r in records(caplog, logging.WARNING)]
+    summed = "980 more like this within 10 s, the last one: client 999 was refused"
+    assert texts == [summed, "client 1000 was refused"]
+
+
+def test_invented_kinds_of_records_are_bounded_too(caplog: Any, monkeypatch: Any) -> None:
+    monkeypatch.setattr("igtl.log.bounded", Bounded(Clock()))
+    for k in range(1000):
+        log(logging.WARNING, "a failure", cause=f"cause {k}")
+    assert len(records(caplog, logging.WARNING)) < 300
+
+
+def test_refused_clients_do_not_flood_the_log(caplog: Any, monkeypatch: Any) -> None:
+    monkeypatch.setattr("igtl.log.bounded", Bounded())
+    with igtl.serve(port=0, max_clients=1) as server:
+        with socket.create_connection(("127.0.0.1", server.port)):
+            until(lambda: len(server.clients) == 1)
+            for k in range(200):
+                socket.create_connection(("127.0.0.1", server.port)).close()
+                until(lambda n=k + 1: server.refused["max_clients"] == n)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,7 @@ meshio = pytest.importorskip("meshio", reason="meshio is not installed")
 trimesh = pytest.importorskip("trimesh", reason="trimesh is not installed")
 
 CORNERS = np.array([[x, y, z] for z in (0, 2) for y in (0, 3) for x in (0, 5)], float) + 10
+LPS = np.array([-1, -1, 1])  # files are in LPS
 QUADS = [[0, 2, 3, 1], [4, 5, 7, 6], [0, 1, 5, 4], [2, 6, 7, 3], [0, 4, 6, 2], [1, 3, 7, 5]]
 
 
@@ -126,7 +128,7 @@ def test_files_of_vtk(tmp_path: Path, suffix: str, make: Any) -> None:
     path = tmp_path / f"mesh{suffix}"
     igtl.files.save(mesh, path)
     other = pyvista.read(path)
-    np.testing.assert_allclose(other.points, mesh.points, rtol=1e-6)
+    np.testing.assert_allclose(other.points, mesh.points * LPS, rtol=1e-6)
     assert other.n_cells == (8 if make is box else 9)
     loaded = igtl.files.load(path)
     assert isinstance(loaded, PolyData)
@@ -138,7 +140,7 @@ def test_files_keep_attributes(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"box{suffix}"
     igtl.files.save(received(box()), path)
     other = meshio.read(path)
-    np.testing.assert_allclose(other.points, CORNERS)
+    np.testing.assert_allclose(other.points, CORNERS * LPS)
     loaded = igtl.files.load(path)
     assert isinstance(loaded, PolyData)
     assert loaded.device_name == "box"
@@ -154,7 +156,7 @@ def test_surfaces_in_files(tmp_path: Path, suffix: str) -> None:
     if suffix != ".off":  # VTK reads the others
         other = pyvista.read(path)
         assert other.volume == pytest.approx(30)
-        assert other.n_cells == 12
+        assert other.n_cells == (12 if suffix == ".stl" else 6)
     loaded = igtl.files.load(path)
     assert isinstance(loaded, PolyData)
     again = meshes.to_trimesh(loaded)
@@ -163,9 +165,17 @@ def test_surfaces_in_files(tmp_path: Path, suffix: str) -> None:
 
 
 def test_what_files_cannot_hold(tmp_path: Path) -> None:
-    with pytest.raises(igtl.FileError, match="no attributes"):
+    everything_lost = "no place for 'Pressure', 'Normals', 'Flow', 'Stress', 'Side', 'Push'"
+    with pytest.warns(igtl.FileWarning, match=everything_lost) as told:
         igtl.files.save(box(), tmp_path / "a.stl")
+    assert len(told) == 1
+    with pytest.warns(igtl.FileWarning, match="no place for 'Flow', 'Stress', 'Push'"):
+        igtl.files.save(box(), tmp_path / "a.ply")
+    with pytest.warns(igtl.FileWarning, match="no place for 'Side', 'Push', 'Flow', 'Stress', 'Pr"):
+        igtl.files.save(box(), tmp_path / "a.obj")
     with pytest.raises(igtl.FileError, match="without vertices and lines"):
+        igtl.files.save(everything(), tmp_path / "a.stl")
+    with pytest.raises(igtl.FileError, match="only as a cloud"):
         igtl.files.save(everything(), tmp_path / "a.ply")
     with pytest.raises(igtl.FileError, match="no mesh"):
         igtl.files.save(igtl.Status.ok(), tmp_path / "a.vtu")
@@ -185,7 +195,7 @@ def test_what_files_cannot_hold(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("suffix", [".vtk", ".vtp", ".vtu", ".stl", ".ply", ".obj", ".off"])
 def test_truncated_and_foreign_files(tmp_path: Path, suffix: str) -> None:
-    if suffix in meshes.VTK_SUFFIXES:
+    if suffix in (".vtk", ".vtp"):
         pytest.importorskip("vtkmodules", reason="VTK is not installed")
     path = tmp_path / f"box{suffix}"
     igtl.files.save(PolyData(CORNERS, polygons=QUADS), path)
@@ -198,12 +208,11 @@ def test_truncated_and_foreign_files(tmp_path: Path, suffix: str) -> None:
             pass
         else:  # a format of lines, cut between two: what is there is right
             assert isinstance(loaded, PolyData)
-            assert suffix in (".obj", ".stl")
+            assert suffix == ".obj"
     for content in (b"\x89PNG\r\n" + bytes(300), b"<html></html>" * 30):
         path.write_bytes(content)
-        if suffix != ".obj":  # every line it does not know is a remark
-            with pytest.raises(igtl.FileError):
-                igtl.files.load(path)
+        with pytest.raises(igtl.FileError):
+            igtl.files.load(path)
 
 
 # ---- trimesh ----------------------------------------------------------------------------------
@@ -273,11 +282,11 @@ def test_pyvista_meshes() -> None:
 def test_missing_extras_are_named(tmp_path: Path) -> None:
     code = f"""
 import sys
-for name in ("meshio", "trimesh", "vtkmodules", "vtkmodules.vtkIOXML", "vtkmodules.vtkIOLegacy"):
+for name in ("meshio", "vtkmodules", "vtkmodules.vtkIOXML", "vtkmodules.vtkIOLegacy"):
     sys.modules[name] = None
 import igtl, numpy as np
 mesh = igtl.PolyData(np.eye(3), polygons=[[0, 1, 2]])
-for suffix, extra in ((".vtu", "mesh"), (".stl", "mesh"), (".vtp", "vtk"), (".vtk", "vtk")):
+for suffix, extra in ((".vtu", "mesh"), (".vtp", "vtk"), (".vtk", "vtk")):
     try:
         igtl.files.save(mesh, r"{tmp_path}/a" + suffix)
     except ModuleNotFoundError as error:
@@ -286,3 +295,161 @@ for suffix, extra in ((".vtu", "mesh"), (".stl", "mesh"), (".vtp", "vtk"), (".vt
         raise AssertionError(suffix)
 """
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+# ---- formats read here ------------------------------------------------------------------------
+
+
+def ply(head: str, body: bytes, form: str = "ascii") -> bytes:
+    return f"ply\nformat {form} 1.0\n{head}end_header\n".encode() + body
+
+
+VERTEX = "element vertex 3\n" + "".join(f"property float {axis}\n" for axis in "xyz")
+FACE = "property list uchar int vertex_indices\n"
+
+
+@pytest.mark.parametrize("form", ["ascii", "binary_little_endian", "binary_big_endian"])
+def test_columns_of_ply(tmp_path: Path, form: str) -> None:
+    head = (
+        VERTEX + "property float nx\nproperty float ny\nproperty float nz\nproperty uchar red\n"
+        "property uchar green\nproperty uchar blue\nproperty ushort quality\n"
+        f"element face 2\n{FACE}property float side\n"
+    )
+    rows = [(0, 0, 0, 1, 0, 0, 255, 0, 0, 7), (1, 0, 0, 1, 0, 0, 0, 51, 0, 8),
+            (0, 1, 0, 0, 1, 0, 0, 0, 255, 9)]  # fmt: skip
+    faces: list[Any] = [(3, 0, 1, 2, 0.5), (4, 0, 1, 2, 0, 1.5)]
+    if form == "ascii":
+        body = "".join(" ".join(map(str, row)) + "\n" for row in [*rows, *faces]).encode()
+    else:
+        order = "<" if "little" in form else ">"
+        body = b"".join(struct.pack(f"{order}6f3BH", *row) for row in rows) + b"".join(
+            struct.pack(f"{order}B{len(face) - 2}if", *face) for face in faces
+        )
+    path = tmp_path / "a.ply"
+    path.write_bytes(ply(head, body, form))
+    mesh = igtl.files.load(path, space="RAS")
+    assert isinstance(mesh, PolyData)
+    assert mesh.points.tolist() == [[0, 0, 0], [1, 0, 0], [0, 1, 0]]
+    assert cell_set(mesh.polygons) == [(0, 1, 2), (0, 1, 2, 0)]
+    normals, shades = mesh.attribute("Normals"), mesh.attribute("Colors")
+    assert (normals.type, shades.type) == (AttributeType.NORMALS, AttributeType.RGBA)
+    assert normals.values.tolist() == [[1, 0, 0], [1, 0, 0], [0, 1, 0]]
+    np.testing.assert_allclose(shades.values, [[1, 0, 0, 1], [0, 0.2, 0, 1], [0, 0, 1, 1]])
+    assert mesh.attribute("quality").values.ravel().tolist() == [7, 8, 9]
+    assert mesh.attribute("side").type == AttributeType.CELL_SCALARS
+    assert igtl.unpack(mesh.pack()) == mesh
+    igtl.files.save(mesh, tmp_path / "b.ply")
+    again = igtl.files.load(tmp_path / "b.ply", device_name="a")
+    assert isinstance(again, PolyData)
+    same(again, mesh)
+
+
+def test_clouds_edges_and_strips_of_ply(tmp_path: Path) -> None:
+    path = tmp_path / "a.ply"
+    points = b"0 0 0\n1 0 0\n0 1 0\n"
+    path.write_bytes(ply(VERTEX, points))
+    cloud = igtl.files.load(path, space="RAS")
+    assert isinstance(cloud, PolyData)
+    assert cell_set(cloud.vertices) == [(0,), (1,), (2,)]
+    igtl.files.save(cloud, tmp_path / "b.ply")
+    assert igtl.files.load(tmp_path / "b.ply", device_name="a").vertices == cloud.vertices  # type: ignore[attr-defined]
+    edges = "element edge 2\nproperty int vertex1\nproperty int vertex2\n"
+    strips = f"element tristrips 1\n{FACE}"
+    path.write_bytes(ply(VERTEX + edges + strips, points + b"0 1\n1 2\n7 0 1 2 -1 2 1 0\n"))
+    mesh = igtl.files.load(path, space="RAS")
+    assert isinstance(mesh, PolyData)
+    assert cell_set(mesh.lines) == [(0, 1), (1, 2)]
+    assert cell_set(mesh.triangle_strips) == [(0, 1, 2), (2, 1, 0)]
+    igtl.files.save(mesh, tmp_path / "b.ply")
+    again = igtl.files.load(tmp_path / "b.ply")
+    assert isinstance(again, PolyData)
+    assert cell_set(again.lines) == [(0, 1), (1, 2)]
+    assert cell_set(again.polygons) == [(0, 1, 2), (2, 1, 0)]
+    path.write_bytes(ply(VERTEX + "element material 1\nproperty int red\n", points + b"1\n"))
+    with pytest.warns(igtl.FileWarning, match="'material' of this file are left out"):
+        igtl.files.load(path)
+
+
+@pytest.mark.parametrize(("head", "body", "wrong"), [
+    (VERTEX.replace("3", "4000000000"), b"0 0 0\n", "is cut: it does not hold the 4000000000"),
+    (VERTEX.replace("3", "-3"), b"0 0 0\n", "negative count"),
+    (VERTEX + "element face 1\n" + FACE, b"0 0 0 0 0 0 0 0 0 3 0 1", "is cut"),
+    (VERTEX + "element face 1\n" + FACE, b"0 0 0 0 0 0 0 0 0 3 0 1 3", "uses point 3"),
+    ("element face 1\n" + FACE, b"3 0 1 2", "has no points"),
+    (VERTEX + "property string name\n", b"", "string"),
+])  # fmt: skip
+def test_wrong_ply(tmp_path: Path, head: str, body: bytes, wrong: str) -> None:
+    path = tmp_path / "a.ply"
+    path.write_bytes(ply(head, body))
+    with pytest.raises(igtl.FileError, match=wrong):
+        igtl.files.load(path)
+
+
+def test_stl_keeps_what_it_has(tmp_path: Path) -> None:
+    """A binary STL has no attributes, its corners at one place are one point, wrong counts are
+    told, and the bytes behind a triangle are not taken for data of the mesh."""
+    path = tmp_path / "box.stl"
+    igtl.files.save(PolyData(CORNERS, polygons=QUADS), path)
+    mesh = igtl.files.load(path)
+    assert isinstance(mesh, PolyData)
+    assert (len(mesh.points), len(mesh.polygons), mesh.attributes) == (8, 12, [])
+    for suffix in (".stl", ".ply", ".obj", ".off", ".vtu"):
+        igtl.files.save(mesh, tmp_path / f"again{suffix}")
+    whole = bytearray(path.read_bytes())
+    assert whole[:80].rstrip(b"\0") == b"igtl SPACE=LPS"
+    path.write_bytes(whole[:-1])
+    with pytest.raises(igtl.FileError, match="12 triangles announced, 11 are there"):
+        igtl.files.load(path)
+    path.write_bytes(whole + b"more")
+    with pytest.warns(igtl.FileWarning, match="12 triangles announced, 4 more bytes"):
+        igtl.files.load(path)
+    whole[84 + 48] = 1
+    path.write_bytes(whole)
+    with pytest.warns(igtl.FileWarning, match="two bytes after each triangle"):
+        assert igtl.files.load(path).attributes == []  # type: ignore[attr-defined]
+    path.write_text("solid x\nfacet normal 0 0 0\nouter loop\nvertex 0 0 0\nvertex 1 0 0\n")
+    with pytest.raises(igtl.FileError, match="is cut: 1 triangles begin"):
+        igtl.files.load(path)
+
+
+def test_obj(tmp_path: Path) -> None:
+    path = tmp_path / "a.obj"
+    path.write_text(
+        "# SPACE=RAS\nv 0 0 0 1 0 0\nv 1 0 0 0 1 0\nv 0 1 0 0 0 1\nv 9 9 9 1 1 1\nvn 0 0 1\nvn 1 0 0\n"
+        "f 1//1 2//1 \\\n3//1\nf -4//-2 -3//-2 -2//-2\nl 1 2 3\np 4\nf 4//2 1//1 2//1\n"
+    )
+    mesh = igtl.files.load(path)
+    assert isinstance(mesh, PolyData)
+    assert cell_set(mesh.polygons) == [(0, 1, 2), (0, 1, 2), (3, 0, 1)]
+    assert (cell_set(mesh.lines), cell_set(mesh.vertices)) == ([(0, 1, 2)], [(3,)])
+    assert mesh.attribute("Colors").values[2].tolist() == [0, 0, 1, 1]
+    assert mesh.attribute("Normals").values.tolist() == [[0, 0, 1]] * 3 + [[1, 0, 0]]
+    igtl.files.save(mesh, tmp_path / "b.obj")
+    again = igtl.files.load(tmp_path / "b.obj")
+    assert isinstance(again, PolyData)
+    same(again, mesh)
+    path.write_text("mtllib a.mtl\nv 0 0 0\nv 1 0 0\nv 0 1 0\nvt 0 0\nusemtl x\nf 1/1 2/1 3/1\n")
+    with pytest.warns(igtl.FileWarning, match="materials are left out; texture coordinates are"):
+        igtl.files.load(path)
+    for wrong, why in (("f 1 2 4", "uses number 4 of 3"), ("f 0 1 2", "number 0"),
+                       ("<html>", "line 4: '<html>' is no"), ("f 1 2 x", "invalid literal")):  # fmt: skip
+        path.write_text(f"v 0 0 0\nv 1 0 0\nv 0 1 0\n{wrong}\n")
+        with pytest.raises(igtl.FileError, match=why):
+            igtl.files.load(path)
+
+
+def test_off(tmp_path: Path) -> None:
+    path = tmp_path / "a.off"
+    path.write_text(
+        "COFF # SPACE=RAS\n3 1 0\n0 0 0 255 0 0\n1 0 0 0 255 0\n0 1 0 0 0 255\n3 0 1 2\n"
+    )
+    mesh = igtl.files.load(path)
+    assert isinstance(mesh, PolyData)
+    assert mesh.points.tolist() == [[0, 0, 0], [1, 0, 0], [0, 1, 0]]
+    assert mesh.attribute("Colors").values[1].tolist() == [0, 1, 0, 1]
+    with pytest.warns(igtl.FileWarning, match="no place for 'Colors'"):
+        igtl.files.save(mesh, path)
+    assert "SPACE=LPS" in path.read_text()
+    path.write_text("OFF 3 1 0\n0 0 0\n1 0 0\n0 1 0\n3 0 1 3\n")
+    with pytest.raises(igtl.FileError, match="uses point 3, there are 3"):
+        igtl.files.load(path)

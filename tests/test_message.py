@@ -7,6 +7,7 @@ import functools
 import json
 import math
 import pickle
+import struct
 import time
 from typing import Any
 
@@ -34,6 +35,7 @@ from igtl.fields import (
     u8,
     u16,
 )  # fmt: skip
+from tests.memory import peak
 from tests.wire import extended, frame
 
 EYE = np.eye(4)
@@ -284,6 +286,39 @@ def test_long_names() -> None:
     )
 
 
+def test_the_long_name_counts_only_where_the_header_has_its_beginning() -> None:
+    name = "LongStylusToolNameToTracker"
+    for header, full, shown in (
+        (name[:20], name, name),
+        (name[:19], name, name[:19]),
+        ("Probe", "ProbeToTracker", "Probe"),
+        ("Probe", name, "Probe"),
+        ("", name, ""),
+        ("Another20BytesOfName", name, "Another20BytesOfName"),
+        (name[:20], name[:20], name[:20]),
+        (name[:20], "", name[:20]),
+        (name[:20], name + "\0x", name[:20]),
+        (name[:20], name + "x" * 228, name + "x" * 228),
+        (name[:20], name + "x" * 229, name[:20]),
+        ("x" * 19, "x" * 19 + "é", "x" * 19 + "é"),
+        ("x" * 17, "x" * 17 + "😀", "x" * 17 + "😀"),
+        ("x" * 17, "x" * 17 + "éa", "x" * 17),
+    ):
+        m = igtl.Status.ok(device_name=header, metadata={"a": "b", "IGTL_DEVICE_NAME": full})
+        wire = m.pack()
+        got = igtl.unpack(wire)
+        assert got.device_name == igtl.Frame.from_bytes(wire).device_name == shown
+        assert got.metadata["IGTL_DEVICE_NAME"] == full
+        assert got.pack() == wire
+        p = igtl.Protocol(version=2)
+        p.receive_data(wire)
+        p.next_message()
+        p.send(m)
+        assert sorted(p.stats.streams) == sorted({("STATUS", shown)})
+    with pytest.raises(igtl.EncodeError, match="more than 255 bytes"):
+        igtl.Status.ok(device_name="x" * 256).pack(version=2, cut_name=True)
+
+
 def test_longer_extended_header() -> None:
     body = extended(
         b"surplus!" + igtl.Transform(EYE).pack()[58:], b"\0\1\0\1\0\3\0\0\0\1", b"kv", ext=20
@@ -405,6 +440,88 @@ def test_columns() -> None:
     assert len(igtl.Point.columns()) == 0
 
 
+def test_a_message_owns_what_it_was_given() -> None:
+    """Whatever another message shows; only the children of a BIND are the messages themselves."""
+    mesh = igtl.PolyData(EYE[:, :3], polygons=[[0, 1, 2]], attributes=[igtl.Attribute("a", [1, 2])])
+    numbers = np.arange(3.0)
+    for one, other in (
+        (a := igtl.TrackingData([igtl.Tool("x")]), igtl.TrackingData(a.tools)),
+        (b := igtl.Points([igtl.Point("x", position=(1, 2, 3))]), igtl.Points(b.points)),
+        (c := igtl.Sensor(numbers), igtl.Sensor(c.values)),
+        (d := igtl.NDArray(numbers), igtl.NDArray(d.array)),
+        (e := igtl.Transform(EYE), igtl.Transform(e.matrix)),
+        (f := igtl.Capability(["A"]), igtl.Capability(f.types)),
+        (mesh, igtl.PolyData(mesh.points, polygons=mesh.polygons, attributes=mesh.attributes)),
+        (mesh, igtl.PolyData(mesh.points, lines=mesh.polygons, polygons=mesh.polygons)),
+    ):
+        before = one.pack()
+        for name in type(other).__match_args__:
+            value: Any = getattr(other, name)
+            if isinstance(value, np.ndarray):
+                value += 1
+            elif isinstance(value, igtl.Cells):
+                value.connectivity += 1
+                value.offsets += 1
+            elif isinstance(value, list) and value and isinstance(value[0], igtl.Attribute):
+                value[0].values += 1
+                value[0].name = "b"
+            elif isinstance(value, list):
+                value.append("B")
+            elif not isinstance(value, int):
+                value.append(value[0])
+                for column in value.arrays:
+                    column[:] = np.zeros_like(column)
+        assert one.pack() == before
+    assert numbers.tolist() == [0, 1, 2]
+
+
+def test_comparing_never_raises() -> None:
+    def odd() -> list[Any]:
+        t, u, s, p = (igtl.Transform(EYE, timestamp=1), igtl.TrackingData([igtl.Tool("a")], timestamp=1),
+                      igtl.Sensor([1, 2], timestamp=1), igtl.PolyData([[0, 0, 0]], timestamp=1))  # fmt: skip
+        t.matrix[3, 3] = 2
+        u.tools.__setstate__((5, u.tools.arrays))
+        s.values.shape = (1, 2)
+        p.attributes.append("no attribute")  # type: ignore[arg-type]
+        bare = igtl.Image.__new__(igtl.Image)
+        return [t, u, s, p, bare, type(u.tools)(), igtl.NDArray([1 + 2j], timestamp=1), igtl.Tool("a"),
+                igtl.Cells([[0, 1]])]  # fmt: skip
+
+    others = [None, 1, "x", b"x", [], {}, np.zeros(3), np.zeros((4, 4)), float("nan"), object()]
+    first, second = odd(), odd()
+    for k, a in enumerate(first):
+        for b in [*second, *others]:
+            assert isinstance(a == b, bool)
+            assert isinstance(b == a, bool)
+        assert a == second[k]
+        assert [m == a for m in second].count(True) == 1
+    first[0].matrix[0, 0] = 9
+    assert first[0] != second[0]
+    x, y = igtl.Bind([], timestamp=1), igtl.Bind([], timestamp=1)
+    x.children.append(x)
+    y.children.append(y)
+    assert x != y
+
+
+@pytest.mark.parametrize("dims", [64, 65, 255])
+def test_an_array_of_more_dimensions_than_numpy_has_is_bytes(dims: int) -> None:
+    shape = b"\0\1" * (dims - 1) + b"\0\3"
+    wire = frame("NDARRAY", bytes([3, dims]) + shape + b"abc")
+    got: Any = igtl.unpack(wire)
+    if isinstance(got.array, np.ndarray):
+        assert dims == 64
+        assert got.array.shape == (1,) * 63 + (3,)
+    else:
+        assert got.array == wire[58:]
+    assert got.pack()[58:] == wire[58:]
+    assert copy.deepcopy(got) == got
+    assert got.to_dict()
+    with pytest.raises(igtl.BodyError, match="3 numbers announced, 2 bytes are left"):
+        igtl.unpack(frame("NDARRAY", wire[58:-1]))
+    empty = igtl.unpack(frame("NDARRAY", bytes([3, dims]) + bytes(2 * dims)))
+    assert empty.pack()[58:] == bytes([3, dims]) + bytes(2 * dims)
+
+
 # ---- whole and parts --------------------------------------------------------------------------
 
 
@@ -427,6 +544,76 @@ def test_bind() -> None:
     assert isinstance(garbage, igtl.Bind)
     assert garbage.children == []
     assert garbage.pack()[58:] == b"\xde\xad\xbe\xef"
+
+
+def nested(depth: int, innermost: igtl.Message) -> igtl.Message:
+    """A message in so many BINDs, one in the other."""
+    for _ in range(depth):
+        innermost = igtl.Bind([innermost])
+    return innermost
+
+
+def nested_wire(depth: int, names: bytes = b"\0\0", inner: bytes = bytes(1 << 20)) -> bytes:
+    """The same, written by hand, with a table of names that igtl would write or not."""
+    kind, body = "BLOB", inner
+    for _ in range(depth):
+        head = struct.pack(">H12sQH", 1, kind.encode(), len(body), len(names))
+        kind, body = "BIND", head + names + body + bytes(len(body) % 2)
+    return frame(kind, body)
+
+
+def test_bind_in_bind_goes_eight_deep() -> None:
+    deepest = nested(8, igtl.String("x"))
+    wire = deepest.pack()
+    assert igtl.unpack(wire) == deepest
+    for inner in (deepest, nested(12, igtl.String("x")), nested(2000, igtl.String("x"))):
+        too_deep = igtl.Bind([inner])
+        with pytest.raises(igtl.EncodeError, match="in more than 8 messages"):
+            too_deep.pack()
+    endless = igtl.Bind([])
+    endless.children.append(endless)
+    with pytest.raises(igtl.EncodeError, match="in more than 8 messages"):
+        endless.pack()
+    assert igtl.unpack(nested_wire(8)).pack() == nested_wire(8)
+    received = igtl.unpack(wire)
+    with pytest.raises(igtl.EncodeError, match="in more than 8 messages"):
+        igtl.Bind([received]).pack()
+    inner_most = igtl.unpack(nested(7, igtl.String("x")).pack())
+    assert igtl.Bind([inner_most]).pack()[58:] == wire[58:]
+    for depth in (9, 10, 1000):
+        with pytest.raises(igtl.BodyError, match="in more than 8 messages"):
+            igtl.unpack(nested_wire(depth))
+
+
+@pytest.mark.parametrize("names", [b"\0\0", b"a\0", b"ab", b"a name of more than 20 bytes\0\0"])
+def test_bind_in_bind_is_not_copied_at_each_level(names: bytes) -> None:
+    wire = nested_wire(8, names)
+    got: list[Any] = []
+    assert peak(lambda: got.append(igtl.unpack(wire))) < 4 * len(wire)
+    assert peak(lambda: got.append(got[0].pack())) < 4 * len(wire)
+    assert got[1] == wire
+    again_from = pickle.loads(pickle.dumps(got[0]))
+    assert again_from.pack() == wire
+    assert again_from == got[0]
+    child = got[0]
+    for _ in range(7):
+        child = child.children[0]
+    child.children[0].content = b"edited"
+    for message in (got[0], again_from):
+        child = message.children[0]
+        child.device_name = "short"
+        if message is got[0] and len(names) < 20:  # else the names of the others are too long
+            assert b"edited" in message.pack()
+
+
+def test_a_child_of_a_bind_counts_as_received() -> None:
+    """What its sender got wrong is no reason not to send it on, or to copy it at each level."""
+    mesh = igtl.PolyData([[0, 0, 0]], polygons=[[0, 0, 0]])
+    wire = bytearray(nested(8, mesh).pack())
+    wire[-4:] = (7).to_bytes(4, "big")  # a point that there is not
+    got: list[Any] = []
+    assert peak(lambda: got.append(igtl.unpack(wire, crc="off"))) < 200_000
+    assert got[0].pack(crc=False)[58:] == wire[58:]
 
 
 def test_mesh() -> None:
@@ -452,6 +639,26 @@ def test_mesh() -> None:
     got.polygons.connectivity[0] = 4
     assert again(got).polygons[0].tolist() == [4, 1, 2]
     assert again(igtl.PolyData([], triangle_strips=igtl.Cells.from_arrays([0], []))) is not None
+
+
+@pytest.mark.parametrize("kind", ["vertices", "lines", "polygons", "triangle_strips"])
+def test_cells_of_every_kind_name_points_that_there_are(kind: str) -> None:
+    points = np.zeros((3, 3))
+    good: Any = igtl.PolyData(points, **{kind: [[0, 1, 2]]})  # type: ignore[arg-type]
+    assert getattr(again(good), kind).connectivity.tolist() == [0, 1, 2]
+    with pytest.raises(igtl.EncodeError, match="a cell uses point 3, there are 3"):
+        igtl.PolyData(points, **{kind: [[0, 1, 3]]}).pack()  # type: ignore[arg-type]
+    at = ["vertices", "lines", "polygons", "triangle_strips"].index(kind)
+    for cells, words in (
+        ([1, 0, 0], "1 cells take 8 bytes, 12 are announced"),
+        ([1], "cell 0 of 1 has 1 points"),
+        ([3, 0, 0], "cell 0 of 1 has 3 points"),
+    ):
+        counts = [0] * 10
+        counts[1 + 2 * at], counts[2 + 2 * at] = 1, 4 * len(cells)
+        body = struct.pack(f">{10 + len(cells)}I", *counts, *cells)
+        with pytest.raises(igtl.BodyError, match=words):
+            igtl.unpack(frame("POLYDATA", body))
 
 
 def test_comparison() -> None:

@@ -9,9 +9,9 @@ import pytest
 from scipy.spatial.transform import Rotation, Slerp
 
 import igtl
-from igtl.exchange import Selection
 from igtl.geometry import slerp
-from igtl.pairing import Method, Pairing, interpolated
+from igtl.session.pairing import Method, Pairing, interpolated
+from igtl.session.requests import Selection
 
 STREAMS = [Selection(igtl.Status, "image"), Selection(igtl.Transform, "probe")]
 
@@ -59,6 +59,33 @@ def test_waits_for_the_later_sample_but_not_longer_than_the_tolerance() -> None:
     p.add(image(1000.006), 50.1)
     assert p.next(50.105) is None
     assert results(p, 50.111) == [(1000.006, 1000.005)]  # none came
+
+
+def test_the_tolerance_itself_still_counts() -> None:
+    """Times that binary numbers hold exactly."""
+    for distance, partner in ((0.25, 1000.0), (0.2578125, None)):
+        for sign in (-1, 1):
+            p = make(tolerance=0.25)
+            p.add(pose(1000.0), 0)
+            p.add(pose(1002.0), 0)
+            p.add(image(1000.0 + sign * distance), 0)
+            expected = [] if partner is None else [(1000.0 + sign * distance, partner)]
+            assert results(p, 0) == expected
+    p = make(tolerance=0.25)
+    p.add(pose(1000.0), 8.0)
+    p.add(image(1000.125), 8.0)
+    assert p.due() == 8.25
+    assert p.next(8.2421875) is None
+    assert results(p, 8.25) == [(1000.125, 1000.0)]  # the moment that `due` has named
+
+
+def test_a_sample_is_kept_for_as_long_as_it_can_be_a_partner() -> None:
+    p = make(tolerance=0.25)
+    p.add(pose(1000.0), 0)
+    p.add(pose(1002.0), 0)
+    p.add(image(1000.25), 0)
+    p.add(image(1000.25), 0)
+    assert results(p, 0) == [(1000.25, 1000.0)] * 2
 
 
 def test_without_a_partner_it_is_counted() -> None:

@@ -43,10 +43,19 @@ def some() -> Points:
     ])  # fmt: skip
 
 
+def saved(points: igtl.Message, path: Path) -> None:
+    if path.suffix == ".fcsv":
+        with pytest.warns(igtl.FileWarning, match="no place for colours"):
+            igtl.files.save(points, path)
+    else:
+        igtl.files.save(points, path)
+
+
 def test_markups_of_slicer(tmp_path: Path) -> None:
     path = tmp_path / "F.mrk.json"
     path.write_text(SLICER_JSON)
-    points = loaded(path)
+    with pytest.warns(igtl.FileWarning, match="points without a position are left out"):
+        points = loaded(path)
     assert points.device_name == "F"
     assert points.points.names == ["Nasion", "Inion"]
     np.testing.assert_allclose(points.points.positions, [[10.5, -20.25, 30], [-1, 2, 3]])
@@ -68,7 +77,7 @@ def test_fcsv_of_slicer(tmp_path: Path, system: str, sign: int) -> None:
 def test_there_and_back(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"points{suffix}"
     received = igtl.unpack(some().pack())
-    igtl.files.save(received, path)
+    saved(received, path)
     points = loaded(path)
     assert points.points.names == some().points.names
     np.testing.assert_array_equal(points.points.positions, some().points.positions)
@@ -84,7 +93,7 @@ def test_there_and_back(tmp_path: Path, suffix: str) -> None:
 @pytest.mark.parametrize("suffix", [".mrk.json", ".fcsv"])
 def test_damaged_and_foreign_files(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"points{suffix}"
-    igtl.files.save(some(), path)
+    saved(some(), path)
     whole = path.read_bytes()
     for content in (b"", b"\xff\xfe\x80", b"<html>", b"[]", b'{"markups": 3}',
                     whole[: len(whole) - 30] if suffix == ".mrk.json" else whole[: len(whole) // 2],
@@ -99,6 +108,61 @@ def test_damaged_and_foreign_files(tmp_path: Path, suffix: str) -> None:
     (tmp_path / "F.mrk.json").write_text(inches)
     with pytest.raises(igtl.FileError, match="not in mm"):
         igtl.files.load(tmp_path / "F.mrk.json")
+
+
+@pytest.mark.parametrize("head", [
+    "# Fiducial List file a.fcsv\n# version = 2\n# numPoints = 2\n# columns = label,x,y,z,sel,vis\n",
+    "# Fiducial List file a.fcsv\n",
+    "",
+])  # fmt: skip
+def test_lists_of_slicer_3(tmp_path: Path, head: str) -> None:
+    """Without the line of a version they are in RAS, and their columns are others."""
+    path = tmp_path / "a.fcsv"
+    rows = "F-1,10,20,30,1,1\nF-2,40,50,60,0,1\nF-3,1,2,3,1,0\n"
+    path.write_text(head + rows)
+    points = loaded(path).points
+    assert points.names == ["F-1", "F-2", "F-3"]
+    np.testing.assert_array_equal(points.positions, [[10, 20, 30], [40, 50, 60], [1, 2, 3]])
+    assert [p.group for p in points] == ["Fiducial", "Unselected", "Fiducial"]
+    assert [p.color[3] for p in points] == [255, 255, 0]
+    path.write_text(f"{head}# CoordinateSystem = LPS\n{rows}")
+    with pytest.warns(igtl.FileWarning, match="is in LPS, as it says, but 3D Slicer reads RAS"):
+        assert loaded(path).points[0].position.tolist() == [-10, -20, 30]
+
+
+def test_curves_and_long_labels(tmp_path: Path) -> None:
+    """The kind of a markup is the group of its points, and comes back; labels are cut to fit."""
+    path = tmp_path / "a.mrk.json"
+    whole = json.loads(SLICER_JSON)
+    (markup,) = whole["markups"]
+    markup["controlPoints"] = markup["controlPoints"][:2]
+    markup["controlPoints"][0]["label"] = "ü" * 40
+    whole["markups"] = [markup, markup | {"type": "ClosedCurve"}, markup | {"type": "ROI"}]
+    path.write_text(json.dumps(whole))
+    with pytest.warns(igtl.FileWarning) as told:
+        points = loaded(path)
+    assert len(told) == 1
+    for text in (
+        "is cut to 64 bytes",
+        "the ClosedCurve is taken as its points",
+        "the ROI is taken",
+    ):
+        assert text in str(told[0].message)
+    assert points.points.names[0] == "ü" * 32
+    assert [p.group for p in points.points] == [
+        "Fiducial", "Unselected", "ClosedCurve", "Unselected", "ROI", "Unselected"
+    ]  # fmt: skip
+    with pytest.warns(igtl.FileWarning, match="no place for groups"):  # a ROI is not its points
+        igtl.files.save(igtl.unpack(points.pack()), path)
+    kinds = [(m["type"], len(m["controlPoints"])) for m in json.loads(path.read_text())["markups"]]
+    assert kinds == [("Fiducial", 2), ("ClosedCurve", 2), ("Fiducial", 2)]
+
+
+@pytest.mark.parametrize("suffix", [".mrk.json", ".fcsv"])
+def test_what_has_no_place(tmp_path: Path, suffix: str) -> None:
+    points = Points([Point("A", "Landmark", diameter=3, owner="CT", position=(1, 2, 3))])
+    with pytest.warns(igtl.FileWarning, match="no place for groups, diameters, owners$"):
+        igtl.files.save(points, tmp_path / f"a{suffix}")
 
 
 # ---- colours ----------------------------------------------------------------------------------

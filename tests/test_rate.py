@@ -11,7 +11,7 @@ import igtl
 
 
 @pytest.mark.parametrize("mode", ["lazy", "precise"])
-def test_absolute_schedule(mode: igtl.rate.Mode) -> None:
+def test_absolute_schedule(mode: igtl.tools.rate.Mode) -> None:
     rate = igtl.Rate(1000, mode=mode)
     start = time.perf_counter()
     ticks = [next(rate) for _ in range(51)]

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import select
+import gc
+import os
 import socket
 import ssl
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -17,8 +20,8 @@ import pytest
 
 import igtl
 import igtl.aio
-from igtl.retry import Supervisor
-from igtl.sync import connect as connect_once
+from igtl.blocking.link import open_transport
+from igtl.session.backoff import Supervisor
 from tests.test_links import until
 from tests.wire import frame, transform
 
@@ -155,7 +158,7 @@ def test_reconnect() -> None:
         previous: igtl.Link | None = None
         for link in links:
             if previous is not None:
-                assert previous._closed  # the next turn closes the old one first
+                assert previous.closed  # the next turn closes the old one first
             got.append([m.device_name for m in link])
             reasons.append(link.close_reason)
             previous = link
@@ -241,6 +244,7 @@ def test_reconnect_in_asyncio() -> None:
 
 @contextlib.contextmanager
 def healing(port: int, **settings: Any) -> Iterator[tuple[igtl.ReconnectingLink, list[str]]]:
+    settings.setdefault("max_age", None)  # tests of what is kept: old poses too
     events: list[str] = []
     with igtl.connect(
         "127.0.0.1", port, reconnect=QUICK, on_event=lambda e: events.append(e.kind), **settings
@@ -288,6 +292,291 @@ def test_policies_while_the_peer_is_away(policy: Any, kept: list[int]) -> None:
         with one_client(port) as peer:
             got = [peer.recv(igtl.Transform, timeout=5).position[0] for _ in kept]
             assert got == kept
+
+
+def test_the_oldest_is_dropped_by_default() -> None:
+    with healing(free_port(), max_queued=3) as (link, _):
+        for k in range(10):
+            link.send(transform("T", k))
+        assert link.stats.dropped == {"drop_oldest": 7}
+
+
+def test_what_is_queued_is_of_version_1_until_the_peer_has_shown_2() -> None:
+    port = free_port()
+    with healing(port) as (link, _):
+        link.send(transform())
+        link.send(igtl.Command(1, "Go"))
+        with one_client(port) as peer:
+            assert [peer.recv_frame(timeout=5).header_version for _ in range(2)] == [1, 1]
+
+
+class Stalled:
+    """A peer that takes nothing until it is told to read."""
+
+    def __init__(self, port: int, files: Any = None) -> None:
+        self.context = None if files is None else igtl.tls.server(files.server)
+        self.listener = socket.create_server(("127.0.0.1", port))
+        self.protocol = igtl.Protocol()
+
+    def accept(self) -> socket.socket:
+        self.listener.settimeout(20)
+        sock, _ = self.listener.accept()
+        sock.settimeout(20)
+        if self.context is not None:
+            sock = self.context.wrap_socket(sock, server_side=True)
+        self.protocol = igtl.Protocol()
+        return sock
+
+    def read(self, sock: socket.socket, count: int) -> list[Any]:
+        got: list[Any] = []
+        while len(got) < count:
+            data = sock.recv(1 << 20)
+            assert data, "the link has closed"
+            self.protocol.receive_data(data)
+            got.extend(self.protocol.messages())
+        return got
+
+    def __enter__(self) -> Stalled:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.listener.close()
+
+
+def picture(k: int) -> igtl.Image:
+    return igtl.Image(np.full((1, 1000, 1000), k, np.uint8), device_name=f"I{k}")
+
+
+@pytest.fixture(params=["tcp", "tls"])
+def stalled(request: pytest.FixtureRequest, tmp_path: Any) -> Iterator[tuple[Stalled, Any]]:
+    """A peer, and a healing link to it whose sender has little patience."""
+    files = context = None
+    if request.param == "tls":
+        from tests.test_tls import Files
+
+        files = Files(tmp_path)
+        context = igtl.tls.client(files.ca)
+    port = free_port()
+    # the listener ends first: a link that is connecting to it would not end at once
+    with healing(port, ssl=context) as (link, _), Stalled(port, files) as peer:
+        yield peer, link
+
+
+def test_sending_to_a_peer_that_takes_nothing_queues(stalled: tuple[Stalled, Any]) -> None:
+    """A pulled cable looks so until keep-alive gives up."""
+    peer, link = stalled
+    with peer.accept() as sock:
+        assert link.wait_connected(10)
+        n = 40
+        for k in range(n):
+            link.send(picture(k))  # returns, though nobody reads
+        assert link.stats.sent < n
+        assert link.connected
+        got = peer.read(sock, n)  # and all of it comes, in order
+        assert [m.device_name for m in got] == [f"I{k}" for k in range(n)]
+        assert [int(m.array.max()) for m in got] == list(range(n))
+        assert int(got[-1].array.min()) == n - 1
+        until(lambda: link.stats.sent == n)
+        link.send(transform("after"))
+        assert peer.read(sock, 1)[0].device_name == "after"
+
+
+def test_what_a_broken_connection_has_not_taken_goes_to_the_next(
+    stalled: tuple[Stalled, Any],
+) -> None:
+    peer, link = stalled
+    n = 20
+    with peer.accept():
+        assert link.wait_connected(10)
+        for k in range(n):
+            link.send(picture(k))
+        assert link.stats.sent < n
+    with peer.accept() as sock:
+        names: list[str] = []
+        while f"I{n - 1}" not in names:
+            names += [m.device_name for m in peer.read(sock, 1)]
+        # those before had been taken by the system, and may be lost
+        assert names == [f"I{k}" for k in range(n - len(names), n)]
+        until(lambda: link.stats.sent == n)
+    assert link.stats.dropped == {}
+
+
+def test_closing_counts_what_a_stalled_peer_has_not_taken(stalled: tuple[Stalled, Any]) -> None:
+    peer, link = stalled
+    with peer.accept():
+        assert link.wait_connected(10)
+        for k in range(20):
+            link.send(picture(k))
+        link.close()
+        assert link.stats.sent + link.stats.dropped["closed"] == 20
+        assert set(link.stats.dropped) == {"closed"}
+
+
+def test_a_stream_of_a_peer_that_takes_nothing_is_ended_all_the_same(
+    stalled: tuple[Stalled, Any],
+) -> None:
+    peer, link = stalled
+    with peer.accept() as sock:
+
+        def answer() -> None:
+            asked.extend(peer.read(sock, 1))
+            sock.sendall(igtl.ReadyTrackingData().pack())
+
+        asked: list[Any] = []
+        thread = threading.Thread(target=answer)
+        thread.start()
+        with link.stream(igtl.StartTrackingData(), timeout=20):
+            thread.join(20)
+            assert [m.type_name for m in asked] == ["STT_TDATA"]
+            for k in range(20):
+                link.send(picture(k))
+        got = [m.type_name for m in peer.read(sock, 21)]
+        assert sorted(got) == ["IMAGE"] * 20 + ["STP_TDATA"]
+
+
+def test_a_request_to_a_peer_that_takes_nothing_times_out(stalled: tuple[Stalled, Any]) -> None:
+    peer, link = stalled
+    with peer.accept() as sock:
+        assert link.wait_connected(10)
+        for k in range(20):
+            link.send(picture(k))
+        with pytest.raises(TimeoutError):
+            link.query(igtl.GetImage(), timeout=0.2)
+        assert len(peer.read(sock, 20)) == 20
+        link.send(transform("next"))
+        assert peer.read(sock, 1)[0].device_name == "next"  # the request was not kept
+
+
+def test_wrong_arguments_are_refused_at_the_call() -> None:
+    for opens in (
+        lambda **s: igtl.connect(reconnect=QUICK, **s),
+        igtl.connect,
+        igtl.reconnect,
+        igtl.aio.reconnect,
+    ):
+        with pytest.raises(
+            TypeError,
+            match=r"no option 'open_timout' \(did you mean 'open_timeout'\?\); the options are compression, ",
+        ):
+            opens(open_timout=3)  # type: ignore[operator]
+        for wrong in (
+            {"version": 3}, {"max_size": -1}, {"crc": "maybe"}, {"on_error": "cry"},
+            {"inbox_policy": "block"}, {"inbox_messages": 0},
+        ):  # fmt: skip
+            with pytest.raises((ValueError, TypeError, OverflowError)):
+                opens(**wrong)  # type: ignore[operator]
+    with pytest.raises(TypeError, match="are for links with reconnect="):
+        igtl.connect(policy="latest")  # type: ignore[call-overload]
+
+
+def test_a_stream_is_asked_for_once_and_never_again_once_it_was_left() -> None:
+    """However connecting, asking and leaving fall together."""
+    port = free_port()
+    tdata = igtl.TrackingData([igtl.Tool("a", matrix=np.eye(4))])
+    with healing(port) as (link, events):
+        got: list[Any] = []
+        leave = threading.Event()
+
+        def use() -> None:
+            with link.stream(igtl.StartTrackingData(), timeout=20) as frames:
+                got.append(frames.recv(timeout=20))
+                leave.wait(20)
+
+        thread = threading.Thread(target=use)
+        thread.start()
+        until(lambda: link._pump.streams)  # it waits for a peer
+        with one_client(port) as peer:
+            assert isinstance(peer.recv(timeout=10), igtl.StartTrackingData)
+            peer.send(igtl.ReadyTrackingData())
+            peer.send(tdata)
+            until(lambda: len(got) == 1)
+            link.send(transform("end"))
+            assert peer.recv(timeout=10).device_name == "end"  # no second request
+        until(lambda: "disconnected" in events)
+        leave.set()  # while the peer is away
+        thread.join(20)
+        assert not thread.is_alive()
+        with one_client(port) as peer:
+            link.send(transform("only"))
+            assert peer.recv(timeout=10).device_name == "only"
+
+
+def test_compression_is_waited_for() -> None:
+    with igtl.serve(port=0, compression=True) as server:
+        with healing(server.port, compression=True) as (link, _):
+            assert link.wait_compressed(20)
+
+
+def test_a_link_to_which_nothing_refers_is_closed() -> None:
+    with igtl.listen(port=0) as listener:
+        link = igtl.connect("127.0.0.1", listener.port, reconnect=QUICK)
+        with listener.accept(timeout=10) as peer:
+            assert link.wait_connected(10)
+            thread = link._pump._thread
+            with pytest.warns(ResourceWarning, match="unclosed <ReconnectingLink"):  # noqa: PT031
+                del link
+                gc.collect()
+            with pytest.raises(igtl.ConnectionClosed):
+                peer.recv(timeout=10)
+            thread.join(10)
+            assert not thread.is_alive()
+        with pytest.raises(TimeoutError):
+            listener.accept(timeout=0.2)  # it does not come back
+    away = igtl.connect("127.0.0.1", free_port(), reconnect=igtl.Backoff(30, 30))
+    thread = away._pump._thread
+    with pytest.warns(ResourceWarning, match="unclosed <ReconnectingLink"):  # noqa: PT031
+        del away
+        gc.collect()
+    thread.join(10)
+    assert not thread.is_alive()
+
+
+FORKS = """
+import gc, os, time, igtl
+with igtl.listen(port=0) as listener:
+    link = igtl.connect(port=listener.port, reconnect=igtl.Backoff())
+    plain = igtl.connect(port=listener.port)
+    incoming = igtl.subscribe(igtl.connect(port=listener.port))
+    peers = [listener.accept(timeout=20) for _ in range(3)]
+    link.wait_connected(20)
+    child = os.fork()
+    if child == 0:
+        del link, plain, incoming
+        gc.collect()
+        os._exit(0)
+    os.waitpid(child, 0)
+    for peer in peers:
+        try:
+            peer.recv(timeout=0.2)
+        except TimeoutError:
+            print("alive")
+    link.close(), plain.close(), incoming.close()
+"""
+
+
+@pytest.mark.processes
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork there")
+def test_a_forked_child_that_forgets_a_link_does_not_close_the_parents() -> None:
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", FORKS], capture_output=True, text=True, timeout=120
+    )
+    assert done.stdout.split() == ["alive"] * 3, done.stderr
+
+
+def test_lost_framing_is_told_of_once() -> None:
+    with igtl.listen(port=0) as listener:
+
+        def serve() -> None:
+            for peer in listener:
+                with peer, contextlib.suppress(igtl.ConnectionClosed):
+                    peer._transport.send([frame("IMAGE", b"", size=1 << 50)])
+                    list(peer)
+
+        threading.Thread(target=serve, daemon=True).start()
+        with healing(listener.port) as (link, _):
+            for _ in range(3):  # no ProtocolError, after which callers go on for ever
+                with pytest.raises(igtl.ConnectionClosed, match="exceeds the limit"):
+                    link.recv(timeout=20)
 
 
 def test_block_waits_for_the_peer() -> None:
@@ -406,51 +695,51 @@ def test_metadata_while_the_version_is_not_known() -> None:
             until(lambda: link.stripped == 1)
             assert link.wait_connected(5)
             assert got.peer == link.local
-            with pytest.raises(igtl.EncodeError):
-                link.send(message)  # connected, still at version 1: as any link
+            link.send(message)  # connected, still at version 1: the same
+            assert peer.recv(igtl.String, timeout=5).header_version == 1
+            assert link.stripped == 2
             link.send_hello()
             assert peer.recv(igtl.Status, timeout=5).header_version == 2
+            peer.send(igtl.String("now at version 2", metadata={"k": "v"}))
+            link.recv(igtl.String, timeout=5)
+            link.send(message)
+            assert peer.recv(igtl.String, timeout=5).metadata == {"k": "v"}
+            assert link.stripped == 2
+    with healing(port, version=1) as (fixed, _):
+        with pytest.raises(igtl.EncodeError):  # no peer will ever get it whole
+            fixed.send(message)
 
 
-def test_a_connection_that_breaks_as_it_begins(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its socket is given back, and what the peer had sent by then is read."""
-    begun: list[igtl.Link] = []
-    hello = igtl.Link.send_hello
-
-    def breaks(link: igtl.Link) -> None:
-        begun.append(link)
-        if len(begun) < 3:
-            until(lambda: select.select([link._transport._sock], [], [], 0)[0])  # type: ignore[attr-defined]
-            raise igtl.ConnectionClosed("reset", clean=False)
-        hello(link)
-
-    monkeypatch.setattr(igtl.Link, "send_hello", breaks)
+def test_a_connection_that_breaks_as_it_begins() -> None:
+    """What the peer had sent by then is read, though a write to it fails first."""
     port = free_port()
     with healing(port, hello=True) as (link, _):
         for k in range(3):
             with one_client(port) as peer:
                 peer.send(transform(f"T{k}"))
-                assert link.recv(timeout=10).device_name == f"T{k}"
-    assert len(begun) == 3
-    assert all(old._transport._sock.fileno() == -1 for old in begun)  # type: ignore[attr-defined]
-    # and one that comes when the link was closed meanwhile
-    opened: list[igtl.Link] = []
+            assert link.recv(timeout=10).device_name == f"T{k}"
+
+
+def test_a_connection_that_is_made_when_the_link_was_closed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    opened: list[Any] = []
     connecting, closed = threading.Event(), threading.Event()
 
-    def slow(*args: Any, **settings: Any) -> igtl.Link:
-        opened.append(connect_once(*args, **settings))
+    def slow(*args: Any) -> Any:
+        opened.append(open_transport(*args))
         connecting.set()
         closed.wait(10)
         return opened[0]
 
-    monkeypatch.setattr("igtl.healing.connect_once", slow)
+    monkeypatch.setattr("igtl.blocking.healing.open_transport", slow)
     with igtl.listen(port=0) as listener:
         link = igtl.connect("127.0.0.1", listener.port, reconnect=QUICK)
         connecting.wait(10)
-        link._shut()
+        link.close()
         closed.set()
-        link._thread.join(10)
-    assert opened[0]._transport._sock.fileno() == -1  # type: ignore[attr-defined]
+        link._pump._thread.join(10)  # type: ignore[union-attr]
+    assert opened[0].fileno() == -1
 
 
 def test_a_request_whose_connection_breaks_is_not_waited_for() -> None:
@@ -485,21 +774,32 @@ def test_giving_up_reaches_everybody() -> None:
     link.close()
 
 
-def test_what_nobody_has_read_is_kept_and_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("igtl.healing.MAX_WAITING", 10)
+def test_what_nobody_has_read_is_kept_and_bounded() -> None:
+    port = free_port()
+    with healing(port, inbox_messages=10) as (link, events):
+        for turn in range(3):
+            with one_client(port) as peer:
+                for k in range(4):
+                    peer.send(transform("T", 10 * turn + k))
+                until(lambda n=turn: events.count("connected") > n)
+            until(lambda: not link.connected)
+        until(lambda: link.stats.dropped == {"unread": 2})
+        got = [link.recv(timeout=5).position[0] for _ in range(10)]
+        assert got == [2, 3, *(10 * turn + k for turn in (1, 2) for k in range(4))]
+
+
+def test_frames_go_on_over_connections() -> None:
+    """Those that had come before the first call too."""
     port = free_port()
     with healing(port) as (link, events):
         for turn in range(3):
             with one_client(port) as peer:
-                for k in range(4):
-                    peer.send(transform(f"{turn}.{k}"))
+                peer.send(transform(f"T{turn}"))
                 until(lambda n=turn: events.count("connected") > n)
             until(lambda: not link.connected)
-        until(lambda: link.stats.dropped == {"unread": 2})
-        first = link.recv_frame(timeout=5)
-        assert first.device_name == "0.2"
-        got = [link.recv(timeout=5).device_name for _ in range(9)]
-        assert got == ["0.3", *(f"{turn}.{k}" for turn in (1, 2) for k in range(4))]
+            if turn:
+                got = [link.recv_frame(timeout=5).device_name for _ in range(3 - turn)]
+                assert got == (["T0", "T1"] if turn == 1 else ["T2"])
 
 
 def test_an_end_is_noticed_without_sending_or_receiving() -> None:
@@ -583,6 +883,6 @@ def test_a_refused_certificate_is_not_retried_for_ever(tmp_path: Any, receives: 
             if receives:
                 with pytest.raises((ssl.SSLError, ConnectionError)):
                     link.recv(timeout=20)
-            until(lambda: link._closed)
+            until(lambda: link.close_reason is not None)
             assert isinstance(link.close_reason, ssl.SSLError)
         assert events.count("connected") <= 6

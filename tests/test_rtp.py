@@ -8,7 +8,7 @@ import random
 import pytest
 
 import igtl
-from igtl import rtp
+from igtl.codec import rtp
 from tests.conftest import VECTORS
 
 CASES = json.loads((VECTORS / "rtp.json").read_text())["vectors"]

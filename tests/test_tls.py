@@ -20,6 +20,7 @@ import trustme
 
 import igtl
 import igtl.aio
+from tests.links import Loop
 from tests.test_links import until
 from tests.wire import transform
 
@@ -148,6 +149,123 @@ def test_plain_and_tls_do_not_mix(files: Files, connects: Any) -> None:
         until(lambda: server.refused == {"tls": 1})
 
 
+SERVERS = ["serve", "listen", "aio.listen"]
+
+
+@contextlib.contextmanager
+def listening(server: str, context: ssl.SSLContext | None) -> Iterator[tuple[int, list[Any]]]:
+    """A server of some kind, and the errors of its links so far."""
+    met: list[Any] = []
+    if server == "serve":
+        with igtl.serve(port=0, ssl=context) as serving:
+            yield serving.port, met
+    elif server == "listen":
+        with igtl.listen(port=0, ssl=context) as listener:
+
+            def accept() -> None:
+                for link in listener:
+                    with link:
+                        try:
+                            link.recv(timeout=10)
+                        except Exception as error:
+                            met.append(error)
+
+            thread = threading.Thread(target=accept, daemon=True)
+            thread.start()
+            yield listener.port, met
+        thread.join(10)
+    else:
+        loop = Loop()
+
+        async def accept_aio(listener: igtl.aio.Listener) -> None:
+            async for link in listener:
+                async with link:
+                    try:
+                        await link.recv(timeout=10)
+                    except Exception as error:
+                        met.append(error)
+
+        async def opened() -> igtl.aio.Listener:
+            return await igtl.aio.listen(port=0, ssl=context)
+
+        aio_listener = loop(opened())
+        accepting = loop.start(accept_aio(aio_listener))
+        yield aio_listener.port, met
+        loop(aio_listener.close())
+        accepting.result(10)
+        loop.close()
+
+
+@pytest.mark.parametrize("server", SERVERS)
+def test_a_plain_client_of_a_tls_server_is_told(
+    files: Files, server: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And the server, or its log, says what was wrong with the client."""
+    with listening(server, igtl.tls.server(files.server)) as (port, met):
+        with igtl.connect("127.0.0.1", port) as link:
+            link.send(transform())
+            with pytest.raises(igtl.MessageTooLarge, match="the peer speaks TLS"):
+                link.recv(timeout=10)
+            with pytest.raises(igtl.ConnectionClosed, match="the peer speaks TLS"):
+                list(link)
+
+        async def main() -> None:
+            async with igtl.aio.connect("127.0.0.1", port) as link:
+                await link.send(transform())
+                with pytest.raises(igtl.MessageTooLarge, match="the peer speaks TLS"):
+                    await link.recv(timeout=10)
+
+        asyncio.run(main())
+        text = "does not speak TLS"
+        until(lambda: text in caplog.text or (len(met) == 2 and text in str(met[0])))
+
+
+@pytest.mark.parametrize("server", SERVERS)
+@CONNECTS
+def test_a_tls_client_of_a_plain_server_is_told(
+    files: Files, server: str, connects: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    with listening(server, None) as (port, met):
+        with pytest.raises((ssl.SSLError, ConnectionError), match="speak TLS"):
+            connects(port, igtl.tls.client(files.ca), open_timeout=20)
+        until(lambda: "the peer speaks TLS" in caplog.text)
+        if server != "serve":
+            until(lambda: len(met) == 1)
+            assert "the peer speaks TLS" in str(met[0])
+
+
+def test_a_server_that_speaks_first_shows_that_it_is_plain(files: Files) -> None:
+    with igtl.serve(port=0) as server:
+        server.broadcast(transform(), latch=True)
+        for connects in (sync_connect, aio_connect):
+            with pytest.raises(ssl.SSLError, match="does not speak TLS"):
+                connects(server.port, igtl.tls.client(files.ca))
+
+
+def test_a_wait_ends_in_time_during_the_handshake(files: Files) -> None:
+    """And the handshake goes on with the next wait."""
+    with igtl.listen(port=0, ssl=igtl.tls.server(files.server)) as listener:
+        with socket.create_connection(("127.0.0.1", listener.port)) as raw:
+            with listener.accept(timeout=10) as link:
+                for timeout in (0, 0.05):
+                    with pytest.raises(TimeoutError):
+                        link.recv(timeout=timeout)
+                assert link.close_reason is None
+
+                def talk() -> None:
+                    context = igtl.tls.client(files.ca)
+                    with context.wrap_socket(raw, server_hostname="127.0.0.1") as tls:
+                        tls.sendall(transform().pack())
+                        tls.settimeout(10)
+                        with contextlib.suppress(OSError):
+                            tls.recv(1)
+
+                thread = threading.Thread(target=talk)
+                thread.start()
+                assert link.recv(timeout=10).device_name == "Probe"
+            thread.join(10)
+
+
 def test_old_versions_are_refused(files: Files) -> None:
     for context in (igtl.tls.client(files.ca), igtl.tls.server(files.server)):
         assert context.minimum_version == ssl.TLSVersion.TLSv1_2
@@ -256,26 +374,102 @@ def test_threads_send_while_another_receives(files: Files) -> None:
             accepted[0].close()
 
 
-def test_cut_without_a_farewell(files: Files) -> None:
-    """Between two messages that is how many libraries close; within one it is an error."""
-    for cut, clean in ((106, True), (60, False)):
-        with igtl.listen(port=0, ssl=igtl.tls.server(files.server)) as listener:
-            result: list[Any] = []
+@pytest.mark.parametrize("kind", ["tls", "aio-tls"])
+@pytest.mark.parametrize("role", ["server", "client"])
+def test_cut_without_a_farewell(files: Files, kind: str, role: str) -> None:
+    """An attacker can end a connection, but not make it look like an end in order."""
+    for cut in (106, 60):  # between two messages, and within one
+        with cut_short(files, role, transform().pack()[:cut]) as peer:
+            read = asyncio.run(aio_read(peer)) if kind == "aio-tls" else sync_read(peer)
+        assert [m.device_name for m in read[:-1]] == ["Probe"] * (cut == 106)
+        assert isinstance(read[-1], igtl.ConnectionClosed)
+        assert not read[-1].clean
 
-            def receive(out: list[Any] = result, listening: Any = listener) -> None:
-                with listening.accept(timeout=10) as link:
-                    try:
-                        while True:
-                            out.append(link.recv(timeout=10))
-                    except igtl.ConnectionClosed as closed:
-                        out.append(closed.clean)
 
-            thread = threading.Thread(target=receive)
-            thread.start()
-            raw = socket.create_connection(("127.0.0.1", listener.port))
-            tls = igtl.tls.client(files.ca).wrap_socket(raw, server_hostname="127.0.0.1")
-            tls.sendall(transform().pack()[:cut])
-            with socket.socket(fileno=tls.detach()) as bare:
-                bare.shutdown(socket.SHUT_WR)
-                thread.join(10)
-            assert result[-1] is clean
+class Peer:
+    """Opens an igtl link to, or from, the bare TLS peer of a test."""
+
+    def __init__(self, files: Files, role: str, bare: Any) -> None:
+        self.role = role
+        self.bare = bare  # is given the port, or None to listen on one, which it returns
+        self.context = igtl.tls.server(files.server)
+        if role == "client":
+            self.context = igtl.tls.client(files.ca)
+
+
+@contextlib.contextmanager
+def cut_short(files: Files, role: str, sent: bytes) -> Iterator[Peer]:
+    """A peer that sends these bytes under TLS, and ends the connection beneath it."""
+    threads: list[threading.Thread] = []
+
+    def talk(sock: socket.socket) -> None:
+        if role == "server":
+            context = igtl.tls.client(files.ca)
+            tls = context.wrap_socket(sock, server_hostname="127.0.0.1")
+        else:
+            tls = igtl.tls.server(files.server).wrap_socket(sock, server_side=True)
+        tls.sendall(sent)
+        with socket.socket(fileno=tls.detach()) as bare:
+            bare.shutdown(socket.SHUT_WR)
+            bare.settimeout(10)
+            with contextlib.suppress(OSError):
+                while bare.recv(1000):
+                    pass
+
+    def start(work: Any) -> None:
+        threads.append(threading.Thread(target=work, daemon=True))
+        threads[-1].start()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def bare(port: int | None) -> int:
+            if port is None:
+                start(lambda: talk(listener.accept()[0]))
+                return int(listener.getsockname()[1])
+            start(lambda: talk(socket.create_connection(("127.0.0.1", port))))
+            return port
+
+        yield Peer(files, role, bare)
+        for thread in threads:
+            thread.join(10)
+
+
+def sync_read(peer: Peer) -> list[Any]:
+    """What comes until the link is over, and its error."""
+    read: list[Any] = []
+
+    def receive(link: igtl.Link) -> None:
+        with link:
+            try:
+                while True:
+                    read.append(link.recv(timeout=10))
+            except igtl.ConnectionClosed as closed:
+                read.append(closed)
+
+    if peer.role == "client":
+        receive(igtl.connect("127.0.0.1", peer.bare(None), ssl=peer.context))
+    else:
+        with igtl.listen(port=0, ssl=peer.context) as listener:
+            peer.bare(listener.port)
+            receive(listener.accept(timeout=10))
+    return read
+
+
+async def aio_read(peer: Peer) -> list[Any]:
+    read: list[Any] = []
+
+    async def receive(link: igtl.aio.Link) -> None:
+        async with link:
+            try:
+                while True:
+                    read.append(await link.recv(timeout=10))
+            except igtl.ConnectionClosed as closed:
+                read.append(closed)
+
+    if peer.role == "client":
+        await receive(await igtl.aio.connect("127.0.0.1", peer.bare(None), ssl=peer.context))
+    else:
+        async with igtl.aio.listen(port=0, ssl=peer.context) as listener:
+            peer.bare(listener.port)
+            await receive(await listener.accept(timeout=10))
+    return read

@@ -22,8 +22,8 @@ import pytest
 from click.testing import CliRunner
 
 import igtl
-from igtl import simulate
-from igtl.cli import COMMANDS, compose, main
+from igtl import cli, simulate
+from igtl.cli import COMMANDS, compose, ended_by_signals, main
 from tests.conftest import VECTORS, manifest
 from tests.cpp import free_port
 from tests.test_cli import run
@@ -36,11 +36,11 @@ processes = pytest.mark.processes
 class Running:
     """A command at work. Attributes: port it says that it serves on."""
 
-    def __init__(self, *args: str) -> None:
+    def __init__(self, *args: str, **settings: Any) -> None:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "igtl", *args],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+            env={**os.environ, "PYTHONUNBUFFERED": "1"}, **settings,
         )  # fmt: skip
         self.told = ""
         self.port = 0
@@ -54,18 +54,18 @@ class Running:
             self.told += line
         return found
 
-    def stop(self) -> tuple[str, str]:
-        """Ctrl-C; returns both outputs, and fails if it did not end well."""
-        self.process.send_signal(signal.SIGINT)
+    def stop(self, number: int = signal.SIGINT) -> tuple[str, str]:
+        """Ctrl-C, or another signal; returns both outputs, and fails if it did not end well."""
+        self.process.send_signal(number)
         out, err = self.process.communicate(timeout=20)
-        assert self.process.returncode == 0, err
+        assert self.process.returncode == (0 if number == signal.SIGINT else 128 + number), err
         assert "Traceback" not in err
         return out, self.told + err
 
 
 @contextmanager
-def running(*args: str, serves: bool = True) -> Iterator[Running]:
-    command = Running(*args)
+def running(*args: str, serves: bool = True, **settings: Any) -> Iterator[Running]:
+    command = Running(*args, **settings)
     try:
         if serves:
             command.port = int(command.wait_for(r"(?:on|->) \S+:(\d+)")[1])
@@ -146,6 +146,149 @@ def test_what_is_completed() -> None:
     assert "--hello" in completions("monitor", "--h")
     assert completions("simulate", "ul") == ["ultrasound"]
     assert "IMAGE" in completions("query", "localhost", "IM")
+
+
+# ---- signals and broken outputs ---------------------------------------------------------------
+
+
+def test_signals_end_as_ctrl_c_does() -> None:
+    before = [signal.getsignal(number) for number in cli._ENDING]
+    with ended_by_signals() as came:
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)  # does not interrupt what the first has begun
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert came == [signal.SIGTERM, signal.SIGINT]
+    assert [signal.getsignal(number) for number in cli._ENDING] == before
+
+
+def test_a_signal_that_is_turned_off_stays_off() -> None:
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        with ended_by_signals() as came:
+            signal.raise_signal(signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert came == []
+
+
+@processes
+@pytest.mark.skipif(sys.platform == "win32", reason="no such signals")
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_a_signal_leaves_a_whole_recording(name: str, here: igtl.Listener, tmp_path: Path) -> None:
+    file = tmp_path / "a.mcap"
+    with running("record", str(file), f":{here.port}", serves=False) as command:
+        with here.accept(timeout=20) as link:
+            link.send(igtl.Status.ok(device_name="A"))
+            end = time.monotonic() + 20
+            while not len(recorded := recording_at(file)) and time.monotonic() < end:
+                time.sleep(0.02)
+            assert recorded == ["A"]
+            command.stop(getattr(signal, name))
+            assert list(link) == []  # an ordered end
+    with igtl.Recording(file) as recording:
+        assert not recording.truncated
+        assert len(recording) == 1
+
+
+def recording_at(file: Path) -> list[str]:
+    """Device names of what is in a file that is being written."""
+    if not file.exists() or file.stat().st_size < 8:
+        return []
+    with igtl.Recording(file) as recording:
+        return [r.frame.device_name for r in recording]
+
+
+@processes
+@pytest.mark.skipif(sys.platform == "win32", reason="no such signals")
+@pytest.mark.parametrize("command", ["echo", "serve", "simulate", "replay"])
+def test_a_signal_lets_a_server_end_in_order(command: str, tmp_path: Path) -> None:
+    args = {
+        "echo": (":0",), "serve": ("--at", ":0"), "simulate": ("tracker", "--at", ":0"),
+        "replay": (str(tmp_path / "a.mcap"), "--at", ":0", "--loop", "--speed", "100"),
+    }[command]  # fmt: skip
+    with igtl.Recorder(tmp_path / "a.mcap") as recorder:
+        recorder.write(igtl.Status.ok())
+    with running(command, *args) as server, igtl.connect(port=server.port) as link:
+        server.wait_for(r"\+ ")
+        server.stop(signal.SIGTERM)
+        for _ in link.frames():  # raises nothing at the end
+            pass
+
+
+@processes
+@pytest.mark.skipif(sys.platform == "win32", reason="no such signals")
+def test_a_signal_to_the_demo_and_its_devices() -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "igtl", "demo", "--seconds", "60"],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+    )  # fmt: skip
+    with process:
+        assert process.stdout is not None
+        assert "simulated" in process.stdout.readline()
+        os.killpg(process.pid, signal.SIGTERM)
+        out, _ = process.communicate(timeout=60)
+    assert process.returncode == 143, out
+    assert "Traceback" not in out
+
+
+@processes
+@pytest.mark.parametrize("command", [("dump",), ("dump", "--json"), ("monitor", "--json")])
+def test_output_that_nobody_reads_any_more(
+    command: tuple[str, ...], devices: simulate.Simulator
+) -> None:
+    """`igtl dump | head -1`"""
+    with running(*command, f":{devices.port}", serves=False) as process:
+        assert process.process.stdout is not None
+        process.process.stdout.readline()
+        process.process.stdout.close()
+        process.process.stdout = None
+        _, err = process.process.communicate(timeout=20)
+    assert (process.process.returncode, err) == (1, "")
+
+
+@processes
+def test_a_server_whose_output_nobody_reads_any_more() -> None:
+    with running("serve", "--at", ":0") as server, igtl.connect(port=server.port) as link:
+        assert server.process.stdout is not None
+        server.process.stdout.close()
+        server.process.stdout = None
+        link.send(igtl.Status.ok())
+        _, err = server.process.communicate(timeout=20)
+    assert server.process.returncode == 1
+    assert "Traceback" not in err
+
+
+@processes
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+def test_output_to_a_full_disk(devices: simulate.Simulator) -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "igtl", "dump", f":{devices.port}"],
+            stdout=full, stderr=subprocess.PIPE, text=True, timeout=60,
+        )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr == "Error: standard output: No space left on device\n"
+
+
+@processes
+def test_exit_codes_of_what_sends(here: igtl.Listener, tmp_path: Path) -> None:
+    file = tmp_path / "a.mcap"
+    with igtl.Recorder(file) as recorder:
+        for k in range(10_000):
+            recorder.write(igtl.Status.ok(), received=1000 + k / 100)
+    sending = ("send", "STATUS", "--rate", "100"), ("replay", str(file), "--to")
+    for args in sending:
+        away = run(*args, f":{free_port()}")
+        assert (away.returncode, "refused" in away.stderr) == (3, True), args
+        with running(*args, f":{here.port}", serves=False) as command:
+            with here.accept(timeout=20) as link:
+                link.recv(timeout=20)
+            command.process.communicate(timeout=20)
+        assert command.process.returncode == 3, args
+    taken = run("echo", f":{here.port}")
+    assert (taken.returncode, "in use" in taken.stderr) == (1, True)
 
 
 # ---- send -------------------------------------------------------------------------------------
@@ -503,6 +646,92 @@ def test_info_of_what_is_no_recording(tmp_path: Path) -> None:
     done = run("info", str(tmp_path / "x"))
     assert done.returncode == 1
     assert "is no MCAP file" in done.stderr
+
+
+def limited_files(size: int) -> dict[str, Any]:
+    """For Popen: no file of the process grows beyond `size` bytes, as on a full disk."""
+    import resource
+
+    return {"preexec_fn": lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))}
+
+
+@processes
+@pytest.mark.skipif(sys.platform == "win32", reason="no limit for the size of files")
+def test_a_full_disk_ends_a_recording(here: igtl.Listener, tmp_path: Path) -> None:
+    file = tmp_path / "a.mcap"
+    noise = igtl.NDArray(np.random.default_rng(1).integers(0, 255, (4, 60_000), np.uint8))
+    with running(
+        "record", str(file), f":{here.port}", "-q", serves=False, **limited_files(500_000)
+    ) as command:
+        with here.accept(timeout=20) as link, pytest.raises(igtl.ConnectionClosed):
+            while True:
+                link.send(noise)
+        _, err = command.process.communicate(timeout=20)
+    assert (command.process.returncode, err) == (1, f"Error: {file}: File too large\n")
+    with igtl.Recording(file) as recording:
+        assert recording.truncated
+
+
+@processes
+@pytest.mark.skipif(sys.platform == "win32", reason="no limit for the size of files")
+@pytest.mark.parametrize("suffix", [".nrrd", ".nii", ".nii.gz", ".mha"])
+def test_a_full_disk_ends_receiving(suffix: str, here: igtl.Listener, tmp_path: Path) -> None:
+    for package in ("nibabel", "SimpleITK"):
+        pytest.importorskip(package)
+    noise = np.random.default_rng(1).integers(0, 255, (1, 200, 200), np.uint8)
+    args = ("receive", f":{here.port}", "--to", str(tmp_path), "--images", suffix)
+    with running(*args, serves=False, **limited_files(10_000)) as command:
+        with here.accept(timeout=20) as link:
+            link.send(igtl.Image(noise, device_name="US"))
+        out, err = command.process.communicate(timeout=20)
+    assert (command.process.returncode, out) == (1, "")
+    assert f"{tmp_path}/US{suffix}: " in err
+    assert "File too large" in err
+    assert list(tmp_path.iterdir()) == []  # no part of it
+
+
+@processes
+def test_a_source_that_ends_early_is_lost(here: igtl.Listener, tmp_path: Path) -> None:
+    file = tmp_path / "a.mcap"
+    for args in (
+        ("record", str(file), f":{here.port}", "-n", "5"),
+        ("record", str(tmp_path / "b.mcap"), f":{here.port}", "-s", "60"),
+        ("dump", f":{here.port}", "-s", "60"),
+        ("dump", f":{here.port}", "-n", "5"),
+        ("receive", f":{here.port}", "--to", str(tmp_path), "-s", "60"),
+    ):
+        with running(*args, serves=False) as command:
+            with here.accept(timeout=20) as link:
+                link.send(igtl.Status.ok(device_name="A"))
+            _, err = command.process.communicate(timeout=20)
+        assert command.process.returncode == 3, args
+        assert f"localhost:{here.port} closed the connection early" in err
+    with igtl.Recording(file) as recording:
+        assert len(recording) == 1
+        assert [e["event"] for e in recording.events] == ["connected", "lost"]
+    with running("record", str(tmp_path / "c.mcap"), f":{here.port}", serves=False) as command:
+        with here.accept(timeout=20) as link:
+            link.send(igtl.Status.ok(device_name="A"))
+        _, err = command.process.communicate(timeout=20)
+    assert command.process.returncode == 0  # nobody said how long
+    assert f"localhost:{here.port} has ended" in err
+
+
+@processes
+@pytest.mark.parametrize("command", ["monitor", "record"])
+def test_a_source_that_is_away_at_the_end_is_lost(command: str, tmp_path: Path) -> None:
+    port = free_port()
+    args = {"monitor": [], "record": [str(tmp_path / "a.mcap"), "--reconnect"]}[command]
+    with (
+        igtl.listen(port=port) as listener,
+        running(command, *args, f":{port}", "-s", "2", serves=False) as watching,
+    ):
+        with listener.accept(timeout=20) as link:
+            link.send(igtl.Status.ok(device_name="A"))
+            listener.close()
+        _, err = watching.process.communicate(timeout=20)
+    assert watching.process.returncode == 3
+    assert "refused" in err.splitlines()[-1]
 
 
 # ---- relays -----------------------------------------------------------------------------------

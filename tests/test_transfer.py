@@ -11,7 +11,7 @@ import pytest
 
 import igtl
 import igtl.aio
-from igtl.transfer import KEY, Assembler, Upload
+from igtl.tools.transfer import KEY, Assembler, Upload
 from tests.links import Aio, pair
 
 RNG = np.random.default_rng(9)

@@ -6,14 +6,19 @@ import random
 import socket
 import threading
 import time
+import tracemalloc
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import igtl
-from igtl import rtp
-from igtl.udp import Receiver, Sender
+from igtl.blocking.udp import Receiver, Sender
+from igtl.codec import rtp
+from igtl.net.datagrams import Incoming
 from tests.wire import transform
 
 RNG = np.random.default_rng(11)
@@ -55,6 +60,13 @@ def test_bad_datagrams_are_counted_and_the_next_is_read() -> None:
                         receiver.recv(timeout=5)
                 assert receiver.recv(timeout=5)[0].device_name == "after"
             assert receiver.stats.errors == {"ProtocolError": 2, "CRCError": 1, "BodyError": 2}
+
+
+def test_a_message_without_content_is_version_1() -> None:
+    with Receiver(0) as receiver, Sender("127.0.0.1", receiver.port) as out:
+        out.send(igtl.unpack(igtl.GetImage(device_name="x").pack(version=2)))
+        frame, _ = receiver.recv_frame(timeout=5)
+        assert frame.header_version == 1
 
 
 def test_frames_come_as_they_are() -> None:
@@ -139,7 +151,7 @@ def test_fragments_in_any_order_and_twice(air: Any, seed: int) -> None:
         sent += parts
     first, rest = sent[0], sent[1:] + rng.sample(sent, 5)
     rng.shuffle(rest)
-    in_air = air()
+    in_air = air(reassembly_timeout=None)
     got = in_air(first, *rest)
     by_name = {m.device_name: m for m in got}
     assert [by_name[i.device_name] for i in images] == images
@@ -147,7 +159,9 @@ def test_fragments_in_any_order_and_twice(air: Any, seed: int) -> None:
     assert receiver.gaps == 0
     assert receiver.duplicates == 5
     assert receiver.reordered > 0
-    assert receiver._partial_bytes <= 5 * 9000  # of packets that came once more
+    assert receiver._partial_bytes == 0
+    receiver.close()
+    assert receiver.stats.dropped == {}
 
 
 def test_lost_packets_are_counted(air: Any) -> None:
@@ -156,9 +170,111 @@ def test_lost_packets_are_counted(air: Any) -> None:
     in_air(*parts[:3], *parts[5:])
     assert in_air.receiver.gaps == 2
     time.sleep(0.25)
-    in_air(*packets(volume("next"), len(parts)))
+    in_air(transform().pack())  # any datagram shows that the time is over
     assert in_air.receiver.stats.dropped == {"incomplete": 1}
     assert in_air.receiver.stats.streams["IMAGE", "cut"].lost == {"incomplete": 1}
+    assert in_air.receiver._partial_bytes == 0
+    assert in_air(*parts[3:5]) == []  # too late: neither a message nor the beginning of one
+    in_air.receiver.close()
+    assert in_air.receiver.stats.dropped == {"incomplete": 1}
+    assert in_air.receiver.gaps == 0
+
+
+def test_what_is_incomplete_at_the_end_is_counted(air: Any) -> None:
+    in_air = air()
+    in_air(*packets(volume("last"))[:-1])
+    in_air.receiver.close()
+    in_air.receiver.close()
+    assert in_air.receiver.stats.dropped == {"incomplete": 1}
+
+
+def test_waiting_gives_up_what_is_overdue() -> None:
+    with Receiver(0, reassembly_timeout=0.05) as receiver:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
+            for packet in packets(volume("cut"))[:-1]:
+                s.sendto(packet, ("127.0.0.1", receiver.port))
+            with pytest.raises(TimeoutError):
+                receiver.recv(timeout=0.5)
+            assert receiver.stats.dropped == {"incomplete": 1}
+            assert receiver._partial_bytes == 0
+
+
+def test_a_caller_that_comes_late_loses_nothing_that_is_in_the_socket(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Two senders whose packets alternate; the caller is away between the halves."""
+    away = 0.0
+    clock = SimpleNamespace(time=time.time, monotonic=lambda: time.monotonic() + away)
+    for module in ("igtl.net.datagrams", "igtl.blocking.udp"):
+        monkeypatch.setattr(f"{module}.time", clock)
+    images = [volume(f"CT{k}") for k in range(2)]
+    parts = [packets(image, ssrc=k) for k, image in enumerate(images)]
+    with Receiver(0, reassembly_timeout=20) as receiver:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
+            s.connect(("127.0.0.1", receiver.port))
+            for pair in zip(*(p[:3] for p in parts), strict=True):
+                for packet in pair:
+                    s.send(packet)
+            s.send(transform().pack())
+            receiver.recv(timeout=5)
+            for pair in zip(*(p[3:] for p in parts), strict=True):
+                for packet in pair:
+                    s.send(packet)
+            away = 100.0
+            assert [receiver.recv(timeout=5)[0] for _ in images] == images
+        assert receiver.stats.dropped == {}
+
+
+class Network:
+    """What hypothesis makes of a stream: packets lost, doubled and in another order.
+
+    Attributes:
+        sent: packets of each message.
+        arrived: numbers of the packets in the order in which they arrive.
+    """
+
+    def __init__(self, data: Any) -> None:
+        sizes = data.draw(st.lists(st.integers(0, 700), min_size=1, max_size=8), label="sizes")
+        first = data.draw(st.integers(0, 0xFFFF), label="first number")
+        stamped = data.draw(st.booleans(), label="with time stamps")
+        self.sent: list[list[bytes]] = []
+        for k, size in enumerate(sizes):
+            # equal messages, unless they have time stamps
+            wire = igtl.String("x" * size, timestamp=1000 + k if stamped else None).pack(version=2)
+            sequence = (first + sum(map(len, self.sent))) & 0xFFFF
+            self.sent.append(rtp.split(wire, sequence=sequence, time=0, ssrc=1, payload_length=170))
+        numbers = range(sum(map(len, self.sent)))
+        self.arrived: list[int] = data.draw(
+            st.lists(st.sampled_from(numbers), max_size=2 * len(numbers)), label="arrived"
+        )
+
+    def packets(self) -> list[bytes]:
+        every = [packet for message in self.sent for packet in message]
+        return [every[n] for n in self.arrived]
+
+    def check(self, receiver: Incoming, received: int) -> None:
+        """Each message of which something came was handed out once, or counted once."""
+        came = set(self.arrived)
+        start, whole, touched = 0, 0, 0
+        for message in self.sent:
+            numbers = set(range(start, start + len(message)))
+            start += len(message)
+            whole += numbers <= came
+            touched += bool(numbers & came)
+        assert (received, receiver.stats.received) == (whole, whole)
+        assert receiver.stats.dropped["incomplete"] == touched - whole
+        assert receiver.stats.errors == {}
+        assert receiver.duplicates == len(self.arrived) - len(came)
+        span = max(came) - min(came) + 1 if came else 0
+        assert receiver.gaps == span - len(came)
+
+
+@given(st.data())
+def test_sent_is_received_and_counted(data: Any) -> None:
+    network = Network(data)
+    with Receiver(0, reassembly_timeout=None) as receiver:
+        got = [receiver._take(packet, ("10.0.0.1", 1), None) for packet in network.packets()]
+    network.check(receiver, sum(m is not None for m in got))
 
 
 def test_reassembly_is_bounded(air: Any) -> None:
@@ -167,14 +283,52 @@ def test_reassembly_is_bounded(air: Any) -> None:
         in_air(*packets(volume(f"CT{k}"), ssrc=k)[:-1])
     assert in_air.receiver._partial_bytes <= 1_000_000
     assert in_air.receiver.stats.dropped["incomplete"] >= 16
-    huge = bytearray(packets(volume("liar"))[0])
-    huge[12 + 42 : 12 + 50] = (1 << 40).to_bytes(8, "big")
-    assert in_air(bytes(huge)) == []
-    assert in_air.receiver.stats.errors == {"MessageTooLarge": 1}
-    small = bytearray(packets(volume("small"), ssrc=99)[0])
-    small[12 + 42 : 12 + 50] = (100).to_bytes(8, "big")
-    assert in_air(bytes(small)) == []
-    assert in_air.receiver.stats.errors == {"MessageTooLarge": 1, "BodyError": 1}
+    for size, error in ((1 << 40, "MessageTooLarge"), (100, "BodyError")):
+        in_air = air(max_size=1_000_000)
+        for packet in packets(volume("liar")):  # counted once, however many packets it has
+            lying = bytearray(packet)
+            lying[12 + 42 : 12 + 50] = size.to_bytes(8, "big")
+            assert in_air(bytes(lying)) == []
+        assert in_air.receiver.stats.errors == {error: 1}
+        assert in_air.receiver._partial_bytes == 0
+
+
+def test_a_peer_that_never_completes_does_not_push_out_others(air: Any) -> None:
+    in_air = air(max_size=1_000_000, reassembly_timeout=None)
+    image = volume("CT")
+    first, *rest = packets(image, ssrc=1)
+    in_air(first, source=("10.0.0.2", 1))
+    for k in range(20):
+        in_air(*packets(volume(f"{k}"), 100 * k)[:-1], source=("10.0.0.1", 1))
+    assert in_air(*rest, source=("10.0.0.2", 1)) == [image]
+
+
+def test_small_packets_are_bounded_too(air: Any) -> None:
+    """A message of 8192 bytes can be cut into as many packets."""
+    in_air = air(max_size=100_000, reassembly_timeout=None)
+    wire = igtl.String("x" * 200).pack(version=2)
+    sent = [rtp.split(wire, sequence=0, time=0, ssrc=k, payload_length=71) for k in range(50)]
+    tracemalloc.start()
+    try:
+        for parts in sent:
+            in_air(*parts[:-1])
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert in_air.receiver._partial_bytes <= 100_000
+    assert held < 1_000_000
+    empty = rtp.split(wire, sequence=0, time=0, ssrc=200, payload_length=170)[0]
+    in_air(empty[:82])
+    assert in_air.receiver.stats.errors == {"BodyError": 1}
+
+
+def test_sources_are_bounded(air: Any) -> None:
+    in_air = air(reassembly_timeout=None)
+    for k in range(300):
+        in_air(*packets(volume("cut"), ssrc=k)[:1])
+    assert in_air.receiver.stats.dropped == {"incomplete": 300 - 256}
+    in_air.receiver.close()
+    assert in_air.receiver.stats.dropped == {"incomplete": 300}
 
 
 def test_order_by_time_stamps(air: Any) -> None:
@@ -230,6 +384,30 @@ def test_broadcast() -> None:
         assert receiver.recv(timeout=5)[0].device_name == "everybody"
         with Sender("127.255.255.255", receiver.port) as out, pytest.raises(OSError):
             out.send(transform())
+
+
+def test_time_outs() -> None:
+    for wrong in (-1, float("nan")):
+        with pytest.raises(ValueError, match="reassembly_timeout must be 0 seconds or more"):
+            Receiver(0, reassembly_timeout=wrong)
+    with Receiver(0, reassembly_timeout=None) as receiver:
+        with pytest.raises(ValueError, match="timeout must be 0 seconds or more"):
+            receiver.recv(timeout=-1)
+        with pytest.raises(TimeoutError):
+            receiver.recv(timeout=0)
+        with Sender("127.0.0.1", receiver.port) as out:
+            out.send(transform())
+            receiver.recv(timeout=float("inf"))
+        receiver._take(packets(volume("cut"))[0], ("10.0.0.1", 1), None)
+        with pytest.raises(TimeoutError):
+            receiver.recv(timeout=0)
+        assert receiver.stats.dropped == {}
+    assert receiver.stats.dropped == {"incomplete": 1}
+
+
+def test_a_host_in_place_of_the_port() -> None:
+    with pytest.raises(TypeError, match=r"the port comes first, .* '0\.0\.0\.0' is no port"):
+        Receiver("0.0.0.0")  # type: ignore[arg-type]
 
 
 def test_nobody_listens() -> None:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import igtl
-from igtl.units import _PREFIXES, _SYMBOLS
+from igtl.codec.units import _PREFIXES, _SYMBOLS
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import logging
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
@@ -537,6 +538,49 @@ def test_a_client_that_lags_skips_to_a_key_frame() -> None:
                     assert decoder.decode(m) is not None
                     got += 1
             assert waiting - 6 <= got <= waiting  # those that waited when it stopped are gone
+
+
+@pytest.mark.skipif("AV10" not in codecs_here(), reason="this FFmpeg has no AV1")
+def test_a_codec_that_does_not_take_the_frames_concerns_its_clients_alone() -> None:
+    """AV1 takes 64 × 64 and more."""
+    with igtl.serve(port=0) as server:
+        camera = Publisher(server, "Cam", fps=30)
+        with igtl.connect(port=server.port) as small, igtl.connect(port=server.port) as viewer:
+            for n, (link, codec) in enumerate(((small, "AV10"), (viewer, "VP90"))):
+                link.send(igtl.StartVideo(codec=codec, interval_ms=0, device_name="Cam"))
+                for _ in igtl.Rate(200):
+                    if camera.watching > n:
+                        break
+            for k in range(5):
+                camera.publish(grey(k, 48, 48))
+                assert viewer.recv(igtl.Video, timeout=10)
+            told = small.recv(igtl.Status, timeout=10)
+            assert (told.code, told.error_name, told.device_name) == (4, "STT_VIDEO", "Cam")
+            with pytest.raises(igtl.EncodeError):
+                camera.publish(np.zeros((3, 3), np.uint8))  # of the program that publishes
+
+
+def test_an_encoder_that_does_not_take_the_size_says_so() -> None:
+    if "AV10" not in codecs_here():
+        pytest.skip("this FFmpeg has no AV1")
+    with VideoEncoder("AV10") as encoder:
+        with pytest.raises(igtl.EncodeError, match="AV10"):
+            encoder.encode(grey(0, 48, 48))
+        assert encoder.encode(grey(0)).kind == FrameType.KEY  # it goes on
+
+
+def test_a_client_that_keeps_asking_gets_few_key_frames() -> None:
+    with igtl.serve(port=0) as server:
+        camera = Camera(server, key_interval=1000)
+        with watching(camera, server, "VP90", 2) as first:
+            with igtl.connect("127.0.0.1", server.port) as greedy:
+                begun = time.monotonic()
+                for _, _ in zip(range(60), igtl.Rate(50), strict=False):
+                    greedy.send(igtl.StartVideo(codec="VP90", interval_ms=0, device_name="Cam"))
+                    camera.shoot()
+                took = time.monotonic() - begun
+            kinds = [first.recv(igtl.Video, timeout=5).kind for _ in range(60)]
+            assert 1 <= kinds.count(FrameType.KEY) <= 2 + took / 0.5
 
 
 def test_over_asyncio() -> None:

@@ -36,3 +36,28 @@ def transform(name: str = "Probe", x: float = 1.0) -> igtl.Transform:
     m = np.eye(4)
     m[0, 3] = x
     return igtl.Transform(m, device_name=name)
+
+
+def bind(children: list[tuple[bytes, bytes]], names: bytes) -> bytes:
+    """Content of a BIND of (type, content)."""
+    heads = b"".join(struct.pack(">12sQ", kind, len(body)) for kind, body in children)
+    bodies = b"".join(body + bytes(len(body) % 2) for _, body in children)
+    size = struct.pack(">HH", len(children), len(names))
+    return size[:2] + heads + size[2:] + names + bodies
+
+
+def attributes(count: int) -> bytes:
+    """Content of a POLYDATA of attributes without names and values."""
+    heads = struct.pack(">BBI", 0, 1, 0) * count
+    return bytes(36) + struct.pack(">I", count) + heads + bytes(count + count % 2)
+
+
+def entries(count: int) -> bytes:
+    """A version 2 body of STATUS with metadata of three-byte keys without values."""
+    head = struct.pack(">H", count) + struct.pack(">HHI", 3, 3, 0) * count
+    return extended(bytes(31), head, b"".join(k.to_bytes(3, "big") for k in range(count)))
+
+
+def wanted(count: int) -> bytes:
+    types = b"".join(b"T%011x" % k for k in range(count))
+    return struct.pack(">H", count) + types + struct.pack(">H", count) + bytes(count)

@@ -8,9 +8,10 @@ Everything here belongs to the event loop it was made in; other threads use `igt
 """
 
 from igtl.aio import udp
-from igtl.aio.link import Link, Listener, connect, listen, pipe
+from igtl.aio.link import Link, connect, pipe
+from igtl.aio.listener import Listener, listen
 from igtl.aio.peer import Peer
-from igtl.aio.retry import reconnect
+from igtl.aio.reconnect import reconnect
 from igtl.aio.server import Server, serve
 from igtl.aio.subscriber import Subscriber, subscribe
 

@@ -6,22 +6,62 @@ import asyncio
 import contextlib
 import inspect
 import logging
+import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator
 from typing import Any, TypeVar
 
 from igtl import _core
-from igtl.aio.peer import Peer
-from igtl.compressing import CompressingProtocol, capabilities
+from igtl._core import Frame
+from igtl.aio.peer import Limit, Peer
+from igtl.codec.message import Message
 from igtl.errors import CommandFailed, ConnectionClosed, EncodeError
-from igtl.exchange import fits, interval_of, ready_for, reply_to
-from igtl.log import log, logger
-from igtl.message import Message
+from igtl.log import log
 from igtl.messages.general import Command, CommandReply, Status, StatusCode
 from igtl.messages.queries import Get, GetCapability, GetStatus, Ready, Start, Stop
+from igtl.session.compress import CompressingProtocol, capabilities
+from igtl.session.requests import fits, interval_of, ready_for, reply_to
 
 F = TypeVar("F", bound=Callable[..., Any])
 _ASKS = (Get, Start, Stop)
+# of answers to requests without one: a STATUS without a name ends 3D Slicer
+_NAMELESS = "igtl"
+
+
+class Busy(Exception):
+    """The server carries out as much as it may."""
+
+
+def as_exception(error: BaseException) -> Exception:
+    """What a function of the user has raised, as an error that a task and a future can carry:
+    SystemExit would end the event loop, and no future takes StopIteration."""
+    if isinstance(error, Exception) and not isinstance(error, StopIteration):
+        return error
+    carried = RuntimeError(f"it raised {error!r}")
+    carried.__cause__ = error
+    return carried
+
+
+@contextlib.contextmanager
+def _contained() -> Iterator[None]:
+    """Whatever a function of the user raises leaves this as an Exception. What comes from outside
+    passes: that this task is to end, and Ctrl-C."""
+    try:
+        yield
+    except Exception:
+        raise
+    except BaseException as error:
+        task = asyncio.current_task()
+        if (
+            isinstance(error, GeneratorExit)
+            or (isinstance(error, asyncio.CancelledError) and task and task.cancelling())
+            or (
+                isinstance(error, KeyboardInterrupt)
+                and threading.current_thread() is threading.main_thread()
+            )
+        ):
+            raise
+        raise as_exception(error) from error
 
 
 class Runner:
@@ -33,11 +73,16 @@ class Runner:
         return await result if inspect.isawaitable(result) else result
 
     async def apart(self, work: Callable[..., Any], *args: Any) -> Any:
-        """Commands and providers, which may take long."""
+        """Commands and providers, which may take long. When this is cancelled it ends as soon as
+        the function has ended.
+
+        Raises:
+            Busy: there is no room for more.
+        """
         return await self.in_order(work, *args)
 
     async def begun(self, provider: Callable[..., Any], *args: Any) -> Any:
-        """The frames of a stream: an iterable, or an async one."""
+        """The frames of a stream: an iterable, or an async one; see `apart`."""
         return await self.in_order(provider, *args)
 
     async def iterated(self, frames: Any) -> AsyncGenerator[Message]:
@@ -50,24 +95,34 @@ class Runner:
                 for message in frames:
                     yield message
         finally:
-            if hasattr(frames, "aclose"):
-                await frames.aclose()
-            elif isinstance(frames, Iterator) and hasattr(frames, "close"):
-                frames.close()
+            await self.closed(frames)
+
+    async def closed(self, frames: Any) -> None:
+        """Close the frames of a stream, if they can be closed."""
+        if hasattr(frames, "aclose"):
+            await frames.aclose()
+        elif isinstance(frames, Iterator) and hasattr(frames, "close"):
+            frames.close()
 
 
 class Answers:
     """The user's functions of a server, and when they are called."""
 
     def __init__(self, runner: Runner | None = None) -> None:
-        self._runner = runner or Runner()
+        self.runner = runner or Runner()
         self._handlers: list[tuple[type[Message], str, Callable[..., Any]]] = []
         self._providers: list[tuple[type[Message], str, Callable[..., Any]]] = []
         self._commands: dict[str, Callable[..., Any]] = {}
 
     def on(self, kind: type[Message] = Message, name: str = "*") -> Callable[[F], F]:
         """Decorator: call this with (message, peer) for each message of a class whose device name
-        fits; a coroutine function is awaited. One message of a client after the other."""
+        fits; a coroutine function is awaited. One message of a client after the other.
+
+        The connection is read meanwhile: messages for which the handlers have no time wait, within
+        the bounds of the inbox (see `igtl.options.SocketOptions`), and then count as "unread".
+        """
+        if not (isinstance(kind, type) and issubclass(kind, Message)):
+            raise TypeError(f"a handler is called for a class of messages, not for {kind!r}")
 
         def register(handler: F) -> F:
             self._handlers.append((kind, name, handler))
@@ -110,58 +165,84 @@ class Answers:
 
     # -- messages
 
-    async def _handle(self, peer: Peer, message: Message) -> None:
+    async def handle(self, peer: Peer, message: Message) -> None:
         handled = False
         for kind, name, handler in self._handlers:
             if fits(message, kind, name):
                 handled = handled or kind is not Message
-                await self._guarded(peer, handler, message, peer)
+                await self.guarded(peer, handler, message, peer)
         if isinstance(message, Command):
             work = self._commands.get(message.name) or self._commands.get("*")
             if work is not None or not handled:
-                peer._start(self._carry_out(peer, message, work))
+                await self._command(peer, message, work)
         elif isinstance(message, _ASKS):
             provider = self._provider_of(message)
             if provider is not None or not handled:
                 await self._answer(peer, message, provider)
         elif not handled and not any(kind is Message for kind, _, _ in self._handlers):
-            peer.stats.count_dropped(_core.stream_head(message), "unhandled")
+            peer.stats.count_dropped(message, "unhandled")
 
-    async def _guarded(self, peer: Peer, handler: Callable[..., Any], *args: Any) -> None:
+    async def _called(self, how: Callable[..., Any], work: Callable[..., Any], *args: Any) -> Any:
+        with _contained():
+            return await how(work, *args)
+
+    async def guarded(self, peer: Peer, handler: Callable[..., Any], *args: Any) -> None:
         """Call a handler; what it raises is logged, and the server goes on."""
         try:
-            await self._runner.in_order(handler, *args)
+            await self._called(self.runner.in_order, handler, *args)
         except ConnectionClosed:
             pass  # it was sending to someone who left
         except Exception as error:
-            logger.exception("a handler failed", extra={"peer": peer.peer, "cause": error})
+            log(logging.ERROR, "a handler failed", peer=peer.peer, cause=error, error=error)
+
+    # -- commands
+
+    async def _command(self, peer: Peer, command: Command, work: Callable[..., Any] | None) -> None:
+        if not peer.begin("max_commands", command, self._carry_out(peer, command, work)):
+            await self._reply(peer, command, None, "too many commands are in progress")
+        await asyncio.sleep(0)  # what is quick is over before the next one
 
     async def _carry_out(
         self, peer: Peer, command: Command, work: Callable[..., Any] | None
     ) -> None:
-        text, error = None, None
+        result, error = None, None
         try:
             if work is None:
                 raise LookupError(f"there is no command {command.name!r} here")
-            text = await self._runner.apart(work, command, peer)
+            result = await self._called(self.runner.apart, work, command, peer)
+            if result is not None and not isinstance(result, CommandReply):
+                result = str(result)
         except CommandFailed as failed:
             error = str(failed)
         except Exception as failed:
-            error = f"{type(failed).__name__}: {failed}" if work else str(failed)
+            known = work is None or isinstance(failed, Busy)
+            error = str(failed) if known else f"{type(failed).__name__}: {failed}"
             log(
                 logging.WARNING, "command %r of %s failed: %s", command.name, peer.peer, error,
                 peer=peer.peer, type="COMMAND", device=command.device_name, cause=failed,
             )  # fmt: skip
-        if isinstance(text, CommandReply):
-            reply = text
-        else:
-            reply = reply_to(
-                command, None if text is None else str(text), error, peer.header_version
-            )
+        if isinstance(result, CommandReply):
+            try:
+                with contextlib.suppress(ConnectionClosed):
+                    await peer.send(result)
+                return
+            except Exception as failed:  # it cannot be packed, for example has metadata
+                result, error = None, str(failed)
+        await self._reply(peer, command, result, error)
+
+    async def _reply(
+        self, peer: Peer, command: Command, text: str | None, error: str | None
+    ) -> None:
         try:
-            await self._tell(peer, reply)
-        except EncodeError as failed:  # the handler's own reply, for example with metadata
-            await self._tell(peer, reply_to(command, None, str(failed), peer.header_version))
+            reply = reply_to(command, text, error, peer.header_version)
+            reply.name = _core.fit(command.name, 128)  # of bytes that are no text it has grown
+            reply.device_name = ""
+            await self._tell(peer, command, reply)
+        except EncodeError as failed:  # of the text
+            failure = CommandReply(command.command_id, "", str(failed))
+            await self._tell(peer, command, failure)
+
+    # -- requests
 
     def _provider_of(self, request: Message) -> Callable[..., Any] | None:
         for kind, name, provider in self._providers:
@@ -178,84 +259,122 @@ class Answers:
         self, peer: Peer, request: Message, provider: Callable[..., Any] | None
     ) -> None:
         if isinstance(request, Stop) and provider is not None:
-            self._stop_streams(peer, request)
+            peer.stop(lambda key: _same_stream(request, key))
             await self._ready(peer, request, 0)
         elif provider is not None:
-            peer._start(self._provide(peer, request, provider))
+            await self._provided(peer, request, provider)
         elif isinstance(request, GetCapability):
-            await self._tell(
-                peer, capabilities(compression=isinstance(peer._protocol, CompressingProtocol))
-            )
+            compresses = isinstance(peer.session.protocol, CompressingProtocol)
+            await self._tell(peer, request, capabilities(compression=compresses))
         elif isinstance(request, GetStatus):
-            await self._tell(peer, Status.ok(device_name=request.device_name or "igtl"))
+            await self._tell(peer, request, Status.ok(device_name=_NAMELESS))
         else:
-            await self._not_found(peer, request, "is not provided")
+            await self._refuse(peer, request, "is not provided")
+
+    async def _provided(self, peer: Peer, request: Message, provider: Callable[..., Any]) -> None:
+        if isinstance(request, Start):
+            key = type(request).answer, request.device_name
+            # asked for again: the new one begins when the old one has ended
+            before = peer.stop(lambda other: other == key)
+            work = self._stream(peer, request, provider, before)
+            limit: Limit = "max_streams"
+        else:
+            key = None
+            work = self._provide(peer, request, provider)
+            limit = "max_requests"
+        if not peer.begin(limit, request, work, key):
+            await self._refuse(peer, request, f"is one more than {limit}", StatusCode.BUSY)
+        await asyncio.sleep(0)  # what is quick is over before the next one
 
     async def _provide(self, peer: Peer, request: Message, provider: Callable[..., Any]) -> None:
         try:
-            if isinstance(request, Start):
-                await self._begin_stream(peer, request, provider)
-                return
-            found = await self._runner.apart(provider, request, peer)
+            found = await self._called(self.runner.apart, provider, request, peer)
             if found is None:
-                await self._not_found(peer, request, "is not here")
+                await self._refuse(peer, request, "is not here")
             else:
-                await self._tell(peer, found)
-        except Exception as error:
-            logger.exception(
-                "the provider of %s failed", request.type_name,
-                extra={"peer": peer.peer, "type": request.type_name, "cause": error},
-            )  # fmt: skip
-            await self._not_found(peer, request, "failed")
-
-    async def _begin_stream(
-        self, peer: Peer, request: Start[Any], provider: Callable[..., Any]
-    ) -> None:
-        self._stop_streams(peer, request)
-        frames = await self._runner.begun(provider, request, peer)
-        if frames is None:
-            if ready_for(request) is None:
-                await self._not_found(peer, request, "is refused")
-            await self._ready(peer, request, 1)
-            return
-        await self._ready(peer, request, 0)
-        task = peer._start(self._stream(peer, request, frames))
-        peer._streams[type(request).answer, request.device_name] = task
-
-    async def _stream(self, peer: Peer, request: Start[Any], frames: Any) -> None:
-        interval, due = interval_of(request), time.monotonic()
-        try:
-            async with contextlib.aclosing(self._runner.iterated(frames)) as messages:
-                async for message in messages:
-                    # never more of a stream than the client can take, whatever its policy
-                    await peer._connection.send(message, wait=True)
-                    due = max(due + interval, time.monotonic())
-                    await asyncio.sleep(due - time.monotonic())
+                await peer.send(found)
         except ConnectionClosed:
             pass
         except Exception as error:
-            logger.exception("a stream failed", extra={"peer": peer.peer, "cause": error})
+            await self._failed(peer, request, error)
 
-    def _stop_streams(self, peer: Peer, request: Message) -> None:
-        answer = request.answer  # type: ignore[attr-defined]
-        for (kind, name), task in list(peer._streams.items()):
-            if kind is answer and request.device_name in ("", name):
-                task.cancel()
-                del peer._streams[kind, name]
+    async def _failed(self, peer: Peer, request: Message, error: Exception) -> None:
+        """A provider has raised this."""
+        if isinstance(error, Busy):
+            await self._refuse(peer, request, str(error), StatusCode.BUSY)
+            return
+        log(
+            logging.ERROR, "the provider of %s failed", request.type_name,
+            peer=peer.peer, type=request.type_name, cause=error, error=error,
+        )  # fmt: skip
+        await self._refuse(peer, request, "failed")
+
+    # -- streams
+
+    async def _stream(
+        self,
+        peer: Peer,
+        request: Start[Any],
+        provider: Callable[..., Any],
+        before: list[asyncio.Task[None]],
+    ) -> None:
+        try:
+            if before:
+                await asyncio.wait(before)
+            frames = await self._called(self.runner.begun, provider, request, peer)
+            if frames is None:
+                if ready_for(request) is None:
+                    await self._refuse(peer, request, "is refused")
+                await self._ready(peer, request, 1)
+                return
+            with _contained():
+                await self._send_all(peer, request, frames)
+        except ConnectionClosed:
+            pass
+        except Exception as error:
+            await self._failed(peer, request, error)
+
+    async def _send_all(self, peer: Peer, request: Start[Any], frames: Any) -> None:
+        interval = interval_of(request)
+        try:
+            await self._ready(peer, request, 0)
+        except BaseException:
+            await self.runner.closed(frames)  # they were not begun, so nothing else closes them
+            raise
+        due = time.monotonic()
+        async with contextlib.aclosing(self.runner.iterated(frames)) as messages:
+            async for message in messages:
+                # never more of a stream than the client can take, whatever its policy
+                await peer.connection.send(message, wait=True)
+                due = max(due + interval, time.monotonic())
+                await asyncio.sleep(due - time.monotonic())
+
+    # -- what a client is told
 
     async def _ready(self, peer: Peer, request: Any, status: int) -> None:
         kind: type[Ready[Any]] | None = ready_for(request)
         if kind is not None:
-            await self._tell(peer, kind(status, device_name=request.device_name))
+            await self._tell(peer, request, kind(status))
 
-    async def _not_found(self, peer: Peer, request: Message, why: str) -> None:
-        # a STATUS without a name ends 3D Slicer, and so would an RTS_ that it has not asked for
-        name = request.device_name or "igtl"
+    async def _refuse(
+        self, peer: Peer, request: Message, why: str, code: StatusCode = StatusCode.NOT_FOUND
+    ) -> None:
         text = f"{request.type_name} {request.device_name!r} {why}"
-        await self._tell(
-            peer, Status(StatusCode.NOT_FOUND, 0, request.type_name, text, device_name=name)
-        )
+        status = Status(code, 0, request.type_name, text, device_name=_NAMELESS)
+        await self._tell(peer, request, status)
 
-    async def _tell(self, peer: Peer, message: Message) -> None:
+    async def _tell(self, peer: Peer, request: Message, answer: Message) -> None:
+        """Send an answer under the device name of the request, as its bytes came: it may be no
+        text. An answer to a request without a name keeps its own."""
+        wire = answer.pack(version=2 if peer.header_version == 2 else 1)
+        name = _core.stream_key(request)[12:32].ljust(20, b"\0")
+        if name[0]:
+            wire = wire[:14] + name + wire[34:]
         with contextlib.suppress(ConnectionClosed):
-            await peer.send(message)
+            await peer.send(Frame.from_bytes(wire))
+
+
+def _same_stream(stop: Stop[Any], key: tuple[type[Message], str]) -> bool:
+    """Whether a STP_ message ends the stream of this class and device name."""
+    kind, name = key
+    return kind is type(stop).answer and stop.device_name in ("", name)

@@ -1,4 +1,5 @@
-"""Links in asyncio: `connect`, `listen`, `pipe`. Behaviour as `igtl.sync`, awaited.
+"""Links in asyncio: `connect`, `pipe`, and the Link that they and `listen` hand out. Behaviour as
+in `igtl.blocking`, awaited.
 
 Waiting can be cancelled at any time, by `asyncio.timeout` too, and nothing is lost: a `recv` that
 was cancelled has taken nothing, a `send` that was cancelled is either not sent at all or whole.
@@ -8,81 +9,93 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
+import math
 import socket
 import time
-from collections.abc import AsyncIterator, Coroutine, Generator
-from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, overload
+import warnings
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator
+from functools import partial
+from typing import Any, Generic, Self, TypeVar, Unpack, overload
 
-from igtl import _core
 from igtl._core import Frame
-from igtl.aio.connection import Arrival, Connection
-from igtl.aio.tls import TLSConnection
-from igtl.compressing import CompressingProtocol, protocol_for
-from igtl.compression import Compression
+from igtl.aio.transport import Connection
+from igtl.codec.message import Message, NoData
 from igtl.errors import ConnectionClosed, MessageTooLarge
-from igtl.exchange import (
-    ANYTHING,
-    NOTHING,
-    Exchange,
-    Selection,
-    Stopping,
-    new_command,
-    part_of_stream,
-    selection,
-    stop_for,
-)  # fmt: skip
-from igtl.link import (
-    MAX_WAITING,
-    MAX_WAITING_BYTES,
-    Inbox,
-    InboxPolicy,
-    LinkBase,
-    StreamOf,
-    Wanted,
-)  # fmt: skip
-from igtl.log import log, named
-from igtl.message import CRCPolicy, Message, NoData
 from igtl.messages.general import Command, CommandReply
 from igtl.messages.queries import Get, Ready, Start
-from igtl.pairing import Method, Pairing
-from igtl.protocol import MAX_SIZE, PORT, OnError, Protocol, Version, hello_message
-from igtl.queues import Policy, Queue
-
-if TYPE_CHECKING:
-    from ssl import SSLContext
+from igtl.options import (
+    PORT,
+    AioConnectOptions,
+    AioConnectSettings,
+    LinkOptions,
+    QueueOptions,
+    seconds,
+)  # fmt: skip
+from igtl.session.facade import (
+    LinkBase,
+    PairsOf,
+    StreamOf,
+    greeting,
+    new_inbox,
+    new_outbox,
+    new_protocol,
+    pairing_of,
+)  # fmt: skip
+from igtl.session.inbox import Wanted
+from igtl.session.layers import Layer
+from igtl.session.packed import Packed
+from igtl.session.pairing import By, Method
+from igtl.session.protocol import hello_message
+from igtl.session.requests import ANYTHING, Exchange, new_command, selection, stop_for
+from igtl.session.session import Session
 
 M = TypeVar("M", bound=Message)
-MAX_QUEUED = 1000
-MAX_QUEUED_BYTES = 1 << 20
+T = TypeVar("T")
 _CLOSE_TIMEOUT = 5.0
-_LOOK = 0.02  # seconds between two looks at what the peer has said
+_STOP_TIMEOUT = 1.0  # seconds for a peer to acknowledge the end of a stream
 
 
-class Link(LinkBase):
+class Asking:
+    """The requests of whatever can send one and wait for its answer."""
+
+    request: Callable[[Exchange, float | None], Coroutine[Any, Any, Message]]
+
+    async def query(self, request: Get[M], *, timeout: float | None = 5.0) -> M | NoData:
+        """Ask for one message and wait for it; see `igtl.Link.query`."""
+        exchange = Exchange(request)
+        answer: M | NoData = exchange.result(await self.request(exchange, timeout))
+        return answer
+
+    async def command(
+        self, name: str, text: str = "", *, device_name: str = "", timeout: float | None = 5.0
+    ) -> CommandReply:
+        """Send a COMMAND and wait for its reply; see `igtl.Link.command`."""
+        return await self.ask(new_command(name, text, device_name), timeout=timeout)
+
+    async def ask(self, command: Command, *, timeout: float | None = 5.0) -> CommandReply:
+        """As `command`, for a Command that the caller has made."""
+        exchange = Exchange(command)
+        reply: CommandReply = exchange.result(await self.request(exchange, timeout))
+        return reply
+
+
+class Link(LinkBase, Asking):
     """A connection to one peer, in one event loop.
 
-    `async for message in link` yields messages until the peer closes cleanly.
+    `async for message in link` yields messages until the peer closes cleanly. Several tasks may
+    send and ask at once; one at a time receives.
 
-    Attributes:
-        peer, local: addresses of the other end and of this one.
-        close_reason: why the link is over; None while it is not.
-        stats, header_version: see LinkBase.
+    Attributes: see `LinkBase`.
     """
 
     def __init__(
-        self,
-        connection: Connection,
-        *,
-        read_timeout: float | None = None,
-        write_timeout: float | None = None,
-        inbox: Inbox | None = None,
-        ends_quietly: bool = False,
+        self, connection: Connection, options: LinkOptions, *, ends_quietly: bool = False
     ) -> None:
-        super().__init__(connection.protocol, connection.local, read_timeout, inbox, ends_quietly)
+        super().__init__(connection, ends_quietly=ends_quietly)
         self._connection = connection
-        self._write_timeout = write_timeout
+        self._options = options
         self._receiving = False
+        connection.drains = options.drain
 
     # -- sending
 
@@ -101,18 +114,79 @@ class Link(LinkBase):
             TimeoutError: the peer took nothing for the link's write_timeout. The link ends.
         """
         connection = self._connection
-        if not self._protocol.peer_takes:
-            wire = self._protocol.pack(message, crc=crc)
-            if not connection.put_now(wire):
-                await connection._queue(wire, self._write_timeout, False)
-        else:
-            await connection.send(message, crc=crc, timeout=self._write_timeout)
+        protocol = self.session.protocol
+        if protocol.peer_takes:
+            await connection.send(message, crc=crc, timeout=self._options.write_timeout)
+            return
+        wire = protocol.pack(message, crc=crc)
+        if not connection.put_now(wire):
+            packed = Packed(wire, as_it_is=True)
+            await connection.queue(packed, self._options.write_timeout)
 
     async def send_hello(self) -> None:
         """Offer header version 2, see `connect`."""
-        await self._connection.put_wait(hello_message(), None, self._write_timeout)
+        packed = Packed(hello_message(), as_it_is=True)
+        await self._connection.put_wait(packed, self._options.write_timeout)
 
     # -- receiving
+
+    async def _until(self, take: Callable[[], T | None]) -> T:
+        """What `take` returns, as soon as it returns something."""
+        if self._receiving:
+            raise RuntimeError("another task is receiving on this link")
+        self._receiving = True
+        try:
+            while (found := take()) is None:
+                if (end := self.session.end()) is not None:
+                    raise end.with_traceback(None)
+                if self.session.protocol.at_boundary:
+                    await self._connection.more()
+                else:
+                    await self._more_of_message()
+            return found
+        except MessageTooLarge:
+            self._connection.abort()
+            raise
+        finally:
+            self._receiving = False
+
+    async def _more_of_message(self) -> None:
+        """Wait for the peer to go on with a message that it has begun, within its time-out."""
+        deadline = self.session.next_deadline()
+        left = None if deadline == math.inf else max(0.0, deadline - time.monotonic())
+        limit = asyncio.timeout(left)
+        try:
+            async with limit:
+                await self._connection.more()
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            self._connection.expired(time.monotonic())
+
+    def _within(
+        self, take: Callable[[], T | None], wanted: Any, timeout: float | None
+    ) -> Coroutine[Any, Any, T]:
+        if timeout is None:
+            timeout = self._options.read_timeout
+        else:
+            timeout = seconds("timeout", timeout)
+        return self._until(take) if timeout is None else self._until_time(take, wanted, timeout)
+
+    async def _until_time(
+        self, take: Callable[[], T | None], wanted: Any, timeout: float | None
+    ) -> T:
+        limit = asyncio.timeout(timeout)
+        try:
+            async with limit:
+                return await self._until(take)
+        except TimeoutError:
+            if limit.expired():
+                raise self.session.unseen(wanted, timeout) from None
+            raise
+
+    def recv_selected(self, wanted: Wanted, timeout: float | None) -> Coroutine[Any, Any, Message]:
+        """As `recv`, for any selection of messages."""
+        return self._within(partial(self.session.take, wanted), wanted, timeout)
 
     @overload
     async def recv(self, *, timeout: float | None = None) -> Message: ...
@@ -126,7 +200,7 @@ class Link(LinkBase):
         Args:
             kind: a message class.
             name: device name, with the wildcards * and ?.
-            timeout: seconds. None: the link's read_timeout.
+            timeout: seconds; 0 looks at what is there. None: the link's read_timeout.
 
         Raises:
             TimeoutError: nothing came in time; the text lists what was seen meanwhile.
@@ -135,94 +209,48 @@ class Link(LinkBase):
                 MessageTooLarge, which closes the link).
             RuntimeError: another task is receiving.
         """
-        return await self._recv(selection(kind, name), timeout)
+        wanted = selection(kind, name)
+        take = (
+            self.session.take
+            if wanted is ANYTHING
+            else partial(self.session.take, wanted, fresh=True)
+        )
+        return await self._within(take, wanted, timeout)
 
-    def _recv(self, wanted: Wanted, timeout: float | None) -> Coroutine[Any, Any, Message]:
-        if timeout is None:
-            timeout = self._read_timeout
-        return self._next(wanted) if timeout is None else self._next_within(wanted, timeout)
+    async def latest(
+        self,
+        kind: type[M],
+        name: str = "*",
+        *,
+        max_age: float | None = None,
+        timeout: float | None = None,
+    ) -> M:
+        """The newest message of a type and device name; see `igtl.Link.latest`."""
+        wanted = selection(kind, name)
+        max_age = seconds("max_age", max_age)
 
-    async def _next_within(self, wanted: Wanted, timeout: float) -> Message:
-        limit = asyncio.timeout(timeout)
-        try:
-            async with limit:
-                return await self._next(wanted)
-        except TimeoutError:
-            if limit.expired():
-                raise self._inbox.no(wanted, timeout) from None
-            raise
+        def newest() -> Message | None:
+            newer_than = None if max_age is None else time.monotonic() - max_age
+            return self.session.latest(wanted, newer_than)
 
-    async def _next(self, wanted: Wanted) -> Message:
-        """The next message that is wanted."""
-        if (message := self._inbox.take(wanted)) is not None:
-            return message
-        if self._receiving:
-            raise RuntimeError("another task is receiving on this link")
-        self._receiving = True
-        try:
-            while True:
-                message = self._protocol.next_message()
-                if message is None:
-                    self._check_end()
-                    await self._connection.more()
-                elif wanted is ANYTHING or wanted.matches(message):
-                    return message
-                else:
-                    self._inbox.put(message)
-        except MessageTooLarge as error:
-            self._out_of_step(error)
-            raise
-        finally:
-            self._receiving = False
-
-    def _out_of_step(self, error: MessageTooLarge) -> None:
-        """The framing is lost."""
-        self.close_reason = self.close_reason or error
-        self._connection.abort()
-
-    def _check_end(self) -> None:
-        """Nothing is left to be read: raise if nothing more can come."""
-        ended = self._connection.ended
-        if self.close_reason is None:
-            if self._closed:
-                raise self._end("this link was closed", clean=True)
-            if ended is True:
-                raise self._end_of_stream()
-            if isinstance(ended, ConnectionError):
-                raise self._end(f"{named(self.peer)}: {ended}", clean=False) from ended
-            if not ended:
-                return
-            self.close_reason = ended
-        raise self.close_reason
+        found: Any = await self._within(newest, wanted, timeout)
+        return found  # type: ignore[no-any-return]
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> Message:
         try:
-            return await self._recv(ANYTHING, None)
+            return await self._within(self.session.take, ANYTHING, None)
         except (ConnectionClosed, MessageTooLarge) as error:
-            if self._ends_iteration(error):
+            if self.ends_iteration(error):
                 raise StopAsyncIteration from None
             raise
 
     async def recv_frame(self, *, timeout: float | None = None) -> Frame:
         """The next message as it came, for relays and recorders: undecoded, its CRC unchecked.
-        Messages that `recv` has queued are not among them."""
-        if self._receiving:
-            raise RuntimeError("another task is receiving on this link")
-        self._receiving = True
-        try:
-            async with asyncio.timeout(self._read_timeout if timeout is None else timeout):
-                while (frame := self._protocol.next_frame()) is None:
-                    self._check_end()
-                    await self._connection.more()
-                return frame
-        except MessageTooLarge as error:
-            self._out_of_step(error)
-            raise
-        finally:
-            self._receiving = False
+        Messages that `recv` has queued are not among them, nor are answers to requests."""
+        return await self._within(self.session.take_frame, "message", timeout)
 
     async def frames(self) -> AsyncIterator[Frame]:
         """All messages as they come, until the peer closes cleanly; see recv_frame."""
@@ -230,36 +258,16 @@ class Link(LinkBase):
             try:
                 frame = await self.recv_frame()
             except (ConnectionClosed, MessageTooLarge) as error:
-                if self._ends_iteration(error):
+                if self.ends_iteration(error):
                     return
                 raise
             yield frame
 
     # -- requests
 
-    async def query(self, request: Get[M], *, timeout: float | None = None) -> M | NoData:
-        """Ask for one message and wait for it; see `igtl.Link.query`."""
-        exchange = Exchange(request)
-        answer: M | NoData = exchange.result(await self._ask(exchange, timeout))
-        return answer
-
-    async def command(
-        self, name: str, text: str = "", *, device_name: str = "", timeout: float | None = 5.0
-    ) -> CommandReply:
-        """Send a COMMAND and wait for its reply; see `igtl.Link.command`."""
-        return await self.ask(new_command(name, text, device_name), timeout=timeout)
-
-    async def ask(self, command: Command, *, timeout: float | None = 5.0) -> CommandReply:
-        """As `command`, for a Command that the caller has made."""
-        exchange = Exchange(command)
-        reply: CommandReply = exchange.result(await self._ask(exchange, timeout))
-        return reply
-
-    async def _ask(self, exchange: Exchange, timeout: float | None) -> Message:
-        if self._receiving:
-            raise RuntimeError("another task is receiving on this link")
-        await self.send(exchange.request)
-        return await self._recv(exchange, timeout)
+    async def request(self, exchange: Exchange, timeout: float | None) -> Message:
+        send = partial(self.send, exchange.request)
+        return await self._connection.ask(exchange, seconds("timeout", timeout), send)
 
     @contextlib.asynccontextmanager
     async def stream(
@@ -269,10 +277,10 @@ class Link(LinkBase):
         exchange = Exchange(start)
         acknowledged = refused = False
         try:
-            reply = await self._ask(exchange, timeout)
+            reply = await self.request(exchange, timeout)
             acknowledged = isinstance(reply, Ready)
             if isinstance(reply, type(start).answer):
-                self._inbox.put_back(reply)
+                self.session.inbox.put_back(reply, 0)
             else:
                 refused = True
                 exchange.result(reply)
@@ -284,47 +292,69 @@ class Link(LinkBase):
                     await self._stop(start, acknowledged)
 
     async def _stop(self, start: Start[Any], acknowledged: bool) -> None:
-        if not acknowledged:  # it will not acknowledge this either
-            await self.send(stop_for(start))
-            return
-        with contextlib.suppress(TimeoutError):
-            wanted = Stopping(start)
-            reply = await self._ask(wanted, 1.0)
-            while part_of_stream(start, reply):  # it was on its way
-                self.stats.count_dropped(_core.stream_head(reply), "after_stop")
-                reply = await self._recv(wanted, 1.0)
+        stop = Exchange(stop_for(start))
+        if acknowledged:
+            with contextlib.suppress(TimeoutError):  # the peer ignores it
+                await self.request(stop, _STOP_TIMEOUT)
+        else:  # the peer will not acknowledge this either
+            await self.send(stop.request)
+        self.session.sort()
+        self.session.inbox.drop(StreamOf(start), "after_stop")
 
-    async def wait_compressed(self, timeout: float = 1.0) -> bool:
+    async def wait_compressed(self, timeout: float | None = 1.0) -> bool:
         """Wait for the peer to say that it reads compressed messages; see
         `igtl.Link.wait_compressed`."""
-        end = time.monotonic() + timeout
-        while not self._protocol.peer_takes and (left := end - time.monotonic()) > 0:
-            with contextlib.suppress(TimeoutError):
-                await self._next_within(NOTHING, min(left, _LOOK))
-        return self._protocol.peer_takes
+
+        def told() -> bool | None:
+            self.session.sort()
+            return self.session.protocol.peer_takes or None
+
+        try:
+            return await self._until_time(told, "offer", seconds("timeout", timeout))
+        except TimeoutError:
+            return False
 
     def sync(
         self,
         *streams: tuple[type[Message], str],
         tolerance: float,
         method: Method = "nearest",
+        by: By = "timestamp",
     ) -> SyncReader:
         """Iterate over messages that belong to the same instant; see `igtl.Link.sync`."""
-        return SyncReader(self, Pairing([Selection(*s) for s in streams], tolerance, method))
+        return SyncReader(self, pairing_of(streams, tolerance, method, by))
 
     # -- end
 
-    async def close(self, *, timeout: float = _CLOSE_TIMEOUT) -> None:
+    async def close(self, *, timeout: float | None = _CLOSE_TIMEOUT) -> None:
         """Send what is queued, then end the link; a recv that waits in another task raises
         ConnectionClosed.
 
         Args:
             timeout: seconds to send it; then the link is cut, and the rest counted as dropped.
+                None: wait without end.
         """
-        if not self._closed:
-            self._closed = True
-            self._connection.on_bytes()
+        timeout = seconds("timeout", timeout)
+        if not self.closed:
+            self.closed = True
+            self.session.close()
+            self._connection.on_change()
         await self._connection.finish(timeout)
+
+    def abandon(self) -> None:
+        """End the link at once, from a collector of garbage: what waits is told."""
+        if not self.closed:
+            self.closed = True
+            self.session.close()
+            self._connection.abort_threadsafe()
+
+    def __del__(self) -> None:
+        """Close a link to which nothing refers any more, as a socket does."""
+        connection = getattr(self, "_connection", None)
+        if connection is None or self.closed or connection.is_lost:
+            return
+        warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
+        self.abandon()
 
     async def __aenter__(self) -> Self:
         return self
@@ -342,7 +372,7 @@ class StreamReader(StreamOf[M]):
 
     async def recv(self, *, timeout: float | None = None) -> M:
         """The next message of the stream; see Link.recv."""
-        return await self._link._recv(self, timeout)  # type: ignore[return-value]
+        return await self._link.recv_selected(self, timeout)  # type: ignore[return-value]
 
     def __aiter__(self) -> Self:
         return self
@@ -351,40 +381,32 @@ class StreamReader(StreamOf[M]):
         return await self.recv()
 
 
-class SyncReader:
-    """Iterator over messages of the same instant; see Link.sync.
+class SyncReader(PairsOf):
+    """Iterator over messages of the same instant; see Link.sync."""
 
-    Attributes:
-        unmatched: messages without a partner so far, by their selection.
-    """
-
-    def __init__(self, link: Link, pairing: Pairing) -> None:
+    def __init__(self, link: Link, pairing: Any) -> None:
+        super().__init__(pairing, link._options.read_timeout)
         self._link = link
-        self._pairing = pairing
-        self.unmatched = pairing.unmatched
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> tuple[Any, ...]:
-        while True:
-            now = time.monotonic()
-            if (found := self._pairing.next(now)) is not None:
-                return found
-            due = self._pairing.due()
+        while (found := self._next(time.monotonic())) is None:
+            wait = self._wait(time.monotonic())
+            take = partial(self._link.session.take, self._pairing)
             try:
-                message = await self._link._recv(self._pairing, None if due is None else due - now)
+                message = await self._link._until_time(take, self._pairing, wait)
             except TimeoutError:
-                if due is None:  # the link's own read_timeout
-                    raise
                 continue
             except (ConnectionClosed, MessageTooLarge) as error:
-                if (found := self._pairing.next(float("inf"))) is not None:
+                if (found := self._next(float("inf"))) is not None:
                     return found
-                if self._link._ends_iteration(error):
+                if self._link.ends_iteration(error):
                     raise StopAsyncIteration from None
                 raise
             self._pairing.add(message, time.monotonic())
+        return found
 
 
 C = TypeVar("C", bound=Any)
@@ -409,216 +431,74 @@ class Opening(Generic[C]):
         await self._result.close()
 
 
+def new_session(options: LinkOptions, queue: QueueOptions, *, peer: Any = None) -> Session:
+    """The session of a link with these options."""
+    protocol = new_protocol(options, peer=peer)
+    return Session(
+        protocol,
+        inbox=new_inbox(options, protocol.stats),
+        outbox=new_outbox(queue, protocol.stats),
+        message_timeout=options.message_timeout,
+    )
+
+
 def connect(
-    host: str = "localhost",
-    port: int = PORT,
-    *,
-    open_timeout: float | None = 10.0,
-    read_timeout: float | None = None,
-    write_timeout: float | None = None,
-    keepalive: float | None = 60.0,
-    ssl: SSLContext | None = None,
-    server_hostname: str | None = None,
-    version: Version = "auto",
-    hello: bool = False,
-    max_size: int = MAX_SIZE,
-    crc: CRCPolicy = "verify",
-    on_error: OnError = "raise",
-    cut_names: bool = False,
-    compression: Compression | bool = False,
-    inbox_policy: InboxPolicy = "drop_oldest",
-    inbox_messages: int = MAX_WAITING,
-    inbox_bytes: int = MAX_WAITING_BYTES,
-    ends_quietly: bool = False,
-    policy: Policy = "block",
-    max_queued: int = MAX_QUEUED,
-    max_queued_bytes: int = MAX_QUEUED_BYTES,
+    host: str = "localhost", port: int = PORT, **settings: Unpack[AioConnectSettings]
 ) -> Opening[Link]:
     """Connect to a server: `async with connect(...) as link`, or `link = await connect(...)`.
 
     Args:
-        policy: what `send` does when the queue is full: "block" (default) waits, the others drop
-            and count: "drop_oldest", "drop_newest", "latest" (the newest of each stream).
-        max_queued, max_queued_bytes: size of the queue; default 1000 messages and 1 MiB. A
-            message of any size fits an empty one.
-        others: see `igtl.connect`.
+        host, port: of the server.
+        settings: see `igtl.options.AioConnectOptions`.
 
     Raises:
+        TypeError, ValueError: an option does not exist, or its value is not allowed.
         OSError: no connection (ConnectionRefusedError, socket.gaierror, TimeoutError, …).
         ssl.SSLError: a check of TLS failed; the text says which.
     """
-
-    async def opened() -> Link:
-        protocol = protocol_for(
-            compression, max_size=max_size, crc=crc, on_error=on_error, version=version,
-            cut_names=cut_names,
-        )  # fmt: skip
-        inbox = Inbox(protocol, inbox_policy, inbox_messages, inbox_bytes)
-        outbox: Queue[bytes] = Queue(policy, max_queued, max_queued_bytes)
-        connection: Connection
-        if ssl is None:
-            connection = Connection(protocol, outbox, keepalive=keepalive)
-        else:
-            connection = TLSConnection(
-                protocol, outbox, ssl, server_hostname=server_hostname or host, keepalive=keepalive
-            )
-        try:
-            async with asyncio.timeout(open_timeout):
-                await asyncio.get_running_loop().create_connection(lambda: connection, host, port)
-                if isinstance(connection, TLSConnection):
-                    await connection.handshake(None)
-        except TimeoutError:
-            raise TimeoutError(f"no connection to {host}:{port} within {open_timeout} s") from None
-        link = Link(
-            connection, read_timeout=read_timeout, write_timeout=write_timeout, inbox=inbox,
-            ends_quietly=ends_quietly,
-        )  # fmt: skip
-        if hello:
-            await link.send_hello()
-        if isinstance(protocol, CompressingProtocol):
-            await connection.put_wait(protocol.offer(), None, write_timeout)
-        return link
-
-    return Opening(opened())
+    return Opening(connect_once(host, port, AioConnectOptions.of(settings)))
 
 
-class Listener:
-    """A listening socket that hands out a Link for each client; see `listen`.
-
-    `async for link in listener` yields links as clients come, until it is closed.
-
-    Attributes:
-        host, port: where it listens.
-    """
-
-    def __init__(self) -> None:
-        self._arrived: asyncio.Queue[Link | None] = asyncio.Queue()
-        self._closed = False
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._server: asyncio.Server
-        self.host = ""
-        self.port = 0
-
-    async def accept(self, *, timeout: float | None = None) -> Link:
-        """Wait for the next client, whose TLS handshake is then done.
-
-        Raises:
-            TimeoutError: none came within `timeout` seconds.
-            ConnectionClosed: the listener was closed.
-        """
-        limit = asyncio.timeout(timeout)
-        try:
-            async with limit:
-                link = await self._arrived.get()
-        except TimeoutError:
-            if limit.expired():
-                raise TimeoutError(f"no client within {timeout} s") from None
-            raise
-        if link is None:
-            self._arrived.put_nowait(None)  # for the next one who waits
-            raise ConnectionClosed("this listener was closed")
-        return link
-
-    async def __aiter__(self) -> AsyncIterator[Link]:
-        while True:
-            try:
-                link = await self.accept()
-            except ConnectionClosed:
-                return
-            yield link
-
-    async def close(self) -> None:
-        """Stop listening; links that were handed out live on."""
-        if not self._closed:
-            self._closed = True
-            self._server.close()
-            for task in self._tasks:
-                task.cancel()
-            while not self._arrived.empty():  # nobody will take them any more
-                link = self._arrived.get_nowait()
-                if link is not None:
-                    await link.close()
-            self._arrived.put_nowait(None)
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *exc: object) -> None:
-        await self.close()
-
-
-def listen(
-    host: str = "127.0.0.1",
-    port: int = PORT,
-    *,
-    read_timeout: float | None = None,
-    write_timeout: float | None = None,
-    keepalive: float | None = 60.0,
-    ssl: SSLContext | None = None,
-    handshake_timeout: float = 10.0,
-    version: Version = "auto",
-    max_size: int = MAX_SIZE,
-    crc: CRCPolicy = "verify",
-    on_error: OnError = "skip",
-    cut_names: bool = False,
-    compression: Compression | bool = False,
-    policy: Policy = "block",
-    max_queued: int = MAX_QUEUED,
-    max_queued_bytes: int = MAX_QUEUED_BYTES,
-) -> Opening[Listener]:
-    """Listen for clients, and treat each as a Link of your own; see `igtl.listen`, and `connect`
-    for `policy`, `max_queued` and `max_queued_bytes`.
+async def connect_once(
+    host: str, port: int, options: AioConnectOptions, *, ends_quietly: bool = False
+) -> Link:
+    """One connection; see `connect`.
 
     Args:
-        handshake_timeout: seconds for a TLS handshake; default 10.
+        ends_quietly: iteration ends on any disconnect, see `Link.close_reason`.
     """
+    session = new_session(options, options)
+    layer: Layer | None = None
+    if options.ssl is not None:
+        from igtl.session.tls import TLSLayer
 
-    async def opened() -> Listener:
-        listener = Listener()
-
-        def admit(peer: Any) -> Connection:
-            protocol = protocol_for(
-                compression, max_size=max_size, crc=crc, on_error=on_error, version=version,
-                cut_names=cut_names,
-            )  # fmt: skip
-            outbox: Queue[bytes] = Queue(policy, max_queued, max_queued_bytes)
-            if ssl is None:
-                return Connection(protocol, outbox, keepalive=keepalive)
-            return TLSConnection(protocol, outbox, ssl, server_side=True, keepalive=keepalive)
-
-        def welcome(connection: Connection) -> None:
-            task = asyncio.get_running_loop().create_task(hand_out(connection))
-            listener._tasks.add(task)
-            task.add_done_callback(listener._tasks.discard)
-
-        async def hand_out(connection: Connection) -> None:
-            if isinstance(connection, TLSConnection):
-                try:
-                    await connection.handshake(handshake_timeout)
-                except OSError as error:  # SSLError and TimeoutError are OSErrors
-                    peer = connection.protocol.peer
-                    log(logging.WARNING, "%s: TLS handshake failed: %s", peer, error,
-                        peer=peer, cause=error)  # fmt: skip
-                    return
-            link = Link(connection, read_timeout=read_timeout, write_timeout=write_timeout)
-            listener._arrived.put_nowait(link)
-
-        admit(None)  # wrong settings show here, not at the first client
-        listener._server = await asyncio.get_running_loop().create_server(
-            lambda: Arrival(admit, welcome), host, port
-        )
-        listener.host, listener.port = listener._server.sockets[0].getsockname()[:2]
-        return listener
-
-    return Opening(opened())
+        name = options.server_hostname or host
+        layer = TLSLayer(options.ssl, server_side=False, server_hostname=name)
+    connection = Connection(session, layer, keepalive=options.keepalive)
+    try:
+        async with asyncio.timeout(options.open_timeout):
+            await asyncio.get_running_loop().create_connection(lambda: connection, host, port)
+            await connection.handshake(None)
+    except TimeoutError:
+        text = f"no connection to {host}:{port} within {options.open_timeout} s"
+        raise TimeoutError(text) from None
+    link = Link(connection, options, ends_quietly=ends_quietly)
+    for wire in greeting(session.protocol, hello=options.hello):
+        await connection.put_wait(Packed(wire, as_it_is=True), options.write_timeout)
+    return link
 
 
-async def pipe() -> tuple[Link, Link]:
-    """Two links joined without a port, each the other's peer. Both write header version 2."""
+async def pipe(**settings: Unpack[AioConnectSettings]) -> tuple[Link, Link]:
+    """Two links joined without a port, each the other's peer. Both write header version 2, unless
+    told otherwise.
+
+    Args:
+        settings: of both, see `igtl.options.AioConnectOptions`.
+    """
+    options = AioConnectOptions.of({"version": 2, **settings})
     ends = []
     for sock, name in zip(socket.socketpair(), ("pipe b", "pipe a"), strict=True):
-        outbox: Queue[bytes] = Queue("block", MAX_QUEUED, MAX_QUEUED_BYTES)
-        connection = Connection(Protocol(version=2, peer=name), outbox)
+        connection = Connection(new_session(options, options, peer=name))
         await asyncio.get_running_loop().create_connection(lambda c=connection: c, sock=sock)  # type: ignore[misc]
-        ends.append(Link(connection))
+        ends.append(Link(connection, options))
     return ends[0], ends[1]

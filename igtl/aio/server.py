@@ -11,87 +11,58 @@ import itertools
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterable
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from collections.abc import Callable, Coroutine
+from typing import Any, Self, TypeVar, Unpack
 
+from igtl import _core
 from igtl._core import Frame
+from igtl.aio.accepting import Accepting
 from igtl.aio.answers import Answers, Runner
-from igtl.aio.connection import Arrival, Connection
 from igtl.aio.link import Opening
 from igtl.aio.peer import Peer
-from igtl.aio.tls import TLSConnection
-from igtl.allow import AllowList
-from igtl.compressing import protocol_for
-from igtl.compression import Compression, stream_of
-from igtl.errors import MessageTooLarge
-from igtl.link import Packed
-from igtl.log import log
-from igtl.message import CRCPolicy, Message
-from igtl.protocol import MAX_SIZE, PORT, Protocol, Version
-from igtl.queues import Policy, Queue
-
-if TYPE_CHECKING:
-    from ssl import SSLContext
+from igtl.aio.transport import Connection
+from igtl.codec.message import Message
+from igtl.errors import ConnectionClosed
+from igtl.log import log, sum_up
+from igtl.options import PORT, ServerOptions, ServerSettings, seconds
+from igtl.session.access import AllowList
+from igtl.session.facade import new_inbox, new_outbox, new_protocol
+from igtl.session.layers import Layer
+from igtl.session.packed import Packed
+from igtl.session.session import Session
 
 F = TypeVar("F", bound=Callable[..., Any])
-MAX_QUEUED = 1000
-MAX_QUEUED_BYTES = 256 << 20
-STALL_TIMEOUT = 10.0
-_WATCH = 0.5  # seconds between two looks at stalled and idle clients
+_WATCH = 0.05, 0.5  # seconds between two looks at clients, at least and at most
 
 
 class Server(Answers):
     """A listening socket and its clients; see `serve`.
 
     Attributes:
-        host, port: where it listens.
-        refused: connections not let in, by cause: "max_clients", "not allowed", "tls".
-        gone: clients that have left, by cause: "closed", "stalled", "idle", "disconnected", or
-            the name of an error.
+        options: what was asked for.
+        refused: connections not let in, by cause: "max_clients", "not allowed", "tls",
+            "closing", "descriptors" (the system has none left).
+        gone: clients that have left, by cause: "closed", "stalled", "unfinished", "idle",
+            "disconnected", or the name of an error.
+        peers: the clients, by id.
     """
 
-    def __init__(
-        self,
-        *,
-        new_protocol: Callable[[], Protocol],
-        new_outbox: Callable[[], Queue[bytes]],
-        policy: Policy,
-        cut_names: bool,
-        allow: AllowList,
-        max_clients: int,
-        idle_timeout: float | None,
-        stall_timeout: float,
-        keepalive: float | None,
-        ssl: SSLContext | None,
-        handshake_timeout: float,
-        runner: Runner | None = None,
-    ) -> None:
+    def __init__(self, options: ServerOptions, runner: Runner | None = None) -> None:
         super().__init__(runner)
-        self.host = ""
-        self.port = 0
+        self.options = options
         self.refused: Counter[str] = Counter()
         self.gone: Counter[str] = Counter()
-        self._new_protocol = new_protocol
-        self._first_version: int = new_protocol().version  # of who comes next
-        self._new_outbox = new_outbox
-        self._policy = policy
-        self._cut_names = cut_names
-        self._allow = allow
-        self._max_clients = max_clients
-        self._idle_timeout = idle_timeout
-        self._stall_timeout = stall_timeout
-        self._keepalive = keepalive
-        self._ssl = ssl
-        self._handshake_timeout = handshake_timeout
-        self._peers: dict[int, Peer] = {}
+        self.peers: dict[int, Peer] = {}
+        self._allow = AllowList(options.allow)
         self._ids = itertools.count(1)
         self._coming = 0  # let in, but not yet through with TLS
         self._tasks: set[asyncio.Task[Any]] = set()
         self._connected: list[Callable[..., Any]] = []
         self._disconnected: list[Callable[..., Any]] = []
         self._latched: dict[bytes, Packed] = {}
-        self._listening: asyncio.Server
-        self._closing = False
+        self._accepting = Accepting(self._admit, self._arrived, self.refused)
+        self._shutdown: asyncio.Task[None] | None = None
+        self._closers: set[asyncio.Task[Any] | None] = set()  # who waits for the shutdown
         self._compressing = asyncio.Lock()
 
     def on_connect(self, handler: F) -> F:
@@ -104,21 +75,41 @@ class Server(Answers):
         self._disconnected.append(handler)
         return handler
 
+    @property
+    def host(self) -> str:
+        """Where it listens."""
+        return self._accepting.host
+
+    @property
+    def port(self) -> int:
+        """Where it listens."""
+        return self._accepting.port
+
     async def start(self) -> None:
         """Begin to listen, if `serve` was told not to."""
-        await self._listening.start_serving()
+        self._accepting.start()
+
+    async def bind(self, host: str, port: int) -> None:
+        """Take the port; `start` listens on it.
+
+        Raises:
+            OSError: the address cannot be used.
+        """
+        await self._accepting.bind(host, port)
+        self._start_task(self._watch())
 
     # -- clients
 
     @property
     def clients(self) -> list[Peer]:
         """Who is connected."""
-        return list(self._peers.values())
+        return list(self.peers.values())
 
     async def broadcast(
         self, message: Message | Frame, *, latch: bool = False, crc: bool = True
     ) -> int:
-        """Send a message to all clients; packed once, at once, for each header version.
+        """Send a message to all clients. It is packed once, at once; what a client's header version
+        and compression want is made of that when it leaves.
 
         Clients still at version 1 get it without metadata and id, which is counted in
         `Peer.stripped`.
@@ -130,47 +121,51 @@ class Server(Answers):
         Returns:
             To how many clients it was queued.
         """
-        packed = self._pack(message, latch, crc)
-        if self._compressing.locked() or self._compresses():
+        packed = self.pack(message, latch=latch, crc=crc)
+        if self._compressing.locked() or self.compresses:
             async with self._compressing:  # what is sent later stays behind it
-                await asyncio.to_thread(self._compress, packed)
-                return await self._deliver(packed)
-        return await self._deliver(packed)
+                await asyncio.to_thread(self.compress, packed)
+                return await self.deliver(packed)
+        return await self.deliver(packed)
 
-    def _compresses(self) -> bool:
+    @property
+    def compresses(self) -> bool:
         """Whether any client takes compressed messages."""
-        return any(peer._protocol.peer_takes for peer in self.clients)
+        return any(peer.session.protocol.peer_takes for peer in self.clients)
 
-    def _compress(self, packed: Packed) -> None:
-        """Once for each kind of client."""
+    def compress(self, packed: Packed) -> None:
+        """Make the forms that the clients will want, for example in a thread."""
         for peer in self.clients:
-            packed.wire_for(peer._protocol)
+            packed.wire_for(peer.session.protocol)
 
-    def _pack(self, message: Message | Frame, latch: bool, crc: bool) -> Packed:
-        versions = {1, 2} if latch else {peer.header_version for peer in self.clients}
-        # nobody is there now, but somebody may be when it is delivered
-        versions = versions or {self._first_version}
-        packed = Packed(message, versions, crc=crc, cut_name=self._cut_names)
+    def pack(self, message: Message | Frame, *, latch: bool, crc: bool) -> Packed:
+        """Pack a message for all clients, those that come while it is packed too."""
+        if isinstance(message, Frame):
+            packed = Packed.of(message)
+        else:
+            # what a client's version cannot hold is left out when it leaves
+            modern = bool(self.peers) and all(p.header_version == 2 for p in self.clients)
+            version = 2 if modern or _core.needs_v2(message) else 1
+            wire = _core.packed_for(message, version, crc=crc, cut_name=self.options.cut_names)
+            packed = Packed(wire)
         if latch:
             self._latched[packed.stream] = packed
         return packed
 
-    async def _deliver(self, packed: Packed) -> int:
-        if self._policy != "block":
-            return self._deliver_now(packed)
-        peers = [peer for peer in self.clients if not peer._connection.is_over]
-        waits = []
-        for peer in peers:
-            wire = peer._wire_of(packed)
-            waits.append(peer._connection.put_wait(wire, stream_of(wire), None))
-        await asyncio.gather(*waits, return_exceptions=True)  # whoever left meanwhile
+    async def deliver(self, packed: Packed) -> int:
+        """Queue a packed message to all clients, under the policy."""
+        if self.options.policy != "block":
+            return self.deliver_now(packed)
+        peers = [peer for peer in self.clients if not peer.connection.is_over]
+        waits = [peer.connection.put_wait(packed, None) for peer in peers]
+        await asyncio.gather(*waits, return_exceptions=True)  # some may leave meanwhile
         return len(peers)
 
-    def _deliver_now(self, packed: Packed) -> int:
-        peers = [peer for peer in self.clients if not peer._connection.is_over]
+    def deliver_now(self, packed: Packed) -> int:
+        """As `deliver`, without waiting for room."""
+        peers = [peer for peer in self.clients if not peer.connection.is_over]
         for peer in peers:
-            wire = peer._wire_of(packed)
-            peer._connection.put(wire, stream_of(wire))
+            peer.connection.put(packed)
         return len(peers)
 
     async def send_to(self, client: int, message: Message | Frame, *, crc: bool = True) -> None:
@@ -179,35 +174,43 @@ class Server(Answers):
         Raises:
             KeyError: there is none.
         """
-        await self._peers[client].send(message, crc=crc)
+        await self.peers[client].send(message, crc=crc)
 
     async def disconnect(self, client: int) -> None:
         """Send what is queued for the client with this id, then close it."""
-        await self._peers[client].disconnect()
+        await self.peers[client].disconnect()
 
-    async def shutdown(self, *, timeout: float = 5.0) -> None:
-        """Stop listening, send what is queued, handle what still comes, and close.
+    async def shutdown(self, *, timeout: float | None = 5.0) -> None:
+        """Stop listening, send what is queued, handle what still comes, and close. A handler may
+        call it: what waits behind that handler is not handled.
 
         Args:
-            timeout: seconds until whoever has not taken everything is cut.
+            timeout: seconds until a client that has not taken everything is cut. None: wait for
+                all.
         """
-        if self._closing:
-            return
-        self._closing = True
-        self._listening.close()
+        timeout = seconds("timeout", timeout)
+        self._closers.add(asyncio.current_task())
+        if self._shutdown is None:
+            # in a task of its own: the end of a client ends the command that has called this
+            self._shutdown = asyncio.get_running_loop().create_task(self._shut_down(timeout))
+        await asyncio.shield(self._shutdown)
+
+    async def _shut_down(self, timeout: float | None) -> None:
+        end = None if timeout is None else time.monotonic() + timeout
+        await self._accepting.close()
         for peer in self.clients:
-            for stream in peer._streams.values():
-                stream.cancel()
+            peer.stop(lambda key: True)
         for task in list(self._tasks):  # handshakes, and the watch
-            if task is not asyncio.current_task() and task.get_name() != "igtl peer":
+            if task.get_name() != "igtl peer":
                 task.cancel()
         await asyncio.gather(
-            *(peer._connection.finish(timeout, discard=False) for peer in self.clients)
+            *(peer.connection.finish(timeout, discard=False) for peer in self.clients)
         )
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=timeout)
-        for task in list(self._tasks):
+        if waited := self._tasks - self._closers:
+            await asyncio.wait(waited, timeout=None if end is None else end - time.monotonic())
+        for task in self._tasks - self._closers:
             task.cancel()
+        sum_up(all=True)
 
     async def close(self) -> None:
         """As shutdown."""
@@ -225,32 +228,47 @@ class Server(Answers):
         cause = None
         if not self._allow.admits(address):
             cause = "not allowed"
-        elif len(self._peers) + self._coming >= self._max_clients:
+        elif len(self.peers) + self._coming >= self.options.max_clients:
             cause = "max_clients"
-        if cause or self._closing:
-            self.refused[cause or "closing"] += 1
+        elif self._shutdown is not None:
+            cause = "closing"
+        if cause is not None:
+            self.refused[cause] += 1
             log(logging.WARNING, "%s was refused: %s", address, cause, peer=address, cause=cause)
             return None
-        protocol, outbox = self._new_protocol(), self._new_outbox()
-        if self._ssl is None:
-            return Connection(protocol, outbox, keepalive=self._keepalive)
-        return TLSConnection(
-            protocol, outbox, self._ssl, server_side=True, keepalive=self._keepalive
+        return self._new_connection(address)
+
+    def _new_connection(self, address: Any) -> Connection:
+        options = self.options
+        protocol = new_protocol(options, peer=address)
+        session = Session(
+            protocol,
+            inbox=new_inbox(options, protocol.stats),
+            outbox=new_outbox(options, protocol.stats),
+            message_timeout=options.message_timeout,
+            idle_timeout=options.idle_timeout,
+            stall_timeout=options.stall_timeout,
         )
+        layer: Layer | None = None
+        if options.ssl is not None:
+            from igtl.session.tls import TLSLayer
+
+            layer = TLSLayer(options.ssl, server_side=True)
+        return Connection(session, layer, keepalive=options.keepalive)
 
     def _arrived(self, connection: Connection) -> None:
-        if isinstance(connection, TLSConnection):
+        if self.options.ssl is None:
+            self._welcome(connection)
+        else:
             self._coming += 1
             self._start_task(self._shake_hands(connection))
-        else:
-            self._welcome(connection)
 
-    async def _shake_hands(self, connection: TLSConnection) -> None:
+    async def _shake_hands(self, connection: Connection) -> None:
         try:
-            await connection.handshake(self._handshake_timeout)
+            await connection.handshake(self.options.handshake_timeout)
         except OSError as error:  # SSLError and TimeoutError are OSErrors
             self.refused["tls"] += 1
-            peer = connection.protocol.peer
+            peer = connection.session.protocol.peer
             log(logging.WARNING, "%s: TLS handshake failed: %s", peer, error,
                 peer=peer, cause=error)  # fmt: skip
         else:
@@ -264,116 +282,90 @@ class Server(Answers):
         task.add_done_callback(self._tasks.discard)
 
     def _welcome(self, connection: Connection) -> None:
-        peer = Peer(self._handle, connection, next(self._ids))
-        self._peers[peer.id] = peer
+        options = self.options
+        peer = Peer(
+            self.handle, connection, next(self._ids),
+            {
+                "max_requests": options.max_requests,
+                "max_commands": options.max_commands,
+                "max_streams": options.max_streams,
+            },
+        )  # fmt: skip
+        self.peers[peer.id] = peer
         log(logging.INFO, "%s connected", peer.peer, peer=peer.peer)
         for packed in list(self._latched.values()):
-            wire = peer._wire_of(packed)
-            connection.put(wire, stream_of(wire))
+            connection.put(packed)
         self._start_task(self._serve(peer), "igtl peer")
 
     async def _serve(self, peer: Peer) -> None:
-        for handler in self._connected:
-            await self._guarded(peer, handler, peer)
         try:
-            peer._on_bytes()  # a hello may be there already
-            await peer._run()
+            for handler in self._connected:
+                await self.guarded(peer, handler, peer)
+            await peer.run()
+        except Exception as error:
+            peer.session.lost(error)
+            log(logging.ERROR, "%s is dropped", peer.peer, peer=peer.peer, cause=error, error=error)
         finally:
-            self._peers.pop(peer.id, None)
-            peer._gone = peer._gone or _cause(peer)
-            self.gone[peer._gone] += 1
+            peer.leave()
+            peer.gone = peer.gone or cause_of(peer.close_reason)
+            try:
+                await peer.connection.finish(0.5)
+            finally:
+                self.gone[peer.gone] += 1
+                del self.peers[peer.id]  # a connection counts until it is closed
             log(logging.INFO, "%s is gone: %s", peer.peer, peer.close_reason,
-                peer=peer.peer, cause=peer._gone)  # fmt: skip
-            await peer._connection.finish(0.5)
+                peer=peer.peer, cause=peer.gone)  # fmt: skip
             for handler in self._disconnected:
-                await self._guarded(peer, handler, peer)
+                await self.guarded(peer, handler, peer)
+            peer.facade = None  # which refers to it
 
     async def _watch(self) -> None:
         """Look for clients that take nothing, or say nothing, for too long."""
+        options = self.options
+        timeouts = [options.idle_timeout, options.message_timeout, options.stall_timeout]
+        pause = min((t / 2 for t in timeouts if t is not None), default=_WATCH[1])
         while True:
-            await asyncio.sleep(min(_WATCH, self._stall_timeout / 2))
+            await asyncio.sleep(max(_WATCH[0], min(pause, _WATCH[1])))
             now = time.monotonic()
             for peer in self.clients:
-                connection = peer._connection
-                taken = connection.taken
-                if connection.idle or taken != peer._taken:
-                    peer._taken, peer._moved = taken, now
-                elif now - peer._moved >= self._stall_timeout:
-                    self._drop(peer, "stalled", f"took nothing for {self._stall_timeout} s")
-                if self._idle_timeout is not None and now - peer._heard >= self._idle_timeout:
-                    self._drop(peer, "idle", f"said nothing for {self._idle_timeout} s")
-
-    def _drop(self, peer: Peer, cause: str, reason: str) -> None:
-        if peer.close_reason is None:
-            peer._gone = cause
-            peer._end(f"{peer.peer} {reason}", clean=False)
-            log(logging.WARNING, "%s %s", peer.peer, reason, peer=peer.peer, cause=cause)
-            peer._connection._give_up(cause)
-            peer._connection.abort()
+                if cause := peer.connection.expired(now):
+                    peer.gone = cause
+                    log(logging.WARNING, "%s", peer.close_reason, peer=peer.peer, cause=cause)
+            sum_up()
 
 
-def _cause(peer: Peer) -> str:
-    """Why it left, for `gone`."""
-    if isinstance(peer.close_reason, MessageTooLarge):
-        return "MessageTooLarge"
-    ended = peer._connection.ended
-    return type(ended).__name__ if isinstance(ended, Exception) else "closed"
+def cause_of(reason: Exception | None) -> str:
+    """Why a client has left, for `Server.gone`."""
+    if isinstance(reason, ConnectionClosed):
+        reason = reason.__cause__ if isinstance(reason.__cause__, Exception) else None
+    return "closed" if reason is None else type(reason).__name__
 
 
 def serve(
     host: str = "127.0.0.1",
     port: int = PORT,
     *,
-    max_clients: int = 1000,
-    allow: Iterable[str] | None = None,
-    policy: Policy = "drop_oldest",
-    max_queued: int = MAX_QUEUED,
-    max_queued_bytes: int = MAX_QUEUED_BYTES,
-    stall_timeout: float = STALL_TIMEOUT,
-    idle_timeout: float | None = None,
-    keepalive: float | None = 60.0,
-    ssl: SSLContext | None = None,
-    handshake_timeout: float = 10.0,
-    version: Version = "auto",
-    max_size: int = MAX_SIZE,
-    crc: CRCPolicy = "verify",
-    cut_names: bool = False,
-    compression: Compression | bool = False,
     start: bool = True,
     runner: Runner | None = None,
+    **settings: Unpack[ServerSettings],
 ) -> Opening[Server]:
     """Serve many clients: `async with igtl.aio.serve(port=18944) as server: ...`.
 
     Args: see `igtl.serve`.
 
     Raises:
+        TypeError, ValueError: an option does not exist, or its value is not allowed.
         OSError: the address cannot be used.
     """
+    return Opening(open_server(host, port, ServerOptions.of(settings), start, runner))
 
-    def new_protocol() -> Protocol:
-        return protocol_for(
-            compression, max_size=max_size, crc=crc, on_error="skip", version=version,
-            cut_names=cut_names,
-        )  # fmt: skip
 
-    def new_outbox() -> Queue[bytes]:
-        return Queue(policy, max_queued, max_queued_bytes)
-
-    async def opened() -> Server:
-        server = Server(
-            new_protocol=new_protocol, new_outbox=new_outbox, policy=policy, cut_names=cut_names,
-            allow=AllowList(allow),
-            max_clients=max_clients, idle_timeout=idle_timeout, stall_timeout=stall_timeout,
-            keepalive=keepalive, ssl=ssl, handshake_timeout=handshake_timeout, runner=runner,
-        )  # fmt: skip
-        new_protocol(), new_outbox()  # wrong settings show here, not at the first client
-        loop = asyncio.get_running_loop()
-        server._listening = await loop.create_server(
-            lambda: Arrival(server._admit, server._arrived),
-            host, port, backlog=1024, start_serving=start,
-        )  # fmt: skip
-        server.host, server.port = server._listening.sockets[0].getsockname()[:2]
-        server._start_task(server._watch())
-        return server
-
-    return Opening(opened())
+async def open_server(
+    host: str, port: int, options: ServerOptions, start: bool, runner: Runner | None
+) -> Server:
+    """A server with these options; see `serve`."""
+    server = Server(options, runner)
+    await server.bind(host, port)
+    if start:
+        await server.start()
+    return server

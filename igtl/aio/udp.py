@@ -1,21 +1,24 @@
-"""Messages as datagrams, in asyncio: see `igtl.datagrams` for what travels, and the arguments."""
+"""Messages as datagrams, in asyncio; `igtl.net.datagrams` says what travels, and the arguments."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
+import time
 from typing import Any, Self
 
 from igtl._core import Frame
-from igtl.datagrams import Incoming, Outgoing
+from igtl.codec.message import Message
 from igtl.errors import ConnectionClosed
-from igtl.message import Message
+from igtl.net.datagrams import Incoming, Outgoing
+from igtl.options import seconds
 
 _RETRY = 0.001  # seconds between two looks where the loop cannot watch a socket
 
 
 class Sender(Outgoing):
-    """Sends messages to one address; arguments as `igtl.datagrams.Outgoing`."""
+    """Sends messages to one address; arguments as `igtl.net.datagrams.Outgoing`."""
 
     async def send(self, message: Message | Frame, *, crc: bool = True) -> None:
         """Send one message, header version 2 only if it needs it (or goes by RTP); waits while
@@ -47,7 +50,7 @@ class Sender(Outgoing):
 
 
 class Receiver(Incoming):
-    """Receives messages on one port; arguments as `igtl.datagrams.Incoming`. `async for` yields
+    """Receives messages on one port; arguments as `igtl.net.datagrams.Incoming`. `async for` yields
     (message, address) until it is closed."""
 
     _waiter: asyncio.Future[None] | None = None
@@ -56,13 +59,14 @@ class Receiver(Incoming):
         """The next message and where it came from; may be cancelled without loss.
 
         Raises:
-            TimeoutError: none came within `timeout` seconds.
+            TimeoutError: none came within `timeout` seconds; None (the default) waits for ever.
             ConnectionClosed: the receiver was closed.
             ProtocolError: a bad datagram, with on_error="raise".
             RuntimeError: another task is receiving.
         """
         if self._waiter is not None:
             raise RuntimeError("another task is receiving")
+        timeout = seconds("timeout", timeout)
         limit = asyncio.timeout(timeout)
         try:
             async with limit:
@@ -80,12 +84,14 @@ class Receiver(Incoming):
                 self._sock.setblocking(False)
                 data, address, stamp = self._receive()
             except BlockingIOError:
+                self._give_up(time.monotonic())
                 await self._wait()
                 continue
             if (message := self._take(data, address, stamp)) is not None:
                 return message, address
 
     async def _wait(self) -> None:
+        """Return when there is something to read, or a message is to be given up."""
         loop = asyncio.get_running_loop()
         waiter = self._waiter = loop.create_future()
         try:
@@ -94,10 +100,16 @@ class Receiver(Incoming):
             self._waiter = None
             await asyncio.sleep(_RETRY)
             return
+        expiry = self._expiry()
+        timer = None
+        if expiry < math.inf:
+            timer = loop.call_later(max(0.0, expiry - time.monotonic()), self._wake)
         try:
             await waiter
         finally:
             self._waiter = None
+            if timer is not None:
+                timer.cancel()
             if not self._closed:
                 loop.remove_reader(self._sock)
 
@@ -122,9 +134,8 @@ class Receiver(Incoming):
 
     def close(self) -> None:
         """Stop receiving; a recv that waits in another task ends."""
-        if self._closed:
+        if not self._end():
             return
-        self._closed = True
         if self._waiter is not None:
             with contextlib.suppress(RuntimeError):
                 self._waiter.get_loop().remove_reader(self._sock)

@@ -4,6 +4,12 @@ from __future__ import annotations
 
 import errno
 import importlib
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
 from typing import Any, Final
 
 import click
@@ -27,10 +33,20 @@ COMMANDS: Final = {
     "send": "Send messages, images, meshes and fiducials to a server.",
     "serve": "Be a server: hand out files, print what clients send.",
     "simulate": "Serve simulated devices.",
+    "view": "See it, live, in a browser.",
 }
 """Each command and what it does: so that help and completion load none of them."""
 
 FAILED, UNREACHABLE, TIMED_OUT = 1, 3, 4
+
+# the signals that ask a program to end, of those that the system has
+_ENDING: Final = [
+    getattr(signal, name)
+    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK") if hasattr(signal, name)
+]  # fmt: skip
+_OF_THE_NETWORK: Final = (
+    errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTUNREACH, getattr(errno, "EHOSTDOWN", None),
+)  # fmt: skip
 
 
 class Failure(click.ClickException):
@@ -39,6 +55,43 @@ class Failure(click.ClickException):
     def __init__(self, message: str, exit_code: int = FAILED) -> None:
         super().__init__(message)
         self.exit_code = exit_code  # type: ignore[misc]
+
+    def format_message(self) -> str:
+        from igtl.codec.formatting import printable  # loads numpy
+
+        return printable(self.message)
+
+
+@contextmanager
+def ended_by_signals() -> Iterator[list[int]]:
+    """Until the end of the block, each signal that asks the program to end raises
+    KeyboardInterrupt in the main thread, as Ctrl-C does. Later ones are ignored, so that they do
+    not interrupt what the first has begun, but for another Ctrl-C. A signal that the parent of the
+    process has turned off (nohup) stays off. Yields the signals that came."""
+    came: list[int] = []
+
+    def end(number: int, frame: FrameType | None) -> None:
+        if not came or number == signal.SIGINT:
+            came.append(number)
+            raise KeyboardInterrupt
+
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in _ENDING:
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                before[number] = signal.signal(number, end)
+    try:
+        yield came
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def leave_signals_to_parent() -> None:
+    """For a child process, which its parent ends: what a terminal sends to both is for the
+    parent."""
+    for number in _ENDING:
+        signal.signal(number, signal.SIG_IGN)
 
 
 class _Commands(click.Group):
@@ -66,12 +119,18 @@ class _Commands(click.Group):
         return names or super(click.Group, self).shell_complete(ctx, incomplete)
 
     def invoke(self, ctx: click.Context) -> Any:
+        with ended_by_signals() as signals:
+            self._invoke(ctx)
+        if signals and signals[0] != signal.SIGINT:
+            raise click.exceptions.Exit(128 + signals[0])
+
+    def _invoke(self, ctx: click.Context) -> None:
         from igtl.errors import ConnectionClosed, IgtlError, MessageTooLarge
 
         try:
-            return super().invoke(ctx)
+            super().invoke(ctx)
         except KeyboardInterrupt:
-            return None  # the usual end of what runs until it is stopped
+            pass  # the usual end of what runs until it is stopped
         except (ConnectionClosed, MessageTooLarge) as error:
             raise Failure(str(error), UNREACHABLE) from None
         except (IgtlError, ModuleNotFoundError) as error:
@@ -81,20 +140,27 @@ class _Commands(click.Group):
         except OSError as error:
             if error.errno == errno.EPIPE:  # of our own output: `igtl dump | head`
                 raise
-            raise Failure(_told(error), FAILED if error.filename else UNREACHABLE) from None
+            raise Failure(_told(error), UNREACHABLE if _is_of_network(error) else FAILED) from None
 
 
 def _told(error: OSError) -> str:
     if error.filename:
         return f"{error.filename}: {error.strerror}"
+    if error.errno in (errno.ENOSPC, errno.EFBIG, errno.EIO):
+        return f"standard output: {error.strerror}"  # files have names
     return str(error)
+
+
+def _is_of_network(error: OSError) -> bool:
+    return isinstance(error, (ConnectionError, socket.gaierror)) or error.errno in _OF_THE_NETWORK
 
 
 @click.group(
     cls=_Commands,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="Exit codes: 0 done; 1 it failed, or something was found; 2 wrong arguments; 3 the peer "
-    "could not be reached, or was lost; 4 nothing came in time. Ctrl-C is a normal end.",
+    "could not be reached, or was lost; 4 nothing came in time. Ctrl-C is a normal end; SIGTERM "
+    "and SIGHUP end as Ctrl-C does, with 143 and 129.",
 )
 @click.version_option(package_name="igtl")
 def main() -> None:

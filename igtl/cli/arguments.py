@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -13,7 +12,8 @@ import click
 import igtl
 from igtl.cli import UNREACHABLE, Failure
 from igtl.log import named
-from igtl.protocol import PORT, Version
+from igtl.options import PORT, Version
+from igtl.session.requests import name_fits
 
 if TYPE_CHECKING:
     from ssl import SSLContext
@@ -111,8 +111,8 @@ class Selection(NamedTuple):
 
     def takes(self, type_name: str, device_name: str) -> bool:
         """Whether a message with these names is meant."""
-        return (not self.types or any(fnmatchcase(type_name, t) for t in self.types)) and (
-            not self.devices or any(fnmatchcase(device_name, d) for d in self.devices)
+        return (not self.types or any(name_fits(type_name, t) for t in self.types)) and (
+            not self.devices or any(name_fits(device_name, d) for d in self.devices)
         )
 
 

@@ -14,8 +14,11 @@ import click
 import numpy as np
 
 import igtl
+from igtl.cli import leave_signals_to_parent
 from igtl.cli.arguments import Address, Connection, connection
 from igtl.cli.tables import table
+from igtl.cli.terminal import console as terminal
+from igtl.cli.terminal import echo
 
 Row = dict[str, Any]
 _REPEATS = 7
@@ -77,11 +80,12 @@ def _crc(seconds: float) -> list[Row]:
 
 def serve_echo(control: Any) -> None:
     """The other process: sends everything back."""
+    leave_signals_to_parent()
     with igtl.serve(port=0, version=2, start=False) as server:
         server.on()(lambda message, peer: peer.send(message))
         server.start()
         control.send(server.port)
-        with contextlib.suppress(EOFError, KeyboardInterrupt):
+        with contextlib.suppress(EOFError):
             control.recv()
 
 
@@ -126,9 +130,7 @@ def command(
     Figures are of this machine now. How igtl compares with other libraries is measured by
     `python -m benchmarks` in its sources.
     """
-    from rich.console import Console
-
-    console = Console(stderr=True)
+    console = terminal(stderr=True)
     results: dict[str, list[Row]] = {}
     with console.status("measuring") if console.is_terminal else contextlib.nullcontext():
         if address is not None:
@@ -139,7 +141,7 @@ def command(
             results["crc"] = _crc(seconds)
             results["round_trips"] = _here(seconds)
     if as_json:
-        click.echo(json.dumps({"version": igtl.__version__, **results}))
+        echo(json.dumps({"version": igtl.__version__, **results}))
     else:
         _show(results)
 
@@ -161,14 +163,12 @@ def _here(seconds: float) -> list[Row]:
 
 
 def _show(results: dict[str, list[Row]]) -> None:
-    from rich.console import Console
-
     titles = {
         "codec": ("", "bytes", "pack µs", "unpack µs"),
         "crc": ("", "GB/s"),
         "round_trips": ("round trip", "number", "median µs", "99 % µs"),
     }
-    console = Console()
+    console = terminal()
     for key, rows in results.items():
         cells = [
             [f"{v:,.2f}" if isinstance(v, float) else str(v) for v in row.values()] for row in rows

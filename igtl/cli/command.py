@@ -10,6 +10,7 @@ import click
 import igtl
 from igtl.cli import Failure
 from igtl.cli.arguments import Address, Connection, connection
+from igtl.cli.terminal import echo
 
 
 @click.command("command")
@@ -17,7 +18,9 @@ from igtl.cli.arguments import Address, Connection, connection
 @click.argument("name")
 @click.argument("text", default="")
 @click.option("-d", "--device", default="", help="Device name of the command.")
-@click.option("--timeout", type=float, default=5.0, show_default=True, help="Seconds to wait.")
+@click.option(
+    "--timeout", type=click.FloatRange(0), default=5.0, show_default=True, help="Seconds to wait."
+)
 @click.option("--json", "as_json", is_flag=True, help="The reply as a JSON object.")
 @connection
 def command(
@@ -44,6 +47,9 @@ def command(
             reply = link.command(name, text, device_name=device, timeout=timeout)
         except igtl.CommandFailed as error:
             if as_json and isinstance(error.reply, igtl.Message):
-                click.echo(json.dumps(error.reply.to_dict(arrays=True)))
+                echo(json.dumps(error.reply.to_dict(arrays=True)))
             raise Failure(f"{name} failed: {error}") from None
-    click.echo(json.dumps(reply.to_dict(arrays=True)) if as_json else reply.text)
+    if as_json:
+        echo(json.dumps(reply.to_dict(arrays=True)))
+    else:
+        echo(*reply.text.splitlines())

@@ -121,9 +121,16 @@ def _declared(cls: Any, values: dict[str, Any], header: dict[str, Any]) -> igtl.
     return message
 
 
+def _numbers(value: Any) -> Any:
+    """An array of nested lists; one without numbers may be given by its shape."""
+    if isinstance(value, dict) and 0 in value.get("shape", ()):
+        return np.zeros(value["shape"], value["dtype"])
+    return np.asarray(value)
+
+
 def _array(cls: Any, values: dict[str, Any], header: dict[str, Any]) -> igtl.Message:
     """JSON says neither how long a number is nor that it is complex."""
-    array = np.asarray(values.pop("array"))
+    array = _numbers(values.pop("array"))
     default: Any = array.dtype
     if array.dtype.kind == "i":
         default = np.uint32 if array.size and array.max() >= 1 << 31 else np.int32
@@ -170,7 +177,7 @@ def _value(field: Field, value: Any) -> Any:
 def _image(cls: Any, values: dict[str, Any], header: dict[str, Any]) -> igtl.Image:
     code = values.pop("scalar_type", None)
     dtype = values.pop("dtype", None if code is None else _SCALARS[code])
-    array = np.asarray(values.pop("array"))
+    array = _numbers(values.pop("array"))
     if dtype is not None:
         array = array.astype(dtype)
     elif array.dtype == np.int64:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import multiprocessing
-import signal
 import statistics
 import sys
 import threading
@@ -27,6 +26,10 @@ from rich.table import Table
 from rich.text import Text
 
 import igtl
+from igtl.cli import leave_signals_to_parent
+from igtl.cli.tables import Cell
+from igtl.cli.terminal import console as terminal
+from igtl.cli.terminal import say, styled
 from igtl.simulate import Stream, Tracker, Ultrasound
 
 _RATES = {"TRANSFORM": 120.0, "TDATA": 60.0, "IMAGE": 20.0}
@@ -39,7 +42,7 @@ def run_devices(control: Any, udp_address: tuple[str, int]) -> None:
     Says its TCP port on `control`, waits there for a word to stop, then says how many messages
     each stream has sent.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the other process
+    leave_signals_to_parent()
     tracker, scanner = Tracker(), Ultrasound()
     with igtl.listen(port=0, version=2) as server, igtl.udp.Sender(*udp_address) as out:
         control.send(server.port)
@@ -178,18 +181,18 @@ def _table(client: Client, width: int, *, title: str) -> Table:
     for (type_name, device), source in sorted(client.sources.items()):
         lost, age = source.lost(), source.age()
         latency = 1000 * statistics.median(source.latency) if source.latency else 0.0
-        cells = {
+        cells: dict[str, Cell] = {
             "device": device,
             "type": type_name,
             "via": source.via,
             "Hz": f"{source.rate():.1f}",
             "jitter": f"{1000 * source.jitter():.2f}",
             "latency": f"{latency:.2f}",
-            "lost": f"[{'red' if lost else 'green'}]{lost}[/]",
-            "age": f"[{'green' if age < 0.5 else 'red'}]{1000 * age:.0f}[/]",
+            "lost": (str(lost), "red" if lost else "green"),
+            "age": (f"{1000 * age:.0f}", "green" if age < 0.5 else "red"),
             "last value": source.value(),
         }
-        table.add_row(*(cells[name] for name in columns))
+        table.add_row(*(styled(cells[name]) for name in columns))
     return table
 
 
@@ -254,16 +257,41 @@ def _watch(client: Client, console: Console, seconds: float) -> None:
 
 @click.command("demo")
 @click.option(
-    "-s", "--seconds", type=click.FloatRange(0.5), default=10.0, show_default=True,
-    help="How long to run.",
+    "-s", "--seconds", type=click.FloatRange(0.5),
+    help="How long to run.  [default: 10; with --view until Ctrl-C]",
 )  # fmt: skip
-def command(seconds: float) -> None:
+@click.option("--view", is_flag=True, help="See it in a browser instead (igtl[view]).")
+def command(seconds: float | None, view: bool) -> None:
     """A tracking loop to watch, on simulated devices.
 
     A tracker sends TRANSFORM at 120 Hz by UDP and TDATA at 60 Hz by TCP, an ultrasound scanner 20
     images a second by TCP, all on loopback; a client receives them.
+
+    With --view, a tracker, an ultrasound scanner, a CT and a force sensor are shown on a page; open
+    the printed address.
     """
-    console = Console()
+    if view:
+        _view(seconds)
+    else:
+        _loop(10.0 if seconds is None else seconds)
+
+
+def _view(seconds: float | None) -> None:
+    """The page of `igtl view`, on devices of `igtl simulate`."""
+    devices = ("tracker", "ultrasound", "ct", "force")
+    with (
+        igtl.View() as view,
+        igtl.simulate.serve(*devices, port=0, dropout=0.05, statuses=True) as simulator,
+        igtl.connect("127.0.0.1", simulator.port, hello=True) as link,
+    ):
+        view.follow(link)
+        say(view.url)
+        threading.Event().wait(seconds)
+
+
+def _loop(seconds: float) -> None:
+    """The devices in a second process, and a table of what this one receives."""
+    console = terminal()
     sys.setswitchinterval(0.0005)  # drawing shall not keep the receiving threads waiting
     context = multiprocessing.get_context("spawn")
     control, theirs = context.Pipe()
@@ -302,11 +330,12 @@ def _summarize(console: Console, table: Table, client: Client, sent: dict[str, i
     for (type_name, device), source in sorted(client.sources.items()):
         lost = sent.get(type_name, 0) - source.count
         missing += lost
-        console.print(
+        line = (
             f"{type_name:<10} {device:<16} sent {sent.get(type_name, 0):>6}, "
             f"received {source.count:>6}, lost {lost}"
         )
+        console.print(styled(line))
     if missing or client.bad or len(client.sources) != len(_RATES):
-        console.print("[yellow]some messages did not arrive[/]")
+        console.print(styled(("some messages did not arrive", "yellow")))
         return
-    console.print("[green]every message arrived[/]")
+    console.print(styled(("every message arrived", "green")))

@@ -10,12 +10,14 @@ import click
 from igtl.cli import FAILED, UNREACHABLE
 from igtl.cli.arguments import Address, Connection, connection
 from igtl.cli.tables import counted, table
+from igtl.cli.terminal import console as terminal
+from igtl.cli.terminal import echo, styled
 from igtl.doctor import Diagnosis, examine
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-_MARKS = {"ok": "[green]✓[/]", "note": "[yellow]![/]", "problem": "[red]✗[/]"}
+_MARKS = {"ok": ("✓", "green"), "note": ("!", "yellow"), "problem": ("✗", "red")}
 _AWAY = ("host", "refused", "unreachable", "nobody", "address")
 
 
@@ -53,7 +55,7 @@ def command(
         ssl=how.context, listen=listen,
     )  # fmt: skip
     if as_json:
-        click.echo(json.dumps(diagnosis.to_dict()))
+        echo(json.dumps(diagnosis.to_dict()))
     else:
         _show(diagnosis)
     if diagnosis.problems:
@@ -62,9 +64,7 @@ def command(
 
 
 def _show(diagnosis: Diagnosis) -> None:
-    from rich.console import Console
-
-    console = Console(highlight=False)
+    console = terminal()
     for level, _, text in diagnosis.findings:
         console.print(_marked(level, text))
     if diagnosis.streams:
@@ -76,11 +76,10 @@ def _show(diagnosis: Diagnosis) -> None:
 
 
 def _marked(level: str, text: str) -> Any:
-    from rich.markup import escape
     from rich.table import Table
 
     grid = Table.grid(padding=(0, 1))
-    grid.add_row(_MARKS[level], escape(text))
+    grid.add_row(styled(_MARKS[level]), styled(text))
     return grid
 
 

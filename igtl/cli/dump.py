@@ -13,6 +13,7 @@ import click
 import igtl
 from igtl.cli.arguments import Address, Selection, ending, selecting
 from igtl.cli.sources import Source, receiving
+from igtl.cli.terminal import echo, say
 
 
 def line(message: igtl.Message) -> str:
@@ -50,14 +51,12 @@ def command(
     """
     end = None if seconds is None else time.monotonic() + seconds
     shown = 0
-    with source(address, end=end, crc=crc, bad=_complain) as incoming:
+    limited = count is not None or seconds is not None
+    with source(address, end=end, limited=limited, crc=crc, bad=_complain) as incoming:
         for message in incoming.messages():
             if not selection.takes(message.type_name, message.device_name):
                 continue
-            if as_json:
-                click.echo(json.dumps(message.to_dict(arrays=arrays)))
-            else:
-                click.echo(line(message))
+            echo(json.dumps(message.to_dict(arrays=arrays)) if as_json else line(message))
             sys.stdout.flush()
             shown += 1
             if shown == count:
@@ -65,4 +64,4 @@ def command(
 
 
 def _complain(error: igtl.ProtocolError) -> None:
-    click.echo(f"bad message: {error}", err=True)
+    say(f"bad message: {error}")

@@ -8,6 +8,7 @@ import click
 
 import igtl
 from igtl.cli.arguments import Address, serving
+from igtl.cli.terminal import say
 from igtl.log import named
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ def command(address: tuple[str, int], quiet: bool, context: SSLContext | None) -
         if not quiet:
             tell(server)
         server.start()
-        click.echo(f"echo on {named((server.host, server.port))}, Ctrl-C ends", err=True)
+        say(f"echo on {named((server.host, server.port))}, Ctrl-C ends")
         server.wait()
 
 
@@ -37,10 +38,10 @@ def tell(server: igtl.Server) -> None:
 
     @server.on_connect
     def _(peer: Any) -> None:
-        click.echo(f"+ {named(peer.peer)}", err=True)
+        say(f"+ {named(peer.peer)}")
 
     @server.on_disconnect
     def _(peer: Any) -> None:
         counted = f"{peer.stats.received} received, {peer.stats.sent} sent"
         lost = f", {peer.stats.lost} lost {dict(peer.stats.dropped)}" if peer.stats.lost else ""
-        click.echo(f"- {named(peer.peer)}: {counted}{lost}; {peer.close_reason}", err=True)
+        say(f"- {named(peer.peer)}: {counted}{lost}; {peer.close_reason}")

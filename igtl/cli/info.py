@@ -1,4 +1,4 @@
-"""`igtl info`: what is in a recording."""
+"""`igtl info`: what is in a recording, or in a file of several images."""
 
 from __future__ import annotations
 
@@ -12,7 +12,12 @@ import click
 
 import igtl
 from igtl.cli import FAILED
+from igtl.cli.files import opened
 from igtl.cli.tables import Cell, counted, table
+from igtl.cli.terminal import console as terminal
+from igtl.cli.terminal import echo, styled
+
+_DATED = 1e8  # seconds since 1970: files of images count from their beginning
 
 
 @click.command("info")
@@ -21,11 +26,12 @@ from igtl.cli.tables import Cell, counted, table
 @click.option("--events", is_flag=True, help="What happened to the connections.")
 @click.option("--json", "as_json", is_flag=True, help="As a JSON object.")
 def command(file: Path, check: bool, events: bool, as_json: bool) -> None:
-    """What is in a recording: streams, rates, times, and whether it was cut.
+    """What is in a recording, or in a file of images in time (.igs.mha, .seq.nrrd, .nii …):
+    streams, rates, times, and whether it was cut.
 
     With --check exits with 1 if a message is bad or a part of the file cannot be read.
     """
-    with igtl.Recording(file) as recording:
+    with opened(file) as recording:
         found = _facts(recording, file)
         bad = 0
         if check:
@@ -34,7 +40,7 @@ def command(file: Path, check: bool, events: bool, as_json: bool) -> None:
             found["events"] = recording.events
         found["damaged"] = recording.damaged
         if as_json:
-            click.echo(json.dumps(found))
+            echo(json.dumps(found))
         else:
             _show(found)
     if bad or (check and recording.damaged):
@@ -63,17 +69,15 @@ def _facts(recording: igtl.Recording, file: Path) -> dict[str, Any]:
 
 def _check(recording: igtl.Recording, found: dict[str, Any]) -> int:
     """Add what reading all of it shows; returns how many messages are bad."""
-    from rich.console import Console
     from rich.progress import track
 
     sizes, crc, body = (Counter[tuple[str, str]]() for _ in range(3))
-    console = Console(stderr=True)
+    console = terminal(stderr=True)
     for recorded in track(
         recording, "checking", total=recording.count, console=console, transient=True,
         disable=not console.is_terminal,
     ):  # fmt: skip
-        frame = recorded.frame
-        stream = frame.type_name, frame.device_name
+        frame, stream = recorded.frame, recorded.stream
         sizes[stream] += len(frame)
         try:
             frame.unpack()
@@ -88,17 +92,20 @@ def _check(recording: igtl.Recording, found: dict[str, Any]) -> int:
 
 
 def _show(found: dict[str, Any]) -> None:
-    from rich.console import Console
-    from rich.markup import escape
-
-    console = Console(highlight=False)
-    start = datetime.fromtimestamp(found["start"], UTC).strftime("%Y-%m-%d %H:%M:%S")
-    cut = "  [yellow]cut: no index at its end[/]" if found["truncated"] else ""
-    parts = f"  [red]{found['damaged']} damaged parts[/]" if found["damaged"] else ""
+    console = terminal()
+    start = datetime.fromtimestamp(found["start"], UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    if found["start"] < _DATED:
+        start = "without date"
+    cut = "  cut: no index at its end" if found["truncated"] else ""
+    parts = f"  {found['damaged']} damaged parts" if found["damaged"] else ""
     console.print(
-        f"[bold]{escape(found['file'])}[/]  {found['size'] / 1e6:.1f} MB  {start} UTC  "
-        f"{found['duration']:.1f} s  {found['count']} messages{cut}{parts}"
-    )
+        styled(
+            (found["file"], "bold"),
+            f"  {found['size'] / 1e6:.1f} MB  {start}  {found['duration']:.1f} s  "
+            f"{found['count']} messages",
+            (cut, "yellow"), (parts, "red"),
+        )
+    )  # fmt: skip
     checked = any("bytes" in each for each in found["streams"])
     titles = (
         "device", "type", "number", "Hz", "first s", "last s",
@@ -116,7 +123,5 @@ def _show(found: dict[str, Any]) -> None:
     console.print(table(titles, rows, left=2, width=console.width, trim=True))
     for event in found.get("events", ()):
         at = event["time_ns"] / 1e9 - found["start"]
-        console.print(
-            f"{at:8.3f} s  {event['event']:<13} {escape(event.get('peer', ''))}  "
-            f"{escape(str(event.get('text', '')))}"
-        )
+        text = f"{event['event']:<13} {event.get('peer', '')}  {event.get('text', '')}"
+        console.print(styled(f"{at:8.3f} s  {text}"))

@@ -14,8 +14,10 @@ import click
 import igtl
 from igtl.cli import UNREACHABLE, Failure
 from igtl.cli.arguments import Address, Selection, selecting
-from igtl.cli.sources import Source, receiving, say
+from igtl.cli.sources import Source, receiving
 from igtl.cli.tables import Cell, counted, table
+from igtl.cli.terminal import console as terminal
+from igtl.cli.terminal import echo, say, styled
 from igtl.log import named
 
 if TYPE_CHECKING:
@@ -69,7 +71,7 @@ class Watched:
             case igtl.Sensor() as m:
                 return f"{' '.join(f'{v:.3g}' for v in m.values)} {m.unit}"
             case m:
-                return m._summary()
+                return m.summary()
 
 
 class Watch:
@@ -139,10 +141,9 @@ def command(
     ADDRESS is HOST:PORT, default localhost:18944. The server is connected to again when it comes
     back. Works over ssh; where standard output is no terminal it prints the last table only.
     """
-    from rich.console import Console
     from rich.live import Live
 
-    console = Console()
+    console = terminal()
     end = None if seconds is None else time.monotonic() + seconds
     news: list[str] = []
     drawing = False
@@ -163,7 +164,7 @@ def command(
                 for _ in rate:
                     if _is_over(watch, end):
                         break
-                    click.echo(json.dumps(_state(watch, news)))
+                    echo(json.dumps(_state(watch, news)))
             else:
                 shown = console.is_terminal
                 with Live(console=console, auto_refresh=False, screen=shown) as live:
@@ -172,12 +173,15 @@ def command(
                             break
                         if shown:
                             live.update(_screen(watch, console, begun, address, news), refresh=True)
+            away = incoming.away
         except KeyboardInterrupt:
-            pass
+            away = ""
         if not as_json:
             console.print(_table(watch, console))
     if watch.error is not None:
         raise Failure(str(watch.error), UNREACHABLE)
+    if away:
+        raise Failure(away, UNREACHABLE)
     if not watch.streams and not as_json:
         raise Failure(f"nothing came; see igtl doctor {named(address)}")
 
@@ -199,7 +203,6 @@ def _screen(
     watch: Watch, console: Console, begun: float, address: tuple[str, int], news: list[str]
 ) -> Group:
     from rich.console import Group
-    from rich.text import Text
 
     stats = watch.source.stats
     line = (
@@ -208,14 +211,14 @@ def _screen(
     )
     if stats.errors:
         line += f" · bad: {', '.join(f'{n} {kind}' for kind, n in stats.errors.items())}"
-    parts: list[Any] = [Text(line + " · Ctrl-C ends", style="bold")]
+    parts: list[Any] = [styled((line + " · Ctrl-C ends", "bold"))]
     if news:
-        parts.append(Text(news[-1], style="yellow"))
+        parts.append(styled((news[-1], "yellow")))
     if watch.streams:
         parts.append(_table(watch, console, rows=console.height - 7))
     elif time.monotonic() - begun > 3:
         parts.append(
-            Text(f"nothing has come yet; igtl doctor {named(address)} tells why", style="yellow")
+            styled((f"nothing has come yet; igtl doctor {named(address)} tells why", "yellow"))
         )
     return Group(*parts)
 

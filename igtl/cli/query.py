@@ -12,6 +12,8 @@ import igtl
 from igtl.cli import FAILED, Failure
 from igtl.cli.arguments import Address, Connection, connection
 from igtl.cli.dump import line
+from igtl.cli.files import save
+from igtl.cli.terminal import echo
 
 
 def _requests() -> dict[str, type[igtl.Get[Any]]]:
@@ -41,7 +43,9 @@ class _Asked(click.ParamType):  # type: ignore[type-arg]
 @click.argument("address", type=Address())
 @click.argument("kind", metavar="TYPE", type=_Asked())
 @click.argument("device", default="")
-@click.option("--timeout", type=float, default=5.0, show_default=True, help="Seconds to wait.")
+@click.option(
+    "--timeout", type=click.FloatRange(0), default=5.0, show_default=True, help="Seconds to wait."
+)
 @click.option("--to", "path", type=click.Path(path_type=Path), help="Save it as this file.")
 @click.option("--json", "as_json", is_flag=True, help="As a JSON object.")
 @click.option("--arrays", is_flag=True, help="With --json: large arrays in full.")
@@ -73,11 +77,11 @@ def command(
         what = f"{kind.answer.type_name} {device!r}" if device else kind.answer.type_name
         raise Failure(f"the server has no {what}", FAILED)
     if path is not None:
-        igtl.files.save(answer, path)
-        click.echo(path)
+        save(answer, path)
+        echo(str(path))
     elif as_json:
-        click.echo(json.dumps(answer.to_dict(arrays=arrays)))
+        echo(json.dumps(answer.to_dict(arrays=arrays)))
     elif isinstance(answer, igtl.Capability):
-        click.echo("\n".join(answer.types))
+        echo(*answer.types)
     else:
-        click.echo(line(answer))
+        echo(line(answer))

@@ -13,7 +13,9 @@ import click
 import igtl
 from igtl.cli import FAILED
 from igtl.cli.arguments import Address, Selection, ending, selecting
+from igtl.cli.files import save
 from igtl.cli.sources import Source, receiving
+from igtl.cli.terminal import echo, say
 
 _STRANGE = re.compile(r"[^\w.-]+")
 
@@ -77,10 +79,11 @@ def command(
 
     def bad(error: igtl.IgtlError, what: str = "bad message") -> None:
         failed[what] += 1
-        click.echo(f"{what}: {error}", err=True)
+        say(f"{what}: {error}")
 
     folder.mkdir(parents=True, exist_ok=True)
-    with source(address, end=end, bad=bad) as incoming:
+    limited = count is not None or seconds is not None
+    with source(address, end=end, limited=limited, bad=bad) as incoming:
         for message in incoming.messages():
             suffix = suffixes.get(type(message))
             if suffix is None:
@@ -88,17 +91,20 @@ def command(
             elif selection.takes(message.type_name, message.device_name):
                 path = _free(folder, message.device_name, suffix)
                 try:
-                    igtl.files.save(message, path)
-                except igtl.IgtlError as error:
+                    save(message, path)
+                except (igtl.IgtlError, OSError) as error:
+                    path.unlink(missing_ok=True)  # a part of it, if anything
+                    if not isinstance(error, igtl.IgtlError):  # of the disk
+                        raise
                     bad(error, "not saved")
                     continue
                 saved += 1
                 if not quiet:
-                    click.echo(path)
+                    echo(str(path))
                 if saved == count:
                     break
     if others and not quiet:
         listed = ", ".join(f"{n} {kind}" for kind, n in sorted(others.items()))
-        click.echo(f"not saved: {listed}", err=True)
+        say(f"not saved: {listed}")
     if failed:
         raise click.exceptions.Exit(FAILED)

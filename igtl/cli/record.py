@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,10 @@ import click
 import igtl
 from igtl.cli import Failure
 from igtl.cli.arguments import Address, Selection, ending, selecting
-from igtl.cli.sources import Source, receiving, say
+from igtl.cli.files import sequences_too
+from igtl.cli.sources import Source, receiving
+from igtl.cli.terminal import console as terminal
+from igtl.cli.terminal import say, styled
 from igtl.log import named
 
 if TYPE_CHECKING:
@@ -32,6 +36,7 @@ if TYPE_CHECKING:
 @ending
 @selecting
 @receiving
+@sequences_too
 def command(
     file: Path,
     addresses: tuple[tuple[str, int], ...],
@@ -46,8 +51,10 @@ def command(
     """Record what servers send, every byte with its time.
 
     FILE is a new MCAP file, readable by any reader of MCAP; what is older than a second is in it
-    even if this program is killed. ADDRESSES are HOST:PORT, as many as you like, default
-    localhost:18944. Damaged messages are recorded too.
+    even if this program is killed. A FILE of the suffix .igs.mha, .igs.nrrd, .seq.mha or .seq.nrrd
+    becomes a sequence of PLUS or 3D Slicer at the end: the images of one device, and transforms.
+    ADDRESSES are HOST:PORT, as many as you like, default localhost:18944. Damaged messages are
+    recorded too.
 
     \b
     igtl record case.mcap tracker:18944 ultrasound:18944
@@ -56,35 +63,49 @@ def command(
     """
     places = addresses or (("localhost", 18944),)
     end = None if seconds is None else time.monotonic() + seconds
+    limited = count is not None or seconds is not None
     stopped = threading.Event()
     errors: list[Exception] = []
     with igtl.Recorder(file, compression=compression) as recorder:
 
+        def note(what: str, number: int, **facts: Any) -> None:
+            with suppress(OSError):  # of the disk: close tells it
+                recorder.event(what, connection=number, **facts)
+
         def follow(number: int, place: tuple[str, int]) -> None:
             def tell(text: str) -> None:
-                recorder.event("connection", peer=named(place), connection=number, text=text)
+                note("connection", number, peer=named(place), text=text)
                 say(text)
 
             def bad(error: igtl.ProtocolError) -> None:
-                recorder.event("error", peer=named(place), connection=number, text=str(error))
+                note("error", number, peer=named(place), text=str(error))
                 say(f"{named(place)}: {error}")
 
             try:
-                with source(place, end=end, heal=reconnect, tell=tell, bad=bad) as incoming:
+                with source(
+                    place, end=end, heal=reconnect, limited=limited, tell=tell, bad=bad
+                ) as incoming:
                     sources.append(incoming)
-                    recorder.event("connected", peer=incoming.peer, connection=number)
+                    note("connected", number, peer=incoming.peer)
                     for frame, peer in incoming.frames():
                         if stopped.is_set():
                             return
-                        if selection.takes(frame.type_name, frame.device_name):
+                        if not selection.takes(frame.type_name, frame.device_name):
+                            continue
+                        try:
                             recorder.write(frame, peer=peer, connection=number)
-                            if count is not None and recorder.count >= count:
-                                stopped.set()
-                                return
-                    recorder.event("disconnected", peer=incoming.peer, connection=number)
+                        except OSError:  # of the disk: close tells it
+                            stopped.set()
+                            return
+                        if count is not None and recorder.count >= count:
+                            stopped.set()
+                            return
+                    note("disconnected", number, peer=incoming.peer)
+                    if not (stopped.is_set() or limited):
+                        say(f"{named(place)} has ended")
             except (igtl.IgtlError, OSError, click.ClickException) as error:
                 if not stopped.is_set():
-                    recorder.event("lost", peer=named(place), connection=number, text=str(error))
+                    note("lost", number, peer=named(place), text=str(error))
                     errors.append(error)
                     if len(places) > 1:  # the others go on
                         say(str(error))
@@ -94,9 +115,9 @@ def command(
             threading.Thread(target=follow, args=(number, place), daemon=True)
             for number, place in enumerate(places, 1)
         ]
-        for thread in threads:
-            thread.start()
         try:
+            for thread in threads:
+                thread.start()
             _watch(recorder, file, threads, stopped, quiet)
         except KeyboardInterrupt:
             pass
@@ -105,7 +126,8 @@ def command(
             for each in sources:
                 each.close()
             for thread in threads:
-                thread.join(2)
+                if thread.is_alive():
+                    thread.join(2)
     if errors and not recorder.count:
         file.unlink()  # so that the next try is not in its way
         raise _told(errors[0])
@@ -129,11 +151,9 @@ def _watch(
     quiet: bool,
 ) -> None:
     """Until all sources have ended, or there is enough."""
-    from rich.console import Console
     from rich.live import Live
-    from rich.text import Text
 
-    console = Console(stderr=True)
+    console = terminal(stderr=True)
     begun = time.monotonic()
     before = 0, begun
 
@@ -142,11 +162,11 @@ def _watch(
         now = time.monotonic()
         rate = (recorder.count - before[0]) / max(1e-3, now - before[1])
         before = recorder.count, now
-        return Text(
+        text = (
             f"{file.name}  {now - begun:.0f} s  {recorder.count} messages  {rate:.0f}/s  "
-            f"{recorder.bytes / 1e6:.1f} MB   Ctrl-C ends",
-            style="cyan",
+            f"{recorder.bytes / 1e6:.1f} MB   Ctrl-C ends"
         )
+        return styled((text, "cyan"))
 
     shown = not quiet and console.is_terminal
     with Live(console=console, auto_refresh=False, transient=True) as live:

@@ -13,9 +13,10 @@ import click
 import igtl
 from igtl.cli.arguments import Address, Selection, ending, selecting
 from igtl.cli.echo import tell
-from igtl.cli.sources import Source, receiving, say
+from igtl.cli.sources import Source, receiving
+from igtl.cli.terminal import say
 from igtl.log import named
-from igtl.relay import Relay
+from igtl.tools.relay import Relay
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 _VERSIONS: dict[str, Literal["as is", "auto", 1, 2]] = {

@@ -1,4 +1,4 @@
-"""`igtl replay`: a recording, sent again."""
+"""`igtl replay`: a recording, or a file of images in time, sent again."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ import numpy as np
 
 import igtl
 from igtl.cli import Failure
-from igtl.cli.arguments import Address, serving
+from igtl.cli.arguments import Address, Connection, serving
 from igtl.cli.echo import tell
-from igtl.cli.sources import say
+from igtl.cli.files import opened
+from igtl.cli.terminal import console as terminal
+from igtl.cli.terminal import say
 from igtl.log import named
 
 if TYPE_CHECKING:
@@ -72,10 +74,11 @@ def command(
     context: SSLContext | None,
 ) -> None:
     """Send a recording again, as a server (default), a client (--to) or by UDP: the same bytes at
-    the same intervals.
+    the same intervals. A file of images in time (.igs.mha, .seq.nrrd, .nii …) is sent as images
+    and transforms.
     """
     with ExitStack() as stack:
-        recording = stack.enter_context(igtl.Recording(file))
+        recording = stack.enter_context(opened(file))
         if recording.truncated:
             say(f"{file} was cut: it is sent up to there")
         try:
@@ -110,7 +113,9 @@ def _receiver(
     if udp is not None:
         return stack.enter_context(igtl.udp.Sender(*udp)).send
     if to is not None:
-        return stack.enter_context(igtl.connect(*to)).send
+        return stack.enter_context(
+            Connection(hello=False, version="auto", context=None).open(to)
+        ).send
     server = stack.enter_context(igtl.serve(*address, ssl=context, policy="block", start=False))
     tell(server)
     arrived = threading.Event()
@@ -131,10 +136,9 @@ def _play(
     loop: bool,
     quiet: bool,
 ) -> None:
-    from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-    console = Console(stderr=True)
+    console = terminal(stderr=True)
     columns = (
         BarColumn(), TextColumn("{task.fields[sent]} sent"), TimeElapsedColumn(),
         TextColumn("Ctrl-C ends"),

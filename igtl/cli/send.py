@@ -5,23 +5,26 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from functools import partial
-from pathlib import Path
+from itertools import count as count_up
 from typing import Any
 
 import click
 
 import igtl
-from igtl.cli import Failure, compose
+from igtl.cli import Failure, compose, files
 from igtl.cli.arguments import Address, Connection, connection
+from igtl.cli.terminal import console as terminal
+from igtl.cli.terminal import say
+from igtl.codec.formatting import printable
 
 Item = tuple[str, Callable[[], Iterator[igtl.Message]]]
 """What to call it, and what makes its messages."""
 
 
-def _items(words: tuple[str, ...], name: str | None) -> list[Item]:
+def _items(words: tuple[str, ...], name: str | None, space: Any) -> list[Item]:
     """What the words of the command line mean."""
     items: list[Item] = []
     left = list(words)
@@ -32,8 +35,9 @@ def _items(words: tuple[str, ...], name: str | None) -> list[Item]:
             items.append(("standard input", _lines))
         elif word.startswith("{"):
             items.append(("JSON", partial(_one, _json, word)))
-        elif Path(word).exists():
-            items.append((word, partial(_one, partial(igtl.files.load, device_name=name), word)))
+        elif files.place(word) is not None:
+            make = partial(files.load, device_name=name, space=space)
+            items.append((word, partial(_one, make, word)))
         elif cls is not None:
             fields = []
             while left and "=" in left[0] and not left[0].startswith("{"):
@@ -69,6 +73,10 @@ def _lines() -> Iterator[igtl.Message]:
 @click.argument("address", type=Address())
 @click.option("--name", help="Device name of all; default the name of a file, or none.")
 @click.option(
+    "--space", type=click.Choice(["LPS", "RAS"]),
+    help="What meshes are in whose files do not say; default LPS, as in 3D Slicer.",
+)  # fmt: skip
+@click.option(
     "--rate",
     type=click.FloatRange(0, min_open=True),
     help="Again and again, so often a second, stamped anew.",
@@ -82,6 +90,7 @@ def command(
     items: tuple[str, ...],
     address: tuple[str, int],
     name: str | None,
+    space: str | None,
     rate: float | None,
     count: int | None,
     compress: bool,
@@ -93,7 +102,8 @@ def command(
 
     Each of ITEMS is a file (see `igtl.files`; a folder is a DICOM series; takes pip install
     "igtl[imaging]" or "igtl[mesh]"), or a message: a type and its fields, a JSON object, or - for
-    JSON objects on standard input, one a line, as `igtl dump --json --arrays` prints them.
+    JSON objects on standard input, one a line, as `igtl dump --json --arrays` prints them. FILE[3]
+    is the fourth image of a file of several.
 
     \b
     igtl send ct.nii.gz skin.stl localhost:18944
@@ -104,7 +114,7 @@ def command(
 
     ADDRESS is HOST:PORT.
     """
-    found = _items(items, name)
+    found = _items(items, name, space)
     if count is not None and rate is None:
         raise click.UsageError("--count goes with --rate")
     with ExitStack() as stack:
@@ -126,18 +136,18 @@ def command(
             raise click.UsageError(str(error)) from None
         size = out.stats.sent_bytes
     if not quiet:
-        click.echo(f"{sent} sent, {size / 1e6:.1f} MB", err=True)
+        say(f"{sent} sent, {size / 1e6:.1f} MB")
 
 
 def _once(out: Any, items: list[Item], name: str | None, quiet: bool) -> int:
-    from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
+    console = terminal(stderr=True)
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn())
     sent = 0
     with Progress(*columns, console=console, disable=quiet or not console.is_terminal) as progress:
-        for title, make in items:
+        for word, make in items:
+            title = printable(word)
             bar = progress.add_task(f"reading {title}", total=None)
             for message in make():
                 if name is not None:
@@ -155,9 +165,8 @@ def _once(out: Any, items: list[Item], name: str | None, quiet: bool) -> int:
 def _again(out: Any, items: list[Item], name: str | None, rate: float, count: int | None) -> int:
     messages = [message for _, make in items for message in make()]
     sent = 0
-    for _ in igtl.Rate(rate):
-        if sent == (count or -1) * len(messages):
-            break
+    rounds: Iterable[int] = count_up() if count is None else range(count)
+    for _ in zip(rounds, igtl.Rate(rate), strict=False):
         for message in messages:
             if name is not None:
                 message.device_name = name

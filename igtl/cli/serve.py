@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from pathlib import Path
+import threading
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -13,6 +13,8 @@ import igtl
 from igtl.cli.arguments import Address, Selection, selecting, serving
 from igtl.cli.dump import line
 from igtl.cli.echo import tell
+from igtl.cli.files import File, load
+from igtl.cli.terminal import echo, say
 from igtl.log import named
 
 if TYPE_CHECKING:
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @click.command("serve")
-@click.argument("files", nargs=-1, type=click.Path(exists=True, path_type=Path))
+@click.argument("files", nargs=-1, type=File())
 @click.option(
     "--at", "address", type=Address(), default="localhost:18944", show_default=True,
     help="Where to listen; 0.0.0.0 as host for everybody.",
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
 @selecting
 @serving
 def command(
-    files: tuple[Path, ...],
+    files: tuple[str, ...],
     address: tuple[str, int],
     name: str | None,
     on_request: bool,
@@ -48,10 +50,11 @@ def command(
 
     3D Slicer connects to it as a client, and shows the files. -t and -d choose what is printed.
     """
-    messages = [igtl.files.load(file, device_name=name) for file in files]
+    messages = [load(file, device_name=name) for file in files]
     server = igtl.serve(
         *address, ssl=context, allow=allow or None, compression=compress, start=False
     )
+    broken: list[OSError] = []  # of standard output
     with server:
         tell(server)
         for message in messages:
@@ -61,13 +64,19 @@ def command(
 
         @server.on()
         def _(message: igtl.Message, peer: Any) -> None:
-            if selection.takes(message.type_name, message.device_name):
-                click.echo(json.dumps(message.to_dict()) if as_json else line(message))
-                sys.stdout.flush()
+            if not broken and selection.takes(message.type_name, message.device_name):
+                try:
+                    echo(json.dumps(message.to_dict()) if as_json else line(message))
+                    sys.stdout.flush()
+                except OSError as error:
+                    broken.append(error)
+                    threading.Thread(target=server.close).start()  # it waits for this handler
 
         server.start()
-        click.echo(f"serving on {named((server.host, server.port))}, Ctrl-C ends", err=True)
+        say(f"serving on {named((server.host, server.port))}, Ctrl-C ends")
         server.wait()
+    if broken:
+        raise broken[0]
 
 
 def _provide(server: igtl.Server, messages: list[igtl.Message]) -> None:

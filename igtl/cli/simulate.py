@@ -11,6 +11,7 @@ import click
 import igtl
 from igtl.cli.arguments import Address, serving
 from igtl.cli.echo import tell
+from igtl.cli.terminal import say
 from igtl.log import named
 from igtl.simulate import DEVICES, Stream, serve, sources
 
@@ -76,7 +77,7 @@ def command(
                 raise click.UsageError("the CT is not for datagrams")
             for stream in streams:
                 stack.callback(stream.stop)
-            click.echo(f"{', '.join(devices)} to {named(udp)} by UDP, Ctrl-C ends", err=True)
+            say(f"{', '.join(devices)} to {named(udp)} by UDP, Ctrl-C ends")
             time.sleep(seconds or 1e9)
             return
         host, port = address
@@ -85,5 +86,5 @@ def command(
         )
         tell(simulator.server)
         place = named((simulator.host, simulator.port))
-        click.echo(f"{', '.join(devices)} on {place}, Ctrl-C ends", err=True)
+        say(f"{', '.join(devices)} on {place}, Ctrl-C ends")
         simulator.server.wait(seconds)

@@ -14,6 +14,7 @@ import click
 import igtl
 from igtl.cli import UNREACHABLE, Failure
 from igtl.cli.arguments import Connection, connection
+from igtl.cli.terminal import say
 from igtl.log import named
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -23,22 +24,20 @@ _STARTS: dict[str, Callable[[], igtl.Message]] = {
 }  # fmt: skip
 
 
-def say(text: str) -> None:
-    """On standard error."""
-    click.echo(text, err=True)
-
-
 class Source:
     """One source of messages, opened by `with`.
 
     Args:
         address: of the server; with `listen` and `udp` our own.
         heal: go on when the connection is lost: connect again, or wait for the next client.
+        limited: the caller was told when to end, so that a peer that ends before, even in order,
+            is lost.
         tell: called with what happens to the connection.
         bad: called with each message that is bad.
 
     Attributes:
         peer: who sends.
+        away: why the connection is lost, while `heal` makes it anew; "" while there is one.
         stats: counters of the link.
     """
 
@@ -53,11 +52,13 @@ class Source:
         crc: igtl.CRCPolicy = "verify",
         end: float | None = None,
         heal: bool = False,
+        limited: bool = False,
         tell: Callable[[str], None] = say,
         bad: Callable[[igtl.ProtocolError], None] = lambda error: None,
     ) -> None:
         self.address = address
         self.peer: Any = named(address)
+        self.away = ""
         self._how = how
         self._listen = listen
         self._udp = udp
@@ -65,6 +66,7 @@ class Source:
         self._crc: igtl.CRCPolicy = crc
         self._end = end
         self._heal = heal
+        self._limited = limited
         self._tell = tell
         self._bad = bad
         self._open = ExitStack()
@@ -121,16 +123,21 @@ class Source:
     def _happened(self, event: igtl.LinkEvent) -> None:
         self.peer = event.peer
         reason = f": {event.error}" if event.error else ""
-        self._tell(f"{named(event.peer)} {event.kind}{reason}")
+        news = f"{named(event.peer)} {event.kind}{reason}"
+        self.away = "" if event.kind == "connected" else news
+        self._tell(news)
 
     def _goes_on(self, closed: igtl.ConnectionClosed) -> bool:
         """The link is over: whether there is another."""
         if self._closing:
             return False
         if not (self._heal and self._listen):
-            if closed.clean:
-                return False
-            raise Failure(str(closed), UNREACHABLE) from None
+            if not closed.clean:
+                raise Failure(str(closed), UNREACHABLE) from None
+            if self._limited:
+                text = f"{named(self.address)} closed the connection early"
+                raise Failure(text, UNREACHABLE) from None
+            return False
         self._tell(str(closed))
         self._from.close()
         self._from = self._open.enter_context(self._accepted())
@@ -163,9 +170,11 @@ class Source:
             try:
                 found = take()
             except TimeoutError as error:
-                if error.errno is None:
-                    return  # the time is up
-                raise
+                if error.errno is not None:
+                    raise
+                if self.away:
+                    raise Failure(self.away, UNREACHABLE) from None
+                return  # the time is up
             except igtl.ConnectionClosed as closed:
                 if not self._goes_on(closed):
                     return

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from igtl.cli.terminal import styled
+
 if TYPE_CHECKING:
     from rich.table import Table
-    from rich.text import Text
 
 Cell = str | tuple[str, str]
 """A text, or a text and its style."""
@@ -28,7 +29,7 @@ def table(
     from rich.table import Table
 
     out = Table(box=box.SIMPLE_HEAD, header_style="bold cyan", padding=(0, 1, 0, 0), pad_edge=False)
-    texts = [[_text(cell) for cell in row] for row in rows]
+    texts = [[styled(cell) for cell in row] for row in rows]
     widths = [max([len(t), *(row[n].cell_len for row in texts)]) for n, t in enumerate(titles)]
     room = width - sum(w + 2 for w in widths[:-1]) - 3
     for n, title in enumerate(titles):
@@ -40,12 +41,6 @@ def table(
     for row in texts:
         out.add_row(*row)
     return out
-
-
-def _text(cell: Cell) -> Text:
-    from rich.text import Text
-
-    return Text(cell) if isinstance(cell, str) else Text(cell[0], style=cell[1])
 
 
 def counted(number: int) -> Cell:

@@ -14,7 +14,7 @@ from igtl.doctor.diagnosis import Diagnosis, Finding, Seen
 from igtl.doctor.judging import judge
 from igtl.doctor.reaching import accepted, by_tls, connected, speaks_tls
 from igtl.doctor.session import TLS, Session
-from igtl.protocol import PORT
+from igtl.options import PORT
 
 if TYPE_CHECKING:
     from ssl import SSLContext

@@ -8,6 +8,9 @@ from itertools import pairwise
 from typing import Any, Literal, NamedTuple
 
 from igtl._core import Frame
+from igtl.codec.formatting import printable
+from igtl.codec.message import Message
+from igtl.doctor.content import impossible, is_distorted
 from igtl.errors import CRCError, ProtocolError
 
 Level = Literal["ok", "note", "problem"]
@@ -19,7 +22,8 @@ class Finding(NamedTuple):
     Attributes:
         level: "ok", "note", or "problem".
         cause: in one word: "refused", "unreachable", "host", "silent", "closed", "crc", "body",
-            "version", "http", "tls", "other", "cut", "large", "names", "stopped", "clock", ….
+            "pose", "version", "http", "tls", "other", "cut", "large", "names", "stopped", "clock",
+            ….
         text: in a sentence.
     """
 
@@ -35,6 +39,9 @@ class Seen:
         count, bytes: messages, and their bytes.
         wrong_crc, zero_crc, bad: messages with a wrong CRC; those of them whose CRC is 0; those
             that could not be decoded.
+        impossible, distorted: messages that hold no pose, though their type is of poses; TRANSFORM
+            that do more than turn and move.
+        surplus: bytes of the first message that its type has no place for.
         rate, jitter: messages a second, and standard deviation of the intervals in seconds.
         age: seconds from the last one to the end of the examination.
         offset: arrival minus time stamp, median, in seconds; None where none is set.
@@ -42,25 +49,39 @@ class Seen:
 
     def __init__(self) -> None:
         self.count = self.bytes = self.wrong_crc = self.zero_crc = self.bad = 0
+        self.impossible = self.distorted = self.surplus = 0
         self.arrivals: list[float] = []
         self.offsets: list[float] = []
+        self.stamps: set[int] = set()
         self.age = 0.0
-        self.reason = ""
+        self.reason = self.impossible_reason = ""
 
-    def add(self, frame: Frame, now: float) -> None:
+    def add(self, frame: Frame, found: Message | ProtocolError, now: float) -> None:
+        """A message has come; `found` is what it was decoded to, or why it was not."""
         self.count += 1
         self.bytes += len(frame)
         self.arrivals.append(now)
         if frame.timestamp_raw:
             self.offsets.append(time.time() - frame.timestamp_raw / 2**32)
-        try:
-            frame.unpack()
-        except CRCError:
-            self.wrong_crc += 1
-            self.zero_crc += frame.crc == 0
-        except ProtocolError as error:
-            self.bad += 1
-            self.reason = str(error)
+            self.stamps.add(frame.timestamp_raw)
+        match found:
+            case CRCError():
+                self.wrong_crc += 1
+                self.zero_crc += frame.crc == 0
+            case ProtocolError():
+                self.bad += 1
+                self.reason = str(found)
+            case message:
+                self._look_into(message)
+
+    def _look_into(self, message: Message) -> None:
+        if self.count == 1:
+            self.surplus = len(message.surplus)
+        if reason := impossible(message):
+            self.impossible += 1
+            self.impossible_reason = reason
+        else:
+            self.distorted += is_distorted(message)
 
     def _gaps(self) -> list[float]:
         return [b - a for a, b in pairwise(self.arrivals)]
@@ -77,6 +98,12 @@ class Seen:
     @property
     def offset(self) -> float | None:
         return statistics.median(self.offsets) if self.offsets else None
+
+    def repeated(self) -> int:
+        """How many messages came for each time stamp, where it is seen that they share them; 1
+        else."""
+        regular = self.count >= 5 and self.arrivals[-1] - self.arrivals[0] >= 0.3
+        return self.count // len(self.stamps) if regular and self.stamps else 1
 
     def has_stopped(self) -> bool:
         """Whether it came regularly, and then no more."""
@@ -105,7 +132,7 @@ class Diagnosis:
         self.seconds = 0.0
 
     def found(self, level: Level, cause: str, text: str) -> None:
-        self.findings.append(Finding(level, cause, text))
+        self.findings.append(Finding(level, cause, printable(text)))
 
     @property
     def problems(self) -> list[Finding]:

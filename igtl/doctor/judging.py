@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import difflib
 import statistics
-from fnmatch import fnmatchcase
 
 from igtl.doctor.diagnosis import Diagnosis
+from igtl.doctor.reaching import DROPPED
 from igtl.doctor.session import Session
 from igtl.errors import MessageTooLarge
+from igtl.session.requests import name_fits
 
 
 def judge(diagnosis: Diagnosis, session: Session, type_name: str, device_name: str) -> None:
@@ -56,6 +57,8 @@ def _judge_silence(diagnosis: Diagnosis, session: Session) -> None:
         hint = (
             "A library of version 1 does that: leave out --hello."
             if session.hello
+            else DROPPED
+            if session.reset
             else "Does it have its client already, or let in certain addresses only?"
         )
         cause = "version" if session.hello else "closed"
@@ -113,11 +116,31 @@ def _judge_content(diagnosis: Diagnosis) -> None:
                 "problem", "body",
                 f"{seen.bad} of {seen.count} {kind} {device!r} cannot be decoded: {seen.reason}.",
             )  # fmt: skip
+        if seen.surplus:
+            hint = " (A matrix is 12 numbers, column by column.)" if kind == "TRANSFORM" else ""
+            diagnosis.found(
+                "problem", "body",
+                f"{kind} {device!r} is {seen.surplus} bytes longer than its type: receivers ignore "
+                f"them, and may read the rest wrongly.{hint}",
+            )  # fmt: skip
+        if seen.impossible:
+            diagnosis.found(
+                "problem", "pose",
+                f"{seen.impossible} of {seen.count} {kind} {device!r} hold no pose: "
+                f"{seen.impossible_reason}.",
+            )  # fmt: skip
+        elif seen.distorted:
+            diagnosis.found(
+                "note", "pose",
+                f"{seen.distorted} of {seen.count} {kind} {device!r} do more than turn and move: "
+                "calibrations and images to world do, but a matrix that is sent row by row looks "
+                "the same.",
+            )  # fmt: skip
 
 
 def _judge_wanted(diagnosis: Diagnosis, type_name: str, device_name: str) -> None:
     def fits(kind: str, device: str) -> bool:
-        return fnmatchcase(kind, type_name) and fnmatchcase(device, device_name)
+        return name_fits(kind, type_name) and name_fits(device, device_name)
 
     if any(fits(*stream) for stream in diagnosis.streams):
         return
@@ -162,6 +185,19 @@ def _judge_end(diagnosis: Diagnosis, session: Session) -> None:
 
 
 def _judge_clock(diagnosis: Diagnosis) -> None:
+    for (kind, device), seen in sorted(diagnosis.streams.items()):
+        if len(seen.stamps) == 1 < seen.repeated():
+            diagnosis.found(
+                "problem", "clock",
+                f"The time stamp of {kind} {device!r} stands still: the sender repeats one "
+                "message, or does not set it anew.",
+            )  # fmt: skip
+        elif seen.repeated() > 2:
+            diagnosis.found(
+                "note", "clock",
+                f"{seen.repeated()} {kind} {device!r} after another have the same time stamp: its "
+                "clock ticks more slowly than it sends.",
+            )  # fmt: skip
     offsets = [s.offset for s in diagnosis.streams.values() if s.offset is not None]
     if not offsets:
         diagnosis.found("note", "clock", "It sets no time stamps (3D Slicer never does).")

@@ -13,6 +13,11 @@ if TYPE_CHECKING:
 
 _OTHERS: Final = (18944, 18945, 18946, 18947, 18904)  # ports that OpenIGTLink programs use
 _LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
+DROPPED: Final = (
+    "Either it does not let this client in, or something else accepts connections there and drops "
+    "them: the published port of a container, or a tunnel, whose program does not run, or listens "
+    "on 127.0.0.1 inside."
+)
 
 
 def connected(diagnosis: Diagnosis, host: str, port: int) -> socket.socket | None:
@@ -34,6 +39,13 @@ def connected(diagnosis: Diagnosis, host: str, port: int) -> socket.socket | Non
             f"Nothing listens on port {port} of {host}. Is the program running, and its server "
             f"switched on? (3D Slicer: the connector must be a server, and active.){near}",
         )  # fmt: skip
+        return None
+    except ConnectionResetError:
+        diagnosis.found(
+            "problem",
+            "closed",
+            f"The connection to port {port} of {host} is reset at once. {DROPPED}",
+        )
         return None
     except OSError as error:
         why = (

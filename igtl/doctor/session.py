@@ -10,10 +10,11 @@ from collections.abc import Iterator
 from typing import Final
 
 from igtl._core import Frame
+from igtl.codec.message import Message
 from igtl.doctor.diagnosis import Diagnosis, Seen
 from igtl.errors import MessageTooLarge, ProtocolError, VersionError
 from igtl.messages.general import Status
-from igtl.protocol import Protocol, hello_message
+from igtl.session.protocol import Protocol, hello_message
 
 _QUIET: Final = 1.0  # seconds of silence before the STATUS is sent
 _HEADER: Final = 58
@@ -102,8 +103,15 @@ class Session:
         self._protocol.receive_data(chunk)
         for frame in self._frames():
             self.diagnosis.versions.add(frame.header_version)
-            key = frame.type_name, frame.device_name
-            self.diagnosis.streams.setdefault(key, Seen()).add(frame, time.monotonic())
+            found: Message | ProtocolError
+            name = frame.device_name
+            try:
+                found = frame.unpack()
+                name = found.device_name  # may be longer than a header can hold
+            except ProtocolError as error:
+                found = error
+            key = frame.type_name, name
+            self.diagnosis.streams.setdefault(key, Seen()).add(frame, found, time.monotonic())
         self.pending = not self._protocol.at_boundary
         return True
 
@@ -130,7 +138,7 @@ def _foreign(first: bytes) -> tuple[str, str] | None:
     if len(first) < 14:
         return None
     version = int.from_bytes(first[:2], "big")
-    if version < 16 and re.fullmatch(rb"[\x21-\x7e]{1,12}\0*", first[2:14]):
+    if version < 16 and re.fullmatch(rb"[\x21-\x7e]{1,12}(\0.*)?", first[2:14], re.DOTALL):
         return None
     readable = "".join(chr(c) if 32 <= c < 127 else "." for c in first[:24])
     return "other", f"something else: its first bytes are {first[:12].hex(' ')} ({readable!r})"

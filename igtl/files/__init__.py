@@ -3,105 +3,249 @@
     image = igtl.files.load("ct.nii.gz")            # an Image, with its place in the patient
     igtl.files.save(image, "ct.nrrd")
     itk = igtl.files.images.to_sitk(image)          # as an object of SimpleITK
+    for message in igtl.files.load_sequence("scan.igs.mha"): ...
 
 Each library is loaded when it is first needed; `pip install "igtl[imaging]"` brings those for
-images, `pip install "igtl[mesh]"` those for meshes.
+images, `pip install "igtl[mesh]"` and `pip install "igtl[vtk]"` those for meshes.
 
 | suffix | message | by |
 |---|---|---|
 | .nii .nii.gz | IMAGE | nibabel |
 | .nrrd .nhdr | IMAGE | pynrrd |
 | .mha .mhd .gipl .png .jpg .jpeg .tif .tiff .bmp | IMAGE | SimpleITK |
+| .igs.mha .igs.nrrd .seq.nrrd .seq.mha | IMAGE and TRANSFORM in time | igtl, pynrrd |
 | .dcm, or a folder of them | IMAGE | pydicom |
-| .vtu | POLYDATA with its attributes | meshio |
+| .stl .off | POLYDATA, a surface | igtl |
+| .ply .obj | POLYDATA with colours and normals | igtl |
 | .vtk .vtp | POLYDATA as it is | VTK (`pip install "igtl[vtk]"`) |
+| .vtu | POLYDATA with its attributes | meshio |
 | .mrk.json .fcsv | POINT, the fiducials of 3D Slicer | igtl |
-| .stl .ply .obj .off | POLYDATA, a surface in triangles | trimesh |
 
 Whatever a format calls its axes, the same voxel lies at the same place of the patient in all of
-them: NIfTI and 3D Slicer count in RAS, DICOM, ITK and NRRD (mostly) in LPS.
+them: NIfTI and 3D Slicer count in RAS, DICOM, ITK, NRRD (mostly) and the files of meshes in LPS.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from igtl import _core
+from igtl.codec.message import Message
 from igtl.errors import FileError
-from igtl.files import colors, images, meshes, points
-from igtl.message import Message
+from igtl.files import (
+    colors,
+    dicom,
+    images,
+    marks,
+    meshes,
+    metaimage,
+    nifti,
+    nrrd,
+    obj,
+    off,
+    ply,
+    points,
+    sequences,
+    stl,
+    vtkfiles,
+)
+from igtl.files.blame import blamed
+from igtl.files.notes import one_warning
+from igtl.files.series import Series, chosen
+from igtl.messages.imaging import Image, Space
+from igtl.recording.reader import Recording
 
 
-class Format(NamedTuple):
-    """How files with a suffix are read and written."""
+class ImageFormat(NamedTuple):
+    """How images are read and written: see `igtl.files.series`."""
+
+    read: Callable[[Path], Series]
+    write: Callable[[Series, Path], None]
+
+
+class PointFormat(NamedTuple):
+    """How lists of points are read and written."""
 
     load: Callable[[Path], Message]
-    save: Callable[[Any, Path], None]
+    save: Callable[[Message, Path], None]
 
 
-FORMATS: dict[str, Format] = {
-    **dict.fromkeys((".nii", ".nii.gz"), Format(images.load_nifti, images.save_nifti)),
-    **dict.fromkeys((".nrrd", ".nhdr"), Format(images.load_nrrd, images.save_nrrd)),
-    **dict.fromkeys(images.ITK_SUFFIXES, Format(images.load_itk, images.save_itk)),
-    ".mrk.json": Format(points.load_markups, points.save_markups),
-    ".fcsv": Format(points.load_fcsv, points.save_fcsv),
-    ".vtu": Format(meshes.load_meshio, meshes.save_meshio),
-    **dict.fromkeys(meshes.VTK_SUFFIXES, Format(meshes.load_vtk, meshes.save_vtk)),
-    **dict.fromkeys(meshes.TRIMESH_SUFFIXES, Format(meshes.load_trimesh, meshes.save_trimesh)),
-    ".dcm": Format(images.load_dicom, images.save_dicom),
+DICOM = ImageFormat(dicom.read, dicom.write)
+FORMATS: dict[str, ImageFormat | marks.MeshFormat | PointFormat] = {
+    **dict.fromkeys((".nii", ".nii.gz"), ImageFormat(nifti.read, nifti.write)),
+    **dict.fromkeys((".nrrd", ".nhdr"), ImageFormat(nrrd.read, nrrd.write)),
+    **dict.fromkeys((".mha", ".mhd"), ImageFormat(metaimage.read, metaimage.write)),
+    **dict.fromkeys(images.ITK_SUFFIXES, ImageFormat(images.read, images.write)),
+    ".dcm": DICOM,
+    ".stl": marks.MeshFormat(stl.read, stl.write),
+    ".ply": marks.MeshFormat(ply.read, ply.write),
+    ".obj": marks.MeshFormat(obj.read, obj.write),
+    ".off": marks.MeshFormat(off.read, off.write),
+    ".vtk": marks.MeshFormat(vtkfiles.read_vtk, vtkfiles.write_vtk),
+    ".vtp": marks.MeshFormat(vtkfiles.read_vtp, vtkfiles.write_vtp),
+    ".vtu": marks.MeshFormat(vtkfiles.read_vtu, vtkfiles.write_vtu),
+    ".mrk.json": PointFormat(points.load_markups, points.save_markups),
+    ".fcsv": PointFormat(points.load_fcsv, points.save_fcsv),
 }
+_SUFFIXES = sorted(FORMATS, key=len, reverse=True)
 
 
-__all__ = ["FORMATS", "Format", "colors", "images", "load", "meshes", "points", "save"]
+__all__ = [
+    "FORMATS", "colors", "dicom", "images", "load", "load_sequence", "meshes", "nifti", "nrrd",
+    "points", "save", "save_sequence",
+]  # fmt: skip
 
 
-def _format_of(path: Path) -> Format:
+def _format_of(path: Path, *, folder: bool) -> Any:
+    """Of a file by its suffix; of a folder DICOM.
+
+    Args:
+        folder: whether the path names a folder.
+    """
+    if folder:
+        return DICOM
     name = path.name.lower()
-    for suffix in sorted(FORMATS, key=len, reverse=True):
+    for suffix in _SUFFIXES:
         if name.endswith(suffix):
             return FORMATS[suffix]
     raise FileError(path, f"no known suffix; known are {', '.join(sorted(FORMATS))}")
 
 
-def load(path: str | os.PathLike[str], *, device_name: str | None = None) -> Message:
-    """The message that a file holds.
+def _name(path: Path, device_name: str | None) -> str:
+    name = path.name.partition(".")[0] or path.name
+    return _core.fit(name, 20) if device_name is None else device_name
+
+
+def load(
+    path: str | os.PathLike[str],
+    *,
+    device_name: str | None = None,
+    space: Space | None = None,
+    frame: int | None = None,
+) -> Message:
+    """The message that a file holds, in RAS. Integers that need it not are not 32 bits wide.
 
     Args:
         path: a file, or the folder of a DICOM series.
         device_name: of the message; default the name of the file without its suffix, cut to fit.
+        space: the coordinates of a mesh whose file does not name them; default "LPS", as in
+            3D Slicer. Other files always say, and so does a mesh with the mark SPACE=RAS or
+            SPACE=LPS.
+        frame: which image of a file of several, such as a CT in time; the first is 0.
 
     Raises:
-        FileError: the file is damaged, or of another kind than its suffix says, or holds what
-            OpenIGTLink cannot say; the text tells.
+        FileError: the file is damaged, or of another kind than its suffix says, or holds several
+            images of which none was chosen, or what OpenIGTLink cannot say; the text tells.
         OSError: it cannot be read.
         ModuleNotFoundError: the library for it is missing; the text says what brings it.
+
+    Warns:
+        FileWarning: something of the file is left out, or its place is in doubt.
     """
     path = Path(path)
-    if path.is_dir():
-        message: Message = images.load_dicom(path)
-    elif not path.exists():
-        raise FileNotFoundError(2, os.strerror(2), str(path))
-    else:
-        message = _format_of(path).load(path)
-    name = path.name.partition(".")[0] or path.name
-    message.device_name = _core.fit(name, 20) if device_name is None else device_name
+    with one_warning(path):
+        form = _found(path)
+        if isinstance(form, marks.MeshFormat):
+            message: Message = marks.load(path, form, space)
+        elif isinstance(form, PointFormat):
+            with blamed(path):
+                message = form.load(path)
+        else:
+            with blamed(path):
+                message = chosen(form.read(path).fitted(), path, frame)
+    message.device_name = _name(path, device_name)
     return message
 
 
-def save(message: Message, path: str | os.PathLike[str]) -> None:
+def _found(path: Path) -> Any:
+    if not path.exists():
+        raise FileNotFoundError(2, os.strerror(2), str(path))
+    return _format_of(path, folder=path.is_dir())
+
+
+def save(message: Message, path: str | os.PathLike[str], *, space: Space | None = None) -> None:
     """Write a message to a file whose suffix chooses the format; one without a suffix becomes the
     folder of a DICOM series.
+
+    Args:
+        space: the coordinates of a mesh in its file, which names them; default "LPS".
 
     Raises:
         FileError: the format cannot hold it; the text says why.
         OSError: it cannot be written.
         ModuleNotFoundError: the library for it is missing; the text says what brings it.
+
+    Warns:
+        FileWarning: the format has no place for a part of it, as attributes in STL.
     """
     path = Path(path)
-    if not path.suffix:
-        images.save_dicom(message, path)
-    else:
-        _format_of(path).save(message, path)
+    with one_warning(path):
+        form = _format_of(path, folder=not path.suffix)
+        if isinstance(form, marks.MeshFormat):
+            marks.save(message, path, form, space)
+        elif isinstance(form, PointFormat):
+            with blamed(path):
+                form.save(message, path)
+        elif isinstance(message, Image):
+            with blamed(path):
+                form.write(Series.of(message), path)
+        else:
+            raise FileError(path, f"a {message.type_name} is no image")
+
+
+def load_sequence(path: str | os.PathLike[str], *, device_name: str | None = None) -> list[Message]:
+    """All images of a file, each followed by the transforms of its instant, in the order of time.
+
+    Sequences of PLUS (.igs.mha, .igs.nrrd) and 3D Slicer (.seq.nrrd, .seq.mha, of images and of
+    transforms), and all other files of several images, such as a NIfTI in time. Time stamps are as
+    in the file, mostly seconds from its beginning; metadata hold the status of each transform
+    ("TransformStatus") and what else the file says of an image.
+
+    Args:
+        device_name: of the images; default as `load` has it.
+
+    Raises:
+        FileError, OSError, ModuleNotFoundError: as `load` has them.
+    """
+    path = Path(path)
+    with one_warning(path):
+        form = _found(path)
+        if not isinstance(form, ImageFormat):
+            raise FileError(path, "this format holds no images")
+        with blamed(path):
+            return sequences.messages_of(form.read(path).fitted(), path, _name(path, device_name))
+
+
+def save_sequence(
+    messages: Iterable[Message] | Recording,
+    path: str | os.PathLike[str],
+    *,
+    tolerance: float = 0.1,
+) -> None:
+    """Write the images of one device, with the transforms nearest to each in time, to .igs.mha or
+    .igs.nrrd for PLUS, .seq.nrrd or .seq.mha for 3D Slicer, or another format of several images.
+
+    Args:
+        messages: Images, Transforms and TrackingData, or a recording. Without images the transforms
+            alone are written (.igs.mha, .seq.mha), at the times of the device with most of them.
+        tolerance: in seconds; where no transform of a device is as near as that, its status is
+            MISSING. Messages without time stamps are put together by their order.
+
+    Raises:
+        FileError: there are images of several devices or sizes, or the format cannot hold them.
+        OSError: it cannot be written.
+        ModuleNotFoundError: the library for it is missing; the text says what brings it.
+
+    Warns:
+        FileWarning: messages of other types, or fields, are left out.
+    """
+    path = Path(path)
+    with one_warning(path):
+        form = _format_of(path, folder=not path.suffix)
+        if not isinstance(form, ImageFormat):
+            raise FileError(path, "this format holds no images")
+        with blamed(path):
+            form.write(sequences.series_of(messages, path, tolerance), path)

@@ -4,24 +4,32 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 
-from igtl.errors import EncodeError, FileError
+from igtl.errors import EncodeError, FileError, naming
 from igtl.extras import MissingExtra
+
+_NOT_THERE: Final = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
 
 
 @contextlib.contextmanager
 def blamed(path: Any) -> Iterator[None]:
     """Turn what a library raises about the content of a file into FileError, of whatever kind it
     is: there are many decoders behind them, and some want modules of their own for odd bytes. What
-    the system says (OSError with a number) passes, and so does a library that is missing."""
+    the system says (OSError with a number) passes, with the name of the file, and so does a
+    library that is missing."""
     try:
-        yield
+        with naming(path):
+            yield
     except (FileError, MissingExtra):
         raise
     except EncodeError as error:
         raise FileError(path, error.reason) from None
     except OSError as error:
+        other = error.filename is not None and Path(error.filename) != Path(path)
+        if isinstance(error, _NOT_THERE) and other and Path(path).exists():
+            raise FileError(path, f"belongs to {error.filename}, which is no file") from None
         if error.errno is not None:
             raise
         raise FileError(path, _told(error)) from None  # "not a gzipped file", too few bytes

@@ -2,15 +2,14 @@
 
 Cells of a mesh come in the order of VTK: vertices, lines, polygons, triangle strips; so do the
 rows of its cell attributes. What an attribute *is* (see AttributeType) follows from its name and
-width where a library does not say: "Normals" and three wide are normals, three wide are vectors,
-nine wide tensors, all else scalars.
+width where a library does not say: three or four bytes are colours, "Normals" and three wide are
+normals, three wide are vectors, nine wide tensors, all else scalars. Objects are converted in the
+coordinates that they are in; only files are turned (`igtl.files.load`).
 """
 
 from __future__ import annotations
 
-import contextlib
-import io
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,12 +18,9 @@ import numpy.typing as npt
 
 from igtl.errors import EncodeError, FileError
 from igtl.extras import need
-from igtl.files.blame import blamed
-from igtl.message import Message
+from igtl.files.notes import note
 from igtl.messages.geometry import Attribute, AttributeType, Cells, PolyData
 
-VTK_SUFFIXES: Final = (".vtk", ".vtp")
-TRIMESH_SUFFIXES: Final = (".stl", ".ply", ".obj", ".off")
 _OF_CELLS: Final = 0x10  # bit of an AttributeType
 _WIDTHS: Final = {3: AttributeType.VECTORS, 9: AttributeType.TENSORS}
 _KINDS: Final = {  # of meshio's cells
@@ -33,30 +29,90 @@ _KINDS: Final = {  # of meshio's cells
 }  # fmt: skip
 
 
-def _attribute(name: str, values: Any, *, cells: bool) -> Attribute:
+def attribute_of(name: str, values: Any, *, cells: bool) -> Attribute:
+    """Named values of points or cells; bytes three or four wide become colours, 0 to 1."""
     array = np.asarray(values)
+    if "\0" in name or len(name.encode()) > 255:
+        raise EncodeError("PolyData", "attributes", f"the name {name[:40]!r} cannot be sent")
     if array.dtype.kind not in "fiub":
         raise EncodeError("PolyData", "attributes", f"{name!r} holds {array.dtype}, not numbers")
     array = array.reshape(len(array), -1) if array.ndim > 2 else array
     width = array.shape[1] if array.ndim == 2 else 1
+    if array.dtype == np.uint8 and width in (3, 4):
+        return Attribute(
+            name, colours(array), AttributeType.CELL_RGBA if cells else AttributeType.RGBA
+        )
     kind: int = _WIDTHS.get(width, AttributeType.SCALARS)
     if kind == AttributeType.VECTORS and name.lower().rstrip("_") in ("normals", "normal"):
         kind = AttributeType.NORMALS
     return Attribute(name, array, kind | _OF_CELLS if cells else kind)
 
 
-def _is_of_cells(attribute: Attribute) -> bool:
+def colours(values: Any) -> npt.NDArray[np.float32]:
+    """RGBA from 0 to 1 of (n, 3 or 4) integers of any range, or of floats."""
+    array = np.asarray(values)
+    out = np.ones((len(array), 4), np.float32)
+    top = np.iinfo(array.dtype).max if array.dtype.kind in "iu" else 1
+    out[:, : array.shape[1]] = array / np.float32(top)
+    return out
+
+
+def is_colour(attribute: Attribute) -> bool:
+    """Whether an attribute is RGB or RGBA."""
+    kind = attribute.type & ~_OF_CELLS
+    return kind == AttributeType.RGBA and attribute.components in (3, 4)
+
+
+def bytes_of(attribute: Attribute) -> npt.NDArray[np.uint8]:
+    """Colours as bytes."""
+    return np.rint(np.clip(attribute.values, 0, 1) * 255).astype(np.uint8)
+
+
+def columns_of(mesh: PolyData, *, cells: bool) -> tuple[dict[str, Any], list[Attribute]]:
+    """What formats of named columns hold of the attributes of the points or of the cells:
+    normals, colours, texture coordinates and scalars; and the attributes that they do not hold."""
+    check_rows(mesh)
+    out: dict[str, Any] = {}
+    lost = []
+    for a in mesh.attributes:
+        if is_of_cells(a) != cells:
+            continue
+        kind = a.type & ~_OF_CELLS
+        values = np.asarray(a.values, np.float32)
+        found: dict[str, Any] = {}
+        if kind == AttributeType.NORMALS and a.components == 3:
+            found = dict(zip(("nx", "ny", "nz"), values.T, strict=True))
+        elif is_colour(a):
+            names = ("red", "green", "blue", "alpha")[: a.components]
+            found = dict(zip(names, bytes_of(a).T, strict=True))
+        elif kind == AttributeType.TEXTURE and a.components >= 2:
+            found = {"s": values[:, 0], "t": values[:, 1]}
+        elif a.components == 1 and a.name and not set(a.name) & set(" \t\r\n\0"):
+            found = {a.name: values[:, 0]}
+        if not found or {"x", "y", "z", *out} & set(found):
+            lost.append(a)
+        else:
+            out |= found
+    return out, lost
+
+
+def is_of_cells(attribute: Attribute) -> bool:
+    """Whether it has a row for each cell, not for each point."""
     return bool(attribute.type & _OF_CELLS)
 
 
-def _values(attribute: Attribute) -> npt.NDArray[np.float32]:
+def _values(attribute: Attribute) -> npt.NDArray[Any]:
+    """As the libraries have them: one number a row in one dimension, colours as bytes."""
+    if is_colour(attribute):
+        return bytes_of(attribute)
     return attribute.values[:, 0] if attribute.components == 1 else attribute.values
 
 
-def _check_rows(mesh: PolyData) -> None:
+def check_rows(mesh: PolyData) -> None:
+    """EncodeError where an attribute has another number of rows than the mesh."""
     cells = sum(map(len, (mesh.vertices, mesh.lines, mesh.polygons, mesh.triangle_strips)))
     for attribute in mesh.attributes:
-        wanted = cells if _is_of_cells(attribute) else len(mesh.points)
+        wanted = cells if is_of_cells(attribute) else len(mesh.points)
         if len(attribute.values) != wanted:
             raise EncodeError(
                 "PolyData", "attributes",
@@ -95,6 +151,21 @@ def triangles(mesh: PolyData) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int
     return np.concatenate([quick, more]), np.concatenate([origin, np.array(sources, np.int64)])
 
 
+def surface(mesh: PolyData, path: Path) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """As `triangles`, for formats of a surface alone; FileError if the mesh has more."""
+    if len(mesh.vertices) or len(mesh.lines):
+        raise FileError(path, "this format holds a surface, without vertices and lines of its own")
+    return triangles(mesh)
+
+
+def cells_of(rows: Sequence[Any]) -> Cells:
+    """Of index lists; quick for many."""
+    sizes = np.fromiter((len(row) for row in rows), np.int64, len(rows))
+    offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes)])
+    flat = np.concatenate([np.zeros(0, np.int64), *(np.asarray(row, np.int64) for row in rows)])
+    return Cells.from_arrays(offsets, flat)
+
+
 # ---- meshio -------------------------------------------------------------------------------------
 
 
@@ -102,7 +173,7 @@ def to_meshio(mesh: PolyData) -> Any:
     """As a meshio.Mesh. Lines become segments and strips triangles, with the attributes of the
     cell they come from."""
     meshio = need("meshio", "mesh")
-    _check_rows(mesh)
+    check_rows(mesh)
     blocks: list[tuple[str, npt.NDArray[np.int64]]] = []
     sources: list[npt.NDArray[np.int64]] = []
 
@@ -131,10 +202,10 @@ def to_meshio(mesh: PolyData) -> Any:
     add("triangle", cut, first + len(mesh.polygons) + origin)
     return meshio.Mesh(
         np.array(mesh.points, np.float64), blocks,
-        point_data={a.name: _values(a) for a in mesh.attributes if not _is_of_cells(a)},
+        point_data={a.name: _values(a) for a in mesh.attributes if not is_of_cells(a)},
         cell_data={
             a.name: [_values(a)[source] for source in sources]
-            for a in mesh.attributes if _is_of_cells(a)
+            for a in mesh.attributes if is_of_cells(a)
         },
     )  # fmt: skip
 
@@ -161,9 +232,9 @@ def from_meshio(mesh: Any, *, device_name: str = "") -> PolyData:
         return _cells([mesh.cells[n].data for n in kinds[kind]])
 
     attributes = [
-        _attribute(name, values, cells=False) for name, values in mesh.point_data.items()
+        attribute_of(name, values, cells=False) for name, values in mesh.point_data.items()
     ] + [
-        _attribute(name, np.concatenate([np.asarray(values[n]) for n in blocks]), cells=True)
+        attribute_of(name, np.concatenate([np.asarray(values[n]) for n in blocks]), cells=True)
         for name, values in mesh.cell_data.items() if blocks
     ]  # fmt: skip
     return PolyData(
@@ -181,27 +252,6 @@ def _cells(parts: list[Any]) -> Cells:
     return Cells.from_arrays(np.cumsum(sizes), np.concatenate(flat) if flat else np.zeros(0, "i8"))
 
 
-def load_meshio(path: Path) -> PolyData:
-    """By meshio; see `igtl.files.load`."""
-    meshio = need("meshio", "mesh")
-    with blamed(path), contextlib.redirect_stdout(io.StringIO()):  # it prints its errors
-        return from_meshio(meshio.read(path))
-
-
-def save_meshio(message: Message, path: Path) -> None:
-    """By meshio; see `igtl.files.save`."""
-    mesh = _mesh(message, path)
-    meshio = need("meshio", "mesh")
-    with blamed(path):
-        meshio.write(path, to_meshio(mesh))
-
-
-def _mesh(message: Message, path: Path) -> PolyData:
-    if not isinstance(message, PolyData):
-        raise FileError(path, f"a {message.type_name} is no mesh")
-    return message
-
-
 # ---- trimesh ------------------------------------------------------------------------------------
 
 
@@ -209,12 +259,12 @@ def to_trimesh(mesh: PolyData) -> Any:
     """As a trimesh.Trimesh of the surface (vertices and lines are not in it), its points as they
     are; attributes of points and faces by name."""
     trimesh = need("trimesh", "mesh")
-    _check_rows(mesh)
+    check_rows(mesh)
     faces, source = triangles(mesh)
     return trimesh.Trimesh(
         np.array(mesh.points, np.float64), faces, process=False,
-        vertex_attributes={a.name: _values(a) for a in mesh.attributes if not _is_of_cells(a)},
-        face_attributes={a.name: _values(a)[source] for a in mesh.attributes if _is_of_cells(a)},
+        vertex_attributes={a.name: _values(a) for a in mesh.attributes if not is_of_cells(a)},
+        face_attributes={a.name: _values(a)[source] for a in mesh.attributes if is_of_cells(a)},
     )  # fmt: skip
 
 
@@ -222,7 +272,7 @@ def from_trimesh(mesh: Any, *, device_name: str = "") -> PolyData:
     """From anything with `vertices` (n, 3) and `faces` (m, 3), as trimesh and Open3D-like
     libraries have; attributes of trimesh are kept."""
     attributes = [
-        _attribute(name, values, cells=cells)
+        attribute_of(name, values, cells=cells)
         for cells, found in (
             (False, getattr(mesh, "vertex_attributes", {})),
             (True, getattr(mesh, "face_attributes", {})),
@@ -235,27 +285,6 @@ def from_trimesh(mesh: Any, *, device_name: str = "") -> PolyData:
     )  # fmt: skip
 
 
-def load_trimesh(path: Path) -> PolyData:
-    """By trimesh; see `igtl.files.load`."""
-    trimesh = need("trimesh", "mesh")
-    with blamed(path), path.open("rb") as file:
-        found = from_trimesh(trimesh.load_mesh(file, path.suffix.lower()[1:], process=False))
-    if not len(found.polygons):
-        raise FileError(path, "holds no surface")
-    return found
-
-
-def save_trimesh(message: Message, path: Path) -> None:
-    """By trimesh, as triangles; see `igtl.files.save`."""
-    mesh = _mesh(message, path)
-    if len(mesh.vertices) or len(mesh.lines):
-        raise FileError(path, "this format holds a surface, without vertices and lines of its own")
-    if mesh.attributes:
-        raise FileError(path, "this format holds no attributes; .vtk and .vtu do")
-    with blamed(path):
-        to_trimesh(mesh).export(path)
-
-
 # ---- VTK ----------------------------------------------------------------------------------------
 
 
@@ -264,7 +293,7 @@ def to_vtk(mesh: PolyData) -> Any:
     core = need("vtkmodules.vtkCommonCore", "vtk")
     model = need("vtkmodules.vtkCommonDataModel", "vtk")
     convert = need("vtkmodules.util.numpy_support", "vtk")
-    _check_rows(mesh)
+    check_rows(mesh)
     out = model.vtkPolyData()
     points = core.vtkPoints()
     points.SetData(convert.numpy_to_vtk(np.array(mesh.points, np.float32), deep=True))
@@ -281,13 +310,15 @@ def to_vtk(mesh: PolyData) -> Any:
             )
             put(array)
     for attribute in mesh.attributes:
-        data = out.GetCellData() if _is_of_cells(attribute) else out.GetPointData()
-        values = convert.numpy_to_vtk(np.array(_values(attribute), np.float32), deep=True)
+        data = out.GetCellData() if is_of_cells(attribute) else out.GetPointData()
+        values = convert.numpy_to_vtk(np.ascontiguousarray(_values(attribute)), deep=True)
         values.SetName(attribute.name)
         data.AddArray(values)
         kind = attribute.type & ~_OF_CELLS
         if kind == AttributeType.NORMALS and attribute.components == 3:
             data.SetActiveNormals(attribute.name)
+        elif kind == AttributeType.VECTORS and data.GetVectors() is None:
+            data.SetActiveVectors(attribute.name)  # 3D Slicer turns these only
     return out
 
 
@@ -310,9 +341,10 @@ def from_vtk(mesh: Any, *, device_name: str = "") -> PolyData:
         normals = data.GetNormals()
         for n in range(data.GetNumberOfArrays()):
             array = data.GetArray(n)
-            if array is None:  # of strings
+            if array is None:
+                note(f"{data.GetAbstractArray(n).GetName()!r}, which holds no numbers, is left out")
                 continue
-            found = _attribute(array.GetName() or f"array {n}", numbers(array), cells=of_cells)
+            found = attribute_of(array.GetName() or f"array {n}", numbers(array), cells=of_cells)
             if normals is not None and normals.GetName() == array.GetName():
                 found.type = AttributeType.NORMALS | (_OF_CELLS if of_cells else 0)
             attributes.append(found)
@@ -323,57 +355,3 @@ def from_vtk(mesh: Any, *, device_name: str = "") -> PolyData:
         polygons=cells(mesh.GetPolys()), triangle_strips=cells(mesh.GetStrips()),
         attributes=attributes, device_name=device_name,
     )  # fmt: skip
-
-
-def load_vtk(path: Path) -> PolyData:
-    """By VTK; see `igtl.files.load`."""
-    reader: Any
-    if path.suffix.lower() == ".vtp":
-        reader = need("vtkmodules.vtkIOXML", "vtk").vtkXMLPolyDataReader()
-    else:
-        reader = need("vtkmodules.vtkIOLegacy", "vtk").vtkPolyDataReader()
-        reader.ReadAllScalarsOn()
-        reader.ReadAllVectorsOn()
-        reader.ReadAllNormalsOn()
-        reader.ReadAllTensorsOn()
-        reader.ReadAllFieldsOn()
-    reader.SetFileName(str(path))
-    with _heard() as lines:
-        reader.Update()
-    if lines or reader.GetErrorCode():
-        raise FileError(path, lines[-1] if lines else f"VTK error {reader.GetErrorCode()}")
-    with blamed(path):
-        return from_vtk(reader.GetOutput())
-
-
-def save_vtk(message: Message, path: Path) -> None:
-    """By VTK; see `igtl.files.save`."""
-    mesh = _mesh(message, path)
-    writer: Any
-    if path.suffix.lower() == ".vtp":
-        writer = need("vtkmodules.vtkIOXML", "vtk").vtkXMLPolyDataWriter()
-    else:
-        writer = need("vtkmodules.vtkIOLegacy", "vtk").vtkPolyDataWriter()
-        writer.SetFileTypeToBinary()
-    with blamed(path):
-        writer.SetInputData(to_vtk(mesh))
-    writer.SetFileName(str(path))
-    with _heard() as lines:
-        written = writer.Write()
-    if lines or not written:
-        raise FileError(path, lines[-1] if lines else "VTK could not write it")
-
-
-@contextlib.contextmanager
-def _heard() -> Iterator[list[str]]:
-    """What VTK has to say meanwhile, instead of on standard error: for a file that was cut it has
-    a warning only."""
-    core = need("vtkmodules.vtkCommonCore", "vtk")
-    before, window = core.vtkOutputWindow.GetInstance(), core.vtkStringOutputWindow()
-    lines: list[str] = []
-    core.vtkOutputWindow.SetInstance(window)
-    try:
-        yield lines
-    finally:
-        core.vtkOutputWindow.SetInstance(before)
-        lines += [line.strip() for line in window.GetOutput().splitlines() if line.strip()]

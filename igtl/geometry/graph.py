@@ -10,9 +10,9 @@ from typing import Final, NamedTuple
 
 import numpy.typing as npt
 
+from igtl.codec.message import Message
 from igtl.errors import IgtlError
 from igtl.geometry.pose import Floats, Pose
-from igtl.message import Message
 from igtl.messages.tracking import Position, QuaternionTransform, TrackingData, Transform
 
 _NAME: Final = re.compile(r"^([A-Z0-9]\w*?)To([A-Z0-9]\w*)$")

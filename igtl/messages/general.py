@@ -11,6 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from igtl import _core
+from igtl.codec.message import HeaderFields, Message, _take_header
+from igtl.codec.units import Unit
 from igtl.errors import BodyError, EncodeError
 from igtl.fields import (
     Array,
@@ -30,8 +32,6 @@ from igtl.fields import (
     u64,
     zero_ended,
 )  # fmt: skip
-from igtl.message import HeaderFields, Message, _take_header
-from igtl.units import Unit
 
 
 class StatusCode(IntEnum):
@@ -84,7 +84,7 @@ class Status(Message, type_name="STATUS"):
         """Whether the code is OK."""
         return self.code == StatusCode.OK
 
-    def _summary(self) -> str:
+    def summary(self) -> str:
         known = self.code in StatusCode._value2member_map_
         words = [StatusCode(self.code).name if known else f"code={self.code}"]
         words += [f"subcode={self.subcode}"] if self.subcode else []
@@ -153,6 +153,9 @@ class Sensor(Message, type_name="SENSOR"):
         yield "values", self.values
 
 
+_NUMPY_DIMENSIONS: Final = 64 if np.lib.NumpyVersion(np.__version__) >= "2.0.0" else 32
+
+
 class _NDArrayCodec:
     """NDARRAY: type and extents follow from the array; always big endian (protocol.md 8.13)."""
 
@@ -161,7 +164,7 @@ class _NDArrayCodec:
         2: "i1", 3: "u1", 4: "i2", 5: "u2", 6: "i4", 7: "u4", 10: "f4", 11: "f8", 13: "c16",
     }  # fmt: skip
 
-    def decode(self, view: memoryview, count: int) -> npt.NDArray[Any]:
+    def decode(self, view: memoryview, count: int) -> npt.NDArray[Any] | bytes:
         code, dims = view[0], view[1]
         if code not in self._types:
             raise ValueError(f"scalar type {code} does not exist")
@@ -175,16 +178,18 @@ class _NDArrayCodec:
         left = len(view) - 2 - 2 * dims
         if size * wire.itemsize > left:
             raise ValueError(f"{size} numbers announced, {left} bytes are left")
-        if dims > 64:  # more than numpy has; the values are all there, in one row
-            raise ValueError(f"{dims} dimensions, numpy has 64")
+        if dims > _NUMPY_DIMENSIONS:
+            return bytes(view)
         values = np.frombuffer(view, wire, size, 2 + 2 * dims)
         return values.astype(wire.newbyteorder("=")).reshape(shape)
 
-    def size(self, value: npt.NDArray[Any]) -> int:
+    def size(self, value: npt.NDArray[Any] | bytes) -> int:
+        if isinstance(value, bytes):
+            return len(value)
         return 2 + 2 * value.ndim + value.nbytes
 
     def coerce(self, value: Any) -> npt.NDArray[Any]:
-        array = np.asarray(value)
+        array = np.array(value)
         self._code(array.dtype)
         return array
 
@@ -197,7 +202,9 @@ class _NDArrayCodec:
             "NDArray", "array", f"the wire has no {dtype.name}: convert it to {wanted}"
         )
 
-    def encode(self, value: npt.NDArray[Any]) -> bytes:
+    def encode(self, value: npt.NDArray[Any] | bytes) -> bytes:
+        if isinstance(value, bytes):
+            return value
         if value.ndim > 255 or max(value.shape, default=0) > 65535:
             raise ValueError(f"extents {value.shape}: at most 65535 each")
         head = struct.pack(f">BB{value.ndim}H", self._code(value.dtype), value.ndim, *value.shape)
@@ -208,7 +215,8 @@ class NDArray(Message, type_name="NDARRAY"):
     """An array of numbers of any shape (protocol.md 8.13).
 
     Args:
-        array: int8 … uint32, float32, float64 or complex128; extents up to 65,535 each.
+        array: int8 … uint32, float32, float64 or complex128; extents up to 65,535 each. Of a
+            received message with more dimensions than numpy has (64): its content, as bytes.
     """
 
     array: Array = coded(_NDArrayCodec())
@@ -225,36 +233,56 @@ def _take(view: memoryview, at: int, size: int, what: str) -> memoryview:
 
 
 def _split_names(table: memoryview, count: int) -> list[str]:
-    names = bytes(table).split(b"\0")[:count]
+    names = bytes(table).split(b"\0", count)[:count]
     return [name.decode("utf-8", "replace") for name in names] + [""] * (count - len(names))
+
+
+Print = tuple[int, int]
+"""Number of the children of a BIND, and a checksum of them: shows whether one was edited."""
 
 
 class _ChildrenCodec:
     """BIND: types and sizes, names, contents, each content padded to even (protocol.md 8.17)."""
 
     minimum = 4
+    nests = True
 
-    def decode(self, view: memoryview, count: int) -> list[Message]:
+    def check(self, view: memoryview, count: int, depth: int = 1) -> None:
+        for _ in self._read(view, depth):
+            pass
+
+    def decode(self, view: memoryview, count: int, depth: int = 1) -> tuple[list[Message], Print]:
+        children, bodies = [], []
+        for child, body in self._read(view, depth):
+            children.append(child)
+            bodies.append(body)
+        if children:
+            names = _split_names(self._names(view, len(children)), len(children))
+            for child, name in zip(children, names, strict=True):
+                child.device_name = name
+        return children, self._print(children, bodies)
+
+    def _names(self, view: memoryview, n: int) -> memoryview:
+        at = 2 + 20 * n
+        size = int.from_bytes(_take(view, at, 2, "name table size"), "big")
+        return _take(view, at + 2, size, "name table")
+
+    def _read(self, view: memoryview, depth: int) -> Iterator[tuple[Message, memoryview]]:
+        """One child after the other, without its name, and its bytes."""
         if len(view) == 4:  # the library sends four undefined bytes for "no children"
-            return []
+            return
         n = int.from_bytes(view[:2], "big")
         heads = _take(view, 2, 20 * n, f"table of {n} children")
-        at = 2 + 20 * n
-        table_size = int.from_bytes(_take(view, at, 2, "name table size"), "big")
-        names = _split_names(_take(view, at + 2, table_size, "name table"), n)
-        at += 2 + table_size
-        children = []
+        at = 4 + 20 * n + len(self._names(view, n))
         for k in range(n):
             type_name, size = struct.unpack_from(">12sQ", heads, 20 * k)
             body = _take(view, at, size, f"child {k}")
             try:
-                child = _core.unpack_content(type_name, bytes(body))
+                child = _core.unpack_content(type_name, body, depth + 1)
             except BodyError as error:
                 raise ValueError(f"child {k}: {error}") from None
-            child.device_name = names[k]
-            children.append(child)
+            yield child, body
             at = min(at + size + size % 2, len(view))
-        return children
 
     def coerce(self, value: Iterable[Message]) -> list[Message]:
         children = list(value)
@@ -263,14 +291,25 @@ class _ChildrenCodec:
                 raise TypeError(f"{type(child).__name__} is not a message")
         return children
 
-    def encode(self, value: list[Message]) -> bytes:
+    def _print(self, children: list[Message], bodies: Iterable[bytes | memoryview]) -> Print:
+        crc = 0
+        for child, body in zip(children, bodies, strict=True):
+            head = f"{child.device_name}\0{len(body)}\0".encode()
+            for part in (child._wire_type(), head, body):
+                crc = _core.crc64(part, crc)
+        return len(children), crc
+
+    def print_of(self, value: list[Message], depth: int) -> Print:
+        return self._print(value, (_core.content(child, depth + 1) for child in value))
+
+    def encode(self, value: list[Message], depth: int = 1) -> bytes:
         if len(value) > 65535:
             raise ValueError(f"{len(value)} children, at most 65535 fit")
         heads: list[bytes] = []
         names: list[bytes] = []
         bodies: list[bytes] = []
         for child in value:
-            body = _core.content(child)
+            body = _core.content(child, depth + 1)
             name = child.device_name.encode()
             if len(name) > 20 or b"\0" in name:
                 raise ValueError(
@@ -308,19 +347,27 @@ class _WantedCodec:
 
     _shortest = 17  # below that the library means "everything" and sends undefined bytes
 
+    def _split(self, view: memoryview) -> tuple[memoryview, memoryview]:
+        """The table of types and that of names."""
+        n = int.from_bytes(view[:2], "big")
+        types = _take(view, 2, 12 * n, f"table of {n} types")
+        at = 2 + 12 * n
+        size = int.from_bytes(_take(view, at, 2, "name table size"), "big")
+        return types, _take(view, at + 2, size, "name table")
+
+    def check(self, view: memoryview, count: int) -> None:
+        if len(view) >= self._shortest:
+            self._split(view)
+
     def decode(self, view: memoryview, count: int) -> list[Wanted]:
         if len(view) < self._shortest:
             return []
-        n = int.from_bytes(view[:2], "big")
-        heads = bytes(_take(view, 2, 12 * n, f"table of {n} types"))
-        at = 2 + 12 * n
-        size = int.from_bytes(_take(view, at, 2, "name table size"), "big")
-        names = _split_names(_take(view, at + 2, size, "name table"), n)
+        table, names = self._split(view)
         types = [
-            heads[12 * k : 12 * k + 12].partition(b"\0")[0].decode("utf-8", "replace")
-            for k in range(n)
+            raw.partition(b"\0")[0].decode("utf-8", "replace")
+            for (raw,) in struct.iter_unpack("12s", table)
         ]
-        return list(zip(types, names, strict=True))
+        return list(zip(types, _split_names(names, len(types)), strict=True))
 
     def coerce(self, value: Iterable[Wanted]) -> list[Wanted]:
         return [(type_name, device_name) for type_name, device_name in value]

@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from igtl import _core
-from igtl.elements import Element, ElementList
+from igtl.codec.elements import Element, ElementList
+from igtl.codec.message import Message
 from igtl.errors import EncodeError
 from igtl.fields import (
     Array,
@@ -26,7 +27,6 @@ from igtl.fields import (
     u8,
     u32,
 )
-from igtl.message import Message
 
 
 class Point(Element):
@@ -130,6 +130,7 @@ class Cells(Sequence[npt.NDArray[np.uint32]]):
         )
 
     __hash__ = None  # type: ignore[assignment]
+    __array_ufunc__ = None  # numpy leaves comparing to __eq__
 
     def to_dict(self, *, arrays: bool = False) -> dict[str, Any]:
         """Number of cells; with arrays=True their index lists as well."""
@@ -165,7 +166,9 @@ class _CellsCodec:
         return 4 * (len(value) + len(value.connectivity))
 
     def coerce(self, value: Any) -> Cells:
-        return value if isinstance(value, Cells) else Cells(value)
+        if isinstance(value, Cells):
+            return Cells.from_arrays(value.offsets, value.connectivity)
+        return Cells(value)
 
     def encode(self, value: Cells) -> bytes:
         return _core.join_cells(
@@ -255,32 +258,25 @@ class Attribute:
 class _AttributesCodec:
     """Headers, names, then one block of floats per attribute (protocol.md 8.16)."""
 
+    def check(self, view: memoryview, count: int) -> None:
+        _core.check_attributes(view, count)
+
     def decode(self, view: memoryview, count: int) -> list[Attribute]:
-        if count > len(view) // 6:
-            raise ValueError(f"{count} attributes announced, {len(view)} bytes are left")
-        heads = [struct.unpack_from(">BBI", view, 6 * k) for k in range(count)]
         at = start = 6 * count
         names: list[str] = []
         for _ in range(count):
-            # names have at most 255 bytes: search no further
-            end = bytes(view[at : at + 256]).find(b"\0")
-            if end < 0:
-                raise ValueError(f"name {len(names)} of {count} has no end")
-            names.append(bytes(view[at : at + end]).decode("utf-8", "replace"))
-            at += end + 1
+            raw = bytes(view[at : at + 256]).partition(b"\0")[0]
+            names.append(raw.decode("utf-8", "replace"))
+            at += len(raw) + 1
         at += (at - start) % 2
         found = []
-        for name, (kind, components, tuples) in zip(names, heads, strict=True):
-            size = components * tuples * 4
-            if components == 0 or size > len(view) - at:
-                raise ValueError(
-                    f"{name!r}: {tuples} × {components} floats, {len(view) - at} bytes are left"
-                )
+        for k, name in enumerate(names):
+            kind, components, tuples = struct.unpack_from(">BBI", view, 6 * k)
             padded = kind in _TRUE_WIDTH and components == _LIBRARY_WIDTH
             width = _TRUE_WIDTH[kind] if padded else components
             values = np.frombuffer(view, ">f4", width * tuples, at).astype(np.float32)
             found.append(Attribute(name, values.reshape(tuples, width), kind, padded=padded))
-            at += size
+            at += 4 * components * tuples
         return found
 
     def coerce(self, value: Iterable[Attribute]) -> list[Attribute]:
@@ -288,7 +284,7 @@ class _AttributesCodec:
         for attribute in listed:
             if not isinstance(attribute, Attribute):
                 raise TypeError(f"{type(attribute).__name__} in a list of Attribute")
-        return listed
+        return [Attribute(a.name, a.values, a.type, padded=a.padded) for a in listed]
 
     def encode(self, value: list[Attribute]) -> bytes:
         heads, names, blocks = [], [], []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterator
 from enum import IntEnum
@@ -10,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Self, Unpack
 import numpy as np
 import numpy.typing as npt
 
-from igtl.elements import Element, ElementList
+from igtl.codec.elements import Element, ElementList
+from igtl.codec.message import HeaderFields, Message, _take_header
 from igtl.errors import BodyError, EncodeError
 from igtl.fields import (
     Array,
@@ -28,7 +30,6 @@ from igtl.fields import (
     u16,
     u64,
 )  # fmt: skip
-from igtl.message import HeaderFields, Message, _take_header
 
 Space = Literal["RAS", "LPS"]
 _DTYPES: Final = {2: "i1", 3: "u1", 4: "i2", 5: "u2", 6: "i4", 7: "u4", 10: "f4", 11: "f8"}
@@ -36,8 +37,10 @@ _CODES: Final = {dtype: code for code, dtype in _DTYPES.items()}
 _SPACES: Final[dict[str, int]] = {"RAS": 1, "LPS": 2}
 _FLIP: Final = np.diag([-1.0, -1.0, 1.0, 1.0])  # RAS <-> LPS, its own inverse
 _INSTEAD: Final = {
-    "int64": "convert with .astype(np.int32), or np.int16 for 3D Slicer",
-    "uint64": "convert with .astype(np.uint32), or np.uint16 for 3D Slicer",
+    "int64": "convert with .astype(np.int16) if the values fit, else np.int32, which 3D Slicer "
+    "shows wrong",
+    "uint64": "convert with .astype(np.uint16) if the values fit, else np.uint32, which 3D Slicer "
+    "shows wrong",
     "float16": "convert with .astype(np.float32)",
     "complex64": "send real and imaginary part as two components, or as an NDArray",
     "complex128": "send real and imaginary part as two components, or as an NDArray",
@@ -75,6 +78,16 @@ def _shift(m: npt.NDArray[np.float64], index: npt.NDArray[np.float64]) -> npt.ND
     return out
 
 
+def _placement(value: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """4x4 of a 4x4 or 3x4 matrix, in double."""
+    given = np.asarray(value, np.float64)
+    if given.shape not in ((4, 4), (3, 4)):
+        raise EncodeError("Image", "ijk_to_world", f"shape {given.shape}, must be (4, 4) or (3, 4)")
+    m = np.eye(4)
+    m[: given.shape[0]] = given
+    return m
+
+
 class _Placed(Message):
     """Geometry that IMAGE and VIDEO share: size, matrix of the centre, part that is sent."""
 
@@ -110,7 +123,7 @@ class _Placed(Message):
 
     @ijk_to_world.setter
     def ijk_to_world(self, value: npt.ArrayLike) -> None:
-        self.matrix = _shift(np.asarray(value, np.float64), self._centre())
+        self.matrix = _shift(_placement(value), self._centre())
 
     @property
     def array_to_world(self) -> npt.NDArray[np.float64]:
@@ -131,12 +144,17 @@ class _Placed(Message):
         return "LPS" if self.coordinate == 2 else "RAS"
 
     def to(self, space: Space) -> Self:
-        """The same picture with its matrix expressed in the other space; pixels are shared.
+        """The same picture, its matrix expressed in the other space. Pixels are shared, all else
+        is copied.
 
         3D Slicer and PLUS take the numbers as RAS whatever the message says: send RAS.
         """
         out = type(self).__new__(type(self))
         out.__setstate__(self._state())
+        out.metadata = self._meta
+        for field in type(self).__fields__:
+            if field.kind == "array":
+                setattr(out, field.name, getattr(self, field.name))
         m = np.array(self.matrix)
         out.matrix = _FLIP @ m if space != self.space else m
         out.coordinate = _SPACES[space]
@@ -204,9 +222,7 @@ class Image(_Placed, type_name="IMAGE"):
         if ijk_to_world is None:
             self.matrix = np.diag([*spacing, 1.0])
         else:
-            m = np.eye(4)
-            given = np.asarray(ijk_to_world, np.float64)
-            m[: given.shape[0]] = given
+            m = _placement(ijk_to_world)
             self.ijk_to_world = _FLIP @ m if space == "LPS" else m
 
     @classmethod
@@ -265,7 +281,14 @@ class Image(_Placed, type_name="IMAGE"):
     def array(self) -> npt.NDArray[Any]:
         values: npt.NDArray[Any] | None = getattr(self, "_array", None)
         if values is None:
+            if self.scalar_type not in _DTYPES:
+                raise EncodeError("Image", "scalar_type", f"{self.scalar_type} does not exist")
             wire = np.dtype((">" if self.endian == 1 else "<") + _DTYPES[self.scalar_type])
+            size = memoryview(self._pixels).nbytes
+            if size != wire.itemsize * math.prod(self._shape()):
+                raise EncodeError(
+                    "Image", "array", f"{size} bytes of pixels do not make {wire} {self._shape()}"
+                )
             values = np.frombuffer(self._pixels, wire).reshape(self._shape())
             if not (values.dtype.isnative and values.flags.aligned):
                 values = values.astype(wire.newbyteorder("="))
@@ -344,12 +367,13 @@ class Image(_Placed, type_name="IMAGE"):
         yield from super()._contents()
         yield "array", self.array
 
-    def _summary(self) -> str:
+    def summary(self) -> str:
         size = "×".join(str(n) for n in self.size)
         part = (
             "" if (self.size == self.sub_size).all() else f" part {self.sub_size} at {self.offset}"
         )
-        kind = np.dtype(_DTYPES[self.scalar_type]).name
+        code = self.scalar_type
+        kind = np.dtype(_DTYPES[code]).name if code in _DTYPES else f"scalar_type={code}"
         colour = f"×{self.components}" if self.components > 1 else ""
         spacing = ", ".join(f"{s:.4g}" for s in self.spacing)
         return f"{size} {kind}{colour}{part} spacing=({spacing}) mm {self.space}"

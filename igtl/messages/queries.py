@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Generic, TypeVar, get_args
 
+from igtl.codec.message import Message
 from igtl.fields import coded, i32, optional, text, u8, u32, u64
-from igtl.message import Message
 from igtl.messages.general import (
     Bind,
     Capability,

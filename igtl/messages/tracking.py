@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from igtl import _core
-from igtl.elements import Element, ElementList
+from igtl.codec.elements import Element, ElementList
+from igtl.codec.message import HeaderFields, Message
 from igtl.fields import Array, array, elements, f32, forms, matrix, reserved, text, u8
-from igtl.message import HeaderFields, Message
 
 _IDENTITY = (0.0, 0.0, 0.0, 1.0)
 

@@ -22,12 +22,14 @@ class Recorded(NamedTuple):
         frame: the message as it came.
         peer: who sent it, "host:port".
         connection: number of its connection.
+        stream: type and device name of the stream that it belongs to, as in `Recording.streams`.
     """
 
     time_ns: int
     frame: Frame
     peer: str
     connection: int
+    stream: tuple[str, str]
 
 
 class Playback:

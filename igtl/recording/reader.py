@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import threading
+from bisect import bisect_left
 from collections.abc import Collection, Iterator
 from functools import cached_property
 from typing import Any, Final, NamedTuple, Self
@@ -12,12 +14,13 @@ from typing import Any, Final, NamedTuple, Self
 import numpy as np
 import numpy.typing as npt
 
-from igtl import batch
 from igtl._core import Frame
-from igtl.errors import FileError, ProtocolError
+from igtl.codec import batch
+from igtl.codec.message import Message
+from igtl.errors import FileError, ProtocolError, naming
 from igtl.extras import need
-from igtl.message import CRCPolicy, Message
 from igtl.messages.tracking import TrackingData
+from igtl.options import CRCPolicy
 from igtl.recording.playback import Playback, Recorded
 from igtl.recording.recorder import ENCODING, EVENTS
 
@@ -40,7 +43,8 @@ class _Chunk(NamedTuple):
 class Recording:
     """A recording; open it as a context manager, or close() it. Only the index is in memory.
 
-    Iterating yields each message as `Recorded`, in order of arrival.
+    Iterating yields each message as `Recorded`, in order of arrival, whatever the order in the
+    file; parts of the file that overlap in time are in memory together then.
 
     Args:
         path: of the file. One that was cut (the recording process was killed, the disk was full)
@@ -70,11 +74,12 @@ class Recording:
         self._reading = threading.Lock()
         self._file = open(self.path, "rb")  # noqa: SIM115  (until close)
         try:
-            if self._file.read(len(_MAGIC)) != _MAGIC:
-                raise FileError(self.path, "is no MCAP file")
-            if not self._take_summary():
-                self.truncated = True
-                self._scan()
+            with naming(self.path):
+                if self._file.read(len(_MAGIC)) != _MAGIC:
+                    raise FileError(self.path, "is no MCAP file")
+                if not self._take_summary():
+                    self.truncated = True
+                    self._scan()
             self._sort()
         except BaseException:
             self._file.close()
@@ -158,7 +163,7 @@ class Recording:
             self._chunks.append(_Chunk(at, min(times), max(times), set(channels)))
 
     def _chunk_records(self, at: int) -> list[Any]:
-        with self._reading:
+        with self._reading, naming(self.path):
             self._file.seek(at + 9)
             chunk = self._records.Chunk.read(self._data_stream.ReadDataStream(self._file))
         found: list[Any] = self._stream_reader.breakup_chunk(chunk, validate_crc=True)
@@ -170,8 +175,7 @@ class Recording:
             raise FileError(self.path, "is MCAP, but holds no OpenIGTLink")
         groups: dict[Stream, list[int]] = {}
         for n, channel in ours.items():
-            stream = channel.metadata.get("type", ""), channel.metadata.get("device_name", "")
-            groups.setdefault(stream, []).append(n)
+            groups.setdefault(_stream_of(channel.metadata), []).append(n)
         self.streams = {
             stream: RecordedStream(self, stream, groups[stream]) for stream in sorted(groups)
         }
@@ -272,20 +276,30 @@ class Recording:
             number = facts.get("connection", "")
             yield Recorded(
                 record.log_time, frame, facts.get("peer", ""),
-                int(number) if number.isdecimal() else 0,
+                int(number) if number.isdecimal() else 0, _stream_of(facts),
             )  # fmt: skip
 
     def _messages(self, chosen: set[int], first: int | None, last: int | None) -> Iterator[Any]:
-        for chunk in self._chunks:
-            if (first is not None and chunk.end < first) or (
-                last is not None and chunk.start > last
-            ) or not chosen & chunk.channels:  # fmt: skip
-                continue
-            for record in self._messages_of(chunk, chosen):
+        """In order of arrival, which may differ from that of the file; of equal times, in the
+        order of the file."""
+        fitting = [
+            chunk for chunk in sorted(self._chunks, key=lambda c: (c.start, c.offset))
+            if chosen & chunk.channels
+            and (first is None or chunk.end >= first) and (last is None or chunk.start <= last)
+        ]  # fmt: skip
+        waiting: list[Any] = []
+        for n, chunk in enumerate(fitting):
+            waiting += self._messages_of(chunk, chosen)
+            waiting.sort(key=_log_time)
+            due = len(waiting)
+            if n + 1 < len(fitting):  # no message that is to come is earlier
+                due = bisect_left(waiting, fitting[n + 1].start, key=_log_time)
+            for record in waiting[:due]:
                 if (first is None or record.log_time >= first) and (
                     last is None or record.log_time <= last
                 ):
                     yield record
+            del waiting[:due]
 
     def _messages_of(self, chunk: _Chunk, chosen: set[int]) -> list[Any]:
         try:
@@ -369,13 +383,21 @@ class RecordedStream:
     @cached_property
     def span_ns(self) -> tuple[int, int]:
         """Arrival of the first and the last, nanoseconds since 1970."""
-        chunks = [c for c in self._recording._chunks if self._numbers & c.channels]
-        times = [
-            record.log_time
-            for chunk in {c.offset: c for c in (chunks[:1] + chunks[-1:])}.values()
-            for record in self._recording._messages_of(chunk, self._numbers)
-        ]
-        return (min(times), max(times)) if times else (0, 0)
+        recording = self._recording
+        chunks = [c for c in recording._chunks if self._numbers & c.channels]
+        first, last = math.inf, -math.inf
+        # another chunk is looked into only if it could change the answer
+        for chunk in sorted(chunks, key=lambda c: c.start):
+            if chunk.start >= first:
+                break
+            found = recording._messages_of(chunk, self._numbers)
+            first = min([first, *map(_log_time, found)])
+        for chunk in sorted(chunks, key=lambda c: c.end, reverse=True):
+            if chunk.end <= last:
+                break
+            found = recording._messages_of(chunk, self._numbers)
+            last = max([last, *map(_log_time, found)])
+        return (int(first), int(last)) if first <= last else (0, 0)
 
     @property
     def rate(self) -> float:
@@ -460,6 +482,15 @@ class RecordedStream:
 
     def __repr__(self) -> str:
         return f"<{len(self)} {self.type_name} {self.device_name!r}, {self.rate:.1f} Hz>"
+
+
+def _stream_of(facts: dict[str, str]) -> Stream:
+    return facts.get("type", ""), facts.get("device_name", "")
+
+
+def _log_time(record: Any) -> int:
+    time: int = record.log_time
+    return time
 
 
 def _decoded(recorded: Recorded, crc: CRCPolicy) -> Message:

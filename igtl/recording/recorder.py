@@ -11,9 +11,10 @@ from typing import Any, Final, Literal, NamedTuple, Self
 
 from igtl import _core
 from igtl._core import Frame
+from igtl.codec.message import Message
+from igtl.errors import naming
 from igtl.extras import need
 from igtl.log import named
-from igtl.message import Message
 
 ENCODING: Final = "openigtlink"
 EVENTS: Final = "igtl/events"
@@ -28,6 +29,8 @@ class _Item(NamedTuple):
 
     time_ns: int
     wire: Any
+    type_name: str
+    device_name: str
     peer: str
     connection: int
 
@@ -103,7 +106,8 @@ class Recorder:
         wire = memoryview(message.data if isinstance(message, Frame) else message.pack())
         at = self._now() if received is None else round(received * _NS)
         with self._changed:  # of several threads
-            self._put(_Item(at, wire, named(peer), connection))
+            stream = message.type_name, message.device_name
+            self._put(_Item(at, wire, *stream, named(peer), connection))
             self.count += 1
             self.bytes += len(wire)
 
@@ -114,7 +118,7 @@ class Recorder:
             facts: JSON-able.
         """
         told = {"event": what, "peer": named(peer), "connection": connection, **facts}
-        self._put(_Item(self._now(), json.dumps(told).encode(), "", -1))
+        self._put(_Item(self._now(), json.dumps(told).encode(), "", "", "", -1))
 
     def _now(self) -> int:
         return self._zero + time.perf_counter_ns()
@@ -136,7 +140,7 @@ class Recorder:
 
     def _run(self) -> None:
         try:
-            with self._file:
+            with naming(self.path), self._file:
                 self._write_all()
                 self._writer.finish()
         except Exception as error:
@@ -170,14 +174,13 @@ class Recorder:
             channel = self._channel(EVENTS, EVENTS, "json", {})
             self._writer.add_message(channel, item.time_ns, item.wire, item.time_ns)
             return
-        stream = bytes(item.wire[2:34])
-        key = stream, item.peer, item.connection
+        kind, device = item.type_name, item.device_name
+        key = kind, device, item.peer, item.connection
         channel = self._channels.get(key, 0)
         if not channel:
-            kind, device = _text(stream[:12]), _text(stream[12:])
             if len(self._channels) >= _MAX_STREAMS:
                 kind = device = "*"
-                key = b"*", item.peer, item.connection
+                key = kind, device, item.peer, item.connection
             facts = {
                 "type": kind, "device_name": device, "peer": item.peer,
                 "connection": str(item.connection),
@@ -202,7 +205,11 @@ class Recorder:
         with self._changed:
             self._ended = True
             self._changed.notify_all()
-        self._thread.join()
+        try:
+            self._thread.join()
+        except KeyboardInterrupt:  # not before the file is whole, unless it comes again
+            self._thread.join()
+            raise
         if self._error is not None:
             raise self._error
 
@@ -211,7 +218,3 @@ class Recorder:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
-
-
-def _text(raw: bytes) -> str:
-    return raw.partition(b"\0")[0].decode("utf-8", "replace")

@@ -6,18 +6,18 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, Final, NamedTuple, Self, TypeVar
 
-from igtl.message import Message
+from igtl.blocking.server import Server
+from igtl.blocking.server import serve as serve_clients
+from igtl.codec.message import Message
 from igtl.messages.imaging import Image
 from igtl.messages.queries import GetImage, GetTrackingData, GetTransform, StartTrackingData
 from igtl.messages.tracking import TrackingData, Transform
-from igtl.protocol import PORT
-from igtl.rate import Rate
-from igtl.server import Server
-from igtl.server import serve as serve_clients
+from igtl.options import PORT
 from igtl.simulate.imaging import Ultrasound, head_phantom
 from igtl.simulate.sensors import ForceSensor, InertialSensor, RobotArm
 from igtl.simulate.stream import Stream
 from igtl.simulate.tracking import Tracker
+from igtl.tools.rate import Rate
 
 M = TypeVar("M", bound=Message)
 DEVICES: Final = {

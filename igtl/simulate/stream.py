@@ -6,9 +6,9 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+from igtl.codec.message import Message
 from igtl.errors import ConnectionClosed
-from igtl.message import Message
-from igtl.rate import Rate
+from igtl.tools.rate import Rate
 
 
 class Stream:

@@ -103,8 +103,8 @@ class VideoEncoder:
             EncodeError: this is no frame, or the encoder does not take it.
         """
         placed = frame if isinstance(frame, Image) else None
-        pixels = np.asarray(frame) if not isinstance(frame, Image) else _slice_of(frame)
-        width, height, grey = _size_of(pixels, order)
+        pixels = pixels_of(frame)
+        width, height, grey = size_of(pixels, order)
         if (width, height) != self._size:
             self.close()
             self._size = width, height
@@ -189,7 +189,7 @@ class VideoEncoder:
         """End the stream; another frame begins a new one."""
         context, self._context = self._context, None
         self._key = True
-        if context is not None:
+        if context is not None and context.is_open:  # one that did not take the size is not
             context.encode(None)
 
     def __enter__(self) -> Self:
@@ -199,15 +199,26 @@ class VideoEncoder:
         self.close()
 
 
-def _slice_of(image: Image) -> npt.NDArray[Any]:
-    if image.array.shape[0] != 1:
-        raise EncodeError("VideoEncoder", "frame", f"an image of {image.array.shape[0]} slices")
-    pixels: npt.NDArray[Any] = image.array[0]
+def pixels_of(frame: npt.ArrayLike | Image) -> npt.NDArray[Any]:
+    """The array of a frame.
+
+    Raises:
+        EncodeError: it is an image of several slices.
+    """
+    if not isinstance(frame, Image):
+        return np.asarray(frame)
+    if frame.array.shape[0] != 1:
+        raise EncodeError("VideoEncoder", "frame", f"an image of {frame.array.shape[0]} slices")
+    pixels: npt.NDArray[Any] = frame.array[0]
     return pixels
 
 
-def _size_of(pixels: npt.NDArray[Any], order: str) -> tuple[int, int, bool]:
-    """Width, height, and whether a frame is grey."""
+def size_of(pixels: npt.NDArray[Any], order: str) -> tuple[int, int, bool]:
+    """Width, height, and whether a frame is grey.
+
+    Raises:
+        EncodeError: it is no frame that any codec takes.
+    """
     check_order(order)
     shape = pixels.shape
     colour = len(shape) == 3 and shape[2] == 3 and order != "I420"

@@ -9,33 +9,35 @@ import time
 from collections import deque
 from collections.abc import AsyncGenerator, Sequence
 from typing import Any, Final
+from weakref import WeakKeyDictionary
 
 import numpy.typing as npt
 
-from igtl import _core
 from igtl.messages.imaging import FrameType, Image, Video
 from igtl.messages.queries import StartVideo
 from igtl.video.codecs import Codec, Order, codecs_here
-from igtl.video.encoder import VideoEncoder
+from igtl.video.encoder import VideoEncoder, pixels_of, size_of
 
 Group = tuple[Codec, int]
 """A codec, and least ms between two frames: clients that ask for the same share an encoder."""
 _BEHIND: Final = 1.0  # seconds of video that wait for a client; then it skips to a key frame
-_KEY_AGAIN: Final = 0.5  # seconds between two key frames for the sake of clients that lag
+_KEY_AGAIN: Final = 0.5  # seconds between two key frames for clients that lag, or ask again
 
 
 class Publisher:
     """One camera for the clients of a server: each gets the codec it asks for by STT_VIDEO, at the
     rate it asks for; each codec and rate is encoded once, however many watch it.
 
-    Whoever joins, or asks again, gets a key frame at once. A client that lags by more than a
-    second skips to a key frame; what it missed is counted in its stats as "video".
+    A client that joins gets a key frame at once, and so does one that asks again, twice a second at
+    most. A client that lags by more than a second skips to a key frame; what it missed is counted
+    in its stats as "video". A client whose codec does not take the frames, by their size for
+    example, is told so by STATUS; the others go on.
 
     Args:
         server: of `igtl.serve` or `igtl.aio.serve`.
         device_name: name of the stream.
-        codecs: what clients may ask for; default all that can be encoded here. Others are told by
-            STATUS that it is not here.
+        codecs: what clients may ask for; default all that can be encoded here. A client that asks
+            for another one is told so by STATUS.
         settings: of VideoEncoder: fps, bit_rate, key_interval, quality, ijk_to_world.
 
     Attributes:
@@ -66,6 +68,7 @@ class Publisher:
         self._viewers: list[_Viewer] = []
         self._due: dict[Group, float] = {}
         self._pressed: dict[Group, float] = {}
+        self._begun = WeakKeyDictionary[Any, float]()  # when each client's last stream has begun
         VideoEncoder("I420", **self._settings)  # wrong settings show here
         server.provides(StartVideo, device_name)(self._provide)
 
@@ -77,15 +80,19 @@ class Publisher:
     def publish(
         self, frame: npt.ArrayLike | Image, *, order: Order = "RGB", timestamp: float | None = None
     ) -> None:
-        """Encode a frame for those who watch, and queue it for each of them; in any thread, one at
-        a time. Nobody watches: nothing is done.
+        """Encode a frame for the clients that watch, and queue it for each of them; in any thread,
+        one at a time. When no client watches, nothing is encoded.
 
         Args: see VideoEncoder.encode.
+
+        Raises:
+            EncodeError: this is no frame.
         """
+        size_of(pixels_of(frame), order)
         now = time.monotonic()
         with self._publishing:
             with self._lock:
-                viewers = list(self._viewers)
+                viewers = [viewer for viewer in self._viewers if not viewer.failed]
             groups: dict[Group, list[_Viewer]] = {}
             for viewer in viewers:
                 groups.setdefault(viewer.group, []).append(viewer)
@@ -93,7 +100,11 @@ class Publisher:
                 self.encoders.pop(group).close()
                 self._due.pop(group, None)
             for group, those in groups.items():
-                self._encode_for(group, those, frame, order, timestamp, now)
+                try:
+                    self._encode_for(group, those, frame, order, timestamp, now)
+                except Exception as error:  # of what these clients have asked for
+                    for viewer in those:
+                        viewer.fail(error)
 
     def _encode_for(
         self,
@@ -131,6 +142,10 @@ class Publisher:
         return self._stream(viewer)
 
     async def _stream(self, viewer: _Viewer) -> AsyncGenerator[Video]:
+        last = self._begun.get(viewer.peer)
+        if last is not None:  # each begins with a key frame, or even with an encoder of its own
+            await asyncio.sleep(last + _KEY_AGAIN - time.monotonic())
+        self._begun[viewer.peer] = time.monotonic()
         viewer.begin()
         with self._lock:
             self._viewers.append(viewer)
@@ -153,16 +168,20 @@ class _Viewer:
     """One client that watches: what waits for it. The event loop of the server owns it.
 
     Attributes:
+        peer: the client.
         new, lagging: why it needs a key frame; `put` clears both when it gets one.
+        failed: whether it gets nothing more, since what it asked for cannot be encoded.
     """
 
     def __init__(self, group: Group, peer: Any, longest: int) -> None:
         self.group = group
         self.new = True
         self.lagging = False
-        self._peer = peer
+        self.peer = peer
+        self.failed = False
         self._longest = longest
         self._frames: deque[Video] = deque()
+        self._error: Exception | None = None
         self._begun = False
         self._skipping = True  # what comes before a key frame is of no use
 
@@ -176,6 +195,16 @@ class _Viewer:
             self.new = self.lagging = False
         with contextlib.suppress(RuntimeError):  # the server was closed meanwhile
             self._loop.call_soon_threadsafe(self._take, message)
+
+    def fail(self, error: Exception) -> None:
+        """Nothing more can be encoded for it; from any thread."""
+        self.failed = True
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._end, error)
+
+    def _end(self, error: Exception) -> None:
+        self._error = error
+        self._ready.set()
 
     def _take(self, message: Video) -> None:
         if len(self._frames) >= self._longest:
@@ -191,14 +220,16 @@ class _Viewer:
             self._drop(message, 1)
 
     def _drop(self, message: Video, times: int) -> None:
-        self._peer.stats.count_dropped(_core.stream_head(message), "video", times)
+        self.peer.stats.count_dropped(message, "video", times)
 
     async def get(self) -> Video:
         while not self._frames:
+            if self._error is not None:
+                raise self._error
             self._ready.clear()
             await self._ready.wait()
         message = self._frames.popleft()
-        return message if self._peer.header_version == 2 else _plain(message)
+        return message if self.peer.header_version == 2 else _plain(message)
 
 
 def _plain(message: Video) -> Video:

@@ -1,0 +1,163 @@
+"""A listening socket in asyncio that hands out a link for each client: `listen`."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import AsyncIterator
+from typing import Any, Self, Unpack
+
+from igtl.aio.accepting import Accepting
+from igtl.aio.link import Link, Opening, new_session
+from igtl.aio.transport import Connection
+from igtl.errors import ConnectionClosed
+from igtl.log import log
+from igtl.options import PORT, AioListenOptions, AioListenSettings, seconds
+from igtl.session.layers import Layer
+
+MAX_ARRIVED = 100  # clients that wait for `accept`; the system holds what comes beyond them
+
+
+class Listener:
+    """A listening socket that hands out a Link for each client; see `listen`.
+
+    `async for link in listener` yields links as clients come, until it is closed.
+
+    Attributes:
+        refused: clients that were turned away, by cause: "tls", "descriptors".
+    """
+
+    def __init__(self, options: AioListenOptions) -> None:
+        self.refused: Counter[str] = Counter()
+        self._options = options
+        self._arrived: asyncio.Queue[Link | None] = asyncio.Queue()
+        self._closed = False
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._room = asyncio.Semaphore(MAX_ARRIVED)
+        self._failed: OSError | None = None
+        self._accepting = Accepting(self._admit, self._welcome, self.refused, self._room)
+        self._accepting.failed = self._fail
+
+    @property
+    def host(self) -> str:
+        """Where it listens."""
+        return self._accepting.host
+
+    @property
+    def port(self) -> int:
+        """Where it listens."""
+        return self._accepting.port
+
+    async def bind(self, host: str, port: int) -> None:
+        """Take the port, and listen.
+
+        Raises:
+            OSError: the address cannot be used.
+        """
+        await self._accepting.bind(host, port)
+        self._accepting.start()
+
+    def _fail(self, error: OSError) -> None:
+        self._failed = error
+        self._arrived.put_nowait(None)
+
+    def _admit(self, peer: Any) -> Connection:
+        options = self._options
+        layer: Layer | None = None
+        if options.ssl is not None:
+            from igtl.session.tls import TLSLayer
+
+            layer = TLSLayer(options.ssl, server_side=True)
+        session = new_session(options, options, peer=peer)
+        return Connection(session, layer, keepalive=options.keepalive)
+
+    def _welcome(self, connection: Connection) -> None:
+        task = asyncio.get_running_loop().create_task(self._hand_out(connection))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _hand_out(self, connection: Connection) -> None:
+        try:
+            await connection.handshake(self._options.handshake_timeout)
+        except OSError as error:  # SSLError and TimeoutError are OSErrors
+            self.refused["tls"] += 1
+            peer = connection.session.protocol.peer
+            log(logging.WARNING, "%s: TLS handshake failed: %s", peer, error,
+                peer=peer, cause=error)  # fmt: skip
+            self._room.release()
+            return
+        self._arrived.put_nowait(Link(connection, self._options))
+
+    async def accept(self, *, timeout: float | None = None) -> Link:
+        """Wait for the next client, whose TLS handshake is then done.
+
+        Raises:
+            TimeoutError: none came within `timeout` seconds.
+            ConnectionClosed: the listener was closed.
+            OSError: the system accepts no more on this socket.
+        """
+        timeout = seconds("timeout", timeout)
+        limit = asyncio.timeout(timeout)
+        try:
+            async with limit:
+                link = await self._arrived.get()
+        except TimeoutError:
+            if limit.expired():
+                raise TimeoutError(f"no client within {timeout:g} s") from None
+            raise
+        if link is None:
+            self._arrived.put_nowait(None)  # for the next task that waits
+            raise self._failed or ConnectionClosed("this listener was closed")
+        self._room.release()
+        return link
+
+    async def __aiter__(self) -> AsyncIterator[Link]:
+        while True:
+            try:
+                link = await self.accept()
+            except ConnectionClosed:
+                return
+            yield link
+
+    async def close(self) -> None:
+        """Stop listening; links that were handed out live on."""
+        if not self._closed:
+            self._closed = True
+            await self._accepting.close()
+            for task in list(self._tasks):
+                task.cancel()
+            while not self._arrived.empty():  # no task will take them any more
+                link = self._arrived.get_nowait()
+                if link is not None:
+                    await link.close()
+            self._arrived.put_nowait(None)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.close()
+
+
+def listen(
+    host: str = "127.0.0.1", port: int = PORT, **settings: Unpack[AioListenSettings]
+) -> Opening[Listener]:
+    """Listen for clients, and treat each as a Link of your own; see `igtl.listen`.
+
+    Args:
+        host, port: see `igtl.listen`.
+        settings: see `igtl.options.AioListenOptions`.
+
+    Raises:
+        TypeError, ValueError: an option does not exist, or its value is not allowed.
+        OSError: the address cannot be used.
+    """
+    options = AioListenOptions.of(settings)
+
+    async def opened() -> Listener:
+        listener = Listener(options)
+        await listener.bind(host, port)
+        return listener
+
+    return Opening(opened())

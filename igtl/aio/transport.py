@@ -1,0 +1,570 @@
+"""One connection in asyncio: moves the bytes of a session, through a layer such as TLS if there is
+one.
+
+Nothing here is a task; the callbacks of asyncio's transport drive it. What waits to be sent stays
+in the outbox of the session, under its policy, until the system takes it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import threading
+from collections.abc import Awaitable, Callable, Generator
+from typing import Any, cast
+
+from igtl._core import Frame
+from igtl.codec.message import Message
+from igtl.errors import ConnectionClosed
+from igtl.net.sockets import tune, unsent
+from igtl.session.compress import CompressingProtocol
+from igtl.session.layers import SCRATCH, Layer
+from igtl.session.packed import Packed
+from igtl.session.requests import Exchange
+from igtl.session.session import SLICE, Session, closed_by
+
+_HIGH = 64 * 1024  # bytes in the transport's buffer from which it asks for a pause
+_UNSENT = 128 * 1024  # bytes that the system may hold back; the rest waits under the policy
+_GRACE = 0.5  # seconds for a peer to close after this end has said that nothing more comes
+_BESIDE = 256 * 1024  # bytes from which a message is compressed in a thread
+
+
+_of_thread = threading.local()
+
+
+def _scratch() -> memoryview:
+    """Memory for bytes that are used or thrown away within the callback that brings them: one for
+    all connections of an event loop."""
+    found: memoryview | None = getattr(_of_thread, "scratch", None)
+    if found is None:
+        found = _of_thread.scratch = memoryview(bytearray(SCRATCH))
+    return found
+
+
+class Waiter:
+    """What a receiver awaits, one task at a time, again and again. Once woken, the task goes on at
+    once, within the callback that brought the bytes: a Future would wake it a turn of the event
+    loop later, with one more look at the sockets."""
+
+    __slots__ = ("_asyncio_future_blocking", "_cancelled", "_context", "_loop", "_resume")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._asyncio_future_blocking = False
+        self._loop = loop
+        self._resume: Callable[[Any], object] | None = None
+        self._context: Any = None
+        self._cancelled: asyncio.CancelledError | None = None
+
+    def wake(self) -> None:
+        """Let the task go on."""
+        resume, self._resume = self._resume, None
+        if resume is None:
+            return
+        if asyncio.current_task(self._loop) is None:
+            self._context.run(resume, self)
+        else:  # one task at a time
+            self._loop.call_soon(resume, self, context=self._context)
+
+    # -- what asyncio wants of an object that a task can wait for, as far as a task uses it
+
+    def __await__(self) -> Generator[Any, None, None]:
+        self._asyncio_future_blocking = True
+        yield self
+
+    def get_loop(self) -> asyncio.AbstractEventLoop:
+        return self._loop
+
+    def add_done_callback(self, fn: Callable[[Any], object], *, context: Any) -> None:
+        self._resume, self._context = fn, context
+
+    def cancel(self, msg: Any = None) -> bool:
+        resume, self._resume = self._resume, None
+        if resume is None:
+            return False
+        self._cancelled = asyncio.CancelledError() if msg is None else asyncio.CancelledError(msg)
+        self._loop.call_soon(resume, self, context=self._context)
+        return True
+
+    def result(self) -> None:
+        cancelled, self._cancelled = self._cancelled, None
+        if cancelled is not None:
+            raise cancelled
+
+
+class Connection(asyncio.BufferedProtocol):
+    """Drives a session over a transport of asyncio.
+
+    Args:
+        session: what happens on the connection; it has an outbox.
+        layer: between the session and the network, for example TLS.
+        keepalive: see `igtl.options.LinkOptions`.
+
+    Attributes:
+        on_change: called when bytes have arrived or the connection has ended.
+        drains: what arrives is put into the inbox at once, so that the peer never waits for the
+            receiver.
+        waiter: what one receiving task awaits, see `more`.
+    """
+
+    transport: asyncio.Transport
+
+    def __init__(
+        self, session: Session, layer: Layer | None = None, *, keepalive: float | None = None
+    ) -> None:
+        self.session = session
+        self._layer = layer
+        self._keepalive = keepalive
+        self._loop = asyncio.get_running_loop()
+        self._ready: asyncio.Future[None] = self._loop.create_future()
+        self._lost: asyncio.Future[None] = self._loop.create_future()
+        self.waiter = Waiter(self._loop)
+        self.on_change: Callable[[], None] = self.waiter.wake
+        self.drains = False
+        self._full = False  # the transport asked for a pause
+        self._finishing = False  # the peer was told that nothing more comes
+        self._discarding = False
+        self._handed = self._taken = 0
+        self._room: asyncio.Future[None] | None = None
+        self._putting = asyncio.Lock()
+        self._compressing = asyncio.Lock()
+        if isinstance(session.protocol, CompressingProtocol):
+            session.protocol.answer = self._answer
+
+    def _answer(self, offer: bytes) -> bool:
+        self.put(Packed(offer, as_it_is=True))
+        return True
+
+    # -- callbacks of the transport
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+        self.transport.set_write_buffer_limits(high=_HIGH)
+        with contextlib.suppress(OSError):  # the peer has gone already; reading will say so
+            tune(transport.get_extra_info("socket"), self._keepalive, unsent_low=_UNSENT)
+        session = self.session
+        if session.protocol.peer is None:
+            session.protocol.peer = address_of(transport.get_extra_info("peername"))
+        session.local = address_of(transport.get_extra_info("sockname"))
+        if self._layer is None:
+            self._begin()
+        else:
+            self._layer.begin()
+            self._send_layer()
+
+    def _begin(self) -> None:
+        if not self._ready.done():
+            self._ready.set_result(None)
+        self.flush()
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        if self._layer is not None or self._discarding:
+            return _scratch()
+        return self.session.get_buffer()
+
+    def buffer_updated(self, nbytes: int) -> None:
+        if self._discarding:
+            return
+        if self._layer is None:
+            self.session.received(nbytes)
+        else:
+            self._layer.feed(_scratch()[:nbytes])
+            self._read_layer()
+        self._turn()
+
+    def eof_received(self) -> bool:
+        if self._layer is None:
+            self.session.received_eof()
+        else:
+            self._layer.feed_eof()
+            self._read_layer()
+        self._turn()
+        return True  # half closed: this end may still send
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        session = self.session
+        error = exc or ConnectionResetError("the peer hung up during the TLS handshake")
+        if isinstance(exc, ConnectionError):
+            self._read_rest()
+        if exc is not None:
+            session.lost(exc)
+        elif self._layer is not None:
+            session.received_eof(clean=self._layer.clean_end)
+        else:
+            session.received_eof()
+        if not self._ready.done():
+            self._fail_handshake(error)
+        session.give_up("disconnected")
+        if not self._lost.done():
+            self._lost.set_result(None)
+        self._wake_room()
+        self.on_change()
+
+    def _read_rest(self) -> None:
+        """Take what came before the peer left: asyncio does not read it once a write has failed."""
+        sock = self.transport.get_extra_info("socket")
+        with (
+            contextlib.suppress(OSError),
+            socket.fromfd(sock.fileno(), sock.family, sock.type) as rest,
+        ):
+            rest.setblocking(False)
+            while not self.session.ended and (n := rest.recv_into(self.get_buffer(-1))):
+                self.buffer_updated(n)
+
+    def pause_writing(self) -> None:
+        self._full = True
+
+    def resume_writing(self) -> None:
+        self._full = False
+        # asyncio calls this from within its own write, and does not expect another one there
+        self._loop.call_soon(self.flush)
+
+    # -- receiving
+
+    def _turn(self) -> None:
+        if self.drains or self.session.is_asking:
+            self.session.sort()
+        self.on_change()
+        self.update_reading()
+
+    def update_reading(self) -> None:
+        """Read, or stop reading, as the session wants it now."""
+        transport = self.transport
+        if transport.is_closing():
+            return
+        wanted = self.session.wants_read
+        if wanted != transport.is_reading():
+            if wanted:
+                self.session.listens()
+                transport.resume_reading()
+            else:
+                self.session.listened()
+                transport.pause_reading()
+
+    def more(self) -> Waiter:
+        """Done when bytes have arrived or the connection has ended; for one task."""
+        self.update_reading()
+        if self.session.ended:
+            self._loop.call_soon(self.on_change)
+        return self.waiter
+
+    async def ask(
+        self, exchange: Exchange, timeout: float | None, send: Callable[[], Awaitable[None]]
+    ) -> Message:
+        """Send a request and wait for its answer, while other tasks may send and receive.
+
+        Args:
+            timeout: seconds; None waits without end.
+            send: sends the request.
+
+        Raises:
+            TimeoutError: no answer came in time.
+            ConnectionClosed: the connection ended before.
+        """
+        answer: asyncio.Future[Message] = self._loop.create_future()
+
+        def done(result: Message | Exception) -> None:
+            if answer.done():  # the task that asked was cancelled
+                return
+            if isinstance(result, Exception):
+                answer.set_exception(result)
+            else:
+                answer.set_result(result)
+
+        self.session.sort()  # what came before is no answer
+        self.session.ask(exchange, done)
+        limit = asyncio.timeout(timeout)
+        try:
+            async with limit:
+                self.update_reading()
+                await send()
+                return await answer
+        except TimeoutError:
+            if limit.expired():
+                raise self.session.unseen(exchange, timeout) from None
+            raise
+        finally:
+            self.session.forget(exchange)
+            if answer.done() and not answer.cancelled():
+                answer.exception()  # seen, if the task was cancelled meanwhile
+
+    def _read_layer(self) -> None:
+        session, layer = self.session, self._layer
+        assert layer is not None
+        try:
+            while (n := layer.read_into(session.get_buffer())) is not None:
+                if n == 0:
+                    session.received_eof(clean=layer.clean_end)
+                    break
+                session.received(n)
+        except OSError as error:
+            self._send_layer()  # it may tell the peer why
+            session.lost(error)
+            self._fail_handshake(error)
+            self.transport.close()
+            return
+        self._send_layer()
+        if layer.ready and not self._ready.done():
+            self._begin()
+
+    def _send_layer(self) -> None:
+        """Send what the layer has to send of its own."""
+        assert self._layer is not None
+        if (data := self._layer.outgoing()) and not self.transport.is_closing():
+            self._handed += len(data)
+            self.transport.write(data)
+
+    async def handshake(self, timeout: float | None) -> None:
+        """Wait until messages may be sent; at once where there is no layer.
+
+        Raises:
+            OSError: the layer has failed, for example ssl.SSLError; the peer is told.
+            TimeoutError: the peer was silent.
+        """
+        try:
+            async with asyncio.timeout(timeout):
+                await asyncio.shield(self._ready)
+        except TimeoutError:
+            raise TimeoutError("the TLS handshake took too long") from None
+        finally:
+            if not self._may_send and not self.transport.is_closing():
+                self.abort()
+
+    def _fail_handshake(self, error: Exception) -> None:
+        if not self._ready.done():
+            self._ready.set_exception(error)
+            self._ready.exception()  # the task that waits for it may be gone
+
+    # -- sending
+
+    @property
+    def _may_send(self) -> bool:
+        """Whether the layer, if there is one, is through with its handshake."""
+        return self._ready.done() and self._ready.exception() is None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing more can be sent."""
+        return self._lost.done() or self._is_closing
+
+    @property
+    def _is_closing(self) -> bool:
+        return hasattr(self, "transport") and self.transport.is_closing()
+
+    @property
+    def _buffered(self) -> int:
+        """Bytes that asyncio holds."""
+        return 0 if self._lost.done() else self.transport.get_write_buffer_size()
+
+    @property
+    def idle(self) -> bool:
+        """Whether everything has left."""
+        return not self.session.wants_write and not self._buffered
+
+    def put_now(self, wire: bytes) -> bool:
+        """Hand a packed message to the system past the outbox, if nothing waits there; whether it
+        was handed on."""
+        session = self.session
+        if (
+            self._full
+            or session.wants_write
+            or len(wire) > SLICE
+            or self.is_over
+            or self._finishing
+            or not self._may_send
+        ):
+            return False
+        self._write(wire)
+        session.protocol.stats.count_sent(wire, len(wire))
+        return True
+
+    def put(self, packed: Packed) -> None:
+        """Queue a packed message, under the policy of the outbox."""
+        if self.is_over or self._finishing:
+            self.session.protocol.stats.count_dropped(packed.wire, "disconnected")
+            return
+        self.session.put(packed)
+        self.flush()
+
+    async def send(
+        self,
+        message: Message | Frame,
+        *,
+        crc: bool = True,
+        timeout: float | None = None,
+        wait: bool = False,
+    ) -> None:
+        """Pack a message at once and queue it, compressed if the peer takes that.
+
+        Args:
+            timeout: see put_wait.
+            wait: for room, whatever the policy of the outbox.
+        """
+        session = self.session
+        packed = session.pack(message, crc=crc)
+        if session.protocol.peer_takes or self._compressing.locked():
+            async with self._compressing:  # what is sent later stays behind it
+                if packed.size >= _BESIDE:
+                    await asyncio.to_thread(packed.wire_for, session.protocol)
+                await self.queue(packed, timeout, wait=wait)
+        else:
+            await self.queue(packed, timeout, wait=wait)
+
+    async def queue(self, packed: Packed, timeout: float | None, *, wait: bool = False) -> None:
+        """Queue a packed message; wait for room where the policy is to block."""
+        outbox = self.session.outbox
+        assert outbox is not None
+        if wait or outbox.policy == "block" or self.is_over:
+            await self.put_wait(packed, timeout)
+        else:
+            self.put(packed)
+
+    async def put_wait(self, packed: Packed, timeout: float | None) -> None:
+        """Queue a packed message when there is room. If this is cancelled before, the message is
+        not sent.
+
+        Raises:
+            ConnectionClosed: the connection is over.
+            TimeoutError: the peer took nothing for `timeout` seconds; the connection is cut.
+        """
+        outbox = self.session.outbox
+        assert outbox is not None
+        if self._putting.locked() or not outbox.has_room(packed.size):
+            async with self._putting:  # first come, first served
+                while not outbox.has_room(packed.size) and not self.is_over:
+                    await self._wait_room(timeout)
+        if self.is_over or self._finishing:
+            reason = self.session.close_reason or ConnectionClosed("this link was closed")
+            raise closed_by(self.session.protocol.peer, reason)
+        self.put(packed)
+
+    async def _wait_room(self, timeout: float | None) -> None:
+        before = self.taken
+        self._room = self._loop.create_future()
+        try:
+            async with asyncio.timeout(timeout):
+                await self._room
+        except TimeoutError:
+            if self.taken == before:
+                error = TimeoutError(f"the peer took nothing for {timeout} s")
+                self.session.lost(error)
+                self.abort()
+                raise error from None
+        finally:
+            self._room = None
+
+    def _wake_room(self) -> None:
+        if self._room is not None and not self._room.done():
+            self._room.set_result(None)
+
+    def flush(self) -> None:
+        """Hand on what waits, until the transport asks for a pause."""
+        session = self.session
+        while not self._full and self._may_send and not self._is_closing:
+            piece = session.to_send()
+            if piece is None:
+                break
+            try:
+                self._write(piece)
+            except OSError as error:  # of the layer below: the peer has ended TLS, or broken it
+                session.lost(error)
+                self.abort()
+                break
+            session.sent(len(piece))
+        self._wake_room()
+
+    def _write(self, data: bytes | memoryview) -> None:
+        if self._layer is None:
+            self._handed += len(data)
+            self.transport.write(data)
+        else:
+            self._layer.wrap(data)
+            self._send_layer()
+
+    # -- time
+
+    @property
+    def taken(self) -> int:
+        """Bytes that the peer's system has taken so far (this one's, where it does not tell): while
+        it stays the same, nothing arrives."""
+        if self._lost.done() or self._is_closing:
+            return self._handed
+        sock = self.transport.get_extra_info("socket")
+        return self._handed - self._buffered - unsent(sock)
+
+    def expired(self, now: float) -> str | None:
+        """End the connection if the peer has exceeded a limit, see `Session.expired`."""
+        taken = self.taken
+        if taken != self._taken or self.idle:
+            self._taken, self.session.moved = taken, now
+        self.session.held = self._buffered
+        cause = self.session.expired(now)
+        if cause is not None:
+            self.session.give_up(cause)
+            self.abort()
+        return cause
+
+    # -- the end
+
+    async def finish(self, timeout: float | None, *, discard: bool = True) -> None:
+        """Send what waits, let the peer's system take it, and close.
+
+        Args:
+            timeout: seconds; then it is cut. None: wait without end.
+            discard: throw away what comes meanwhile. Else say that nothing more comes, and go on
+                receiving for a moment, until the peer closes too.
+        """
+        if not hasattr(self, "transport"):
+            return
+        self._discarding = discard
+        sock = self.transport.get_extra_info("socket")
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                await self._until(lambda: self.idle and not unsent(sock), discard)
+                if not self.is_over:
+                    self._finishing = True
+                    self._say_farewell()
+                if not discard and not self._is_closing:
+                    with contextlib.suppress(OSError):  # the peer has just reset it
+                        self.transport.write_eof()
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(_GRACE):
+                            await self._until(lambda: self.session.ended, discard)
+                if not self._is_closing:
+                    self.transport.close()
+                await asyncio.shield(self._lost)
+        self.abort()
+        await asyncio.shield(self._lost)
+
+    def _say_farewell(self) -> None:
+        if self._layer is not None:
+            self._layer.farewell()
+            self._send_layer()
+
+    async def _until(self, ready: Callable[[], bool], discard: bool) -> None:
+        pause = 0.001
+        while not self._lost.done() and not self._is_closing and not ready():
+            if discard and not self.transport.is_reading():
+                self.transport.resume_reading()
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, 0.05)
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the connection is no more."""
+        return self._lost.done()
+
+    def abort_threadsafe(self) -> None:
+        """As abort, from any thread, for example a collector of garbage."""
+        with contextlib.suppress(RuntimeError):  # the loop is closed, and everything with it
+            self._loop.call_soon_threadsafe(self.abort)
+
+    def abort(self) -> None:
+        """Cut it at once."""
+        if hasattr(self, "transport") and not self._lost.done():
+            self.transport.abort()
+
+
+def address_of(name: Any) -> Any:
+    """(host, port) of an address of any family; None for none."""
+    return name[:2] if isinstance(name, tuple) else name or None

@@ -1,0 +1,1 @@
+"""Links for programs without an event loop: threads and sockets."""

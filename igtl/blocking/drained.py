@@ -1,0 +1,455 @@
+"""A link whose connection is read and written by a thread, so that its peer never waits for the
+program that uses it.
+
+What arrives waits in the inbox, within its bounds; what is sent waits in the outbox, under its
+policy, and is packed at the call.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import select
+import socket
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from igtl._core import Frame
+from igtl.blocking.link import Answer, Link
+from igtl.blocking.transport import SocketTransport
+from igtl.codec.message import Message
+from igtl.errors import ConnectionClosed
+from igtl.messages.queries import Stop
+from igtl.net.sockets import broken, unsent
+from igtl.options import LinkOptions, QueueOptions
+from igtl.session.compress import CompressingProtocol
+from igtl.session.facade import LinkBase, new_outbox
+from igtl.session.inbox import Wanted
+from igtl.session.layers import SCRATCH
+from igtl.session.packed import Packed
+from igtl.session.protocol import hello_message
+from igtl.session.session import Session, closed_by
+
+T = TypeVar("T")
+_WINDOWS = sys.platform == "win32"
+_LINGER = 1.0  # seconds that close waits for what was sent to leave
+_QUEUE = QueueOptions(policy="block", max_queued_bytes=1 << 20)
+
+
+class Channel:
+    """Moves the bytes of a session over a socket that does not block: what the system gives and
+    takes at once.
+
+    Args:
+        transport: a connection that is through with its handshake; the channel takes it over.
+    """
+
+    def __init__(self, transport: SocketTransport) -> None:
+        self.session = transport.session
+        self.sock = transport.sock
+        self._layer = transport.layer
+        self._encrypted = memoryview(b"")  # out of the layer, and not taken by the system yet
+        self._scratch = memoryview(b"") if self._layer is None else memoryview(bytearray(SCRATCH))
+        self.sock.setblocking(False)
+
+    def read(self) -> bool:
+        """Feed the session with what is there; a broken connection ends it. Returns whether there
+        may be more."""
+        session, layer = self.session, self._layer
+        buffer = session.get_buffer() if layer is None else self._scratch
+        try:
+            n = self.sock.recv_into(buffer)
+            if layer is None:
+                if n:
+                    session.received(n)
+                else:
+                    session.received_eof()
+                return n > 0
+            if n:
+                layer.feed(buffer[:n])
+            else:
+                layer.feed_eof()
+            while (k := layer.read_into(session.get_buffer())) is not None:
+                if k == 0:
+                    session.received_eof(clean=layer.clean_end)
+                    return False
+                session.received(k)
+            return n > 0
+        except BlockingIOError:
+            return False
+        except (OSError, ValueError) as error:  # ValueError: the socket was closed
+            session.lost(broken(error) if isinstance(error, OSError) else error)
+            return False
+
+    @property
+    def wants_write(self) -> bool:
+        """Whether something waits for the system to take it."""
+        return self.session.can_send and (bool(self._encrypted) or self.session.wants_write)
+
+    def write(self) -> None:
+        """Send what the system takes at once."""
+        session, layer = self.session, self._layer
+        if not session.can_send:
+            return
+        try:
+            while True:
+                if self._encrypted:
+                    self._encrypted = self._encrypted[self.sock.send(self._encrypted) :]
+                elif layer is None:
+                    if (piece := session.to_send()) is None:
+                        return
+                    session.sent(self.sock.send(piece))
+                else:
+                    if (piece := session.to_send()) is not None:
+                        layer.wrap(piece)
+                        session.sent(len(piece))
+                    self._encrypted = memoryview(layer.outgoing())
+                    if not self._encrypted:
+                        return
+        except BlockingIOError:
+            return
+        except (OSError, ValueError) as error:
+            session.send_failed(broken(error) if isinstance(error, OSError) else error)
+
+    def peer_has_closed(self) -> bool:
+        """Whether the peer has closed or reset the connection, though what it sent before may not
+        have been read."""
+        try:
+            return not self.sock.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return False
+        except (OSError, ValueError):
+            return True
+
+    def finish(self) -> None:
+        """Tell the peer that nothing more comes, and let its system take what was sent."""
+        with contextlib.suppress(OSError, ValueError):
+            if self._layer is not None:
+                self._layer.farewell()
+                self.sock.send(self._layer.outgoing())
+            self.sock.shutdown(socket.SHUT_WR)
+            end = time.monotonic() + _LINGER
+            while unsent(self.sock) and time.monotonic() < end:
+                with contextlib.suppress(BlockingIOError):
+                    if self.sock.recv(SCRATCH):
+                        continue
+                time.sleep(0.002)
+
+    def close(self) -> None:
+        """Give the socket back; a thread that waits for it goes on."""
+        with contextlib.suppress(OSError):
+            self.sock.shutdown(socket.SHUT_RDWR)
+        self.sock.close()
+
+
+class Pump:
+    """The thread of a link, and what it shares with the threads that use the link.
+
+    Attributes:
+        session: of the connection there is, or was last.
+        changed: held by whoever uses the session; notified when something has happened there.
+        raw: whether messages are kept as they came.
+        closed: whether this end was closed.
+    """
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self.changed = threading.Condition(threading.RLock())
+        self.channel: Channel | None = None
+        self.raw = False
+        self.closed = False
+        self._process = os.getpid()
+        self._thread: threading.Thread | None = None
+        self._waker, self._woken = socket.socketpair()
+        self._woken.setblocking(False)
+        self._waker.setblocking(False)
+
+    def start(self, name: str, work: Callable[..., Any], *args: Any) -> None:
+        """Begin to run the thread."""
+        self._thread = threading.Thread(target=work, args=args, name=name, daemon=True)
+        self._thread.start()
+
+    @property
+    def is_here(self) -> bool:
+        """Whether the thread is one of this process: a forked child has none."""
+        return os.getpid() == self._process
+
+    def wake(self) -> None:
+        """Let the thread look again at what it waits for."""
+        with contextlib.suppress(OSError):  # a full pipe wakes it too
+            self._waker.send(b"\0")
+
+    def end(self) -> Exception | None:
+        """Why nothing more can arrive; None while something can."""
+        return self.session.end()
+
+    def attach(self, channel: Channel) -> None:
+        """Use this connection from now on."""
+        with self.changed:
+            self.channel = channel
+            self.session = channel.session
+            protocol = channel.session.protocol
+            if isinstance(protocol, CompressingProtocol):
+                protocol.answer = self._answer
+            self.changed.notify_all()
+
+    def _answer(self, offer: bytes) -> bool:
+        self.session.greeting.append(Packed(offer, as_it_is=True))
+        return True
+
+    def put(self, packed: Packed) -> None:
+        """Queue a message, and send what the system takes at once. The caller holds `changed`."""
+        self.session.put(packed)
+        self.flush()
+
+    def flush(self) -> None:
+        """Send what the system takes at once; the thread goes on with the rest."""
+        channel = self.channel
+        if channel is None or self.session.ended:
+            return
+        if channel.peer_has_closed():
+            self.wake()  # the thread will read what is left, and see the end
+            return
+        channel.write()
+        if channel.wants_write or self.session.ended:
+            self.wake()
+
+    def sort(self, session: Session) -> None:
+        """Put what has arrived into the inbox, decoded or as it came."""
+        if self.raw:
+            session.sort_frames()
+        else:
+            session.sort()
+
+    def run(self, channel: Channel) -> None:
+        """Move bytes until the session ends."""
+        session = channel.session
+        while True:
+            with self.changed:
+                if self.closed or session.ended:
+                    return
+                write = channel.wants_write
+                deadline = session.next_deadline()
+            readable, writable = self._wait(channel.sock, write, deadline)
+            with self.changed:
+                if self.closed:
+                    return
+                if readable:
+                    channel.read()
+                    self.sort(session)
+                if writable and not session.ended:
+                    channel.write()
+                session.expired(time.monotonic())
+                self.changed.notify_all()
+
+    def _wait(self, sock: socket.socket, write: bool, deadline: float) -> tuple[bool, bool]:
+        """Wait until the socket can be read or written, the time has come, or `wake` was called."""
+        left = None if deadline == math.inf else max(0.0, deadline - time.monotonic())
+        try:
+            if _WINDOWS:
+                ready = select.select([sock, self._woken], [sock] if write else [], [], left)
+                readable, writable = sock in ready[0], bool(ready[1])
+                woken = self._woken in ready[0]
+            else:
+                poll = select.poll()
+                poll.register(sock, select.POLLIN | (select.POLLOUT if write else 0))
+                poll.register(self._woken, select.POLLIN)
+                events = dict(poll.poll(None if left is None else math.ceil(left * 1000)))
+                found = events.get(sock.fileno(), 0)
+                readable = bool(found & ~select.POLLOUT)
+                writable = bool(found & select.POLLOUT)
+                woken = self._woken.fileno() in events
+        except (OSError, ValueError):  # the socket was closed
+            return True, False
+        if woken:
+            with contextlib.suppress(BlockingIOError):
+                while self._woken.recv(1024):
+                    pass
+        return readable, writable
+
+    def close(self, *, linger: bool) -> None:
+        """End the connection and the thread.
+
+        Args:
+            linger: send what waits, for at most one second.
+        """
+        with self.changed:
+            if linger and self.channel is not None:
+                end = time.monotonic() + _LINGER
+                while self.channel.wants_write and not self.session.ended:
+                    self.wake()
+                    if not self.changed.wait(max(0.0, end - time.monotonic())):
+                        break
+            self.closed = True
+            if self.session.outbox is not None:
+                self.session.give_up("closed")
+            self.session.close()
+            channel, self.channel = self.channel, None
+            self.changed.notify_all()
+        self.wake()
+        if channel is not None:
+            if linger and self.session.close_reason is None:
+                channel.finish()
+            channel.close()
+        if linger and self._thread is not threading.current_thread() and self._thread is not None:
+            self._thread.join(_LINGER)  # it may be connecting; then it ends by itself
+        self._waker.close()
+        self._woken.close()
+
+
+class DrainedLink(Link):
+    """A link whose connection is read and written by a thread, see `connect(drain=True)`.
+
+    Sending packs at once, queues under the policy of the link, and returns. Any number of threads
+    may receive; each message goes to one of them. A link that nothing refers to any more is closed.
+    """
+
+    def __init__(self, pump: Pump, options: LinkOptions, *, ends_quietly: bool = False) -> None:
+        LinkBase.__init__(self, pump, ends_quietly=ends_quietly)
+        self._pump = pump
+        self._options = options
+        self._guard = pump.changed
+
+    def fileno(self) -> int:
+        """Not to be had: the link's own thread reads the socket.
+
+        Raises:
+            OSError: always.
+        """
+        raise OSError("a link that is read by its own thread has no descriptor to wait for")
+
+    # -- sending
+
+    def send(self, message: Message | Frame, *, crc: bool = True) -> None:
+        """Send one message: packed at once and queued; the link's thread sends what the system
+        does not take now.
+
+        Args:
+            message, crc: see Link.send.
+
+        Raises:
+            EncodeError: the message cannot be sent.
+            ConnectionClosed: the link is over.
+            TimeoutError: with the policy "block", the peer took nothing for the write_timeout.
+        """
+        with self._pump.changed:
+            self._check_open()
+            self._queue(self.session.pack(message, crc=crc))
+
+    def send_hello(self) -> None:
+        """Offer header version 2, see `connect`."""
+        with self._pump.changed:
+            self._check_open()
+            self._queue(Packed(hello_message(), as_it_is=True))
+
+    def _check_open(self) -> None:
+        if (reason := self._pump.end()) is not None or self.closed:
+            raise closed_by(self.peer, reason or ConnectionClosed("this link was closed"))
+
+    def _queue(self, packed: Packed) -> None:
+        outbox = self.session.outbox
+        assert outbox is not None
+        while outbox.policy == "block" and not outbox.has_room(packed.size):
+            if not self._pump.changed.wait(self._options.write_timeout):
+                raise TimeoutError(f"the peer took nothing for {self._options.write_timeout} s")
+            self._check_open()
+        self._pump.put(packed)
+
+    # -- receiving
+
+    def _until(self, take: Callable[[], T | None], timeout: float | None) -> T:
+        deadline = None if timeout is None else time.monotonic() + timeout
+        changed = self._pump.changed
+        with changed:
+            while (found := take()) is None:
+                if self.closed:
+                    raise ConnectionClosed("this link was closed", clean=True)
+                if (reason := self._pump.end()) is not None:
+                    raise reason.with_traceback(None)
+                left = None if deadline is None else deadline - time.monotonic()
+                if left is not None and left <= 0:
+                    raise TimeoutError
+                wait(changed, left)
+            return found
+
+    def _newest(self, wanted: Wanted, newer_than: float | None) -> Message | None:
+        return self.session.latest(wanted, newer_than)
+
+    def recv_frame(self, *, timeout: float | None = None) -> Frame:
+        """The next message as it came; see Link.recv_frame. From the first call on the link keeps
+        messages as they come, so use it, or `recv`, but not both."""
+
+        def take() -> Frame | None:
+            self._pump.raw = True
+            found: Message | Frame | None = self.session.inbox.take()
+            if found is None and self.session.inbox.errors:
+                raise self.session.inbox.errors.popleft()
+            return Frame.from_bytes(found.pack()) if isinstance(found, Message) else found
+
+        return self._within(take, "message", timeout)
+
+    # -- requests
+
+    def _send_request(self, request: Message) -> Callable[[], None]:
+        with self._pump.changed:
+            self._check_open()
+            packed = self.session.pack(request)
+            self._queue(packed)
+            outbox = self.session.outbox
+
+        def withdraw() -> None:
+            if outbox is not None and not isinstance(request, Stop):  # the stream must not go on
+                with self._pump.changed:
+                    outbox.discard(packed)
+
+        return withdraw
+
+    def _wait_answer(self, answers: list[Answer], deadline: float | None) -> Answer:
+        left = None if deadline is None else max(0.0, deadline - time.monotonic())
+        found: Answer = self._until(lambda: answers[0] if answers else None, left)  # type: ignore[assignment]
+        return found
+
+    # -- end
+
+    def close(self) -> None:
+        """End the link; a recv or send that waits in another thread raises ConnectionClosed.
+
+        What is queued is sent first, for at most one second; the rest is counted as "closed".
+        """
+        if not self.closed:
+            self.closed = True
+            self._pump.close(linger=True)
+
+    def __del__(self) -> None:
+        pump = getattr(self, "_pump", None)
+        if pump is not None and not self.closed and pump.is_here:
+            warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
+            pump.close(linger=False)
+
+
+def wait(changed: threading.Condition, timeout: float | None) -> bool:
+    """Wait for a notification; Ctrl-C ends it, on Windows too, where a lock does not."""
+    if not _WINDOWS:
+        return changed.wait(timeout)
+    end = math.inf if timeout is None else time.monotonic() + timeout
+    while (left := end - time.monotonic()) > 0:
+        if changed.wait(min(0.2, left)):
+            return True
+    return False
+
+
+def drained(transport: SocketTransport, options: LinkOptions) -> DrainedLink:
+    """The link of a connection that a thread of its own reads from now on."""
+    session = transport.session
+    session.outbox = new_outbox(_QUEUE, session.protocol.stats)
+    pump = Pump(session)
+    channel = Channel(transport)
+    pump.attach(channel)
+    pump.flush()
+    pump.start("igtl link", pump.run, channel)
+    return DrainedLink(pump, options)

@@ -1,0 +1,375 @@
+"""A link that reconnects by itself, and `connect`, which makes it or a plain one."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import socket
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar, Unpack, overload
+
+from igtl._core import Frame
+from igtl.blocking.drained import Channel, DrainedLink, Pump, drained, wait
+from igtl.blocking.link import Link, StreamReader, connect_once, new_session, open_transport
+from igtl.blocking.transport import SocketTransport
+from igtl.codec.message import Message
+from igtl.errors import ConnectionClosed, MessageTooLarge, ProtocolError
+from igtl.log import named
+from igtl.messages.queries import Start
+from igtl.options import (
+    PORT,
+    ConnectOptions,
+    ConnectSettings,
+    QueueSettings,
+    ReconnectOptions,
+    ReconnectSettings,
+    seconds,
+)  # fmt: skip
+from igtl.session.backoff import Backoff, OnEvent, Supervisor
+from igtl.session.facade import greeting, new_inbox, new_outbox, new_protocol
+from igtl.session.packed import Packed
+from igtl.session.requests import Exchange
+from igtl.session.session import Done, Session, closed_by
+
+M = TypeVar("M", bound=Message)
+
+
+class Supervised(Pump):
+    """The thread of a link that reconnects by itself. All its connections share one inbox, one
+    outbox and one account.
+
+    Attributes:
+        latched: what each new connection is sent, by stream.
+        streams: what is asked for on each new connection, and who is told of the answer.
+    """
+
+    def __init__(
+        self,
+        address: tuple[str, int],
+        options: ReconnectOptions,
+        supervisor: Supervisor,
+        open_connection: Callable[[Session, Callable[[socket.socket], None]], SocketTransport],
+    ) -> None:
+        self._address = address
+        self._options = options
+        self._supervisor = supervisor
+        self._open_connection = open_connection
+        protocol = new_protocol(options, peer=address)
+        self._stats = protocol.stats
+        self._inbox = new_inbox(options, self._stats)
+        self._outbox = new_outbox(options, self._stats)
+        self._stripped = 0  # on connections that are over
+        self._reason: Exception | None = None
+        self._opening: socket.socket | None = None  # newest connection, in use or not
+        self.latched: dict[bytes, Packed] = {}
+        self.streams: list[tuple[Start[Any], Done]] = []
+        super().__init__(self._new_session())
+
+    def _new_session(self) -> Session:
+        protocol = new_protocol(self._options, peer=self._address)
+        protocol.stats = self._stats
+        return Session(
+            protocol,
+            inbox=self._inbox,
+            outbox=self._outbox,
+            message_timeout=self._options.message_timeout,
+            stall_timeout=self._options.write_timeout,
+        )
+
+    def end(self) -> Exception | None:
+        return self._reason
+
+    @property
+    def stripped(self) -> int:
+        """Messages that went out without metadata and id, on all connections."""
+        return self._stripped + self.session.protocol.stripped
+
+    @property
+    def connected(self) -> bool:
+        """Whether the peer is there now."""
+        return self.channel is not None and not self.session.ended
+
+    def supervise(self) -> None:
+        """Connect again and again, until the link is closed or the backoff gives up."""
+        try:
+            while not self.closed:
+                session = self._new_session()
+                try:
+                    transport = self._open_connection(session, self._opened)
+                except OSError as error:
+                    self._pause(self._supervisor.failed(error))
+                    continue
+                self._supervisor.connected()
+                channel = Channel(transport)
+                self._begin(channel)
+                self.run(channel)
+                reason = self._lose(channel)
+                if not self.closed:
+                    self._pause(self._supervisor.lost(reason))
+        except Exception as error:  # the supervisor gave up
+            with self.changed:
+                lost_framing = isinstance(error, ProtocolError)
+                self._reason = closed_by(self._address, error) if lost_framing else error
+                self._outbox.clear("closed")
+                self.changed.notify_all()
+
+    def open_stream(self, start: Start[Any], done: Done) -> None:
+        """Ask for a stream now, if the peer is there, and on each new connection."""
+        with self.changed:
+            self.streams.append((start, done))
+            if self.connected:
+                self._ask(self.session, start, done)
+                self.put(self.session.pack(start))
+
+    def leave_stream(self, start: Start[Any]) -> None:
+        """Do not ask for it again."""
+        with self.changed:
+            self.streams = [entry for entry in self.streams if entry[0] is not start]
+
+    def _ask(self, session: Session, start: Start[Any], done: Done) -> None:
+        def answered(answer: Message | Exception) -> None:
+            if isinstance(answer, Message):  # an error: the next connection asks again
+                done(answer)
+
+        session.ask(Exchange(start), answered)
+
+    def sort(self, session: Session) -> None:
+        super().sort(session)
+        errors = session.inbox.errors
+        lost = [error for error in errors if not isinstance(error, MessageTooLarge)]
+        errors.clear()
+        errors.extend(lost)  # a lost connection is no error of a link that makes another
+
+    def _opened(self, sock: socket.socket) -> None:
+        with self.changed:
+            self._opening = sock
+            if self.closed:
+                raise ConnectionAbortedError("this link was closed")
+
+    def close(self, *, linger: bool) -> None:
+        with self.changed:
+            if self.channel is None:
+                self.closed = True
+                if self._opening is not None:
+                    with contextlib.suppress(OSError):  # a handshake that the peer does not answer
+                        self._opening.shutdown(socket.SHUT_RDWR)
+        super().close(linger=linger)
+
+    def _pause(self, duration: float) -> None:
+        with self.changed:
+            self.changed.wait_for(lambda: self.closed, duration)
+
+    def _begin(self, channel: Channel) -> None:
+        """Queue what a connection begins with: the hello, the streams that are open, and what is
+        latched. What waits in the outbox follows."""
+        session = channel.session
+        with self.changed:
+            wires = greeting(session.protocol, hello=self._options.hello)
+            session.greeting.extend(Packed(wire, as_it_is=True) for wire in wires)
+            for start, done in self.streams:
+                self._ask(session, start, done)
+                session.greeting.append(session.pack(start))
+            session.greeting.extend(self.latched.values())
+            self.attach(channel)
+            self.flush()
+
+    def _lose(self, channel: Channel) -> Exception | None:
+        """A connection is over: keep what had come, and what had not left whole."""
+        session = channel.session
+        with self.changed:
+            while channel.read():
+                pass
+            self.sort(session)
+            session.end()
+            reason = session.close_reason
+            session.lost(reason or ConnectionClosed("this link was closed"))
+            self._stripped += session.protocol.stripped
+            packed = session.take_back()
+            if packed is not None and not self.closed and packed not in self.latched.values():
+                self._outbox.put_back(packed, packed.size, packed.stream)
+            channel.close()
+            if not self.closed:
+                self.channel = None
+                self.session = self._new_session()
+            self.changed.notify_all()
+        return reason
+
+
+class ReconnectingLink(DrainedLink):
+    """A link that reconnects by itself, see `connect(reconnect=…)`.
+
+    Sending while the peer is away, or takes nothing, queues under a policy; receiving waits. A
+    thread keeps the connection and reads it; on a new one it sends the hello, asks again for the
+    streams that are open, and sends what was latched and what is queued, in this order. Iterating
+    goes on over all of them.
+
+    What had been handed to the system when a connection broke may or may not have arrived: this end
+    cannot tell. Everything else that is lost is in `stats.dropped`.
+    """
+
+    _pump: Supervised
+
+    @property
+    def connected(self) -> bool:
+        """Whether the peer is there now."""
+        return self._pump.connected
+
+    @property
+    def close_reason(self) -> Exception | None:
+        """Why the link is over: it was closed, or the backoff has given up; else None."""
+        return self._pump.end()
+
+    @property
+    def stripped(self) -> int:
+        """Messages that went out without metadata and id, since the peer had not shown header
+        version 2 yet."""
+        return self._pump.stripped
+
+    def wait_connected(self, timeout: float | None = None) -> bool:
+        """Wait until the peer is there; returns whether it is.
+
+        Raises:
+            ConnectionClosed, or the error with which the backoff gave up: it never will be.
+        """
+        timeout = seconds("timeout", timeout)
+        end = math.inf if timeout is None else time.monotonic() + timeout
+        with self._pump.changed:
+            while not self._pump.connected:
+                self._check_open()
+                left = end - time.monotonic()
+                if left <= 0 or not wait(self._pump.changed, None if left == math.inf else left):
+                    return self._pump.connected
+            return True
+
+    def send(self, message: Message | Frame, *, crc: bool = True, latch: bool = False) -> None:
+        """Send one message, or queue it while the peer is away; it is packed at once.
+
+        Args:
+            message, crc: see Link.send.
+            latch: also send it on each new connection, until a newer one of this type and device
+                name takes its place.
+
+        Raises:
+            EncodeError: the message cannot be sent.
+            ConnectionClosed: the link was closed, or the error with which the backoff gave up.
+            TimeoutError: with the policy "block", the peer took nothing for the write_timeout.
+        """
+        with self._pump.changed:
+            self._check_open()
+            packed = self.session.pack_for_later(message, crc=crc)
+            if latch:
+                self._pump.latched[packed.stream] = packed
+            self._queue(packed)
+
+    def send_hello(self) -> None:
+        """Offer header version 2 now; `connect(hello=True)` does so on each connection."""
+        with self._pump.changed:
+            if self._pump.connected:
+                super().send_hello()
+
+    def _check_open(self) -> None:
+        reason = self._pump.end()
+        if reason is not None:
+            raise reason.with_traceback(None)
+        if self.closed:
+            raise ConnectionClosed("this link was closed")
+
+    def request(self, exchange: Exchange, timeout: float | None) -> Message:
+        timeout = seconds("timeout", timeout)
+        if isinstance(exchange.request, Start):
+            answers: list[Any] = []
+            self._pump.open_stream(exchange.request, answers.append)
+            take = lambda: answers[0] if answers else None  # noqa: E731
+            answer: Message = self._within(take, exchange, math.inf if timeout is None else timeout)
+            return answer
+        began = time.monotonic()
+        if not self.wait_connected(timeout):
+            raise TimeoutError(f"{named(self.peer)} was not there within {timeout} s")
+        if timeout is not None:
+            timeout = max(0.0, timeout - (time.monotonic() - began))
+        return super().request(exchange, timeout)
+
+    @contextlib.contextmanager
+    def stream(self, start: Start[M], *, timeout: float | None = 5.0) -> Iterator[StreamReader[M]]:
+        """As Link.stream; after a reconnect it is asked for again, and goes on."""
+        try:
+            with super().stream(start, timeout=timeout) as frames:
+                yield frames
+        finally:
+            self._pump.leave_stream(start)
+
+    def _stop(self, start: Start[Any], acknowledged: bool) -> None:
+        self._pump.leave_stream(start)  # before STP_: a connection that is made now does not ask
+        if self._pump.connected:
+            super()._stop(start, acknowledged)
+
+    def __repr__(self) -> str:
+        state = "connected to" if self.connected else "waiting for"
+        return f"<ReconnectingLink {state} {named(self.peer)} {self.stats}>"
+
+
+@overload
+def connect(
+    host: str = ..., port: int = ..., *, reconnect: None = None, **settings: Unpack[ConnectSettings]
+) -> Link: ...
+@overload
+def connect(
+    host: str = ...,
+    port: int = ...,
+    *,
+    reconnect: Backoff,
+    on_event: OnEvent | None = ...,
+    **settings: Unpack[ReconnectSettings],
+) -> ReconnectingLink: ...
+def connect(
+    host: str = "localhost",
+    port: int = PORT,
+    *,
+    reconnect: Backoff | None = None,
+    on_event: OnEvent | None = None,
+    **settings: Any,
+) -> Link:
+    """Connect to a server.
+
+    Args:
+        host, port: of the server.
+        reconnect: makes it a ReconnectingLink, which is returned at once, connected or not.
+        on_event: for it: called with each LinkEvent, in its thread.
+        settings: see `igtl.options.ConnectOptions`; with `reconnect` also
+            `igtl.options.ReconnectOptions`.
+
+    Raises:
+        TypeError, ValueError: an option does not exist, or its value is not allowed.
+        OSError: no connection (ConnectionRefusedError, socket.gaierror, TimeoutError, …).
+        ssl.SSLError: a check of TLS failed; the text says which.
+    """
+    if reconnect is not None:
+        supervisor = Supervisor((host, port), reconnect, on_event)
+        return reconnecting(host, port, ReconnectOptions.of(settings), supervisor)
+    away = set(settings) & set(QueueSettings.__annotations__)
+    if away:
+        raise TypeError(f"{', '.join(sorted(away))} are for links with reconnect=")
+    options = ConnectOptions.of(settings)
+    if not options.drain:
+        return connect_once(host, port, options)
+    session = new_session(options)
+    transport = open_transport(host, port, options, session)
+    for wire in greeting(session.protocol, hello=options.hello):
+        session.greeting.append(Packed(wire, as_it_is=True))
+    return drained(transport, options)
+
+
+def reconnecting(
+    host: str, port: int, options: ReconnectOptions, supervisor: Supervisor
+) -> ReconnectingLink:
+    """A link that reconnects by itself, with these options."""
+
+    def open_connection(
+        session: Session, opened: Callable[[socket.socket], None]
+    ) -> SocketTransport:
+        return open_transport(host, port, options, session, opened)
+
+    pump = Supervised((host, port), options, supervisor, open_connection)
+    pump.start("igtl reconnect", pump.supervise)
+    return ReconnectingLink(pump, options)

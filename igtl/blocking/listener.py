@@ -1,0 +1,166 @@
+"""A listening socket that hands out a link for each client: `listen`."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Self, Unpack
+
+from igtl.blocking.drained import drained
+from igtl.blocking.link import Link, new_session
+from igtl.blocking.transport import SocketTransport
+from igtl.errors import ConnectionClosed
+from igtl.log import log
+from igtl.net.sockets import (
+    REST,
+    Waiter,
+    concerns_one_client,
+    is_exhausted,
+    listening_socket,
+    tune,
+)  # fmt: skip
+from igtl.options import PORT, ListenOptions, ListenSettings, seconds
+from igtl.session.layers import Layer
+
+
+class Listener:
+    """A listening socket that hands out a Link for each client; see `listen`.
+
+    Iterating yields links as clients come, until it is closed.
+
+    Attributes:
+        host, port: where it listens.
+    """
+
+    def __init__(self, sock: socket.socket, linked: Callable[[socket.socket], Link]) -> None:
+        self._sock = sock
+        self._linked = linked
+        self._readable = Waiter(sock)
+        self._accepting = threading.Lock()  # one thread after the other waits at the socket
+        self._ended = threading.Event()
+        self._resting = False
+        self.host, self.port = sock.getsockname()[:2]
+
+    def accept(self, *, timeout: float | None = None) -> Link:
+        """Wait for the next client; any number of threads may. With TLS, its handshake takes place
+        at the first recv or send, so that one that hangs does not keep the others waiting.
+
+        Where the system has no descriptor or no memory left, this is logged once, and tried again
+        every second.
+
+        Raises:
+            TimeoutError: none came within `timeout` seconds.
+            ConnectionClosed: the listener was closed.
+        """
+        timeout = seconds("timeout", timeout)
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            try:
+                sock = self._accept(deadline)
+            except TimeoutError:
+                raise TimeoutError(f"no client within {timeout:g} s") from None
+            except (OSError, ValueError) as error:
+                if self._ended.is_set():
+                    raise ConnectionClosed("this listener was closed") from error
+                raise
+            if sock is None:
+                continue
+            try:
+                return self._linked(sock)
+            except OSError:  # gone already
+                sock.close()
+
+    def _accept(self, deadline: float | None) -> socket.socket | None:
+        """The socket of the next client; None: the one that came has left."""
+
+        def left() -> float | None:
+            return None if deadline is None else max(0.0, deadline - time.monotonic())
+
+        wait = left()
+        if not self._accepting.acquire(timeout=-1 if wait is None else wait):
+            raise TimeoutError
+        try:
+            self._readable(left())
+            try:
+                sock, _ = self._sock.accept()
+                self._resting = False
+                return sock
+            except BlockingIOError:  # it has left
+                return None
+            except OSError as error:
+                if self._ended.is_set():
+                    raise
+                if is_exhausted(error):
+                    self._rest(error, left())
+                elif not concerns_one_client(error):
+                    raise
+                return None
+        finally:
+            self._accepting.release()
+
+    def _rest(self, error: OSError, wait: float | None) -> None:
+        if not self._resting:
+            self._resting = True
+            log(logging.WARNING, "accepting rests: %s", error, cause=error)
+        self._ended.wait(REST if wait is None else min(REST, wait))
+
+    def __iter__(self) -> Iterator[Link]:
+        while True:
+            try:
+                yield self.accept()
+            except ConnectionClosed:
+                return
+
+    def close(self) -> None:
+        """Stop listening; links that were handed out live on."""
+        if not self._ended.is_set():
+            self._ended.set()
+            with contextlib.suppress(OSError):
+                self._sock.shutdown(socket.SHUT_RDWR)  # wakes accept on Linux
+            self._sock.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+def listen(
+    host: str = "127.0.0.1", port: int = PORT, **settings: Unpack[ListenSettings]
+) -> Listener:
+    """Listen for clients, and treat each as a Link of your own: for a program that serves one
+    peer, or a thread a client. `igtl.serve` serves many.
+
+    Args:
+        host: address to listen on; default loopback only, "0.0.0.0" for all.
+        port: 0 takes a free one.
+        settings: see `igtl.options.ListenOptions`.
+
+    Raises:
+        TypeError, ValueError: an option does not exist, or its value is not allowed.
+        OSError: the address cannot be used.
+    """
+    options = ListenOptions.of(settings)
+
+    def linked(sock: socket.socket) -> Link:
+        session = new_session(options, peer=sock.getpeername()[:2], local=sock.getsockname()[:2])
+        tune(sock, options.keepalive)
+        layer: Layer | None = None
+        if options.ssl is not None:
+            from igtl.session.tls import TLSLayer
+
+            layer = TLSLayer(options.ssl, server_side=True)
+        transport = SocketTransport(
+            sock, session, layer, handshake_timeout=options.handshake_timeout
+        )
+        if not options.drain:
+            return Link(transport, options)
+        transport.handshake(options.handshake_timeout)
+        return drained(transport, options)
+
+    return Listener(listening_socket(host, port), linked)

@@ -1,0 +1,88 @@
+"""Two links joined in memory: for tests and examples that need no port."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from typing import Unpack
+
+from igtl.blocking.link import Link, new_session
+from igtl.options import LinkOptions, LinkSettings
+from igtl.session.protocol import Parts
+from igtl.session.session import Session
+
+
+class MemoryTransport:
+    """One end of a pair; what is sent is copied at once, and kept until the other end reads it."""
+
+    def __init__(self, session: Session, ready: threading.Condition) -> None:
+        self.session = session
+        self._ready = ready  # shared by both ends
+        self._arrived: deque[memoryview] = deque()
+        self._closed = False
+        self.other: MemoryTransport
+
+    def send(self, parts: Parts, patience: float | None = None) -> None:
+        with self._ready:
+            if self._closed or self.other._closed:
+                raise BrokenPipeError("the other end is closed")
+            self.other._arrived += (memoryview(bytes(part)) for part in parts)
+            self._ready.notify_all()
+
+    def receive(self, timeout: float | None) -> None:
+        n = self.recv_into(self.session.get_buffer(), timeout)
+        if n:
+            self.session.received(n)
+        else:
+            self.session.received_eof()
+
+    def recv_into(self, buffer: memoryview, timeout: float | None) -> int:
+        """Bytes of the other end, written to the start of the buffer; 0 at the end.
+
+        Raises:
+            TimeoutError: none came within `timeout` seconds.
+        """
+        with self._ready:
+            ready = lambda: self._arrived or self._closed or self.other._closed  # noqa: E731
+            if not self._ready.wait_for(ready, timeout):
+                raise TimeoutError
+            if not self._arrived:
+                return 0
+            part = self._arrived.popleft()
+            n = min(len(part), len(buffer))
+            buffer[:n] = part[:n]
+            if n < len(part):
+                self._arrived.appendleft(part[n:])
+            return n
+
+    def ended(self) -> bool:
+        with self._ready:
+            return self.other._closed and not self._arrived
+
+    def finish(self) -> None:
+        pass  # what was sent lies with the other end already
+
+    def shutdown(self) -> None:
+        with self._ready:
+            self._closed = True
+            self._ready.notify_all()
+
+    def close(self) -> None:
+        self._arrived.clear()
+
+    def fileno(self) -> int:
+        return -1
+
+
+def pipe(**settings: Unpack[LinkSettings]) -> tuple[Link, Link]:
+    """Two links, each the other's peer. Both write header version 2, unless told otherwise.
+
+    Args:
+        settings: of both, see `igtl.options.LinkOptions`.
+    """
+    options = LinkOptions.of({"version": 2, **settings})
+    ready = threading.Condition()
+    a = MemoryTransport(new_session(options, peer="pipe b", local="pipe a"), ready)
+    b = MemoryTransport(new_session(options, peer="pipe a", local="pipe b"), ready)
+    a.other, b.other = b, a
+    return Link(a, options), Link(b, options)

@@ -1,0 +1,58 @@
+"""A new link after each disconnect: `reconnect`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator
+from typing import Unpack
+
+from igtl.blocking.link import Link, connect_once
+from igtl.options import PORT, ConnectOptions, ConnectSettings
+from igtl.session.backoff import Backoff, OnEvent, Supervisor
+
+
+def reconnect(
+    host: str = "localhost",
+    port: int = PORT,
+    *,
+    backoff: Backoff | None = None,
+    on_event: OnEvent | None = None,
+    **settings: Unpack[ConnectSettings],
+) -> Generator[Link]:
+    """Yield a new link after each disconnect, for ever:
+
+        for link in igtl.reconnect("tracker", backoff=igtl.Backoff(0.1, 30)):
+            for message in link: ...
+
+    Iterating over such a link ends on any disconnect, whose cause is `link.close_reason`. The next
+    turn closes the link, waits, and connects again.
+
+    Args:
+        host, port: of the server.
+        backoff: default Backoff().
+        on_event: called with a LinkEvent each time.
+        settings: see `igtl.options.ConnectOptions`; a hello is sent on each connection.
+
+    Raises:
+        TypeError, ValueError: an option does not exist, or its value is not allowed.
+        OSError, ssl.SSLError, ProtocolError: the last error, when the backoff gives up.
+    """
+    supervisor = Supervisor((host, port), backoff or Backoff(), on_event)
+    return _links(host, port, supervisor, ConnectOptions.of(settings))
+
+
+def _links(
+    host: str, port: int, supervisor: Supervisor, options: ConnectOptions
+) -> Generator[Link]:
+    while True:
+        try:
+            link = connect_once(host, port, options, ends_quietly=True)
+        except OSError as error:
+            time.sleep(supervisor.failed(error))
+            continue
+        supervisor.connected()
+        try:
+            yield link
+        finally:
+            link.close()
+        time.sleep(supervisor.lost(link.close_reason))

@@ -1,0 +1,320 @@
+"""How a blocking link moves the bytes of its session: over a socket, through a layer such as TLS if
+there is one.
+
+One thread sends and one receives at a time; any thread may shut a transport down.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import socket
+import sys
+import threading
+import time
+from typing import Protocol
+
+from igtl.net.sockets import DONTWAIT, Quiet, Waiter, broken, unsent
+from igtl.session.layers import SCRATCH, Layer
+from igtl.session.protocol import Parts
+from igtl.session.session import SLICE, Session
+
+_LINGER = 1.0  # seconds that close waits for the peer's system to take what was sent
+_FAREWELL = 1.0  # seconds in which the peer must take something, for the farewell to go out
+_PARTS = 64  # buffers handed to the system at once; it takes 1,024 or fewer
+_WINDOWS = sys.platform == "win32"
+
+
+class Transport(Protocol):
+    """Moves bytes for a link.
+
+    Attributes:
+        session: whose bytes.
+    """
+
+    session: Session
+
+    def send(self, parts: Parts, patience: float | None = None) -> None:
+        """Return when the system has taken all bytes; what it has taken leaves `parts`.
+
+        Args:
+            patience: seconds in which the peer must take something; None waits without end.
+
+        Raises:
+            TimeoutError: the peer took nothing for so long. `parts` has the rest.
+            OSError: the connection is broken, or the layer has failed.
+        """
+
+    def receive(self, timeout: float | None) -> None:
+        """Wait for bytes, and feed them, or the end of the stream, to the session.
+
+        Raises:
+            TimeoutError: none came within `timeout` seconds.
+            OSError: the connection is broken, or the layer has failed.
+        """
+
+    def ended(self) -> bool:
+        """Whether the peer has closed or reset the connection, as far as this can be seen without
+        waiting and without taking what it has sent."""
+
+    def finish(self) -> None:
+        """Tell the peer that nothing more comes, and let its system take what was sent."""
+
+    def shutdown(self) -> None:
+        """End both directions, and any wait in `send` and `receive`."""
+
+    def close(self) -> None:
+        """Give the resources back."""
+
+    def fileno(self) -> int:
+        """Descriptor of the socket; -1 where there is none."""
+
+
+class SocketTransport:
+    """Over a connected stream socket.
+
+    Args:
+        handshake_timeout: seconds for the handshake of the layer, which takes place in
+            `handshake` or at the first `send` or `receive`; None waits without end.
+    """
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        session: Session,
+        layer: Layer | None = None,
+        *,
+        handshake_timeout: float | None = None,
+    ) -> None:
+        self.sock = sock
+        self.session = session
+        sock.setblocking(True)
+        self.layer = layer
+        self._readable = Waiter(sock)
+        self._writable = Waiter(sock, write=True)
+        self._handshake_timeout = handshake_timeout
+        self._deadline: float | None = None  # of the handshake, from its begin on
+        self._lock = threading.Lock()  # the state of the layer, never held while waiting
+        self._shaking = threading.Lock()
+        self._flushing = threading.Lock()  # what the layer sends keeps its order
+        self._unsent: Parts = []  # out of the layer, and not taken by the system yet
+        self._scratch = memoryview(b"") if layer is None else memoryview(bytearray(SCRATCH))
+        if layer is not None:
+            layer.begin()
+
+    # -- sending
+
+    def send(self, parts: Parts, patience: float | None = None) -> None:
+        if self.layer is None:
+            self._send(parts, patience)
+            return
+        self.handshake(None)
+        self._flush(patience)
+        while parts:
+            data = memoryview(parts[0]).cast("B")
+            with self._lock:
+                self.layer.wrap(data[:SLICE])
+            if len(data) > SLICE:
+                parts[0] = data[SLICE:]
+            else:
+                del parts[0]
+            self._flush(patience)
+
+    def _send(self, parts: Parts, patience: float | None) -> None:
+        try:
+            if patience is None and not _WINDOWS:
+                if len(parts) == 1:
+                    self.sock.sendall(parts.pop())
+                while parts:
+                    _take(parts, self.sock.sendmsg(parts[:_PARTS]))
+            elif DONTWAIT:
+                self._send_without_waiting(parts, patience)
+            else:
+                self._send_slices(parts, patience)
+        except Quiet:
+            raise TimeoutError(f"the peer took nothing for {patience:g} s") from None
+        except ValueError:  # another thread has closed the socket while this one waited for room
+            raise ConnectionAbortedError(errno.EBADF, "the socket was closed") from None
+        except OSError as error:
+            raise broken(error) from error
+
+    def _send_without_waiting(self, parts: Parts, patience: float | None) -> None:
+        """Wait for room apart from writing: the only way to bound a send."""
+        while parts:
+            try:
+                _take(parts, self.sock.sendmsg(parts[:_PARTS], (), DONTWAIT))
+            except BlockingIOError:
+                self._writable(patience)
+
+    def _send_slices(self, parts: Parts, patience: float | None) -> None:
+        """On Windows, which has no MSG_DONTWAIT: a socket that is writable takes so much."""
+        while parts:
+            self._writable(patience)
+            _take(parts, self.sock.send(memoryview(parts[0]).cast("B")[:4096]))
+
+    def _flush(self, patience: float | None = None, *, wait: bool = True) -> None:
+        """Send what the layer has to send. Without `wait`, leave it to a thread that is sending."""
+        layer = self.layer
+        assert layer is not None
+        while True:
+            if not self._flushing.acquire(blocking=wait):
+                return
+            try:
+                with self._lock:
+                    data = layer.outgoing()
+                if data:
+                    self._unsent.append(data)
+                if not self._unsent:
+                    return
+                self._send(self._unsent, patience)
+            finally:
+                self._flushing.release()
+
+    # -- receiving
+
+    def receive(self, timeout: float | None) -> None:
+        session = self.session
+        if self.layer is not None:
+            if self.layer.ready:
+                self._receive_layer(timeout)
+            else:
+                self.handshake(timeout)
+            return
+        n = self._recv_into(session.get_buffer(), timeout)
+        if n:
+            session.received(n)
+        else:
+            session.received_eof()
+
+    def _recv_into(self, buffer: memoryview, timeout: float | None) -> int:
+        try:
+            if timeout is not None or _WINDOWS:
+                self._readable(timeout)
+            return self.sock.recv_into(buffer)
+        except Quiet:
+            raise
+        except OSError as error:
+            raise broken(error) from error
+
+    def _receive_layer(self, timeout: float | None) -> None:
+        """Feed the layer until it has something for the session, or is through its handshake."""
+        session, layer = self.session, self.layer
+        assert layer is not None
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            was_ready = layer.ready
+            n = self._read_layer()
+            if n is not None:
+                if n:
+                    session.received(n)
+                else:
+                    session.received_eof(clean=layer.clean_end)
+                return
+            # a thread that receives never waits for room
+            with contextlib.suppress(TimeoutError):
+                self._flush(0.0, wait=False)
+            if layer.ready and not was_ready:
+                return
+            left = None if deadline is None else deadline - time.monotonic()
+            n = self._recv_into(self._scratch, left)
+            with self._lock:
+                if n:
+                    layer.feed(self._scratch[:n])
+                else:
+                    layer.feed_eof()
+
+    def _read_layer(self) -> int | None:
+        assert self.layer is not None
+        try:
+            with self._lock:
+                return self.layer.read_into(self.session.get_buffer())
+        except OSError:
+            with contextlib.suppress(OSError):  # tell the peer why
+                self._flush(0.0)
+            raise
+
+    def handshake(self, timeout: float | None) -> None:
+        """Bring the layer's handshake to its end; at once where there is no layer.
+
+        Raises:
+            TimeoutError: it is not through within `timeout` seconds.
+            ConnectionAbortedError: all calls together have taken the handshake_timeout.
+            OSError: it failed; the peer is told.
+        """
+        if self.layer is None or self.layer.ready:
+            return
+        end = None if timeout is None else time.monotonic() + timeout
+        if not self._shaking.acquire(timeout=-1 if timeout is None else timeout):
+            raise TimeoutError
+        try:
+            self._shake_hands(self.layer, end)
+        finally:
+            self._shaking.release()
+
+    def _shake_hands(self, layer: Layer, end: float | None) -> None:
+        if self._deadline is None and self._handshake_timeout is not None:
+            self._deadline = time.monotonic() + self._handshake_timeout
+        while not layer.ready:
+            limits = [at for at in (end, self._deadline) if at is not None]
+            left = max(0.0, min(limits) - time.monotonic()) if limits else None
+            try:
+                self._receive_layer(left)
+            except TimeoutError:
+                if self._deadline is not None and time.monotonic() >= self._deadline:
+                    raise ConnectionAbortedError("the TLS handshake took too long") from None
+                raise
+            if self.session.ended:
+                raise ConnectionResetError("the peer hung up during the TLS handshake")
+        self._flush()
+
+    # -- the end
+
+    def ended(self) -> bool:
+        if not DONTWAIT:  # Windows: a send will tell
+            return False
+        try:
+            return not self.sock.recv(1, socket.MSG_PEEK | DONTWAIT)
+        except BlockingIOError:
+            return False
+        except (OSError, ValueError):
+            return True
+
+    def finish(self) -> None:
+        if self.layer is not None and self.layer.ready:
+            with contextlib.suppress(OSError, ValueError):
+                with self._lock:
+                    self.layer.farewell()
+                self._flush(_FAREWELL)
+        # closing while unread bytes lie here makes the system reset the connection, and the
+        # peer then loses what has not reached it: so wait for that, and read meanwhile
+        with contextlib.suppress(OSError, ValueError):
+            self.sock.shutdown(socket.SHUT_WR)
+            deadline = time.monotonic() + _LINGER
+            while unsent(self.sock) and time.monotonic() < deadline:
+                # never waiting in recv: another thread may receive, and take it first
+                if not DONTWAIT or not self._discard():
+                    time.sleep(0.002)
+
+    def _discard(self) -> bool:
+        try:
+            return bool(self.sock.recv(SLICE, DONTWAIT))
+        except BlockingIOError:
+            return False
+
+    def shutdown(self) -> None:
+        with contextlib.suppress(OSError):  # the peer was faster
+            self.sock.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        self.sock.close()
+
+    def fileno(self) -> int:
+        return self.sock.fileno()
+
+
+def _take(parts: Parts, sent: int) -> None:
+    """Remove the first bytes from parts."""
+    while parts and sent >= len(parts[0]):
+        sent -= len(parts.pop(0))
+    if sent:
+        parts[0] = memoryview(parts[0])[sent:]

@@ -1,0 +1,114 @@
+"""What commands share that read and write files: warnings are said, `FILE[3]` chooses one of
+several images, and sequences of images are handled as recordings."""
+
+from __future__ import annotations
+
+import errno
+import functools
+import os
+import re
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import click
+
+import igtl
+from igtl.cli.terminal import say
+from igtl.files import sequences
+
+F = TypeVar("F", bound=Callable[..., Any])
+_CHOSEN: Final = re.compile(r"(.+)\[(\d+)\]")
+
+
+def place(word: str) -> tuple[Path, int | None] | None:
+    """The file that a word names, and the number behind it; None if there is no such file."""
+    if Path(word).exists():
+        return Path(word), None
+    match = _CHOSEN.fullmatch(word)
+    if match is None or not Path(match[1]).exists():
+        return None
+    return Path(match[1]), int(match[2])
+
+
+class File(click.ParamType):  # type: ignore[type-arg]
+    """A file that there is, or FILE[3]."""
+
+    name = "file"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> str:
+        if place(value) is None:
+            self.fail(f"{value!r} does not exist", param, ctx)
+        return str(value)
+
+
+@contextmanager
+def told() -> Iterator[None]:
+    """Say the warnings about files, without the line of the program that the user does not know."""
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always", igtl.FileWarning)
+        yield
+    for each in found:
+        if issubclass(each.category, igtl.FileWarning):
+            say(f"warning: {each.message}")
+        else:
+            warnings.warn_explicit(each.message, each.category, each.filename, each.lineno)
+
+
+def load(word: str, **how: Any) -> igtl.Message:
+    """The message of a file, or of one of its images: `FILE[3]`."""
+    path, frame = place(word) or (Path(word), None)
+    with told():
+        return igtl.files.load(path, frame=frame, **how)
+
+
+def save(message: igtl.Message, path: Path) -> None:
+    """Write a message to a file."""
+    with told():
+        igtl.files.save(message, path)
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[igtl.Recording]:
+    """A recording, or a file of several images as one: it is copied into a recording that exists
+    meanwhile."""
+    if not sequences.has_images(path):
+        with igtl.Recording(path) as recording:
+            yield recording
+        return
+    with tempfile.TemporaryDirectory(prefix="igtl-") as folder:
+        copy = Path(folder, "sequence.mcap")
+        with told():
+            messages = igtl.files.load_sequence(path)
+        with igtl.Recorder(copy) as recorder:
+            for message in messages:
+                frame = igtl.Frame.from_bytes(message.pack(cut_name=True))
+                recorder.write(frame, peer=path.name, received=message.timestamp or 0.0)
+        with igtl.Recording(copy) as recording:
+            yield recording
+
+
+def sequences_too(command: F) -> F:
+    """Decorator: a command that records into `file` writes a sequence where its suffix says so:
+    it records into a file that exists meanwhile, and the sequence is written at the end."""
+
+    @functools.wraps(command)
+    def wrapped(*args: Any, file: Path, **others: Any) -> Any:
+        if not sequences.is_sequence(file):
+            return command(*args, file=file, **others)
+        if file.exists():
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(file))
+        with tempfile.TemporaryDirectory(prefix="igtl-") as folder:
+            copy = Path(folder, file.name)
+            try:
+                return command(*args, file=copy, **others)
+            finally:
+                if copy.exists():
+                    with told(), igtl.Recording(copy) as recording:
+                        igtl.files.save_sequence(recording, file)
+                    say(f"{file}: written")
+
+    return wrapped  # type: ignore[return-value]

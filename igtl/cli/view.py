@@ -1,0 +1,137 @@
+"""`igtl view`: a live page in a browser."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+
+import click
+
+import igtl
+from igtl.cli import Failure
+from igtl.cli.arguments import Address
+from igtl.cli.sources import Source, receiving
+from igtl.cli.terminal import echo, say
+from igtl.log import named
+
+_EXISTING = click.Path(exists=True, dir_okay=False, path_type=Path)
+_LOOPBACK = ("localhost", "127.0.0.1", "::1")
+
+
+class _What(click.ParamType):  # type: ignore[type-arg]
+    """A recording, or an address."""
+
+    name = "source"
+
+    def convert(self, value: str, param: object, ctx: object) -> Path | tuple[str, int]:
+        path = Path(value)
+        if path.is_file():
+            return path
+        if path.suffix == ".mcap":
+            self.fail(f"{value}: there is no such file")
+        address: tuple[str, int] = Address().convert(value, param, ctx)
+        return address
+
+
+@click.command("view")
+@click.argument("sources", type=_What(), nargs=-1, metavar="[ADDRESS | FILE]...")
+@click.option(
+    "--at", type=Address(), default="localhost:8080", show_default=True,
+    help="Where the page is served.",
+)  # fmt: skip
+@click.option("--token", help="What a browser has to know. Default: a new one each time.")
+@click.option("--control", is_flag=True, help="Browsers may record too, not only look.")
+@click.option(
+    "--folder", type=click.Path(exists=True, file_okay=False, path_type=Path), default=".",
+    help="Where the record button makes its files.",
+)  # fmt: skip
+@click.option("--patients", is_flag=True, help="Show the names of patients.")
+@click.option(
+    "--max-browsers", type=click.IntRange(1), default=8, show_default=True,
+    help="Browsers that may watch at once.",
+)  # fmt: skip
+@click.option("--loop", is_flag=True, help="Play a recording again and again.")
+@click.option("--open", "opens", is_flag=True, help="Open the page in the browser of this machine.")
+@click.option("--page-cert", type=_EXISTING, help="Serve by HTTPS, with this certificate (PEM).")
+@click.option("--page-key", type=_EXISTING, help="Its key, if it is not in the same file.")
+@click.option("-s", "--seconds", type=click.FloatRange(0, min_open=True), help="End after so long.")
+@receiving
+def command(
+    sources: tuple[Path | tuple[str, int], ...],
+    at: tuple[str, int],
+    token: str | None,
+    control: bool,
+    folder: Path,
+    patients: bool,
+    max_browsers: int,
+    loop: bool,
+    opens: bool,
+    page_cert: Path | None,
+    page_key: Path | None,
+    seconds: float | None,
+    source: Callable[..., Source],
+) -> None:
+    """See what servers send, or a recording, live in a browser: tools, images, volumes, meshes,
+    plots, a table of the streams.
+
+    ADDRESS is HOST:PORT, default localhost:18944; several are shown together, and connected to
+    again when they come back. A FILE is a recording. Open the printed address in a browser; the
+    part behind # lets it in.
+    """
+    files = [s for s in sources if isinstance(s, Path)]
+    addresses = [s for s in sources if not isinstance(s, Path)]
+    if len(files) > 1 or (files and addresses):
+        raise click.UsageError("one recording, or any number of addresses")
+    if not sources:
+        addresses = [Address().convert("localhost", None, None)]
+    try:
+        view = igtl.View(
+            host=at[0], port=at[1], token=token, control=control, folder=folder,
+            patients=patients, max_browsers=max_browsers, cert=page_cert, key=page_key,
+        )  # fmt: skip
+    except (OSError, ValueError) as error:
+        raise Failure(f"{named(at)}: {error}") from None
+    with ExitStack() as stack:
+        stack.enter_context(view)
+        for path in files:
+            view.play(path, loop=loop)
+        for address in addresses:
+            incoming = _source(source, address, view)
+            stack.callback(incoming.close)
+            threading.Thread(
+                target=_receive, args=(incoming, address, view), name="igtl view", daemon=True
+            ).start()
+        if at[0] not in _LOOPBACK:
+            say(f"anybody who knows the address below may watch from {at[0]}; see docs/view.md")
+        echo(view.url)
+        if opens:
+            click.launch(view.url)
+        threading.Event().wait(seconds)
+
+
+def _source(source: Callable[..., Source], address: tuple[str, int], view: igtl.View) -> Source:
+    last = ""
+
+    def tell(text: str) -> None:
+        nonlocal last
+        if text != last:  # each attempt to connect fails alike
+            last = text
+            say(text)
+            view.note(text, source=named(address))
+
+    return source(address, heal=True, crc="warn", tell=tell)
+
+
+def _receive(incoming: Source, address: tuple[str, int], view: igtl.View) -> None:
+    """Show what a source sends; in a thread, for a source may wait for its client."""
+    try:
+        with incoming:
+            view.watch(lambda: incoming.stats)
+            for message in incoming.messages():
+                view.show(message)
+    except (igtl.IgtlError, OSError, click.ClickException) as error:
+        text = error.message if isinstance(error, click.ClickException) else str(error)
+        say(text)
+        view.note(text, source=named(address))

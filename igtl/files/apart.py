@@ -1,0 +1,73 @@
+"""Decoders that a damaged file can crash: VTK and the TIFF reader of ITK write past their memory on
+wrong counts. They run in a process of their own, and its end becomes a FileError here."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final, TypeVar
+
+from igtl.errors import FileError
+from igtl.files.blame import blamed
+from igtl.files.notes import collected, note
+
+T = TypeVar("T")
+_START: Final = (
+    "import pickle, sys; sys.path[:] = pickle.load(sys.stdin.buffer); "
+    "from igtl.files.apart import answer; answer()"
+)
+_MEMORY: Final = 4 << 30  # bytes of addresses, and as many times the file as
+_TIMES: Final = 32
+
+
+def apart(read: Callable[[Path], T], path: Path) -> T:
+    """What a function makes of a file, computed in another Python.
+
+    Args:
+        read: a function of a module; its result can be pickled.
+
+    Raises:
+        FileError: the process ended without an answer. And what `read` raises.
+    """
+    with path.open("rb"):  # OSError as usual
+        pass
+    asked = pickle.dumps(sys.path) + pickle.dumps((read, path, path.stat().st_size))
+    done = subprocess.run(
+        [sys.executable, "-c", _START], input=asked, stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL, check=False,
+    )  # fmt: skip
+    try:
+        result, error, notes = pickle.loads(done.stdout)
+    except (EOFError, pickle.UnpicklingError):
+        raise FileError(path, "is damaged: its decoder came to an end at it") from None
+    for text in notes:
+        note(text)
+    if error is not None:
+        raise error
+    found: T = result
+    return found
+
+
+def answer() -> None:
+    """The other process: read the question from standard input, answer on standard output."""
+    out = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what libraries print is no part of the answer
+    read, path, size = pickle.load(sys.stdin.buffer)
+    with contextlib.suppress(ImportError, ValueError, OSError):
+        import resource  # not on Windows
+
+        resource.setrlimit(resource.RLIMIT_AS, (_MEMORY + _TIMES * size,) * 2)
+    result = error = None
+    with collected() as notes:
+        try:
+            with blamed(path):
+                result = read(path)
+        except Exception as caught:
+            error = caught
+    with out:
+        pickle.dump((result, error, notes), out)

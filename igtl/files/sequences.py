@@ -1,0 +1,196 @@
+"""Sequences: files of images in time with the transforms of the same instants, as PLUS and 3D
+Slicer record them, to timed messages and back."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+
+from igtl.codec.message import Message
+from igtl.errors import FileError
+from igtl.files.notes import note
+from igtl.files.series import Series, placed, times_of
+from igtl.messages.imaging import Image
+from igtl.messages.tracking import TrackingData, Transform
+from igtl.recording.reader import Recording
+
+SUFFIXES: Final = (".igs.mha", ".igs.mhd", ".igs.nrrd", ".seq.mha", ".seq.mhd", ".seq.nrrd")
+_TRANSFORM: Final = "Transform"
+_STATUS: Final = "TransformStatus"
+_STAMPS: Final = ("Timestamp", "UnfilteredTimestamp")
+
+
+def is_sequence(path: Path) -> bool:
+    """Whether the name of a file is that of a sequence."""
+    return path.name.lower().endswith(SUFFIXES)
+
+
+def has_images(path: Path) -> bool:
+    """Whether a file is one of images, by its name: of these all but pictures may be several."""
+    return path.name.lower().endswith((".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd", ".dcm"))
+
+
+def messages_of(series: Series, path: Path, device_name: str) -> list[Message]:
+    """In the order of time: each image, then the transforms of its instant."""
+    times = times_of(series)
+    out: list[Message] = []
+    for n in range(len(series.frames)):
+        stamp = 0.0 if times is None else times[n]
+        if not 0 <= stamp < 2**32:
+            raise FileError(path, f"the time {stamp} of image {n} cannot be sent")
+        fields = dict(series.fields[n]) if series.fields else {}
+        transforms, others = _split(fields, path)
+        if series.frames[n].size:
+            image = series.image(n)
+            image.device_name, image.timestamp = device_name, stamp
+            image.metadata.update(others)
+            out.append(image)
+        for name, (matrix, status) in transforms.items():
+            if "\0" in name:
+                raise FileError(path, f"a transform has the name {name!r}")
+            transform = Transform(matrix, device_name=name, timestamp=stamp)
+            transform.metadata[_STATUS] = status
+            out.append(transform)
+    return out
+
+
+def _split(fields: dict[str, str], path: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    """Transforms with their statuses, by name, and all other fields of an image."""
+    transforms: dict[str, Any] = {}
+    for key in [key for key in fields if key.endswith(_TRANSFORM) and key != _TRANSFORM]:
+        numbers = [float(word) for word in fields.pop(key).split()]
+        if len(numbers) != 16:
+            raise FileError(path, f"{key!r} has {len(numbers)} numbers, not 16")
+        status = fields.pop(f"{key}Status", "OK")
+        transforms[key.removesuffix(_TRANSFORM)] = np.reshape(numbers, (4, 4)), status
+    for key in _STAMPS:
+        fields.pop(key, None)
+    return transforms, fields
+
+
+class _Sample(NamedTuple):
+    time: float | None
+    matrix: Any
+    status: str
+
+
+def series_of(messages: Iterable[Message] | Recording, path: Path, tolerance: float) -> Series:
+    """Of the images among messages, with the transforms nearest in time."""
+    images: list[Image] = []
+    streams: dict[str, list[_Sample]] = {}
+    left_out: set[str] = set()
+    for message in _each(messages):
+        if isinstance(message, Image):
+            images.append(message)
+        elif isinstance(message, Transform):
+            status = str(message.metadata.get(_STATUS, "OK"))
+            streams.setdefault(message.device_name, []).append(
+                _Sample(message.timestamp, np.array(message.matrix), status)
+            )
+        elif isinstance(message, TrackingData):
+            for tool in message.tools:
+                streams.setdefault(tool.name, []).append(
+                    _Sample(message.timestamp, np.array(tool.matrix), "OK")
+                )
+        else:
+            left_out.add(message.type_name)
+    if left_out:
+        note(f"a sequence has no place for {', '.join(sorted(left_out))}")
+    names = sorted({image.device_name for image in images})
+    if len(names) > 1:
+        raise FileError(path, f"a sequence has images of one device, not of {', '.join(names)}")
+    if not images and not streams:
+        raise FileError(path, "there is neither an image nor a transform")
+    clock = max(streams.values(), key=len) if not images else []
+    times = [message.timestamp for message in images] or [sample.time for sample in clock]
+    series = _stack(images, path) if images else Series(
+        np.zeros((len(times), 1, 0, 0), np.uint8), np.eye(4)
+    )  # fmt: skip
+    series.fields = _fields(images, times, streams, tolerance)
+    if images and not np.allclose(places := _places(images), places[0], atol=1e-4):
+        name = "To".join(names[0].split("_")) if names[0].count("_") == 1 else "ImageToReference"
+        note(f"the images move: where each one is, is written as the transform {name}")
+        series.ijk_to_world = np.eye(4)
+        for each, place in zip(series.fields, places, strict=True):
+            each[name + _TRANSFORM] = _numbers(place)
+            each[f"{name}{_STATUS}"] = "OK"
+    return series
+
+
+def _each(messages: Iterable[Message] | Recording) -> Iterator[Message]:
+    if isinstance(messages, Recording):
+        for recorded in messages:
+            yield recorded.frame.unpack()
+    else:
+        yield from messages
+
+
+def _places(images: list[Image]) -> Any:
+    return np.array([placed(image, "RAS") for image in images])
+
+
+def _stack(images: list[Image], path: Path) -> Series:
+    first = images[0].array
+    for image in images:
+        if image.array.shape != first.shape or image.array.dtype != first.dtype:
+            raise FileError(
+                path, f"the images differ: {first.dtype} {first.shape}, "
+                f"{image.array.dtype} {image.array.shape}",
+            )  # fmt: skip
+    return Series(np.stack([image.array for image in images]), placed(images[0], "RAS"))
+
+
+def _fields(
+    images: list[Image],
+    times: Sequence[float | None],
+    streams: dict[str, list[_Sample]],
+    tolerance: float,
+) -> list[dict[str, str]]:
+    timed = any(time is not None for time in times)
+    if timed:
+        for samples in streams.values():
+            samples.sort(key=lambda sample: sample.time or 0.0)
+    out = []
+    for n, time in enumerate(times):
+        fields: dict[str, str] = {"FrameNumber": str(n)}
+        if timed:
+            fields["Timestamp"] = f"{time or 0.0:.6f}"
+        if images:
+            fields["ImageStatus"] = "OK"
+            fields |= _texts(images[n])
+        for name, samples in streams.items():
+            sample = _nearest(samples, time or 0.0, tolerance) if timed else (
+                samples[n] if n < len(samples) else None
+            )  # fmt: skip
+            key = name + _TRANSFORM
+            fields[key] = _numbers(np.eye(4) if sample is None else sample.matrix)
+            fields[f"{key}Status"] = "MISSING" if sample is None else sample.status
+        out.append(fields)
+    return out
+
+
+def _texts(image: Image) -> dict[str, str]:
+    """The metadata of an image that a line of text holds."""
+    out = {}
+    for key, value in image.metadata.items():
+        text = str(value)
+        if set("=\r\n") & set(key) or set("\r\n") & set(text):
+            note(f"the field {key!r} is no line of text and left out")
+        elif not key.endswith((_TRANSFORM, _STATUS)):
+            out[key] = text
+    return out
+
+
+def _nearest(samples: list[_Sample], time: float, tolerance: float) -> _Sample | None:
+    at = bisect_left(samples, time, key=lambda sample: sample.time or 0.0)
+    near = samples[max(0, at - 1) : at + 1]
+    found = min(near, key=lambda sample: abs((sample.time or 0.0) - time))
+    return found if abs((found.time or 0.0) - time) <= tolerance else None
+
+
+def _numbers(matrix: Any) -> str:
+    return " ".join(f"{x:.9g}" for x in np.asarray(matrix, np.float64).ravel())

@@ -1,0 +1,1 @@
+"""What blocking and asyncio drivers share about sockets."""

@@ -1,0 +1,487 @@
+"""What UDP senders and receivers share, blocking or not: sockets, and datagrams to messages.
+
+A message is one datagram of up to 65,507 bytes; a larger one goes through the RTP wrapper of the
+official library (docs/protocol.md 10.3), and is put together again here, bounded in memory and
+time. Nothing recovers what the network loses, doubles or reorders; it is counted: a message of
+which a packet came is either handed out once, or counted once as an error or as dropped.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import socket
+import struct
+import sys
+import threading
+import time
+from collections import OrderedDict
+from typing import Any, Self
+
+from igtl._core import Frame, Stats, packed_for, stream_key, unpack
+from igtl.codec import rtp
+from igtl.codec.message import Message
+from igtl.errors import BodyError, ConnectionClosed, MessageTooLarge, ProtocolError
+from igtl.log import log
+from igtl.net.sockets import Waiter
+from igtl.options import PORT, CRCPolicy, OnError, seconds
+
+MAX_DATAGRAM = 65507
+MAX_SIZE = 64 << 20
+_SO_TIMESTAMPNS = 35  # Linux; the socket module has no name for it
+_TIMESPEC = struct.Struct("qq")
+_ANCILLARY = socket.CMSG_SPACE(16) if hasattr(socket, "CMSG_SPACE") else 0
+_SOURCES = 256  # RTP sources that are told apart
+_WINDOW = 1024  # numbers, and messages, back to which a late packet is told from a double one
+_LEAST = 512  # bytes that a kept packet counts at least, for what Python adds to each
+_RECEIVE_BUFFER = 4 << 20
+
+
+def _interface_v6(name: str | None) -> int:
+    return 0 if name is None else int(name) if name.isdecimal() else socket.if_nametoindex(name)
+
+
+def _is_multicast(family: int, host: str) -> bool:
+    if family == socket.AF_INET6:
+        return host.lower().startswith("ff")
+    return 224 <= int(host.partition(".")[0]) <= 239
+
+
+class Socket:
+    """A UDP socket and its counters.
+
+    Attributes:
+        stats: messages, bytes, errors; see `igtl.Stats`.
+    """
+
+    _sock: socket.socket
+
+    def __init__(self) -> None:
+        self.stats = Stats()
+        self._closed = False
+
+    def close(self) -> None:
+        """Give the socket back."""
+        self._closed = True
+        self._sock.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+class Outgoing(Socket):
+    """The sending side.
+
+    Args:
+        host, port: where to: a host, a multicast group, or with `broadcast` a broadcast address.
+        interface: for multicast: the local address (IPv4), or the name or number of the
+            interface (IPv6). Default: the system's choice.
+        ttl: for multicast: how many routers it may pass; default 1, this network only.
+        payload_length: bytes of a datagram behind its RTP header, for messages over 65,507 bytes.
+
+    Attributes:
+        address: of the receiver.
+    """
+
+    def __init__(
+        self,
+        host: str,
+        port: int = PORT,
+        *,
+        interface: str | None = None,
+        ttl: int = 1,
+        broadcast: bool = False,
+        payload_length: int = rtp.PAYLOAD_LENGTH,
+    ) -> None:
+        super().__init__()
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[0]
+        self.address: Any = address
+        self._payload_length = payload_length
+        self._ssrc = int.from_bytes(os.urandom(4), "big")
+        self._sequence = 0
+        self._numbering = threading.Lock()  # several threads may send
+        self._sock = socket.socket(family, socket.SOCK_DGRAM)
+        try:
+            if broadcast:
+                self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+            if _is_multicast(family, str(address[0])):
+                self._choose_interface(family, interface, ttl)
+        except BaseException:
+            self._sock.close()
+            raise
+
+    def _choose_interface(self, family: int, interface: str | None, ttl: int) -> None:
+        if family == socket.AF_INET6:
+            number = _interface_v6(interface)
+            self._sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_HOPS, ttl)
+            self._sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF, number)
+            return
+        self._sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL, ttl)
+        if interface is not None:
+            number4 = socket.inet_aton(interface)
+            self._sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, number4)
+
+    def _datagrams(self, message: Message | Frame, crc: bool) -> list[bytes]:
+        """What to send for one message; counted as sent."""
+        if isinstance(message, Frame):
+            wire = bytes(message.data)
+        else:
+            wire = packed_for(message, None, crc=crc)
+            if len(wire) > MAX_DATAGRAM and wire[1] != 2:
+                wire = message.pack(crc=crc, version=2)  # all that fits the RTP wrapper
+        if len(wire) <= MAX_DATAGRAM:
+            packets = [wire]
+        else:
+            with self._numbering:
+                packets = rtp.split(
+                    wire, sequence=self._sequence, time=int(time.time() * 100), ssrc=self._ssrc,
+                    payload_length=self._payload_length,
+                )  # fmt: skip
+                self._sequence = (self._sequence + len(packets)) & 0xFFFF
+        self.stats.count_sent(wire, len(wire))
+        return packets
+
+
+class _Partial:
+    """A message of which some packets have come."""
+
+    def __init__(self) -> None:
+        self.packets: dict[int, rtp.Packet] = {}
+        self.bytes = 0  # of its packets
+        self.cost = 0  # of keeping them
+        self.total: int | None = None  # packets, known from the last one
+        self.progress = 0.0  # when (monotonic) a packet of it came last
+
+
+class _Source:
+    """One RTP source: the numbers that came, and the messages that are being put together.
+
+    Attributes:
+        first, next: lowest number that came; the one after the highest.
+        came: bit k is set where the number next - 1 - k came, of the last _WINDOW.
+        partial: incomplete messages by key, the one that has waited longest first.
+        cost: bytes that they count, all in all.
+        finished: hashes of the keys of messages that are complete or given up. A packet of theirs
+            that comes later is not the beginning of another.
+    """
+
+    def __init__(self, sequence: int) -> None:
+        self.first = self.next = sequence
+        self.came = 0
+        self.partial: OrderedDict[Any, _Partial] = OrderedDict()
+        self.cost = 0
+        self.finished: OrderedDict[int, None] = OrderedDict()
+
+    @property
+    def since(self) -> float:
+        """When (monotonic) the message that has waited longest got its last packet."""
+        return next(iter(self.partial.values())).progress if self.partial else math.inf
+
+    def keep(self, key: Any, packet: rtp.Packet, now: float) -> _Partial:
+        """Add a packet to its message."""
+        partial = self.partial.setdefault(key, _Partial())
+        if packet.fragment not in partial.packets:
+            cost = max(_LEAST, len(packet.data))
+            partial.packets[packet.fragment] = packet
+            partial.bytes += len(packet.data)
+            partial.cost += cost
+            self.cost += cost
+            partial.progress = now
+            self.partial.move_to_end(key)
+        return partial
+
+    def finish(self, key: Any) -> None:
+        """The message is complete, or given up."""
+        if (partial := self.partial.pop(key, None)) is not None:
+            self.cost -= partial.cost
+        self.finished[hash(key)] = None
+        if len(self.finished) > _WINDOW:
+            self.finished.popitem(last=False)
+
+
+class Incoming(Socket):
+    """The receiving side.
+
+    Args:
+        port: default 18944; 0 takes a free one, see `port`.
+        host: address to listen on, default loopback only; "0.0.0.0" for everybody.
+        group: multicast group to join, instead of `host`.
+        interface: for `group`: the local address (IPv4), or the name or number of the interface
+            (IPv6), to join on. Default: the system's choice.
+        crc: see `igtl.unpack`.
+        on_error: "skip" (default) counts datagrams that are no message, "raise" raises.
+        max_size: bytes of messages that are being put together of RTP packets, all in all; a
+            packet counts 512 bytes at least. Default 64 MiB. Where it is exceeded, the source that
+            holds most gives up the message that has waited longest.
+        reassembly_timeout: seconds without a new packet after which a message with missing packets
+            is given up; default 1. None: only for want of room, or by `close`.
+
+    Messages that are given up, at the latest by `close`, are counted in `stats.dropped` as
+    "incomplete".
+
+    Attributes:
+        host, port: where it listens.
+        gaps: RTP packets that never came, between the first and the last that did.
+        reordered: datagrams that came behind a later one, by their RTP number, or by the time
+            stamp of their message within its stream.
+        duplicates: datagrams that came again. Those by RTP are left out.
+    """
+
+    def __init__(
+        self,
+        port: int = PORT,
+        host: str = "127.0.0.1",
+        *,
+        group: str | None = None,
+        interface: str | None = None,
+        crc: CRCPolicy = "verify",
+        on_error: OnError = "skip",
+        max_size: int = MAX_SIZE,
+        reassembly_timeout: float | None = 1.0,
+    ) -> None:
+        super().__init__()
+        if isinstance(port, str):
+            raise TypeError(f"the port comes first, then the host: {port!r} is no port")
+        self._crc: CRCPolicy = crc
+        self._on_error = on_error
+        self._max_size = max_size
+        self._reassembly_timeout = seconds("reassembly_timeout", reassembly_timeout)
+        self.gaps = self.reordered = self.duplicates = 0
+        self._sources: OrderedDict[Any, _Source] = OrderedDict()  # the one not heard longest first
+        self._stamps: dict[Any, tuple[int, int]] = {}
+        self._lock = threading.RLock()  # of the sources: one thread receives, another may close
+        address = group or host
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        self._sock = socket.socket(family, socket.SOCK_DGRAM)
+        try:
+            if group is not None:
+                self._join(family, group, interface, port)
+            else:
+                self._sock.bind((host, port))
+            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
+            self._stamped = sys.platform == "linux" and struct.calcsize("P") == 8
+            if self._stamped:
+                self._sock.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
+        except BaseException:
+            self._sock.close()
+            raise
+        self._readable = Waiter(self._sock)
+        self.host, self.port = self._sock.getsockname()[:2]
+
+    def _join(self, family: int, group: str, interface: str | None, port: int) -> None:
+        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # several may listen
+        # bound to the group, so that nothing else on this port comes in; Windows cannot do that
+        here = "" if sys.platform == "win32" else group
+        if family == socket.AF_INET6:
+            number = _interface_v6(interface)
+            self._sock.bind((here, port, 0, number))
+            wanted = socket.inet_pton(family, group) + struct.pack("@I", number)
+            self._sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_JOIN_GROUP, wanted)
+        else:
+            self._sock.bind((here, port))
+            wanted = socket.inet_aton(group) + socket.inet_aton(interface or "0.0.0.0")
+            self._sock.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, wanted)
+
+    def _receive(self) -> tuple[bytes, Any, float | None]:
+        """One datagram, its sender, and when the kernel got it (seconds since 1970)."""
+        if not self._stamped:
+            data, address = self._sock.recvfrom(MAX_DATAGRAM + 1)
+            return data, address, None
+        data, ancillary, _, address = self._sock.recvmsg(MAX_DATAGRAM + 1, _ANCILLARY)
+        for level, kind, raw in ancillary:
+            if level == socket.SOL_SOCKET and kind == _SO_TIMESTAMPNS:
+                seconds, nanoseconds = _TIMESPEC.unpack(raw)
+                return data, address, seconds + nanoseconds * 1e-9
+        return data, address, None
+
+    def _take(self, data: bytes, address: Any, stamp: float | None) -> Message | None:
+        """The message that this datagram is, or completes.
+
+        Raises:
+            ProtocolError: it is no message, with on_error="raise".
+        """
+        now = time.monotonic()
+        try:
+            wire = self._whole(data, address, now)
+            if wire is None:
+                return None
+            message = unpack(wire, crc=self._crc)
+        except ProtocolError as error:
+            self._bad(error, data, address)
+            return None
+        message.peer = address
+        message.received = time.time()
+        message.received_monotonic = now
+        message.received_kernel = stamp
+        self.stats.count_received(wire, now)
+        if data is wire:
+            self._watch_stamp(message, (address, stream_key(wire)))
+        if message.crc_ok is False:
+            self.stats.errors["CRCError"] += 1
+        return message
+
+    def _take_frame(self, data: bytes, address: Any, stamp: float | None) -> Frame | None:
+        """As `_take`, as it came."""
+        now = time.monotonic()
+        try:
+            wire = self._whole(data, address, now)
+            if wire is None:
+                return None
+            frame = Frame.from_bytes(wire)
+        except (ProtocolError, ValueError) as error:
+            wrong = error if isinstance(error, ProtocolError) else ProtocolError(str(error))
+            self._bad(wrong, data, address)
+            return None
+        self.stats.count_received(wire, now)
+        return frame
+
+    def _whole(self, data: bytes, address: Any, now: float) -> bytes | None:
+        """The message that a datagram is, or completes."""
+        with self._lock:
+            if self._closed:
+                raise ConnectionClosed("this receiver was closed")
+            try:
+                if data[:1] != b"\x80":
+                    return data
+                return self._put_together(rtp.parse(data), address, now)
+            finally:
+                if self._expiry() <= now and self._is_drained():
+                    self._give_up(now)
+
+    def _bad(self, error: ProtocolError, data: bytes, address: Any) -> None:
+        self.stats.count_error(type(error).__name__)
+        log(logging.DEBUG, "bad datagram of %s: %s", address, error,
+            peer=address, size=len(data), cause=error)  # fmt: skip
+        if self._on_error == "raise":
+            raise error
+
+    # -- order
+
+    def _watch_stamp(self, message: Message, key: Any) -> None:
+        stamp = message.timestamp_raw
+        if not stamp:
+            return
+        newest, last_id = self._stamps.get(key, (0, 0))
+        if newest and stamp < newest:
+            self.reordered += 1
+        elif stamp == newest and message.message_id == last_id:
+            self.duplicates += 1
+        self._stamps[key] = max(stamp, newest), message.message_id
+        if len(self._stamps) > 16 * _SOURCES:
+            del self._stamps[next(iter(self._stamps))]
+
+    def _watch_number(self, source: _Source, sequence: int) -> None:
+        ahead = (sequence - source.next) & 0xFFFF
+        if ahead < 0x8000:
+            self.gaps += ahead
+            source.next += ahead + 1
+            source.came = (source.came << (ahead + 1) | 1) & ((1 << _WINDOW) - 1)
+            return
+        behind = 0xFFFF - ahead  # 0 is the highest that came
+        number = source.next - 1 - behind
+        if behind >= _WINDOW:
+            self.reordered += 1
+        elif source.came >> behind & 1:
+            self.duplicates += 1
+        else:
+            source.came |= 1 << behind
+            self.reordered += 1
+            if number < source.first:
+                self.gaps += source.first - number - 1
+                source.first = number
+            else:
+                self.gaps -= 1
+
+    # -- messages of several datagrams
+
+    def _source(self, key: Any, sequence: int) -> _Source:
+        source = self._sources.pop(key, None) or _Source(sequence)
+        self._sources[key] = source
+        if len(self._sources) > _SOURCES:
+            _, silent = self._sources.popitem(last=False)
+            self._drop_all(silent)
+        return source
+
+    def _put_together(self, packet: rtp.Packet, address: Any, now: float) -> bytes | None:
+        source = self._source((address, packet.ssrc), packet.sequence)
+        self._watch_number(source, packet.sequence)
+        key = packet.key
+        if hash(key) in source.finished:
+            return None
+        try:
+            wire = self._joined(source, packet, now)
+        except ProtocolError:
+            source.finish(key)
+            raise
+        if wire is not None:
+            source.finish(key)
+            return wire
+        while self._partial_bytes > self._max_size:
+            self._drop_oldest(max(self._sources.values(), key=lambda source: source.cost))
+        return None
+
+    def _joined(self, source: _Source, packet: rtp.Packet, now: float) -> bytes | None:
+        """The message, if this is the last packet that it needs."""
+        if packet.size > self._max_size:
+            raise MessageTooLarge(packet.size, self._max_size)
+        partial = source.keep(packet.key, packet, now)
+        if packet.last:
+            partial.total = packet.fragment + 1
+        if partial.bytes > packet.size:
+            raise BodyError(
+                "rtp", "fragment", f"{partial.bytes} bytes of a message of {packet.size}"
+            )
+        if len(partial.packets) != partial.total:
+            return None
+        return rtp.join(partial.packets.values())
+
+    @property
+    def _partial_bytes(self) -> int:
+        return sum(source.cost for source in self._sources.values())
+
+    def _expiry(self) -> float:
+        """When (monotonic) a message is given up next."""
+        if self._reassembly_timeout is None:
+            return math.inf
+        with self._lock:
+            since = min((source.since for source in self._sources.values()), default=math.inf)
+        return since + self._reassembly_timeout
+
+    def _is_drained(self) -> bool:
+        """Whether nothing waits in the socket, such as packets that came while the caller did
+        something else."""
+        try:
+            self._readable(0)
+        except TimeoutError:
+            return True
+        return False
+
+    def _give_up(self, now: float) -> None:
+        """Drop the messages that are overdue; called where nothing waits in the socket."""
+        with self._lock:
+            while self._expiry() <= now:
+                self._drop_oldest(min(self._sources.values(), key=lambda source: source.since))
+
+    def _drop_oldest(self, source: _Source) -> None:
+        self._drop(source, next(iter(source.partial)))
+
+    def _drop(self, source: _Source, key: Any) -> None:
+        source.finish(key)
+        _, _, front = key
+        self.stats.count_dropped(front, "incomplete")
+
+    def _drop_all(self, source: _Source) -> None:
+        for key in list(source.partial):
+            self._drop(source, key)
+
+    def _end(self) -> bool:
+        """Drop what is incomplete; whether this receiver was open until now."""
+        with self._lock:
+            was_open, self._closed = not self._closed, True
+            for source in self._sources.values():
+                self._drop_all(source)
+        return was_open

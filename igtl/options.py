@@ -1,0 +1,404 @@
+"""The options of links and servers: each is declared here once, with its default, unit and check.
+
+A function that opens something takes its options as keyword arguments, typed by a TypedDict
+(`Settings`), and turns them into a frozen dataclass (`Options.of`), which checks all of them at the
+call: a misspelt name or a wrong value raises there, not in a later `recv`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any, Literal, Self, TypedDict, get_args
+
+if TYPE_CHECKING:
+    from ssl import SSLContext
+
+    from igtl.codec.compression import Compression
+
+Version = Literal["auto", 1, 2]
+CRCPolicy = Literal["verify", "warn", "off"]
+OnError = Literal["raise", "skip"]
+Policy = Literal["block", "drop_oldest", "drop_newest", "latest"]
+InboxPolicy = Literal["drop_oldest", "drop_newest", "latest"]
+
+PORT = 18944  # assigned to OpenIGTLink by IANA
+MAX_SIZE = 1 << 30
+LARGEST = 1 << 62  # bytes; nothing larger can be addressed
+LONGEST = 2_000_000.0  # seconds (23 days): the longest wait that every system can count
+
+
+def seconds(name: str, value: float | None) -> float | None:
+    """A time-out in seconds, checked. 0 means at once; None and infinity mean that there is none.
+    One over LONGEST is shortened to LONGEST.
+
+    Args:
+        name: of the argument, for the error.
+
+    Raises:
+        ValueError: it is negative or not a number.
+        TypeError: it is no number at all.
+    """
+    if value is None or value == math.inf:
+        return None
+    if isinstance(value, bool) or math.isnan(value) or value < 0:
+        raise ValueError(
+            f"{name} must be 0 seconds or more, or None for no time-out, not {value!r}"
+        )
+    return min(float(value), LONGEST)
+
+
+# -- how an option is checked
+
+
+def _option(default: Any, check: Callable[[str, Any], Any]) -> Any:
+    return field(default=default, metadata={"check": check})
+
+
+def _seconds(default: float | None, *, at_least: float = 0.0, at_most: float = LONGEST) -> Any:
+    """Seconds; None switches the time-out off. More than `at_most` counts as that."""
+
+    def check(name: str, value: Any) -> float | None:
+        checked = seconds(name, value)
+        if checked is not None and checked < at_least:
+            raise ValueError(f"{name} must be at least {at_least:g} s, or None, not {value!r}")
+        return None if checked is None else min(checked, at_most)
+
+    return _option(default, check)
+
+
+def _count(default: int, *, at_least: int = 1, at_most: int = 1 << 62) -> Any:
+    """A whole number."""
+
+    def check(name: str, value: Any) -> int:
+        if isinstance(value, bool) or not hasattr(value, "__index__"):
+            raise TypeError(f"{name} must be a whole number, not {value!r}")
+        number: int = value.__index__()
+        if not at_least <= number <= at_most:
+            raise ValueError(f"{name} must be between {at_least} and {at_most}, not {value!r}")
+        return number
+
+    return _option(default, check)
+
+
+def _choice(default: Any, kind: Any) -> Any:
+    """One of the values of a Literal type."""
+    choices = get_args(kind)
+
+    def check(name: str, value: Any) -> Any:
+        # True == 1, but nobody means header version 1 by it
+        if not any(value == choice and type(value) is type(choice) for choice in choices):
+            raise ValueError(
+                f"{name} must be one of {', '.join(map(repr, choices))}, not {value!r}"
+            )
+        return value
+
+    return _option(default, check)
+
+
+def _flag(default: bool) -> Any:
+    def check(name: str, value: Any) -> bool:
+        if not isinstance(value, bool):
+            raise TypeError(f"{name} must be True or False, not {value!r}")
+        return value
+
+    return _option(default, check)
+
+
+def _any(default: Any) -> Any:
+    return _option(default, lambda name, value: value)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Base of the option classes: frozen, and checked when made."""
+
+    def __post_init__(self) -> None:
+        for each in fields(self):
+            checked = each.metadata["check"](each.name, getattr(self, each.name))
+            object.__setattr__(self, each.name, checked)
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any]) -> Self:
+        """The options that a caller has given as keyword arguments.
+
+        Raises:
+            TypeError: there is no option of that name; the text lists what there is.
+            ValueError: a value is not allowed.
+        """
+        known = {each.name for each in fields(cls)}
+        for name in settings:
+            if name not in known:
+                from difflib import get_close_matches  # for the error only
+
+                near = get_close_matches(name, known, 1)
+                hint = f" (did you mean {near[0]!r}?)" if near else ""
+                options = ", ".join(sorted(known))
+                raise TypeError(f"there is no option {name!r}{hint}; the options are {options}")
+        return cls(**settings)
+
+
+# -- the options
+
+
+@dataclass(frozen=True, kw_only=True)
+class WireOptions(Options):
+    """How messages are written and read on one connection.
+
+    Attributes:
+        version: header version that is written: "auto" (1 until the peer has sent 2), 1 or 2.
+        max_size: bytes of the largest message that is accepted, header included; a larger one
+            ends the connection.
+        crc: "verify" refuses a message with a wrong CRC; "warn" delivers it with `crc_ok=False`,
+            counts it and logs one warning for each peer; "off" does not look.
+        on_error: "raise" raises what is wrong with a message where it is received; "skip" counts it
+            in `stats.errors` and goes on.
+        cut_names: cut device names to the 20 bytes of the header instead of refusing longer ones.
+        resync: look in a message that is wrong for the next header, instead of losing step: for a
+            peer that breaks off and begins again, as PLUS does. What was given up is counted in
+            `stats.dropped["resync"]`.
+        compression: True, or a `Compression`: exchange compressed messages with an igtl peer that
+            was told so too. Every other peer gets plain ones.
+    """
+
+    version: Version = _choice("auto", Version)
+    max_size: int = _count(MAX_SIZE, at_most=LARGEST)
+    crc: CRCPolicy = _choice("verify", CRCPolicy)
+    on_error: OnError = _choice("raise", OnError)
+    cut_names: bool = _flag(False)
+    resync: bool = _flag(False)
+    compression: Compression | bool = _any(False)
+
+
+class WireSettings(TypedDict, total=False):
+    """See `WireOptions`."""
+
+    version: Version
+    max_size: int
+    crc: CRCPolicy
+    on_error: OnError
+    cut_names: bool
+    resync: bool
+    compression: Compression | bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class SocketOptions(WireOptions):
+    """What every stream connection knows, of a client and of a server.
+
+    Attributes:
+        keepalive: seconds after which a peer that vanished silently is noticed (TCP keep-alive), at
+            least 2; None leaves it to the system.
+        ssl: a context makes the connection TLS, see `igtl.tls`.
+        inbox_policy: what happens when a stream that is received but not read reaches its bounds:
+            "drop_oldest", "drop_newest", or "latest" (only the newest message of it is kept).
+        inbox_messages, inbox_bytes: bounds of one stream (a type and a device name). A single
+            message that is larger always passes.
+        inbox_total_bytes: bound of all streams together; the largest stream gives way.
+        inbox_max_age: seconds after which a pose that waits is passed over by `recv(kind, name)`,
+            if a newer one of its stream waits behind it; None keeps all of them. Iterating, `sync`
+            and the reader of `stream` get all.
+    """
+
+    keepalive: float | None = _seconds(60.0, at_least=2.0, at_most=65_000.0)
+    ssl: SSLContext | None = _any(None)
+    inbox_policy: InboxPolicy = _choice("drop_oldest", InboxPolicy)
+    inbox_messages: int = _count(1000)
+    inbox_bytes: int = _count(64 << 20)
+    inbox_total_bytes: int = _count(256 << 20)
+    inbox_max_age: float | None = _seconds(0.2)
+
+
+class SocketSettings(WireSettings, total=False):
+    """See `SocketOptions`."""
+
+    keepalive: float | None
+    ssl: SSLContext | None
+    inbox_policy: InboxPolicy
+    inbox_messages: int
+    inbox_bytes: int
+    inbox_total_bytes: int
+    inbox_max_age: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinkOptions(SocketOptions):
+    """What a link knows, of a client and of a listener.
+
+    Attributes:
+        read_timeout: seconds that what a receiver asks for may stay away, where the call names no
+            time-out of its own; None waits without end.
+        message_timeout: seconds in which the peer must send more of a message that it has begun,
+            while this end receives; then the link ends. None waits without end.
+        write_timeout: seconds in which the peer must take something while there is something to
+            send; None waits without end.
+        drain: read the connection in a thread (asyncio: as bytes arrive), so that a program that is
+            busy never holds the peer up; what it does not take in time is dropped under
+            `inbox_policy`, and counted.
+    """
+
+    read_timeout: float | None = _seconds(None)
+    message_timeout: float | None = _seconds(10.0)
+    write_timeout: float | None = _seconds(None)
+    drain: bool = _flag(False)
+
+
+class LinkSettings(SocketSettings, total=False):
+    """See `LinkOptions`."""
+
+    read_timeout: float | None
+    message_timeout: float | None
+    write_timeout: float | None
+    drain: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConnectOptions(LinkOptions):
+    """What a client knows.
+
+    Attributes:
+        open_timeout: seconds to connect, TLS included; None waits as long as the system does.
+        server_hostname: the name that the server's certificate must have; None: the host.
+        hello: send a version 2 STATUS first, which PLUS, 3D Slicer and other igtl ends answer with
+            version 2. Not for libraries that know version 1 only: they lose step.
+    """
+
+    open_timeout: float | None = _seconds(10.0)
+    server_hostname: str | None = _any(None)
+    hello: bool = _flag(False)
+
+
+class ConnectSettings(LinkSettings, total=False):
+    """See `ConnectOptions`."""
+
+    open_timeout: float | None
+    server_hostname: str | None
+    hello: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class QueueOptions(Options):
+    """How messages wait to be sent to one peer.
+
+    Attributes:
+        policy: what happens when the queue is full. "block": the sender waits. "drop_oldest",
+            "drop_newest", "latest" (the newest of each stream takes the place of the one that
+            waits): the loss is counted in `stats.dropped`.
+        max_queued, max_queued_bytes: bounds of the queue. A message of any size fits an empty one.
+        max_age: seconds after which a pose that waits gives way to a newer one of its stream; None
+            keeps all of them, and so does "block".
+    """
+
+    policy: Policy = _choice("drop_oldest", Policy)
+    max_queued: int = _count(1000)
+    max_queued_bytes: int = _count(256 << 20)
+    max_age: float | None = _seconds(0.2)
+
+
+class QueueSettings(TypedDict, total=False):
+    """See `QueueOptions`."""
+
+    policy: Policy
+    max_queued: int
+    max_queued_bytes: int
+    max_age: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReconnectOptions(ConnectOptions, QueueOptions):
+    """What a link that reconnects by itself knows; its queue holds what is sent while the peer is
+    away."""
+
+
+class ReconnectSettings(ConnectSettings, QueueSettings, total=False):
+    """See `ReconnectOptions`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AioConnectOptions(ConnectOptions, QueueOptions):
+    """What a client in asyncio knows; `send` waits where the queue is full, by default."""
+
+    policy: Policy = _choice("block", Policy)
+    max_queued_bytes: int = _count(1 << 20)
+
+
+class AioConnectSettings(ConnectSettings, QueueSettings, total=False):
+    """See `AioConnectOptions`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListenOptions(LinkOptions):
+    """What a listener knows, which hands out a link for each client.
+
+    Attributes:
+        handshake_timeout: seconds for a TLS handshake.
+    """
+
+    on_error: OnError = _choice("skip", OnError)
+    handshake_timeout: float | None = _seconds(10.0)
+
+
+class ListenSettings(LinkSettings, total=False):
+    """See `ListenOptions`."""
+
+    handshake_timeout: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class AioListenOptions(ListenOptions, QueueOptions):
+    """What a listener in asyncio knows."""
+
+    policy: Policy = _choice("block", Policy)
+    max_queued_bytes: int = _count(1 << 20)
+
+
+class AioListenSettings(ListenSettings, QueueSettings, total=False):
+    """See `AioListenOptions`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerOptions(SocketOptions, QueueOptions):
+    """What a server of many clients knows; each client has a queue of its own.
+
+    Attributes:
+        max_clients: connections beyond are refused, and counted.
+        allow: addresses and networks ("192.168.7.0/24") that may connect; None: all of them, an
+            empty list: none.
+        stall_timeout: seconds after which a client that takes nothing, while something waits for
+            it, is dropped.
+        idle_timeout: seconds after which a client that says nothing is dropped; None: never.
+        message_timeout: seconds after which a client that has begun a message and sends nothing
+            more of it is dropped; None: never.
+        handshake_timeout: seconds for a TLS handshake.
+        max_requests, max_commands, max_streams: what is in progress for one client at most:
+            requests that providers answer, commands, streams. Beyond, a request is answered with
+            STATUS "busy" and a command with a failure, and counted in the client's
+            `stats.dropped` under the name of the limit. A stream that was stopped counts until its
+            provider has ended.
+    """
+
+    on_error: OnError = _choice("skip", OnError)
+    max_clients: int = _count(1000)
+    allow: Iterable[str] | None = _any(None)
+    stall_timeout: float | None = _seconds(10.0)
+    idle_timeout: float | None = _seconds(None)
+    message_timeout: float | None = _seconds(5.0)
+    handshake_timeout: float | None = _seconds(10.0)
+    max_requests: int = _count(64, at_least=0)
+    max_commands: int = _count(64, at_least=0)
+    max_streams: int = _count(64, at_least=0)
+
+
+class ServerSettings(SocketSettings, QueueSettings, total=False):
+    """See `ServerOptions`."""
+
+    max_clients: int
+    allow: Iterable[str] | None
+    stall_timeout: float | None
+    idle_timeout: float | None
+    message_timeout: float | None
+    handshake_timeout: float | None
+    max_requests: int
+    max_commands: int
+    max_streams: int

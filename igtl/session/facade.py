@@ -1,0 +1,186 @@
+"""What blocking and asyncio links share: what they show of their session, and what reads it."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Any, Generic, TypeVar
+from typing import Protocol as Interface
+
+from igtl._core import Stats
+from igtl.codec.message import Message
+from igtl.errors import ConnectionClosed
+from igtl.log import named
+from igtl.messages.queries import Start
+from igtl.options import QueueOptions, SocketOptions, WireOptions
+from igtl.session.compress import CompressingProtocol, protocol_for
+from igtl.session.inbox import Inbox
+from igtl.session.outbox import Outbox
+from igtl.session.packed import Packed
+from igtl.session.pairing import By, Method, Pairing
+from igtl.session.protocol import Protocol, hello_message
+from igtl.session.requests import Selection, part_of_stream
+from igtl.session.session import Session
+
+M = TypeVar("M", bound=Message)
+
+
+# -- parts of a session, as options describe them
+
+
+def new_protocol(options: WireOptions, *, peer: Any = None) -> Protocol:
+    """The stream of messages of a connection."""
+    return protocol_for(
+        options.compression, max_size=options.max_size, crc=options.crc,
+        on_error=options.on_error, version=options.version, cut_names=options.cut_names,
+        resync=options.resync, peer=peer,
+    )  # fmt: skip
+
+
+def new_inbox(options: SocketOptions, stats: Stats) -> Inbox:
+    """Where messages wait for their receiver."""
+    return Inbox(
+        stats, options.inbox_policy, options.inbox_messages, options.inbox_bytes,
+        options.inbox_total_bytes, options.inbox_max_age,
+    )  # fmt: skip
+
+
+def new_outbox(options: QueueOptions, stats: Stats) -> Outbox[Packed]:
+    """Where messages wait to leave; losses are counted in `stats`."""
+
+    def lost(packed: Packed, cause: str) -> None:
+        stats.count_dropped(packed.wire, cause)
+
+    return Outbox(
+        options.policy, options.max_queued, options.max_queued_bytes, lost, max_age=options.max_age
+    )
+
+
+def greeting(protocol: Protocol, *, hello: bool) -> list[bytes]:
+    """What a client sends first: an offer of header version 2, and one of compression."""
+    wires = [hello_message()] if hello else []
+    if isinstance(protocol, CompressingProtocol):
+        wires.append(protocol.offer())
+    return wires
+
+
+class Carrier(Interface):
+    """What moves the bytes of a session."""
+
+    session: Session
+
+
+class LinkBase:
+    """What a link shows of its session.
+
+    Attributes:
+        peer, local: addresses of the other end and of this one.
+        close_reason: why nothing more can be received; None while something can.
+        stats: counters, see `igtl.Stats`.
+        header_version: what is sent now, 1 or 2.
+        connected: whether the peer is there, as far as this end knows.
+        closed: whether this end was closed.
+    """
+
+    def __init__(self, carrier: Carrier, *, ends_quietly: bool = False) -> None:
+        self._carrier = carrier
+        self.closed = False
+        self._ends_quietly = ends_quietly
+
+    @property
+    def session(self) -> Session:
+        """What happens on the connection."""
+        return self._carrier.session
+
+    @property
+    def peer(self) -> Any:
+        """Address of the other end."""
+        return self.session.protocol.peer
+
+    @property
+    def local(self) -> Any:
+        """Address of this end."""
+        return self.session.local
+
+    @property
+    def stats(self) -> Stats:
+        """Counters of this link."""
+        return self.session.protocol.stats
+
+    @property
+    def header_version(self) -> int:
+        """Header version of what is sent now."""
+        return self.session.protocol.version
+
+    @property
+    def close_reason(self) -> Exception | None:
+        """Why nothing more can be received; None while something can."""
+        return self.session.close_reason
+
+    @property
+    def connected(self) -> bool:
+        """Whether the peer is there, as far as this end knows."""
+        return not self.session.ended
+
+    def ends_iteration(self, error: Exception) -> bool:
+        """Whether iterating ends with this error, instead of raising it."""
+        return self._ends_quietly or (isinstance(error, ConnectionClosed) and error.clean)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} to {named(self.peer)} {self.stats}>"
+
+
+class StreamOf(Generic[M]):
+    """Picks the messages of the stream that `start` has asked for."""
+
+    def __init__(self, start: Start[M]) -> None:
+        self._start = start
+
+    def matches(self, m: Message) -> bool:
+        """Whether m belongs to the stream."""
+        return part_of_stream(self._start, m)
+
+    def __str__(self) -> str:
+        return f"{type(self._start).answer.__name__} of the stream"
+
+
+class PairsOf:
+    """What blocking and asyncio readers of `sync` share.
+
+    Attributes:
+        unmatched: messages without a partner so far, by their selection.
+    """
+
+    def __init__(self, pairing: Pairing, timeout: float | None) -> None:
+        self._pairing = pairing
+        self._timeout = timeout
+        self._since = time.monotonic()
+        self.unmatched = pairing.unmatched
+
+    def _next(self, now: float) -> tuple[Any, ...] | None:
+        found = self._pairing.next(now)
+        if found is not None:
+            self._since = now
+        return found
+
+    def _wait(self, now: float) -> float | None:
+        """Seconds until something must be looked at again; None: until a message arrives.
+
+        Raises:
+            TimeoutError: there was no pair for the link's read_timeout; the text says how far the
+                time stamps of the streams are apart.
+        """
+        end = math.inf if self._timeout is None else self._since + self._timeout
+        if now >= end:
+            self._since = now
+            raise TimeoutError(f"no {self._pairing} within {self._timeout} s{self._pairing.gaps()}")
+        due = self._pairing.due()
+        at = end if due is None else min(due, end)
+        return None if at == math.inf else max(0.0, at - now)
+
+
+def pairing_of(
+    streams: tuple[tuple[type[Message], str], ...], tolerance: float, method: Method, by: By
+) -> Pairing:
+    """The state of a `sync`, for the streams that a caller names."""
+    return Pairing([Selection(*stream) for stream in streams], tolerance, method, by)

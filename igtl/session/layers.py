@@ -1,0 +1,113 @@
+"""Byte layers between a session and its driver: TLS, and what may come to stand on it.
+
+A layer turns the bytes of the network into the bytes of the session and back, without any I/O. A
+driver feeds it what arrives, reads what that means, and sends what `outgoing` returns. TLS is one
+(`igtl.session.tls.TLSLayer`); `Stack` puts one on another.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+SCRATCH = 256 * 1024  # bytes that a driver takes from the network at once
+
+
+class Layer(Protocol):
+    """What a driver asks of a layer. After an exception from `read_into` the driver sends what
+    `outgoing` returns, which may tell the peer why, and gives the connection up."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether the session's bytes may be sent: a handshake, if there is one, is done."""
+
+    @property
+    def clean_end(self) -> bool:
+        """Whether the peer has said that it sends nothing more. Where it only closed the
+        connection, somebody else may have cut it."""
+
+    def begin(self) -> None:
+        """The connection is there: prepare what this end sends first."""
+
+    def feed(self, data: memoryview) -> None:
+        """Take bytes of the network."""
+
+    def feed_eof(self) -> None:
+        """The network has reached its end."""
+
+    def read_into(self, buffer: memoryview) -> int | None:
+        """Write bytes for the session to the start of the buffer; how many, 0 at the end, or None
+        while there are none. A handshake goes on here.
+
+        Raises:
+            OSError: the layer has failed.
+        """
+
+    def wrap(self, data: memoryview | bytes) -> None:
+        """Take bytes of the session, for `outgoing`."""
+
+    def farewell(self) -> None:
+        """Prepare the message that says that this end sends nothing more."""
+
+    def outgoing(self) -> bytes:
+        """Bytes for the network."""
+
+
+class Stack:
+    """A layer that stands on another one."""
+
+    def __init__(self, upper: Layer, lower: Layer) -> None:
+        self._upper = upper
+        self._lower = lower
+        self._begun = False
+        self._scratch = memoryview(bytearray(SCRATCH))
+
+    @property
+    def ready(self) -> bool:
+        return self._lower.ready and self._upper.ready
+
+    @property
+    def clean_end(self) -> bool:
+        return self._lower.clean_end and self._upper.clean_end
+
+    def begin(self) -> None:
+        self._lower.begin()
+        self._begin_upper()
+
+    def _begin_upper(self) -> None:
+        if self._lower.ready and not self._begun:
+            self._begun = True
+            self._upper.begin()
+
+    def feed(self, data: memoryview) -> None:
+        self._lower.feed(data)
+
+    def feed_eof(self) -> None:
+        self._lower.feed_eof()
+
+    def read_into(self, buffer: memoryview) -> int | None:
+        while (n := self._upper.read_into(buffer)) is None:
+            below = self._lower.read_into(self._scratch)
+            self._begin_upper()
+            if below is None:
+                return None
+            if below:
+                self._upper.feed(self._scratch[:below])
+            else:
+                self._upper.feed_eof()
+        return n
+
+    def wrap(self, data: memoryview | bytes) -> None:
+        self._upper.wrap(data)
+
+    def farewell(self) -> None:
+        self._upper.farewell()
+        self._descend()
+        self._lower.farewell()
+
+    def outgoing(self) -> bytes:
+        self._descend()
+        return self._lower.outgoing()
+
+    def _descend(self) -> None:
+        if self._lower.ready and (data := self._upper.outgoing()):
+            self._lower.wrap(data)

@@ -1,0 +1,430 @@
+"""One connection without its I/O: no socket, no thread, no task, no sleep.
+
+A driver moves the bytes. It writes what arrives into `get_buffer` and calls `received`; it sends
+what `to_send` returns and calls `sent`. It looks at `wants_read` and `next_deadline`, and calls
+`expired` when that time has come. Feeding a session never raises: `take` raises what is wrong with
+the peer's bytes, to the caller that receives.
+
+    session.received(sock.recv_into(session.get_buffer()))
+    while (message := session.take()) is not None: ...
+    while (piece := session.to_send()) is not None: session.sent(sock.send(piece))
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from igtl import _core
+from igtl._core import Frame, Stream
+from igtl.codec.message import Message
+from igtl.errors import ConnectionClosed, MessageTooLarge, ProtocolError
+from igtl.log import named
+from igtl.session.inbox import Inbox, Wanted
+from igtl.session.outbox import Outbox
+from igtl.session.packed import Packed
+from igtl.session.protocol import Protocol
+from igtl.session.requests import Exchange
+
+READ_AHEAD = 256 * 1024  # bytes that may lie undecoded before the driver stops reading
+SLICE = 256 * 1024  # bytes of a large message that are handed to the driver at once
+
+Done = Callable[[Message | Exception], None]
+
+
+class Session:
+    """The state of one connection.
+
+    Args:
+        protocol: its stream of messages: framing, header version, compression, counters.
+        inbox: messages that wait for their receiver; default: an Inbox with its own defaults.
+        outbox: messages that wait to leave; None where the driver sends each at once.
+        local: address of this end.
+        message_timeout: seconds that a message which has begun may take without progress; None
+            waits without end. A header that has begun must be complete within this time.
+        idle_timeout: seconds that the peer may say nothing; None: for ever.
+        stall_timeout: seconds that the peer may take nothing while something waits for it; None:
+            for ever.
+        clock: for tests; as `time.monotonic`.
+
+    Attributes:
+        close_reason: why nothing more can arrive; None while something can.
+        greeting: what leaves before anything else.
+        can_send: whether the peer, as far as is known, takes anything.
+        heard: time of the clock at which the last bytes arrived; times at which this end did not
+            listen are left out.
+        moved: time of the clock at which the last bytes left, or at which nothing waited.
+        held: bytes that the driver holds, which the system has not taken yet.
+    """
+
+    def __init__(
+        self,
+        protocol: Protocol,
+        *,
+        inbox: Inbox | None = None,
+        outbox: Outbox[Packed] | None = None,
+        local: Any = None,
+        message_timeout: float | None = None,
+        idle_timeout: float | None = None,
+        stall_timeout: float | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.protocol = protocol
+        self.inbox = Inbox(protocol.stats) if inbox is None else inbox
+        self.outbox = outbox
+        self.local = local
+        self.get_buffer = protocol.get_buffer
+        self._message_timeout = message_timeout
+        self._idle_timeout = idle_timeout
+        self._stall_timeout = stall_timeout
+        self._clock = clock
+        self._requests: dict[Exchange, Done] = {}
+        self.greeting: deque[Packed] = deque()
+        self._packed: Packed | None = None  # the message that is being sent
+        self._leaving: memoryview | None = None  # the rest of it
+        self._eof = self._cut = self._closed = False
+        self._send_error: Exception | None = None
+        self.can_send = True
+        self.close_reason: Exception | None = None
+        self.heard = self.moved = clock()
+        self.held = 0
+        self._listened = 0.0
+
+    # -- bytes in
+
+    def received(self, n: int) -> None:
+        """n bytes were written to the start of what `get_buffer` returned."""
+        self.protocol.received(n)
+        self.heard = self._clock()
+
+    def listens(self) -> None:
+        """This end takes bytes from now on. It did not before, so silence was not the peer's."""
+        now = self._clock()
+        self.heard += max(0.0, now - max(self.heard, self._listened))
+
+    def listened(self) -> None:
+        """This end takes no bytes from now on; it has taken what was there."""
+        self._listened = self._clock()
+
+    def received_eof(self, *, clean: bool = True) -> None:
+        """The peer sends nothing more.
+
+        Args:
+            clean: False: a layer below knows that the stream was cut.
+        """
+        self._eof = True
+        self._cut = self._cut or not clean
+
+    def lost(self, error: Exception) -> None:
+        """The connection broke, or this end gives it up. The first reason counts."""
+        if self.close_reason is None:
+            kept = isinstance(error, ProtocolError)
+            self.close_reason = error if kept else closed_by(self.protocol.peer, error)
+        self._tell_requests()
+
+    def send_failed(self, error: Exception) -> None:
+        """Nothing more can be sent. What the peer had sent before may still arrive; the reason is
+        told at its end, since the system tells it once. (A broken pipe says only that the peer has
+        closed.)"""
+        self.can_send = False
+        if self._send_error is None and not isinstance(error, BrokenPipeError):
+            self._send_error = error
+
+    def close(self) -> None:
+        """This end was closed."""
+        self._closed = True
+        self._tell_requests()
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more can arrive. What has arrived may still wait to be taken."""
+        return self._eof or self._closed or self.close_reason is not None
+
+    def end(self) -> Exception | None:
+        """Why nothing more can be taken, asked after `take` has returned None; else None."""
+        if self.close_reason is None and self.ended:
+            peer = named(self.protocol.peer)
+            if self._closed:
+                self.close_reason = ConnectionClosed("this link was closed", clean=True)
+            elif self._send_error is not None:
+                self.close_reason = closed_by(self.protocol.peer, self._send_error)
+            elif self._cut:
+                text = f"{peer}: the connection was cut: TLS did not end it"
+                self.close_reason = ConnectionClosed(text, clean=False)
+            elif self.protocol.at_boundary:
+                self.close_reason = ConnectionClosed(f"{peer} closed", clean=True)
+            else:
+                text = f"{peer} closed in the middle of a message"
+                self.close_reason = ConnectionClosed(text, clean=False)
+        reason = self.close_reason
+        return None if reason is None else closed_by(self.protocol.peer, reason)
+
+    @property
+    def wants_read(self) -> bool:
+        """Whether the driver should go on reading."""
+        return not self.ended and self.protocol.waiting <= READ_AHEAD
+
+    # -- messages in
+
+    def take(self, wanted: Wanted | None = None, *, fresh: bool = False) -> Message | None:
+        """The next message, or the next of those that are wanted; None while there is none.
+
+        Args:
+            fresh: see `Inbox.take`.
+
+        Raises:
+            ProtocolError: a message cannot be used; the next one can be taken. After
+                MessageTooLarge the framing is lost, and the session has ended.
+        """
+        message: Message | None = self.inbox.take(wanted, fresh=fresh) if self.inbox else None
+        if message is not None:
+            return message
+        if self.inbox.errors:
+            raise self.inbox.errors.popleft()
+        while (message := self._next()) is not None:
+            if wanted is None or wanted.matches(message):
+                return message
+            self.inbox.put(message, self.protocol.last_size)
+        return None
+
+    def latest(self, wanted: Wanted, newer_than: float | None = None) -> Message | None:
+        """The newest message of those that are wanted, of all that has arrived; older ones of its
+        stream are passed over.
+
+        Args:
+            newer_than: time of the clock; None is returned for a message that arrived before.
+
+        Raises:
+            ProtocolError: as `take`.
+        """
+        self.sort()
+        if self.inbox.errors:
+            raise self.inbox.errors.popleft()
+        found: Message | None = self.inbox.latest(wanted, newer_than=newer_than)
+        return found
+
+    def sort(self) -> None:
+        """Put all that has arrived into the inbox, and hand answers to those who asked, so that
+        the driver can go on reading whatever the receiver does. What is wrong with a message is
+        kept in `inbox.errors`, for `take`."""
+        while True:
+            try:
+                message = self._next()
+            except Exception as error:  # of a type's own check too
+                self.inbox.errors.append(error)
+                continue
+            if message is None:
+                if self.ended:
+                    self._tell_requests()
+                return
+            self.inbox.put(message, self.protocol.last_size)
+
+    def sort_frames(self) -> None:
+        """As `sort`, for a receiver that wants messages as they came."""
+        while True:
+            try:
+                frame = self.take_frame()
+            except ProtocolError as error:
+                self.inbox.errors.append(error)
+                continue
+            if frame is None:
+                return
+            self.inbox.put(frame, len(frame))
+
+    def take_frame(self) -> Frame | None:
+        """The next message as it came, for relays and recorders; None while there is none.
+
+        Raises:
+            MessageTooLarge, VersionError: as `take`.
+        """
+        try:
+            while (frame := self.protocol.next_frame()) is not None:
+                if not self._requests or not self._is_answer(frame):
+                    return frame
+        except MessageTooLarge as error:
+            if self.close_reason is not None:  # it was raised before
+                return None
+            self.lost(error)
+            raise
+        return None
+
+    def _is_answer(self, frame: Frame) -> bool:
+        try:
+            return self._answers(self.protocol.decoded(frame))
+        except ProtocolError:
+            return False
+
+    def _next(self) -> Message | None:
+        """The next message that is not the answer to a request."""
+        try:
+            while (message := self.protocol.next_message()) is not None:
+                if not self._requests or not self._answers(message):
+                    return message
+        except (MessageTooLarge, MemoryError) as error:
+            if self.close_reason is not None:  # it was raised before
+                return None
+            self.lost(error)
+            raise
+        return None
+
+    def unseen(self, wanted: Wanted, timeout: float | None) -> TimeoutError:
+        """The error of a receiver that waited in vain: it lists what was seen instead."""
+        seen = sorted(f"{type_name} {name!r}" for type_name, name in self.protocol.stats.streams)
+        more = f" and {len(seen) - 20} more" if len(seen) > 20 else ""
+        return TimeoutError(
+            f"no {wanted} within {timeout} s; seen: {', '.join(seen[:20]) or 'nothing'}{more}"
+        )
+
+    # -- requests
+
+    def ask(self, exchange: Exchange, done: Done) -> None:
+        """Call `done` with the answer to this request when it arrives, or with the reason why none
+        will; the answer does not pass the inbox."""
+        self._requests[exchange] = done
+        if self.ended:
+            self._tell_requests()
+
+    @property
+    def is_asking(self) -> bool:
+        """Whether a caller waits for an answer."""
+        return bool(self._requests)
+
+    def forget(self, exchange: Exchange) -> None:
+        """The caller does not wait for this answer any more."""
+        self._requests.pop(exchange, None)
+
+    def _answers(self, message: Message) -> bool:
+        for exchange, done in self._requests.items():
+            if exchange.matches(message):
+                del self._requests[exchange]
+                done(message)
+                return True
+        return False
+
+    def _tell_requests(self) -> None:
+        while self._requests:
+            exchange, done = self._requests.popitem()
+            text = f"{named(self.protocol.peer)} was lost before it answered: {exchange}"
+            error = ConnectionClosed(text, clean=False)
+            error.__cause__ = self.close_reason
+            done(error)
+
+    # -- bytes out
+
+    def pack(self, message: Message | Frame, *, crc: bool = True) -> Packed:
+        """Pack a message at once, as this peer understands it now.
+
+        Raises:
+            EncodeError: it cannot be sent to this peer.
+        """
+        if isinstance(message, Frame):
+            return Packed.of(message)
+        return Packed(Stream.pack(self.protocol, message, crc=crc))
+
+    def pack_for_later(self, message: Message | Frame, *, crc: bool = True) -> Packed:
+        """Pack a message at once, for a peer whose header version is not known yet.
+
+        Raises:
+            EncodeError: it cannot be sent, whatever the peer understands.
+        """
+        protocol = self.protocol
+        if isinstance(message, Frame):
+            return Packed.of(message)
+        version = protocol.fixed or (2 if _core.needs_v2(message) else 1)
+        return Packed(_core.packed_for(message, version, crc=crc, cut_name=protocol.cut_names))
+
+    def put(self, packed: Packed) -> None:
+        """Queue a packed message, under the policy of the outbox."""
+        assert self.outbox is not None
+        if not self.wants_write:
+            self.moved = self._clock()
+        self.outbox.put(packed, packed.size, packed.stream)
+
+    @property
+    def wants_write(self) -> bool:
+        """Whether something waits to leave."""
+        return self._leaving is not None or bool(self.greeting) or bool(self.outbox)
+
+    def to_send(self) -> memoryview | None:
+        """The next bytes to send, at most SLICE; None when nothing waits. The driver says with
+        `sent` how many of them have left."""
+        if self._leaving is None:
+            packed = self.greeting.popleft() if self.greeting else None
+            if packed is None and self.outbox:
+                packed = self.outbox.get()
+            if packed is None:
+                return None
+            self._packed = packed
+            self._leaving = memoryview(packed.wire_for(self.protocol))
+        return self._leaving[:SLICE]
+
+    def sent(self, n: int) -> None:
+        """n of the bytes that `to_send` returned have left."""
+        leaving = self._leaving
+        assert leaving is not None
+        self.moved = self._clock()
+        if n < len(leaving):
+            self._leaving = leaving[n:]
+            return
+        self._leaving = self._packed = None
+        wire: Any = leaving.obj
+        self.protocol.stats.count_sent(wire, len(wire))
+
+    def take_back(self) -> Packed | None:
+        """The message that has not left whole, or None: the connection ended before."""
+        packed, self._packed, self._leaving = self._packed, None, None
+        return packed
+
+    def give_up(self, cause: str) -> None:
+        """Drop what waits to leave, and count it under this cause."""
+        if (packed := self.take_back()) is not None:
+            self.protocol.stats.count_dropped(packed.wire, cause)
+        if self.outbox is not None:
+            self.outbox.clear(cause)
+
+    # -- time
+
+    def next_deadline(self) -> float:
+        """Time of the clock at which `expired` should be asked; infinity for never."""
+        return min((at for at, _, _ in self._deadlines()), default=math.inf)
+
+    def expired(self, now: float) -> str | None:
+        """End the session if the peer has exceeded a limit by this time of the clock.
+
+        Returns:
+            "unfinished" (a message has begun and does not go on), "idle", "stalled"; else None.
+        """
+        if self.close_reason is not None:
+            return None
+        for at, cause, what in self._deadlines():
+            if at <= now:
+                text = f"{named(self.protocol.peer)} {what}"
+                self.lost(ConnectionClosed(text, clean=False))
+                return cause
+        return None
+
+    def _deadlines(self) -> Iterator[tuple[float, str, str]]:
+        """What the peer must do by when, as (time, cause, what it has done instead)."""
+        if (limit := self._message_timeout) is not None and not self.protocol.at_boundary:
+            what = f"sent nothing more of a message for {limit:g} s"
+            yield self.heard + limit, "unfinished", what
+        if (limit := self._idle_timeout) is not None:
+            yield self.heard + limit, "idle", f"said nothing for {limit:g} s"
+        if (limit := self._stall_timeout) is not None and (self.wants_write or self.held):
+            yield self.moved + limit, "stalled", f"took nothing for {limit:g} s"
+
+    def __repr__(self) -> str:
+        return f"<Session with {named(self.protocol.peer)} {self.protocol.stats}>"
+
+
+def closed_by(peer: Any, error: Exception) -> Exception:
+    """What a receiver is told of the error that ended its connection. An error of the system
+    becomes ConnectionClosed; one of TLS stays, since it says what is wrong with a certificate."""
+    if isinstance(error, ConnectionClosed) or type(error).__module__ == "ssl":
+        return error
+    closed = ConnectionClosed(f"{named(peer)}: {error}", clean=False)
+    closed.__cause__ = error
+    return closed

@@ -1,0 +1,84 @@
+"""What a subscription knows, without I/O: which handler wants what, the newest message of each
+stream, and what waits for the handlers."""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+from igtl._core import Stats
+from igtl.codec.message import Message
+from igtl.session.inbox import Inbox
+from igtl.session.requests import fits
+
+F = TypeVar("F", bound=Callable[..., Any])
+M = TypeVar("M", bound=Message)
+MAX_STREAMS = 1000
+
+
+class Subscriptions:
+    """The state of one subscription. Not thread-safe: its owner locks.
+
+    Args:
+        stats: where a message counts that its handlers had no time for ("unread").
+
+    Attributes:
+        waiting: messages that wait for their handlers.
+        reason: why nothing more will arrive; None while something may.
+        on_close: called with that reason.
+    """
+
+    def __init__(self, stats: Stats) -> None:
+        self.waiting = Inbox(stats, max_age=None)
+        self.reason: Exception | None = None
+        self.on_close: list[Callable[[Exception], Any]] = []
+        self._handlers: list[tuple[type[Message], str, Callable[[Any], Any]]] = []
+        self._newest: OrderedDict[tuple[str, str], Message] = OrderedDict()
+
+    def on(self, kind: type[Message], name: str) -> Callable[[F], F]:
+        """Decorator that registers a handler."""
+        if not (isinstance(kind, type) and issubclass(kind, Message)):
+            raise TypeError(f"a handler is called for a class of messages, not for {kind!r}")
+
+        def register(handler: F) -> F:
+            self._handlers.append((kind, name, handler))
+            return handler
+
+        return register
+
+    def handlers_of(self, message: Message) -> list[Callable[[Any], Any]]:
+        """The handlers that want this message."""
+        return [handler for kind, name, handler in self._handlers if fits(message, kind, name)]
+
+    def take(self, message: Message, size: int) -> None:
+        """Note a message that has arrived."""
+        key = message.type_name, message.device_name
+        self._newest[key] = message
+        self._newest.move_to_end(key)
+        if len(self._newest) > MAX_STREAMS:
+            self._newest.popitem(last=False)
+        if self.handlers_of(message):
+            self.waiting.put(message, size)
+
+    def newest(self, kind: type[M], name: str, max_age: float | None) -> M | None:
+        """The newest message of a class whose device name fits, at most so many seconds old; None
+        if there is none.
+
+        Raises:
+            the reason: nothing more will arrive, and no message is that young.
+        """
+        for message in reversed(self._newest.values()):
+            if fits(message, kind, name):
+                age = time.monotonic() - (message.received_monotonic or 0.0)
+                if age <= max_age if max_age is not None else self.reason is None:
+                    return cast(M, message)
+                break
+        if self.reason is not None:
+            raise self.reason.with_traceback(None)
+        return None
+
+    def seen(self) -> str:
+        """The streams that have arrived, for the text of an error."""
+        return ", ".join(f"{type_name} {name!r}" for type_name, name in self._newest) or "nothing"

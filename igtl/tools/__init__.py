@@ -1,0 +1,1 @@
+"""Programs that stand on links: relay, transfer, pacing."""
