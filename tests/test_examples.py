@@ -342,7 +342,7 @@ def test_error_handling(run: Any) -> None:
     assert "the next: <Status" in damaged
     wrong = run("error_handling", "wrong-type")
     for text in (
-        "a type that nobody declared: MY_TYPE, 4 bytes",
+        "an undeclared type: MY_TYPE, 4 bytes",
         "no pose in it: <NoData",
         "not sent: Transform.matrix",
     ):

@@ -316,7 +316,7 @@ class _OfAnyType(Message):
 
 
 class Unknown(_OfAnyType):
-    """A message whose type nobody declared. Its content can be read and sent on unchanged."""
+    """A message of an undeclared type. Its content can be read and sent on unchanged."""
 
     content: bytes = data()
 

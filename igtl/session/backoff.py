@@ -118,7 +118,7 @@ class Supervisor:
         return self._next(LinkEvent("failed", self._peer, error))
 
     def lost(self, error: Exception | None) -> float:
-        """It is over; returns seconds to wait.
+        """Return the seconds to wait after a connection that has closed.
 
         Raises:
             the error: the peer has refused this client, or talked nonsense, too often.

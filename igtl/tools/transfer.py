@@ -101,14 +101,14 @@ class Upload:
 
     def send(self, link: Link, *, progress: Progress | None = None, timeout: float = 10.0) -> None:
         """Send what the receiver does not have yet; returns when all is sent, and confirmed if it
-        confirms. Nobody else may receive on the link meanwhile; other messages stay queued.
+        confirms. No other thread may receive on the link meanwhile; other messages stay queued.
 
         Args:
             progress: called with bytes done and bytes in all, after each slab.
             timeout: seconds between two confirmations.
 
         Raises:
-            ConnectionClosed: the link is over: go on with another.
+            ConnectionClosed: the link has closed: resume on another.
             TimeoutError: the receiver no longer confirms.
         """
         self._begin(link)

@@ -25,7 +25,7 @@ class VideoEncoder:
         codec: see `igtl.video`; default "VP90".
         fps: frames per second that are coming, for the bit rate; default 30.
         bit_rate: bits per second; default 0.4 a pixel (3.7 Mbit/s for 640 × 480 at 30).
-        key_interval: a key frame every so many frames, so that whoever joins late, or lost one,
+        key_interval: a key frame every so many frames, for clients that join late or lost one,
             sees a picture; default 30.
         quality: of JPEG, 1 … 100; default 85.
         device_name: of the messages.
