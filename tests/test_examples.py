@@ -281,7 +281,7 @@ def test_session_manager(run: Any) -> None:
 
 
 def test_message_queue(run: Any) -> None:
-    out = run("message_queue", "--count", "100")
+    out = run("message_queue", "--count", "100", "--pause", "0.02")
     found = {
         policy: (int(received), int(lost or 0), int(newest))
         for policy, received, lost, newest in re.findall(
