@@ -1141,7 +1141,7 @@ def test_a_copy_of_its_socket_does_not_keep_a_closed_listener(kind: str) -> None
     """As a forked child has one."""
     with Accepting(kind) as listener:
         inner = listener.listener
-        sock = inner._sock if kind == "tcp" else inner._accepting._sockets[0]
+        sock = inner._sock if kind == "tcp" else inner._accepting._bound[0].sock
         copy = sock.dup()
         listener.close()
         with copy, pytest.raises(ConnectionRefusedError):

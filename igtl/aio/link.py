@@ -21,8 +21,10 @@ from igtl._core import Frame
 from igtl.aio.transport import Connection
 from igtl.codec.message import Message, NoData
 from igtl.errors import ConnectionClosed, MessageTooLarge
+from igtl.log import named
 from igtl.messages.general import Command, CommandReply
 from igtl.messages.queries import Get, Ready, Start
+from igtl.net.sockets import unix_path
 from igtl.options import (
     PORT,
     AioConnectOptions,
@@ -35,6 +37,7 @@ from igtl.session.facade import (
     LinkBase,
     PairsOf,
     StreamOf,
+    client_layer,
     greeting,
     new_inbox,
     new_outbox,
@@ -42,7 +45,6 @@ from igtl.session.facade import (
     pairing_of,
 )  # fmt: skip
 from igtl.session.inbox import Wanted
-from igtl.session.layers import Layer
 from igtl.session.packed import Packed
 from igtl.session.pairing import By, Method
 from igtl.session.protocol import hello_message
@@ -468,20 +470,27 @@ async def connect_once(
         ends_quietly: iteration ends on any disconnect, see `Link.close_reason`.
     """
     session = new_session(options, options)
-    layer: Layer | None = None
-    if options.ssl is not None:
-        from igtl.session.tls import TLSLayer
-
-        name = options.server_hostname or host
-        layer = TLSLayer(options.ssl, server_side=False, server_hostname=name)
-    connection = Connection(session, layer, keepalive=options.keepalive)
+    loop, path, sock = asyncio.get_running_loop(), unix_path(host), options.sock
     try:
+        layer = client_layer(options, host)
+        connection = Connection(session, layer, keepalive=options.keepalive)
         async with asyncio.timeout(options.open_timeout):
-            await asyncio.get_running_loop().create_connection(lambda: connection, host, port)
+            if sock is not None:
+                sock.getpeername()  # raises if it is not connected
+                sock.setblocking(False)
+                await loop.create_connection(lambda: connection, sock=sock)
+            elif path is not None:
+                await loop.create_unix_connection(lambda: connection, path)
+            else:
+                await loop.create_connection(lambda: connection, host, port)
             await connection.handshake(None)
-    except TimeoutError:
-        text = f"no connection to {host}:{port} within {options.open_timeout} s"
-        raise TimeoutError(text) from None
+    except BaseException as error:
+        if sock is not None:
+            sock.close()
+        if isinstance(error, TimeoutError):
+            text = f"no connection to {named((host, port))} within {options.open_timeout} s"
+            raise TimeoutError(text) from None
+        raise
     link = Link(connection, options, ends_quietly=ends_quietly)
     for wire in greeting(session.protocol, hello=options.hello):
         await connection.put_wait(Packed(wire, as_it_is=True), options.write_timeout)

@@ -17,7 +17,7 @@ from typing import Any, cast
 from igtl._core import Frame
 from igtl.codec.message import Message
 from igtl.errors import ConnectionClosed
-from igtl.net.sockets import tune, unsent
+from igtl.net.sockets import address_of, tune, unsent
 from igtl.session.compress import CompressingProtocol
 from igtl.session.layers import SCRATCH, Layer
 from igtl.session.packed import Packed
@@ -143,9 +143,10 @@ class Connection(asyncio.BufferedProtocol):
         with contextlib.suppress(OSError):  # the peer has gone already; reading will say so
             tune(transport.get_extra_info("socket"), self._keepalive, unsent_low=_UNSENT)
         session = self.session
-        if session.protocol.peer is None:
-            session.protocol.peer = address_of(transport.get_extra_info("peername"))
         session.local = address_of(transport.get_extra_info("sockname"))
+        if session.protocol.peer is None:
+            peer = address_of(transport.get_extra_info("peername"))
+            session.protocol.peer = peer or session.local
         if self._layer is None:
             self._begin()
         else:
@@ -563,8 +564,3 @@ class Connection(asyncio.BufferedProtocol):
         """Cut it at once."""
         if hasattr(self, "transport") and not self._lost.done():
             self.transport.abort()
-
-
-def address_of(name: Any) -> Any:
-    """(host, port) of an address of any family; None for none."""
-    return name[:2] if isinstance(name, tuple) else name or None

@@ -25,7 +25,7 @@ from igtl.blocking.transport import SocketTransport
 from igtl.codec.message import Message
 from igtl.errors import ConnectionClosed
 from igtl.messages.queries import Stop
-from igtl.net.sockets import broken, unsent
+from igtl.net.sockets import LINGER, broken, finish
 from igtl.options import LinkOptions, QueueOptions
 from igtl.session.compress import CompressingProtocol
 from igtl.session.facade import LinkBase, new_outbox
@@ -37,7 +37,6 @@ from igtl.session.session import Session, closed_by
 
 T = TypeVar("T")
 _WINDOWS = sys.platform == "win32"
-_LINGER = 1.0  # seconds that close waits for what was sent to leave
 _QUEUE = QueueOptions(policy="block", max_queued_bytes=1 << 20)
 
 
@@ -132,13 +131,7 @@ class Channel:
             if self._layer is not None:
                 self._layer.farewell()
                 self.sock.send(self._layer.outgoing())
-            self.sock.shutdown(socket.SHUT_WR)
-            end = time.monotonic() + _LINGER
-            while unsent(self.sock) and time.monotonic() < end:
-                with contextlib.suppress(BlockingIOError):
-                    if self.sock.recv(SCRATCH):
-                        continue
-                time.sleep(0.002)
+        finish(self.sock)
 
     def close(self) -> None:
         """Give the socket back; a thread that waits for it goes on."""
@@ -280,7 +273,7 @@ class Pump:
         """
         with self.changed:
             if linger and self.channel is not None:
-                end = time.monotonic() + _LINGER
+                end = time.monotonic() + LINGER
                 while self.channel.wants_write and not self.session.ended:
                     self.wake()
                     if not self.changed.wait(max(0.0, end - time.monotonic())):
@@ -297,7 +290,7 @@ class Pump:
                 channel.finish()
             channel.close()
         if linger and self._thread is not threading.current_thread() and self._thread is not None:
-            self._thread.join(_LINGER)  # it may be connecting; then it ends by itself
+            self._thread.join(LINGER)  # it may be connecting; then it ends by itself
         self._waker.close()
         self._woken.close()
 

@@ -333,7 +333,7 @@ def connect(
     """Connect to a server.
 
     Args:
-        host, port: of the server.
+        host, port: of the server; "unix:/path" as the host is a Unix socket.
         reconnect: makes it a ReconnectingLink, which is returned at once, connected or not.
         on_event: for it: called with each LinkEvent, in its thread.
         settings: see `igtl.options.ConnectOptions`; with `reconnect` also
@@ -346,7 +346,8 @@ def connect(
     """
     if reconnect is not None:
         supervisor = Supervisor((host, port), reconnect, on_event)
-        return reconnecting(host, port, ReconnectOptions.of(settings), supervisor)
+        healing = ReconnectOptions.of(settings).for_reconnecting()
+        return reconnecting(host, port, healing, supervisor)
     away = set(settings) & set(QueueSettings.__annotations__)
     if away:
         raise TypeError(f"{', '.join(sorted(away))} are for links with reconnect=")

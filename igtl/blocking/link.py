@@ -22,20 +22,20 @@ from igtl.codec.message import Message, NoData
 from igtl.errors import ConnectionClosed, MessageTooLarge
 from igtl.messages.general import Command, CommandReply
 from igtl.messages.queries import Get, Ready, Start
-from igtl.net.sockets import tune
+from igtl.net.sockets import address_of, connected_socket, tune
 from igtl.options import ConnectOptions, LinkOptions, seconds
 from igtl.session.compress import CompressingProtocol
 from igtl.session.facade import (
     LinkBase,
     PairsOf,
     StreamOf,
+    client_layer,
     greeting,
     new_inbox,
     new_protocol,
     pairing_of,
 )  # fmt: skip
 from igtl.session.inbox import Wanted
-from igtl.session.layers import Layer
 from igtl.session.pairing import By, Method, Pairing
 from igtl.session.protocol import Parts, hello_message
 from igtl.session.requests import ANYTHING, Exchange, new_command, selection, stop_for
@@ -610,19 +610,14 @@ def open_transport(
     start = time.monotonic()
     # 0 is no time-out of a socket, but makes it one that does not wait, and fails in another way
     timeout = None if options.open_timeout is None else max(options.open_timeout, 0.001)
-    sock = socket.create_connection((host, port), timeout=timeout)
+    sock = options.sock or connected_socket(host, port, timeout)
     try:
+        sock.settimeout(timeout)
         opened(sock)
         tune(sock, options.keepalive)
-        session.protocol.peer = sock.getpeername()[:2]
-        session.local = sock.getsockname()[:2]
-        layer: Layer | None = None
-        if options.ssl is not None:
-            from igtl.session.tls import TLSLayer
-
-            name = options.server_hostname or host
-            layer = TLSLayer(options.ssl, server_side=False, server_hostname=name)
-        transport = SocketTransport(sock, session, layer)
+        session.local = address_of(sock.getsockname())
+        session.protocol.peer = address_of(sock.getpeername()) or session.local
+        transport = SocketTransport(sock, session, client_layer(options, host))
         try:
             left = None if timeout is None else max(0.0, start + timeout - time.monotonic())
             transport.handshake(left)

@@ -12,9 +12,10 @@ from igtl.codec.message import Message
 from igtl.errors import ConnectionClosed
 from igtl.log import named
 from igtl.messages.queries import Start
-from igtl.options import QueueOptions, SocketOptions, WireOptions
+from igtl.options import UNIX, ConnectOptions, QueueOptions, SocketOptions, WireOptions
 from igtl.session.compress import CompressingProtocol, protocol_for
 from igtl.session.inbox import Inbox
+from igtl.session.layers import Layer
 from igtl.session.outbox import Outbox
 from igtl.session.packed import Packed
 from igtl.session.pairing import By, Method, Pairing
@@ -62,6 +63,28 @@ def greeting(protocol: Protocol, *, hello: bool) -> list[bytes]:
     if isinstance(protocol, CompressingProtocol):
         wires.append(protocol.offer())
     return wires
+
+
+def server_layer(options: SocketOptions) -> Layer | None:
+    """What a server puts between a session and the network; None for nothing."""
+    if options.ssl is None:
+        return None
+    from igtl.session.tls import TLSLayer
+
+    return TLSLayer(options.ssl, server_side=True)
+
+
+def client_layer(options: ConnectOptions, host: str) -> Layer | None:
+    """As `server_layer`, for a client of this host."""
+    if options.ssl is None:
+        return None
+    from igtl.session.tls import TLSLayer
+
+    has_name = options.sock is None and not host.startswith(UNIX)
+    name = options.server_hostname or (host if has_name else None)
+    if name is None and options.ssl.check_hostname:
+        raise ValueError("TLS over a Unix socket or sock= needs server_hostname=")
+    return TLSLayer(options.ssl, server_side=False, server_hostname=name)
 
 
 class Carrier(Interface):
