@@ -109,11 +109,13 @@ def _flag(default: bool) -> Any:
 
 
 def _stream_socket(name: str, value: Any) -> Any:
+    if value is None:
+        return None
     import socket  # not before one is there
 
-    if value is not None and not isinstance(value, socket.socket):
+    if not isinstance(value, socket.socket):
         raise TypeError(f"{name} must be a socket, not {value!r}")
-    if value is not None and value.type != socket.SOCK_STREAM:
+    if value.type != socket.SOCK_STREAM:
         raise ValueError(f"{name} must be a stream socket, not {value!r}")
     return value
 

@@ -87,7 +87,9 @@ class Link(LinkBase, Asking):
     `async for message in link` yields messages until the peer closes cleanly. Several tasks may
     send and ask at once; one at a time receives.
 
-    Attributes: see `LinkBase`.
+    Attributes:
+        options: what was asked for.
+        others: see `LinkBase`.
     """
 
     def __init__(
@@ -95,7 +97,7 @@ class Link(LinkBase, Asking):
     ) -> None:
         super().__init__(connection, ends_quietly=ends_quietly)
         self._connection = connection
-        self._options = options
+        self.options = options
         self._receiving = False
         connection.drains = options.drain
 
@@ -118,17 +120,17 @@ class Link(LinkBase, Asking):
         connection = self._connection
         protocol = self.session.protocol
         if protocol.peer_takes:
-            await connection.send(message, crc=crc, timeout=self._options.write_timeout)
+            await connection.send(message, crc=crc, timeout=self.options.write_timeout)
             return
         wire = protocol.pack(message, crc=crc)
         if not connection.put_now(wire):
             packed = Packed(wire, as_it_is=True)
-            await connection.queue(packed, self._options.write_timeout)
+            await connection.queue(packed, self.options.write_timeout)
 
     async def send_hello(self) -> None:
         """Offer header version 2, see `connect`."""
         packed = Packed(hello_message(), as_it_is=True)
-        await self._connection.put_wait(packed, self._options.write_timeout)
+        await self._connection.put_wait(packed, self.options.write_timeout)
 
     # -- receiving
 
@@ -140,6 +142,7 @@ class Link(LinkBase, Asking):
         try:
             while (found := take()) is None:
                 if (end := self.session.end()) is not None:
+                    self._connection.tell_end()
                     raise end.with_traceback(None)
                 if self.session.protocol.at_boundary:
                     await self._connection.more()
@@ -169,7 +172,7 @@ class Link(LinkBase, Asking):
         self, take: Callable[[], T | None], wanted: Any, timeout: float | None
     ) -> Coroutine[Any, Any, T]:
         if timeout is None:
-            timeout = self._options.read_timeout
+            timeout = self.options.read_timeout
         else:
             timeout = seconds("timeout", timeout)
         return self._until(take) if timeout is None else self._until_time(take, wanted, timeout)
@@ -250,8 +253,7 @@ class Link(LinkBase, Asking):
             raise
 
     async def recv_frame(self, *, timeout: float | None = None) -> Frame:
-        """The next message as it came, for relays and recorders: undecoded, its CRC unchecked.
-        Messages that `recv` has queued are not among them, nor are answers to requests."""
+        """The next message as it came, for relays and recorders; see `igtl.Link.recv_frame`."""
         return await self._within(self.session.take_frame, "message", timeout)
 
     async def frames(self) -> AsyncIterator[Frame]:
@@ -342,6 +344,8 @@ class Link(LinkBase, Asking):
             self.session.close()
             self._connection.on_change()
         await self._connection.finish(timeout)
+        self.session.end()
+        self._connection.tell_end()
 
     def abandon(self) -> None:
         """End the link at once, from a collector of garbage: what waits is told."""
@@ -387,7 +391,7 @@ class SyncReader(PairsOf):
     """Iterator over messages of the same instant; see Link.sync."""
 
     def __init__(self, link: Link, pairing: Any) -> None:
-        super().__init__(pairing, link._options.read_timeout)
+        super().__init__(pairing, link.options.read_timeout)
         self._link = link
 
     def __aiter__(self) -> Self:

@@ -180,6 +180,7 @@ class Connection(asyncio.BufferedProtocol):
             self._layer.feed_eof()
             self._read_layer()
         self._turn()
+        self.tell_end()
         return True  # half closed: this end may still send
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -200,6 +201,21 @@ class Connection(asyncio.BufferedProtocol):
             self._lost.set_result(None)
         self._wake_room()
         self.on_change()
+        self.tell_end()
+
+    def tell_end(self) -> None:
+        """Tell those who asked for it that nothing more will arrive, once that is so and nothing
+        of it waits undecoded, which might be cut in the middle of a message."""
+        session = self.session
+        if session.protocol.at_boundary:
+            session.end()
+        session.over.tell(session.close_reason)
+
+    def fileno(self) -> int:
+        """Descriptor of the socket; -1 where there is none."""
+        if self._lost.done() or not hasattr(self, "transport"):
+            return -1
+        return int(self.transport.get_extra_info("socket").fileno())
 
     def _read_rest(self) -> None:
         """Take what came before the peer left: asyncio does not read it once a write has failed."""

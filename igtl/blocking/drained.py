@@ -146,7 +146,6 @@ class Pump:
     Attributes:
         session: of the connection there is, or was last.
         changed: held by whoever uses the session; notified when something has happened there.
-        raw: whether messages are kept as they came.
         closed: whether this end was closed.
     """
 
@@ -154,7 +153,6 @@ class Pump:
         self.session = session
         self.changed = threading.Condition(threading.RLock())
         self.channel: Channel | None = None
-        self.raw = False
         self.closed = False
         self._process = os.getpid()
         self._thread: threading.Thread | None = None
@@ -164,8 +162,19 @@ class Pump:
 
     def start(self, name: str, work: Callable[..., Any], *args: Any) -> None:
         """Begin to run the thread."""
-        self._thread = threading.Thread(target=work, args=args, name=name, daemon=True)
+
+        def run() -> None:
+            work(*args)
+            closed = ConnectionClosed("this link was closed", clean=True)
+            self.session.over.tell(self.end() or closed)
+
+        self._thread = threading.Thread(target=run, name=name, daemon=True)
         self._thread.start()
+
+    def fileno(self) -> int:
+        """Descriptor of the socket of the connection there is; -1 where there is none."""
+        channel = self.channel
+        return -1 if channel is None else channel.sock.fileno()
 
     @property
     def is_here(self) -> bool:
@@ -213,11 +222,8 @@ class Pump:
             self.wake()
 
     def sort(self, session: Session) -> None:
-        """Put what has arrived into the inbox, decoded or as it came."""
-        if self.raw:
-            session.sort_frames()
-        else:
-            session.sort()
+        """Put what has arrived into the inbox."""
+        session.sort()
 
     def run(self, channel: Channel) -> None:
         """Move bytes until the session ends."""
@@ -305,16 +311,8 @@ class DrainedLink(Link):
     def __init__(self, pump: Pump, options: LinkOptions, *, ends_quietly: bool = False) -> None:
         LinkBase.__init__(self, pump, ends_quietly=ends_quietly)
         self._pump = pump
-        self._options = options
+        self.options = options
         self._guard = pump.changed
-
-    def fileno(self) -> int:
-        """Not to be had: the link's own thread reads the socket.
-
-        Raises:
-            OSError: always.
-        """
-        raise OSError("a link that is read by its own thread has no descriptor to wait for")
 
     # -- sending
 
@@ -348,8 +346,8 @@ class DrainedLink(Link):
         outbox = self.session.outbox
         assert outbox is not None
         while outbox.policy == "block" and not outbox.has_room(packed.size):
-            if not self._pump.changed.wait(self._options.write_timeout):
-                raise TimeoutError(f"the peer took nothing for {self._options.write_timeout} s")
+            if not self._pump.changed.wait(self.options.write_timeout):
+                raise TimeoutError(f"the peer took nothing for {self.options.write_timeout} s")
             self._check_open()
         self._pump.put(packed)
 
@@ -372,19 +370,6 @@ class DrainedLink(Link):
 
     def _newest(self, wanted: Wanted, newer_than: float | None) -> Message | None:
         return self.session.latest(wanted, newer_than)
-
-    def recv_frame(self, *, timeout: float | None = None) -> Frame:
-        """The next message as it came; see Link.recv_frame. From the first call on the link keeps
-        messages as they come, so use it, or `recv`, but not both."""
-
-        def take() -> Frame | None:
-            self._pump.raw = True
-            found: Message | Frame | None = self.session.inbox.take()
-            if found is None and self.session.inbox.errors:
-                raise self.session.inbox.errors.popleft()
-            return Frame.from_bytes(found.pack()) if isinstance(found, Message) else found
-
-        return self._within(take, "message", timeout)
 
     # -- requests
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 from typing import Protocol as Interface
 
@@ -23,6 +24,7 @@ from igtl.session.protocol import Protocol, hello_message
 from igtl.session.requests import Selection, part_of_stream
 from igtl.session.session import Session
 
+F = TypeVar("F", bound=Callable[[Exception], Any])
 M = TypeVar("M", bound=Message)
 
 
@@ -92,6 +94,9 @@ class Carrier(Interface):
 
     session: Session
 
+    def fileno(self) -> int:
+        """Descriptor of the socket; -1 where there is none."""
+
 
 class LinkBase:
     """What a link shows of its session.
@@ -144,6 +149,25 @@ class LinkBase:
     def connected(self) -> bool:
         """Whether the peer is there, as far as this end knows."""
         return not self.session.ended
+
+    def fileno(self) -> int:
+        """Descriptor of the socket; -1 where there is none: in memory, closed, or not connected
+        now. On a plain blocking link it may be given to `select` (what a readable one means is up
+        to `recv`). Every other link is read by its own thread or event loop, whatever its program
+        does, so that its descriptor is for options of the socket only."""
+        return self._carrier.fileno()
+
+    def on_close(self, callback: F) -> F:
+        """Call this once, with the reason, when nothing more will arrive; at once if that is so
+        already. May be used as a decorator. Messages that have arrived before may still be taken.
+
+        It is called where the end is noticed: in the link's own thread; in the event loop; on a
+        plain blocking link in the thread that receives, or closes it. For a link that reconnects
+        that is when it is closed or gives up, not when one connection is lost. What it raises is
+        logged.
+        """
+        self.session.over.add(callback)
+        return callback
 
     def ends_iteration(self, error: Exception) -> bool:
         """Whether iterating ends with this error, instead of raising it."""
