@@ -539,7 +539,7 @@ class Server:
         self.close()
 
     def __repr__(self) -> str:
-        return f"<Server on {self.host}:{self.port}, {len(self._server.clients)} clients>"
+        return f"<Server on {named((self.host, self.port))}, {len(self._server.clients)} clients>"
 
 
 def serve(

@@ -182,7 +182,9 @@ class Upload:
 
     def _slab(self, k: int) -> Image:
         whole, first = self._image, k * self._step
-        slab = Image(whole.array[first : first + self._step], device_name=whole.device_name)
+        slab = Image.from_volume(
+            whole.array[first : first + self._step], device_name=whole.device_name
+        )
         slab.timestamp_raw = whole.timestamp_raw
         slab.coordinate = whole.coordinate
         slab.size = whole.size
@@ -248,7 +250,7 @@ class _Canvas:
         return bool(missing.all())
 
     def image(self, part: Image, array: npt.NDArray[Any]) -> Image:
-        out = Image(array, device_name=part.device_name)
+        out = Image.from_volume(array, device_name=part.device_name)
         out.timestamp_raw = part.timestamp_raw
         out.coordinate = self.coordinate
         out.matrix = self.matrix
