@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import socket
 import threading
+import time
 from collections.abc import Awaitable, Callable, Generator
 from typing import Any, cast
 
@@ -125,6 +126,7 @@ class Connection(asyncio.BufferedProtocol):
         self._finishing = False  # the peer was told that nothing more comes
         self._discarding = False
         self._handed = self._taken = 0
+        self._later: asyncio.TimerHandle | None = None
         self._room: asyncio.Future[None] | None = None
         self._putting = asyncio.Lock()
         self._compressing = asyncio.Lock()
@@ -155,6 +157,7 @@ class Connection(asyncio.BufferedProtocol):
     def _begin(self) -> None:
         if not self._ready.done():
             self._ready.set_result(None)
+        self.session.opened()
         self.flush()
 
     def get_buffer(self, sizehint: int) -> memoryview:
@@ -197,6 +200,8 @@ class Connection(asyncio.BufferedProtocol):
         session.give_up("disconnected")
         if not self._lost.done():
             self._lost.set_result(None)
+        if self._later is not None:
+            self._later.cancel()
         self._wake_room()
         self.on_change()
 
@@ -226,6 +231,8 @@ class Connection(asyncio.BufferedProtocol):
             self.session.sort()
         self.on_change()
         self.update_reading()
+        if self._later is not None and self.session.wants_write:  # the peer has shown its version
+            self.flush()
 
     def update_reading(self) -> None:
         """Read, or stop reading, as the session wants it now."""
@@ -359,7 +366,7 @@ class Connection(asyncio.BufferedProtocol):
     @property
     def idle(self) -> bool:
         """Whether everything has left."""
-        return not self.session.wants_write and not self._buffered
+        return not self.session.has_more and not self._buffered
 
     def put_now(self, wire: bytes) -> bool:
         """Hand a packed message to the system past the outbox, if nothing waits there; whether it
@@ -367,7 +374,7 @@ class Connection(asyncio.BufferedProtocol):
         session = self.session
         if (
             self._full
-            or session.wants_write
+            or session.has_more
             or len(wire) > SLICE
             or self.is_over
             or self._finishing
@@ -463,6 +470,7 @@ class Connection(asyncio.BufferedProtocol):
         while not self._full and self._may_send and not self._is_closing:
             piece = session.to_send()
             if piece is None:
+                self._flush_later()
                 break
             try:
                 self._write(piece)
@@ -472,6 +480,16 @@ class Connection(asyncio.BufferedProtocol):
                 break
             session.sent(len(piece))
         self._wake_room()
+
+    def _flush_later(self) -> None:
+        """What waits for the peer's header version leaves when the time for that is over."""
+        if self.session.has_more and self._later is None:
+            wait = max(0.0, self.session.next_deadline() - time.monotonic())
+            self._later = self._loop.call_later(wait, self._flush_now)
+
+    def _flush_now(self) -> None:
+        self._later = None
+        self.flush()
 
     def _write(self, data: bytes | memoryview) -> None:
         if self._layer is None:
