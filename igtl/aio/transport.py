@@ -10,6 +10,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import struct
+import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable, Generator
@@ -26,6 +28,7 @@ from igtl.session.requests import Exchange
 from igtl.session.session import SLICE, Session, closed_by
 
 _HIGH = 64 * 1024  # bytes in the transport's buffer from which it asks for a pause
+_LINGER = "hh" if sys.platform == "win32" else "ii"  # the layout of a struct linger
 _UNSENT = 128 * 1024  # bytes that the system may hold back; the rest waits under the policy
 _GRACE = 0.5  # seconds for a peer to close after this end has said that nothing more comes
 _BESIDE = 256 * 1024  # bytes from which a message is compressed in a thread
@@ -106,6 +109,7 @@ class Connection(asyncio.BufferedProtocol):
         drains: what arrives is put into the inbox at once, so that the peer never waits for the
             receiver.
         waiter: what one receiving task awaits, see `more`.
+        resets: close by RST once the peer has closed, so that its system frees the port at once.
     """
 
     transport: asyncio.Transport
@@ -121,7 +125,7 @@ class Connection(asyncio.BufferedProtocol):
         self._lost: asyncio.Future[None] = self._loop.create_future()
         self.waiter = Waiter(self._loop)
         self.on_change: Callable[[], None] = self.waiter.wake
-        self.drains = False
+        self.drains = self.resets = False
         self._full = False  # the transport asked for a pause
         self._finishing = False  # the peer was told that nothing more comes
         self._discarding = False
@@ -549,10 +553,18 @@ class Connection(asyncio.BufferedProtocol):
                         async with asyncio.timeout(_GRACE):
                             await self._until(lambda: self.session.ended, discard)
                 if not self._is_closing:
-                    self.transport.close()
+                    self._close()
                 await asyncio.shield(self._lost)
         self.abort()
         await asyncio.shield(self._lost)
+
+    def _close(self) -> None:
+        if self.resets and self.session.ended:
+            with contextlib.suppress(OSError):
+                self.transport.get_extra_info("socket").setsockopt(
+                    socket.SOL_SOCKET, socket.SO_LINGER, struct.pack(_LINGER, 1, 0)
+                )
+        self.transport.close()
 
     def _say_farewell(self) -> None:
         if self._layer is not None:
