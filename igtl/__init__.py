@@ -163,6 +163,7 @@ if TYPE_CHECKING:
     from igtl import aio, files, simulate, video
     from igtl.blocking.server import Peer, Server, serve
     from igtl.codec import batch
+    from igtl.peers import slicer
     from igtl.recording import Recorder, Recording
     from igtl.session import tls
     from igtl.tools import transfer
@@ -177,7 +178,8 @@ _LAZY = {
     "Recorder": "recording", "Recording": "recording",
     "VideoDecoder": "video", "VideoEncoder": "video", "View": "view",
     "aio": "aio", "batch": "codec.batch", "files": "files",
-    "simulate": "simulate", "tls": "session.tls", "transfer": "tools.transfer", "video": "video",
+    "simulate": "simulate", "slicer": "peers.slicer", "tls": "session.tls",
+    "transfer": "tools.transfer", "video": "video",
 }  # fmt: skip
 
 
@@ -368,6 +370,7 @@ __all__ = [
     "rtp",
     "serve",
     "simulate",
+    "slicer",
     "subscribe",
     "tls",
     "transfer",

@@ -209,7 +209,8 @@ class SocketOptions(WireOptions):
             or listening, for a listener or server, which removes no path of it. It is closed with
             what it was given to, also where that fails.
         inbox_policy: what happens when a stream that is received but not read reaches its bounds:
-            "drop_oldest", "drop_newest", or "latest" (only the newest message of it is kept).
+            "drop_oldest", "drop_newest", or "latest" (only the newest message of it is kept; of
+            commands, requests and VIDEO each counts).
         inbox_messages, inbox_bytes: bounds of one stream (a type and a device name). A single
             message that is larger always passes.
         inbox_total_bytes: bound of all streams together; the largest stream gives way.
@@ -280,8 +281,9 @@ class ConnectOptions(LinkOptions):
         open_timeout: seconds to connect, TLS included; None waits as long as the system does.
         server_hostname: the name that the server's certificate must have; None: the host, which a
             Unix socket or `sock` does not have.
-        hello: send a version 2 STATUS first, which PLUS, 3D Slicer and other igtl ends answer with
-            version 2. Not for libraries that know version 1 only: they lose step.
+        hello: send a version 2 STATUS first, which PLUS and other igtl ends answer with version 2.
+            3D Slicer answers none: `version=2` is for it. Neither is for libraries that know
+            version 1 only: they lose step.
     """
 
     open_timeout: float | None = _seconds(10.0)
@@ -314,7 +316,8 @@ class QueueOptions(Options):
     Attributes:
         policy: what happens when the queue is full. "block": the sender waits. "drop_oldest",
             "drop_newest", "latest" (the newest of each stream takes the place of the one that
-            waits): the loss is counted in `stats.dropped`.
+            waits, except of commands, requests and VIDEO): the loss is counted in
+            `stats.dropped`.
         max_queued, max_queued_bytes: bounds of the queue. A message of any size fits an empty one.
         max_age: seconds after which a pose that waits gives way to a newer one of its stream; None
             keeps all of them, and so does "block".

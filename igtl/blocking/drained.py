@@ -195,6 +195,7 @@ class Pump:
         with self.changed:
             self.channel = channel
             self.session = channel.session
+            self.session.opened()
             protocol = channel.session.protocol
             if isinstance(protocol, CompressingProtocol):
                 protocol.answer = self._answer
@@ -218,7 +219,7 @@ class Pump:
             self.wake()  # the thread will read what is left, and see the end
             return
         channel.write()
-        if channel.wants_write or self.session.ended:
+        if channel.wants_write or self.session.has_more or self.session.ended:
             self.wake()
 
     def sort(self, session: Session) -> None:
@@ -280,7 +281,8 @@ class Pump:
         with self.changed:
             if linger and self.channel is not None:
                 end = time.monotonic() + LINGER
-                while self.channel.wants_write and not self.session.ended:
+                writing = self.channel
+                while (writing.wants_write or self.session.has_more) and not self.session.ended:
                     self.wake()
                     if not self.changed.wait(max(0.0, end - time.monotonic())):
                         break

@@ -65,7 +65,7 @@ class Connection(NamedTuple):
 def connection(command: F) -> F:
     """Decorator: the options of a command that connects; it gets them as `how`."""
 
-    @click.option("--hello", is_flag=True, help="Offer header version 2 (PLUS, 3D Slicer, igtl).")
+    @click.option("--hello", is_flag=True, help="Offer header version 2 (PLUS, igtl).")
     @click.option(
         "--header-version", type=click.Choice(["auto", "1", "2"]), default="auto",
         show_default=True, help="Header version to write; auto: 1 until the peer has sent 2.",

@@ -23,6 +23,15 @@ BEHIND = 1.0  # seconds from a message that is taken to the newest of its stream
 # A pose describes the present: a newer one of its stream replaces it.
 STATES = frozenset(("TRANSFORM", "POSITION", "QTRANS", "TDATA", "QTDATA"))
 
+# Each of these counts, or the ones behind it cannot be used without it.
+EVENTS = frozenset(("COMMAND", "RTS_COMMAND", "CAPABILITY", "QUERY", "VIDEO"))
+REQUESTS = ("GET_", "STT_", "STP_", "RTS_")
+
+
+def is_event(type_name: str) -> bool:
+    """Whether a newer message of this type does not replace an older one."""
+    return type_name in EVENTS or type_name.startswith(REQUESTS)
+
 
 class Wanted(Protocol):
     """Picks messages; its text says what was wanted."""
@@ -48,7 +57,8 @@ class Inbox:
         stats: where losses are counted: "unread" (a bound was reached), "superseded" (a newer one
             of the stream was wanted, or the policy is "latest").
         policy: what gives way when a bound is reached: "drop_oldest", "drop_newest", or "latest"
-            (only the newest message of each stream is kept).
+            (only the newest message of each stream is kept; commands, requests and VIDEO,
+            of which each counts, follow "drop_oldest").
         max_messages, max_bytes: bounds of each stream.
         max_total_bytes: bound of all streams together; the largest one gives way.
         max_age: seconds after which a waiting pose is passed over by a receiver that asks for its
@@ -77,7 +87,7 @@ class Inbox:
             raise ValueError(f"an inbox cannot have the policy {policy!r}")
         self._stats = stats
         self._policy = policy
-        self._max_messages = 1 if policy == "latest" else max_messages
+        self._max_messages = max_messages
         self._max_bytes = max_bytes
         self._max_total_bytes = max_total_bytes
         self._max_age = max_age
@@ -134,12 +144,13 @@ class Inbox:
         self, key: tuple[str, str], stream: Stream, message: Message | Frame, size: int
     ) -> bool:
         """Keep the stream within its bounds; whether the message may come in."""
+        if self._policy == "latest" and not is_event(key[0]):
+            while stream.entries:
+                self._drop(key, stream, "superseded")
+            return True
         while stream.entries and (
             len(stream.entries) >= self._max_messages or stream.bytes + size > self._max_bytes
         ):
-            if self._policy == "latest":
-                self._drop(key, stream, "superseded")
-                continue
             self._warn_unread(key, stream)
             if self._policy == "drop_newest":
                 self._stats.count_dropped(message, "unread")

@@ -12,6 +12,7 @@ the peer's bytes, to the caller that receives.
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections import deque
@@ -22,7 +23,7 @@ from igtl import _core
 from igtl._core import Frame, Stream
 from igtl.codec.message import Message
 from igtl.errors import ConnectionClosed, MessageTooLarge, ProtocolError
-from igtl.log import named
+from igtl.log import log, named
 from igtl.session.inbox import Inbox, Wanted
 from igtl.session.once import Once
 from igtl.session.outbox import Outbox
@@ -32,6 +33,7 @@ from igtl.session.requests import Exchange
 
 READ_AHEAD = 256 * 1024  # bytes that may lie undecoded before the driver stops reading
 SLICE = 256 * 1024  # bytes of a large message that are handed to the driver at once
+UNDECIDED = 0.25  # seconds in which a new peer may show its header version
 
 Done = Callable[[Message | Exception], None]
 
@@ -93,8 +95,13 @@ class Session:
         self.can_send = True
         self.close_reason: Exception | None = None
         self.heard = self.moved = clock()
+        self._began = -math.inf
         self.held = 0
         self._listened = 0.0
+
+    def opened(self) -> None:
+        """The connection is there. Call it before the first `to_send`."""
+        self._began = self._clock()
 
     # -- bytes in
 
@@ -367,22 +374,58 @@ class Session:
         self.outbox.put(packed, packed.size, packed.stream)
 
     @property
+    def has_more(self) -> bool:
+        """Whether something waits to leave, now or later."""
+        return self._packed is not None or bool(self.greeting) or bool(self.outbox)
+
+    @property
     def wants_write(self) -> bool:
-        """Whether something waits to leave."""
-        return self._leaving is not None or bool(self.greeting) or bool(self.outbox)
+        """Whether something waits that may leave now."""
+        return self.has_more and not self._waits_for_version()
+
+    def _next_packed(self) -> Packed | None:
+        """The message that leaves next, or is leaving. From here on it keeps its place."""
+        if self._packed is None:
+            if self.greeting:
+                self._packed = self.greeting.popleft()
+            elif self.outbox:
+                self._packed = self.outbox.get()
+        return self._packed
+
+    def _waits_for_version(self) -> bool:
+        """Whether the next message waits: it would lose its metadata or id, and the peer is so new
+        that it may still show that it reads version 2. Those behind it wait too, since the order
+        within a stream stays."""
+        if (
+            self._leaving is not None
+            or self.protocol.version == 2
+            or self.protocol.fixed
+            or self._clock() >= self._began + UNDECIDED
+        ):
+            return False
+        packed = self._next_packed()
+        return packed is not None and bool(packed.form(1).lost)
 
     def to_send(self) -> memoryview | None:
         """The next bytes to send, at most SLICE; None when nothing waits. The driver says with
         `sent` how many of them have left."""
         if self._leaving is None:
-            packed = self.greeting.popleft() if self.greeting else None
-            if packed is None and self.outbox:
-                packed = self.outbox.get()
-            if packed is None:
+            packed = self._next_packed()
+            if packed is None or self._waits_for_version():
                 return None
-            self._packed = packed
+            stripped = self.protocol.stripped
             self._leaving = memoryview(packed.wire_for(self.protocol))
+            if not stripped and self.protocol.stripped:
+                self._warn_stripped(packed)
         return self._leaving[:SLICE]
+
+    def _warn_stripped(self, packed: Packed) -> None:
+        """Once for each connection."""
+        log(
+            logging.WARNING, "%s has not shown that it reads header version 2: messages go out to "
+            "it without their metadata and id; if it does read it, set version=2",
+            named(self.protocol.peer), peer=self.protocol.peer, cause="stripped",
+        )  # fmt: skip
 
     def sent(self, n: int) -> None:
         """n of the bytes that `to_send` returned have left."""
@@ -411,8 +454,10 @@ class Session:
     # -- time
 
     def next_deadline(self) -> float:
-        """Time of the clock at which `expired` should be asked; infinity for never."""
-        return min((at for at, _, _ in self._deadlines()), default=math.inf)
+        """Time of the clock at which `expired` and `wants_write` should be asked; infinity for
+        never."""
+        deadline = min((at for at, _, _ in self._deadlines()), default=math.inf)
+        return min(deadline, self._began + UNDECIDED) if self._waits_for_version() else deadline
 
     def expired(self, now: float) -> str | None:
         """End the session if the peer has exceeded a limit by this time of the clock.

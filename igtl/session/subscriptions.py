@@ -80,6 +80,10 @@ class Subscriptions:
             raise self.reason.with_traceback(None)
         return None
 
+    def all(self) -> list[Any]:
+        """The newest message, or frame, of each stream."""
+        return [message for message, _ in self._newest.values()]
+
     def seen(self) -> str:
         """The streams that have arrived, for the text of an error."""
         return ", ".join(f"{type_name} {name!r}" for type_name, name in self._newest) or "nothing"

@@ -1,6 +1,6 @@
 """Devices without hardware: a tracker, an ultrasound scanner with a needle, a CT of a phantom, a
 force sensor, an inertial sensor, a robot arm. What they show depends on the time and the seed
-alone, so that a receiver can be checked against it.
+alone, so that a receiver can be checked against it. `slicer` is a peer that behaves as 3D Slicer.
 
 Each can be asked for the message of any instant (`Tracker().transform(1.5)`), sends at its rate by
 `Stream`, and stands behind a server by `serve`; `igtl.testing` has fixtures for pytest.
@@ -9,6 +9,7 @@ Each can be asked for the message of any instant (`Tracker().transform(1.5)`), s
 from igtl.simulate.imaging import Ultrasound, head_phantom
 from igtl.simulate.sensors import ForceSensor, InertialSensor, RobotArm
 from igtl.simulate.server import DEVICES, Simulator, Source, serve, sources
+from igtl.simulate.slicer_node import SlicerNode, slicer
 from igtl.simulate.stream import Stream
 from igtl.simulate.tracking import Tracker, pose
 
@@ -18,6 +19,7 @@ __all__ = [
     "InertialSensor",
     "RobotArm",
     "Simulator",
+    "SlicerNode",
     "Source",
     "Stream",
     "Tracker",
@@ -25,5 +27,6 @@ __all__ = [
     "head_phantom",
     "pose",
     "serve",
+    "slicer",
     "sources",
 ]
