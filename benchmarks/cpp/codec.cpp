@@ -158,11 +158,21 @@ static void add_tools(int count)
   };
 }
 
+static bool receive(Socket* socket, void* to, igtlUint64 size)
+{
+#if OpenIGTLink_PROTOCOL_VERSION >= 3
+  bool timeout = false;
+  return socket->Receive(to, size, timeout) == size;
+#else
+  return socket->Receive(to, size) == static_cast<int>(size);
+#endif
+}
+
 static TransformMessage::Pointer received(Socket* socket)
 {
   MessageHeader::Pointer header = MessageHeader::New();
   header->InitPack();
-  if (socket->Receive(header->GetPackPointer(), header->GetPackSize()) != header->GetPackSize())
+  if (!receive(socket, header->GetPackPointer(), header->GetPackSize()))
     {
     std::exit(0);
     }
@@ -170,7 +180,7 @@ static TransformMessage::Pointer received(Socket* socket)
   TransformMessage::Pointer message = TransformMessage::New();
   message->SetMessageHeader(header);
   message->AllocatePack();
-  socket->Receive(message->GetPackBodyPointer(), message->GetPackBodySize());
+  receive(socket, message->GetPackBodyPointer(), message->GetPackBodySize());
   message->Unpack(1);
   return message;
 }
