@@ -83,7 +83,7 @@ def test_every_form_in_c(tmp_path: Path) -> None:
     build = ["gcc", *options, *sanitizers, str(source), "-o", str(program)]
     plain = {k: v for k, v in os.environ.items() if k not in ("LD_PRELOAD", "ASAN_OPTIONS")}
     subprocess.run(build, env=plain, check=True)
-    run = [program, str(len(FORMS))]
+    run = [str(program), str(len(FORMS))]
     done = subprocess.run(run, env=plain, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("right") >= len(FORMS)
