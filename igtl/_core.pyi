@@ -18,6 +18,9 @@ def crc64(data: Buffer, crc: int = 0, *, form: str | None = None) -> int:
 def crc_forms() -> tuple[str, ...]:
     """The forms of the CRC that this build and CPU have, the fastest last."""
 
+def crc_form() -> str:
+    """The form in use: the fastest, or the one that the environment variable IGTL_CRC names."""
+
 def fit(text: str, size: int) -> str:
     """The longest beginning of text that fits size bytes of UTF-8, no character cut in two."""
 

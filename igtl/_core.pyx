@@ -29,6 +29,7 @@ cimport numpy as cnp
 
 import copy
 import operator
+import os
 from collections import Counter
 from time import monotonic
 
@@ -106,10 +107,14 @@ cdef extern from "<time.h>" nogil:
 
 cdef extern from "_crc64.h" nogil:
     ctypedef uint64_t (*igtl_crc64_fn)(const uint8_t *, size_t, uint64_t)
+    ctypedef struct igtl_crc64_form:
+        const char *name
+        igtl_crc64_fn run
     igtl_crc64_fn igtl_crc64
-    igtl_crc64_fn igtl_crc64_form(const char *)
+    const igtl_crc64_form *igtl_crc64_used
+    const igtl_crc64_form *igtl_crc64_find(const char *)
     uint64_t igtl_crc64_copy(uint8_t *, const uint8_t *, size_t, uint64_t)
-    void igtl_crc64_init()
+    int igtl_crc64_init()
 
 cdef extern from "igtl_capi.h":
     ctypedef struct igtl_capi:
@@ -119,8 +124,6 @@ cdef extern from "igtl_capi.h":
         int (*unpack_header)(const uint8_t*, size_t, igtl_capi_header*) noexcept nogil
         int (*pack_transform)(uint8_t*, const char*, uint64_t, const float*) noexcept nogil
         int (*unpack_transform)(const uint8_t*, size_t, igtl_capi_header*, float*) noexcept nogil
-
-igtl_crc64_init()
 
 cdef enum:
     HEADER = 58
@@ -269,12 +272,14 @@ cdef inline uint64_t run_crc(const uint8_t* p, Py_ssize_t n, uint64_t crc) noexc
 
 def crc64(data, uint64_t crc=0, *, str form=None):
     cdef igtl_crc64_fn run = igtl_crc64
+    cdef const igtl_crc64_form* named
     cdef Held held = Held(data)
     if form is not None:
         name = form.encode()
-        run = igtl_crc64_form(name)
-        if run == NULL:
+        named = igtl_crc64_find(name)
+        if named == NULL:
             raise ValueError(f"no CRC form {form!r} on this machine: {', '.join(crc_forms())}")
+        run = named.run
     if held.size < NOGIL_FROM:
         return run(held.p, held.size, crc)
     with nogil:
@@ -282,8 +287,15 @@ def crc64(data, uint64_t crc=0, *, str form=None):
     return crc
 
 def crc_forms():
-    return tuple([name for name in ("portable", "clmul", "vpclmul")
-                  if igtl_crc64_form(name.encode()) != NULL])
+    return tuple([name for name in ("portable", "clmul", "vpclmul256", "vpclmul512")
+                  if igtl_crc64_find(name.encode()) != NULL])
+
+def crc_form():
+    return igtl_crc64_used.name.decode()
+
+if igtl_crc64_init() < 0:
+    raise ImportError(f"the environment variable IGTL_CRC is {os.environ.get('IGTL_CRC')!r}: "
+                      f"this machine has the CRC forms {', '.join(crc_forms())}")
 
 # ---- text -------------------------------------------------------------------------------------
 
