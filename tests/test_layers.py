@@ -22,6 +22,7 @@ LAYERS = [
     "errors options extras",
     "fields",
     "_core",
+    "_stream _batch",
     "codec messages log",
     "geometry",
     "session",
@@ -75,7 +76,7 @@ def imported(path: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom) and node.module:
             for alias in node.names:  # of a package: a module of it, or what it exports itself
                 inner = f"{node.module}.{alias.name}"
-                known = inner.removeprefix("igtl.") in {*MODULES, "_core"}
+                known = inner.removeprefix("igtl.") in {*MODULES, "_core", "_stream", "_batch"}
                 names.add(inner if known else node.module)
     inner = {name.removeprefix("igtl").removeprefix(".") or "__init__" for name in names
              if name == "igtl" or name.startswith("igtl.")}  # fmt: skip
@@ -144,11 +145,12 @@ def private_names_of_others(path: Path) -> set[str]:
     }
 
 
-FOREIGN = {"_core", "os", "sys"}
+FOREIGN = {"_core", "_stream", "_batch", "os", "sys"}
 # what the compiled part shows to the package, and the standard library of enums and named tuples
 COMPILED = {
     node.name
-    for node in ast.walk(ast.parse((PACKAGE / "_core.pyi").read_text()))
+    for stub in PACKAGE.glob("_*.pyi")
+    for node in ast.walk(ast.parse(stub.read_text()))
     if isinstance(node, ast.FunctionDef)
 } | {"_core", "_asdict", "_replace", "_value2member_map_"}
 

@@ -19,7 +19,8 @@ import time
 from collections import OrderedDict
 from typing import Any, Self
 
-from igtl._core import Frame, Stats, packed_for, stream_key, unpack
+from igtl._core import Frame, packed_for, stream_key, unpack
+from igtl._stream import Stats
 from igtl.codec import rtp
 from igtl.codec.message import Message
 from igtl.errors import BodyError, ConnectionClosed, MessageTooLarge, ProtocolError

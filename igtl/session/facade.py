@@ -7,7 +7,7 @@ import time
 from typing import Any, Generic, TypeVar
 from typing import Protocol as Interface
 
-from igtl._core import Stats
+from igtl._stream import Stats
 from igtl.codec.message import Message
 from igtl.errors import ConnectionClosed
 from igtl.log import named

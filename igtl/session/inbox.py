@@ -13,7 +13,8 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any, Literal, NamedTuple, Protocol, get_args
 
-from igtl._core import Frame, Stats
+from igtl._core import Frame
+from igtl._stream import Stats
 from igtl.codec.message import Message
 from igtl.log import log
 

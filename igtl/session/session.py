@@ -19,7 +19,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from igtl import _core
-from igtl._core import Frame, Stream
+from igtl._core import Frame
+from igtl._stream import Stream
 from igtl.codec.message import Message
 from igtl.errors import ConnectionClosed, MessageTooLarge, ProtocolError
 from igtl.log import named

@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
-from igtl._core import Stats
+from igtl._stream import Stats
 from igtl.codec.message import Message
 from igtl.session.inbox import Inbox
 from igtl.session.requests import fits

@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-from igtl._core import Stats
+from igtl._stream import Stats
 from igtl.codec.message import Message
 from igtl.geometry.graph import TransformGraph
 from igtl.messages.general import Bind, Sensor
