@@ -79,6 +79,7 @@ from igtl.messages.imaging import (
     VideoInfo,
     VideoMeta,
 )  # fmt: skip
+from igtl.messages.plus import ClientInfo, TrackedFrame, UsMessage
 from igtl.messages.queries import (
     Get,
     GetBind,
@@ -163,6 +164,7 @@ if TYPE_CHECKING:
     from igtl import aio, files, simulate, video
     from igtl.blocking.server import Peer, Server, serve
     from igtl.codec import batch
+    from igtl.peers import plus
     from igtl.recording import Recorder, Recording
     from igtl.session import tls
     from igtl.tools import transfer
@@ -176,7 +178,7 @@ _LAZY = {
     "Peer": "blocking.server", "Server": "blocking.server", "serve": "blocking.server",
     "Recorder": "recording", "Recording": "recording",
     "VideoDecoder": "video", "VideoEncoder": "video", "View": "view",
-    "aio": "aio", "batch": "codec.batch", "files": "files",
+    "aio": "aio", "plus": "peers.plus", "batch": "codec.batch", "files": "files",
     "simulate": "simulate", "tls": "session.tls", "transfer": "tools.transfer", "video": "video",
 }  # fmt: skip
 
@@ -213,6 +215,7 @@ __all__ = [
     "CalibrationError",
     "Capability",
     "Cells",
+    "ClientInfo",
     "ColorTable",
     "Command",
     "CommandFailed",
@@ -334,6 +337,7 @@ __all__ = [
     "Subscriber",
     "Tool",
     "ToolType",
+    "TrackedFrame",
     "TrackingData",
     "Trajectories",
     "Trajectory",
@@ -342,6 +346,7 @@ __all__ = [
     "TransformGraph",
     "Unit",
     "Unknown",
+    "UsMessage",
     "VersionError",
     "Video",
     "VideoDecoder",
@@ -363,6 +368,7 @@ __all__ = [
     "matrix_of_quaternion",
     "message_types",
     "pipe",
+    "plus",
     "quaternion_of_matrix",
     "reconnect",
     "rtp",

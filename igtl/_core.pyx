@@ -213,6 +213,26 @@ cdef void swap_out(uint8_t* wire, const uint8_t* native, Py_ssize_t n, int size)
         for i in range(n):
             put64(wire + 8 * i, (<uint64_t*>native)[i])
 
+cdef void little_in(uint8_t* to, const uint8_t* wire, Py_ssize_t n, int size) noexcept nogil:
+    """As swap_in, of little-endian numbers; without knowing the order of this machine."""
+    cdef uint8_t mirrored[8]
+    cdef Py_ssize_t i
+    cdef int k
+    for i in range(n):
+        for k in range(size):
+            mirrored[k] = wire[size * i + size - 1 - k]
+        swap_in(to + size * i, mirrored, 1, size)
+
+cdef void little_out(uint8_t* wire, const uint8_t* native, Py_ssize_t n, int size) noexcept nogil:
+    """As swap_out, to little-endian numbers."""
+    cdef uint8_t mirrored[8]
+    cdef Py_ssize_t i
+    cdef int k
+    for i in range(n):
+        swap_out(mirrored, native + size * i, 1, size)
+        for k in range(size):
+            wire[size * i + k] = mirrored[size - 1 - k]
+
 cdef void matrix_in(float* m, const uint8_t* wire) noexcept nogil:
     """Twelve wire numbers, column by column, to a row-major 4x4 (docs/protocol.md section 1.2)."""
     cdef int r, c
@@ -415,6 +435,7 @@ cdef struct Op:
     int target          # COUNT, SIZE: the op described
     int encoding        # STRING: the op with the MIBenum; -1: UTF-8
     bint nests          # CODED: messages within the message
+    bint little         # ARRAY: its numbers are little endian on the wire
     bint optional
     bint constant
     bint hidden         # no argument of the constructor
@@ -518,6 +539,7 @@ cdef class Layout:
         op.optional = f.optional
         op.constant = f.constant
         op.nests = getattr(f.item, "nests", False)
+        op.little = f.little
         op.hidden = f.hidden
         op.kw_only = f.kw_only
         op.per = f.per or 1
@@ -720,7 +742,8 @@ cdef class Layout:
             elif op.kind == ARRAY:
                 k = self.number(i, n - at, counts)
                 array = new_numbers(self.dtypes[i], k, self.fields[i].per)
-                swap_in(<uint8_t*>cnp.PyArray_DATA(array), p + at, k * op.per, op.itemsize)
+                (little_in if op.little else swap_in)(
+                    <uint8_t*>cnp.PyArray_DATA(array), p + at, k * op.per, op.itemsize)
                 values[i] = array
                 at += k * op.per * op.itemsize
             elif op.kind == ELEMENTS:
@@ -734,6 +757,9 @@ cdef class Layout:
                     if <uint64_t>counts[op.length] > <uint64_t>k:
                         self.fail(i, f"{<uint64_t>counts[op.length]} bytes announced, {k} are left")
                     k = counts[op.length]
+                elif op.kind == DATA and op.fixed >= 0:
+                    self.need(i, op.fixed, k)
+                    k = op.fixed
                 if op.kind == DATA:
                     values[i] = memoryview(owner)[p + at - base:p + at - base + k]
                 elif op.kind != CODED:
@@ -921,6 +947,8 @@ cdef class Layout:
                 if not view.c_contiguous:
                     raise EncodeError(self.owner, self.fields[i].name, "must be contiguous in memory")
                 size = number = view.nbytes
+                if op.fixed >= 0 and size != op.fixed:
+                    raise EncodeError(self.owner, self.fields[i].name, f"has {size} bytes, must have {op.fixed}")
             else:
                 if op.counter >= 0:
                     number = elements_of(<object>value)
@@ -1009,7 +1037,8 @@ cdef class Layout:
                 array = <cnp.ndarray?><object>value
                 if not cnp.PyArray_IS_C_CONTIGUOUS(array) or cnp.PyArray_NBYTES(array) != taken.sizes[i]:
                     self._changed(i)
-                swap_out(p, <uint8_t*>cnp.PyArray_DATA(array), taken.sizes[i] // op.itemsize, op.itemsize)
+                (little_out if op.little else swap_out)(
+                    p, <uint8_t*>cnp.PyArray_DATA(array), taken.sizes[i] // op.itemsize, op.itemsize)
             elif op.kind == ELEMENTS:
                 (<Columns>value).gather(p, taken.numbers[i])
             elif op.kind == DATA:
@@ -1148,7 +1177,8 @@ cdef bint take_row(const Rows* rows, Py_ssize_t row, const uint8_t* p) noexcept 
             memcpy(rows.at[i] + op.itemsize * row, p, op.itemsize)
             p += op.itemsize
         else:
-            swap_in(rows.at[i] + op.itemsize * rows.count[i] * row, p, rows.count[i], op.itemsize)
+            (little_in if op.little else swap_in)(
+                rows.at[i] + op.itemsize * rows.count[i] * row, p, rows.count[i], op.itemsize)
             p += op.itemsize * rows.count[i]
     return good
 
@@ -1169,7 +1199,8 @@ cdef int give_row(const Rows* rows, Py_ssize_t row, uint8_t* p) noexcept nogil:
             memcpy(p, rows.at[i] + op.itemsize * row, op.itemsize)
             p += op.itemsize
         else:
-            swap_out(p, rows.at[i] + op.itemsize * rows.count[i] * row, rows.count[i], op.itemsize)
+            (little_out if op.little else swap_out)(
+                p, rows.at[i] + op.itemsize * rows.count[i] * row, rows.count[i], op.itemsize)
             p += op.itemsize * rows.count[i]
     return bad
 

@@ -27,6 +27,7 @@ LAYERS = [
     "session",
     "net",
     "blocking aio tools.rate",
+    "peers",
     "files video recording simulate doctor",
     "tools testing",
     "view",

@@ -1,0 +1,1 @@
+"""Profiles: what one kind of peer needs, and what harms it."""
