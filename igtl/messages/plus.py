@@ -1,6 +1,6 @@
 """The types of PLUS that are not in the specification: CLIENTINFO, TRACKEDFRAME, USMESSAGE.
 
-Their layout follows messages of PlusServer 2.9; docs/protocol.md section 8.20 describes it.
+Their layout follows messages of PlusServer 2.9; docs/protocol.md section 8.22 describes it.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple, Self
 
 import numpy as np
@@ -167,6 +167,22 @@ class PlusSimulator:
         if tool not in self._statuses:
             raise KeyError(f"there is no tool {tool!r}; there are {', '.join(_TOOLS)}")
         self._statuses[tool] = status
+
+    def default(
+        self,
+        *,
+        transforms: Sequence[str] = (),
+        images: Sequence[tuple[str, str]] = (),
+    ) -> None:
+        """What clients get that connect from now on, until they ask for something else
+        (DefaultClientInfo): TRANSFORM and IMAGE of these.
+
+        Args:
+            images: (name, frame) each.
+        """
+        self._default = Client(
+            types=("IMAGE", "TRANSFORM"), transforms=tuple(transforms), images=tuple(images)
+        )
 
     def pause(self, paused: bool = True) -> None:
         """Acquire no frames: then clients get keep-alives only."""

@@ -60,6 +60,30 @@ class Select:
         if (self.tracking_data or self.positions) and not self.transforms:
             raise ValueError("tracking_data and positions need transforms: their names")
 
+    @classmethod
+    def of(cls, names: Iterable[str]) -> Self:
+        """From words: XToY for a transform, Image_Frame for an image, a message type in capitals.
+
+        Raises:
+            ValueError: a word is none of these, or they select nothing.
+        """
+        found: dict[str, list[str]] = {"transforms": [], "images": [], "types": []}
+        for name in names:
+            if name.isupper() and "_" not in name:
+                found["types"].append(name)
+            elif "_" in name:
+                found["images"].append(name)
+            else:
+                found["transforms"].append(name)
+        kinds = {
+            "TRACKEDFRAME": "tracked_frames",
+            "TDATA": "tracking_data",
+            "POSITION": "positions",
+        }
+        flags = {flag: kind in found["types"] for kind, flag in kinds.items()}
+        types = [kind for kind in found.pop("types") if kind not in (*kinds, "TRANSFORM", "IMAGE")]
+        return cls(**found, **flags, types=types)  # type: ignore[arg-type]
+
     @property
     def message_types(self) -> list[str]:
         """The types of the messages that PLUS is asked for."""
