@@ -439,6 +439,30 @@ def test_21_frames_for_a_video_device() -> None:
     assert frame.timestamp_raw == image.timestamp_raw
 
 
+@in_asyncio
+async def test_21_in_asyncio() -> None:
+    async with igtl.plus.aio.serve(port=0) as server:
+        async with igtl.aio.connect(port=server.port) as link:
+            await link.send(igtl.ClientInfo(TRACKER))
+            await until(lambda: server.clients and server.clients[0].wants)
+            await server.tool("StylusToTracker", np.eye(4), status="OUT_OF_VIEW")
+            pose = await link.recv(igtl.Transform, timeout=WAIT)
+            assert pose.metadata["TransformStatus"] == "OUT_OF_VIEW"
+            await link.send(igtl.ClientInfo("<ClientInfo"))  # the choice before stays
+            await link.send(igtl.StartTrackingData(0, "Tracker"))
+            assert (await link.recv(igtl.ReadyTrackingData, timeout=WAIT)).status == 0
+            await until(lambda: server.clients[0].tracking_data)
+            await server.tool("StylusToTracker", np.eye(4))
+            data = await link.recv(igtl.TrackingData, timeout=WAIT)
+            assert data.tools.names == ["StylusToTracker"]
+            await link.send(igtl.StopTrackingData())
+            await until(lambda: not server.clients[0].tracking_data)
+            with pytest.raises(igtl.EncodeError, match="force=True"):
+                await server.send(igtl.Sensor([1.0]))
+            await server.frame(np.zeros((2, 3), np.uint8))  # which it has not asked for
+        await until(lambda: not server.clients)
+
+
 @pytest.mark.parametrize(
     "message",
     [igtl.Sensor([1.0]), igtl.NDArray(np.zeros(2)), igtl.Position((1, 2, 3)), igtl.Points([]),

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from igtl.messages.plus import TrackedTransform
 from igtl.peers.plus.core import SILENT, Reply, Tools
+from igtl.peers.plus.devices import Device
 from igtl.peers.plus.link import Frames, Plus, Reconstruction, connect
 from igtl.peers.plus.selection import Client, Select
 
 if TYPE_CHECKING:
     from igtl.peers.plus import aio
-    from igtl.peers.plus.server import Device, PlusServer, serve
+    from igtl.peers.plus.server import PlusServer, serve
 
 __all__ = [
     "SILENT",
@@ -34,7 +35,7 @@ __all__ = [
     "connect",
     "serve",
 ]
-_OF_SERVER = ("Device", "PlusServer", "serve")  # loaded when used: it needs asyncio
+_OF_SERVER = ("PlusServer", "serve")  # loaded when used: it needs asyncio
 
 
 def __getattr__(name: str) -> Any:

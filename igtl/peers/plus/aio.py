@@ -1,28 +1,43 @@
-"""A client of PLUS in asyncio: `igtl.plus.aio.connect`. The names of `igtl.plus`, awaited."""
+"""PLUS as a peer in asyncio: the names of `igtl.plus`, awaited."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import inspect
+import logging
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, Self, TypeVar, Unpack, overload
 
 import numpy.typing as npt
 
 from igtl._core import Stats
 from igtl.aio.link import Link, Opening
+from igtl.aio.peer import Peer
 from igtl.aio.reconnect import reconnect
+from igtl.aio.server import Server, open_server
 from igtl.codec.message import Message
 from igtl.errors import ConnectionClosed, MessageTooLarge, ProtocolError
-from igtl.log import logger, named
+from igtl.log import log, logger, named
 from igtl.messages.imaging import Image
-from igtl.messages.plus import TrackedFrame
-from igtl.messages.queries import GetStatus
-from igtl.options import PORT, AioConnectOptions, AioConnectSettings, seconds
-from igtl.peers.plus import core
+from igtl.messages.plus import ClientInfo, Placed, TrackedFrame
+from igtl.messages.queries import (
+    GetStatus,
+    ReadyTrackingData,
+    StartTrackingData,
+    StopTrackingData,
+)  # fmt: skip
+from igtl.options import (
+    PORT,
+    AioConnectOptions,
+    AioConnectSettings,
+    ServerOptions,
+    ServerSettings,
+    seconds,
+)  # fmt: skip
+from igtl.peers.plus import core, devices
 from igtl.peers.plus.core import BACKOFF, SETTINGS, Matrix, Reading, Reply, Request, State, Tools
 from igtl.peers.plus.rules import check_for_server
 from igtl.peers.plus.selection import Select
@@ -464,5 +479,94 @@ def connect(
     async def opened() -> Plus:
         plus = Plus((host, port), select, timeout, silence, backoff, on_event, given)
         return await plus.open(options.open_timeout)
+
+    return Opening(opened())
+
+
+class PlusServer:
+    """Sends tools and frames to devices of PLUS; see `serve` and `igtl.plus.PlusServer`."""
+
+    def __init__(self, server: Server) -> None:
+        self.server = server
+        self.host, self.port = server.host, server.port
+        self._devices = devices.Devices()
+        server.on_connect(self._devices.connected)
+        server.on_disconnect(self._devices.gone)
+        server.on(ClientInfo)(self._chosen)
+        server.on(StartTrackingData)(self._started)
+        server.on(StopTrackingData)(self._stopped)
+
+    def _chosen(self, info: ClientInfo, peer: Peer) -> None:
+        try:
+            self._devices.chose(info, peer)
+        except ValueError as error:
+            log(
+                logging.WARNING, "%s has sent a CLIENTINFO that cannot be read: %s", peer.peer,
+                error, peer=peer.peer, cause=error,
+            )  # fmt: skip
+
+    async def _started(self, request: StartTrackingData, peer: Peer) -> None:
+        await peer.send(self._devices.started(request, peer))
+        self._devices.streams(peer, True)
+
+    async def _stopped(self, request: StopTrackingData, peer: Peer) -> None:
+        self._devices.streams(peer, False)
+        await peer.send(ReadyTrackingData(0))
+
+    @property
+    def clients(self) -> list[devices.Device]:
+        """The devices that are connected, and what each has asked for."""
+        return list(self._devices.by_id.values())
+
+    async def _send(self, sending: devices.Sending) -> None:
+        for peer, message in sending:
+            with contextlib.suppress(ConnectionClosed):  # it has left
+                await peer.send(message)
+
+    async def send(self, message: Message, *, force: bool = False) -> None:
+        """Send a message to each device that has asked for it, unless it harms PLUS."""
+        await self._send(self._devices.sending(message, force=force))
+
+    async def tool(
+        self,
+        name: str,
+        pose: npt.ArrayLike,
+        *,
+        status: str = "OK",
+        timestamp: float | None = None,
+        force: bool = False,
+    ) -> None:
+        """Send the pose of a tool; see `igtl.plus.PlusServer.tool`."""
+        await self._send(self._devices.tool(name, pose, status, timestamp, force))
+
+    async def frame(
+        self,
+        image: Image | npt.ArrayLike,
+        transforms: Mapping[str, Placed] = {},
+        *,
+        fields: Mapping[str, object] = {},
+        timestamp: float | None = None,
+    ) -> None:
+        """Send an image with the transforms of its instant; see `igtl.plus.PlusServer.frame`."""
+        await self.send(devices.frame_of(image, transforms, fields, timestamp))
+
+    async def close(self) -> None:
+        """Stop serving."""
+        await self.server.close()
+
+
+def serve(
+    host: str = "127.0.0.1", port: int = PORT, **settings: Unpack[ServerSettings]
+) -> Opening[PlusServer]:
+    """Serve devices of PLUS that are clients: `async with igtl.plus.aio.serve() as server`. See
+    `igtl.plus.serve`."""
+    given: Any = {**devices.SETTINGS, **settings}
+    options = ServerOptions.of(given)
+
+    async def opened() -> PlusServer:
+        server = await open_server(host, port, options, False, None)
+        plus = PlusServer(server)
+        await server.start()
+        return plus
 
     return Opening(opened())

@@ -42,6 +42,9 @@ SILENT: Final = "SILENT"
 """The status of a tool of which nothing arrives any more."""
 
 
+MAX_TOOLS: Final = 1000
+MAX_CHANGES: Final = 10_000  # that wait for their handlers
+
 # -- what arrives
 
 
@@ -129,14 +132,19 @@ class State(Subscriptions):
         self.arrived += 1
         key = message.type_name, message.device_name
         self._serials[key] = self.arrived, self._serials.get(key, (0, 0))[1] + 1
+        if len(self._serials) > len(self._newest):  # of so many streams the oldest is forgotten
+            self._serials = {key: self._serials[key] for key in self._newest}
         try:
             states = list(tool_states(message))
         except BodyError:
             return
         now = message.received_monotonic or time.monotonic()
         for state in states:
+            if state.name not in self.tools and len(self.tools) >= MAX_TOOLS:
+                continue
             if (change := self.tools.tell(state.name, state.status, now)) is not None:
                 self.changes.append(change)
+        del self.changes[:-MAX_CHANGES]
 
     def expire(self, now: float) -> None:
         """Note the time: tools become silent."""
