@@ -136,6 +136,7 @@ class PlusSimulator:
         self._valid_only = valid_only
         self._streams = streams
         self._scanner = Ultrasound(*size)
+        self._picture = self._scanner.frame(0.0)
         self._period = 1 / rate
         self._default = Client(
             types=("IMAGE", "TRANSFORM"), transforms=_TOOLS, images=(("Image", "Reference"),)
@@ -145,7 +146,7 @@ class PlusSimulator:
         self._over = False
         self._leaving = 0.0
         self._recording: list[int] | None = None
-        self._volume: list[Matrix] | None = None
+        self._volume: list[npt.NDArray[np.uint8]] | None = None
         self._listener = socket.create_server((host, port))
         self.host, self.port = self._listener.getsockname()[:2]
         self._begun = time.monotonic()
@@ -352,10 +353,11 @@ class PlusSimulator:
     def _note(self, seconds: float) -> None:
         """A frame was acquired: it is recorded, and part of the volume."""
         self.acquired += 1
+        self._picture = self._scanner.frame(seconds)
         if self._recording is not None:
             self._recording.append(1)
         if self._volume is not None:
-            self._volume.append(self._scanner.frame(seconds).astype(np.float64))
+            self._volume.append(self._picture)
 
     def _messages(self, client: _Client, seconds: float) -> Iterator[Message]:
         """What a client gets of the frame of an instant. What it asks for and is not there makes
@@ -390,7 +392,7 @@ class PlusSimulator:
                 case "TRACKEDFRAME":
                     for _, _, place in images:
                         yield TrackedFrame(
-                            self._scanner.frame(seconds), ijk_to_world=place, transforms=poses,
+                            self._picture, ijk_to_world=place, transforms=poses,
                             fields=self._fields(now), timestamp=now,
                         )  # fmt: skip
                 case "STRING":
@@ -407,7 +409,7 @@ class PlusSimulator:
 
     def _image(self, name: str, frame: str, place: Matrix, seconds: float, now: float) -> Image:
         image = Image.from_frame(
-            self._scanner.frame(seconds), ijk_to_world=place, device_name=f"{name}_{frame}",
+            self._picture, ijk_to_world=place, device_name=f"{name}_{frame}",
             timestamp=now,
         )  # fmt: skip
         image.metadata = self._fields(now)
@@ -640,8 +642,7 @@ class PlusSimulator:
                 f"{base} Reconstruction stop from live frames failed: live volume reconstruction "
                 "is already stopped, device."
             )
-        frames = self._volume or [np.zeros((self._scanner.height, self._scanner.width))]
-        most = np.maximum.reduce(frames).astype(np.uint8)[np.newaxis]
+        most = np.maximum.reduce(self._volume or [self._picture])[np.newaxis]
         # its stamp counts from the start of PLUS
         since = time.monotonic() - self._begun
         return Image(most, spacing=(1, 1, 1), device_name=name, timestamp=since)
@@ -709,7 +710,7 @@ class PlusSimulator:
             within: each client gets the first half of a message before.
         """
         if within:
-            wire = Image.from_frame(self._scanner.frame(0)).pack()
+            wire = Image.from_frame(self._picture).pack()
             for client in list(self._clients):
                 with client.sending:
                     self._sent(client, memoryview(wire)[: len(wire) // 2])
