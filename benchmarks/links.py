@@ -291,7 +291,7 @@ def udp_loop(ends: Ends, seconds: float) -> dict[str, dict[str, Found]]:
 
 
 def udp_maximum(rounds: int) -> dict[str, Found]:
-    """As many datagrams as one thread can send; nobody needs to receive them."""
+    """As many datagrams as one thread can send; no receiver is needed."""
     samples: Samples = {"igtl": [], "limit": []}
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as quiet:
         quiet.bind(("127.0.0.1", 0))

@@ -164,7 +164,7 @@ if TYPE_CHECKING:
     from igtl import aio, files, simulate, video
     from igtl.blocking.server import Peer, Server, serve
     from igtl.codec import batch
-    from igtl.peers import plus
+    from igtl.peers import plus, slicer
     from igtl.recording import Recorder, Recording
     from igtl.session import tls
     from igtl.tools import transfer
@@ -178,8 +178,9 @@ _LAZY = {
     "Peer": "blocking.server", "Server": "blocking.server", "serve": "blocking.server",
     "Recorder": "recording", "Recording": "recording",
     "VideoDecoder": "video", "VideoEncoder": "video", "View": "view",
-    "aio": "aio", "plus": "peers.plus", "batch": "codec.batch", "files": "files",
-    "simulate": "simulate", "tls": "session.tls", "transfer": "tools.transfer", "video": "video",
+    "aio": "aio", "batch": "codec.batch", "files": "files", "plus": "peers.plus",
+    "simulate": "simulate", "slicer": "peers.slicer", "tls": "session.tls",
+    "transfer": "tools.transfer", "video": "video",
 }  # fmt: skip
 
 
@@ -374,6 +375,7 @@ __all__ = [
     "rtp",
     "serve",
     "simulate",
+    "slicer",
     "subscribe",
     "tls",
     "transfer",

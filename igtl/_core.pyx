@@ -3288,7 +3288,8 @@ cdef class Stream(Decoder):
             raise EncodeError(
                 type(r).__name__, "metadata" if r._metadata else "message_id",
                 "this link still writes header version 1, which cannot carry it: connect with "
-                "version=2, or with hello=True and wait for an answer")
+                "version=2 (3D Slicer, which answers no hello), or with hello=True and wait for "
+                "an answer (PLUS, igtl)")
         return version
 
     cdef object packed(self, Record r, bint crc, bint join):

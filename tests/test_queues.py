@@ -286,3 +286,21 @@ def test_one_warning_a_stream(caplog: pytest.LogCaptureFixture) -> None:
     texts = [record.getMessage() for record in caplog.records]
     assert len(texts) == 2
     assert all("`latest`" in text and "inbox_policy" in text for text in texts)
+
+
+@pytest.mark.parametrize("type_name", ["COMMAND", "RTS_COMMAND", "GET_IMAGE", "VIDEO"])
+def test_latest_drops_nothing_of_which_each_counts(type_name: str) -> None:
+    queue, dropped = outbox("latest")
+
+    for k in range(3):
+        queue.put(k, 10, stream(type_name, "command"))
+    assert ([queue.get() for _ in range(3)], dropped) == ([0, 1, 2], [])
+
+
+def test_an_inbox_of_the_latest_keeps_each_command() -> None:
+    inbox = Inbox(igtl.Stats(), "latest")
+    for k in range(3):
+        inbox.put(igtl.Command(k, "Go", device_name="command"), 100)
+        inbox.put(transform("T", k), 100)
+    assert [m.command_id for m in iter(inbox) if isinstance(m, igtl.Command)] == [0, 1, 2]
+    assert len(inbox) == 4

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ssl
 from typing import Any
 
+import numpy as np
 import pytest
 import trustme
 from hypothesis import settings
@@ -17,8 +18,9 @@ from igtl.options import ConnectOptions, ReconnectOptions, ServerOptions
 from igtl.session.facade import new_outbox, new_protocol
 from igtl.session.inbox import Inbox
 from igtl.session.layers import Stack
+from igtl.session.packed import Packed
 from igtl.session.requests import Exchange, Selection
-from igtl.session.session import Session
+from igtl.session.session import UNDECIDED, Session
 from igtl.session.tls import TLSLayer
 from tests.links import pair
 from tests.wire import transform
@@ -296,3 +298,63 @@ def test_a_draining_link_takes_what_comes_while_its_program_is_busy() -> None:
         assert link.stats.received == 501
         assert link.stats.dropped == {"unread": 490}
         assert link.recv(igtl.String, timeout=20) == picture
+
+
+def opened(clock: Clock, version: Any = "auto") -> Session:
+    one = session(clock, options={"version": version})
+    one.opened()
+    return one
+
+
+def sent_by(session: Session) -> list[igtl.Message]:
+    out = []
+    while (piece := session.to_send()) is not None:
+        out.append(igtl.unpack(bytes(piece)))
+        session.sent(len(piece))
+    return out
+
+
+def with_status(name: str) -> igtl.Transform:
+    return igtl.Transform(np.eye(4), device_name=name, metadata={"TransformStatus": "MISSING"})
+
+
+def test_metadata_wait_for_the_version_of_a_new_peer() -> None:
+    clock = Clock()
+    session = opened(clock)
+    for name in ("A", "B"):
+        session.put(session.pack_for_later(with_status(name)))
+    assert session.has_more
+    assert not session.wants_write
+    assert sent_by(session) == []
+    assert session.next_deadline() == clock.now + UNDECIDED
+    feed(session, igtl.Status.ok().pack(version=2))
+    session.sort()
+    assert [m.metadata for m in sent_by(session)] == [{"TransformStatus": "MISSING"}] * 2
+    assert session.protocol.stripped == 0
+    assert not session.has_more
+
+
+def test_a_peer_that_shows_no_version_gets_them_without_and_that_is_told(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    clock = Clock()
+    session = opened(clock)
+    for name in ("A", "B"):
+        session.put(session.pack_for_later(with_status(name)))
+    clock.now += UNDECIDED
+    assert [dict(m.metadata) for m in sent_by(session)] == [{}, {}]
+    assert session.protocol.stripped == 2
+    assert sum("version=2" in record.getMessage() for record in caplog.records) == 1
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_fixed_version_waits_for_nothing(version: Any) -> None:
+    session = opened(Clock(), version)
+    session.put(Packed(with_status("A").pack(version=2)))
+    assert len(sent_by(session)) == 1
+
+
+def test_what_loses_nothing_waits_for_nothing() -> None:
+    session = opened(Clock())
+    session.put(session.pack_for_later(igtl.Transform(np.eye(4), device_name="A")))
+    assert len(sent_by(session)) == 1

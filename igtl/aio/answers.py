@@ -20,7 +20,16 @@ from igtl.log import log
 from igtl.messages.general import Command, CommandReply, Status, StatusCode
 from igtl.messages.queries import Get, GetCapability, GetStatus, Ready, Start, Stop
 from igtl.session.compress import CompressingProtocol, capabilities
-from igtl.session.requests import fits, interval_of, ready_for, reply_to
+from igtl.session.requests import (
+    CommandAnswer,
+    answer_of,
+    fits,
+    interval_of,
+    named_after,
+    ready_for,
+    reply_to,
+    with_status,
+)  # fmt: skip
 
 F = TypeVar("F", bound=Callable[..., Any])
 _ASKS = (Get, Start, Stop)
@@ -136,9 +145,10 @@ class Answers:
         """Decorator: this answers requests of a Get or Start class whose device name fits.
 
         Called with (request, peer); may be a coroutine function. For Get it returns the message,
-        or None if there is none. For Start it returns an iterable of messages, or is a
-        (possibly async) generator of them, or returns None to refuse; RTS_ is sent for it, the
-        rate that the request allows is kept, and STP_ or the client's end stops it.
+        or None if there is none. A message without a name gets the one that was asked for. For
+        Start it returns an iterable of messages, or is a (possibly async) generator of them, or
+        returns None to refuse; RTS_ is sent for it, the rate that the request allows is kept, and
+        STP_ or the client's end stops it.
         """
         if not issubclass(kind, Get | Start):
             raise TypeError(f"{kind.__name__} is not a Get or Start class")
@@ -153,8 +163,10 @@ class Answers:
         """Decorator: this carries out the COMMAND of a name ("*": any other).
 
         Called with (command, peer), beside the handlers, so it may take its time; may be a
-        coroutine function. What it returns (text, or None) is the reply; what it raises is
-        reported as a failure with the text of the exception. A CommandReply is sent as it is.
+        coroutine function. What it returns is the reply: text, a dict that becomes metadata, both
+        as (text, dict), or None. What it raises is reported as a failure with the text of the
+        exception. A CommandReply is sent as it is, with a `Status` if it has none: 3D Slicer takes
+        a reply without one for a failure.
         """
 
         def register(handler: F) -> F:
@@ -210,8 +222,8 @@ class Answers:
             if work is None:
                 raise LookupError(f"there is no command {command.name!r} here")
             result = await self._called(self.runner.apart, work, command, peer)
-            if result is not None and not isinstance(result, CommandReply):
-                result = str(result)
+            if not isinstance(result, CommandReply):
+                result = answer_of(result)
         except CommandFailed as failed:
             error = str(failed)
         except Exception as failed:
@@ -224,22 +236,23 @@ class Answers:
         if isinstance(result, CommandReply):
             try:
                 with contextlib.suppress(ConnectionClosed):
-                    await peer.send(result)
+                    await peer.send(with_status(result, peer.header_version))
                 return
             except Exception as failed:  # it cannot be packed, for example has metadata
                 result, error = None, str(failed)
         await self._reply(peer, command, result, error)
 
     async def _reply(
-        self, peer: Peer, command: Command, text: str | None, error: str | None
+        self, peer: Peer, command: Command, answer: CommandAnswer | None, error: str | None
     ) -> None:
         try:
-            reply = reply_to(command, text, error, peer.header_version)
+            reply = reply_to(command, answer, error, peer.header_version)
             reply.name = _core.fit(command.name, 128)  # of bytes that are no text it has grown
             reply.device_name = ""
             await self._tell(peer, command, reply)
-        except EncodeError as failed:  # of the text
-            failure = CommandReply(command.command_id, "", str(failed))
+        except EncodeError as failed:  # of the text, or of the name
+            nameless = Command(command.command_id, "")
+            failure = reply_to(nameless, None, str(failed), peer.header_version)
             await self._tell(peer, command, failure)
 
     # -- requests
@@ -292,7 +305,7 @@ class Answers:
             if found is None:
                 await self._refuse(peer, request, "is not here")
             else:
-                await peer.send(found)
+                await peer.send(named_after(request, found))
         except ConnectionClosed:
             pass
         except Exception as error:
@@ -345,7 +358,7 @@ class Answers:
         async with contextlib.aclosing(self.runner.iterated(frames)) as messages:
             async for message in messages:
                 # never more of a stream than the client can take, whatever its policy
-                await peer.connection.send(message, wait=True)
+                await peer.connection.send(named_after(request, message), wait=True)
                 due = max(due + interval, time.monotonic())
                 await asyncio.sleep(due - time.monotonic())
 

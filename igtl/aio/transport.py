@@ -10,14 +10,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import struct
+import sys
 import threading
+import time
 from collections.abc import Awaitable, Callable, Generator
 from typing import Any, cast
 
 from igtl._core import Frame
 from igtl.codec.message import Message
 from igtl.errors import ConnectionClosed
-from igtl.net.sockets import tune, unsent
+from igtl.net.sockets import address_of, tune, unsent
 from igtl.session.compress import CompressingProtocol
 from igtl.session.layers import SCRATCH, Layer
 from igtl.session.packed import Packed
@@ -25,6 +28,7 @@ from igtl.session.requests import Exchange
 from igtl.session.session import SLICE, Session, closed_by
 
 _HIGH = 64 * 1024  # bytes in the transport's buffer from which it asks for a pause
+_LINGER = "hh" if sys.platform == "win32" else "ii"  # the layout of a struct linger
 _UNSENT = 128 * 1024  # bytes that the system may hold back; the rest waits under the policy
 _GRACE = 0.5  # seconds for a peer to close after this end has said that nothing more comes
 _BESIDE = 256 * 1024  # bytes from which a message is compressed in a thread
@@ -105,6 +109,7 @@ class Connection(asyncio.BufferedProtocol):
         drains: what arrives is put into the inbox at once, so that the peer never waits for the
             receiver.
         waiter: what one receiving task awaits, see `more`.
+        resets: close by RST once the peer has closed, so that its system frees the port at once.
     """
 
     transport: asyncio.Transport
@@ -120,11 +125,12 @@ class Connection(asyncio.BufferedProtocol):
         self._lost: asyncio.Future[None] = self._loop.create_future()
         self.waiter = Waiter(self._loop)
         self.on_change: Callable[[], None] = self.waiter.wake
-        self.drains = False
+        self.drains = self.resets = False
         self._full = False  # the transport asked for a pause
         self._finishing = False  # the peer was told that nothing more comes
         self._discarding = False
         self._handed = self._taken = 0
+        self._later: asyncio.TimerHandle | None = None
         self._room: asyncio.Future[None] | None = None
         self._putting = asyncio.Lock()
         self._compressing = asyncio.Lock()
@@ -143,9 +149,10 @@ class Connection(asyncio.BufferedProtocol):
         with contextlib.suppress(OSError):  # the peer has gone already; reading will say so
             tune(transport.get_extra_info("socket"), self._keepalive, unsent_low=_UNSENT)
         session = self.session
-        if session.protocol.peer is None:
-            session.protocol.peer = address_of(transport.get_extra_info("peername"))
         session.local = address_of(transport.get_extra_info("sockname"))
+        if session.protocol.peer is None:
+            peer = address_of(transport.get_extra_info("peername"))
+            session.protocol.peer = peer or session.local
         if self._layer is None:
             self._begin()
         else:
@@ -155,6 +162,7 @@ class Connection(asyncio.BufferedProtocol):
     def _begin(self) -> None:
         if not self._ready.done():
             self._ready.set_result(None)
+        self.session.opened()
         self.flush()
 
     def get_buffer(self, sizehint: int) -> memoryview:
@@ -179,6 +187,7 @@ class Connection(asyncio.BufferedProtocol):
             self._layer.feed_eof()
             self._read_layer()
         self._turn()
+        self.tell_end()
         return True  # half closed: this end may still send
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -197,8 +206,25 @@ class Connection(asyncio.BufferedProtocol):
         session.give_up("disconnected")
         if not self._lost.done():
             self._lost.set_result(None)
+        if self._later is not None:
+            self._later.cancel()
         self._wake_room()
         self.on_change()
+        self.tell_end()
+
+    def tell_end(self) -> None:
+        """Tell those who asked for it that nothing more will arrive, once that is so and nothing
+        of it waits undecoded, which might be cut in the middle of a message."""
+        session = self.session
+        if session.protocol.at_boundary:
+            session.end()
+        session.over.tell(session.close_reason)
+
+    def fileno(self) -> int:
+        """Descriptor of the socket; -1 where there is none."""
+        if self._lost.done() or not hasattr(self, "transport"):
+            return -1
+        return int(self.transport.get_extra_info("socket").fileno())
 
     def _read_rest(self) -> None:
         """Take what came before the peer left: asyncio does not read it once a write has failed."""
@@ -226,6 +252,8 @@ class Connection(asyncio.BufferedProtocol):
             self.session.sort()
         self.on_change()
         self.update_reading()
+        if self._later is not None and self.session.wants_write:  # the peer has shown its version
+            self.flush()
 
     def update_reading(self) -> None:
         """Read, or stop reading, as the session wants it now."""
@@ -359,7 +387,7 @@ class Connection(asyncio.BufferedProtocol):
     @property
     def idle(self) -> bool:
         """Whether everything has left."""
-        return not self.session.wants_write and not self._buffered
+        return not self.session.has_more and not self._buffered
 
     def put_now(self, wire: bytes) -> bool:
         """Hand a packed message to the system past the outbox, if nothing waits there; whether it
@@ -367,7 +395,7 @@ class Connection(asyncio.BufferedProtocol):
         session = self.session
         if (
             self._full
-            or session.wants_write
+            or session.has_more
             or len(wire) > SLICE
             or self.is_over
             or self._finishing
@@ -463,6 +491,7 @@ class Connection(asyncio.BufferedProtocol):
         while not self._full and self._may_send and not self._is_closing:
             piece = session.to_send()
             if piece is None:
+                self._flush_later()
                 break
             try:
                 self._write(piece)
@@ -472,6 +501,16 @@ class Connection(asyncio.BufferedProtocol):
                 break
             session.sent(len(piece))
         self._wake_room()
+
+    def _flush_later(self) -> None:
+        """What waits for the peer's header version leaves when the time for that is over."""
+        if self.session.has_more and self._later is None:
+            wait = max(0.0, self.session.next_deadline() - time.monotonic())
+            self._later = self._loop.call_later(wait, self._flush_now)
+
+    def _flush_now(self) -> None:
+        self._later = None
+        self.flush()
 
     def _write(self, data: bytes | memoryview) -> None:
         if self._layer is None:
@@ -531,10 +570,18 @@ class Connection(asyncio.BufferedProtocol):
                         async with asyncio.timeout(_GRACE):
                             await self._until(lambda: self.session.ended, discard)
                 if not self._is_closing:
-                    self.transport.close()
+                    self._close()
                 await asyncio.shield(self._lost)
         self.abort()
         await asyncio.shield(self._lost)
+
+    def _close(self) -> None:
+        if self.resets and self.session.ended:
+            with contextlib.suppress(OSError):
+                self.transport.get_extra_info("socket").setsockopt(
+                    socket.SOL_SOCKET, socket.SO_LINGER, struct.pack(_LINGER, 1, 0)
+                )
+        self.transport.close()
 
     def _say_farewell(self) -> None:
         if self._layer is not None:
@@ -563,8 +610,3 @@ class Connection(asyncio.BufferedProtocol):
         """Cut it at once."""
         if hasattr(self, "transport") and not self._lost.done():
             self.transport.abort()
-
-
-def address_of(name: Any) -> Any:
-    """(host, port) of an address of any family; None for none."""
-    return name[:2] if isinstance(name, tuple) else name or None

@@ -414,9 +414,10 @@ class Server:
         """Decorator: this answers requests of a Get or Start class whose device name fits.
 
         Called with (request, peer), in a thread of its own. For Get it returns the message, or
-        None if there is none. For Start it returns an iterable of messages, or is a generator of
-        them, or returns None to refuse; RTS_ is sent for it, the rate that the request allows is
-        kept, and STP_ or the client's end stops it.
+        None if there is none; one without a name gets the name that was asked for. For Start it
+        returns an iterable of messages, or is a generator of them, or returns None to refuse; RTS_
+        is sent for it, the rate that the request allows is kept, and STP_ or the client's end stops
+        it.
 
         What nobody provides is answered with STATUS "not found".
         """
@@ -426,8 +427,9 @@ class Server:
         """Decorator: this carries out the COMMAND of a name ("*": any other).
 
         Called with (command, peer), in a thread of its own, so it may take its time. What it
-        returns (text, or None) is the reply; what it raises is reported as a failure with the
-        text of the exception. A CommandReply is sent as it is.
+        returns is the reply: text, a dict that becomes metadata, both as (text, dict), or None.
+        What it raises is reported as a failure with the text of the exception. A CommandReply is
+        sent as it is, with a `Status` if it has none.
         """
         return self._server.command(name)
 
@@ -539,7 +541,7 @@ class Server:
         self.close()
 
     def __repr__(self) -> str:
-        return f"<Server on {self.host}:{self.port}, {len(self._server.clients)} clients>"
+        return f"<Server on {named((self.host, self.port))}, {len(self._server.clients)} clients>"
 
 
 def serve(

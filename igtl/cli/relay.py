@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -42,7 +43,7 @@ class _Renaming(click.ParamType):  # type: ignore[type-arg]
 @click.argument("address", type=Address())
 @click.option(
     "--at", type=Address(), default="localhost:18945", show_default=True,
-    help="Where clients connect; 0.0.0.0 as host for everybody.",
+    help="Where clients connect; host 0.0.0.0 accepts connections from other machines.",
 )  # fmt: skip
 @click.option("--rename", multiple=True, type=_Renaming(), help="Another device name: OLD=NEW.")
 @click.option(
@@ -53,7 +54,10 @@ class _Renaming(click.ParamType):  # type: ignore[type-arg]
     "--max-rate", type=click.FloatRange(0, min_open=True),
     help="Messages a second of one stream at most; the newest are passed on.",
 )  # fmt: skip
-@click.option("--both-ways", is_flag=True, help="Also send to the source what clients send.")
+@click.option(
+    "--both-ways", is_flag=True,
+    help="Also send to the source what clients send; it answers their commands and requests.",
+)  # fmt: skip
 @click.option("--allow", multiple=True, help="Only these addresses or networks may connect.")
 @click.option("--serve-cert", type=_FILE, help="TLS for the clients, with this certificate (PEM).")
 @click.option("--serve-key", type=_FILE, help="Its key, if it is not in the same file.")
@@ -78,7 +82,7 @@ def command(
     source: Callable[..., Source],
 ) -> None:
     """Pass on what the source at ADDRESS sends to many clients, each with its own queue: one that
-    stalls delays nobody. The source is connected to again when it comes back.
+    stalls delays no other. The source is connected to again when it comes back.
 
     Frames stay as they are, unless an option changes them. -t and -d choose what is passed on.
 
@@ -106,7 +110,7 @@ def command(
             address, end=end, heal=True, bad=lambda error: say(f"bad message: {error}")
         )
         if both_ways:
-            _back(server, incoming)
+            relay.both_ways(partial(_back, incoming))
         server.start()
         say(f"{named(address)} -> {named((server.host, server.port))}, Ctrl-C ends")
         stack.enter_context(incoming)
@@ -126,17 +130,15 @@ def command(
             _summarize(relay)
 
 
-def _back(server: igtl.Server, incoming: Source) -> None:
-    @server.on()
-    def _(message: igtl.Message, peer: Any) -> None:
-        try:
-            incoming.send(message)
-        except igtl.EncodeError as error:
-            say(f"not sent to the source: {error}")
+def _back(incoming: Source, message: igtl.Message) -> None:
+    try:
+        incoming.send(message)
+    except igtl.EncodeError as error:
+        say(f"not sent to the source: {error}")
 
 
 def _warn(server: igtl.Server, warned: set[int]) -> None:
-    """Old libraries lose step with version 2, and nobody would know why nothing arrives."""
+    """Old libraries lose step with version 2, and show no reason why nothing arrives."""
     for peer in server.clients:
         if peer.header_version == 1 and peer.id not in warned:
             warned.add(peer.id)

@@ -84,6 +84,10 @@ def _lines() -> Iterator[igtl.Message]:
 @click.option("-n", "--count", type=click.IntRange(1), help="With --rate: so many times.")
 @click.option("--compress", is_flag=True, help="Compressed, if the server is igtl and takes it.")
 @click.option("--udp", is_flag=True, help="As datagrams.")
+@click.option(
+    "--to-slicer", is_flag=True,
+    help="To 3D Slicer: header version 2, and nothing that it crashes on or shows wrongly.",
+)  # fmt: skip
 @click.option("-q", "--quiet", is_flag=True, help="No progress.")
 @connection
 def command(
@@ -95,6 +99,7 @@ def command(
     count: int | None,
     compress: bool,
     udp: bool,
+    to_slicer: bool,
     quiet: bool,
     how: Connection,
 ) -> None:
@@ -112,9 +117,15 @@ def command(
         matrix="[[1,0,0,5],[0,1,0,0],[0,0,1,0],[0,0,0,1]]" localhost --header-version 2
     igtl send '{"type": "STRING", "string": "hello"}' localhost --rate 10
 
-    ADDRESS is HOST:PORT.
+    ADDRESS is HOST:PORT. --to-slicer refuses what 3D Slicer cannot take, with the reason and the
+    remedy; integers of more than 16 bits are converted where all values fit.
     """
     found = _items(items, name, space)
+    check = _for_slicer if to_slicer else _as_it_is
+    if to_slicer:
+        if udp:
+            raise click.UsageError("3D Slicer takes no datagrams")
+        how = how._replace(version=2)
     if count is not None and rate is None:
         raise click.UsageError("--count goes with --rate")
     with ExitStack() as stack:
@@ -127,9 +138,9 @@ def command(
                 out.wait_compressed()
         try:
             if rate is None:
-                sent = _once(out, found, name, quiet)
+                sent = _once(out, found, name, quiet, check)
             else:
-                sent = _again(out, found, name, rate, count)
+                sent = _again(out, found, name, rate, count, check)
         except ValueError as error:
             if isinstance(error, igtl.IgtlError):
                 raise
@@ -139,7 +150,25 @@ def command(
         say(f"{sent} sent, {size / 1e6:.1f} MB")
 
 
-def _once(out: Any, items: list[Item], name: str | None, quiet: bool) -> int:
+def _as_it_is(message: igtl.Message) -> igtl.Message:
+    return message
+
+
+def _for_slicer(message: igtl.Message) -> igtl.Message:
+    """A message that 3D Slicer takes: integers and texts are converted where nothing is lost.
+
+    Raises:
+        SlicerRefuses: there is no way to send it.
+    """
+    from igtl.peers.slicer import adapted
+
+    return adapted(message)
+
+
+Check = Callable[[igtl.Message], igtl.Message]
+
+
+def _once(out: Any, items: list[Item], name: str | None, quiet: bool, check: Check) -> int:
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 
     console = terminal(stderr=True)
@@ -152,6 +181,7 @@ def _once(out: Any, items: list[Item], name: str | None, quiet: bool) -> int:
             for message in make():
                 if name is not None:
                     message.device_name = name
+                message = check(message)
                 before = out.stats.sent_bytes
                 progress.update(bar, description=f"sending {title}")
                 out.send(message)
@@ -162,14 +192,18 @@ def _once(out: Any, items: list[Item], name: str | None, quiet: bool) -> int:
     return sent
 
 
-def _again(out: Any, items: list[Item], name: str | None, rate: float, count: int | None) -> int:
+def _again(
+    out: Any, items: list[Item], name: str | None, rate: float, count: int | None, check: Check
+) -> int:
     messages = [message for _, make in items for message in make()]
+    for message in messages:
+        if name is not None:
+            message.device_name = name
+    messages = [check(message) for message in messages]
     sent = 0
     rounds: Iterable[int] = count_up() if count is None else range(count)
     for _ in zip(rounds, igtl.Rate(rate), strict=False):
         for message in messages:
-            if name is not None:
-                message.device_name = name
             message.timestamp = time.time()
             out.send(message)
             sent += 1

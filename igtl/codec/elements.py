@@ -132,7 +132,9 @@ class _Column(_core.Column):
         target = columns.arrays[self.i]
         if len(values) != columns.rows:
             raise ValueError(f"{self.field.plural}: {len(values)} values for {columns.rows} rows")
-        if self.field.kind in ("text", "matrix"):
+        if self.field.kind == "text" and (texts := _short_texts(values, target.dtype)) is not None:
+            target[:] = texts
+        elif self.field.kind in ("text", "matrix"):
             for row, value in enumerate(values):
                 target[row] = _cell_value(columns.__item__, self.field, value)
         else:
@@ -162,6 +164,19 @@ class _Cell:
     def __set__(self, element: Any, value: Any) -> None:
         column = element._columns.arrays[self.i]
         column[element._row] = _cell_value(type(element), self.field, value)
+
+
+def _short_texts(values: Any, dtype: np.dtype[Any]) -> Any:
+    """All texts of a column at once; None if one of them has to be looked at by itself."""
+    if set(map(type, values)) != {str}:
+        return None
+    try:
+        texts = list(map(str.encode, values))
+    except UnicodeEncodeError:
+        return None
+    if max(map(len, texts)) > dtype.itemsize or b"\0" in b"".join(texts):
+        return None
+    return np.array(texts, dtype)
 
 
 def _cell_value(owner: type, field: Field, value: Any) -> Any:

@@ -13,6 +13,8 @@ Value: TypeAlias = str | bool | int | float | bytes | tuple[int, str | bytes]
 """What may be assigned: text, a number or bool (sent as text), bytes (sent as they are, labelled
 UTF-8), or (IANA MIBenum, text or bytes)."""
 
+LARGEST = 65_536  # bytes of keys and values that the official library does not read any more
+
 
 def _encoded(value: Value) -> tuple[int, bytes]:
     if isinstance(value, tuple):
@@ -31,7 +33,8 @@ class Metadata(MutableMapping[str, str]):
 
     Keys are written in ascending byte order, as the official library does; metadata that came
     from the wire and was not changed is written in the order it had (docs/protocol.md 5.3).
-    The library's own reader rejects messages with 65,536 bytes of metadata or more.
+    Keys and values have less than 65,536 bytes together: the official library's reader drops a
+    message with more. Longer ones are received, and sent on if they were not changed.
     """
 
     __slots__ = ("_entries", "_wire")
@@ -140,6 +143,12 @@ class Metadata(MutableMapping[str, str]):
                 )
             head.append(struct.pack(">HHI", len(key), encoding, len(raw)))
             data += key, raw
+        if (size := sum(map(len, data))) >= LARGEST:
+            raise EncodeError(
+                owner, "metadata",
+                f"{size} bytes of keys and values; receivers of the official library, 3D Slicer "
+                f"among them, drop a message with {LARGEST} or more",
+            )  # fmt: skip
         return b"".join(head), b"".join(data)
 
     def __repr__(self) -> str:

@@ -75,7 +75,7 @@ def _judge_silence(diagnosis: Diagnosis, session: Session) -> None:
             "peer has nothing to send (PLUS: is the device connected? It says nothing at all while "
             "no transform that it should send is valid. 3D Slicer: is there a node under OUT of "
             "the connector?), or it waits to be asked (igtl dump --start TDATA; igtl query), or it "
-            "is a client of somebody else's kind.",
+            "speaks another protocol.",
         )  # fmt: skip
 
 

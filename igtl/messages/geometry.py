@@ -5,14 +5,14 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable, Iterator, Sequence
 from enum import IntEnum
-from typing import TYPE_CHECKING, Any, Final, overload
+from typing import TYPE_CHECKING, Any, Final, Self, Unpack, overload
 
 import numpy as np
 import numpy.typing as npt
 
 from igtl import _core
 from igtl.codec.elements import Element, ElementList
-from igtl.codec.message import Message
+from igtl.codec.message import HeaderFields, Message
 from igtl.errors import EncodeError
 from igtl.fields import (
     Array,
@@ -53,6 +53,56 @@ class Points(Message, type_name="POINT"):
     """A list of points. `points.positions` is (n, 3)."""
 
     points: ElementList[Point] = elements(Point, default=())
+
+    @classmethod
+    def from_arrays(
+        cls,
+        positions: npt.ArrayLike,
+        *,
+        names: Sequence[str] | None = None,
+        selected: npt.ArrayLike | bool | None = None,
+        visible: npt.ArrayLike | bool | None = None,
+        color: npt.ArrayLike | None = None,
+        groups: Sequence[str] | None = None,
+        diameters: npt.ArrayLike | None = None,
+        owners: Sequence[str] | None = None,
+        **header: Unpack[HeaderFields],
+    ) -> Self:
+        """Many points at once, from arrays of one row for each point.
+
+        Args:
+            positions: (n, 3), mm.
+            names, groups, owners, diameters: see `Point`; what is left out has its default.
+            selected: (n,) or one for all: whether 3D Slicer shows a point as selected. It is the
+                group that says so ("Unselected" or another), so give this or `groups`.
+            visible: (n,) or one for all; points that are not get the alpha 0.
+            color: one for all or (n, 3 or 4), 0 to 255.
+            header: see Message.
+
+        Raises:
+            ValueError: the arrays have different lengths, or `selected` and `groups` are given.
+        """
+        place = np.asarray(positions, np.float32).reshape(-1, 3)
+        n = len(place)
+        if selected is not None:
+            if groups is not None:
+                raise ValueError("selected and groups say the same thing: give one of them")
+            chosen = np.broadcast_to(np.asarray(selected, bool), (n,))
+            if not chosen.all():
+                groups = ["Fiducial" if each else "Unselected" for each in chosen.tolist()]
+        points = Point.columns(positions=place)
+        given = {"names": names, "groups": groups, "diameters": diameters, "owners": owners}
+        for plural, values in given.items():
+            if values is not None:
+                setattr(points, plural, values)
+        if color is not None:
+            colors = np.asarray(color)
+            points.colors[:, : colors.shape[-1]] = _core.as_numbers(
+                np.broadcast_to(colors, (n, colors.shape[-1])), np.dtype("u1"), "Points", "color"
+            )
+        if visible is not None:
+            points.colors[~np.broadcast_to(np.asarray(visible, bool), (n,)), 3] = 0
+        return cls(points, **header)
 
 
 class TrajectoryType(IntEnum):

@@ -208,7 +208,7 @@ class Incoming(Socket):
 
     Args:
         port: default 18944; 0 takes a free one, see `port`.
-        host: address to listen on, default loopback only; "0.0.0.0" for everybody.
+        host: address to listen on, default loopback only; "0.0.0.0" for other machines too.
         group: multicast group to join, instead of `host`.
         interface: for `group`: the local address (IPv4), or the name or number of the interface
             (IPv6), to join on. Default: the system's choice.

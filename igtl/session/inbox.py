@@ -11,24 +11,26 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import Any, Literal, NamedTuple, Protocol, get_args
+from typing import Any, NamedTuple, Protocol, get_args
 
 from igtl._core import Frame, Stats
 from igtl.codec.message import Message
 from igtl.log import log
+from igtl.options import InboxPolicy, SocketOptions
 
-InboxPolicy = Literal["drop_oldest", "drop_newest", "latest"]
-
-MAX_MESSAGES = 1000  # of one stream
-MAX_BYTES = 64 << 20  # of one stream
-MAX_TOTAL_BYTES = 256 << 20  # of all streams
-MAX_AGE = 0.2  # seconds
-BEHIND = (
-    1.0  # seconds between a message that is taken and the newest of its stream: worth a warning
-)
+BEHIND = 1.0  # seconds from a message that is taken to the newest of its stream: worth a warning
 
 # A pose describes the present: a newer one of its stream replaces it.
 STATES = frozenset(("TRANSFORM", "POSITION", "QTRANS", "TDATA", "QTDATA"))
+
+# Each of these counts, or the ones behind it cannot be used without it.
+EVENTS = frozenset(("COMMAND", "RTS_COMMAND", "CAPABILITY", "QUERY", "VIDEO"))
+REQUESTS = ("GET_", "STT_", "STP_", "RTS_")
+
+
+def is_event(type_name: str) -> bool:
+    """Whether a newer message of this type does not replace an older one."""
+    return type_name in EVENTS or type_name.startswith(REQUESTS)
 
 
 class Wanted(Protocol):
@@ -55,7 +57,8 @@ class Inbox:
         stats: where losses are counted: "unread" (a bound was reached), "superseded" (a newer one
             of the stream was wanted, or the policy is "latest").
         policy: what gives way when a bound is reached: "drop_oldest", "drop_newest", or "latest"
-            (only the newest message of each stream is kept).
+            (only the newest message of each stream is kept; commands, requests and VIDEO,
+            of which each counts, follow "drop_oldest").
         max_messages, max_bytes: bounds of each stream.
         max_total_bytes: bound of all streams together; the largest one gives way.
         max_age: seconds after which a waiting pose is passed over by a receiver that asks for its
@@ -63,6 +66,7 @@ class Inbox:
         clock: for tests; as `time.monotonic`.
 
     Attributes:
+        raw: whether messages wait as they came, for a receiver of frames, or decoded.
         bytes: of all messages that wait.
         errors: what was wrong with messages that arrived, for the receiver; of more than 100 the
             oldest are only counted in the stats.
@@ -71,11 +75,11 @@ class Inbox:
     def __init__(
         self,
         stats: Stats,
-        policy: InboxPolicy = "drop_oldest",
-        max_messages: int = MAX_MESSAGES,
-        max_bytes: int = MAX_BYTES,
-        max_total_bytes: int = MAX_TOTAL_BYTES,
-        max_age: float | None = MAX_AGE,
+        policy: InboxPolicy = SocketOptions.inbox_policy,
+        max_messages: int = SocketOptions.inbox_messages,
+        max_bytes: int = SocketOptions.inbox_bytes,
+        max_total_bytes: int = SocketOptions.inbox_total_bytes,
+        max_age: float | None = SocketOptions.inbox_max_age,
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -83,7 +87,7 @@ class Inbox:
             raise ValueError(f"an inbox cannot have the policy {policy!r}")
         self._stats = stats
         self._policy = policy
-        self._max_messages = 1 if policy == "latest" else max_messages
+        self._max_messages = max_messages
         self._max_bytes = max_bytes
         self._max_total_bytes = max_total_bytes
         self._max_age = max_age
@@ -92,6 +96,7 @@ class Inbox:
         self._serial = 0
         self._first = 0
         self._warned: set[tuple[str, tuple[str, str]]] = set()
+        self.raw = False
         self.bytes = 0
         self.errors: deque[Exception] = deque(maxlen=100)
 
@@ -139,12 +144,13 @@ class Inbox:
         self, key: tuple[str, str], stream: Stream, message: Message | Frame, size: int
     ) -> bool:
         """Keep the stream within its bounds; whether the message may come in."""
+        if self._policy == "latest" and not is_event(key[0]):
+            while stream.entries:
+                self._drop(key, stream, "superseded")
+            return True
         while stream.entries and (
             len(stream.entries) >= self._max_messages or stream.bytes + size > self._max_bytes
         ):
-            if self._policy == "latest":
-                self._drop(key, stream, "superseded")
-                continue
             self._warn_unread(key, stream)
             if self._policy == "drop_newest":
                 self._stats.count_dropped(message, "unread")

@@ -11,13 +11,12 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable
 from typing import Generic, NamedTuple, TypeVar, get_args
 
-from igtl.options import Policy
-from igtl.session.inbox import MAX_AGE, STATES
+from igtl.options import Policy, QueueOptions
+from igtl.session.inbox import EVENTS, REQUESTS, STATES, is_event
 
 T = TypeVar("T")
 
-_EVENTS = frozenset(("STATUS", "COMMAND", "RTS_COMMAND", "CAPABILITY", "SENSOR"))
-_REQUESTS = ("GET_", "STT_", "STP_", "RTS_")
+_LIVE = (EVENTS | STATES | {"STATUS", "SENSOR"}) - {"VIDEO"}
 
 
 class Entry(NamedTuple, Generic[T]):
@@ -37,7 +36,8 @@ class Outbox(Generic[T]):
     Args:
         policy: what happens when it is full. "block": the caller asks `has_room` first, and waits.
             "drop_oldest", "drop_newest": that one is dropped. "latest": an item takes the place of
-            the one of its stream that waits, full or not; else as "drop_oldest".
+            the one of its stream that waits, full or not; else, and for commands, requests
+            and VIDEO, as "drop_oldest".
         max_messages, max_bytes: the bounds.
         lost: called with each item that is dropped, and the cause: the policy's name, or
             "superseded".
@@ -53,7 +53,7 @@ class Outbox(Generic[T]):
         max_bytes: int,
         lost: Callable[[T, str], None],
         *,
-        max_age: float | None = MAX_AGE,
+        max_age: float | None = QueueOptions.max_age,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         if policy not in get_args(Policy):
@@ -106,12 +106,12 @@ class Outbox(Generic[T]):
         lane[self._serial] = entry
         self.bytes += size
         self._count(stream)
-        if self.policy == "latest":
+        if self.policy == "latest" and not is_event(_type_of(stream)):
             self._places[stream] = self._serial
 
     def _lane(self, stream: bytes) -> OrderedDict[int, Entry[T]]:
         type_name = _type_of(stream)
-        if type_name in STATES or type_name in _EVENTS or type_name.startswith(_REQUESTS):
+        if type_name in _LIVE or type_name.startswith(REQUESTS):
             return self._live
         return self._bulk
 

@@ -6,16 +6,21 @@ whether this is the answer, and then for what to hand to the user.
 
 from __future__ import annotations
 
+import copy
 import itertools
 import os
 import re
+from collections.abc import Mapping
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
-from igtl.codec.message import Message, NoData, message_types
-from igtl.errors import CommandFailed
+from igtl._core import Frame
+from igtl.codec.message import Message, NoData, Unknown, message_types
+from igtl.errors import CommandFailed, EncodeError
 from igtl.messages.general import Command, CommandReply, Status, StatusCode
 from igtl.messages.queries import Get, Ready, Start, Stop
+
+M = TypeVar("M", bound=Message)
 
 
 def name_fits(name: str, pattern: str) -> bool:
@@ -24,9 +29,13 @@ def name_fits(name: str, pattern: str) -> bool:
     return pattern in ("*", name) or fnmatchcase(name, pattern.replace("[", "[[]"))
 
 
-def fits(message: Message, kind: type[Message], name: str) -> bool:
-    """Whether a message has this class, and a device name that fits this pattern."""
-    return isinstance(message, kind) and name_fits(message.device_name, name)
+def fits(message: Message | Frame, kind: type[Message], name: str) -> bool:
+    """Whether a message, decoded or as it came, has this class, and a device name that fits this
+    pattern."""
+    cls = type(message)
+    if isinstance(message, Frame):
+        cls = message_types().get(message.type_name, Unknown)
+    return issubclass(cls, kind) and name_fits(message.device_name, name)
 
 
 class Exchange:
@@ -197,24 +206,75 @@ def _quoted(text: str) -> str:
     return f'"{text}"'
 
 
-def reply_to(command: Command, text: str | None, error: str | None, version: int) -> CommandReply:
-    """The reply to a command: what its handler returned, or why it failed.
+class CommandAnswer(NamedTuple):
+    """What a handler answers a command: text, None for the usual XML, and metadata."""
+
+    text: str | None
+    metadata: Mapping[str, Any]
+
+
+def answer_of(result: Any) -> CommandAnswer:
+    """What a handler has returned: text, a dict, both as (text, dict), or None."""
+    if isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], Mapping):
+        text, metadata = result
+        return CommandAnswer(None if text is None else str(text), metadata)
+    if isinstance(result, Mapping):
+        return CommandAnswer(None, result)
+    return CommandAnswer(None if result is None else str(result), {})
+
+
+def reply_to(
+    command: Command, answer: CommandAnswer | None, error: str | None, version: int
+) -> CommandReply:
+    """The reply to a command: what its handler answered, or why it failed.
 
     Status stands in the metadata, if the link can carry them, and in the XML of a reply that the
-    handler has not written itself.
+    handler has not written itself; so do the metadata of the handler.
+
+    Raises:
+        EncodeError: the handler has written a text and metadata, and the link cannot carry them.
     """
+    text, metadata = answer or (None, {})
     status = "SUCCESS" if error is None else "FAIL"
     if text is None:
-        text = (
+        head = (
             f"<CommandReply Name={_quoted(command.name)} Status={_quoted(status)} "
-            f"Message={_quoted(error or '')}/>"
+            f"Message={_quoted(error or '')}"
+        )
+        inner = "".join(
+            f"<Parameter Name={_quoted(key)} Value={_quoted(str(value))}/>"
+            for key, value in metadata.items()
+        )
+        text = f"{head}>{inner}</CommandReply>" if inner else f"{head}/>"
+    elif metadata and version != 2:
+        raise EncodeError(
+            "CommandReply", "metadata", "the client reads header version 1, which cannot carry it"
         )
     reply = CommandReply(command.command_id, command.name, text, device_name=command.device_name)
     if version == 2:
-        reply.metadata["Status"] = status
+        reply.metadata.update(metadata)
+        reply.metadata.setdefault("Status", status)
         if error is not None:
             reply.metadata["ErrorMessage"] = error
     return reply
+
+
+def with_status(reply: CommandReply, version: int) -> CommandReply:
+    """A reply that its handler has built, with a Status in its metadata if they can carry one and
+    have none."""
+    if version == 2 and "Status" not in reply.metadata:
+        failed = "FAIL" if _failed(reply) else "SUCCESS"
+        reply = copy.copy(reply)
+        reply.metadata = {**reply.metadata, "Status": failed}
+    return reply
+
+
+def named_after(request: Message, answer: M) -> M:
+    """An answer, under the name that was asked for if it has none."""
+    if request.device_name and not answer.device_name:
+        answer = copy.copy(answer)
+        answer.device_name = request.device_name
+    return answer
 
 
 class Stopping(Exchange):

@@ -12,6 +12,7 @@ the peer's bytes, to the caller that receives.
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections import deque
@@ -22,8 +23,9 @@ from igtl import _core
 from igtl._core import Frame, Stream
 from igtl.codec.message import Message
 from igtl.errors import ConnectionClosed, MessageTooLarge, ProtocolError
-from igtl.log import named
+from igtl.log import log, named
 from igtl.session.inbox import Inbox, Wanted
+from igtl.session.once import Once
 from igtl.session.outbox import Outbox
 from igtl.session.packed import Packed
 from igtl.session.protocol import Protocol
@@ -31,6 +33,7 @@ from igtl.session.requests import Exchange
 
 READ_AHEAD = 256 * 1024  # bytes that may lie undecoded before the driver stops reading
 SLICE = 256 * 1024  # bytes of a large message that are handed to the driver at once
+UNDECIDED = 0.25  # seconds in which a new peer may show its header version
 
 Done = Callable[[Message | Exception], None]
 
@@ -53,6 +56,7 @@ class Session:
     Attributes:
         close_reason: why nothing more can arrive; None while something can.
         greeting: what leaves before anything else.
+        over: what is to be called when the link is over.
         can_send: whether the peer, as far as is known, takes anything.
         heard: time of the clock at which the last bytes arrived; times at which this end did not
             listen are left out.
@@ -82,6 +86,7 @@ class Session:
         self._stall_timeout = stall_timeout
         self._clock = clock
         self._requests: dict[Exchange, Done] = {}
+        self.over = Once()
         self.greeting: deque[Packed] = deque()
         self._packed: Packed | None = None  # the message that is being sent
         self._leaving: memoryview | None = None  # the rest of it
@@ -90,8 +95,13 @@ class Session:
         self.can_send = True
         self.close_reason: Exception | None = None
         self.heard = self.moved = clock()
+        self._began = -math.inf
         self.held = 0
         self._listened = 0.0
+
+    def opened(self) -> None:
+        """The connection is there. Call it before the first `to_send`."""
+        self._began = self._clock()
 
     # -- bytes in
 
@@ -179,6 +189,8 @@ class Session:
             ProtocolError: a message cannot be used; the next one can be taken. After
                 MessageTooLarge the framing is lost, and the session has ended.
         """
+        if self.inbox.raw:
+            self._keep(raw=False)
         message: Message | None = self.inbox.take(wanted, fresh=fresh) if self.inbox else None
         if message is not None:
             return message
@@ -200,6 +212,8 @@ class Session:
         Raises:
             ProtocolError: as `take`.
         """
+        if self.inbox.raw:
+            self._keep(raw=False)
         self.sort()
         if self.inbox.errors:
             raise self.inbox.errors.popleft()
@@ -207,39 +221,55 @@ class Session:
         return found
 
     def sort(self) -> None:
-        """Put all that has arrived into the inbox, and hand answers to those who asked, so that
-        the driver can go on reading whatever the receiver does. What is wrong with a message is
-        kept in `inbox.errors`, for `take`."""
+        """Put all that has arrived into the inbox, decoded or as it came, and hand answers to those
+        who asked, so that the driver can go on reading whatever the receiver does. What is wrong
+        with a message is kept in `inbox.errors`, for `take`."""
+        take = self._next_frame if self.inbox.raw else self._next
         while True:
             try:
-                message = self._next()
+                found = take()
             except Exception as error:  # of a type's own check too
                 self.inbox.errors.append(error)
                 continue
-            if message is None:
+            if found is None:
                 if self.ended:
                     self._tell_requests()
                 return
-            self.inbox.put(message, self.protocol.last_size)
+            self._put(found)
 
-    def sort_frames(self) -> None:
-        """As `sort`, for a receiver that wants messages as they came."""
-        while True:
+    def _put(self, found: Message | Frame) -> None:
+        size = len(found) if isinstance(found, Frame) else self.protocol.last_size
+        self.inbox.put(found, size)
+
+    def _keep(self, *, raw: bool) -> None:
+        """Let what waits, and what will have to, wait as it came, or decoded."""
+        self.inbox.raw = raw
+        waiting = []
+        while (found := self.inbox.take()) is not None:
+            waiting.append(found)
+        for found in waiting:
             try:
-                frame = self.take_frame()
-            except ProtocolError as error:
+                self._put(Frame.from_bytes(found.pack()) if raw else self.protocol.decoded(found))
+            except Exception as error:  # of a type's own check too
                 self.inbox.errors.append(error)
-                continue
-            if frame is None:
-                return
-            self.inbox.put(frame, len(frame))
 
     def take_frame(self) -> Frame | None:
         """The next message as it came, for relays and recorders; None while there is none.
+        Messages that wait decoded are packed again.
 
         Raises:
             MessageTooLarge, VersionError: as `take`.
         """
+        if not self.inbox.raw:
+            self._keep(raw=True)
+        if self.inbox:
+            found: Frame = self.inbox.take()
+            return found
+        if self.inbox.errors:
+            raise self.inbox.errors.popleft()
+        return self._next_frame()
+
+    def _next_frame(self) -> Frame | None:
         try:
             while (frame := self.protocol.next_frame()) is not None:
                 if not self._requests or not self._is_answer(frame):
@@ -344,22 +374,58 @@ class Session:
         self.outbox.put(packed, packed.size, packed.stream)
 
     @property
+    def has_more(self) -> bool:
+        """Whether something waits to leave, now or later."""
+        return self._packed is not None or bool(self.greeting) or bool(self.outbox)
+
+    @property
     def wants_write(self) -> bool:
-        """Whether something waits to leave."""
-        return self._leaving is not None or bool(self.greeting) or bool(self.outbox)
+        """Whether something waits that may leave now."""
+        return self.has_more and not self._waits_for_version()
+
+    def _next_packed(self) -> Packed | None:
+        """The message that leaves next, or is leaving. From here on it keeps its place."""
+        if self._packed is None:
+            if self.greeting:
+                self._packed = self.greeting.popleft()
+            elif self.outbox:
+                self._packed = self.outbox.get()
+        return self._packed
+
+    def _waits_for_version(self) -> bool:
+        """Whether the next message waits: it would lose its metadata or id, and the peer is so new
+        that it may still show that it reads version 2. Those behind it wait too, since the order
+        within a stream stays."""
+        if (
+            self._leaving is not None
+            or self.protocol.version == 2
+            or self.protocol.fixed
+            or self._clock() >= self._began + UNDECIDED
+        ):
+            return False
+        packed = self._next_packed()
+        return packed is not None and bool(packed.form(1).lost)
 
     def to_send(self) -> memoryview | None:
         """The next bytes to send, at most SLICE; None when nothing waits. The driver says with
         `sent` how many of them have left."""
         if self._leaving is None:
-            packed = self.greeting.popleft() if self.greeting else None
-            if packed is None and self.outbox:
-                packed = self.outbox.get()
-            if packed is None:
+            packed = self._next_packed()
+            if packed is None or self._waits_for_version():
                 return None
-            self._packed = packed
+            stripped = self.protocol.stripped
             self._leaving = memoryview(packed.wire_for(self.protocol))
+            if not stripped and self.protocol.stripped:
+                self._warn_stripped(packed)
         return self._leaving[:SLICE]
+
+    def _warn_stripped(self, packed: Packed) -> None:
+        """Once for each connection."""
+        log(
+            logging.WARNING, "%s has not shown that it reads header version 2: messages go out to "
+            "it without their metadata and id; if it does read it, set version=2",
+            named(self.protocol.peer), peer=self.protocol.peer, cause="stripped",
+        )  # fmt: skip
 
     def sent(self, n: int) -> None:
         """n of the bytes that `to_send` returned have left."""
@@ -388,8 +454,10 @@ class Session:
     # -- time
 
     def next_deadline(self) -> float:
-        """Time of the clock at which `expired` should be asked; infinity for never."""
-        return min((at for at, _, _ in self._deadlines()), default=math.inf)
+        """Time of the clock at which `expired` and `wants_write` should be asked; infinity for
+        never."""
+        deadline = min((at for at, _, _ in self._deadlines()), default=math.inf)
+        return min(deadline, self._began + UNDECIDED) if self._waits_for_version() else deadline
 
     def expired(self, now: float) -> str | None:
         """End the session if the peer has exceeded a limit by this time of the clock.

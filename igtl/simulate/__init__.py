@@ -1,6 +1,6 @@
 """Devices without hardware: a tracker, an ultrasound scanner with a needle, a CT of a phantom, a
 force sensor, an inertial sensor, a robot arm. What they show depends on the time and the seed
-alone, so that a receiver can be checked against it.
+alone, so that a receiver can be checked against it. `slicer` is a peer that behaves as 3D Slicer.
 
 Each can be asked for the message of any instant (`Tracker().transform(1.5)`), sends at its rate by
 `Stream`, and stands behind a server by `serve`; `igtl.testing` has fixtures for pytest.
@@ -10,6 +10,7 @@ from igtl.simulate.imaging import Ultrasound, head_phantom
 from igtl.simulate.plus_server import PlusSimulator, plus
 from igtl.simulate.sensors import ForceSensor, InertialSensor, RobotArm
 from igtl.simulate.server import DEVICES, Simulator, Source, serve, sources
+from igtl.simulate.slicer_node import SlicerNode, slicer
 from igtl.simulate.stream import Stream
 from igtl.simulate.tracking import Tracker, pose
 
@@ -20,6 +21,7 @@ __all__ = [
     "PlusSimulator",
     "RobotArm",
     "Simulator",
+    "SlicerNode",
     "Source",
     "Stream",
     "Tracker",
@@ -28,5 +30,6 @@ __all__ = [
     "plus",
     "pose",
     "serve",
+    "slicer",
     "sources",
 ]

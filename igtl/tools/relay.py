@@ -6,29 +6,36 @@ version, at most so often.
         for frame in link.frames():
             relay.forward(frame)
 
-Frames stay as they are, wrong CRCs and bodies that nobody can decode included; what is changed is
+Frames stay as they are, wrong CRCs and bodies that cannot be decoded included; what is changed is
 changed in their bytes.
 """
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Any, Final, Literal, Self
 
 from igtl import _core
 from igtl._core import Frame
-from igtl.blocking.server import Server
-from igtl.errors import ConnectionClosed
+from igtl.blocking.server import Peer, Server
+from igtl.codec.message import Message
+from igtl.errors import ConnectionClosed, ProtocolError
+from igtl.messages.general import Command
+from igtl.messages.queries import Get, Start, Stop
 from igtl.session.packed import in_version
+from igtl.session.requests import Exchange
 
 Stream = tuple[str, str]
 """Type and device name."""
 MAX_STREAMS: Final = 4096
 """Streams that a relay counts apart: a source that invents names shall not fill the memory."""
 _OTHERS: Final = "*", "*"
+_REQUESTS: Final = (Command, Get, Start, Stop)
+_PENDING: Final = 1000  # requests whose answers are awaited; the oldest is forgotten then
 
 
 def renamed(frame: Frame, device_name: str) -> Frame:
@@ -46,7 +53,7 @@ class Relay:
     """Hands the frames of a source to the clients of a server.
 
     Args:
-        server: its clients get them; each has its own queue, so one that stalls delays nobody.
+        server: its clients get them; each has its own queue, so one that stalls delays no other.
         takes: called with type and device name; whether such messages are passed on. Default: all.
         rename: new device names by old ones.
         version: "as is" (default): frames keep their header version, and an old client that gets
@@ -59,6 +66,7 @@ class Relay:
         passed, filtered, thinned: messages by (type, device name): passed on, not wanted, left out
             for the sake of `max_rate`. Of MAX_STREAMS streams at most; more are counted, and
             thinned, together, under ("*", "*").
+        answered: answers that one client got, see `both_ways`.
         lost: what version 1 could not hold: how often "metadata", how often "message id".
     """
 
@@ -85,7 +93,9 @@ class Relay:
         self.passed, self.filtered = Counter[Stream](), Counter[Stream]()
         self.thinned = Counter[Stream]()
         self.lost = Counter[str]()
+        self.answered = 0
         self._streams: set[Stream] = set()
+        self._asked = OrderedDict[Exchange, Peer]()  # requests on their way, and who has asked
         self._changed = threading.Condition()
         self._due: dict[Stream, float] = {}
         self._kept: dict[Stream, Frame] = {}
@@ -95,9 +105,51 @@ class Relay:
             self._thread = threading.Thread(target=self._run, name="igtl relay", daemon=True)
             self._thread.start()
 
+    def both_ways(self, send: Callable[[Message], None]) -> None:
+        """Also hand on what clients send: messages, commands and requests, with their ids. The
+        server then answers nothing itself: an answer of the source goes to the client that has
+        asked, and to no other one, unless the others get that stream anyway.
+
+        Args:
+            send: sends to the source; what it raises is logged.
+        """
+
+        def back(message: Message, peer: Peer) -> None:
+            with self._changed:
+                self._asked[Exchange(message)] = peer
+                if len(self._asked) > _PENDING:
+                    self._asked.popitem(last=False)
+            send(message)
+
+        for kind in _REQUESTS:
+            self._server.on(kind)(back)
+
+        @self._server.on()
+        def _(message: Message, peer: Peer) -> None:
+            if not isinstance(message, _REQUESTS):
+                send(message)
+
+    def _asker_of(self, frame: Frame) -> Peer | None:
+        """The client whose request this frame answers; None if it answers none."""
+        if not self._asked:
+            return None
+        try:
+            message = _core.unpack(frame.data)
+        except ProtocolError:
+            return None
+        with self._changed:
+            for exchange in self._asked:
+                if exchange.matches(message):
+                    return self._asked.pop(exchange)
+        return None
+
     def forward(self, frame: Frame) -> None:
         """Pass on a frame, or keep it until its time has come."""
         stream = self._stream_of(frame)
+        asker = self._asker_of(frame)
+        if asker is not None and not self.passed[stream]:
+            self._pass(frame, stream, asker)
+            return
         if not self._takes(frame.type_name, frame.device_name):
             self.filtered[stream] += 1
             return
@@ -149,21 +201,29 @@ class Relay:
                 except ConnectionClosed:  # the server was closed
                     return
 
-    def _pass(self, frame: Frame, stream: Stream) -> None:
+    def _pass(self, frame: Frame, stream: Stream, asker: Peer | None = None) -> None:
+        """Pass on a frame to all clients, or as an answer to the one that has asked."""
         new = self._rename.get(frame.device_name)
-        if new is not None:
+        if new is not None and asker is None:
             frame = renamed(frame, new)
         if self._version == "auto":
-            self._pass_to_each(frame)
-        elif self._version == "as is":
-            self._server.broadcast(frame)
+            self._pass_to_each(frame, self._server.clients if asker is None else [asker])
         else:
-            self._server.broadcast(self._in_version(frame, self._version))
-        self.passed[stream] += 1
+            if self._version != "as is":
+                frame = self._in_version(frame, self._version)
+            if asker is None:
+                self._server.broadcast(frame)
+            else:
+                with contextlib.suppress(ConnectionClosed):  # it is gone
+                    asker.send(frame)
+        if asker is None:
+            self.passed[stream] += 1
+        else:
+            self.answered += 1
 
-    def _pass_to_each(self, frame: Frame) -> None:
+    def _pass_to_each(self, frame: Frame, peers: list[Peer]) -> None:
         frames: dict[int, Frame] = {}
-        for peer in self._server.clients:
+        for peer in peers:
             version = peer.header_version
             if version not in frames:
                 frames[version] = self._in_version(frame, version)

@@ -15,7 +15,7 @@ from typing import Any, Final, Generic, TypeVar, cast
 import numpy as np
 import numpy.typing as npt
 
-from igtl._core import Stats
+from igtl._core import Frame, Stats
 from igtl.codec.message import Message
 from igtl.codec.xml import element, elements
 from igtl.errors import BodyError, CommandFailed
@@ -24,7 +24,7 @@ from igtl.messages.imaging import Image
 from igtl.messages.plus import tool_states
 from igtl.session.backoff import Backoff
 from igtl.session.requests import Exchange, Selection, new_command
-from igtl.session.subscriptions import Subscriptions
+from igtl.session.subscriptions import MAX_STREAMS, Subscriptions
 
 M = TypeVar("M", bound=Message)
 T = TypeVar("T")
@@ -124,16 +124,20 @@ class State(Subscriptions):
         self.arrived = 0
         self._serials: dict[tuple[str, str], tuple[int, int]] = {}  # of the newest, and how many
 
-    def take(self, message: Message, size: int) -> None:
+    def take(self, message: Message | Frame, size: int) -> None:
         """Note a message that has arrived. A keep-alive is none."""
+        if isinstance(message, Frame):
+            super().take(message, size)
+            return
         if isinstance(message, Status) and message.is_ok and not message.timestamp_raw:
             return
         super().take(message, size)
         self.arrived += 1
         key = message.type_name, message.device_name
         self._serials[key] = self.arrived, self._serials.get(key, (0, 0))[1] + 1
-        if len(self._serials) > len(self._newest):  # of so many streams the oldest is forgotten
-            self._serials = {key: self._serials[key] for key in self._newest}
+        if len(self._serials) > MAX_STREAMS:  # the oldest one is forgotten
+            keys = [(m.type_name, m.device_name) for m in self.all()]
+            self._serials = {key: self._serials[key] for key in keys}
         try:
             states = list(tool_states(message))
         except BodyError:
@@ -156,7 +160,7 @@ class State(Subscriptions):
         Raises:
             the reason: there is none, and nothing more will arrive.
         """
-        for message in reversed(self._newest.values()):
+        for message in reversed(self.all()):
             serial, _ = self._serials[message.type_name, message.device_name]
             if serial <= than:
                 break
@@ -169,9 +173,8 @@ class State(Subscriptions):
     def count(self, wanted: Selection) -> int:
         """How many messages have arrived of the streams that are wanted."""
         return sum(
-            self._serials[key][1] for key, message in self._newest.items()
-            if wanted.matches(message)
-        )  # fmt: skip
+            self._serials[m.type_name, m.device_name][1] for m in self.all() if wanted.matches(m)
+        )
 
 
 class Reading(Generic[M]):

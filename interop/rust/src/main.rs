@@ -5,7 +5,7 @@
 //!     unpack  abilities
 //!
 //! It sends header version 1: by itself the crate writes version 2 without the extended header that
-//! version 2 has, which nobody can read (`"header": "as it comes"` in a description shows that).
+//! version 2 has, which no implementation can read (`"header": "as it comes"` in a description shows that).
 
 use std::io::{BufRead, Read, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};

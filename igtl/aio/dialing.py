@@ -1,0 +1,113 @@
+"""A server turned round: it keeps one connection that it opens itself, and what is at the other end
+is its only client, with all that a client of a server has: handlers, providers, commands, what is
+latched, a queue."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from igtl.aio.answers import Runner
+from igtl.aio.peer import Peer
+from igtl.aio.server import Server
+from igtl.log import log
+from igtl.options import ServerOptions
+from igtl.session.backoff import Backoff, OnEvent, Supervisor
+
+_OPEN = 5.0  # seconds to connect
+
+
+class Dialing(Server):
+    """Connects again and again, and serves whatever it finds there.
+
+    Args:
+        address: host and port of the peer.
+        options: as of a server; `ssl` and what is for accepting has no meaning here.
+        backoff: how long to wait between two tries.
+        on_event: called with each LinkEvent.
+
+    Attributes: see `Server`.
+    """
+
+    def __init__(
+        self,
+        address: tuple[str, int],
+        options: ServerOptions,
+        backoff: Backoff,
+        runner: Runner | None = None,
+        on_event: OnEvent | None = None,
+    ) -> None:
+        if options.ssl is not None:
+            raise ValueError("ssl is for connections that are accepted")
+        super().__init__(options, runner)
+        self._address = address
+        self._supervisor = Supervisor(address, backoff, on_event)
+        self._started = False
+        self._over = asyncio.Event()
+
+    @property
+    def host(self) -> str:
+        """Of the peer."""
+        return self._address[0]
+
+    @property
+    def port(self) -> int:
+        """Of the peer."""
+        return self._address[1]
+
+    async def prepare(self) -> None:
+        """Begin to watch over the connection that will be there."""
+        self._start_task(self._watch())
+
+    async def start(self) -> None:
+        """Begin to connect."""
+        if not self._started:
+            self._started = True
+            self._start_task(self._keep())
+
+    async def _keep(self) -> None:
+        try:
+            while True:
+                try:
+                    peer = await self._dial()
+                except OSError as error:
+                    pause = self._supervisor.failed(error)
+                else:
+                    self._supervisor.connected()
+                    await self._over.wait()
+                    pause = self._supervisor.lost(peer.close_reason)
+                await asyncio.sleep(pause)
+        except Exception as error:
+            log(logging.ERROR, "%s is given up: %s", self._address, error,
+                peer=self._address, cause=error)  # fmt: skip
+
+    async def _dial(self) -> Peer:
+        connection = self._new_connection(self._address)
+        connection.resets = True
+        self._over.clear()
+        async with asyncio.timeout(_OPEN):
+            await asyncio.get_running_loop().create_connection(lambda: connection, *self._address)
+        self._arrived(connection)
+        return self.clients[-1]
+
+    async def _serve(self, peer: Peer) -> None:
+        try:
+            await super()._serve(peer)
+        finally:
+            self._over.set()
+
+
+async def open_dialing(
+    address: tuple[str, int],
+    options: ServerOptions,
+    backoff: Backoff,
+    start: bool,
+    runner: Runner | None = None,
+    on_event: OnEvent | None = None,
+) -> Dialing:
+    """A server that connects to this address."""
+    server = Dialing(address, options, backoff, runner, on_event)
+    await server.prepare()
+    if start:
+        await server.start()
+    return server
