@@ -457,7 +457,7 @@ async def test_21_in_asyncio() -> None:
             assert data.tools.names == ["StylusToTracker"]
             await link.send(igtl.StopTrackingData())
             await until(lambda: not server.clients[0].tracking_data)
-            with pytest.raises(igtl.EncodeError, match="force=True"):
+            with pytest.raises(igtl.plus.PlusRefuses, match="force=True"):
                 await server.send(igtl.Sensor([1.0]))
             await server.frame(np.zeros((2, 3), np.uint8))  # which it has not asked for
         await until(lambda: not server.clients)
@@ -473,7 +473,7 @@ async def test_21_in_asyncio() -> None:
 def test_what_harms_a_device_is_refused(message: igtl.Message) -> None:
     with igtl.plus.serve(port=0) as server, device(server.port, TRACKER) as link:
         server.wait_for_client(WAIT)
-        with pytest.raises(igtl.EncodeError, match="force=True"):
+        with pytest.raises(igtl.plus.PlusRefuses, match="force=True"):
             server.send(message)
         server.send(message, force=True)
         assert link.recv(timeout=WAIT) == message
@@ -501,7 +501,7 @@ HARMFUL = [
 @pytest.mark.parametrize("message", HARMFUL, ids=lambda m: f"{m.type_name} {m.device_name}")
 def test_what_harms_plus_is_refused(server: PlusSimulator, message: igtl.Message) -> None:
     with igtl.plus.connect(port=server.port) as plus:
-        with pytest.raises(igtl.EncodeError, match="force=True sends it"):
+        with pytest.raises(igtl.plus.PlusRefuses, match="force=True sends it"):
             plus.send(message)
         plus.send(igtl.Status.ok(device_name="marker"))
         wait_for(lambda: any(m.device_name == "marker" for m in list(server.received)))

@@ -13,6 +13,7 @@ from igtl.messages.plus import TrackedTransform
 from igtl.peers.plus.core import SILENT, Reply, Tools
 from igtl.peers.plus.devices import Device
 from igtl.peers.plus.link import Frames, Plus, Reconstruction, connect
+from igtl.peers.plus.rules import PlusRefuses, check_for_device, check_for_server
 from igtl.peers.plus.selection import Client, Select
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ __all__ = [
     "Device",
     "Frames",
     "Plus",
+    "PlusRefuses",
     "PlusServer",
     "Reconstruction",
     "Reply",
@@ -32,6 +34,8 @@ __all__ = [
     "Tools",
     "TrackedTransform",
     "aio",
+    "check_for_device",
+    "check_for_server",
     "connect",
     "serve",
 ]

@@ -111,7 +111,7 @@ class Devices:
         """Who gets a message.
 
         Raises:
-            EncodeError: it harms PLUS; `force` sends it to all.
+            PlusRefuses: it harms PLUS; `force` sends it to all.
         """
         if not force:
             check_for_device(message)

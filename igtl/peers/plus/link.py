@@ -260,7 +260,7 @@ class Plus:
         """Send a message, unless it harms PLUS.
 
         Raises:
-            EncodeError: it freezes, ends or confuses PLUS, as the text says; `force` sends it.
+            PlusRefuses: it freezes, ends or confuses PLUS, as the text says; `force` sends it.
         """
         if not force:
             check_for_server(message)
@@ -302,7 +302,7 @@ class Plus:
 
         Raises:
             CommandFailed: PLUS says no; the text is its reason.
-            EncodeError: the text is not well-formed.
+            PlusRefuses: the text is not well-formed.
             TimeoutError: PLUS does not answer.
         """
         request = Request(

@@ -122,11 +122,19 @@ def _harm_to_device(message: Message) -> str:
     return ""
 
 
+class PlusRefuses(EncodeError):
+    """PLUS freezes, crashes or loses step at this message, or ignores it.
+
+    Attributes:
+        reason: what PLUS does with it, and that `force=True` sends it.
+    """
+
+
 def check_for_server(message: Message) -> None:
     """Refuse what harms a PlusServer.
 
     Raises:
-        EncodeError: it does; the text says how.
+        PlusRefuses: it does; the text says how.
     """
     _check(message, _harm_to_server(message))
 
@@ -135,11 +143,11 @@ def check_for_device(message: Message) -> None:
     """Refuse what harms a device of PLUS (OpenIGTLinkTracker, OpenIGTLinkVideo) that is a client.
 
     Raises:
-        EncodeError: it does; the text says how.
+        PlusRefuses: it does; the text says how.
     """
     _check(message, _harm_to_device(message))
 
 
 def _check(message: Message, harm: str) -> None:
     if harm:
-        raise EncodeError(type(message).__name__, "type_name", f"{harm}; force=True sends it")
+        raise PlusRefuses(type(message).__name__, "type_name", f"{harm}; force=True sends it")
