@@ -169,4 +169,6 @@ def test_words_of_a_selection() -> None:
     select = igtl.plus.Select.of(["ProbeToTracker", "Image_Reference", "TRACKEDFRAME", "VIDEO"])
     assert select.message_types == ["TRANSFORM", "TRACKEDFRAME", "VIDEO"]
     assert select.images == ("Image_Reference",)
+    both = igtl.plus.Select.of(["Image_Reference", "IMAGE", "USMESSAGE"])
+    assert both.message_types == ["IMAGE", "USMESSAGE"]
     np.testing.assert_equal(igtl.plus.Select.of(["Image_A"]).message_types, ["IMAGE"])

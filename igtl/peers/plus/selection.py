@@ -29,7 +29,8 @@ class Select:
         tracked_frames: TRACKEDFRAME: the images, with all transforms of the same instant.
         tracking_data: TDATA: all transforms in one message.
         positions: POSITION instead of TRANSFORM.
-        types: further message types, such as "VIDEO" and "USMESSAGE".
+        types: further message types, such as "VIDEO" and "USMESSAGE". Images are sent as these
+            then, and as IMAGE only if it is among them.
 
     Raises:
         ValueError: PLUS would send nothing at all: the text says why.
@@ -81,7 +82,7 @@ class Select:
             "POSITION": "positions",
         }
         flags = {flag: kind in found["types"] for kind, flag in kinds.items()}
-        types = [kind for kind in found.pop("types") if kind not in (*kinds, "TRANSFORM", "IMAGE")]
+        types = [kind for kind in found.pop("types") if kind not in (*kinds, "TRANSFORM")]
         return cls(**found, **flags, types=types)  # type: ignore[arg-type]
 
     @property
