@@ -70,6 +70,7 @@ from igtl.messages.imaging import (
     VideoInfo,
     VideoMeta,
 )  # fmt: skip
+from igtl.messages.plus import ClientInfo, TrackedFrame, UsMessage
 from igtl.messages.queries import (
     Get,
     GetBind,
@@ -154,7 +155,7 @@ if TYPE_CHECKING:
     from igtl import aio, files, simulate, video
     from igtl.blocking.server import Peer, Server, serve
     from igtl.codec import batch
-    from igtl.peers import slicer
+    from igtl.peers import plus, slicer
     from igtl.recording import Recorder, Recording
     from igtl.session import tls
     from igtl.tools import transfer
@@ -168,7 +169,7 @@ _LAZY = {
     "Peer": "blocking.server", "Server": "blocking.server", "serve": "blocking.server",
     "Recorder": "recording", "Recording": "recording",
     "VideoDecoder": "video", "VideoEncoder": "video", "View": "view",
-    "aio": "aio", "batch": "codec.batch", "files": "files",
+    "aio": "aio", "batch": "codec.batch", "files": "files", "plus": "peers.plus",
     "simulate": "simulate", "slicer": "peers.slicer", "tls": "session.tls",
     "transfer": "tools.transfer", "video": "video",
 }  # fmt: skip
@@ -206,6 +207,7 @@ __all__ = [
     "CalibrationError",
     "Capability",
     "Cells",
+    "ClientInfo",
     "ColorTable",
     "Command",
     "CommandFailed",
@@ -327,6 +329,7 @@ __all__ = [
     "Subscriber",
     "Tool",
     "ToolType",
+    "TrackedFrame",
     "TrackingData",
     "Trajectories",
     "Trajectory",
@@ -335,6 +338,7 @@ __all__ = [
     "TransformGraph",
     "Unit",
     "Unknown",
+    "UsMessage",
     "VersionError",
     "Video",
     "VideoDecoder",
@@ -356,6 +360,7 @@ __all__ = [
     "matrix_of_quaternion",
     "message_types",
     "pipe",
+    "plus",
     "quaternion_of_matrix",
     "reconnect",
     "rtp",

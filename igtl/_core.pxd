@@ -112,6 +112,7 @@ cdef struct Op:         # one field of a plan
     int target          # COUNT, SIZE: the op described
     int encoding        # STRING: the op with the MIBenum; -1: UTF-8
     bint nests          # CODED: messages within the message
+    bint little         # ARRAY: its numbers are little endian on the wire
     bint optional
     bint constant
     bint hidden         # no argument of the constructor

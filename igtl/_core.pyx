@@ -29,9 +29,9 @@ from libc.string cimport memchr, memcmp, memcpy, memset
 cimport numpy as cnp
 
 from igtl._wire cimport (
-    EXTENDED, HEADER, MAX_BLOCK, MAX_NAME, Extended, get16, get32, get64, get_int, matrix_in, matrix_out,
-    ns_of, put16, put32, put64, put_header, put_int, raw_time, read_extended, sign_extend, stream_name,
-    swap_in, swap_out, text_size,
+    EXTENDED, HEADER, MAX_BLOCK, MAX_NAME, Extended, get16, get32, get64, get_int, little_in, little_out,
+    matrix_in, matrix_out, ns_of, put16, put32, put64, put_header, put_int, raw_time, read_extended,
+    sign_extend, stream_name, swap_in, swap_out, text_size,
 )
 
 import copy
@@ -441,6 +441,7 @@ cdef class Layout:
         op.optional = f.optional
         op.constant = f.constant
         op.nests = getattr(f.item, "nests", False)
+        op.little = f.little
         op.hidden = f.hidden
         op.kw_only = f.kw_only
         op.per = f.per or 1
@@ -643,7 +644,8 @@ cdef class Layout:
             elif op.kind == ARRAY:
                 k = self.number(i, n - at, counts)
                 array = new_numbers(self.dtypes[i], k, self.fields[i].per)
-                swap_in(<uint8_t*>cnp.PyArray_DATA(array), p + at, k * op.per, op.itemsize)
+                (little_in if op.little else swap_in)(
+                    <uint8_t*>cnp.PyArray_DATA(array), p + at, k * op.per, op.itemsize)
                 values[i] = array
                 at += k * op.per * op.itemsize
             elif op.kind == ELEMENTS:
@@ -657,6 +659,9 @@ cdef class Layout:
                     if <uint64_t>counts[op.length] > <uint64_t>k:
                         self.fail(i, f"{<uint64_t>counts[op.length]} bytes announced, {k} are left")
                     k = counts[op.length]
+                elif op.kind == DATA and op.fixed >= 0:
+                    self.need(i, op.fixed, k)
+                    k = op.fixed
                 if op.kind == DATA:
                     values[i] = memoryview(owner)[p + at - base:p + at - base + k]
                 elif op.kind != CODED:
@@ -850,6 +855,8 @@ cdef class Layout:
                 if not view.c_contiguous:
                     raise EncodeError(self.owner, self.fields[i].name, "must be contiguous in memory")
                 size = number = view.nbytes
+                if op.fixed >= 0 and size != op.fixed:
+                    raise EncodeError(self.owner, self.fields[i].name, f"has {size} bytes, must have {op.fixed}")
             else:
                 if op.counter >= 0:
                     number = elements_of(<object>value)
@@ -938,7 +945,8 @@ cdef class Layout:
                 array = <cnp.ndarray?><object>value
                 if not cnp.PyArray_IS_C_CONTIGUOUS(array) or cnp.PyArray_NBYTES(array) != taken.sizes[i]:
                     self._changed(i)
-                swap_out(p, <uint8_t*>cnp.PyArray_DATA(array), taken.sizes[i] // op.itemsize, op.itemsize)
+                (little_out if op.little else swap_out)(
+                    p, <uint8_t*>cnp.PyArray_DATA(array), taken.sizes[i] // op.itemsize, op.itemsize)
             elif op.kind == ELEMENTS:
                 (<Columns>value).gather(p, taken.numbers[i])
             elif op.kind == DATA:
@@ -1065,7 +1073,8 @@ cdef bint take_row(const Rows* rows, Py_ssize_t row, const uint8_t* p) noexcept 
             memcpy(rows.at[i] + op.itemsize * row, p, op.itemsize)
             p += op.itemsize
         else:
-            swap_in(rows.at[i] + op.itemsize * rows.count[i] * row, p, rows.count[i], op.itemsize)
+            (little_in if op.little else swap_in)(
+                rows.at[i] + op.itemsize * rows.count[i] * row, p, rows.count[i], op.itemsize)
             p += op.itemsize * rows.count[i]
     return good
 
@@ -1086,7 +1095,8 @@ cdef int give_row(const Rows* rows, Py_ssize_t row, uint8_t* p) noexcept nogil:
             memcpy(p, rows.at[i] + op.itemsize * row, op.itemsize)
             p += op.itemsize
         else:
-            swap_out(p, rows.at[i] + op.itemsize * rows.count[i] * row, rows.count[i], op.itemsize)
+            (little_out if op.little else swap_out)(
+                p, rows.at[i] + op.itemsize * rows.count[i] * row, rows.count[i], op.itemsize)
             p += op.itemsize * rows.count[i]
     return bad
 

@@ -117,6 +117,32 @@ static inline void igtl_swap_out(uint8_t *wire, const uint8_t *native, ptrdiff_t
             igtl_put64(wire + 8 * i, ((const uint64_t *)native)[i]);
 }
 
+/* The same for numbers that are little-endian on the wire, whatever the order of this machine. */
+static inline void igtl_little_in(uint8_t *to, const uint8_t *wire, ptrdiff_t n, int size)
+{
+    uint8_t mirrored[8];
+    ptrdiff_t i;
+    int k;
+    for (i = 0; i < n; i++) {
+        for (k = 0; k < size; k++)
+            mirrored[k] = wire[size * i + size - 1 - k];
+        igtl_swap_in(to + size * i, mirrored, 1, size);
+    }
+}
+
+static inline void igtl_little_out(uint8_t *wire, const uint8_t *native, ptrdiff_t n, int size)
+{
+    uint64_t number = 0;
+    uint8_t *mirrored = (uint8_t *)&number;
+    ptrdiff_t i;
+    int k;
+    for (i = 0; i < n; i++) {
+        igtl_swap_out(mirrored, native + size * i, 1, size);
+        for (k = 0; k < size; k++)
+            wire[size * i + k] = mirrored[size - 1 - k];
+    }
+}
+
 /* Twelve wire numbers, column by column, to a row-major 4x4 (section 1.2). */
 static inline void igtl_matrix_in(float *m, const uint8_t *wire)
 {

@@ -20,6 +20,8 @@ cdef extern from "_wire.h" nogil:
     int64_t sign_extend "igtl_sign_extend"(uint64_t v, int size)
     void swap_in "igtl_swap_in"(uint8_t* to, const uint8_t* wire, Py_ssize_t n, int size)
     void swap_out "igtl_swap_out"(uint8_t* wire, const uint8_t* native, Py_ssize_t n, int size)
+    void little_in "igtl_little_in"(uint8_t* to, const uint8_t* wire, Py_ssize_t n, int size)
+    void little_out "igtl_little_out"(uint8_t* wire, const uint8_t* native, Py_ssize_t n, int size)
     void matrix_in "igtl_matrix_in"(float* m, const uint8_t* wire)
     bint matrix_out "igtl_matrix_out"(uint8_t* wire, const float* m)
 

@@ -2,8 +2,9 @@
 
 The functions here are the vocabulary. Each returns a :class:`Field`; `igtl.codec.message` collects
 them from a class body and compiles them to the plan that `igtl._core` runs. Numbers are big
-endian on the wire. Field names that start with an underscore are on the wire only: computed
-when packing, checked when unpacking, never set by the user.
+endian on the wire, except in arrays that are declared little endian. Field names that start with an
+underscore are on the wire only: computed when packing, checked when unpacking, never set by the
+user.
 
     class Force(igtl.Message, type_name="FORCE"):
         tool: str = text(20)
@@ -139,6 +140,7 @@ class Field:
         optional: may be missing at the end of the content.
         constant: always `default`; anything else on the wire is refused.
         kw_only: the constructor takes it by keyword only.
+        little: the numbers of an array are little endian on the wire.
         plural: name of the column of an element list ("positions" of Point.position).
     """
 
@@ -150,6 +152,7 @@ class Field:
         "item",
         "kind",
         "kw_only",
+        "little",
         "name",
         "of",
         "optional",
@@ -184,6 +187,7 @@ class Field:
         self.optional = False
         self.constant = False
         self.kw_only = False
+        self.little = False
         self.name = ""
         self.plural = ""
 
@@ -294,6 +298,7 @@ def array(
     per: int = 0,
     default: npt.ArrayLike = REQUIRED,
     kw_only: bool = False,
+    little: bool = False,
 ) -> Any:
     """Numbers of one kind.
 
@@ -301,9 +306,11 @@ def array(
         scalar: their type, for example `f32`.
         count: a number, the name of a `count_of` field, `rest`, or `forms(...)`.
         per: numbers in one row: the array has shape (count, per). 0: shape (count,).
+        little: they are little endian on the wire, unlike everything else in OpenIGTLink.
     """
     field = Field("array", _SCALARS[scalar], count=count, per=per, default=default)
     field.kw_only = kw_only
+    field.little = little
     return field
 
 
@@ -317,8 +324,8 @@ def matrix(*, default: npt.ArrayLike | None = REQUIRED) -> Any:
     return Field("matrix", "f4", count=12, default=default)
 
 
-def data(length: str = rest, *, default: bytes = REQUIRED) -> Any:
-    """Raw bytes: as many as the hidden field `length` says, or all that remain."""
+def data(length: str | int = rest, *, default: bytes = REQUIRED) -> Any:
+    """Raw bytes: a fixed number, as many as the hidden field `length` says, or all that remain."""
     return Field("data", "u1", count=length, default=default)
 
 

@@ -95,6 +95,21 @@ class Draw(random.Random):
             im.offset = [self.getrandbits(15) for _ in range(3)]
             im.size = np.asarray(im.offset) + np.asarray(im.sub_size)
             return im
+        if cls is igtl.TrackedFrame:
+            shape = [self.randrange(5) for _ in range(3)] + (
+                [self.randrange(2, 5)] if self.random() < 0.5 else []
+            )
+            frame = igtl.TrackedFrame(self.numbers(scalar, shape))
+            frame.matrix_le, frame.xml = self.numbers("f4", (16,)), self.text(90)
+            frame.image_type, frame.orientation = self.bits(16), self.bits(16)
+            return frame
+        if cls is igtl.UsMessage:
+            size = [self.randrange(5) for _ in range(3)]
+            return igtl.UsMessage(
+                components=1, scalar_type=3, size=size, sub_size=size, matrix=self.matrix(), offset=self.numbers("u2", (3,)),
+                endian=self.bits(8), coordinate=self.bits(8),
+                content=self.randbytes(int(np.prod(size)) + 52 + self.randrange(9)),
+            )  # fmt: skip
         if cls is igtl.Video:
             v = igtl.Video(self.randbytes(20), self.text(4), (self.bits(16), self.bits(16), 1), frame_type=self.bits(16))  # fmt: skip
             v.matrix, v.endian, v.coordinate = self.matrix(), self.bits(8), self.bits(8)

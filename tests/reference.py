@@ -98,7 +98,9 @@ def _written(m: igtl.Message, field: Field) -> bytes:
     if field.kind == "string":
         return bytes(value.encode())
     if field.kind == "array":
-        return numbers(field.scalar, value)
+        # little-endian numbers, each mirrored
+        order = slice(None, None, -1) if field.little else slice(None)
+        return b"".join(numbers(field.scalar, [v])[order] for v in np.ravel(value))
     if field.kind == "matrix":
         return matrix(value)
     if field.kind == "data":
@@ -272,7 +274,7 @@ def accepts(cls: type[igtl.Message], raw: bytes, depth: int = 1) -> bool:
         ):
             break
         elif field.kind == "string" or field.kind == "data":
-            size = seen[str(field.count)]
+            size = field.count if isinstance(field.count, int) else seen[str(field.count)]
         else:
             assert field.kind == "array"
             unit = int(field.scalar[1]) * (field.per or 1)
@@ -299,13 +301,31 @@ def _part_is_inside(raw: bytes, size: int, offset: int) -> bool:
     return all(a + p <= w for a, p, w in zip(at, part, whole, strict=True))
 
 
+_WIDTHS = {2: 1, 3: 1, 4: 2, 5: 2, 6: 4, 7: 4, 10: 4, 11: 8}
+
+
 def _image_in(raw: bytes) -> bool:
     components, scalar = raw[2:4]
-    width = {2: 1, 3: 1, 4: 2, 5: 2, 6: 4, 7: 4, 10: 4, 11: 8}.get(scalar)
+    width = _WIDTHS.get(scalar)
     i, j, k = struct.unpack_from(">3H", raw, 66)
     if width is None or components == 0 or not _part_is_inside(raw, 6, 60):
         return False
     return len(raw) - 72 >= i * j * k * components * width
+
+
+def _tracked_frame_in(raw: bytes) -> bool:
+    scalar, components, _, i, j, k, size = struct.unpack_from(">6HI", raw)
+    width = _WIDTHS.get(scalar)
+    return width is not None and components > 0 and size == i * j * k * components * width
+
+
+def _us_message_in(raw: bytes) -> bool:
+    components, scalar = raw[2:4]
+    width = _WIDTHS.get(scalar)
+    if width is None or components == 0:
+        return False
+    i, j, k = struct.unpack_from(">3H", raw, 66)
+    return len(raw) - 72 >= i * j * k * components * width + 52
 
 
 def _video_in(raw: bytes) -> bool:
@@ -390,4 +410,7 @@ _CODED_IN: dict[tuple[type, str], Any] = {
     (igtl.PolyData, "attributes"): _attributes_in, (igtl.GetBind, "wanted"): _wanted_in,
     (igtl.StartBind, "wanted"): _wanted_in, (igtl.NDArray, "array"): _ndarray_in, (igtl.ColorTable, "table"): _table_in,
 }  # fmt: skip
-_CHECKS: dict[type, Any] = {igtl.Image: _image_in, igtl.Video: _video_in}
+_CHECKS: dict[type, Any] = {
+    igtl.Image: _image_in, igtl.Video: _video_in, igtl.TrackedFrame: _tracked_frame_in,
+    igtl.UsMessage: _us_message_in,
+}  # fmt: skip

@@ -171,7 +171,31 @@ def sensors() -> st.SearchStrategy[igtl.Sensor]:
                      integers("u8"), status=integers("u1"))  # fmt: skip
 
 
+@st.composite
+def tracked_frames(draw: Any) -> igtl.TrackedFrame:
+    shape = [draw(small) for _ in range(3)] + (
+        [draw(st.integers(2, 4))] if draw(st.booleans()) else []
+    )
+    m = igtl.TrackedFrame(draw(numbers(draw(st.sampled_from(dtypes)), tuple(shape))))
+    m.matrix_le = draw(numbers("f4", 16))
+    m.xml = draw(any_text())
+    m.image_type, m.orientation = draw(integers("u2")), draw(integers("u2"))
+    return m
+
+
+@st.composite
+def us_messages(draw: Any) -> igtl.UsMessage:
+    size = [draw(small) for _ in range(3)]
+    pixels = size[0] * size[1] * size[2]
+    content = draw(st.binary(min_size=pixels + 52, max_size=pixels + 60))
+    return igtl.UsMessage(
+        1, 3, draw(integers("u1")), draw(integers("u1")), size, draw(matrices),
+        draw(numbers("u2", 3)), size, content,
+    )  # fmt: skip
+
+
 SPECIAL: dict[type, Any] = {
+    igtl.TrackedFrame: tracked_frames(), igtl.UsMessage: us_messages(),
     igtl.Image: images(), igtl.Video: videos(), igtl.PolyData: meshes(), igtl.NDArray: arrays(),
     igtl.ColorTable: tables(), igtl.Bind: binds(), igtl.Sensor: sensors(),
     igtl.GetBind: st.builds(igtl.GetBind, wanted()),

@@ -392,7 +392,7 @@ BROKEN_OFF = [
     igtl.Transform(np.eye(4), device_name="", timestamp=0),
     igtl.String("x" * 300, device_name="A name of 20 bytes!!", metadata={"a": "b"}),
     igtl.GetImage(device_name="Image"),
-    igtl.Unknown("TRACKEDFRAME", bytes(200), device_name="Image_Reference"),
+    igtl.TrackedFrame(np.zeros((10, 12), np.uint8)),  # a type name without a NUL
     igtl.Points([igtl.Point("T1", position=(1, 2, 3))], device_name="Points"),
 ]
 

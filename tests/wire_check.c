@@ -69,6 +69,15 @@ static void swaps(void)
                 }
                 igtl_swap_out(back + off, native, n, size);
                 CHECK(good && memcmp(back + off, wire + off, bytes) == 0);
+                igtl_little_in(native, wire + off, n, size);
+                for (ptrdiff_t i = 0; i < n; i++) {
+                    uint8_t number[8];
+                    igtl_swap_out(number, native + i * size, 1, size);
+                    for (int k = 0; k < size; k++)
+                        good &= number[k] == wire[off + i * size + size - 1 - k];
+                }
+                igtl_little_out(back + off, native, n, size);
+                CHECK(good && memcmp(back + off, wire + off, bytes) == 0);
                 free(wire), free(native), free(back);
             }
 }

@@ -198,6 +198,8 @@ class Supervised(Pump):
                 pass
             self.sort(session)
             session.end()
+            if not session.protocol.at_boundary:
+                self._stats.dropped["interrupted"] += 1
             reason = session.close_reason
             session.lost(reason or ConnectionClosed("this link was closed"))
             self._stripped += session.protocol.stripped

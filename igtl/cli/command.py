@@ -11,12 +11,14 @@ import igtl
 from igtl.cli import Failure
 from igtl.cli.arguments import Address, Connection, connection
 from igtl.cli.terminal import echo
+from igtl.codec.xml import element
+from igtl.peers.plus.core import read_reply
 
 
 @click.command("command")
 @click.argument("address", type=Address())
 @click.argument("name")
-@click.argument("text", default="")
+@click.argument("text", required=False)
 @click.option("-d", "--device", default="", help="Device name of the command.")
 @click.option(
     "--timeout", type=click.FloatRange(0), default=5.0, show_default=True, help="Seconds to wait."
@@ -26,23 +28,28 @@ from igtl.cli.terminal import echo
 def command(
     address: tuple[str, int],
     name: str,
-    text: str,
+    text: str | None,
     device: str,
     timeout: float,
     as_json: bool,
     how: Connection,
 ) -> None:
-    """Send a COMMAND and print the text of the reply.
+    """Send a COMMAND and print the reply: its text, or what it says in XML, and its values.
 
     NAME is that of the command, TEXT its content, usually XML; - reads it from standard input.
+    Default: <Command Name="NAME"/>, which is what PLUS reads. Header version 2 is offered first,
+    since replies of version 1 have no values; --header-version 1 does not offer it.
+
     Exits with 1 if the peer says that it failed, with 4 if it says nothing.
 
     \b
     igtl command localhost:18944 RequestDeviceIds
-    igtl command localhost:18944 SetUsParameter '<Command><Parameter Name="Depth" …/></Command>'
+    igtl command localhost:18944 SaveConfig '<Command Name="SaveConfig" Filename="a.xml"/>'
     """
+    if text is None:
+        text = element("Command", {"Name": name})
     text = sys.stdin.read() if text == "-" else text
-    with how.open(address) as link:
+    with how._replace(hello=how.version != 1).open(address) as link:
         try:
             reply = link.command(name, text, device_name=device, timeout=timeout)
         except igtl.CommandFailed as error:
@@ -51,5 +58,9 @@ def command(
             raise Failure(f"{name} failed: {error}") from None
     if as_json:
         echo(json.dumps(reply.to_dict(arrays=True)))
-    else:
-        echo(*reply.text.splitlines())
+        return
+    told = read_reply(name, reply)
+    # an element without content says all in its attributes
+    in_xml = reply.text.lstrip().startswith("<CommandReply")
+    lines = told.message.splitlines() if in_xml else reply.text.splitlines()
+    echo(*lines, *(f"{key}: {value}" for key, value in told.values.items()))

@@ -19,6 +19,7 @@ from igtl.cli.tables import Cell, counted, table
 from igtl.cli.terminal import console as terminal
 from igtl.cli.terminal import echo, say, styled
 from igtl.log import named
+from igtl.messages.plus import tool_states
 
 if TYPE_CHECKING:
     from rich.console import Console, Group
@@ -66,12 +67,29 @@ class Watched:
                 x, y, z = m.position
                 status = m.metadata.get("TransformStatus", "")
                 return f"{x:.1f} {y:.1f} {z:.1f} mm {status}".rstrip()
-            case igtl.TrackingData() | igtl.QuaternionTrackingData() as m:
+            case igtl.TrackingData() as m:
+                shown = (
+                    tool.name if tool.status == "OK" else f"{tool.name} {tool.status}"
+                    for tool in tool_states(m)
+                )  # fmt: skip
+                return f"{len(m.tools)} tools: {', '.join(shown)}"
+            case igtl.QuaternionTrackingData() as m:
                 return f"{len(m.tools)} tools: {', '.join(m.tools.names)}"
+            case igtl.Image() as m if missing := _invalid(m):
+                return f"{m.summary()} {missing}"
             case igtl.Sensor() as m:
                 return f"{' '.join(f'{v:.3g}' for v in m.values)} {m.unit}"
             case m:
                 return m.summary()
+
+
+def _invalid(image: igtl.Image) -> str:
+    """The tools that are not valid, of an image of PLUS, which is sent all the same."""
+    end = "TransformStatus"
+    states = {key: value for key, value in image.metadata.items() if key.endswith(end)}
+    return ", ".join(
+        f"{key.removesuffix(end)} {value}" for key, value in states.items() if value != "OK"
+    )
 
 
 class Watch:

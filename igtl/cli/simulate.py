@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import igtl
+from igtl.cli import Failure
 from igtl.cli.arguments import Address, serving
 from igtl.cli.echo import tell
 from igtl.cli.terminal import say
 from igtl.log import named
 from igtl.simulate import DEVICES, Stream, serve, sources
+from igtl.simulate import plus as simulate_plus
 
 if TYPE_CHECKING:
     from ssl import SSLContext
@@ -33,7 +35,8 @@ def _table(devices: dict[str, str]) -> str:
 {_table(DEVICES)}
 
     COMMANDs are answered with their own text. What is sent depends on the seed and the time since
-    the start alone.
+    the start alone. With --plus it is a PlusServer with three tools and an ultrasound image, which
+    obeys CLIENTINFO, carries out PLUS' commands, and is stopped by what stops PLUS.
     """,
 )
 @click.argument("devices", nargs=-1, type=click.Choice(list(DEVICES)), metavar="[DEVICES]...")
@@ -49,6 +52,7 @@ def _table(devices: dict[str, str]) -> str:
 )  # fmt: skip
 @click.option("--statuses", is_flag=True, help="Tell that in the metadata, as PLUS does.")
 @click.option("--seed", type=int, default=0, help="Of all that is random.")
+@click.option("--plus", is_flag=True, help="Be a PlusServer instead, as it was measured.")
 @click.option("-s", "--seconds", type=click.FloatRange(0, min_open=True), help="End after so long.")
 @serving
 def command(
@@ -59,9 +63,15 @@ def command(
     dropout: float,
     statuses: bool,
     seed: int,
+    plus: bool,
     seconds: float | None,
     context: SSLContext | None,
 ) -> None:
+    if plus:
+        if devices or udp or context or dropout or noise or statuses:
+            raise click.UsageError("--plus takes --at and --seconds only")
+        _be_plus(address, seconds)
+        return
     devices = devices or ("tracker", "ultrasound")
     settings: dict[str, Any] = {
         "noise": noise, "dropout": dropout, "statuses": statuses, "seed": seed,
@@ -88,3 +98,17 @@ def command(
         place = named((simulator.host, simulator.port))
         say(f"{', '.join(devices)} on {place}, Ctrl-C ends")
         simulator.server.wait(seconds)
+
+
+def _be_plus(address: tuple[str, int], seconds: float | None) -> None:
+    with simulate_plus(*address) as server:
+        say(f"PLUS, simulated, on {named((server.host, server.port))}, Ctrl-C ends")
+        end = time.monotonic() + (seconds or 1e9)
+        told = ""
+        while time.monotonic() < end and not server.crashed:
+            time.sleep(min(0.1, max(0.0, end - time.monotonic())))
+            if server.frozen != told:
+                told = server.frozen
+                say(f"frozen, as PLUS would be: {told}")
+        if server.crashed:
+            raise Failure(f"ended, as PLUS would: {server.crashed}")

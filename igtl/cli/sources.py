@@ -16,6 +16,7 @@ from igtl.cli import UNREACHABLE, Failure
 from igtl.cli.arguments import Connection, connection
 from igtl.cli.terminal import say
 from igtl.log import named
+from igtl.peers.plus.selection import Select
 
 F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
@@ -30,6 +31,7 @@ class Source:
     Args:
         address: of the server; with `listen` and `udp` our own.
         heal: go on when the connection is lost: connect again, or wait for the next client.
+        select: what PLUS is asked for.
         limited: the caller was told when to end, so that a peer that ends before, even in order,
             is lost.
         tell: called with what happens to the connection.
@@ -49,6 +51,7 @@ class Source:
         listen: bool = False,
         udp: bool = False,
         start: str | None = None,
+        select: Select | None = None,
         crc: igtl.CRCPolicy = "verify",
         end: float | None = None,
         heal: bool = False,
@@ -63,6 +66,7 @@ class Source:
         self._listen = listen
         self._udp = udp
         self._start = start
+        self._select = select
         self._crc: igtl.CRCPolicy = crc
         self._end = end
         self._heal = heal
@@ -103,10 +107,19 @@ class Source:
             self._listener = listener
             return self._accepted()
         settings: dict[str, Any] = {}
+        how = self._how
+        if self._select is not None:  # of PLUS, which begins a message anew that it could not send
+            how, settings = how._replace(hello=True), {"resync": True}
         if self._heal:
-            settings = {"reconnect": igtl.Backoff(0.1, 5.0), "on_event": self._happened}
-        link = self._how.open(self.address, crc=self._crc, **settings)
+            settings |= {"reconnect": igtl.Backoff(0.1, 5.0), "on_event": self._happened}
+        link = how.open(self.address, crc=self._crc, **settings)
         self.peer = link.peer or named(self.address)
+        if self._select is not None:
+            message = self._select.message()
+            if isinstance(link, igtl.ReconnectingLink):
+                link.send(message, latch=True)
+            else:
+                link.send(message)
         if self._start is not None:
             link.send(_STARTS[self._start]())
         return link
@@ -194,14 +207,27 @@ def receiving(command: F) -> F:
     @click.option("--listen", is_flag=True, help="Be the server: wait at ADDRESS for one client.")
     @click.option("--udp", is_flag=True, help="Receive datagrams at ADDRESS instead.")
     @click.option("--start", type=click.Choice(sorted(_STARTS)), help="Ask for this stream first.")
+    @click.option(
+        "--select", "names", multiple=True,
+        help="Ask PLUS for this only: XToY, Image_Frame, TRACKEDFRAME, TDATA, or another type.",
+    )  # fmt: skip
     @connection
     @functools.wraps(command)
     def wrapped(
-        *args: Any, listen: bool, udp: bool, start: str | None, how: Connection, **others: Any
-    ) -> Any:
+        *args: Any, listen: bool, udp: bool, start: str | None, names: tuple[str, ...],
+        how: Connection, **others: Any,
+    ) -> Any:  # fmt: skip
         if listen and udp:
             raise click.UsageError("--listen is for TCP")
-        source = functools.partial(Source, how=how, listen=listen, udp=udp, start=start)
+        if names and (listen or udp):
+            raise click.UsageError("--select is for a server")
+        try:
+            select = Select.of(names) if names else None
+        except ValueError as error:
+            raise click.UsageError(f"--select: {error}") from None
+        source = functools.partial(
+            Source, how=how, listen=listen, udp=udp, start=start, select=select
+        )
         return command(*args, source=source, **others)
 
     return wrapped  # type: ignore[return-value]

@@ -165,10 +165,13 @@ class Message(_Declared):
         crc_ok: of a received message: whether its CRC was right; None if unchecked or not received.
         received: arrival, seconds since 1970; None if it did not arrive by a link.
         peer: address it came from, or None.
+        standard: of the class: whether the type is one of the OpenIGTLink specification, and not
+            one that only some programs know.
     """
 
     __slots__ = ()
     type_name: ClassVar[str] = ""
+    standard: ClassVar[bool] = True
 
     if TYPE_CHECKING:
         device_name: str = header(default="", kw_only=True)

@@ -38,6 +38,8 @@ def judge(diagnosis: Diagnosis, session: Session, type_name: str, device_name: s
     _judge_versions(diagnosis, session)
     _judge_content(diagnosis)
     _judge_wanted(diagnosis, type_name, device_name)
+    if session.is_plus:
+        _judge_plus(diagnosis, session, type_name, device_name)
     _judge_end(diagnosis, session)
     _judge_clock(diagnosis)
 
@@ -70,9 +72,10 @@ def _judge_silence(diagnosis: Diagnosis, session: Session) -> None:
         diagnosis.found(
             "problem", "silent",
             f"Connected, but nothing was said within {diagnosis.seconds:.1f} s{asked}. Either the "
-            "peer has nothing to send (PLUS: is the device connected? 3D Slicer: is there a node "
-            "under OUT of the connector?), or it waits to be asked (igtl dump --start TDATA; igtl "
-            "query), or it speaks another protocol.",
+            "peer has nothing to send (PLUS: is the device connected? It says nothing at all while "
+            "no transform that it should send is valid. 3D Slicer: is there a node under OUT of "
+            "the connector?), or it waits to be asked (igtl dump --start TDATA; igtl query), or it "
+            "speaks another protocol.",
         )  # fmt: skip
 
 
@@ -158,6 +161,48 @@ def _judge_wanted(diagnosis: Diagnosis, type_name: str, device_name: str) -> Non
     elif close:
         hint = f" Did you mean {lower[close[0]]!r}? Upper and lower case count."
     diagnosis.found("problem", "names", f"There is no {asked}; there are {there}.{hint}")
+
+
+def _judge_plus(diagnosis: Diagnosis, session: Session, type_name: str, device_name: str) -> None:
+    """It is PLUS: what it would take to get what was asked for."""
+    advice = []
+    if 2 not in diagnosis.versions and not session.hello:
+        advice.append(
+            "It tells statuses, long names and values of replies to clients of header version 2 "
+            "only: --hello, or igtl.plus.connect."
+        )
+    if set(diagnosis.streams) == {("STATUS", "")}:
+        advice.append("It sends keep-alives only, so it acquires no frames: is its device on?")
+    invalid = [f"{name} {status}" for name, status in session.statuses.items() if status != "OK"]
+    if invalid:
+        advice.append(f"Not valid: {', '.join(sorted(invalid))}.")
+    asked = (type_name, device_name) != ("*", "*")
+    there = any(
+        name_fits(kind, type_name) and name_fits(device, device_name)
+        for kind, device in diagnosis.streams
+    )
+    if asked and not there:
+        advice.append(_selection_of(type_name, device_name))
+    diagnosis.found("note" if advice else "ok", "plus", " ".join(["This is PLUS.", *advice]))
+
+
+def _selection_of(type_name: str, device_name: str) -> str:
+    """How PLUS is asked for a stream."""
+    if type_name in ("TRACKEDFRAME", "TDATA"):
+        flag = "tracked_frames" if type_name == "TRACKEDFRAME" else "tracking_data"
+        return f"It sends {type_name} to those who ask: --select {type_name} with names, or {flag}."
+    if "_" in device_name:
+        return (
+            f"It sends other images than those of its configuration to those who ask: --select "
+            f"{device_name}, or igtl.plus.Select(images=[{device_name!r}])."
+        )
+    if "To" in device_name and device_name[:1].isupper():
+        return (
+            f"It sends other transforms than those of its configuration to those who ask: --select "
+            f"{device_name}, or igtl.plus.Select(transforms=[{device_name!r}]). If the tool is out "
+            'of sight nothing is sent of it, unless the server has SendValidTransformsOnly="FALSE".'
+        )
+    return "It names transforms XToY (ProbeToTracker), and images Image_Frame (Image_Reference)."
 
 
 def _types_of(diagnosis: Diagnosis, device_name: str) -> str:

@@ -14,6 +14,7 @@ from igtl.codec.message import Message
 from igtl.doctor.diagnosis import Diagnosis, Seen
 from igtl.errors import MessageTooLarge, ProtocolError, VersionError
 from igtl.messages.general import Status
+from igtl.messages.plus import TrackedFrame, tool_states
 from igtl.session.protocol import Protocol, hello_message
 
 _QUIET: Final = 1.0  # seconds of silence before the STATUS is sent
@@ -47,6 +48,9 @@ class Session:
         self.error: ProtocolError | None = None
         self.wrong_versions: set[int] = set()
         self.pending = False  # a message that has not ended
+        self.alive = 0  # keep-alives of PLUS
+        self.is_plus = False
+        self.statuses: dict[str, str] = {}  # of tools, as PLUS tells them
         self._sock = sock
         self._seconds = seconds
         self._protocol = Protocol()
@@ -108,12 +112,26 @@ class Session:
             try:
                 found = frame.unpack()
                 name = found.device_name  # may be longer than a header can hold
+                self._look_for_plus(found)
             except ProtocolError as error:
                 found = error
             key = frame.type_name, name
             self.diagnosis.streams.setdefault(key, Seen()).add(frame, found, time.monotonic())
         self.pending = not self._protocol.at_boundary
         return True
+
+    def _look_for_plus(self, message: Message) -> None:
+        """Its keep-alives, its own type, and metadata that no other peer writes."""
+        alive = (
+            isinstance(message, Status) and message.is_ok and not message.device_name
+            and not message.timestamp_raw
+        )  # fmt: skip
+        self.alive += alive
+        own = isinstance(message, TrackedFrame) or "TransformValid" in message.metadata
+        self.is_plus = self.is_plus or alive or own
+        with contextlib.suppress(ProtocolError):  # fields that are not well-formed
+            for tool in tool_states(message):
+                self.statuses[tool.name] = tool.status
 
     def _frames(self) -> Iterator[Frame]:
         while True:

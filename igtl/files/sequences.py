@@ -15,6 +15,7 @@ from igtl.errors import FileError
 from igtl.files.notes import note
 from igtl.files.series import Series, placed, times_of
 from igtl.messages.imaging import Image
+from igtl.messages.plus import TrackedFrame, tool_states
 from igtl.messages.tracking import TrackingData, Transform
 from igtl.recording.reader import Recording
 
@@ -86,15 +87,12 @@ def series_of(messages: Iterable[Message] | Recording, path: Path, tolerance: fl
     for message in _each(messages):
         if isinstance(message, Image):
             images.append(message)
-        elif isinstance(message, Transform):
-            status = str(message.metadata.get(_STATUS, "OK"))
-            streams.setdefault(message.device_name, []).append(
-                _Sample(message.timestamp, np.array(message.matrix), status)
-            )
-        elif isinstance(message, TrackingData):
-            for tool in message.tools:
-                streams.setdefault(tool.name, []).append(
-                    _Sample(message.timestamp, np.array(tool.matrix), "OK")
+        elif isinstance(message, Transform | TrackingData | TrackedFrame):
+            if isinstance(message, TrackedFrame):
+                images.append(_image_of(message))
+            for name, matrix, status in tool_states(message):
+                streams.setdefault(name, []).append(
+                    _Sample(message.timestamp, np.array(matrix), str(status))
                 )
         else:
             left_out.add(message.type_name)
@@ -119,6 +117,14 @@ def series_of(messages: Iterable[Message] | Recording, path: Path, tolerance: fl
             each[name + _TRANSFORM] = _numbers(place)
             each[f"{name}{_STATUS}"] = "OK"
     return series
+
+
+def _image_of(frame: TrackedFrame) -> Image:
+    """The image of a frame of PLUS, with its fields."""
+    image = Image(frame.array, ijk_to_world=frame.ijk_to_world, device_name="Image")
+    image.timestamp_raw = frame.timestamp_raw
+    image.metadata = {k: text for k, text in frame.fields.items() if k not in _STAMPS}
+    return image
 
 
 def _each(messages: Iterable[Message] | Recording) -> Iterator[Message]:

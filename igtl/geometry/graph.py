@@ -13,7 +13,7 @@ import numpy.typing as npt
 from igtl.codec.message import Message
 from igtl.errors import IgtlError
 from igtl.geometry.pose import Floats, Pose
-from igtl.messages.tracking import Position, QuaternionTransform, TrackingData, Transform
+from igtl.messages.plus import TrackedFrame, tool_states
 
 _NAME: Final = re.compile(r"^([A-Z0-9]\w*?)To([A-Z0-9]\w*)$")
 
@@ -70,28 +70,24 @@ class TransformGraph:
         self._edges: dict[tuple[str, str], _Edge] = {}
 
     def add(self, message: Message) -> None:
-        """Take a TRANSFORM, POSITION or QTRANS by its device name, or each tool of a TDATA by its
-        name; those whose name is not XToY are no link, and are left out.
+        """Take a TRANSFORM, POSITION or QTRANS by its device name, each tool of a TDATA by its
+        name, and each transform of a TRACKEDFRAME; those whose name is not XToY are no link, and
+        are left out.
 
         Raises:
             ValueError: a matrix is not rigid.
         """
-        if isinstance(message, TrackingData):
-            for tool in message.tools:
-                if not _NAME.match(tool.name):
-                    continue
-                if message.metadata.get(f"{tool.name}Status", "OK") != "OK":
-                    self.remove(tool.name)
-                else:
-                    self.set(tool.name, Pose.from_message(tool), arrived=message.received_monotonic)
-        elif isinstance(message, Transform | Position | QuaternionTransform):
-            name = message.device_name
+        for name, matrix, status in tool_states(message):
             if not _NAME.match(name):
-                return
-            if message.metadata.get("TransformStatus", "OK") != "OK":
+                continue
+            if status != "OK":
                 self.remove(name)
-            else:
-                self.set(name, Pose.from_message(message), arrived=message.received_monotonic)
+                continue
+            try:
+                self.set(name, matrix, arrived=message.received_monotonic)
+            except ValueError:
+                if not isinstance(message, TrackedFrame):
+                    raise  # a frame also holds how its image lies, which scales
 
     def set(self, name: str, pose: Pose | npt.ArrayLike, *, arrived: float | None = None) -> None:
         """Set a link.

@@ -7,6 +7,7 @@ Each can be asked for the message of any instant (`Tracker().transform(1.5)`), s
 """
 
 from igtl.simulate.imaging import Ultrasound, head_phantom
+from igtl.simulate.plus_server import PlusSimulator, plus
 from igtl.simulate.sensors import ForceSensor, InertialSensor, RobotArm
 from igtl.simulate.server import DEVICES, Simulator, Source, serve, sources
 from igtl.simulate.slicer_node import SlicerNode, slicer
@@ -17,6 +18,7 @@ __all__ = [
     "DEVICES",
     "ForceSensor",
     "InertialSensor",
+    "PlusSimulator",
     "RobotArm",
     "Simulator",
     "SlicerNode",
@@ -25,6 +27,7 @@ __all__ = [
     "Tracker",
     "Ultrasound",
     "head_phantom",
+    "plus",
     "pose",
     "serve",
     "slicer",

@@ -1,0 +1,1 @@
+"""Scenarios of users of PLUS, against a real PlusServer where there is one."""
