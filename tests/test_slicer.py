@@ -639,7 +639,8 @@ def test_the_command_that_is_slicer() -> None:
             assert program.stderr is not None
             mine.transform("Needle", EYE)
             assert mine.wait_connected(30)
-            assert mine.command("Echo", "<x/>").text == "<x/>"
+            for _ in range(2):  # what came before the first is shown by then
+                assert mine.command("Echo", "<x/>").text == "<x/>"
             mine.server.broadcast(igtl.GetImage(device_name="CT"))  # past the check
             told = program.stderr.read()
             assert program.wait(20) == 1

@@ -327,10 +327,10 @@ class SlicerNode:
                 self._import(connection)
 
     def _say_hello(self, connection: _Connection) -> None:
-        self.hellos += 1
         self._send(Status(0, metadata={"dummy": "dummy"}), [connection])
         for message in list(self._pushed.values()):
             self._send(message, [connection])
+        self.hellos += 1
 
     def _send(self, message: Message, to: list[_Connection] | None = None) -> None:
         """One connection after the other, and the window waits for each."""
