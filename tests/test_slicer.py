@@ -212,6 +212,11 @@ def test_labels_at_the_place_of_the_image(kind: Any) -> None:
         assert node.value.dtype == np.uint8
         assert node.value.min() == node.value.max() == 1
         np.testing.assert_allclose(node.message.ijk_to_world, AFFINE, atol=1e-5)
+        theirs.volume("MR", np.zeros((2, 3, 4), np.int16), ijk_to_world=AFFINE)
+        until(lambda: mine.latest(igtl.Image, "MR"))
+        mine.labels("Mask", np.ones((2, 3, 4), kind), like="MR")
+        node = theirs.wait("Volume", "Mask")
+        np.testing.assert_allclose(node.message.ijk_to_world, AFFINE, atol=1e-5)
         with pytest.raises(KeyError, match="'CT'"):
             mine.labels("Seg", np.ones((2, 3, 4), kind), like="MRI")
         with pytest.raises(SlicerRefuses, match="whole numbers"):
@@ -315,6 +320,7 @@ def test_the_status_of_slicer_says_nothing() -> None:
 
 def test_a_command_without_a_slicer_waits_for_one() -> None:
     with profile.serve(port=0) as mine:
+        assert not mine.wait(0)
         with pytest.raises(TimeoutError, match="no 3D Slicer was there"):
             mine.command("Go", timeout=0.01)
 

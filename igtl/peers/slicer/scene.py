@@ -218,10 +218,13 @@ class Scene:
             return ijk_to_world
         if isinstance(like, Image):
             return like.ijk_to_world
-        if like not in self._places:
-            shown = ", ".join(map(repr, self._places)) or "none"
-            raise KeyError(f"no image {like!r} was shown or received; there are {shown}")
-        return self._places[like]
+        if like in self._places:
+            return self._places[like]
+        for message in self._newest.all():
+            if isinstance(message, Image) and message.device_name == like:
+                return message.ijk_to_world
+        shown = ", ".join(map(repr, self._places)) or "none"
+        raise KeyError(f"no image {like!r} was shown or received; shown are {shown}")
 
     def _show_image(self, name: str, image: Image, like: Any, timestamp: float | None) -> None:
         image.device_name = name
@@ -334,8 +337,6 @@ class Scene:
     def _take(self, message: Message) -> list[Handler]:
         """Note a message from Slicer; the handlers that have something to do."""
         self._newest.take(message, 0)
-        if isinstance(message, Image):
-            self._places[message.device_name] = message.ijk_to_world
         wanting = [each for each in self._handlers if fits(message, each.kind, each.name)]
         if wanting:
             size = sum(memoryview(part).nbytes for part in message.pack_parts(crc=False))
