@@ -147,6 +147,35 @@ def test_the_port_of_a_killed_slicer_is_free_at_once() -> None:
             theirs.wait("LinearTransform", "T")
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="as Linux holds ports")
+def test_without_the_rst_the_port_stays_taken() -> None:
+    with simulate.slicer("server", port=0) as theirs:
+        with socket.create_connection(("127.0.0.1", theirs.port)) as sock:
+            assert theirs.wait_connected(10)
+
+            def leave() -> None:  # as any other client
+                while sock.recv(1 << 16):
+                    pass
+                sock.close()
+
+            leaving = threading.Thread(target=leave, daemon=True)
+            leaving.start()
+            with pytest.raises(OSError):
+                theirs.restart(timeout=0.2)
+            leaving.join(10)
+
+
+def test_events() -> None:
+    events: list[str] = []
+    with profile.serve(port=0) as mine:
+        mine.on_connect(lambda peer: events.append("connected"))
+        mine.on_disconnect(lambda peer: events.append("disconnected"))
+        with simulate.slicer(port=mine.port) as theirs:
+            until(lambda: events == ["connected"])
+            theirs.restart()
+            until(lambda: events == ["connected", "disconnected", "connected"])
+
+
 # -- 4: one of several clients stalls
 
 
@@ -496,6 +525,11 @@ def test_what_a_handler_raises_is_logged(caplog: pytest.LogCaptureFixture) -> No
     assert "a handler failed" in caplog.text
     with pytest.raises(TypeError, match="class of messages"):
         mine.on(int)  # type: ignore[arg-type]
+
+    async def later(message: igtl.Message, peer: Any) -> None: ...
+
+    with pytest.raises(TypeError, match="aio"):
+        mine.on(igtl.Transform)(later)
 
 
 def test_options() -> None:

@@ -325,14 +325,25 @@ class Scene:
 
         def register(call: F) -> F:
             handler = Handler(kind, name, call, every, self.stats)
-            self._handlers.append(handler)
             self._run(handler)
+            self._handlers.append(handler)
             return call
 
         return register
 
     def _run(self, handler: Handler) -> None:
         raise NotImplementedError
+
+    def on_connect(self, handler: F) -> F:
+        """Decorator: call this with the peer when a Slicer has connected. What was shown is on its
+        way to it already."""
+        self.server.on_connect(handler)
+        return handler
+
+    def on_disconnect(self, handler: F) -> F:
+        """Decorator: call this with the peer when a Slicer is gone, see its close_reason."""
+        self.server.on_disconnect(handler)
+        return handler
 
     def _take(self, message: Message) -> list[Handler]:
         """Note a message from Slicer; the handlers that have something to do."""
@@ -378,11 +389,7 @@ class Scene:
         """
 
         def register(call: F) -> F:
-            @functools.wraps(call)
-            def work(command: Command, peer: Any) -> Any:
-                return call(command)
-
-            self.server.command(name)(work)
+            self.server.command(name)(_called_alone(call, lambda command, answer: answer))
             return call
 
         return register
@@ -397,14 +404,7 @@ class Scene:
         """
 
         def register(call: F) -> F:
-            @functools.wraps(call)
-            def provide(request: Message, peer: Any) -> Any:
-                found = call(request)
-                if inspect.isawaitable(found):
-                    return _answer_later(request, found)
-                return _answer(request, found)
-
-            self.server.provides(kind, name)(provide)
+            self.server.provides(kind, name)(_called_alone(call, _answer))
             return call
 
         return register
@@ -506,8 +506,23 @@ def _answer(request: Message, found: Any) -> Any:
     return found
 
 
-async def _answer_later(request: Message, found: Any) -> Any:
-    return _answer(request, await found)
+def _called_alone(
+    call: Callable[[Any], Any], finish: Callable[[Any, Any], Any]
+) -> Callable[[Any, Any], Any]:
+    """A function of the user as a server calls it, with (request, peer)."""
+    if inspect.iscoroutinefunction(call):
+
+        @functools.wraps(call)
+        async def work_later(request: Any, peer: Any) -> Any:
+            return finish(request, await call(request))
+
+        return work_later
+
+    @functools.wraps(call)
+    def work(request: Any, peer: Any) -> Any:
+        return finish(request, call(request))
+
+    return work
 
 
 def _parameters(text: str) -> list[tuple[str, str]]:

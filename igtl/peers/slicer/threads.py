@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import threading
 import time
@@ -59,6 +60,8 @@ class Slicer(Scene):
         self.server.broadcast(message, latch=latch)
 
     def _run(self, handler: Handler) -> None:
+        if inspect.iscoroutinefunction(handler.call):
+            raise TypeError("coroutine functions are for igtl.slicer.aio")
         name = getattr(handler.call, "__name__", "handler")
         thread = threading.Thread(
             target=self._call, args=(handler,), name=f"igtl slicer {name}", daemon=True
