@@ -532,6 +532,19 @@ def test_what_a_handler_raises_is_logged(caplog: pytest.LogCaptureFixture) -> No
         mine.on(igtl.Transform)(later)
 
 
+def test_a_command_is_not_sent_again_to_who_comes_later() -> None:
+    with profile.serve(port=0) as mine, simulate.slicer(port=mine.port) as theirs:
+        got: list[str] = []
+        theirs.handlers["*"] = lambda command: got.append(command.name) or ""  # type: ignore[func-returns-value]
+        assert mine.wait_connected(10)
+        mine.show(igtl.Command(1, "Go", device_name="command"))
+        mine.text("Note", "1")
+        until(lambda: got == ["Go"])
+        theirs.restart()
+        theirs.wait("Text", "Note")
+        assert got == ["Go"]
+
+
 def test_options() -> None:
     for open_one in (profile.serve, profile.connect):
         with pytest.raises(ValueError, match="busy 3D Slicer"):

@@ -24,7 +24,7 @@ from igtl.messages.queries import Get, Start, Stop
 from igtl.messages.tracking import Tool, TrackingData, Transform
 from igtl.peers.slicer.convert import image_of, labels_of, mesh_of
 from igtl.peers.slicer.rules import UTF8, SlicerRefuses, check
-from igtl.session.inbox import Inbox
+from igtl.session.inbox import Inbox, is_event
 from igtl.session.requests import fits, named_after, new_command
 from igtl.session.subscriptions import Subscriptions
 
@@ -111,7 +111,7 @@ class Scene:
 
         Args:
             latch: also hand it to each Slicer that comes later, until a newer one of this type and
-                name takes its place.
+                name takes its place. Commands and VIDEO never are.
         """
         check(message)
         if isinstance(message, Image):
@@ -126,7 +126,7 @@ class Scene:
         if isinstance(message, Video):  # what follows the frame in version 2 is taken for video
             self._publish(Frame.from_bytes(message.pack(version=1)), latch=False)
         else:
-            self._publish(message, latch=latch)
+            self._publish(message, latch=latch and not is_event(message.type_name))
 
     def transform(
         self, name: str, matrix: Any, *, status: str = "OK", timestamp: float | None = None
