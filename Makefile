@@ -27,7 +27,7 @@ interop: venv
 	$(BIN)/pytest tests/test_interop*.py tests/test_abi.py
 
 clean:
-	rm -rf build dist *.egg-info igtl/_core.c igtl/_core.html igtl/*.so
+	rm -rf build dist *.egg-info igtl/_*.c igtl/_*.html igtl/*.so
 	$(MAKE) -C interop clean
 
 .PHONY: venv rebuild test lint docs docs sanitize portable abi3 coverage instructions long wheel wheel-cross interop benchmark media clean

@@ -1,11 +1,11 @@
-"""Build of the extension. Everything static stands in pyproject.toml.
+"""Build of the extensions. Everything static stands in pyproject.toml.
 
 Switches (environment; `make clean` between them):
   IGTL_SANITIZE=1   AddressSanitizer and UBSan (run with ci/sanitize)
   IGTL_TRACE=1      line tracing, for coverage of the .pyx
   IGTL_ANNOTATE=1   the HTML that shows which lines touch Python
   IGTL_PORTABLE=1   only the portable CRC, as on a compiler without the intrinsics
-  IGTL_LIMITED_API=1  one extension for CPython 3.11 and later (abi3); slower calls
+  IGTL_LIMITED_API=1  extensions for CPython 3.11 and later (abi3); slower calls
 """
 
 import os
@@ -40,18 +40,24 @@ if switch("IGTL_SANITIZE"):
     compile_args += ["-O1", "-g", "-fno-omit-frame-pointer", *sanitizers]
     link_args += sanitizers
 
+
+def part(name: str) -> Extension:
+    """A compiled part of the package."""
+    return Extension(
+        f"igtl.{name}",
+        [f"igtl/{name}.pyx"],
+        include_dirs=[numpy.get_include(), "igtl"],
+        depends=["igtl/_crc64.h", "igtl/_wire.h", "igtl/igtl_capi.h"],
+        define_macros=macros,
+        extra_compile_args=compile_args,
+        extra_link_args=link_args,
+        py_limited_api=switch("IGTL_LIMITED_API"),
+    )
+
+
 setup(
     ext_modules=cythonize(
-        Extension(
-            "igtl._core",
-            ["igtl/_core.pyx"],
-            include_dirs=[numpy.get_include(), "igtl"],
-            depends=["igtl/_crc64.h", "igtl/igtl_capi.h", "igtl/_core.pxd"],
-            define_macros=macros,
-            extra_compile_args=compile_args,
-            extra_link_args=link_args,
-            py_limited_api=switch("IGTL_LIMITED_API"),
-        ),
+        [part(name) for name in ("_core", "_stream", "_batch")],
         compiler_directives=directives,
         annotate=switch("IGTL_ANNOTATE"),
     )

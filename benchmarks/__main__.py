@@ -25,9 +25,13 @@ def measured(options: argparse.Namespace) -> tuple[list[Row], list[dict[str, flo
     for section in options.only or SECTIONS:
         say(section)
         if section == "codec":
-            rows += codec.run(only=options.rows, repeats=5 if options.quick else 15)
+            rows += codec.run(
+                only=options.rows,
+                repeats=5 if options.quick else 15,
+                openigtlink=options.openigtlink,
+            )
         elif section == "links":
-            rows += links.run(quick=options.quick)
+            rows += links.run(quick=options.quick, openigtlink=options.openigtlink)
             rates = links.rates(quick=options.quick)
         elif section == "fan-out":
             rows += fanout.run(quick=options.quick)
@@ -49,8 +53,16 @@ def main() -> None:
     parser.add_argument(
         "--write", action="store_true", help="also into docs/performance.md, with pictures"
     )
+    parser.add_argument(
+        "--openigtlink",
+        type=Path,
+        metavar="DIR",
+        help="measure the official C++ library installed in DIR (for example 3.x), not Debian's",
+    )
     parser.add_argument("--from", dest="source", type=Path, help="no new run: show this JSON")
     options = parser.parse_args()
+    if options.write and options.openigtlink:
+        parser.error("docs/performance.md shows Debian's library: no --write with --openigtlink")
     if options.source:
         rows, data = report.load(options.source)
     else:

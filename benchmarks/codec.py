@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -148,10 +149,10 @@ def works() -> Iterator[Work]:
     yield from crc()
 
 
-def run(*, only: str = "", repeats: int = 15) -> Iterator[Row]:
+def run(*, only: str = "", repeats: int = 15, openigtlink: Path | None = None) -> Iterator[Row]:
     """All rows, all contenders on one processor."""
     pin({ONE})
-    others = {"C++": peers.cpp(), "Rust": peers.rust()}
+    others = {"C++": peers.cpp(openigtlink), "Rust": peers.rust()}
     theirs = peers.pyigtl()
     for row, contenders, work in works():
         if only not in row.name:

@@ -2,7 +2,7 @@
 
 The clients are bare sockets in a process of their own, on the other processor, that note when each
 message arrived. Late is measured from when the message was due, so it holds the pacing, packing,
-sending to everybody before, and the way; the clock of both processes is the same.
+sending to all_connected before, and the way; the clock of both processes is the same.
 """
 
 from __future__ import annotations
@@ -88,12 +88,12 @@ async def fan_out(clients: int, stalled: int, seconds: float, hz: float = 60) ->
     control, theirs = context.Pipe()
     settings: dict[str, Any] = {"max_queued": 60, "stall_timeout": 60.0}
     async with igtl.aio.serve(port=0, max_clients=2000, **settings) as server:
-        everybody = asyncio.Event()
+        all_connected = asyncio.Event()
 
         @server.on_connect
         async def came(peer: igtl.aio.Peer) -> None:
             if len(server.clients) == clients + stalled:
-                everybody.set()
+                all_connected.set()
 
         process = context.Process(
             target=read_all, args=(theirs, server.port, clients, stalled, OTHER), daemon=True
@@ -102,7 +102,7 @@ async def fan_out(clients: int, stalled: int, seconds: float, hz: float = 60) ->
         loop = asyncio.get_running_loop()
         assert await loop.run_in_executor(None, control.recv) == "ready"
         async with asyncio.timeout(30):
-            await everybody.wait()
+            await all_connected.wait()
         start, due, took = await broadcast(server, clients, stalled, int(seconds * hz), hz)
         dropped = sum(peer.stats.dropped["drop_oldest"] for peer in server.clients)
         waiting = max((peer.queued for peer in server.clients), default=0)

@@ -16,6 +16,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -120,9 +121,9 @@ def in_fresh_processes(rounds: int) -> tuple[dict[str, Found], dict[str, Found]]
         return round_trips(ends, rounds), asyncio.run(aio_round_trips(ends, rounds))
 
 
-def official_round_trips() -> Found | None:
+def official_round_trips(openigtlink: Path | None) -> Found | None:
     """The official library at both ends, each in a process of its own."""
-    program = peers.cpp()
+    program = peers.cpp(openigtlink)
     if program is None:
         return None
     try:
@@ -291,7 +292,7 @@ def udp_loop(ends: Ends, seconds: float) -> dict[str, dict[str, Found]]:
 
 
 def udp_maximum(rounds: int) -> dict[str, Found]:
-    """As many datagrams as one thread can send; nobody needs to receive them."""
+    """As many datagrams as one thread can send; no receiver is needed."""
     samples: Samples = {"igtl": [], "limit": []}
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as quiet:
         quiet.bind(("127.0.0.1", 0))
@@ -345,7 +346,7 @@ def rates(*, quick: bool = False) -> list[dict[str, float]]:
 # ---- rows ---------------------------------------------------------------------------------------
 
 
-def run(*, quick: bool = False) -> Iterator[Row]:
+def run(*, quick: bool = False, openigtlink: Path | None = None) -> Iterator[Row]:
     rounds, pairs = (5, 3) if quick else (20, 9)
     pin({ONE})
     with ProcessPoolExecutor(
@@ -356,7 +357,7 @@ def run(*, quick: bool = False) -> Iterator[Row]:
     row = Row(
         "links", "TRANSFORM round trip, blocking", best_of(blocking), 1.3, "limit", "bare sockets"
     )
-    if (official := official_round_trips()) is not None:
+    if (official := official_round_trips(openigtlink)) is not None:
         row.found["C++"] = official
     say(f"  {row.name}")
     with running(ONE) as ends:

@@ -136,7 +136,7 @@ def machine() -> dict[str, Any]:
         "processors": os.cpu_count(),
         "system": f"{platform.system()} {platform.release().partition('-')[0]}",
         "python": f"{platform.python_implementation()} {platform.python_version()}",
-        "crc": igtl._core.crc_forms()[-1],
+        "crc": igtl._core.crc_form(),
         "igtl": igtl.__version__,
     }
 

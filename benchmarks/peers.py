@@ -42,16 +42,24 @@ class Program:
         self._process.communicate()
 
 
-def cpp() -> Program | None:
-    """The official C++ library."""
-    if not Path("/usr/include/openigtlink").is_dir() or not shutil.which("g++"):
+def cpp(openigtlink: Path | None = None) -> Program | None:
+    """Start the program of the official C++ library: Debian's, or the one in this folder."""
+    headers, libraries = Path("/usr/include/openigtlink"), ["-lOpenIGTLink"]
+    name = "codec-cpp"
+    if openigtlink is not None:
+        headers, name = openigtlink / "include" / "igtl", "codec-cpp-other"
+        folder = openigtlink / "lib" / "igtl"
+        libraries = [f"-L{folder}", f"-Wl,-rpath,{folder}", "-lOpenIGTLink", "-ligtlutil"]
+    if not headers.is_dir() or not shutil.which("g++"):
+        if openigtlink is not None:
+            raise FileNotFoundError(f"{headers} and g++ are needed")
         say("without the official C++ library (Debian: libopenigtlink-dev g++)")
         return None
     BUILD.mkdir(exist_ok=True)
-    program = BUILD / "codec-cpp"
+    program = BUILD / name
     source = HERE / "cpp" / "codec.cpp"
-    build = ["g++", "-O2", "-w", "-I/usr/include/openigtlink", str(source), "-o", str(program)]
-    subprocess.run([*build, "-lOpenIGTLink", "-lpthread"], check=True)
+    build = ["g++", "-O2", "-w", f"-I{headers}", str(source), "-o", str(program)]
+    subprocess.run([*build, *libraries, "-lpthread"], check=True)
     return Program(program)
 
 

@@ -1,4 +1,4 @@
-"""asyncio: one server, many clients at once; one of them is slow and delays nobody.
+"""asyncio: one server, many clients at once; one of them is slow and delays no other.
 
 You see how many messages each client got, and what the slow one lost, by cause.
 """

@@ -1,6 +1,6 @@
 """Commands by text: COMMAND and its reply, and plain STRINGs.
 
-You see the reply of each command: one that is carried out, one that fails, one that nobody knows,
+You see the reply of each command: one that is carried out, one that fails, one that is unknown,
 and that a slow one does not hold up the others.
 """
 

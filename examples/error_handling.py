@@ -57,7 +57,7 @@ def main(argv: list[str] | None = None) -> None:
                         case igtl.Transform():
                             raise AssertionError
                         case igtl.Unknown(type_name=name, content=content):
-                            print(f"a type that nobody declared: {name}, {len(content)} bytes")
+                            print(f"an undeclared type: {name}, {len(content)} bytes")
                         case message:
                             print("no pose in it:", message)
                 try:

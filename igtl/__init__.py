@@ -5,17 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from igtl import fields
-from igtl._core import (
-    Decoder,
-    Frame,
-    Stats,
-    StreamStats,
-    crc64,
-    fit,
-    matrix_of_quaternion,
-    quaternion_of_matrix,
-    unpack,
-)
+from igtl._core import Frame, crc64, fit, matrix_of_quaternion, quaternion_of_matrix, unpack
+from igtl._stream import Decoder, Stats, StreamStats
 from igtl.blocking import udp
 from igtl.blocking.healing import ReconnectingLink, connect
 from igtl.blocking.link import Link

@@ -5,7 +5,7 @@
 # What the functions do, what they return and how they are versioned stands in igtl_capi.h. Importing
 # checks every signature.
 
-from libc.stdint cimport uint8_t, uint16_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint64_t
 
 cdef extern from "igtl_capi.h" nogil:
     enum:
@@ -35,3 +35,98 @@ cdef int pack_transform(uint8_t* wire, const char* device_name, uint64_t timesta
                         const float* matrix) noexcept nogil
 cdef int unpack_transform(const uint8_t* wire, size_t size, igtl_capi_header* header,
                           float* matrix) noexcept nogil
+
+# What follows is for _stream.pyx and _batch.pyx, and may change with each version of igtl. Functions
+# only, and no class: a module that cimports from here would check the size of every class, used or not.
+
+# ---- memory and text
+
+cdef object hold(object data, const uint8_t** p, Py_ssize_t* size)
+cdef object new_block(Py_ssize_t size, Py_ssize_t pixels_at, uint8_t** p)
+cdef uint64_t run_crc(const uint8_t* p, Py_ssize_t n, uint64_t crc) noexcept
+cdef str text_of(const uint8_t* p, Py_ssize_t size, bint* exact)
+cdef str type_text(const uint8_t* p)
+cdef bytes type_bytes(const uint8_t* p)
+cpdef bytes stream_key(object what)
+cdef bint is_registered(const uint8_t* p) except -1
+
+# ---- messages
+
+cdef struct Packing:            # how a message is packed
+    int version                 # of the header; 0: see Message.pack
+    bint crc                    # False: 0 stands in its place
+    bint cut_name               # of a device, where 20 bytes do not hold it; else EncodeError
+    bint sending                # what is empty becomes version 1, see packed_for
+    bint parts                  # a list of buffers, in which large data stands where it lies
+    uint8_t* into               # memory to write to: the result is the size; NULL: a new object
+    Py_ssize_t room             # there
+
+cdef Packing packing(int version, bint crc, bint cut_name) noexcept
+cdef object packed(object message, const Packing* how)
+cpdef bint needs_v2(object r) except -1
+cdef int policy_of(crc) except -1
+cdef object unpack_at(object owner, const uint8_t* p, Py_ssize_t n, int policy)
+cdef list values_of(object message)
+cdef bint is_no_data(object message) noexcept
+
+# ---- frames
+
+cdef bint is_frame(object what) noexcept
+cdef object new_frame(object data, const uint8_t* p, Py_ssize_t size, const uint64_t* crc)
+cdef const uint8_t* frame_bytes(object frame, Py_ssize_t* size) except NULL
+cdef object received(object frame, int policy, object peer, double at, bint* bad_crc)
+
+# ---- plans, and the rows of columns
+
+cdef enum:
+    MAX_FIELDS = 48
+
+cdef enum Kind:
+    INT
+    FLOAT
+    TEXT
+    ARRAY
+    MATRIX
+    DATA
+    TEXTS
+    ELEMENTS
+    STRING
+    ZERO_ENDED
+    COUNT
+    SIZE
+    CODED
+
+cdef enum:
+    REST = -1           # Op.fixed: all that remains
+    BY_FIELD = -2       # as many as the hidden field says
+    BY_FORM = -3        # one of several, told by the size
+
+cdef struct Op:         # one field of a plan
+    int kind
+    int itemsize        # bytes of one number, or of a text field
+    bint signed
+    Py_ssize_t fixed    # number of elements, or REST, BY_FIELD, BY_FORM
+    Py_ssize_t per      # numbers in a row (1 for a flat array)
+    int counter         # the op that holds this one's count or size; -1: none
+    int length          # the op that holds this one's size in bytes; -1: none
+    int target          # COUNT, SIZE: the op described
+    int encoding        # STRING: the op with the MIBenum; -1: UTF-8
+    bint nests          # CODED: messages within the message
+    bint optional
+    bint constant
+    bint hidden         # no argument of the constructor
+    bint kw_only
+
+cdef struct Rows:               # the fixed fields of an element or message, and their columns
+    const Op* ops
+    int n
+    Py_ssize_t stride           # bytes of all fields together
+    uint8_t* at[MAX_FIELDS]     # memory of each column; NULL: on the wire only
+    Py_ssize_t[MAX_FIELDS] count    # numbers of an array field
+    uint64_t[MAX_FIELDS] must   # what stands on the wire of a field without a column
+
+cdef const Op* plan_of(object layout, int* n) except NULL
+cdef object new_rows(object cls, Py_ssize_t n, Rows* rows)
+cdef object frozen_rows(object columns, Py_ssize_t* size, Rows* rows)
+cdef bint take_row(const Rows* rows, Py_ssize_t row, const uint8_t* p) noexcept nogil
+cdef int give_row(const Rows* rows, Py_ssize_t row, uint8_t* p) noexcept nogil

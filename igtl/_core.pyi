@@ -1,6 +1,5 @@
-"""Types of the compiled part; see _core.pyx."""
+"""Types of _core.pyx: messages and their bytes."""
 
-from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any, ClassVar, Literal, Self, final
 
@@ -17,6 +16,9 @@ def crc64(data: Buffer, crc: int = 0, *, form: str | None = None) -> int:
 
 def crc_forms() -> tuple[str, ...]:
     """The forms of the CRC that this build and CPU have, the fastest last."""
+
+def crc_form() -> str:
+    """The form in use: the fastest, or the one that the environment variable IGTL_CRC names."""
 
 def fit(text: str, size: int) -> str:
     """The longest beginning of text that fits size bytes of UTF-8, no character cut in two."""
@@ -57,26 +59,6 @@ def unpack(data: Buffer, *, crc: CRCPolicy = "verify") -> Message:
         TypeError, BufferError: data is no buffer, or not contiguous.
     """
 
-def unpack_run(
-    data: Buffer, crc: CRCPolicy = "verify"
-) -> tuple[
-    type[Message],
-    npt.NDArray[np.int64],
-    tuple[str, ...],
-    npt.NDArray[np.int32],
-    npt.NDArray[np.bool_] | None,
-    npt.NDArray[np.int64] | None,
-    dict[str, Any],
-]: ...
-def pack_run(
-    cls: type[Message],
-    time_ns: npt.NDArray[np.int64],
-    names: bytes,
-    device_ids: npt.NDArray[np.int32],
-    columns: dict[str, Any],
-    offsets: npt.NDArray[np.int64] | None = None,
-    crc: bool = True,
-) -> bytes: ...
 def unpack_content(type_name: bytes, data: Buffer, depth: int = 2) -> Message: ...
 def matrix_of_quaternion(quaternion: npt.ArrayLike) -> npt.NDArray[np.float64]: ...
 def quaternion_of_matrix(matrix: npt.ArrayLike) -> npt.NDArray[np.float64]: ...
@@ -121,6 +103,14 @@ class Layout:
     def type_name(self) -> str: ...
     @property
     def fields(self) -> tuple[Field, ...]: ...
+    @property
+    def wire_type(self) -> bytes: ...
+    @property
+    def names(self) -> tuple[str, ...]: ...
+    @property
+    def columns(self) -> tuple[np.dtype[Any] | None, ...]: ...
+    @property
+    def items(self) -> tuple[type[Columns] | None, ...]: ...
     @property
     def minimum(self) -> int: ...
     @property
@@ -271,142 +261,3 @@ class Frame:
     def unpack(self, crc: CRCPolicy = "verify") -> Message: ...
     def __len__(self) -> int: ...
     def __bytes__(self) -> bytes: ...
-
-@final
-class StreamStats:
-    """Counters of one (type, device name) of a connection.
-
-    Attributes:
-        type_name, device_name: of the stream.
-        received, received_bytes, sent, sent_bytes: messages, and their bytes.
-        lost: number of messages lost by cause: an error ("CRCError", "BodyError", …) or the
-            policy of a full queue ("drop_oldest", …).
-        crc_errors: how many of them had a wrong CRC.
-        age: seconds since the last one arrived; None before the first.
-        rate: messages received a second, over the last 32 or so; 0 before the second.
-        jitter: how far their intervals are from the mean one, on average, in seconds.
-    """
-
-    def __init__(self, type_name: str, device_name: str) -> None: ...
-    @property
-    def type_name(self) -> str: ...
-    @property
-    def device_name(self) -> str: ...
-    @property
-    def received(self) -> int: ...
-    @property
-    def received_bytes(self) -> int: ...
-    @property
-    def sent(self) -> int: ...
-    @property
-    def sent_bytes(self) -> int: ...
-    @property
-    def lost(self) -> dict[str, int]: ...
-    @property
-    def crc_errors(self) -> int: ...
-    @property
-    def age(self) -> float | None: ...
-    @property
-    def rate(self) -> float: ...
-    @property
-    def jitter(self) -> float: ...
-
-@final
-class Stats:
-    """What passed through a connection, what was lost, and why.
-
-    Attributes:
-        received, received_bytes: whole messages that arrived, bad ones included.
-        sent, sent_bytes: messages handed to the transport.
-        errors: number of bad messages received, by the name of their error ("CRCError", …).
-        dropped: number of messages given up, by cause: the policy of the queue that was full
-            ("drop_oldest", "drop_newest", "latest"), "disconnected", "stalled", ….
-        lost: all of both.
-        streams: the same for each (type name, device name), see StreamStats. After 4096 of
-            them the rest is counted under ("*", "*").
-    """
-
-    def __init__(self) -> None: ...
-    @property
-    def received(self) -> int: ...
-    @property
-    def received_bytes(self) -> int: ...
-    @property
-    def sent(self) -> int: ...
-    @property
-    def sent_bytes(self) -> int: ...
-    @property
-    def errors(self) -> Counter[str]: ...
-    @property
-    def dropped(self) -> Counter[str]: ...
-    @property
-    def lost(self) -> int: ...
-    @property
-    def streams(self) -> dict[tuple[str, str], StreamStats]: ...
-    def count_received(self, frame: Frame | Buffer, now: float) -> None: ...
-    def count_sent(
-        self, what: Record | Frame | Buffer | list[Any], size: int, times: int = 1
-    ) -> None: ...
-    def count_dropped(self, what: Record | Frame | Buffer, cause: str, times: int = 1) -> None: ...
-    def count_error(self, cause: str, frame: Frame | None = None) -> None: ...
-
-@disjoint_base
-class Decoder:
-    """Cuts a byte stream into frames; owns whatever has arrived in part.
-
-    Args:
-        max_size: largest message, header included; default 1 GiB, at least 58 bytes.
-        stats: counts what arrives.
-        resync: see `igtl.Protocol`.
-
-    Attributes:
-        last_size: bytes of the last frame.
-        peer_version: highest header version so far; 0 before the first frame.
-        waiting: bytes received behind the message that is arriving.
-    """
-
-    def __init__(
-        self, max_size: int = ..., stats: Stats | None = None, resync: bool = False
-    ) -> None: ...
-    stats: Stats | None
-    last_size: int
-    @property
-    def peer_version(self) -> int: ...
-    @property
-    def max_size(self) -> int: ...
-    @property
-    def resync(self) -> bool: ...
-    @property
-    def at_boundary(self) -> bool: ...
-    @property
-    def waiting(self) -> int: ...
-    def feed(self, data: Buffer) -> None: ...
-    def get_buffer(self) -> memoryview: ...
-    def received(self, n: int) -> None: ...
-    def next_frame(self) -> Frame | None: ...
-
-@disjoint_base
-class Stream(Decoder):
-    def __init__(
-        self,
-        max_size: int,
-        stats: Stats,
-        crc: CRCPolicy,
-        fixed: int,
-        cut_names: bool,
-        peer: Any,
-        resync: bool = False,
-    ) -> None: ...
-    stats: Stats
-    peer: Any
-    @property
-    def cut_names(self) -> bool: ...
-    @property
-    def fixed(self) -> Literal[0, 1, 2]: ...
-    @property
-    def version(self) -> Literal[1, 2]: ...
-    def receive_data(self, data: Buffer) -> None: ...
-    def next_message(self) -> Message | None: ...
-    def decoded(self, frame: Frame) -> Message: ...
-    def parts(self, message: Message | Frame, *, crc: bool = True) -> list[bytes | memoryview]: ...
-    def pack(self, message: Message | Frame, *, crc: bool = True) -> bytes: ...

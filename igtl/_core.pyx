@@ -1,10 +1,11 @@
 # cython: language_level=3, boundscheck=True, wraparound=False, cdivision=True
 # cython: embedsignature=True, embedsignature.format=clinic, auto_pickle=False, binding=False
-"""The wire codec: CRC-64, headers, the plans of declared fields, framing.
+"""The wire codec: CRC-64, text, the plans of declared fields, messages and their bytes.
 
-Layout of this file: bytes and numbers · CRC-64 · text · Layout (a plan and its two
-interpreters, `measure` + `write` and `read`) · Record (a message's memory) · pack · unpack ·
-batches · Stats (counters) · Decoder (framing) · rotations · polygon cells · C level.
+Layout of this file: memory · CRC-64 · text · Layout (a plan and its two interpreters, `measure` +
+`write` and `read`) · rows and Columns · Record (a message's memory) · pack · unpack · Frame ·
+rotations · polygon cells · C level. Bytes, numbers and headers are in _wire.h; framing is in
+_stream.pyx, runs of messages in _batch.pyx, and both use what _core.pxd lists.
 
 Rules. Everything read from the wire goes through `need`, which checks against what remains
 before anything is allocated. Pointer code is `noexcept nogil` where it can be, so that the
@@ -22,19 +23,24 @@ from cpython.pycapsule cimport PyCapsule_New
 from cpython.ref cimport Py_INCREF, Py_XDECREF, Py_XINCREF
 from cpython.unicode cimport PyUnicode_AsUTF8AndSize, PyUnicode_DecodeUTF8
 from libc.math cimport sqrt
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memchr, memcmp, memcpy, memset
 cimport numpy as cnp
 
+from igtl._wire cimport (
+    EXTENDED, HEADER, MAX_BLOCK, MAX_NAME, Extended, get16, get32, get64, get_int, matrix_in, matrix_out,
+    ns_of, put16, put32, put64, put_header, put_int, raw_time, read_extended, sign_extend, stream_name,
+    swap_in, swap_out, text_size,
+)
+
 import copy
 import operator
-from collections import Counter
-from time import monotonic
+import os
 
 import numpy as np
 
-from igtl.errors import BodyError, CRCError, EncodeError, MessageTooLarge, ProtocolError, VersionError
+from igtl.errors import BodyError, CRCError, EncodeError, ProtocolError, VersionError
 from igtl.fields import REQUIRED, rest as _rest
 
 cnp.import_array()
@@ -89,7 +95,6 @@ cdef extern from * nogil:
     void* igtl_new_of(PyObject*)
 
 cdef extern from "Python.h":
-    Py_ssize_t PY_SSIZE_T_MAX
     PyObject* PyDict_GetItemWithError(object, object) except? NULL
     PyObject* PyList_GetItem(list, Py_ssize_t) except NULL      # borrowed
     ctypedef object (*new_function "newfunc")(PyTypeObject*, object, PyObject*)
@@ -106,10 +111,14 @@ cdef extern from "<time.h>" nogil:
 
 cdef extern from "_crc64.h" nogil:
     ctypedef uint64_t (*igtl_crc64_fn)(const uint8_t *, size_t, uint64_t)
+    ctypedef struct igtl_crc64_form:
+        const char *name
+        igtl_crc64_fn run
     igtl_crc64_fn igtl_crc64
-    igtl_crc64_fn igtl_crc64_form(const char *)
+    const igtl_crc64_form *igtl_crc64_used
+    const igtl_crc64_form *igtl_crc64_find(const char *)
     uint64_t igtl_crc64_copy(uint8_t *, const uint8_t *, size_t, uint64_t)
-    void igtl_crc64_init()
+    int igtl_crc64_init()
 
 cdef extern from "igtl_capi.h":
     ctypedef struct igtl_capi:
@@ -120,115 +129,15 @@ cdef extern from "igtl_capi.h":
         int (*pack_transform)(uint8_t*, const char*, uint64_t, const float*) noexcept nogil
         int (*unpack_transform)(const uint8_t*, size_t, igtl_capi_header*, float*) noexcept nogil
 
-igtl_crc64_init()
-
 cdef enum:
-    HEADER = 58
-    EXTENDED = 12
-    MAX_FIELDS = 48
     NOGIL_FROM = 5 * 1024       # below this, giving up the GIL costs more than it brings
     APART_FROM = 64 * 1024      # data of this size is sent from where it lies
-    BLOCK_FROM = 32 * 1024      # frames of this size are received into memory of their own
     LARGE_FROM = 4 << 20        # memory that is worth large pages
     LATER_FROM = 64 * 1024      # texts of this size are decoded when they are read
     HEADS = 32                  # streams whose class and name are remembered
-    MAX_TRIES = 8               # headers tried, one after the other, where step was lost
-    MAX_NAME = 255              # bytes of a device name in the metadata
     MAX_DEPTH = 8               # of messages in messages: each level takes its part of the stack
-    MAX_STREAMS = 4096          # a peer that invents names shall not fill the memory
 
-cdef Py_ssize_t MAX_BLOCK = PY_SSIZE_T_MAX // 2
-
-cdef bytes OTHERS = b"*".ljust(12, b"\0") + b"*".ljust(20, b"\0")
-
-# ---- bytes and numbers ------------------------------------------------------------------------
-
-cdef inline uint16_t get16(const uint8_t* p) noexcept nogil:
-    return <uint16_t>((p[0] << 8) | p[1])
-
-cdef inline uint32_t get32(const uint8_t* p) noexcept nogil:
-    return (<uint32_t>p[0] << 24) | (<uint32_t>p[1] << 16) | (<uint32_t>p[2] << 8) | p[3]
-
-cdef inline uint64_t get64(const uint8_t* p) noexcept nogil:
-    return (<uint64_t>get32(p) << 32) | get32(p + 4)
-
-cdef inline void put16(uint8_t* p, uint16_t v) noexcept nogil:
-    p[0] = <uint8_t>(v >> 8)
-    p[1] = <uint8_t>v
-
-cdef inline void put32(uint8_t* p, uint32_t v) noexcept nogil:
-    put16(p, <uint16_t>(v >> 16))
-    put16(p + 2, <uint16_t>v)
-
-cdef inline void put64(uint8_t* p, uint64_t v) noexcept nogil:
-    put32(p, <uint32_t>(v >> 32))
-    put32(p + 4, <uint32_t>v)
-
-cdef inline uint64_t get_int(const uint8_t* p, int size) noexcept nogil:
-    if size == 1:
-        return p[0]
-    if size == 2:
-        return get16(p)
-    if size == 4:
-        return get32(p)
-    return get64(p)
-
-cdef inline void put_int(uint8_t* p, int size, uint64_t v) noexcept nogil:
-    if size == 1:
-        p[0] = <uint8_t>v
-    elif size == 2:
-        put16(p, <uint16_t>v)
-    elif size == 4:
-        put32(p, <uint32_t>v)
-    else:
-        put64(p, v)
-
-cdef void swap_in(uint8_t* to, const uint8_t* wire, Py_ssize_t n, int size) noexcept nogil:
-    """n numbers from the wire (big endian) to native order. `to` is aligned, `wire` need not be."""
-    cdef Py_ssize_t i
-    if size == 1:
-        memcpy(to, wire, n)
-    elif size == 2:
-        for i in range(n):
-            (<uint16_t*>to)[i] = get16(wire + 2 * i)
-    elif size == 4:
-        for i in range(n):
-            (<uint32_t*>to)[i] = get32(wire + 4 * i)
-    else:
-        for i in range(n):
-            (<uint64_t*>to)[i] = get64(wire + 8 * i)
-
-cdef void swap_out(uint8_t* wire, const uint8_t* native, Py_ssize_t n, int size) noexcept nogil:
-    """The way back."""
-    cdef Py_ssize_t i
-    if size == 1:
-        memcpy(wire, native, n)
-    elif size == 2:
-        for i in range(n):
-            put16(wire + 2 * i, (<uint16_t*>native)[i])
-    elif size == 4:
-        for i in range(n):
-            put32(wire + 4 * i, (<uint32_t*>native)[i])
-    else:
-        for i in range(n):
-            put64(wire + 8 * i, (<uint64_t*>native)[i])
-
-cdef void matrix_in(float* m, const uint8_t* wire) noexcept nogil:
-    """Twelve wire numbers, column by column, to a row-major 4x4 (docs/protocol.md section 1.2)."""
-    cdef int r, c
-    for c in range(4):
-        for r in range(3):
-            (<uint32_t*>m)[4 * r + c] = get32(wire + 4 * (3 * c + r))
-    m[12] = m[13] = m[14] = 0
-    m[15] = 1
-
-cdef bint matrix_out(uint8_t* wire, const float* m) noexcept nogil:
-    """The way back. False when the fourth row is not 0 0 0 1."""
-    cdef int r, c
-    for c in range(4):
-        for r in range(3):
-            put32(wire + 4 * (3 * c + r), (<const uint32_t*>m)[4 * r + c])
-    return m[12] == 0 and m[13] == 0 and m[14] == 0 and m[15] == 1
+# ---- memory -----------------------------------------------------------------------------------
 
 @cython.final
 cdef class Held:
@@ -258,9 +167,51 @@ cdef class Held:
     def __getbuffer__(self, Py_buffer* view, int flags):
         PyBuffer_FillInfo(view, self, self.view.buf, self.size, self.view.readonly, flags)
 
+cdef object hold(object data, const uint8_t** p, Py_ssize_t* size):
+    """A buffer's memory, for as long as what this returns lives."""
+    cdef Held held = Held(data)
+    p[0] = held.p
+    size[0] = held.size
+    return held
+
+@cython.final
+cdef class Block:
+    """Memory of one large frame. Reserved at once, committed by the system as bytes arrive, and
+    placed so that the pixels of an IMAGE are 64-byte aligned whatever the header version."""
+
+    cdef uint8_t* base
+    cdef uint8_t* p
+    cdef Py_ssize_t size
+
+    def __cinit__(self, Py_ssize_t size, Py_ssize_t pixels_at=0):
+        cdef uintptr_t start
+        if not 0 <= size <= MAX_BLOCK:
+            raise ValueError(f"a block of {size} bytes")
+        self.size = size
+        self.base = <uint8_t*>malloc(size + 64)
+        if self.base == NULL:
+            raise MemoryError(f"no memory for a message of {size} bytes")
+        start = <uintptr_t>self.base
+        self.p = self.base + <Py_ssize_t>((64 - (start + pixels_at) % 64) % 64)
+
+    def __dealloc__(self):
+        free(self.base)
+
+    def __len__(self):
+        return self.size
+
+    def __getbuffer__(self, Py_buffer* view, int flags):
+        PyBuffer_FillInfo(view, self, self.p, self.size, 0, flags)
+
+cdef object new_block(Py_ssize_t size, Py_ssize_t pixels_at, uint8_t** p):
+    """A Block, and where its memory begins."""
+    cdef Block block = Block(size, pixels_at)
+    p[0] = block.p
+    return block
+
 # ---- CRC-64 -----------------------------------------------------------------------------------
 
-cdef inline uint64_t run_crc(const uint8_t* p, Py_ssize_t n, uint64_t crc) noexcept:
+cdef uint64_t run_crc(const uint8_t* p, Py_ssize_t n, uint64_t crc) noexcept:
     if n < NOGIL_FROM:
         return igtl_crc64(p, n, crc)
     with nogil:
@@ -269,12 +220,14 @@ cdef inline uint64_t run_crc(const uint8_t* p, Py_ssize_t n, uint64_t crc) noexc
 
 def crc64(data, uint64_t crc=0, *, str form=None):
     cdef igtl_crc64_fn run = igtl_crc64
+    cdef const igtl_crc64_form* named
     cdef Held held = Held(data)
     if form is not None:
         name = form.encode()
-        run = igtl_crc64_form(name)
-        if run == NULL:
+        named = igtl_crc64_find(name)
+        if named == NULL:
             raise ValueError(f"no CRC form {form!r} on this machine: {', '.join(crc_forms())}")
+        run = named.run
     if held.size < NOGIL_FROM:
         return run(held.p, held.size, crc)
     with nogil:
@@ -282,8 +235,15 @@ def crc64(data, uint64_t crc=0, *, str form=None):
     return crc
 
 def crc_forms():
-    return tuple([name for name in ("portable", "clmul", "vpclmul")
-                  if igtl_crc64_form(name.encode()) != NULL])
+    return tuple([name for name in ("portable", "clmul", "vpclmul256", "vpclmul512")
+                  if igtl_crc64_find(name.encode()) != NULL])
+
+def crc_form():
+    return igtl_crc64_used.name.decode()
+
+if igtl_crc64_init() < 0:
+    raise ImportError(f"the environment variable IGTL_CRC is {os.environ.get('IGTL_CRC')!r}: "
+                      f"this machine has the CRC forms {', '.join(crc_forms())}")
 
 # ---- text -------------------------------------------------------------------------------------
 
@@ -316,8 +276,7 @@ def encode_text(text, int encoding):
 
 cdef str text_of(const uint8_t* p, Py_ssize_t size, bint* exact):
     """Text before the first NUL. *exact: the field holds nothing the text does not show."""
-    cdef const uint8_t* end = <const uint8_t*>memchr(p, 0, size)
-    cdef Py_ssize_t n = size if end == NULL else end - p
+    cdef Py_ssize_t n = text_size(p, size)
     cdef Py_ssize_t i
     exact[0] = True
     for i in range(n, size):
@@ -365,21 +324,6 @@ cdef Py_ssize_t elements_of(value) except -1:
 
 # ---- Layout -----------------------------------------------------------------------------------
 
-cdef enum Kind:
-    INT
-    FLOAT
-    TEXT
-    ARRAY
-    MATRIX
-    DATA
-    TEXTS
-    ELEMENTS
-    STRING
-    ZERO_ENDED
-    COUNT
-    SIZE
-    CODED
-
 # What a message is packed from: its values as they were at one instant, each held by a reference, so
 # that no other thread can change which memory is measured and which is written.
 cdef struct Taken:
@@ -398,27 +342,6 @@ _KINDS = {
     "texts": TEXTS, "elements": ELEMENTS, "string": STRING, "zero_ended": ZERO_ENDED,
     "count": COUNT, "size": SIZE, "coded": CODED,
 }
-
-cdef enum:
-    REST = -1           # Op.fixed: all that remains
-    BY_FIELD = -2       # as many as the hidden field says
-    BY_FORM = -3        # one of several, told by the size
-
-cdef struct Op:
-    int kind
-    int itemsize        # bytes of one number, or of a text field
-    bint signed
-    Py_ssize_t fixed    # number of elements, or REST, BY_FIELD, BY_FORM
-    Py_ssize_t per      # numbers in a row (1 for a flat array)
-    int counter         # the op that holds this one's count or size; -1: none
-    int length          # the op that holds this one's size in bytes; -1: none
-    int target          # COUNT, SIZE: the op described
-    int encoding        # STRING: the op with the MIBenum; -1: UTF-8
-    bint nests          # CODED: messages within the message
-    bint optional
-    bint constant
-    bint hidden         # no argument of the constructor
-    bint kw_only
 
 cdef enum HeaderField:
     DEVICE_NAME = -1
@@ -446,15 +369,15 @@ cdef class Layout:
     cdef readonly bint prefers_v2
     cdef readonly bint columnar      # its fields fit columns, see unpack_run
     cdef bint dynamic                # some field's size is not known beforehand
-    cdef bytes wire_type
+    cdef readonly bytes wire_type
     cdef tuple dtypes
-    cdef tuple columns               # dtypes of an element list's columns
-    cdef tuple items                 # classes of the element lists
-    cdef tuple names
+    cdef readonly tuple columns      # dtypes of an element list's columns
+    cdef readonly tuple items        # classes of the element lists
+    cdef readonly tuple names
     cdef tuple defaults
     cdef dict arguments              # of the constructor: number of the field, or a HeaderField
     cdef list blank                  # values of a message that has none yet
-    cdef object made                 # the class of the last message that had this layout
+    cdef object made                 # the class that it was compiled for, see call_directly
 
     def __cinit__(self, *args, **kwargs):
         self.ops = NULL
@@ -816,15 +739,21 @@ cdef class Layout:
         if self.ops[i].kind != CODED:
             PyObject_GetBuffer(coded.data, &view, PyBUF_SIMPLE)
             try:
-                self._take_text(i, r, <const uint8_t*>view.buf, view.len, <int>coded.count)
+                with cython.critical_section(r):
+                    if r.values[i] is coded:
+                        self._take_text(i, r, <const uint8_t*>view.buf, view.len, <int>coded.count)
             finally:
                 PyBuffer_Release(&view)
-        else:
+            return r.values[i]
+        decode = self.fields[i].item.decode
+        with cython.critical_section(r):
+            if r.values[i] is not coded:
+                return r.values[i]
             if self.ops[i].nests:
-                value, shown = self.fields[i].item.decode(coded.data, coded.count, coded.depth)
+                value, shown = decode(coded.data, coded.count, coded.depth)
                 r.keep(i, None, coded.data, shown)
             else:
-                value = self.fields[i].item.decode(coded.data, coded.count)
+                value = decode(coded.data, coded.count)
                 self._keep_coded(i, r, value, coded.data)
             if r.values[i] is coded:    # else another thread was faster: its value may be edited already
                 r.values[i] = value
@@ -1030,10 +959,6 @@ cdef void let_go(Taken* taken) noexcept:
     for i in range(taken.n):
         Py_XDECREF(taken.values[i])
 
-cdef inline int64_t sign_extend(uint64_t v, int size) noexcept nogil:
-    cdef int shift = 64 - 8 * size
-    return (<int64_t>(v << shift)) >> shift
-
 cdef cnp.ndarray new_array(int nd, Py_ssize_t a, Py_ssize_t b, int typenum):
     cdef cnp.npy_intp shape[2]
     shape[0] = a
@@ -1122,14 +1047,6 @@ cpdef cnp.ndarray as_matrix(value, str owner="Transform", str name="matrix"):
     return out
 
 # ---- rows: the fixed fields of one element or message, and the columns they belong to ------------
-
-cdef struct Rows:
-    const Op* ops
-    int n
-    Py_ssize_t stride           # bytes of all fields together
-    uint8_t* at[MAX_FIELDS]     # memory of each column; NULL: on the wire only
-    Py_ssize_t[MAX_FIELDS] count    # numbers of an array field
-    uint64_t[MAX_FIELDS] must   # what stands on the wire of a field without a column
 
 cdef bint take_row(const Rows* rows, Py_ssize_t row, const uint8_t* p) noexcept nogil:
     """One row from the wire. False: a field that has no choice holds something else."""
@@ -1307,6 +1224,25 @@ cdef class Column:
             return (<Columns>columns).texts(self.i)
         return (<Columns>columns).arrays[self.i]
 
+cdef const Op* plan_of(object layout, int* n) except NULL:
+    """The fields of a Layout, which keeps them."""
+    n[0] = (<Layout?>layout).n
+    return (<Layout>layout).ops
+
+cdef object new_rows(object cls, Py_ssize_t n, Rows* rows):
+    """Columns of this class with room for n rows, not yet written."""
+    cdef Columns columns = new_columns(cls)
+    columns.make(n)
+    columns.rows_of(rows, n)
+    return columns
+
+cdef object frozen_rows(object columns, Py_ssize_t* size, Rows* rows):
+    """The columns that these are now, their memory, and the bytes of their rows on the wire."""
+    cdef Columns frozen = (<Columns?>columns).frozen()
+    size[0] = frozen.wire_size(frozen.rows)
+    frozen.rows_of(rows, frozen.rows)
+    return frozen
+
 cdef tuple column_shape(Layout layout, int i, Py_ssize_t rows):
     cdef Op* op = &layout.ops[i]
     if op.kind == MATRIX:
@@ -1336,7 +1272,9 @@ cdef cnp.ndarray new_column(Layout layout, int i, Py_ssize_t rows):
 
 # ---- Record -----------------------------------------------------------------------------------
 
-cdef Layout _last_layout = None     # of the message that was made last
+# The layout of the message that was made last. One object in one place, which a list keeps whole for all
+# threads; that it belongs to a class is written in it, once.
+cdef list _last = [None]
 
 cdef class Record:
     """Memory of one message: header fields, the values of its declared fields, and beside them
@@ -1359,14 +1297,12 @@ cdef class Record:
     __layout__ = None
 
     def __cinit__(self):        # without arguments it ignores those of the constructor
-        global _last_layout
-        cdef Layout layout = _last_layout
+        cdef Layout layout = _last[0]
         if layout is None or layout.made is not type(self):     # looking it up is a fifth of unpack
             layout = type(self).__layout__
             if layout is None:
                 raise TypeError("messages are subclasses of igtl.Message")
-            layout.made = type(self)
-            _last_layout = layout
+            _last[0] = layout
         self.layout = layout
         self.values = self.layout.blank.copy()
         self._device_name = ""
@@ -1454,7 +1390,8 @@ cdef class Record:
         Raises:
             EncodeError: a field cannot be sent as it is.
         """
-        return packed(self, version, False, crc, cut_name, True, NULL, 0)
+        cdef Packing how = packing(version_of(version), crc, cut_name)
+        return packed(self, &how)
 
     def pack_into(self, buffer, *, version=None, bint crc=True, bint cut_name=False):
         """As `pack`, into memory that is used again: no allocation for a large message.
@@ -1470,18 +1407,22 @@ cdef class Record:
             EncodeError: as `pack`. ValueError: the buffer is too small; nothing was written.
             BufferError, TypeError: it is no such buffer (ValueError of a strided array).
         """
+        cdef Packing how = packing(version_of(version), crc, cut_name)
         cdef Py_buffer view
         PyObject_GetBuffer(buffer, &view, PyBUF_WRITABLE)
         try:
-            return packed(self, version, False, crc, cut_name, True,
-                          <uint8_t*>view.buf, view.len)
+            how.into = <uint8_t*>view.buf
+            how.room = view.len
+            return packed(self, &how)
         finally:
             PyBuffer_Release(&view)
 
     def pack_parts(self, *, version=None, bint crc=True, bint cut_name=False):
         """As `pack`, in parts to be sent one after the other: pixels and other large data are
         not copied, but stand in the list as they lie in memory."""
-        return packed(self, version, False, crc, cut_name, False, NULL, 0)
+        cdef Packing how = packing(version_of(version), crc, cut_name)
+        how.parts = True
+        return packed(self, &how)
 
     @property
     def device_name(self):
@@ -1635,16 +1576,6 @@ cdef class Slot:
         if r.kept is not None:
             r.kept.pop(self.i, None)
 
-cdef inline uint64_t raw_time(uint64_t seconds, uint64_t ns) noexcept nogil:
-    """Q32.32 seconds, rounded to nearest: lossless for nanoseconds."""
-    return (seconds << 32) + ((ns << 32) + 500000000) // 1000000000
-
-cdef inline uint64_t raw_of(uint64_t ns) noexcept nogil:
-    return raw_time(ns // 1000000000, ns % 1000000000)
-
-cdef inline uint64_t ns_of(uint64_t raw) noexcept nogil:
-    return (raw >> 32) * 1000000000U + (((raw & 0xFFFFFFFFU) * 1000000000U + 0x80000000U) >> 32)
-
 # A call of a class makes its instance here at once, where the Python API lets a class say so: without
 # the tuple and the dict that `tp_new` and `tp_init` want.
 
@@ -1660,7 +1591,9 @@ cdef object constructed(PyObject* cls, PyObject** args, size_t nargs, PyObject* 
     return r
 
 def call_directly(cls):
-    """Let calls of this message class go to `constructed`, unless it has a constructor of its own."""
+    """Once, when a message class is made: its layout is its own from now on, and its calls go to
+    `constructed`, unless it has a constructor of its own."""
+    (<Layout?>cls.__layout__).made = cls
     if cls.__init__ is Record.__init__ and cls.__new__ is Record.__new__:
         igtl_set_vectorcall(<PyObject*>cls, <void*>&constructed)
 
@@ -1715,30 +1648,25 @@ cdef void sum_apart(Writer* w, uint8_t* to, const uint8_t* src, Py_ssize_t n) no
         w.crc = run_crc(src, n, igtl_crc64(w.summed, to - w.summed, w.crc))
         w.summed = to
 
-cdef void put_header(uint8_t* p, int version, const uint8_t* type12, const uint8_t* name20,
-                     uint64_t timestamp, uint64_t body_size, uint64_t crc) noexcept nogil:
-    put16(p, <uint16_t>version)
-    memcpy(p + 2, type12, 12)
-    memcpy(p + 14, name20, 20)
-    put64(p + 34, timestamp)
-    put64(p + 42, body_size)
-    put64(p + 50, crc)
-
-def needs_v2(Record r not None):
+cpdef bint needs_v2(object r) except -1:
     """Whether the message carries what only header version 2 can: metadata or a message id."""
-    return carries(r)
+    return carries(<Record?>r)
 
 cdef inline bint carries(Record r) except -1:
     return r.id != 0 or bool(r._metadata)
 
-cdef inline int choose_version(Record r, version) except -1:
-    cdef bint needed = carries(r)
+cdef int version_of(version) except -1:
     if version is None:
-        if r.header_version:
-            return 2 if needed else r.header_version
-        return 2 if needed or r.layout.prefers_v2 else 1
+        return 0
     if version not in (1, 2):
         raise ValueError(f"header version must be 1 or 2, not {version!r}")
+    return version
+
+cdef inline int choose_version(Record r, int version) except -1:
+    """The header version: the one asked for, or with 0 that of `Message.pack`."""
+    cdef bint needed = carries(r)
+    if version == 0:
+        return 2 if needed else r.header_version or (2 if r.layout.prefers_v2 else 1)
     if version == 1 and needed:
         raise EncodeError(r.layout.owner, "metadata" if r._metadata else "message_id",
                           "header version 1 cannot carry it: use version 2 or clear it")
@@ -1774,47 +1702,7 @@ cdef int put_name(uint8_t* to, Record r, str device_name, bint cut) except -1:
     memcpy(to, PyBytes_AsString(raw), 20)
     return 0
 
-cdef inline int width_of(uint8_t first) noexcept nogil:
-    """Bytes of a character of UTF-8 that begins so."""
-    return 4 if first >= 0xF0 else 3 if first >= 0xE0 else 2 if first >= 0xC0 else 1
-
-cdef Py_ssize_t stream_name(const uint8_t* p, Py_ssize_t size, const uint8_t* end, Py_ssize_t tail,
-                            const uint8_t** name) noexcept nogil:
-    """The device name of the message of this size at p, which ends at `end` and of which the last `tail`
-    bytes lie there: 20 bytes of its header; or IGTL_DEVICE_NAME of its metadata, if the header has as
-    much of that as 20 bytes can hold."""
-    cdef Py_ssize_t shown = 20, ext, mh, ms, at = 0, found = 0, length, value, count, k
-    cdef const uint8_t* head
-    cdef const uint8_t* full
-    name[0] = p + 14
-    # a shorter name was not cut: it costs no look at the metadata
-    if p[14 + 16] == 0 or get16(p) != 2 or size < HEADER + EXTENDED:
-        return 20
-    ext, mh, ms = get16(p + HEADER), get16(p + HEADER + 2), get32(p + HEADER + 4)
-    if mh < 10 or HEADER + ext + mh + ms > size or mh + ms > tail:
-        return 20
-    head = end - ms - mh
-    full = end - ms
-    count = get16(head)
-    if 2 + 8 * count > mh:
-        return 20
-    for k in range(count):
-        length, value = get16(head + 2 + 8 * k), get32(head + 6 + 8 * k)
-        if length + value > ms - at:
-            return 20
-        if length == 16 and memcmp(full + at, b"IGTL_DEVICE_NAME", 16) == 0:
-            name[0] = full + at + 16
-            found = value
-        at += length + value
-    while p[14 + shown - 1] == 0:
-        shown -= 1
-    if (at == ms and 20 < found <= MAX_NAME and memcmp(name[0], p + 14, shown) == 0
-            and (shown == 20 or shown + width_of(name[0][shown]) > 20) and memchr(name[0], 0, found) == NULL):
-        return found
-    name[0] = p + 14
-    return 20
-
-def stream_key(what):
+cpdef bytes stream_key(object what):
     """Type (12 bytes) and device name of a message, a Frame, a packed message or the parts of one:
     32 bytes as in the header, or more for a name that the header cuts."""
     cdef Frame frame
@@ -1879,109 +1767,127 @@ def content(Record r not None, int depth=1):
         let_go(&taken)
     return out
 
-def packed_for(Record r not None, version, *, bint crc=True, bint cut_name=False):
+def packed_for(object r not None, version, *, bint crc=True, bint cut_name=False):
     """As `Message.pack`, for a peer that takes this header version (None: that of `Message.pack`). A
     message without content, message id and metadata is written as version 1 whatever the peer takes:
     nothing is lost, and PLUS stops at several such messages of version 2."""
-    return packed(r, version, True, crc, cut_name, True, NULL, 0)
+    cdef Packing how = packing(version_of(version), crc, cut_name)
+    how.sending = True
+    return packed(r, &how)
 
-cdef object packed(Record r, version, bint sending, bint crc, bint cut_name, bint join, uint8_t* into,
-                   Py_ssize_t room):
-    """The message as one bytes object, or with join=False as a list of buffers in which large data
-    stands where it lies; or its size, written into memory that is there. sending: see packed_for."""
+cdef Packing packing(int version, bint crc, bint cut_name) noexcept:
+    """One bytes object, wherever it goes."""
+    cdef Packing how
+    how.version = version
+    how.crc = crc
+    how.cut_name = cut_name
+    how.sending = how.parts = False
+    how.into = NULL
+    how.room = 0
+    return how
+
+cdef object packed(object message, const Packing* how):
+    """The message as one bytes object, as a list of buffers, or the size of what was written into
+    memory that is there: see Packing."""
+    cdef Record r = <Record?>message
     cdef Taken taken
     if r.layout.prepare is not None:
         r.layout.prepare(r)
     taken.n = 0
     try:
         r.layout.take(r, &taken)
-        return packed_from(&taken, r, version, sending, crc, cut_name, join, into, room)
+        return packed_from(&taken, r, how)
     finally:
         let_go(&taken)
 
-cdef object packed_from(Taken* taken, Record r, version, bint sending, bint crc, bint cut_name, bint join,
-                        uint8_t* into, Py_ssize_t room):
+cdef object packed_from(Taken* taken, Record r, const Packing* how):
     cdef Layout layout = r.layout
     cdef list encoded = None, apart = None
-    cdef Py_ssize_t content_size, head = HEADER, tail = 0, apart_size = 0, n_ext = 0, total
-    cdef int chosen, i
-    cdef bytes out, surplus, wire_type
+    cdef Py_ssize_t content_size, head = HEADER, apart_size = 0, total
+    cdef int chosen = choose_version(r, how.version), i
     cdef str device_name = r._device_name
     cdef uint8_t[20] name
-    cdef bytes meta_head = None, meta_data = None, ext_rest = None
+    cdef bytes out = None, wire_type, extra = None, surplus = None, index = b"\0\0", entries = b""
     cdef Writer w
     cdef uint8_t* p
     metadata = r._metadata
-    chosen = choose_version(r, version)
-    put_name(name, r, device_name, cut_name)
-    if cut_name and chosen == 2 and (r.kept is None or "device" not in r.kept) and len(device_name.encode()) > 20:
-        if len(device_name.encode()) > MAX_NAME:
-            raise EncodeError(layout.owner, "device_name", f"{device_name!r} has more than {MAX_NAME} bytes")
-        metadata = type(r)._with_full_name(metadata, device_name)
+    put_name(name, r, device_name, how.cut_name)
+    if how.cut_name and chosen == 2:
+        metadata = with_whole_name(r, metadata, device_name)
     if layout.dynamic:
         encoded = [None] * layout.n
-    surplus = None if r.kept is None else r.kept.get("surplus")
+    if r.kept is not None:
+        surplus = r.kept.get("surplus")
+        extra = r.kept.get("extended")
     content_size = layout.measure(r, taken, encoded, 1)
-    if surplus is not None:
-        tail = len(surplus)
-    if (content_size == 0 and tail == 0 and (sending or version is None and not r.header_version)
-            and not metadata and r.id == 0 and (r.kept is None or "extended" not in r.kept)):
+    if (content_size == 0 and not surplus and not metadata and r.id == 0 and extra is None
+            and (how.sending or how.version == 0 and not r.header_version)):
         chosen = 1
     if chosen == 2:
-        ext_rest = b"" if r.kept is None else r.kept.get("extended", b"")
-        n_ext = EXTENDED + len(ext_rest)
-        head += n_ext
+        head += EXTENDED + size_of(extra)
         if metadata is not None:
-            meta_head, meta_data = metadata.to_wire(layout.owner)
-        else:
-            meta_head, meta_data = b"\0\0", b""
-        tail += len(meta_head) + len(meta_data)
-    if not join:
+            index, entries = metadata.to_wire(layout.owner)
+    if how.parts:
         for i in range(layout.n):
             if layout.ops[i].kind == DATA and taken.sizes[i] >= APART_FROM:
                 apart_size += taken.sizes[i]
         if apart_size:
             apart = []
-    total = head + content_size - apart_size + tail
-    if into == NULL:
+    total = head + content_size - apart_size + size_of(surplus)
+    if chosen == 2:
+        total += len(index) + len(entries)
+    if how.into == NULL:
         out = PyBytes_FromStringAndSize(NULL, total)
-        p = <uint8_t*>PyBytes_AsString(out)
+        w.start = <uint8_t*>PyBytes_AsString(out)
         if total >= LARGE_FROM:
-            igtl_large_pages(p, total)
+            igtl_large_pages(w.start, total)
+    elif total > how.room:
+        raise ValueError(f"{layout.owner} takes {total} bytes, the buffer has {how.room}")
     else:
-        if total > room:
-            raise ValueError(f"{layout.owner} takes {total} bytes, the buffer has {room}")
-        p = into
-    w.start = p
-    w.summed = p + HEADER
+        w.start = how.into
+    w.summed = p = w.start + HEADER
     w.crc = 0
-    w.with_crc = crc
+    w.with_crc = how.crc
     if chosen == 2:
-        put16(p + HEADER, <uint16_t>n_ext)
-        put16(p + HEADER + 2, <uint16_t>len(meta_head))
-        put32(p + HEADER + 4, <uint32_t>len(meta_data))
-        put32(p + HEADER + 8, r.id)
-        memcpy(p + HEADER + 12, PyBytes_AsString(ext_rest), len(ext_rest))
-    layout.write(taken, p + head, encoded, &w, apart)
-    p += head + content_size - apart_size
-    if surplus is not None:
-        memcpy(p, PyBytes_AsString(surplus), len(surplus))
-        p += len(surplus)
+        put16(p, <uint16_t>(head - HEADER))
+        put16(p + 2, <uint16_t>len(index))
+        put32(p + 4, <uint32_t>len(entries))
+        put32(p + 8, r.id)
+        p = put_bytes(p + EXTENDED, extra)
+    layout.write(taken, p, encoded, &w, apart)
+    p = put_bytes(p + content_size - apart_size, surplus)
     if chosen == 2:
-        memcpy(p, PyBytes_AsString(meta_head), len(meta_head))
-        p += len(meta_head)
-        memcpy(p, PyBytes_AsString(meta_data), len(meta_data))
-        p += len(meta_data)
+        p = put_bytes(put_bytes(p, index), entries)
     wire_type = layout.wire_type if r.kept is None else r.wire_type()
     put_header(w.start, chosen, <const uint8_t*>PyBytes_AsString(wire_type), name, r.stamp,
-               head - HEADER + content_size + tail, run_crc(w.summed, p - w.summed, w.crc) if crc else 0)
-    if into != NULL:
+               total + apart_size - HEADER, run_crc(w.summed, p - w.summed, w.crc) if how.crc else 0)
+    if how.into != NULL:
         return total
-    if join:
+    if not how.parts:
         return out
-    if apart is None:
-        return [out]
-    return parted(out, apart)
+    return [out] if apart is None else parted(out, apart)
+
+cdef object with_whole_name(Record r, metadata, str device_name):
+    """The metadata, and in them a device name that the header has to cut."""
+    cdef bytes raw
+    if r.kept is not None and "device" in r.kept:
+        return metadata
+    raw = device_name.encode()
+    if len(raw) <= 20:
+        return metadata
+    if len(raw) > MAX_NAME:
+        raise EncodeError(r.layout.owner, "device_name", f"{device_name!r} has more than {MAX_NAME} bytes")
+    return type(r)._with_full_name(metadata, device_name)
+
+cdef inline Py_ssize_t size_of(bytes raw) except -1:
+    return 0 if raw is None else len(raw)
+
+cdef inline uint8_t* put_bytes(uint8_t* p, bytes raw) except NULL:
+    """Copy them; where the next ones go."""
+    if raw is None:
+        return p
+    memcpy(p, PyBytes_AsString(raw), len(raw))
+    return p + len(raw)
 
 cdef list parted(bytes written, list apart):
     """The parts of a message: what was written, and between it the data that lie elsewhere."""
@@ -2006,19 +1912,22 @@ cdef class _Head:
     """What the type and device name of a header say, kept for the stream's next message."""
 
     cdef uint8_t[32] key
+    cdef unsigned long known    # registrations before it looked for the class
     cdef object cls
     cdef str name
     cdef bint exact         # the name's field holds nothing the name does not show
 
-cdef list _heads = [None] * HEADS
+cdef list _heads = [None] * HEADS       # each is replaced whole, never changed
+cdef unsigned long _registrations = 0
 
 cdef _Head head_of(const uint8_t* wire):
     cdef uint64_t mixed = (get64(wire + 4) ^ get64(wire + 14) ^ get64(wire + 22)) * 0x9E3779B97F4A7C15U
     cdef int slot = <int>(mixed >> 59)
     cdef _Head head = _heads[slot]
     cdef bint exact
-    if head is None or memcmp(head.key, wire + 2, 32):
+    if head is None or head.known != _registrations or memcmp(head.key, wire + 2, 32):
         head = _Head()
+        head.known = _registrations
         memcpy(head.key, wire + 2, 32)
         head.cls = _classes.get(type_bytes(wire), _unknown)
         head.name = text_of(wire + 14, 20, &exact)
@@ -2027,9 +1936,10 @@ cdef _Head head_of(const uint8_t* wire):
     return head
 
 def register(bytes type_name, cls):
-    global _heads
-    _classes[type_name] = cls
-    _heads = [None] * HEADS
+    global _registrations
+    with cython.critical_section(_classes):
+        _classes[type_name] = cls
+        _registrations += 1
 
 def registered():
     """Type name on the wire -> class, aliases included."""
@@ -2044,8 +1954,11 @@ cdef str type_text(const uint8_t* p):
     return text_of(p + 2, 12, &exact)
 
 cdef bytes type_bytes(const uint8_t* p):
-    cdef const uint8_t* end = <const uint8_t*>memchr(p + 2, 0, 12)
-    return (p + 2)[:(12 if end == NULL else end - p - 2)]
+    return (p + 2)[:text_size(p + 2, 12)]
+
+cdef bint is_registered(const uint8_t* p) except -1:
+    """Whether there is a class for the type of this header."""
+    return type_bytes(p) in _classes
 
 cdef int bad_extended(const uint8_t* p, str reason) except -1:
     raise BodyError(type_text(p), "extended header", reason)
@@ -2057,8 +1970,8 @@ cdef object build(object owner, const uint8_t* p, Py_ssize_t n, int policy, cons
     cdef uint64_t body = n - HEADER, actual, expected
     cdef int version = get16(p)
     cdef const uint8_t* content
-    cdef Py_ssize_t size, used, ext = 0, mh = 0
-    cdef uint64_t ms = 0
+    cdef Py_ssize_t size, used, meta_size = 0
+    cdef Extended e = Extended(0, 0, 0)
     cdef Record r
     cdef _Head head
     cdef const uint8_t* name
@@ -2078,12 +1991,11 @@ cdef object build(object owner, const uint8_t* p, Py_ssize_t n, int policy, cons
     if version == 2:
         if body < EXTENDED:
             bad_extended(p, f"needs 12 bytes, the body has {body}")
-        ext, mh, ms = get16(content), get16(content + 2), get32(content + 4)
-        if ext < EXTENDED or mh < 2:
-            bad_extended(p, f"sizes {ext} and {mh}, at least 12 and 2")
-        if <uint64_t>ext + <uint64_t>mh + ms > body:
-            bad_extended(p, f"sizes {ext}, {mh} and {ms} exceed the body of {body} bytes")
-        size = body - ext - mh - ms
+        if not read_extended(content, body, &e):
+            bad_extended(p, f"sizes {e.ext} and {e.head}, at least 12 and 2" if e.ext < EXTENDED or e.head < 2
+                         else f"sizes {e.ext}, {e.head} and {e.data} exceed the body of {body} bytes")
+        meta_size = <Py_ssize_t>e.head + e.data
+        size = body - e.ext - meta_size
     head = head_of(p)
     cls = head.cls
     if size == 0 and (<Layout>cls.__layout__).minimum > 0:
@@ -2099,19 +2011,19 @@ cdef object build(object owner, const uint8_t* p, Py_ssize_t n, int policy, cons
         r._set_wire_type((p + 2)[:12])
     if version == 2:
         r.id = get32(content + 8)
-        if ext > EXTENDED:
+        if e.ext > EXTENDED:
             if r.kept is None:
                 r.kept = {}
-            r.kept["extended"] = (content + EXTENDED)[:ext - EXTENDED]
-        if mh != 2 or ms or get16(content + body - mh - ms):
-            r._metadata = read_metadata(p, content + body - mh - ms, mh, ms)
+            r.kept["extended"] = (content + EXTENDED)[:e.ext - EXTENDED]
+        if meta_size > 2 or get16(content + body - 2):
+            r._metadata = read_metadata(p, content + body - meta_size, e.head, e.data)
             named = stream_name(p, n, p + n, n, &name)
             if named > 20:
                 if r.kept is None:
                     r.kept = {}
                 r.kept["device"] = (p + 14)[:20]
                 r._device_name = text_of(name, named, &exact)
-        content += ext
+        content += e.ext
     used = r.layout.read(r, owner, p, content, size, 1)
     if used < size:
         if r.kept is None:
@@ -2200,537 +2112,7 @@ def unpack_content(bytes type_name, data, int depth=2):
         r.layout.check(r)
     return r
 
-# ---- batches: messages of one type, one behind the other, as columns ----------------------------
-
-cdef struct Content:
-    const uint8_t* p
-    Py_ssize_t size
-    const uint8_t* next     # message, behind this one
-
-cdef bint content_of(const uint8_t* p, const uint8_t* end, Content* out) noexcept nogil:
-    """Where the content of the message at p lies, and the next message. False: it is cut, or its
-    extended header contradicts itself. (The memory may change while others run: what it says is
-    checked here, and not read again.)"""
-    cdef uint64_t body, ext, mh, ms
-    if end - p < HEADER:
-        return False
-    body = get64(p + 42)
-    if body > <uint64_t>(end - p - HEADER):
-        return False
-    out.p = p + HEADER
-    out.size = body
-    out.next = out.p + body
-    if get16(p) < 2:
-        return True
-    if get16(p) > 2 or body < EXTENDED:
-        return False
-    ext, mh, ms = get16(out.p), get16(out.p + 2), get32(out.p + 4)
-    if ext < EXTENDED or mh < 2 or ext + mh + ms > body:
-        return False
-    out.p += ext
-    out.size = body - ext - mh - ms
-    return True
-
-cdef Py_ssize_t count_run(const uint8_t* p, Py_ssize_t left) except -1:
-    """Number of messages in a run that ends where its last one does."""
-    cdef const uint8_t* first = p
-    cdef Py_ssize_t n = 0
-    cdef uint64_t body
-    while left:
-        body = get64(p + 42) if left >= HEADER else 0
-        if left < HEADER or body > <uint64_t>(left - HEADER):
-            raise ProtocolError(f"message {n} is cut: {left} bytes are left")
-        if memcmp(p + 2, first + 2, 12) and type_bytes(p) != type_bytes(first):
-            raise ValueError(f"message {n} is {type_text(p)}, the first is {type_text(first)}")
-        left -= HEADER + <Py_ssize_t>body
-        p += HEADER + body
-        n += 1
-    if n == 0:
-        raise ValueError("no messages")
-    return n
-
-@cython.final
-cdef class _Names:
-    """Numbers for device names, in the order in which they first came."""
-
-    cdef dict ids
-    cdef const uint8_t* seen[HEADS]
-    cdef int32_t[HEADS] id_of
-
-    def __cinit__(self):
-        self.ids = {}
-        memset(self.seen, 0, sizeof(self.seen))
-
-    cdef int32_t id(self, const uint8_t* name) except -1:
-        cdef int slot = <int>((get64(name) ^ get64(name + 8)) * 0x9E3779B97F4A7C15U >> 59)
-        if self.seen[slot] == NULL or memcmp(self.seen[slot], name, 20):
-            self.id_of[slot] = self.ids.setdefault(name[:20], len(self.ids))
-            self.seen[slot] = name
-        return self.id_of[slot]
-
-cdef struct Run:
-    const uint8_t* p
-    const uint8_t* end
-    Py_ssize_t n
-    Rows fields             # of the messages
-    Py_ssize_t exact        # content size that all must have, or -1
-    Rows items              # of the elements of list messages
-    int64_t* offsets        # NULL: no list messages
-    int64_t* time_ns
-    uint8_t* crc_ok         # NULL: not computed
-    bint verify
-
-cdef Py_ssize_t take_run(Run* run) noexcept nogil:
-    """All rows of a run. -1, or the first message that is bad or has another shape, which is at
-    run.p then."""
-    cdef const uint8_t* row
-    cdef Py_ssize_t k, j, need = run.fields.stride
-    cdef Content content
-    for k in range(run.n):
-        if not content_of(run.p, run.end, &content):
-            return k
-        run.time_ns[k] = ns_of(get64(run.p + 34))
-        if run.crc_ok != NULL:
-            run.crc_ok[k] = (
-                igtl_crc64(run.p + HEADER, content.next - run.p - HEADER, 0) == get64(run.p + 50))
-            if run.verify and not run.crc_ok[k]:
-                return k
-        if run.offsets != NULL:
-            need = run.fields.stride + run.items.stride * (run.offsets[k + 1] - run.offsets[k])
-        if content.size < need or run.exact >= 0 and content.size != run.exact:
-            return k
-        if not take_row(&run.fields, k, content.p):
-            return k
-        if run.offsets != NULL:
-            row = content.p + run.fields.stride
-            for j in range(run.offsets[k], run.offsets[k + 1]):
-                take_row(&run.items, j, row)
-                row += run.items.stride
-        run.p = content.next
-    return -1
-
-cdef cnp.ndarray batch_column(Layout layout, int i, Py_ssize_t rows, const Rows* fields):
-    """A column of one field of many messages, not yet written."""
-    cdef const Op* op = &layout.ops[i]
-    if op.kind == MATRIX:
-        return np.empty((rows, 4, 4), np.float32)
-    if op.kind == ARRAY and layout.fields[i].per:
-        return np.empty((rows, fields.count[i] // op.per, op.per), layout.columns[i])
-    if op.kind == ARRAY:
-        return np.empty((rows, fields.count[i]), layout.columns[i])
-    return np.empty(rows, layout.columns[i])
-
-cdef int not_alike(Held held, const uint8_t* p, Py_ssize_t k, int policy) except -1:
-    """Say what is wrong with message k at p: as unpack does, or that it is not like the first."""
-    cdef Py_ssize_t left = held.size - (p - held.p)
-    cdef uint64_t body = get64(p + 42) if left >= HEADER else 0
-    try:
-        unpack_at(held, p, HEADER + body if body + HEADER <= <uint64_t>left else left, policy)
-    except ProtocolError as error:
-        error.add_note(f"in message {k} of the run")
-        raise
-    raise ValueError(f"message {k} does not have the shape of the first: unpack it by itself")
-
-cdef int fixed_fields(Layout layout, list values, Py_ssize_t n, Rows* out) except -1:
-    """Sizes of the fields in front of a text or a list of elements, as in n messages with these
-    values. True (1): only the size of its content says how long a field is."""
-    cdef int i, exact = 0
-    cdef const Op* op
-    layout.need_columns()
-    out.ops = layout.ops
-    out.n = layout.n
-    out.stride = 0
-    for i in range(layout.n):
-        op = &layout.ops[i]
-        if op.kind == ZERO_ENDED or op.kind == ELEMENTS:
-            out.n = i
-            break
-        out.at[i] = NULL
-        out.must[i] = layout.fields[i].default if op.constant else 0
-        out.count[i] = 1
-        if op.kind == ARRAY:
-            out.count[i] = cnp.PyArray_SIZE(<cnp.ndarray?>values[i]) // n
-            if op.counter >= 0:
-                out.must[op.counter] = out.count[i] // op.per
-            elif op.fixed < 0:
-                exact = 1
-        out.stride += 48 if op.kind == MATRIX else op.itemsize * out.count[i]
-    return exact
-
-def unpack_run(data, crc="verify"):
-    """(class, time_ns, device names, device ids, CRC verdicts, offsets, columns by field); see
-    igtl.batch.unpack."""
-    cdef int policy = policy_of(crc), i
-    cdef Held held = Held(data)
-    cdef Run run
-    cdef Record first
-    cdef Layout layout
-    cdef Columns elements = None
-    cdef cnp.ndarray array, time_ns, device_ids, crc_ok = None, offsets = None
-    cdef _Names names = _Names()
-    cdef Py_ssize_t k, bad
-    cdef Content content
-    cdef const uint8_t* p
-    cdef dict columns = {}
-    cdef bint exact
-    p = run.p = held.p
-    run.end = p + held.size
-    run.n = count_run(p, held.size)
-    run.offsets = NULL
-    run.crc_ok = NULL
-    run.verify = policy == 0
-    policy = 0 if policy == 0 else 2    # what is not to be raised need not be computed twice
-    if not content_of(p, run.end, &content):
-        not_alike(held, p, 0, policy)
-    first = build(held, p, content.next - p, policy, NULL)
-    if type(first) is _no_data:
-        raise ValueError("message 0 has no content")
-    layout = first.layout
-    run.exact = content.size if fixed_fields(layout, first.values, 1, &run.fields) else -1
-    for i in range(run.fields.n):
-        if not layout.ops[i].hidden:
-            array = batch_column(layout, i, run.n, &run.fields)
-            run.fields.at[i] = <uint8_t*>cnp.PyArray_DATA(array)
-            columns[layout.names[i]] = array
-    time_ns = new_array(1, run.n, 0, cnp.NPY_INT64)
-    run.time_ns = <int64_t*>cnp.PyArray_DATA(time_ns)
-    if crc != "off":
-        crc_ok = new_array(1, run.n, 0, cnp.NPY_BOOL)
-        run.crc_ok = <uint8_t*>cnp.PyArray_DATA(crc_ok)
-    if run.fields.n < layout.n and layout.ops[run.fields.n].kind == ELEMENTS:
-        elements = new_columns(layout.items[run.fields.n])
-        columns[layout.names[run.fields.n]] = elements
-        offsets = new_array(1, run.n + 1, 0, cnp.NPY_INT64)
-        run.offsets = <int64_t*>cnp.PyArray_DATA(offsets)
-        run.offsets[0] = 0
-    device_ids = new_array(1, run.n, 0, cnp.NPY_INT32)
-    for k in range(run.n):
-        if not content_of(p, run.end, &content) or content.size < run.fields.stride:
-            not_alike(held, p, k, policy)
-        (<int32_t*>cnp.PyArray_DATA(device_ids))[k] = names.id(p + 14)
-        if elements is not None:
-            content.size -= run.fields.stride
-            run.offsets[k + 1] = run.offsets[k] + content.size // elements.layout().minimum
-        p = content.next
-    if elements is not None:
-        elements.make(run.offsets[run.n])
-        elements.rows_of(&run.items, elements.rows)
-    with nogil:
-        bad = take_run(&run)
-    if bad >= 0:
-        not_alike(held, run.p, bad, policy)
-    p = held.p
-    if run.fields.n < layout.n and elements is None:
-        columns[layout.names[run.fields.n]] = texts = []
-        for _ in range(run.n):
-            if not content_of(p, run.end, &content) or content.size < run.fields.stride:
-                not_alike(held, p, len(texts), policy)
-            texts.append(text_of(content.p + run.fields.stride, content.size - run.fields.stride, &exact))
-            p = content.next
-    shown = tuple([text_of(name, 20, &exact) for name in names.ids])
-    return type(first), time_ns, shown, device_ids, crc_ok, offsets, columns
-
-cdef struct Giving:
-    Rows fields
-    Rows items
-    const int64_t* offsets      # of elements or bytes of text; NULL: neither
-    const uint8_t* text         # NULL: elements
-    const int64_t* time_ns
-    const int32_t* device_ids
-    const uint8_t* names        # 20 bytes each
-    const uint8_t* type12
-    bint with_crc
-
-cdef int give_run(const Giving* run, uint8_t* p, Py_ssize_t n) noexcept nogil:
-    """Write n messages; -1, or the field that cannot be sent (of the elements, if there are any)."""
-    cdef Py_ssize_t k, j, size
-    cdef int bad = -1, found
-    cdef uint8_t* row
-    for k in range(n):
-        found = give_row(&run.fields, k, p + HEADER)
-        row = p + HEADER + run.fields.stride
-        if run.text != NULL:
-            size = run.offsets[k + 1] - run.offsets[k]
-            memcpy(row, run.text + run.offsets[k], size)
-            row += size
-        elif run.offsets != NULL:
-            for j in range(run.offsets[k], run.offsets[k + 1]):
-                found = max(found, give_row(&run.items, j, row))
-                row += run.items.stride
-        bad = max(bad, found)
-        size = row - p - HEADER
-        put_header(p, 1, run.type12, run.names + 20 * run.device_ids[k], raw_of(run.time_ns[k]), size,
-                   igtl_crc64(p + HEADER, size, 0) if run.with_crc else 0)
-        p = row
-    return bad
-
-def pack_run(cls, time_ns, bytes names not None, device_ids, dict columns not None, offsets=None, bint crc=True):
-    """The way back. names: 20 bytes each. A text column comes joined, split by `offsets`. What says
-    where something lies is copied, and the columns are held: others may go on editing all of it."""
-    cdef int64_t[::1] times = np.array(time_ns, np.int64), ends
-    cdef int32_t[::1] ids = np.array(device_ids, np.int32)
-    cdef Layout layout = <Layout?>cls.__layout__, faulty = layout
-    cdef Py_ssize_t n = times.shape[0], k, total
-    cdef Giving run
-    cdef cnp.ndarray array
-    cdef Columns elements
-    cdef bytes out, text
-    cdef uint8_t* p
-    cdef int i, bad
-    if n == 0:
-        return b""
-    columns = columns.copy()
-    if fixed_fields(layout, [columns.get(name) for name in layout.names], n, &run.fields):
-        array = <cnp.ndarray?>columns[layout.names[run.fields.n - 1]]
-        if cnp.PyArray_NDIM(array) != 2 or cnp.PyArray_DIM(array, 1) not in layout.fields[run.fields.n - 1].count:
-            raise EncodeError(layout.owner, layout.names[run.fields.n - 1],
-                              f"shape {(<object>array).shape}: numbers in a row must be one of "
-                              f"{layout.fields[run.fields.n - 1].count}")
-    total = n * (HEADER + run.fields.stride)
-    for i in range(run.fields.n):
-        if layout.ops[i].kind == COUNT and run.fields.must[i] >> (8 * layout.ops[i].itemsize):
-            raise EncodeError(layout.owner, layout.names[layout.ops[i].target],
-                              f"{run.fields.must[i]} elements do not fit the wire")
-        if layout.ops[i].hidden:
-            continue
-        array = <cnp.ndarray?>columns[layout.names[i]]
-        if layout.ops[i].kind == ARRAY and 0 <= layout.ops[i].fixed != run.fields.count[i] // layout.ops[i].per:
-            raise EncodeError(layout.owner, layout.names[i],
-                              f"{run.fields.count[i]} numbers, must be {layout.ops[i].fixed}")
-        k = n * (64 if layout.ops[i].kind == MATRIX else layout.ops[i].itemsize * run.fields.count[i])
-        if array.dtype != layout.columns[i] or not cnp.PyArray_IS_C_CONTIGUOUS(array) or cnp.PyArray_NBYTES(array) != k:
-            raise EncodeError(layout.owner, layout.names[i], f"must be contiguous {layout.columns[i]}, {n} rows")
-        run.fields.at[i] = <uint8_t*>cnp.PyArray_DATA(array)
-    run.offsets = NULL
-    run.text = NULL
-    if run.fields.n < layout.n:
-        ends = np.array(() if offsets is None else offsets, np.int64)
-        if ends.shape[0] != n + 1 or ends[0]:
-            raise ValueError(f"offsets must be {n + 1} numbers, the first of them 0")
-        for k in range(n):
-            if ends[k + 1] < ends[k]:
-                raise ValueError("offsets must not decrease")
-        run.offsets = &ends[0]
-        if layout.ops[run.fields.n].kind == ELEMENTS:
-            elements = (<Columns?>columns[layout.names[run.fields.n]]).frozen()
-            faulty = elements.layout()
-            k = elements.rows
-            total += elements.wire_size(k)
-            elements.rows_of(&run.items, k)
-        else:
-            text = <bytes?>columns[layout.names[run.fields.n]]
-            run.text = <const uint8_t*>PyBytes_AsString(text)
-            total += len(text)
-            k = len(text)
-        if ends[n] != k:
-            raise ValueError(f"offsets end at {ends[n]}, there are {k}")
-    if ids.shape[0] != n:
-        raise ValueError(f"{ids.shape[0]} device ids for {n} messages")
-    for k in range(n):
-        if not 0 <= ids[k] < len(names) // 20:
-            raise ValueError(f"there is no device {ids[k]}")
-        if not 0 <= times[k] < (<int64_t>1 << 32) * 1000000000:
-            raise EncodeError(layout.owner, "time_ns", f"{times[k]} ns is outside the years 1970 to 2106")
-    run.time_ns = &times[0]
-    run.device_ids = &ids[0]
-    run.names = <const uint8_t*>PyBytes_AsString(names)
-    run.type12 = <const uint8_t*>PyBytes_AsString(layout.wire_type)
-    run.with_crc = crc
-    out = PyBytes_FromStringAndSize(NULL, total)
-    p = <uint8_t*>PyBytes_AsString(out)
-    with nogil:
-        bad = give_run(&run, p, n)
-    if bad >= 0:
-        raise EncodeError(faulty.owner, faulty.names[bad], "the fourth row must be 0 0 0 1")
-    return out
-
-# ---- counters ---------------------------------------------------------------------------------
-
-@cython.final
-cdef class StreamStats:
-    """Counters of one (type, device name) of a connection; see Stats."""
-
-    cdef readonly str type_name
-    cdef readonly str device_name
-    cdef readonly uint64_t received, received_bytes, sent, sent_bytes
-    cdef readonly dict lost
-    cdef double last, interval, spread
-    cdef bytes key                  # see stream_key
-
-    def __init__(self, str type_name, str device_name):
-        self.type_name = type_name
-        self.device_name = device_name
-        self.lost = {}
-        self.key = b""
-
-    cdef void arrived(self, uint64_t size, double now) noexcept:
-        cdef double gap = now - self.last
-        self.received += 1
-        self.received_bytes += size
-        if self.received == 2:
-            self.interval = gap
-        elif self.received > 2:     # means of the last 32 or so
-            self.interval += (gap - self.interval) / min(self.received - 1, 32)
-            self.spread += (abs(gap - self.interval) - self.spread) / min(self.received - 2, 32)
-        self.last = now
-
-    @property
-    def crc_errors(self):
-        return self.lost.get("CRCError", 0)
-
-    @property
-    def age(self):
-        return monotonic() - self.last if self.received else None
-
-    @property
-    def rate(self):
-        return 1 / self.interval if self.interval > 0 else 0.0
-
-    @property
-    def jitter(self):
-        return self.spread
-
-    def __repr__(self):
-        lost = f", lost {self.lost}" if self.lost else ""
-        return f"<{self.type_name} {self.device_name!r}: received {self.received}, sent {self.sent}{lost}>"
-
-@cython.final
-cdef class Stats:
-    """What passed through a connection, what was lost, and why. Kept per (type, device name), of
-    which a peer can have MAX_STREAMS; more are counted together, under ("*", "*")."""
-
-    cdef readonly uint64_t received, received_bytes, sent, sent_bytes
-    cdef readonly object errors
-    cdef readonly object dropped
-    cdef dict by_name           # type and device name, 32 bytes as in the header
-    cdef StreamStats last       # the one counted last: most often the next one too
-
-    def __cinit__(self):
-        self.errors = Counter()
-        self.dropped = Counter()
-        self.by_name = {}
-
-    cdef StreamStats stream_at(self, const uint8_t* type12, const uint8_t* name, Py_ssize_t n):
-        cdef bint exact
-        cdef bytes key
-        cdef StreamStats stream = self.last
-        cdef const uint8_t* p
-        if stream is not None and len(stream.key) == 12 + n:
-            p = <const uint8_t*>PyBytes_AsString(stream.key)
-            if memcmp(p, type12, 12) == 0 and memcmp(p + 12, name, n) == 0:
-                return stream
-        key = type12[:12] + name[:n]
-        found = self.by_name.get(key)
-        if found is None:
-            if len(self.by_name) >= MAX_STREAMS:
-                key = OTHERS
-                found = self.by_name.get(key)
-            if found is None:
-                p = <const uint8_t*>PyBytes_AsString(key)
-                found = StreamStats(text_of(p, 12, &exact), text_of(p + 12, len(key) - 12, &exact))
-                (<StreamStats>found).key = key
-                self.by_name[key] = found
-        self.last = found
-        return self.last
-
-    cdef StreamStats stream(self, what):
-        cdef bytes wire
-        cdef const uint8_t* p
-        head = what[0] if type(what) is list else what
-        if type(head) is bytes and len(<bytes>head) >= HEADER:
-            wire = head
-            p = <const uint8_t*>PyBytes_AsString(wire)
-            if p[14 + 16] == 0 or get16(p) != 2:
-                return self.stream_at(p + 2, p + 14, 20)
-        wire = stream_key(what)
-        p = <const uint8_t*>PyBytes_AsString(wire)
-        return self.stream_at(p, p + 12, len(wire) - 12)
-
-    cdef void arrived(self, const uint8_t* p, Py_ssize_t size, double now) except *:
-        cdef const uint8_t* name
-        cdef Py_ssize_t n = stream_name(p, size, p + size, size, &name)
-        self.received += 1
-        self.received_bytes += size
-        self.stream_at(p + 2, name, n).arrived(size, now)
-
-    def count_received(self, frame, double now):
-        """A whole message arrived: a Frame, or its bytes."""
-        cdef const uint8_t[::1] wire
-        if type(frame) is Frame:
-            self.arrived((<Frame>frame).head(), (<Frame>frame).size, now)
-            return
-        wire = memoryview(frame)
-        if wire.shape[0] < HEADER:
-            raise ValueError("no message header")
-        self.arrived(&wire[0], wire.shape[0], now)
-
-    def count_sent(self, what, uint64_t size, int times=1):
-        """A message was handed on: itself, packed, or in parts."""
-        cdef StreamStats stream = self.stream(what)
-        self.sent += times
-        self.sent_bytes += times * size
-        stream.sent += times
-        stream.sent_bytes += times * size
-
-    def count_dropped(self, what, str cause, int times=1):
-        """A message was given up, for this reason: itself, or as it is packed."""
-        cdef StreamStats stream = self.stream(what)
-        self.dropped[cause] += times
-        stream.lost[cause] = stream.lost.get(cause, 0) + times
-
-    def count_error(self, str cause, Frame frame=None):
-        """A message could not be used, for this reason."""
-        cdef StreamStats stream
-        self.errors[cause] += 1
-        if frame is None:           # its header was no good
-            self.received += 1
-        else:
-            stream = self.stream(frame)
-            stream.lost[cause] = stream.lost.get(cause, 0) + 1
-
-    @property
-    def lost(self):
-        return sum(self.errors.values()) + sum(self.dropped.values())
-
-    @property
-    def streams(self):
-        return {(s.type_name, s.device_name): s for s in self.by_name.values()}
-
-    def __repr__(self):
-        errors = f", errors={dict(self.errors)}" if self.errors else ""
-        dropped = f", dropped={dict(self.dropped)}" if self.dropped else ""
-        return f"<received {self.received}, sent {self.sent}{errors}{dropped}>"
-
-# ---- framing ----------------------------------------------------------------------------------
-
-@cython.final
-cdef class Block:
-    """Memory of one large frame. Reserved at once, committed by the system as bytes arrive, and
-    placed so that the pixels of an IMAGE are 64-byte aligned whatever the header version."""
-
-    cdef uint8_t* base
-    cdef uint8_t* p
-    cdef Py_ssize_t size
-
-    def __cinit__(self, Py_ssize_t size, Py_ssize_t pixels_at=0):
-        cdef uintptr_t start
-        if not 0 <= size <= MAX_BLOCK:
-            raise ValueError(f"a block of {size} bytes")
-        self.size = size
-        self.base = <uint8_t*>malloc(size + 64)
-        if self.base == NULL:
-            raise MemoryError(f"no memory for a message of {size} bytes")
-        start = <uintptr_t>self.base
-        self.p = self.base + <Py_ssize_t>((64 - (start + pixels_at) % 64) % 64)
-
-    def __dealloc__(self):
-        free(self.base)
-
-    def __len__(self):
-        return self.size
-
-    def __getbuffer__(self, Py_buffer* view, int flags):
-        PyBuffer_FillInfo(view, self, self.p, self.size, 0, flags)
+# ---- Frame ------------------------------------------------------------------------------------
 
 @cython.final
 cdef class Frame:
@@ -2812,472 +2194,35 @@ cdef class Frame:
     def __repr__(self):
         return f"<Frame {self.type_name} {self.device_name!r} {len(self)} bytes>"
 
-cdef inline bint is_tls_record(const uint8_t* p) noexcept nogil:
-    """Whether these 5 bytes begin an alert or a handshake of TLS: no header begins so."""
-    return (p[0] == 0x15 or p[0] == 0x16) and p[1] == 3 and p[2] <= 4
+cdef bint is_frame(object what) noexcept:
+    return type(what) is Frame
 
+cdef object new_frame(object data, const uint8_t* p, Py_ssize_t size, const uint64_t* crc):
+    """The frame of a message that lies in the memory of `data`. crc: that of its body, or NULL."""
+    cdef Frame frame = Frame.of(data, p, size)
+    if crc != NULL:
+        frame.summed = True
+        frame.sum = crc[0]
+    return frame
 
-# Finding step again. A peer that could not send all of a message may begin it once more (PLUS does so
-# after half a second), which leaves the bytes of the next header somewhere within what the first one
-# announced, or within the first one itself.
+cdef const uint8_t* frame_bytes(object frame, Py_ssize_t* size) except NULL:
+    size[0] = (<Frame?>frame).size
+    return (<Frame>frame).head()
 
-cdef bint is_name(const uint8_t* p, Py_ssize_t size) noexcept nogil:
-    """Capital letters, digits and underscores, a letter first, then zeros."""
-    cdef Py_ssize_t k = 0
-    if not 65 <= p[0] <= 90:
-        return False
-    while k < size and (65 <= p[k] <= 90 or 48 <= p[k] <= 57 or p[k] == 95):
-        k += 1
-    return are_zeros(p + k, size - k)
+cdef object received(object frame, int policy, object peer, double at, bint* bad_crc):
+    """The message in a frame that came from this peer, at this time of the monotonic clock. *bad_crc:
+    its CRC is wrong, which the policy lets pass."""
+    cdef Record r = (<Frame?>frame).build(policy)
+    r.came_from(peer, at)
+    bad_crc[0] = r.crc_ok is False
+    return r
 
-cdef bint are_zeros(const uint8_t* p, Py_ssize_t n) noexcept nogil:
-    cdef Py_ssize_t k
-    for k in range(n):
-        if p[k]:
-            return False
-    return True
+cdef list values_of(object message):
+    """What its fields hold, undecoded."""
+    return (<Record?>message).values
 
-cdef Py_ssize_t text_size(const uint8_t* p, Py_ssize_t size) noexcept nogil:
-    cdef const uint8_t* end = <const uint8_t*>memchr(p, 0, size)
-    return size if end == NULL else end - p
-
-cdef bint begins_message(const uint8_t* p) noexcept nogil:
-    """Whether these 14 bytes can be the first ones of a message."""
-    return p[0] == 0 and 1 <= p[1] <= 2 and is_name(p + 2, 12)
-
-cdef bint can_be_header(const uint8_t* p, uint64_t max_size) noexcept nogil:
-    """Whether these 58 bytes, which stand where a header is expected, can be one."""
-    cdef Py_ssize_t k = 0
-    while k < 12 and 32 < p[2 + k] < 127:
-        k += 1
-    return k > 0 and are_zeros(p + 2 + k, 12 - k) and get16(p) <= 2 and get64(p + 42) <= max_size - HEADER
-
-cdef bint is_header(const uint8_t* p, uint64_t max_size) noexcept nogil:
-    """Whether these 58 bytes, which stand anywhere, are a header most likely."""
-    cdef Py_ssize_t k = 0
-    while k < 20 and p[14 + k] >= 32:
-        k += 1
-    return (begins_message(p) and are_zeros(p + 14 + k, 20 - k) and get64(p + 42) <= max_size - HEADER
-            and (get64(p + 42) > 0 or get64(p + 50) == 0))
-
-cdef Py_ssize_t same_header(const uint8_t* p, Py_ssize_t size) noexcept nogil:
-    """Where among these bytes the header at p stands again; if it has come in part, at the end. -1:
-    nowhere."""
-    cdef const uint8_t* at = p + 3      # of a type's first letter, which is rarer than the zeros before it
-    cdef const uint8_t* end = p + size - 12
-    while at < end:
-        at = <const uint8_t*>memchr(at, p[2], end - at)
-        if at == NULL:
-            return -1
-        if memcmp(at - 2, p, min(HEADER, p + size - at + 2)) == 0:
-            return at - 2 - p
-        at += 1
-    return -1
-
-cdef Py_ssize_t next_header(const uint8_t* p, Py_ssize_t size, uint64_t max_size) noexcept nogil:
-    """Where behind the first of these bytes a header begins most likely. -1: nowhere."""
-    cdef Py_ssize_t i
-    for i in range(1, size - HEADER + 1):
-        if p[i] == 0 and is_header(p + i, max_size):
-            return i
-    return -1
-
-
-cdef class Decoder:
-    """Cuts a byte stream into frames; owns whatever has arrived in part.
-
-    Small frames pass through one buffer; a large one is received into memory of its own.
-    """
-
-    cdef readonly uint64_t max_size
-    cdef public Stats stats             # counts what arrives
-    cdef public uint64_t last_size      # of the last frame
-    cdef readonly int peer_version      # highest header version so far
-    cdef double cut_at                  # time of the last frame, if stats are kept
-    cdef Block buffer
-    cdef object view                    # memoryview of it
-    cdef Py_ssize_t start, end          # of the bytes in buffer not yet consumed
-    cdef Block large                    # frame being received into its own memory
-    cdef Py_ssize_t filled
-    cdef Py_ssize_t summed              # of it, in the CRC so far; 0: nobody wants to know
-    cdef uint64_t sum
-    cdef uint64_t skipping              # body bytes of an unusable header still to drop
-    cdef object failed
-    cdef readonly bint resync
-    cdef bint searching                 # for a header; counted already
-    cdef int tries                      # headers found since the last right message
-    cdef bytes before                   # last bytes of a wrong message: a header may begin in them
-
-    def __init__(self, max_size=1 << 30, Stats stats=None, bint resync=False):
-        if not HEADER <= operator.index(max_size) <= MAX_BLOCK:
-            raise ValueError(f"max_size must be {HEADER} to {MAX_BLOCK} bytes, not {max_size}")
-        self.max_size = max_size
-        self.stats = stats
-        self.start = self.end = 0
-        self.large = None
-        self.skipping = 0
-        self.failed = None
-        self.resync = resync
-        self.searching = False
-        self.tries = 0
-        self.before = None
-        self.use(Block(64 * 1024))
-
-    cdef int ready(self) except -1:
-        if self.buffer is None:
-            raise TypeError(f"{type(self).__name__}.__init__ did not call super().__init__")
-
-    cdef int use(self, Block buffer) except -1:
-        self.buffer = buffer
-        self.view = memoryview(buffer)
-
-    cdef Frame found(self, object data, const uint8_t* p, Py_ssize_t size):
-        cdef Frame frame = Frame.of(data, p, size)
-        cdef int version = get16(p)
-        self.last_size = size
-        if version > self.peer_version:
-            self.peer_version = version
-        if self.stats is not None:
-            self.cut_at = monotonic()
-            self.stats.arrived(p, size, self.cut_at)
-        return frame
-
-    @property
-    def at_boundary(self):
-        """Whether everything received so far was whole messages."""
-        return self.start == self.end and self.large is None and not self.skipping
-
-    @property
-    def waiting(self):
-        """Bytes received behind the message that is arriving: a reader that has more than it can
-        use stops reading."""
-        if self.large is not None and self.filled < self.large.size:
-            return self.end - self.start
-        return self.end - self.start + (self.large.size if self.large is not None else 0)
-
-    def feed(self, data):
-        """Take received bytes (copied)."""
-        cdef Held held
-        if type(data) is bytes:
-            self.take_in(<const uint8_t*>PyBytes_AsString(data), len(<bytes>data))
-        else:
-            held = Held(data)
-            self.take_in(held.p, held.size)
-
-    cdef int take_in(self, const uint8_t* p, Py_ssize_t n) except -1:
-        cdef Py_ssize_t k
-        if self.large is not None:
-            k = min(n, self.large.size - self.filled)
-            memcpy(self.large.p + self.filled, p, k)
-            self.grow(k)
-            p += k
-            n -= k
-        self.reserve(n)
-        memcpy(self.buffer.p + self.end, p, n)
-        self.end += n
-
-    cdef void grow(self, Py_ssize_t n) noexcept:
-        """n more bytes of the large frame are there: they are in the cache, so now is the time for
-        their CRC."""
-        self.filled += n
-        if 0 < self.summed < self.filled:
-            self.sum = run_crc(self.large.p + self.summed, self.filled - self.summed, self.sum)
-            self.summed = self.filled
-
-    cdef int reserve(self, Py_ssize_t n) except -1:
-        """Room for n more bytes behind the unconsumed ones."""
-        cdef Py_ssize_t pending = self.end - self.start
-        cdef Block bigger
-        self.ready()
-        if self.start == self.end:
-            self.start = self.end = 0
-            if self.resync and self.buffer.size >= LARGE_FROM > n:  # a large message was put back
-                self.use(Block(64 * 1024))
-        if self.buffer.size - self.end >= n:
-            return 0
-        if pending + n <= self.buffer.size // 2:
-            memcpy(self.buffer.p, self.buffer.p + self.start, pending)
-        else:
-            bigger = Block(max(64 * 1024, 2 * (pending + n)))
-            memcpy(bigger.p, self.buffer.p + self.start, pending)
-            self.use(bigger)
-        self.start = 0
-        self.end = pending
-
-    def get_buffer(self):
-        """Writable memory for the next bytes; tell `received` how many came."""
-        if self.large is not None and self.filled < self.large.size:
-            return memoryview(self.large)[self.filled:]
-        self.reserve(16 * 1024)
-        return self.view[self.end:] if self.end else self.view
-
-    def received(self, Py_ssize_t n):
-        """n bytes were written to the start of what get_buffer returned."""
-        self.ready()
-        if n < 0:
-            raise ValueError("received a negative number of bytes")
-        if self.large is not None and self.filled < self.large.size:
-            if n > self.large.size - self.filled:
-                raise ValueError("more bytes than the buffer holds")
-            self.grow(n)
-        else:
-            if n > self.buffer.size - self.end:
-                raise ValueError("more bytes than the buffer holds")
-            self.end += n
-
-    def next_frame(self):
-        """The next whole frame, or None.
-
-        Raises:
-            MessageTooLarge: a header announces more than max_size; so does every later call.
-            VersionError: a header version that does not exist; its body will be skipped.
-        """
-        return self.cut(False)
-
-    cdef Frame cut(self, bint sum):
-        """As next_frame. sum: whoever asks will want the CRC of its body."""
-        cdef Py_ssize_t total, have
-        cdef uint64_t body, dropped, actual = 0
-        cdef uint8_t* p
-        cdef Block large
-        cdef Frame frame
-        cdef bytes data
-        if self.failed is not None:
-            raise self.failed
-        self.ready()
-        if self.resync:
-            sum = True
-        if self.large is not None:
-            if self.filled < self.large.size:
-                return None
-            large = self.large
-            if self.resync and self.lost_step(large.p, large.size, self.sum):
-                return self.cut(sum)
-            self.large = None
-            frame = self.found(large, large.p, large.size)
-            frame.summed = self.summed > 0
-            frame.sum = self.sum
-            return frame
-        if self.skipping:
-            dropped = min(self.skipping, <uint64_t>(self.end - self.start))
-            self.skipping -= dropped
-            self.start += dropped
-            if self.skipping:
-                return None
-        if self.resync and not self.at_header():
-            return None
-        have = self.end - self.start
-        p = self.buffer.p + self.start
-        if self.peer_version == 0 and have >= 5 and is_tls_record(p):
-            self.failed = MessageTooLarge(5 + get16(p + 3), self.max_size, "the peer speaks TLS, and this end does not")
-            raise self.failed
-        if have < HEADER:
-            return None
-        body = get64(p + 42)
-        if body > self.max_size - HEADER:
-            self.failed = MessageTooLarge(HEADER + <object>body, self.max_size)
-            raise self.failed
-        if get16(p) > 2:
-            self.start += HEADER
-            self.skipping = body
-            raise VersionError(get16(p))
-        total = HEADER + <Py_ssize_t>body
-        if have >= total and total < BLOCK_FROM:
-            if self.resync:
-                actual = run_crc(p + HEADER, body, 0)
-                if self.lost_step(p, total, actual):
-                    return self.cut(sum)
-            data = PyBytes_FromStringAndSize(<const char*>p, total)
-            self.start += total
-            frame = self.found(data, <const uint8_t*>PyBytes_AsString(data), total)
-            if self.resync:
-                frame.summed = True
-                frame.sum = actual
-            return frame
-        if total < BLOCK_FROM:
-            return None
-        self.large = Block(total, HEADER + 72 + (EXTENDED if get16(p) == 2 else 0))
-        self.filled = 0
-        self.summed = HEADER if sum else 0
-        self.sum = 0
-        memcpy(self.large.p, p, min(have, total))
-        self.grow(min(have, total))
-        self.start += self.filled
-        return self.cut(sum)
-
-    cdef int at_header(self) except -1:
-        """Make what can be a header stand at the start. False: more bytes must come."""
-        cdef const uint8_t* p
-        cdef Py_ssize_t have, k, room
-        while True:
-            have = self.end - self.start
-            if have < HEADER:
-                return False
-            p = self.buffer.p + self.start
-            if (is_header if self.searching else can_be_header)(p, self.max_size):
-                self.before = None
-                if get64(p + 42) and get64(p + 42) + HEADER <= <uint64_t>have:
-                    return True     # its CRC will tell
-                if get64(p + 42) and have < HEADER + 13:
-                    return False
-                for k in range(1, min(HEADER, have - 13)):  # it was cut itself, and begins again
-                    if begins_message(p + k) and (memcmp(p + k + 2, p + 2, text_size(p + 2, 12)) == 0
-                                                  or type_bytes(p + k) in _classes):
-                        break
-                else:
-                    return True
-                self.count_resync(NULL)
-                self.start += k
-                continue
-            if not self.searching:
-                self.count_resync(NULL)
-                self.searching = True
-            if self.before is not None:
-                room = len(self.before)
-                self.put_back(<const uint8_t*>PyBytes_AsString(self.before), room)
-                self.before = None
-                p = self.buffer.p + self.start
-                have += room
-                if is_header(p, self.max_size):
-                    continue
-            k = next_header(p, have, self.max_size)
-            self.start = self.start + k if k >= 0 else self.end - HEADER + 1
-            if k < 0:
-                return False
-
-    cdef bint lost_step(self, const uint8_t* p, Py_ssize_t size, uint64_t actual) except -1:
-        """Whether the message of this size at p, which is whole, has a wrong CRC and another message
-        begins in it: then that stands at the start, and p is no longer valid."""
-        cdef Py_ssize_t here = size if self.large is not None else self.end - self.start, k, n
-        if actual == get64(p + 50):
-            self.searching = False
-            self.tries = 0
-            return False
-        k = -1
-        if self.tries < MAX_TRIES:
-            here = min(here, size + HEADER - 1)
-            with nogil:
-                if is_header(p, self.max_size):
-                    k = same_header(p, here)
-                if k < 0 and get64(p + 50):     # 0: perhaps its sender computes none
-                    k = next_header(p, here, self.max_size)
-        if not 0 < k < size:
-            n = min(size, HEADER - 1)
-            self.before = (p + size - n)[:n]
-            return False
-        self.tries += 1
-        self.count_resync(p if k >= HEADER else NULL)
-        if self.large is None:
-            self.start += k
-        else:
-            self.put_back(p + k, size - k)
-            self.large = None
-        return True
-
-    cdef int put_back(self, const uint8_t* p, Py_ssize_t n) except -1:
-        """Put n bytes in front of those not yet consumed."""
-        cdef Py_ssize_t pending = self.end - self.start
-        cdef Block block = Block(max(64 * 1024, 2 * (n + pending)))
-        memcpy(block.p, p, n)
-        memcpy(block.p + n, self.buffer.p + self.start, pending)
-        self.use(block)
-        self.start = 0
-        self.end = n + pending
-
-    cdef int count_resync(self, const uint8_t* p) except -1:
-        """p: header of the message that is given up, if it is known."""
-        if self.stats is None:
-            return 0
-        if p == NULL:
-            self.stats.dropped["resync"] += 1
-        else:
-            self.stats.count_dropped(p[:HEADER], "resync")
-        return 0
-
-cdef class Stream(Decoder):
-    """The part of `igtl.Protocol` that every message passes: both directions, without I/O."""
-
-    cdef public object peer
-    cdef readonly bint cut_names
-    cdef int policy             # of the CRC
-    cdef readonly int fixed     # header version written; 0: the peer's
-
-    def __init__(self, max_size, Stats stats not None, crc, int fixed, bint cut_names, peer, bint resync=False):
-        Decoder.__init__(self, max_size, stats, resync)
-        self.policy = policy_of(crc)
-        self.fixed = fixed
-        self.cut_names = cut_names
-        self.peer = peer
-
-    def receive_data(self, data):
-        """Take bytes that arrived; they are copied."""
-        self.feed(data)
-
-    def next_message(self):
-        """The next message, or None while there is no whole one."""
-        cdef Frame frame
-        cdef Record r
-        while True:
-            try:
-                frame = self.cut(self.policy < 2)
-                if frame is None:
-                    return None
-                r = self.decode(frame)
-            except ProtocolError as error:
-                self._failed(error)     # raises it again, unless bad messages are skipped
-            else:
-                if r.crc_ok is False:
-                    self._warn(r)
-                return r
-
-    cdef Record decode(self, Frame frame):
-        cdef Record r
-        try:
-            r = frame.build(self.policy)
-        except ProtocolError as error:
-            self.stats.count_error(type(error).__name__, frame)
-            raise
-        if r.crc_ok is False:
-            self.stats.count_error("CRCError", frame)
-        r.came_from(self.peer, self.cut_at)
-        return r
-
-    def decoded(self, Frame frame not None):
-        """The message in a frame of this stream, as `next_message` gives it."""
-        return self.decode(frame)
-
-    @property
-    def version(self):
-        """Header version of what is sent now."""
-        return self.fixed or (2 if self.peer_version == 2 else 1)
-
-    cdef int version_for(self, Record r) except -1:
-        cdef int version = self.fixed or (2 if self.peer_version == 2 else 1)
-        if version == 1 and carries(r):
-            raise EncodeError(
-                type(r).__name__, "metadata" if r._metadata else "message_id",
-                "this link still writes header version 1, which cannot carry it: connect with "
-                "version=2 (3D Slicer, which answers no hello), or with hello=True and wait for "
-                "an answer (PLUS, igtl)")
-        return version
-
-    cdef object packed(self, Record r, bint crc, bint join):
-        return packed(r, self.version_for(r), True, crc, self.cut_names, join, NULL, 0)
-
-    def parts(self, message, *, bint crc=True):
-        """Buffers to write, one after the other, not counted as sent. Large data is not copied; a
-        Frame goes out as it came."""
-        if type(message) is Frame:
-            (<Frame>message).head()
-            return [(<Frame>message).data]
-        return self.packed(<Record?>message, crc, False)
-
-    def pack(self, message, *, bint crc=True):
-        """As `parts`, in one piece of its own: for whatever waits in a queue."""
-        if type(message) is Frame:
-            (<Frame>message).head()
-            return bytes((<Frame>message).data)
-        return self.packed(<Record?>message, crc, True)
+cdef bint is_no_data(object message) noexcept:
+    return type(message) is _no_data
 
 # ---- rotations (docs/protocol.md section 1.3) ---------------------------------------------------
 

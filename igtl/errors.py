@@ -128,7 +128,7 @@ class FileWarning(UserWarning):
 
 
 class ConnectionClosed(IgtlError, ConnectionError):
-    """The link is over.
+    """The link is closed.
 
     Attributes:
         clean: True when it ended between two messages, by this side or the other.

@@ -1,4 +1,4 @@
-"""Libraries that are not for everybody: loaded when they are first needed."""
+"""Optional libraries, loaded when they are first needed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 class MissingExtra(ModuleNotFoundError):
-    """A library that is not for everybody is not installed; the text says what brings it."""
+    """An optional library is not installed; the text names the extra that installs it."""
 
 
 def need(module: str, extra: str) -> Any:

@@ -15,6 +15,7 @@ import time
 from typing import Any, Final
 
 from igtl.codec.formatting import printable
+from igtl.options import UNIX
 
 logger: Final = logging.getLogger("igtl")
 BURST: Final = 20
@@ -136,5 +137,7 @@ def named(peer: Any) -> str:
     """Address of a peer as people write it: "host:port"."""
     if isinstance(peer, tuple) and len(peer) >= 2:
         host, port = peer[:2]
+        if str(host).startswith(UNIX):
+            return str(host)
         return f"[{host}]:{port}" if ":" in str(host) else f"{host}:{port}"
     return "" if peer is None else str(peer)

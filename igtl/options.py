@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal, Self, TypedDict, get_args
 
 if TYPE_CHECKING:
+    from socket import socket
     from ssl import SSLContext
 
     from igtl.codec.compression import Compression
@@ -24,6 +25,7 @@ Policy = Literal["block", "drop_oldest", "drop_newest", "latest"]
 InboxPolicy = Literal["drop_oldest", "drop_newest", "latest"]
 
 PORT = 18944  # assigned to OpenIGTLink by IANA
+UNIX = "unix:"  # what a host begins with that is the path of a Unix socket
 MAX_SIZE = 1 << 30
 LARGEST = 1 << 62  # bytes; nothing larger can be addressed
 LONGEST = 2_000_000.0  # seconds (23 days): the longest wait that every system can count
@@ -104,6 +106,18 @@ def _flag(default: bool) -> Any:
         return value
 
     return _option(default, check)
+
+
+def _stream_socket(name: str, value: Any) -> Any:
+    if value is None:
+        return None
+    import socket  # not before one is there
+
+    if not isinstance(value, socket.socket):
+        raise TypeError(f"{name} must be a socket, not {value!r}")
+    if value.type != socket.SOCK_STREAM:
+        raise ValueError(f"{name} must be a stream socket, not {value!r}")
+    return value
 
 
 def _any(default: Any) -> Any:
@@ -191,6 +205,9 @@ class SocketOptions(WireOptions):
         keepalive: seconds after which a peer that vanished silently is noticed (TCP keep-alive), at
             least 2; None leaves it to the system.
         ssl: a context makes the connection TLS, see `igtl.tls`.
+        sock: a stream socket (TCP or Unix) instead of host and port: connected, for a client; bound
+            or listening, for a listener or server, which removes no path of it. It is closed with
+            what it was given to, also where that fails.
         inbox_policy: what happens when a stream that is received but not read reaches its bounds:
             "drop_oldest", "drop_newest", or "latest" (only the newest message of it is kept; of
             commands, requests and VIDEO each counts).
@@ -204,6 +221,7 @@ class SocketOptions(WireOptions):
 
     keepalive: float | None = _seconds(60.0, at_least=2.0, at_most=65_000.0)
     ssl: SSLContext | None = _any(None)
+    sock: socket | None = _option(None, _stream_socket)
     inbox_policy: InboxPolicy = _choice("drop_oldest", InboxPolicy)
     inbox_messages: int = _count(1000)
     inbox_bytes: int = _count(64 << 20)
@@ -216,6 +234,7 @@ class SocketSettings(WireSettings, total=False):
 
     keepalive: float | None
     ssl: SSLContext | None
+    sock: socket | None
     inbox_policy: InboxPolicy
     inbox_messages: int
     inbox_bytes: int
@@ -260,7 +279,8 @@ class ConnectOptions(LinkOptions):
 
     Attributes:
         open_timeout: seconds to connect, TLS included; None waits as long as the system does.
-        server_hostname: the name that the server's certificate must have; None: the host.
+        server_hostname: the name that the server's certificate must have; None: the host, which a
+            Unix socket or `sock` does not have.
         hello: send a version 2 STATUS first, which PLUS and other igtl ends answer with version 2.
             3D Slicer answers none: `version=2` is for it. Neither is for libraries that know
             version 1 only: they lose step.
@@ -269,6 +289,16 @@ class ConnectOptions(LinkOptions):
     open_timeout: float | None = _seconds(10.0)
     server_hostname: str | None = _any(None)
     hello: bool = _flag(False)
+
+    def for_reconnecting(self) -> Self:
+        """The same, for connections that are made again and again.
+
+        Raises:
+            TypeError: a socket was given, which can be used once.
+        """
+        if self.sock is not None:
+            raise TypeError("sock= is for one connection: a link that reconnects opens its own")
+        return self
 
 
 class ConnectSettings(LinkSettings, total=False):

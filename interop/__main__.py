@@ -1,4 +1,4 @@
-"""`interop/run`: round trips with every implementation there is here, and the matrix."""
+"""`interop/run`: round trips with every implementation that this machine has, and the matrix."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import shutil
 import sys
 import time
+from pathlib import Path
 
 import click
 
@@ -13,13 +14,13 @@ from interop import build, matrix, peers, verdicts
 from interop.content import rows
 
 
-def cpp(native: bool, openigtlink: str | None, fresh: bool) -> peers.Peer:
-    if not native and not openigtlink:
+def cpp(native: bool, openigtlink: Path | None, fresh: bool) -> peers.Peer:
+    if not native and openigtlink is None:
         if build.docker_works():
             peer = peers.docker_cpp(build.docker(fresh=fresh))
             print(f"{peer.name}: in Docker")
             return peer
-        print("no Docker engine here")
+        print("no Docker engine on this machine")
     peer = peers.native_cpp(build.native(openigtlink))
     print(f"{peer.name}: native, {openigtlink or 'the library of this system'}")
     return peer
@@ -28,7 +29,7 @@ def cpp(native: bool, openigtlink: str | None, fresh: bool) -> peers.Peer:
 def cargo_here(*, needed: bool) -> bool:
     if shutil.which("cargo"):
         return True
-    without = "no cargo here: without the crate openigtlink-rust"
+    without = "no cargo on this machine: the crate openigtlink-rust is left out"
     if needed or os.environ.get("IGTL_REQUIRE_PEERS") == "1":
         sys.exit(without)
     print(without)
@@ -36,32 +37,46 @@ def cargo_here(*, needed: bool) -> bool:
 
 
 @click.command()
-@click.option("--native", is_flag=True, help="The C++ programs on this host, not in a container.")
+@click.option(
+    "--native", is_flag=True, help="Run the C++ programs on this host, not in a container."
+)
 @click.option(
     "--openigtlink",
     metavar="DIR",
-    help="An official library of your own, found by CMake (OpenIGTLink_DIR).",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Compare with the official library installed in DIR (for example 3.x) instead.",
 )
-@click.option("--fresh", is_flag=True, help="Build the container from nothing.")
+@click.option("--fresh", is_flag=True, help="Build the container without any cache.")
 @click.option(
     "--peer",
     "chosen",
     multiple=True,
     type=click.Choice(["cpp", "pyigtl", "rust"]),
-    help="Only these. Default: all.",
+    help="Compare with this peer only; may be repeated. Default: all.",
 )
 @click.option(
-    "--count", default=40, show_default=True, help="Messages of each row, direction and transport."
+    "--count",
+    default=40,
+    show_default=True,
+    help="Number of messages for each row, direction and transport.",
 )
-@click.option("--seed", default=1, show_default=True, help="Of the random content.")
-@click.option("--write", is_flag=True, help="Write the matrix into README.md.")
-@click.option("--check", is_flag=True, help="Fail, too, when README.md has another matrix.")
-def main(native: bool, openigtlink: str | None, fresh: bool, chosen: tuple[str, ...], count: int, seed: int, write: bool, check: bool) -> None:  # fmt: skip
-    """Sends random messages of every type to other implementations and back, and compares bytes and
-    values. Exit status 0: every verdict is the expected one (interop/known.py)."""
+@click.option("--seed", default=1, show_default=True, help="Seed of the random content.")
+@click.option(
+    "--write",
+    is_flag=True,
+    help="Write the matrix into README.md; with --openigtlink, record the verdicts for it.",
+)
+@click.option("--check", is_flag=True, help="Fail also if README.md has another matrix.")
+def main(native: bool, openigtlink: Path | None, fresh: bool, chosen: tuple[str, ...], count: int, seed: int, write: bool, check: bool) -> None:  # fmt: skip
+    """Send random messages of every type to other implementations and back, and compare bytes and
+    values. The exit status is 0 if every verdict is the expected one (interop/known.py)."""
+    if openigtlink is not None:
+        if check or set(chosen) - {"cpp"}:
+            raise click.UsageError("--openigtlink compares with that library only, without --check")
+        chosen = ("cpp",)
+    elif chosen and (write or check):
+        raise click.UsageError("README.md shows all peers: --write and --check need all of them")
     whole = not chosen
-    if not whole and (write or check):
-        raise click.UsageError("README.md shows all peers: --write and --check want them all")
     begin = time.monotonic()
     found = []
     if whole or "cpp" in chosen:
@@ -76,10 +91,10 @@ def main(native: bool, openigtlink: str | None, fresh: bool, chosen: tuple[str, 
     vectors = matrix.from_vectors(rows())
     result: matrix.Verdicts = {}
     for peer in found:
-        # pyigtl polls: ten milliseconds and more a message
+        # pyigtl polls, so that a message takes ten milliseconds or more
         n = count if peer.exact_time else max(count // 8, 12)
         for version in peer.header_versions:
-            name = peer.name if version == 1 else f"{peer.name}, header version 2,"
+            name = peer.name if version == 1 else f"{peer.name} v2"
             for direction in matrix.DIRECTIONS:
                 begin = time.monotonic()
                 verdict = verdicts.run(peer, direction, rows(), n, seed, version)
@@ -88,12 +103,22 @@ def main(native: bool, openigtlink: str | None, fresh: bool, chosen: tuple[str, 
                 how = ", ".join(peer.transports)
                 print(f"{name} {direction} {messages} messages ({how}) in {time.monotonic() - begin:.0f} s")  # fmt: skip
 
-    table = matrix.table(vectors, result)
+    if whole:
+        date, recorded = matrix.recorded()
+        table = matrix.table(vectors, recorded | result)
+        table += (
+            f"\nThe columns of C++ 3.1 were measured on {date}; CI cannot build that library.\n"
+        )
+    else:
+        table = matrix.table(vectors, result)
     print(f"\n{table}")
     wrong = matrix.unexpected(result)
     wrong += [f"golden vectors: {v.why}" for v in vectors.values() if v.state == "wrong"]
     if write and not wrong:
-        matrix.write_readme(table)
+        if openigtlink is None:
+            matrix.write_readme(table)
+        else:
+            matrix.record(result, time.strftime("%Y-%m-%d"), seed, count)
     elif check and table != matrix.in_readme():
         wrong.append("README.md has another matrix: interop/run --write")
     if wrong:

@@ -1,4 +1,4 @@
-"""Builds the peers' programs: natively by make and cargo, or the C++ ones in a container."""
+"""Build the peers' programs: natively by make and cargo, or the C++ programs in a container."""
 
 from __future__ import annotations
 
@@ -27,24 +27,36 @@ def docker_works() -> bool:
 
 
 def docker(*, fresh: bool = False) -> str:
-    """The image's name; with `fresh` nothing that was built before is used."""
+    """Build the image and return its name; `fresh` builds it without any cache."""
     have = ["docker", "image", "inspect", BASE]
     if fresh or subprocess.run(have, capture_output=True).returncode:
         pulled = subprocess.run(["docker", "pull", "-q", BASE], capture_output=True)
-        if pulled.returncode:  # no registry here
+        if pulled.returncode:  # no registry can be reached
             _run(HERE.parent / "ci" / "base-image")
-    # the host's network: a build inside the engine's own may not reach a package mirror
+    # the engine's own network may not reach a package mirror, so the build uses the host's
     cache = ["--no-cache"] if fresh else []
     _run("docker", "build", *cache, "--network", "host", "-t", IMAGE, HERE)
     return IMAGE
 
 
-def native(openigtlink: str | None = None) -> Path:
-    """Folder of the C++ programs, for the system's library or the one in this folder."""
-    where = [f"OpenIGTLink_DIR={Path(openigtlink).resolve()}"] if openigtlink else []
-    folder = "cmake-other" if openigtlink else "cmake"
-    _run("make", "-C", HERE, "programs", f"CMAKE={folder}", *where)
-    return HERE / "build" / folder
+def library(folder: Path) -> Path:
+    """Return the CMake folder of the official library in or below `folder`.
+
+    CMake itself would pass over a prefix that it cannot read and take the system's library.
+    """
+    found = sorted({path.parent for path in folder.rglob("OpenIGTLinkConfig.cmake")})
+    if len(found) != 1:
+        places = ", ".join(map(str, found)) or "none"
+        raise ValueError(f"{folder}: one OpenIGTLinkConfig.cmake is needed, found: {places}")
+    return found[0].resolve()
+
+
+def native(openigtlink: Path | None = None) -> Path:
+    """Return the folder of the C++ programs, for the system's library or the one in this folder."""
+    where = [f"OpenIGTLink_DIR={library(openigtlink)}"] if openigtlink else []
+    folder = HERE / "build" / "other" if openigtlink else HERE / "build"
+    _run("make", "-C", HERE, "programs", f"BUILD={folder}", *where)
+    return folder / "cmake"
 
 
 def rust() -> None:

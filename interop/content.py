@@ -1,9 +1,9 @@
 """Seeded random messages that another implementation can be expected to carry, and their
-descriptions: the words of the golden vectors' manifest (tests/vectors/README.md) as JSON.
+descriptions: the keys of the golden vectors' manifest (tests/vectors/README.md) as JSON.
 
-What is left out is left out for a reason that docs/protocol.md gives: texts that fill their field
-(readers of the official library turn them into empty ones), NaNs (JSON has none), codes that a
-setter refuses.
+The content leaves out, for reasons that docs/protocol.md gives: texts that fill their field (readers
+of the official library turn them into empty texts), NaNs (JSON has none), and codes that a setter
+refuses.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ SCALARS = ("i1", "u1", "i2", "u2", "i4", "u4", "f4", "f8")
 
 
 class Content(Draw):
-    """Random content within what peers carry. One method a row of the matrix, where the fields
-    alone do not say how."""
+    """Random content that peers can carry. A row of the matrix has a method where its field list does
+    not suffice."""
 
     letters = "aZ09 _/-éµ日"
 
@@ -54,7 +54,7 @@ class Content(Draw):
         return out
 
     def pose(self) -> Any:
-        """Rotation, spacing and position, as an image has them."""
+        """Draw rotation, spacing and position of an image."""
         q, _ = np.linalg.qr(np.array([[self.gauss(0, 1) for _ in range(3)] for _ in range(3)]))
         out = np.eye(4, dtype="f4")
         out[:3, :3] = q * [self.uniform(0.1, 5) for _ in range(3)]
@@ -175,8 +175,14 @@ class Content(Draw):
         v.matrix = self.pose()
         return v
 
+    def video_meta(self) -> igtl.Message:
+        m = self.fields(igtl.VideoMeta)
+        for info in m.videos:
+            info.scalar_type = self.choice((2, 3, 4, 5, 6, 7))
+        return m
+
     def field(self, field: Field) -> Any:
-        # nothing is missing or empty: an empty body is a trap of its own (docs/protocol.md, 6)
+        # no field is missing or empty: an empty body has a meaning of its own (docs/protocol.md, 6)
         if field.optional:
             return self.integer(field.scalar)
         if field.kind == "elements":
@@ -194,8 +200,8 @@ class Content(Draw):
         return self.fields(cls)  # type: ignore[no-any-return]
 
     def message(self, row: str, header_version: int = 1) -> igtl.Message:  # type: ignore[override]
-        """A message for one row of the matrix, with a header; of version 2 with what only that can
-        carry."""
+        """Draw a message for one row of the matrix, with a header; in header version 2 with a message
+        id and metadata."""
         m = ROWS[row](self) if row in ROWS else self.plain(igtl.message_types()[row])
         name = "".join(self.choices(self.letters, k=self.randrange(21)))
         m.device_name = igtl.fit(name, 20).rstrip()
@@ -239,9 +245,10 @@ ROWS: dict[str, Maker] = {
     "GET_BIND": lambda self: igtl.GetBind(self.bind_list()),
     "STT_BIND": lambda self: igtl.StartBind(self.getrandbits(40), self.bind_list()),
     "VIDEO": Content.video,
+    "VIDEOMETA": Content.video_meta,
     "STT_VIDEO": lambda self: igtl.StartVideo("VP90", self.randrange(999), 0),
 }
-"""Rows whose content needs more than their field list. All other types are rows of their own."""
+"""Rows whose content needs more than their field list. Every other type is a row of its own."""
 
 
 def type_of(row: str) -> str:
@@ -249,7 +256,7 @@ def type_of(row: str) -> str:
 
 
 def rows() -> list[str]:
-    """Every row of the matrix: each type of the standard, some in several forms."""
+    """List the rows of the matrix: each type of the standard, some in several forms."""
     types_ = igtl.message_types()
     own = {t: cls for t, cls in types_.items() if cls.__module__.startswith("igtl.messages.")}
     types = [t for t, cls in own.items() if t == cls.type_name and t not in ROWS]
@@ -270,7 +277,7 @@ def jsonable(value: Any) -> Any:
 
 
 def content_of(m: igtl.Message) -> dict[str, Any]:
-    """`golden.content_of`, with the pixels of an image as the bytes they are on the wire."""
+    """Return `golden.content_of`, with the pixels of an image as their bytes on the wire."""
     content = golden.content_of(m)
     if isinstance(m, igtl.Image):
         del content["pixels"], content["pixel_sha256"]
@@ -290,7 +297,7 @@ def metadata_of(m: igtl.Message) -> list[dict[str, Any]]:
 
 
 def describe(m: igtl.Message) -> dict[str, Any]:
-    """The message as JSON-able values that any implementation can make it from."""
+    """Return the message as JSON-able values from which any implementation can build it."""
     raw = m.timestamp_raw
     out: dict[str, Any] = {
         "type": m.type_name,
@@ -307,24 +314,27 @@ def describe(m: igtl.Message) -> dict[str, Any]:
 
 
 def defined(m: igtl.Message) -> bytes:
-    """Its bytes, with 0 in the reserved ones: the official library leaves some uninitialised."""
+    """Pack the message with 0 in its reserved bytes: the official library leaves some uninitialised."""
     for field in type(m).__fields__:
         if field.kind == "elements":
             columns = getattr(m, field.name)
             for column, of in zip(columns.arrays, columns.__item__.__fields__, strict=True):
                 if of.hidden:
                     column[:] = 0
-    if isinstance(m, igtl.Bind):
-        for child in m.children:
-            defined(child)
+    match m:
+        case igtl.Bind():
+            for child in m.children:
+                defined(child)
+        case igtl.StartVideo():
+            m.reserved = 0
     return m.pack()
 
 
 def differences(description: dict[str, Any], m: igtl.Message) -> list[str]:
-    """Where what a peer says and our message disagree.
+    """List where a peer's description and our message disagree.
 
-    Pixels by value, whatever their byte order; image matrices within float rounding, for peers keep
-    unit vectors, spacing and corner.
+    Pixels are compared by value, in either byte order; image matrices within float rounding, since
+    peers keep unit vectors, spacing and corner.
     """
     ours = describe(m)
     description = copy.deepcopy(description)
@@ -335,14 +345,15 @@ def differences(description: dict[str, Any], m: igtl.Message) -> list[str]:
     ]
     content = description["content"]
     if isinstance(m, igtl.ImageMeta):
-        # through nanoseconds and back by the library's own, rough arithmetic: 64 units are 15 ns
+        # the library converts to nanoseconds and back inexactly: 64 units are 15 ns
         for theirs, mine in zip(content["elements"], ours["content"]["elements"], strict=False):
             if abs(theirs["timestamp"]["frac"] - mine["timestamp"]["frac"]) <= 64:
                 theirs["timestamp"] = mine["timestamp"]
-    if isinstance(m, igtl.Image):
+    if isinstance(m, igtl.Image | igtl.Video):
         theirs, mine = np.array(content.pop("matrix")), golden.wire_floats(m.matrix)
         if theirs.shape != mine.shape or not np.allclose(theirs, mine, rtol=1e-5, atol=1e-5):
             wrong.append(f"matrix: {theirs} != {mine}")
+    if isinstance(m, igtl.Image):
         order = content.pop("endian", m.endian)
         if bytes.fromhex(content.pop("pixel_hex", "")) != pixels(m, order):
             wrong.append("pixels differ")

@@ -1,4 +1,4 @@
-"""The matrix: rows of types, columns of peers and directions; and how it is kept in README.md."""
+"""The matrix: rows of types, columns of peers and directions; how README.md and `recorded.json` keep it."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from tests import golden
 
 README = Path(__file__).parents[1] / "README.md"
 VECTORS = Path(__file__).parents[1] / "tests" / "vectors"
+RECORDED = Path(__file__).with_name("recorded.json")
 BEGIN, END = "<!-- interop: written by interop/run --write -->\n", "<!-- interop: end -->\n"
 DIRECTIONS: tuple[Direction, Direction] = ("reads", "writes")
 Verdicts = dict[tuple[str, Direction], dict[str, Verdict]]
@@ -21,7 +22,7 @@ Verdicts = dict[tuple[str, Direction], dict[str, Verdict]]
 
 
 def from_vectors(rows: list[str]) -> dict[str, Verdict]:
-    """What the golden messages, packed by the official library 3.1, say of each type."""
+    """Compare the golden messages, which the official library 3.1 packed, type by type."""
     found: dict[str, Verdict] = {}
     for vector in json.loads((VECTORS / "manifest.json").read_text())["vectors"]:
         wire = (VECTORS / vector["file"]).read_bytes()
@@ -39,7 +40,7 @@ def from_vectors(rows: list[str]) -> dict[str, Verdict]:
 
 
 def unexpected(verdicts: Verdicts) -> list[str]:
-    """Verdicts that are not those of `known`. Of a peer that is not listed there, only "wrong"."""
+    """List the verdicts that differ from `known`; for a peer without an entry there, only "wrong"."""
     out = []
     for (peer, direction), rows in verdicts.items():
         for row, verdict in rows.items():
@@ -58,11 +59,35 @@ def unexpected(verdicts: Verdicts) -> list[str]:
     return out
 
 
+def record(verdicts: Verdicts, date: str, seed: int, count: int) -> None:
+    """Keep the verdicts on a library that CI cannot have."""
+    columns: dict[str, dict[str, dict[str, str]]] = {}
+    for (peer, direction), rows in verdicts.items():
+        columns.setdefault(peer, {})[direction] = {
+            row: f"none: {v.why}" if v.state == "none" else v.state for row, v in rows.items()
+        }
+    content = {"date": date, "seed": seed, "count": count, "verdicts": columns}
+    RECORDED.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def recorded() -> tuple[str, Verdicts]:
+    """Return the date of the recorded run and its verdicts."""
+    content = json.loads(RECORDED.read_text())
+    verdicts: Verdicts = {}
+    for peer, directions in content["verdicts"].items():
+        for direction, rows in directions.items():
+            parts = {row: text.partition(": ") for row, text in rows.items()}
+            verdicts[peer, direction] = {row: Verdict(p[0], p[2]) for row, p in parts.items()}
+    return content["date"], verdicts
+
+
 def table(vectors: dict[str, Verdict], verdicts: Verdicts) -> str:
-    """In Markdown. Rows that say the same stand in one."""
+    """Return the matrix in Markdown. Rows with equal verdicts share a line."""
     notes: dict[str, int] = {}
 
     def cell(column: tuple[str, Direction], row: str) -> str:
+        if row not in verdicts[column]:
+            return "?"  # a row that is newer than the recorded run
         verdict = verdicts[column][row]
         sign = {"bytes": "=", "values": "≈", "wrong": "✗", "none": "–"}[verdict.state]
         if verdict.state == "bytes" or verdict.why == NO_CLASS:

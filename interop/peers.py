@@ -2,9 +2,9 @@
 
 Each offers the same command line (interop/cpp is its model):
 
-    pack    tcp PORT | udp PORT TO     descriptions on its input; what it packed comes over the socket
-    reflect tcp PORT | udp PORT TO     prints what it read, sends what it packs from that
-    unpack  abilities                  which types it has
+    pack    tcp PORT | udp PORT TO     reads descriptions, sends the messages that it packs from them
+    reflect tcp PORT | udp PORT TO     prints what it read, packs that again and sends it
+    unpack  abilities                  prints the types that it has
 
 so that one harness talks to all of them, over igtl's own links.
 """
@@ -28,17 +28,17 @@ HERE = Path(__file__).parent
 BUILD = HERE / "build"
 NO_CLASS = "no class"
 PATIENCE = 5.0
-"""Seconds a peer has for one message. They take microseconds to milliseconds."""
+"""Seconds that a peer has for one message. A message takes microseconds to milliseconds."""
 
 
 class Peer:
     """One implementation.
 
     Args:
-        name: of its columns in the matrix, before its version.
-        command: arguments that start its program of this name.
-        transports: "tcp" (it serves), "client" (it connects to igtl), "udp".
-        exact_time: its time stamps are as fine as the wire's.
+        name: head of its columns in the matrix, without its version.
+        command: returns the arguments that start its program of this name.
+        transports: "tcp" (the peer serves), "client" (it connects to igtl), "udp".
+        exact_time: whether its time stamps are as fine as the wire's.
     """
 
     def __init__(
@@ -64,11 +64,11 @@ class Peer:
 
     @property
     def header_versions(self) -> tuple[Literal[1, 2], ...]:
-        """Those it can be compared in."""
+        """The header versions in which it can be compared."""
         return (1, 2) if self.abilities["header_version"] >= 2 else (1,)
 
     def cannot(self, type_name: str, direction: str) -> str | None:
-        """Why it cannot read or write this type at all, by its own word."""
+        """Return its own reason why it cannot read or write this type, or None."""
         if type_name not in self.abilities["types"]:
             return NO_CLASS
         why: str | None = self.abilities["types"][type_name].get(direction)
@@ -76,30 +76,30 @@ class Peer:
 
 
 def native_cpp(folder: Path = BUILD / "cmake") -> Peer:
-    """interop/cpp, built here."""
+    """Return interop/cpp as built on this machine."""
     return Peer("C++", lambda program: [str(folder / program)])
 
 
 def docker_cpp(image: str) -> Peer:
-    """interop/cpp in its container."""
+    """Return interop/cpp in its container."""
     start = ["docker", "run", "--rm", "-i", "--init", "--network", "host", image]
     return Peer("C++", lambda program: [*start, program])
 
 
 def rust(version: str = "current") -> Peer:
-    """interop/rust, built here: the crate's "current" version or its "first"."""
+    """Return interop/rust as built on this machine: the crate's "current" version or its "first"."""
     path = str(BUILD / "rust" / "release" / version)
     return Peer("Rust", lambda program: [path, program])
 
 
 def pyigtl() -> Peer:
-    """The PyPI package, in an interpreter of its own."""
+    """Return the PyPI package, in an interpreter of its own."""
     start = [sys.executable, str(HERE / "pyigtl_peer.py")]
     return Peer("pyigtl", lambda program: [*start, program], ("tcp", "client"), exact_time=False)
 
 
 class Gone(Exception):
-    """The peer crashed, closed or stays silent."""
+    """The peer crashed, closed the connection or does not answer."""
 
 
 class Session:
@@ -156,24 +156,24 @@ class Session:
         self._lines.put("")
 
     def line(self, timeout: float = PATIENCE) -> dict[str, Any]:
-        """What the program said."""
+        """Return the next line of the program, parsed."""
         try:
             line = self._lines.get(timeout=timeout)
         except queue.Empty:
             raise Gone("no answer") from None
         if not line:
-            raise Gone("its program ended")
+            raise Gone("its program stopped")
         parsed: dict[str, Any] = json.loads(line)
         return parsed
 
     def say(self, value: dict[str, Any]) -> None:
-        """A line to the program."""
+        """Write a line to the program."""
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(json.dumps(value) + "\n")
             self._process.stdin.flush()
         except OSError:
-            raise Gone("its program ended") from None
+            raise Gone("its program stopped") from None
 
     def send(self, message: igtl.Message) -> None:
         try:
@@ -182,7 +182,7 @@ class Session:
             raise Gone("it closed the connection") from None
 
     def recv(self) -> igtl.Message:
-        """A message from the peer. ProtocolError: igtl refuses it."""
+        """Receive a message from the peer. ProtocolError: igtl refuses it."""
         try:
             if self.transport == "udp":
                 return self._receiver.recv(timeout=PATIENCE)[0]
@@ -190,7 +190,7 @@ class Session:
         except TimeoutError:
             raise Gone("no message") from None
         except igtl.MessageTooLarge:
-            raise Gone("it lost step") from None
+            raise Gone("it lost framing") from None
         except igtl.ConnectionClosed:
             raise Gone("it closed the connection") from None
 
@@ -198,7 +198,7 @@ class Session:
         for close in reversed(self._closing):
             close()
         assert self._process.stdin is not None
-        with contextlib.suppress(OSError):  # the program may have ended
+        with contextlib.suppress(OSError):  # the program may have stopped
             self._process.stdin.close()
         self._process.terminate()
         self._process.wait()

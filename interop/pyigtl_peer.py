@@ -1,10 +1,10 @@
-"""The package `pyigtl` with the command line of interop/cpp:
+"""The package `pyigtl` behind the command line of interop/cpp:
 
     pack    tcp PORT | client PORT     JSON descriptions to messages; as a server or a client
     reflect tcp PORT | client PORT     messages to JSON, and back again
     unpack  abilities
 
-It runs by itself, without igtl. Its own loops poll, so a message takes ten milliseconds or more.
+It runs without igtl. The loops of pyigtl poll, so that a message takes ten milliseconds or more.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pyigtl.messages import PolyDataMessage, _igtl_nanosec_to_frac
 
 SCALARS = {2: "i1", 3: "u1", 4: "i2", 5: "u2", 6: "i4", 7: "u4", 10: "f4", 11: "f8"}
 ABILITIES = {
-    "library": importlib.metadata.version("pyigtl"),  # its own __version__ lags behind
+    "library": importlib.metadata.version("pyigtl"),  # its __version__ is out of date
     "header_version": 1,
     "types": {
         "IMAGE": {},
@@ -30,13 +30,13 @@ ABILITIES = {
         "STRING": {},
         "POINT": {},
         "POSITION": {},
-        "POLYDATA": {"unpack": "it sends them only"},
+        "POLYDATA": {"unpack": "has no reader for this type"},
     },
 }
 
 
 def centre_shift(matrix: Any, size: Any) -> Any:
-    """From the first voxel, which pyigtl's matrix places, to the centre."""
+    """Return the way from the first voxel, which pyigtl's matrix places, to the centre."""
     return matrix[:3, :3] @ ((np.asarray(size) - 1) / 2)
 
 
@@ -61,13 +61,13 @@ def build(d: dict[str, Any]) -> Any:
             )  # fmt: skip
         case "IMAGE":
             if c["size"] != c["subvolume_size"]:
-                raise ValueError("it has no parts of volumes")
+                raise ValueError("no parts of volumes")
             order = "<" if c["endian"] == 2 else ">"
             i, j, k = c["size"]
             shape = (k, j, i) if c["num_components"] == 1 else (k, j, i, c["num_components"])
             dtype = np.dtype(SCALARS[c["scalar_type"]]).newbyteorder(order)
             pixels = np.frombuffer(bytes.fromhex(c["pixel_hex"]), dtype).reshape(shape)
-            pixels = pixels.astype(dtype.newbyteorder("="))  # as its users have them
+            pixels = pixels.astype(dtype.newbyteorder("="))  # as its users hold them
             matrix = np.eye(4)
             matrix[:3] = np.array(c["matrix"]).reshape(4, 3).T
             matrix[:3, 3] -= centre_shift(matrix, c["size"])
@@ -75,7 +75,7 @@ def build(d: dict[str, Any]) -> Any:
             return pyigtl.ImageMessage(pixels, matrix, system, **header)
         case "POLYDATA":
             if c["attributes"]:
-                raise ValueError("it has no attributes")
+                raise ValueError("no attributes")
             flat = [
                 np.array([n for cell in c[key] for n in (len(cell), *cell)])
                 for key in ("vertices", "lines", "polygons", "triangle_strips")
@@ -140,7 +140,7 @@ def main(program: str, role: str, port: int = 0) -> None:
         for line in sys.stdin:
             try:
                 message = build(json.loads(line))
-                message.pack()  # where it raises, its sending thread would end
+                message.pack()  # raised in its sending thread, an error would stop that thread
             except Exception as error:
                 print(json.dumps({"refused": str(error)}))
                 continue

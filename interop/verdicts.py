@@ -1,4 +1,4 @@
-"""What is equal: random messages to a peer and back, and from it."""
+"""Verdicts: random messages to a peer and back, and from it, compared."""
 
 from __future__ import annotations
 
@@ -6,21 +6,22 @@ from dataclasses import dataclass
 from typing import Literal
 
 import igtl
+from igtl import _core
 from interop.content import Content, defined, describe, differences, type_of
 from interop.peers import Gone, Peer, Session
 
 State = Literal["bytes", "values", "wrong", "none"]
 Direction = Literal["reads", "writes"]
-"""What the peer does."""
+"""Whether the peer reads or writes."""
 ORDER: tuple[State, ...] = ("bytes", "values", "wrong", "none")
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """How a peer and igtl agree on one kind of message.
+    """The agreement between a peer and igtl on one kind of message.
 
-    bytes: every byte. values: what both understand, with other bytes. wrong: they do not agree.
-    none: the peer has nothing to compare.
+    bytes: every byte is equal. values: the values are equal, bytes differ. wrong: the values differ.
+    none: the peer has no class to compare.
     """
 
     state: State
@@ -33,8 +34,15 @@ def worst(verdicts: list[Verdict]) -> Verdict:
     return Verdict(verdict.state, verdict.why, sum(v.messages for v in verdicts))
 
 
+def same_bytes(got: igtl.Message, m: igtl.Message) -> bool:
+    """Whether the peer packed `m` as igtl does in the header version that the peer chose."""
+    if got.header_version == 1 and _core.needs_v2(m):
+        return False
+    return defined(got) == m.pack(version=got.header_version)
+
+
 def peer_reads(session: Session, m: igtl.Message) -> Verdict:
-    """igtl packs and sends; the peer says what it understood, and packs that again."""
+    """Send a message that igtl packs; the peer prints what it read, and packs that again."""
     session.send(m)
     heard = session.line()
     if "refused" in heard:
@@ -48,13 +56,13 @@ def peer_reads(session: Session, m: igtl.Message) -> Verdict:
         back = session.recv()
     except igtl.ProtocolError:
         back = None
-    if back is None or defined(back) != m.pack():
+    if back is None or not same_bytes(back, m):
         return Verdict("values", "packs it again differently", 1)
     return Verdict("bytes", "", 1)
 
 
 def peer_writes(session: Session, m: igtl.Message) -> Verdict:
-    """The peer packs the same values; igtl reads them and compares with its own bytes."""
+    """Let the peer pack the same values; compare its message with igtl's values and bytes."""
     description = describe(m)
     session.say(description)
     answer = session.line()
@@ -64,7 +72,7 @@ def peer_writes(session: Session, m: igtl.Message) -> Verdict:
         got = session.recv()
     except igtl.ProtocolError as error:
         return Verdict("wrong", f"igtl refuses: {type(error).__name__} {error}", 1)
-    if defined(got) == m.pack():
+    if same_bytes(got, m):
         return Verdict("bytes", "", 1)
     wrong = differences(description, got)
     if isinstance(m, igtl.StartBind):  # the official library never writes the interval
@@ -84,7 +92,7 @@ def run(
     seed: int,
     header_version: Literal[1, 2] = 1,
 ) -> dict[str, Verdict]:
-    """A verdict for each row: `count` messages of it over each of the peer's transports."""
+    """Return a verdict for each row, from `count` messages over each of the peer's transports."""
     found: dict[str, list[Verdict]] = {row: [] for row in rows}
     compare = peer_reads if direction == "reads" else peer_writes
     for transport in peer.transports:
@@ -98,7 +106,7 @@ def run(
             for _ in range(count):
                 m = content.message(row, header_version)
                 if transport == "udp" and len(m.pack()) > 65507:
-                    continue  # more than a datagram holds
+                    continue  # a datagram cannot hold it
                 try:
                     session = session or Session(
                         peer, PROGRAMS[direction], transport, header_version
@@ -108,7 +116,7 @@ def run(
                     verdict = Verdict("wrong", str(gone), 1)
                 found[row].append(verdict)
                 if verdict.state == "wrong":
-                    if session is not None:  # it may have lost step
+                    if session is not None:  # it may have lost framing
                         session.close()
                     session = None
                     break

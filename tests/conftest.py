@@ -80,9 +80,12 @@ def slicer() -> Slicer:
 
 @pytest.fixture(scope="session")
 def programs() -> Path:
-    """Folder of the built programs of the official C++ library."""
+    """Folder of the built programs of the official C++ library. IGTL_CPP_PROGRAMS names the folder of
+    another version (interop/README.md)."""
     from tests import cpp
 
+    if other := os.environ.get("IGTL_CPP_PROGRAMS"):
+        return Path(other)
     for need, package in (
         (cpp.HEADERS, "libopenigtlink-dev"),
         (cpp.EXAMPLES, "openigtlink-examples"),

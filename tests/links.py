@@ -10,6 +10,7 @@ import contextlib
 import socket
 import ssl
 import struct
+import tempfile
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future
@@ -19,8 +20,11 @@ from typing import Any
 import igtl
 import igtl.aio
 from igtl.blocking.pipe import MemoryTransport
+from igtl.net.sockets import connected_socket
 
 KINDS = ["pipe", "tcp", "tls", "aio", "aio-tls", "aio-uvloop"]
+if hasattr(socket, "AF_UNIX"):
+    KINDS += ["unix", "aio-unix"]
 
 
 @cache
@@ -185,10 +189,20 @@ def loop_for(kind: str) -> Iterator[Loop | None]:
 
 
 @contextlib.contextmanager
+def host_for(kind: str) -> Iterator[str]:
+    """Where a listener of this kind listens."""
+    if not kind.endswith("unix"):
+        yield "127.0.0.1"
+        return
+    with tempfile.TemporaryDirectory() as folder:  # a path of pytest's own may be too long
+        yield f"unix:{folder}/link"
+
+
+@contextlib.contextmanager
 def pair(kind: str, **settings: Any) -> Iterator[tuple[Any, Any]]:
     """Two links, each the other's peer; `settings` are those of the second."""
     server_ssl, client_ssl = contexts() if kind.endswith("tls") else (None, None)
-    with loop_for(kind) as loop:
+    with loop_for(kind) as loop, host_for(kind) as host:
         if kind == "pipe":
             a: Any
             b: Any
@@ -196,20 +210,20 @@ def pair(kind: str, **settings: Any) -> Iterator[tuple[Any, Any]]:
             with a, b:
                 yield a, b
         elif loop is None:
-            with igtl.listen(port=0, ssl=server_ssl, **settings) as listener:
+            with igtl.listen(host, 0, ssl=server_ssl, **settings) as listener:
                 server: list[Any] = []
                 thread = threading.Thread(target=lambda: server.append(listener.accept()))
                 thread.start()
                 if server_ssl:  # the handshake takes two
                     shake = threading.Thread(target=lambda: _shake(listener, server))
                     shake.start()
-                with igtl.connect("127.0.0.1", listener.port, ssl=client_ssl) as a:
+                with igtl.connect(host, listener.port, ssl=client_ssl) as a:
                     thread.join(10)
                     with server[0] as b:
                         yield a, b
         else:
-            listener_ = loop(_opened(igtl.aio.listen(port=0, ssl=server_ssl, **settings)))
-            made = igtl.aio.connect("127.0.0.1", listener_.port, ssl=client_ssl)
+            listener_ = loop(_opened(igtl.aio.listen(host, 0, ssl=server_ssl, **settings)))
+            made = igtl.aio.connect(host, listener_.port, ssl=client_ssl)
             a = Aio(loop, loop(_opened(made)))
             b = Aio(loop, loop(listener_.accept(timeout=10)))
             try:
@@ -290,12 +304,12 @@ def raw_pair(kind: str, **settings: Any) -> Iterator[tuple[Any, Any]]:
     server_ssl, client_ssl = contexts() if kind.endswith("tls") else (None, None)
 
     def dial(port: int) -> Raw:
-        sock: Any = socket.create_connection(("127.0.0.1", port), 10)
+        sock: Any = connected_socket(host, port, 10)
         if client_ssl is not None:
             sock = client_ssl.wrap_socket(sock, server_hostname="127.0.0.1")
         return Raw(sock)
 
-    with loop_for(kind) as loop:
+    with loop_for(kind) as loop, host_for(kind) as host:
         raw: Raw
         if kind == "pipe":
             link, other = igtl.pipe(**settings)
@@ -305,7 +319,7 @@ def raw_pair(kind: str, **settings: Any) -> Iterator[tuple[Any, Any]]:
             raw.close()
         elif loop is None:
             with igtl.listen(
-                port=0, ssl=server_ssl, **{"on_error": "raise", **settings}
+                host, 0, ssl=server_ssl, **{"on_error": "raise", **settings}
             ) as listener:
                 dialled: list[Raw] = []
                 thread = threading.Thread(target=lambda: dialled.append(dial(listener.port)))
@@ -317,7 +331,7 @@ def raw_pair(kind: str, **settings: Any) -> Iterator[tuple[Any, Any]]:
                     yield link, dialled[0]
                 dialled[0].close()
         else:
-            opening = igtl.aio.listen(port=0, ssl=server_ssl, **{"on_error": "raise", **settings})
+            opening = igtl.aio.listen(host, 0, ssl=server_ssl, **{"on_error": "raise", **settings})
             listener_ = loop(_opened(opening))
             raw = dial(listener_.port)
             aio = Aio(loop, loop(listener_.accept(timeout=10)))

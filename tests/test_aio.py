@@ -396,3 +396,27 @@ def test_a_receiver_goes_on_in_the_callback_that_brings_the_bytes() -> None:
         await b.close()
 
     asyncio.run(main())
+
+
+def test_frames_come_as_they_are_in_asyncio() -> None:
+    wrong = bytearray(transform().pack())
+    wrong[60] ^= 1
+    big = igtl.Image(np.zeros((10, 100, 300), np.uint8))
+
+    async def work() -> None:
+        async with (
+            igtl.aio.udp.Receiver(0) as receiver,
+            igtl.aio.udp.Sender("127.0.0.1", receiver.port) as out,
+        ):
+            for bad in (b"garbage", bytes(wrong)):
+                out._sock.sendto(bad, out.address)
+            frame, address = await receiver.recv_frame(timeout=5)
+            assert bytes(frame) == wrong
+            assert address[0] == "127.0.0.1"
+            await out.send(big)
+            frame, _ = await receiver.recv_frame(timeout=5)
+            assert frame.unpack() == big
+            with pytest.raises(TimeoutError, match="no message within"):
+                await receiver.recv_frame(timeout=0)
+
+    asyncio.run(work())

@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import igtl
-from igtl import Tool, TrackingData, _core, fields
+from igtl import Tool, TrackingData, _batch, _core, _stream, fields
 from igtl.codec import batch
 from igtl.fields import (
     Array,
@@ -465,8 +465,9 @@ def poke(thing: Any) -> None:
                     repr(found(*arguments))
 
 
-CLASSES = [cls for cls in vars(_core).values()
-           if isinstance(cls, type) and cls.__module__ == "igtl._core"]  # fmt: skip
+COMPILED = (_core, _stream, _batch)
+CLASSES = [cls for module in COMPILED for cls in vars(module).values()
+           if isinstance(cls, type) and cls.__module__ == module.__name__]  # fmt: skip
 OWN: list[type] = [igtl.Protocol, igtl.Message, igtl.Transform, TrackingData, igtl.Point, Tool,
                    type(TrackingData([]).tools)]  # fmt: skip
 
@@ -486,13 +487,13 @@ def test_what_was_not_constructed_raises_at_most(cls: type) -> None:
 HARMFUL = ("register", "set_special", "call_directly")  # what they are given is used ever after
 
 
-@pytest.mark.parametrize("name", [name for name, found in vars(_core).items()
-                                  if isinstance(found, BuiltinFunctionType)
-                                  and name not in HARMFUL])  # fmt: skip
-def test_functions_given_what_they_do_not_take(name: str) -> None:
+@pytest.mark.parametrize("function", [found for module in COMPILED for name, found in vars(module).items()
+                                      if isinstance(found, BuiltinFunctionType) and name not in HARMFUL
+                                      and found.__module__ == module.__name__])  # fmt: skip
+def test_functions_given_what_they_do_not_take(function: Callable[..., object]) -> None:
     for arguments in ARGUMENTS:
         with contextlib.suppress(Exception):
-            repr(getattr(_core, name)(*arguments))
+            repr(function(*arguments))
 
 
 def test_a_frame_that_nobody_made() -> None:

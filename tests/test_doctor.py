@@ -384,6 +384,7 @@ NAN = float("nan")
             "not finite",
         ),
     ],
+    ids=["little-endian", "turned", "NaN", "plane", "tools", "position", "quaternion", "tool"],
 )  # fmt: skip
 def test_poses_that_cannot_be(wire: bytes, text: str) -> None:
     found = examined(lambda sock: (sock.sendall(wire), silent(sock))[1])

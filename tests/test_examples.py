@@ -290,7 +290,7 @@ def test_session_manager(run: Any) -> None:
 
 
 def test_message_queue(run: Any) -> None:
-    out = run("message_queue", "--count", "100")
+    out = run("message_queue", "--count", "100", "--pause", "0.02")
     found = {
         policy: (int(received), int(lost or 0), int(newest))
         for policy, received, lost, newest in re.findall(
@@ -351,7 +351,7 @@ def test_error_handling(run: Any) -> None:
     assert "the next: <Status" in damaged
     wrong = run("error_handling", "wrong-type")
     for text in (
-        "a type that nobody declared: MY_TYPE, 4 bytes",
+        "an undeclared type: MY_TYPE, 4 bytes",
         "no pose in it: <NoData",
         "not sent: Transform.matrix",
     ):

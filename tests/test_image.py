@@ -281,3 +281,46 @@ def test_a_header_that_does_not_fit_the_pixels_is_refused() -> None:
                 wrong.pack()
             assert "Image" in repr(wrong)
             assert wrong != image
+
+
+@pytest.mark.parametrize("shape", [(480, 640, 3), (480, 640, 4)])
+def test_a_camera_frame_taken_for_a_volume_is_warned_of(shape: tuple[int, ...]) -> None:
+    pixels = np.zeros(shape, np.uint8)
+    with pytest.warns(UserWarning, match=r"Image\.from_frame") as caught:
+        image = igtl.Image(pixels)
+    assert [record.filename for record in caught] == [__file__]
+    assert image.size.tolist() == list(shape[::-1])
+    assert igtl.Image.from_volume(pixels).size.tolist() == image.size.tolist()  # without a warning
+    assert igtl.Image.from_frame(pixels, order="RGBA"[: shape[2]]).components == shape[2]  # type: ignore[arg-type]
+    assert igtl.unpack(image.pack()).array.shape == shape  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    "shape", [(480, 640), (3, 480, 640), (4, 4, 3), (1, 480, 3), (480, 640, 5)]
+)
+def test_other_shapes_are_not_warned_of(shape: tuple[int, ...]) -> None:
+    igtl.Image(np.zeros(shape if len(shape) == 3 else (1, *shape), np.uint8))
+
+
+@pytest.mark.parametrize(
+    "spacing",
+    [(1, 1), (1, 1, 1, 1), 1.0, (1, 0, 1), (1, -1, 1), (1, 1, np.nan), (1, 1, np.inf), ()],
+)
+def test_spacing_is_three_positive_numbers(spacing: Any) -> None:
+    pixels = np.zeros((2, 3, 4), np.uint8)
+    for make in (igtl.Image, igtl.Image.from_volume):
+        with pytest.raises(ValueError, match="three positive numbers"):
+            make(pixels, spacing=spacing)
+    with pytest.raises(ValueError, match="three positive numbers"):
+        igtl.Image.from_frame(pixels[0], spacing=(np.nan, 1))
+
+
+def test_a_wrong_field_lists_those_there_are() -> None:
+    pixels = np.zeros((2, 3, 4), np.uint8)
+    for make in (igtl.Image, igtl.Image.from_volume):
+        with pytest.raises(
+            TypeError, match=r"no field 'spaceing'; it has array, spacing, .*device_name"
+        ):
+            make(pixels, spaceing=(1, 1, 1))  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match=r"no field 'name'; it has type_name, content, device_name"):
+        igtl.Unknown("ODD", b"", name="x")  # type: ignore[call-arg]

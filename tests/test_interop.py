@@ -75,8 +75,40 @@ def test_the_golden_messages_say_the_same() -> None:
     assert [row for row, v in found.items() if v.state == "none"] == ["GET_VIDEO"]
 
 
+def test_the_recorded_verdicts_are_the_known_ones() -> None:
+    """Of a library that CI cannot build: interop/run --openigtlink DIR --write recorded them."""
+    _, found = matrix.recorded()
+    assert {peer for peer, _ in found} == {"C++ 3.1", "C++ 3.1 v2"}
+    assert matrix.unexpected(found) == []
+    for verdict in found.values():
+        assert list(verdict) == rows()
+        assert sum(v.state == "bytes" for v in verdict.values()) >= 25
+
+
+def test_a_library_is_found_below_a_prefix_or_not_at_all(tmp_path: Path) -> None:
+    """CMake alone would take the system's library instead, without a word."""
+    with pytest.raises(ValueError, match="found: none"):
+        build.library(tmp_path)
+    places = [tmp_path / version / "lib" / "cmake" for version in ("a", "b")]
+    for place in places:
+        place.mkdir(parents=True)
+        (place / "OpenIGTLinkConfig.cmake").touch()
+    assert build.library(tmp_path / "a") == build.library(places[0]) == places[0].resolve()
+    with pytest.raises(ValueError, match="one OpenIGTLinkConfig"):
+        build.library(tmp_path)
+
+
+def test_messages_of_version_1_are_compared_in_it() -> None:
+    """COMMAND prefers version 2; a peer may answer in either, but not drop metadata."""
+    command = igtl.Command(1, "a", "b")
+    for version in (1, 2):
+        assert verdicts.same_bytes(igtl.unpack(command.pack(version=version)), command)  # type: ignore[arg-type]
+    named = igtl.Command(1, "a", "b", message_id=7)
+    assert not verdicts.same_bytes(igtl.unpack(command.pack(version=1)), named)
+
+
 def test_the_suite_in_header_version_2() -> None:
-    """With igtl as its own peer, for the official library 3.x is not packaged."""
+    """With igtl as its own peer, since the official library 3.x is not packaged."""
     start = [sys.executable, "-m", "tests.igtl_peer"]
     peer = peers.Peer("igtl", lambda program: [*start, program])
     assert peer.header_versions == (1, 2)

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 import igtl
+from interop.peers import native_cpp
 from tests.cpp import EXAMPLES, free_port, link_to, running
 from tests.test_links import until
 
@@ -178,6 +179,8 @@ def test_bind_server_over_reconnections(programs: Path) -> None:
 
 
 def test_session_manager_server_restarted_under_a_link_that_heals_itself(programs: Path) -> None:
+    if native_cpp(programs / "cmake").name.startswith("C++ 3"):
+        pytest.skip("the SessionManager of 3.1 takes an empty socket for a closed one")
     port = free_port()
     image = igtl.Image(np.zeros((1, 8, 8), np.uint8), device_name="Still")
     with igtl.connect("127.0.0.1", port, reconnect=QUICK, policy="latest") as link:

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 import igtl
+from interop.content import rows
 
 # A module imports only from layers above its own, and within its own layer without a cycle. A name
 # of a package stands for all its modules that are not named themselves.
@@ -22,6 +23,7 @@ LAYERS = [
     "errors options extras",
     "fields",
     "_core",
+    "_stream _batch",
     "codec messages log",
     "geometry",
     "session",
@@ -77,7 +79,7 @@ def imported(path: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom) and node.module:
             for alias in node.names:  # of a package: a module of it, or what it exports itself
                 inner = f"{node.module}.{alias.name}"
-                known = inner.removeprefix("igtl.") in {*MODULES, "_core"}
+                known = inner.removeprefix("igtl.") in {*MODULES, "_core", "_stream", "_batch"}
                 names.add(inner if known else node.module)
     inner = {name.removeprefix("igtl").removeprefix(".") or "__init__" for name in names
              if name == "igtl" or name.startswith("igtl.")}  # fmt: skip
@@ -146,11 +148,12 @@ def private_names_of_others(path: Path) -> set[str]:
     }
 
 
-FOREIGN = {"_core", "os", "sys"}
+FOREIGN = {"_core", "_stream", "_batch", "os", "sys"}
 # what the compiled part shows to the package, and the standard library of enums and named tuples
 COMPILED = {
     node.name
-    for node in ast.walk(ast.parse((PACKAGE / "_core.pyi").read_text()))
+    for stub in PACKAGE.glob("_*.pyi")
+    for node in ast.walk(ast.parse(stub.read_text()))
     if isinstance(node, ast.FunctionDef)
 } | {"_core", "_asdict", "_replace", "_value2member_map_"}
 
@@ -285,14 +288,22 @@ def test_figures_of_the_readme() -> None:
     matrix = text.partition("written by interop/run --write -->")[2].partition("<!-- interop: end")[
         0
     ]
-    head, _, *rows = [
+    head, _, *lines = [
         [cell.strip() for cell in line.strip("| ").split("|")]
         for line in matrix.splitlines() if line.startswith("|")
     ]  # fmt: skip
-    # a row of many types lists them; "IMAGE, part of a volume" is one form
-    forms = [max(1, len(row[0].split(", ")) if row[0].count(",") > 2 else 1) for row in rows]
+    # a line lists the rows that it stands for, by semicolons if a name has a comma in it
+    names = [
+        [line[0]] if line[0] in rows() else line[0].split("; " if ";" in line[0] else ", ")
+        for line in lines
+    ]
+    assert sorted(name for some in names for name in some) == sorted(rows())
     agree = [
-        sum(n for n, row in zip(forms, rows, strict=True) if row[head.index(name)][0] in "=≈")
+        sum(
+            len(some)
+            for some, line in zip(names, lines, strict=True)
+            if line[head.index(name)][0] in "=≈"
+        )
         for name in (
             "golden vectors (C++ 3.1)",
             "C++ 1.11 reads",
@@ -300,7 +311,7 @@ def test_figures_of_the_readme() -> None:
             "pyigtl 0.3.4 reads",
         )
     ]
-    assert f"of the {sum(forms)} in" in text
+    assert f"of the {len(rows())} in" in text
     assert f"| {' | '.join(map(str, agree))} |" in text
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import gc
@@ -1141,7 +1142,7 @@ def test_a_copy_of_its_socket_does_not_keep_a_closed_listener(kind: str) -> None
     """As a forked child has one."""
     with Accepting(kind) as listener:
         inner = listener.listener
-        sock = inner._sock if kind == "tcp" else inner._accepting._sockets[0]
+        sock = inner._sock if kind == "tcp" else inner._accepting._bound[0].sock
         copy = sock.dup()
         listener.close()
         with copy, pytest.raises(ConnectionRefusedError):
@@ -1268,3 +1269,260 @@ def test_a_client_finds_step_again(kind: str) -> None:
                 assert link.stats.dropped["resync"] == 2
         assert got == [large, small]
         thread.join(10)
+
+
+@pytest.mark.parametrize("api", ["blocking", "aio"])
+@pytest.mark.parametrize("what", ["listen", "serve"])
+def test_a_server_finds_step_again(api: str, what: str) -> None:
+    large, small = image(300_000), transform()
+    wires = b"".join(wire[: len(wire) - 60] + wire for wire in (large.pack(), small.pack()))
+    with contextlib.ExitStack() as stack:
+        got: list[igtl.Message] = []
+        dropped: list[int] = []
+
+        def take(message: igtl.Message, peer: Any) -> None:
+            got.append(message)
+            dropped.append(peer.stats.dropped["resync"])
+
+        if api == "aio":
+            loop = stack.enter_context(loop_for("aio"))
+
+            async def received() -> None:
+                module: Any = igtl.aio
+                async with getattr(module, what)(port=0, resync=True) as end:
+                    sock = socket.create_connection(("127.0.0.1", end.port))
+                    with sock:
+                        if what == "serve":
+                            end.on()(take)
+                        await asyncio.to_thread(sock.sendall, wires)
+                        if what == "serve":
+                            while len(got) < 2:
+                                await asyncio.sleep(0.001)
+                        else:
+                            async with await end.accept(timeout=10) as link:
+                                for _ in range(2):
+                                    take(await link.recv(timeout=10), link)
+
+            loop(received())  # type: ignore[misc]
+        else:
+            end: Any
+            if what == "serve":
+                end = stack.enter_context(igtl.serve(port=0, resync=True, start=False))
+                end.on()(take)
+                end.start()
+            else:
+                end = stack.enter_context(igtl.listen(port=0, resync=True))
+            sock = stack.enter_context(socket.create_connection(("127.0.0.1", end.port)))
+            sender = run(lambda: sock.sendall(wires))
+            if what == "listen":
+                link = stack.enter_context(end.accept(timeout=10))
+                for _ in range(2):
+                    take(link.recv(timeout=10), link)
+            until(lambda: len(got) == 2)
+            sender.join(10)
+        assert got == [large, small]
+        assert dropped[-1] == 2
+
+
+# ---- what a link says of its end ---------------------------------------------------------------
+
+
+def test_the_end_is_told_once(ends: Pair) -> None:
+    a, b = ends
+    told: list[tuple[str, Exception]] = []
+    for name, link in (("a", a), ("b", b)):
+        link.on_close(lambda reason, name=name: told.append((name, reason)))
+        link.on_close(lambda reason: 1 / 0)  # is logged, and stops nobody
+    assert (a.closed, b.closed) == (False, False)
+    a.close()
+    with pytest.raises(igtl.ConnectionClosed):
+        b.recv(timeout=5)
+    b.close()
+    until(lambda: len(told) == 2)
+    assert sorted(name for name, _ in told) == ["a", "b"]
+    assert all(isinstance(reason, igtl.ConnectionClosed) and reason.clean for _, reason in told)
+    a.on_close(lambda reason: told.append(("late", reason)))
+    assert told[2][0] == "late"
+    assert (a.closed, b.closed) == (True, True)
+
+
+def test_a_callback_may_close_its_link(ends: Pair) -> None:
+    a, b = ends
+    reasons: list[Exception] = []
+
+    def closed(reason: Exception) -> None:
+        reasons.append(reason)
+        if not isinstance(b, Aio):  # a coroutine has to wait for its turn
+            b.close()
+
+    b.on_close(closed)
+    a.close()
+    with pytest.raises(igtl.ConnectionClosed):
+        b.recv(timeout=5)
+    until(lambda: bool(reasons))
+
+
+def test_the_end_in_a_message_is_told_as_such(raw: Pair) -> None:
+    link, other = raw
+    reasons: list[Any] = []
+    link.on_close(reasons.append)
+    other.sendall(transform().pack()[:60])
+    other.close()
+    with pytest.raises(igtl.ConnectionClosed):
+        link.recv(timeout=5)
+    until(lambda: bool(reasons))
+    assert not reasons[0].clean
+
+
+def test_descriptors(ends: Pair) -> None:
+    a, b = ends
+    assert (a.fileno() == -1) == (str(b.peer).startswith("pipe"))
+    a.close()
+    assert a.fileno() == -1
+
+
+DRAINED: list[dict[str, Any]] = [{"drain": True}, {"reconnect": igtl.Backoff(0.01, 0.05)}]
+
+
+@pytest.mark.parametrize("settings", DRAINED, ids=["drained", "healing"])
+def test_a_link_with_a_thread_tells_its_end_by_itself(settings: dict[str, Any]) -> None:
+    reasons: list[Any] = []
+    with igtl.listen(port=0) as listener:
+        link = igtl.connect(port=listener.port, **settings)
+        link.on_close(reasons.append)
+        with listener.accept(timeout=10):
+            until(lambda: link.fileno() != -1)
+            assert socket.socket(fileno=link.fileno()).detach() == link.fileno()
+            assert not reasons
+        if "drain" in settings:
+            until(lambda: bool(reasons))
+            assert reasons[0].clean
+        else:
+            listener.accept(timeout=10).close()  # it has come back
+            assert not reasons
+        link.close()
+        until(lambda: bool(reasons))
+        assert len(reasons) == 1
+        assert link.fileno() == -1
+
+
+def test_a_healing_link_tells_each_connection() -> None:
+    with igtl.listen(port=0) as listener:
+        with igtl.connect(port=listener.port, reconnect=igtl.Backoff(0.01, 0.05)) as link:
+            told = threading.Semaphore(0)
+
+            @link.on_connect
+            def greet() -> None:
+                link.send(transform("hello"))
+                told.release()
+
+            for _ in range(3):
+                with listener.accept(timeout=10) as peer:
+                    assert told.acquire(timeout=10)
+                    assert peer.recv(timeout=10).device_name == "hello"
+            late = threading.Event()
+            with listener.accept(timeout=10):
+                assert told.acquire(timeout=10)
+                link.on_connect(late.set)
+                assert late.wait(10)
+
+
+def test_a_healing_link_that_gives_up_tells_why() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        port = sock.getsockname()[1]
+    reasons: list[Any] = []
+    backoff = igtl.Backoff(0.01, 0.01, attempts=2)
+    with igtl.connect("127.0.0.1", port, reconnect=backoff) as link:
+        link.on_close(reasons.append)
+        until(lambda: bool(reasons))
+    assert isinstance(reasons[0], ConnectionRefusedError)
+    assert len(reasons) == 1
+
+
+# ---- requests beside a receiver -----------------------------------------------------------------
+
+
+def answer_commands(link: Any, wire: list[bytes]) -> None:
+    """Answer each command; before the answer send frames."""
+    with contextlib.suppress(igtl.ConnectionClosed):
+        while True:
+            asked = link.recv(igtl.Command)
+            for k in range(20):
+                t = transform(f"T{k % 3}", k)
+                wire.append(t.pack(version=2))
+                link.send(igtl.Frame.from_bytes(wire[-1]))
+            link.send(igtl.CommandReply(asked.command_id, asked.name))
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "drained", "healing"])
+def test_frames_arrive_while_a_command_is_in_progress(kind: str) -> None:
+    with contextlib.ExitStack() as stack:
+        if kind in ("drained", "healing"):
+            listener = stack.enter_context(igtl.listen(port=0))
+            settings = DRAINED[kind == "healing"]
+            a = stack.enter_context(igtl.connect(port=listener.port, **settings))
+            b = stack.enter_context(listener.accept(timeout=10))
+        else:
+            a, b = stack.enter_context(pair(kind))
+        sent: list[bytes] = []
+        got: list[bytes] = []
+        if isinstance(b, Aio):
+            thread = run(lambda: answer_commands(b, sent))
+            loop = a.loop
+
+            async def work() -> None:
+                async with igtl.aio.subscribe(a.link, frames=True) as incoming:
+                    incoming.on()(lambda frame: got.append(bytes(frame)))
+                    for _ in range(10):
+                        await incoming.command("go", timeout=20)
+                    while len(got) < len(sent):
+                        await asyncio.sleep(0.001)
+                    assert isinstance(incoming.latest(igtl.Transform, "T1"), igtl.Frame)
+                    assert incoming.latest(igtl.Image) is None
+
+            loop(work())  # type: ignore[misc]
+        else:
+            thread = run(lambda: answer_commands(b, sent))
+            with igtl.subscribe(a, start=False, frames=True) as incoming:
+                incoming.on()(lambda frame: got.append(bytes(frame)))
+                incoming.start()
+                for _ in range(10):
+                    incoming.command("go", timeout=20)
+                until(lambda: len(got) >= len(sent))
+                assert isinstance(incoming.latest(igtl.Transform, "T1"), igtl.Frame)
+                assert incoming.latest(igtl.Image) is None
+        assert got == sent
+        b.close()
+        thread.join(10)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "tcp", "tls", "unix"])
+def test_a_thread_that_asks_gives_way_to_one_that_receives(kind: str) -> None:
+    if kind not in KINDS:
+        pytest.skip("no Unix sockets there")
+    with pair(kind) as (a, b):
+        replies: list[Any] = []
+        thread = run(lambda: replies.append(a.command("go", timeout=20)))
+        asked = b.recv(igtl.Command, timeout=10)
+        until(a._receiving.locked)
+        receiving: list[Any] = []
+        other = run(lambda: receiving.append(a.recv(igtl.Transform, timeout=20)))
+        until(lambda: bool(a._queueing))
+        b.send(transform("one"))  # while the command is in progress
+        other.join(20)
+        assert receiving[0].device_name == "one"
+        b.send(igtl.CommandReply(asked.command_id, asked.name))
+        thread.join(20)
+        assert replies[0].command_id == asked.command_id
+
+
+def test_frames_and_messages_by_turns(ends: Pair) -> None:
+    a, b = ends
+    for k in range(4):
+        a.send(transform(f"T{k}"))
+    a.send(igtl.Status.ok())
+    assert b.recv(igtl.Status, timeout=5).code == 1  # four wait decoded
+    assert b.recv_frame(timeout=5).device_name == "T0"
+    assert b.recv(timeout=5).device_name == "T1"
+    assert b.recv_frame(timeout=5).device_name == "T2"
+    assert b.recv(igtl.Transform, "T3", timeout=5).device_name == "T3"

@@ -815,10 +815,11 @@ def test_streams_do_not_mix() -> None:
 
 
 def test_a_type_declared_again_replaces_the_one_that_was_unpacked_before() -> None:
-    first = type("Again", (igtl.Message,), {}, type_name="AGAIN")
+    namespace = {"__module__": __name__}
+    first = type("Again", (igtl.Message,), {**namespace}, type_name="AGAIN")
     wire = first(device_name="x").pack()
     assert type(igtl.unpack(wire)) is first
-    second = type("Again", (igtl.Message,), {"__module__": first.__module__}, type_name="AGAIN")
+    second = type("Again", (igtl.Message,), {**namespace}, type_name="AGAIN")
     assert type(igtl.unpack(wire)) is second
 
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import igtl
-from igtl._core import Stats
+from igtl._stream import Stats
 from igtl.options import Policy
 from igtl.session.inbox import Inbox
 from igtl.session.outbox import Outbox

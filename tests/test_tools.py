@@ -245,7 +245,8 @@ def test_output_that_nobody_reads_any_more(
         process.process.stdout.close()
         process.process.stdout = None
         _, err = process.process.communicate(timeout=20)
-    assert (process.process.returncode, err) == (1, "")
+    told = f"localhost:{devices.port} connected\n" if command[0] == "monitor" else ""
+    assert (process.process.returncode, err) == (1, told)
 
 
 @processes

@@ -12,14 +12,20 @@ import errno
 import logging
 import os
 import socket
-import sys
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from igtl.aio.transport import Connection, address_of
-from igtl.log import log, named
-from igtl.net.sockets import concerns_one_client, is_exhausted, rest_of
+from igtl.aio.transport import Connection
+from igtl.log import log
+from igtl.net.sockets import (
+    REST,
+    Bound,
+    address_of,
+    concerns_one_client,
+    is_exhausted,
+    unix_path,
+)  # fmt: skip
 
 _BACKLOG = 1024  # clients that wait in the system until they are taken in
 _TURNED_AWAY = 100  # clients that are told so each time
@@ -57,82 +63,77 @@ class Accepting:
         self.failed: Callable[[OSError], None] | None = None
         self._admit = admit
         self._welcome = welcome
-        self._sockets: list[socket.socket] = []
+        self._bound: list[Bound] = []
         self._tasks: list[asyncio.Task[None]] = []
         self._resting = False
         self._spare = -1  # a descriptor, so that a client can be turned away without any other
 
-    async def bind(self, host: str, port: int) -> None:
-        """Take the port, on all addresses of the host.
+    async def bind(self, host: str, port: int, sock: socket.socket | None = None) -> None:
+        """Take the port, on all addresses of the host; or the path of a Unix socket; or `sock`,
+        which has an address already.
 
         Raises:
             OSError: it cannot be had.
         """
+        if sock is not None:
+            self._keep(Bound(sock))
+        elif (path := unix_path(host)) is not None:
+            self._keep(Bound.at(path))
+        else:
+            await self._bind_all(host, port)
+
+    async def _bind_all(self, host: str, port: int) -> None:
         loop = asyncio.get_running_loop()
         found = await loop.getaddrinfo(
             host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )
         try:
             missing: OSError | None = None
-            for family, kind, proto, _, address in dict.fromkeys(found):
+            for family, _, proto, _, address in dict.fromkeys(found):
                 if self.port:  # all families share the port that the first one got
                     address = (address[0], self.port, *address[2:])
                 try:
-                    self._bind_one(socket.socket(family, kind, proto), address)
+                    self._keep(Bound.at(address, family, proto))
                 except OSError as error:
-                    text = f"cannot listen on {named(address)}: {error.strerror}"
-                    missing = OSError(error.errno, text)
+                    missing = error
                     if error.errno not in _NOT_HERE:
-                        raise missing from None
-            if missing is not None and not self._sockets:
+                        raise
+            if missing is not None and not self._bound:
                 raise missing
         except BaseException:
             await self.close()
             raise
 
-    def _bind_one(self, sock: socket.socket, address: Any) -> None:
-        try:
-            sock.setblocking(False)
-            if os.name == "posix" and sys.platform != "cygwin":
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if sock.family == socket.AF_INET6:
-                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            sock.bind(address)
-        except OSError:
-            sock.close()
-            raise
-        self._sockets.append(sock)
+    def _keep(self, bound: Bound) -> None:
+        self._bound.append(bound)
         if not self.port:
-            self.host, self.port = sock.getsockname()[:2]
+            self.host, self.port = bound.host, bound.port
 
     def start(self) -> None:
         """Listen."""
         if not self._tasks:
             self._hold_spare()
-            for sock in self._sockets:
-                sock.listen(_BACKLOG)
-                self._tasks.append(asyncio.get_running_loop().create_task(self._accept(sock)))
+            for bound in self._bound:
+                bound.sock.listen(_BACKLOG)
+                self._tasks.append(asyncio.get_running_loop().create_task(self._accept(bound)))
 
     async def close(self) -> None:
         """Stop listening, and give the port back."""
-        sockets, self._sockets = self._sockets, []
-        for sock in sockets:
-            # where another process holds the socket too, after a fork, closing alone would leave
-            # it listening
-            with contextlib.suppress(OSError):
-                sock.shutdown(socket.SHUT_RDWR)
+        was_bound, self._bound = self._bound, []
+        for bound in was_bound:
+            bound.stop()  # closing alone would leave it listening in a forked process
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        for sock in sockets:
-            sock.close()
+        for bound in was_bound:
+            bound.close()
         self._let_spare_go()
 
     # -- clients
 
-    async def _accept(self, listening: socket.socket) -> None:
-        loop = asyncio.get_running_loop()
-        while listening in self._sockets:
+    async def _accept(self, bound: Bound) -> None:
+        loop, listening = asyncio.get_running_loop(), bound.sock
+        while bound in self._bound:
             if self._room is not None:
                 await self._room.acquire()
             try:
@@ -140,11 +141,11 @@ class Accepting:
             except OSError as error:
                 if self._room is not None:
                     self._room.release()
-                if listening not in self._sockets or not await self._goes_on(listening, error):
+                if bound not in self._bound or not await self._goes_on(listening, error):
                     return
                 continue
             self._resting = False
-            await self._take_in(sock, address_of(address))
+            await self._take_in(sock, address_of(address) or bound.host)
 
     async def _goes_on(self, listening: socket.socket, error: OSError) -> bool:
         """Accepting has failed: wait until it may succeed; whether to try again."""
@@ -159,7 +160,7 @@ class Accepting:
             log(logging.WARNING, "accepting rests: %s", error, cause=error)
         if is_exhausted(error) and self.failed is None:
             self._turn_away(listening)
-        await asyncio.sleep(rest_of())
+        await asyncio.sleep(REST)
         return True
 
     async def _take_in(self, sock: socket.socket, peer: Any) -> None:

@@ -21,8 +21,10 @@ from igtl._core import Frame
 from igtl.aio.transport import Connection
 from igtl.codec.message import Message, NoData
 from igtl.errors import ConnectionClosed, MessageTooLarge
+from igtl.log import named
 from igtl.messages.general import Command, CommandReply
 from igtl.messages.queries import Get, Ready, Start
+from igtl.net.sockets import unix_path
 from igtl.options import (
     PORT,
     AioConnectOptions,
@@ -35,6 +37,7 @@ from igtl.session.facade import (
     LinkBase,
     PairsOf,
     StreamOf,
+    client_layer,
     greeting,
     new_inbox,
     new_outbox,
@@ -42,7 +45,6 @@ from igtl.session.facade import (
     pairing_of,
 )  # fmt: skip
 from igtl.session.inbox import Wanted
-from igtl.session.layers import Layer
 from igtl.session.packed import Packed
 from igtl.session.pairing import By, Method
 from igtl.session.protocol import hello_message
@@ -85,7 +87,9 @@ class Link(LinkBase, Asking):
     `async for message in link` yields messages until the peer closes cleanly. Several tasks may
     send and ask at once; one at a time receives.
 
-    Attributes: see `LinkBase`.
+    Attributes:
+        options: what was asked for.
+        others: see `LinkBase`.
     """
 
     def __init__(
@@ -93,7 +97,7 @@ class Link(LinkBase, Asking):
     ) -> None:
         super().__init__(connection, ends_quietly=ends_quietly)
         self._connection = connection
-        self._options = options
+        self.options = options
         self._receiving = False
         connection.drains = options.drain
 
@@ -116,17 +120,17 @@ class Link(LinkBase, Asking):
         connection = self._connection
         protocol = self.session.protocol
         if protocol.peer_takes:
-            await connection.send(message, crc=crc, timeout=self._options.write_timeout)
+            await connection.send(message, crc=crc, timeout=self.options.write_timeout)
             return
         wire = protocol.pack(message, crc=crc)
         if not connection.put_now(wire):
             packed = Packed(wire, as_it_is=True)
-            await connection.queue(packed, self._options.write_timeout)
+            await connection.queue(packed, self.options.write_timeout)
 
     async def send_hello(self) -> None:
         """Offer header version 2, see `connect`."""
         packed = Packed(hello_message(), as_it_is=True)
-        await self._connection.put_wait(packed, self._options.write_timeout)
+        await self._connection.put_wait(packed, self.options.write_timeout)
 
     # -- receiving
 
@@ -138,6 +142,7 @@ class Link(LinkBase, Asking):
         try:
             while (found := take()) is None:
                 if (end := self.session.end()) is not None:
+                    self._connection.tell_end()
                     raise end.with_traceback(None)
                 if self.session.protocol.at_boundary:
                     await self._connection.more()
@@ -167,7 +172,7 @@ class Link(LinkBase, Asking):
         self, take: Callable[[], T | None], wanted: Any, timeout: float | None
     ) -> Coroutine[Any, Any, T]:
         if timeout is None:
-            timeout = self._options.read_timeout
+            timeout = self.options.read_timeout
         else:
             timeout = seconds("timeout", timeout)
         return self._until(take) if timeout is None else self._until_time(take, wanted, timeout)
@@ -248,8 +253,7 @@ class Link(LinkBase, Asking):
             raise
 
     async def recv_frame(self, *, timeout: float | None = None) -> Frame:
-        """The next message as it came, for relays and recorders: undecoded, its CRC unchecked.
-        Messages that `recv` has queued are not among them, nor are answers to requests."""
+        """The next message as it came, for relays and recorders; see `igtl.Link.recv_frame`."""
         return await self._within(self.session.take_frame, "message", timeout)
 
     async def frames(self) -> AsyncIterator[Frame]:
@@ -340,6 +344,8 @@ class Link(LinkBase, Asking):
             self.session.close()
             self._connection.on_change()
         await self._connection.finish(timeout)
+        self.session.end()
+        self._connection.tell_end()
 
     def abandon(self) -> None:
         """End the link at once, from a collector of garbage: what waits is told."""
@@ -385,7 +391,7 @@ class SyncReader(PairsOf):
     """Iterator over messages of the same instant; see Link.sync."""
 
     def __init__(self, link: Link, pairing: Any) -> None:
-        super().__init__(pairing, link._options.read_timeout)
+        super().__init__(pairing, link.options.read_timeout)
         self._link = link
 
     def __aiter__(self) -> Self:
@@ -468,20 +474,27 @@ async def connect_once(
         ends_quietly: iteration ends on any disconnect, see `Link.close_reason`.
     """
     session = new_session(options, options)
-    layer: Layer | None = None
-    if options.ssl is not None:
-        from igtl.session.tls import TLSLayer
-
-        name = options.server_hostname or host
-        layer = TLSLayer(options.ssl, server_side=False, server_hostname=name)
-    connection = Connection(session, layer, keepalive=options.keepalive)
+    loop, path, sock = asyncio.get_running_loop(), unix_path(host), options.sock
     try:
+        layer = client_layer(options, host)
+        connection = Connection(session, layer, keepalive=options.keepalive)
         async with asyncio.timeout(options.open_timeout):
-            await asyncio.get_running_loop().create_connection(lambda: connection, host, port)
+            if sock is not None:
+                sock.getpeername()  # raises if it is not connected
+                sock.setblocking(False)
+                await loop.create_connection(lambda: connection, sock=sock)
+            elif path is not None:
+                await loop.create_unix_connection(lambda: connection, path)
+            else:
+                await loop.create_connection(lambda: connection, host, port)
             await connection.handshake(None)
-    except TimeoutError:
-        text = f"no connection to {host}:{port} within {options.open_timeout} s"
-        raise TimeoutError(text) from None
+    except BaseException as error:
+        if sock is not None:
+            sock.close()
+        if isinstance(error, TimeoutError):
+            text = f"no connection to {named((host, port))} within {options.open_timeout} s"
+            raise TimeoutError(text) from None
+        raise
     link = Link(connection, options, ends_quietly=ends_quietly)
     for wire in greeting(session.protocol, hello=options.hello):
         await connection.put_wait(Packed(wire, as_it_is=True), options.write_timeout)

@@ -14,7 +14,7 @@ from igtl.aio.transport import Connection
 from igtl.errors import ConnectionClosed
 from igtl.log import log
 from igtl.options import PORT, AioListenOptions, AioListenSettings, seconds
-from igtl.session.layers import Layer
+from igtl.session.facade import server_layer
 
 MAX_ARRIVED = 100  # clients that wait for `accept`; the system holds what comes beyond them
 
@@ -55,7 +55,7 @@ class Listener:
         Raises:
             OSError: the address cannot be used.
         """
-        await self._accepting.bind(host, port)
+        await self._accepting.bind(host, port, self._options.sock)
         self._accepting.start()
 
     def _fail(self, error: OSError) -> None:
@@ -64,13 +64,8 @@ class Listener:
 
     def _admit(self, peer: Any) -> Connection:
         options = self._options
-        layer: Layer | None = None
-        if options.ssl is not None:
-            from igtl.session.tls import TLSLayer
-
-            layer = TLSLayer(options.ssl, server_side=True)
         session = new_session(options, options, peer=peer)
-        return Connection(session, layer, keepalive=options.keepalive)
+        return Connection(session, server_layer(options), keepalive=options.keepalive)
 
     def _welcome(self, connection: Connection) -> None:
         task = asyncio.get_running_loop().create_task(self._hand_out(connection))

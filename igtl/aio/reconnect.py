@@ -26,7 +26,7 @@ def reconnect(
     See `igtl.reconnect`.
     """
     supervisor = Supervisor((host, port), backoff or Backoff(), on_event)
-    return _links(host, port, supervisor, AioConnectOptions.of(settings))
+    return _links(host, port, supervisor, AioConnectOptions.of(settings).for_reconnecting())
 
 
 async def _links(

@@ -24,10 +24,9 @@ from igtl.aio.transport import Connection
 from igtl.codec.message import Message
 from igtl.errors import ConnectionClosed
 from igtl.log import log, sum_up
-from igtl.options import PORT, ServerOptions, ServerSettings, seconds
+from igtl.options import PORT, UNIX, ServerOptions, ServerSettings, seconds
 from igtl.session.access import AllowList
-from igtl.session.facade import new_inbox, new_outbox, new_protocol
-from igtl.session.layers import Layer
+from igtl.session.facade import new_inbox, new_outbox, new_protocol, server_layer
 from igtl.session.packed import Packed
 from igtl.session.session import Session
 
@@ -94,8 +93,12 @@ class Server(Answers):
 
         Raises:
             OSError: the address cannot be used.
+            ValueError: allow= was given for a Unix socket, whose clients have no address.
         """
-        await self._accepting.bind(host, port)
+        await self._accepting.bind(host, port, self.options.sock)
+        if self.options.allow is not None and self.host.startswith(UNIX):
+            await self._accepting.close()
+            raise ValueError("allow= is for addresses; the permissions of a Unix socket decide")
         self._start_task(self._watch())
 
     # -- clients
@@ -249,12 +252,7 @@ class Server(Answers):
             idle_timeout=options.idle_timeout,
             stall_timeout=options.stall_timeout,
         )
-        layer: Layer | None = None
-        if options.ssl is not None:
-            from igtl.session.tls import TLSLayer
-
-            layer = TLSLayer(options.ssl, server_side=True)
-        return Connection(session, layer, keepalive=options.keepalive)
+        return Connection(session, server_layer(options), keepalive=options.keepalive)
 
     def _arrived(self, connection: Connection) -> None:
         if self.options.ssl is None:

@@ -27,8 +27,9 @@ class _Receiving:
     """The tasks of a subscriber, and what they share with it. They do not refer to the subscriber,
     so one that its user has forgotten is collected, which closes the link."""
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, link: Link, *, frames: bool) -> None:
         self.link = link
+        self._take = link.recv_frame if frames else link.recv
         self.state = Subscriptions(link.stats)
         self._changed = asyncio.Event()
         loop = asyncio.get_running_loop()
@@ -47,7 +48,7 @@ class _Receiving:
     async def _receive(self) -> None:
         while True:
             try:
-                message = await self.link.recv()
+                message = await self._take()
             except TimeoutError:  # of the link's read_timeout: go on
                 continue
             except (ConnectionClosed, MessageTooLarge, OSError) as error:
@@ -90,9 +91,9 @@ class Subscriber(Asking):
         link: the link, which this owns from now on.
     """
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, link: Link, *, frames: bool) -> None:
         self.link = link
-        self._receiving = _Receiving(link)
+        self._receiving = _Receiving(link, frames=frames)
         self._process = os.getpid()
 
     def on(self, kind: type[Message] = Message, name: str = "*") -> Callable[[F], F]:
@@ -170,7 +171,7 @@ class Subscriber(Asking):
         await self.close()
 
 
-def subscribe(link: Link) -> Subscriber:
+def subscribe(link: Link, *, frames: bool = False) -> Subscriber:
     """Read a link in a task: callbacks by type and device name, plain or coroutine functions, and
     the newest message of each stream. See `igtl.subscribe`."""
-    return Subscriber(link)
+    return Subscriber(link, frames=frames)

@@ -20,7 +20,7 @@ from typing import Any, cast
 from igtl._core import Frame
 from igtl.codec.message import Message
 from igtl.errors import ConnectionClosed
-from igtl.net.sockets import tune, unsent
+from igtl.net.sockets import address_of, tune, unsent
 from igtl.session.compress import CompressingProtocol
 from igtl.session.layers import SCRATCH, Layer
 from igtl.session.packed import Packed
@@ -149,9 +149,10 @@ class Connection(asyncio.BufferedProtocol):
         with contextlib.suppress(OSError):  # the peer has gone already; reading will say so
             tune(transport.get_extra_info("socket"), self._keepalive, unsent_low=_UNSENT)
         session = self.session
-        if session.protocol.peer is None:
-            session.protocol.peer = address_of(transport.get_extra_info("peername"))
         session.local = address_of(transport.get_extra_info("sockname"))
+        if session.protocol.peer is None:
+            peer = address_of(transport.get_extra_info("peername"))
+            session.protocol.peer = peer or session.local
         if self._layer is None:
             self._begin()
         else:
@@ -186,6 +187,7 @@ class Connection(asyncio.BufferedProtocol):
             self._layer.feed_eof()
             self._read_layer()
         self._turn()
+        self.tell_end()
         return True  # half closed: this end may still send
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -208,6 +210,21 @@ class Connection(asyncio.BufferedProtocol):
             self._later.cancel()
         self._wake_room()
         self.on_change()
+        self.tell_end()
+
+    def tell_end(self) -> None:
+        """Tell those who asked for it that nothing more will arrive, once that is so and nothing
+        of it waits undecoded, which might be cut in the middle of a message."""
+        session = self.session
+        if session.protocol.at_boundary:
+            session.end()
+        session.over.tell(session.close_reason)
+
+    def fileno(self) -> int:
+        """Descriptor of the socket; -1 where there is none."""
+        if self._lost.done() or not hasattr(self, "transport"):
+            return -1
+        return int(self.transport.get_extra_info("socket").fileno())
 
     def _read_rest(self) -> None:
         """Take what came before the peer left: asyncio does not read it once a write has failed."""
@@ -593,8 +610,3 @@ class Connection(asyncio.BufferedProtocol):
         """Cut it at once."""
         if hasattr(self, "transport") and not self._lost.done():
             self.transport.abort()
-
-
-def address_of(name: Any) -> Any:
-    """(host, port) of an address of any family; None for none."""
-    return name[:2] if isinstance(name, tuple) else name or None

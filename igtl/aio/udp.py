@@ -6,7 +6,8 @@ import asyncio
 import contextlib
 import math
 import time
-from typing import Any, Self
+from collections.abc import Callable
+from typing import Any, Self, TypeVar
 
 from igtl._core import Frame
 from igtl.codec.message import Message
@@ -14,6 +15,7 @@ from igtl.errors import ConnectionClosed
 from igtl.net.datagrams import Incoming, Outgoing
 from igtl.options import seconds
 
+T = TypeVar("T")
 _RETRY = 0.001  # seconds between two looks where the loop cannot watch a socket
 
 
@@ -64,19 +66,26 @@ class Receiver(Incoming):
             ProtocolError: a bad datagram, with on_error="raise".
             RuntimeError: another task is receiving.
         """
+        return await self._next(self._take, timeout)
+
+    async def recv_frame(self, *, timeout: float | None = None) -> tuple[Frame, Any]:
+        """As recv, but the message as it came: undecoded, its CRC unchecked."""
+        return await self._next(self._take_frame, timeout)
+
+    async def _next(self, take: Callable[..., T | None], timeout: float | None) -> tuple[T, Any]:
         if self._waiter is not None:
             raise RuntimeError("another task is receiving")
         timeout = seconds("timeout", timeout)
         limit = asyncio.timeout(timeout)
         try:
             async with limit:
-                return await self._recv()
+                return await self._until(take)
         except TimeoutError:
             if limit.expired():
                 raise TimeoutError(f"no message within {timeout} s") from None
             raise
 
-    async def _recv(self) -> tuple[Message, Any]:
+    async def _until(self, take: Callable[..., T | None]) -> tuple[T, Any]:
         while True:
             if self._closed:
                 raise ConnectionClosed("this receiver was closed")
@@ -87,8 +96,8 @@ class Receiver(Incoming):
                 self._give_up(time.monotonic())
                 await self._wait()
                 continue
-            if (message := self._take(data, address, stamp)) is not None:
-                return message, address
+            if (found := take(data, address, stamp)) is not None:
+                return found, address
 
     async def _wait(self) -> None:
         """Return when there is something to read, or a message is to be given up."""

@@ -25,7 +25,7 @@ from igtl.blocking.transport import SocketTransport
 from igtl.codec.message import Message
 from igtl.errors import ConnectionClosed
 from igtl.messages.queries import Stop
-from igtl.net.sockets import broken, unsent
+from igtl.net.sockets import LINGER, broken, finish
 from igtl.options import LinkOptions, QueueOptions
 from igtl.session.compress import CompressingProtocol
 from igtl.session.facade import LinkBase, new_outbox
@@ -37,7 +37,6 @@ from igtl.session.session import Session, closed_by
 
 T = TypeVar("T")
 _WINDOWS = sys.platform == "win32"
-_LINGER = 1.0  # seconds that close waits for what was sent to leave
 _QUEUE = QueueOptions(policy="block", max_queued_bytes=1 << 20)
 
 
@@ -132,13 +131,7 @@ class Channel:
             if self._layer is not None:
                 self._layer.farewell()
                 self.sock.send(self._layer.outgoing())
-            self.sock.shutdown(socket.SHUT_WR)
-            end = time.monotonic() + _LINGER
-            while unsent(self.sock) and time.monotonic() < end:
-                with contextlib.suppress(BlockingIOError):
-                    if self.sock.recv(SCRATCH):
-                        continue
-                time.sleep(0.002)
+        finish(self.sock)
 
     def close(self) -> None:
         """Give the socket back; a thread that waits for it goes on."""
@@ -153,7 +146,6 @@ class Pump:
     Attributes:
         session: of the connection there is, or was last.
         changed: held by whoever uses the session; notified when something has happened there.
-        raw: whether messages are kept as they came.
         closed: whether this end was closed.
     """
 
@@ -161,7 +153,6 @@ class Pump:
         self.session = session
         self.changed = threading.Condition(threading.RLock())
         self.channel: Channel | None = None
-        self.raw = False
         self.closed = False
         self._process = os.getpid()
         self._thread: threading.Thread | None = None
@@ -171,8 +162,19 @@ class Pump:
 
     def start(self, name: str, work: Callable[..., Any], *args: Any) -> None:
         """Begin to run the thread."""
-        self._thread = threading.Thread(target=work, args=args, name=name, daemon=True)
+
+        def run() -> None:
+            work(*args)
+            closed = ConnectionClosed("this link was closed", clean=True)
+            self.session.over.tell(self.end() or closed)
+
+        self._thread = threading.Thread(target=run, name=name, daemon=True)
         self._thread.start()
+
+    def fileno(self) -> int:
+        """Descriptor of the socket of the connection there is; -1 where there is none."""
+        channel = self.channel
+        return -1 if channel is None else channel.sock.fileno()
 
     @property
     def is_here(self) -> bool:
@@ -221,11 +223,8 @@ class Pump:
             self.wake()
 
     def sort(self, session: Session) -> None:
-        """Put what has arrived into the inbox, decoded or as it came."""
-        if self.raw:
-            session.sort_frames()
-        else:
-            session.sort()
+        """Put what has arrived into the inbox."""
+        session.sort()
 
     def run(self, channel: Channel) -> None:
         """Move bytes until the session ends."""
@@ -281,7 +280,7 @@ class Pump:
         """
         with self.changed:
             if linger and self.channel is not None:
-                end = time.monotonic() + _LINGER
+                end = time.monotonic() + LINGER
                 writing = self.channel
                 while (writing.wants_write or self.session.has_more) and not self.session.ended:
                     self.wake()
@@ -299,7 +298,7 @@ class Pump:
                 channel.finish()
             channel.close()
         if linger and self._thread is not threading.current_thread() and self._thread is not None:
-            self._thread.join(_LINGER)  # it may be connecting; then it ends by itself
+            self._thread.join(LINGER)  # it may be connecting; then it ends by itself
         self._waker.close()
         self._woken.close()
 
@@ -314,16 +313,8 @@ class DrainedLink(Link):
     def __init__(self, pump: Pump, options: LinkOptions, *, ends_quietly: bool = False) -> None:
         LinkBase.__init__(self, pump, ends_quietly=ends_quietly)
         self._pump = pump
-        self._options = options
+        self.options = options
         self._guard = pump.changed
-
-    def fileno(self) -> int:
-        """Not to be had: the link's own thread reads the socket.
-
-        Raises:
-            OSError: always.
-        """
-        raise OSError("a link that is read by its own thread has no descriptor to wait for")
 
     # -- sending
 
@@ -357,8 +348,8 @@ class DrainedLink(Link):
         outbox = self.session.outbox
         assert outbox is not None
         while outbox.policy == "block" and not outbox.has_room(packed.size):
-            if not self._pump.changed.wait(self._options.write_timeout):
-                raise TimeoutError(f"the peer took nothing for {self._options.write_timeout} s")
+            if not self._pump.changed.wait(self.options.write_timeout):
+                raise TimeoutError(f"the peer took nothing for {self.options.write_timeout} s")
             self._check_open()
         self._pump.put(packed)
 
@@ -381,19 +372,6 @@ class DrainedLink(Link):
 
     def _newest(self, wanted: Wanted, newer_than: float | None) -> Message | None:
         return self.session.latest(wanted, newer_than)
-
-    def recv_frame(self, *, timeout: float | None = None) -> Frame:
-        """The next message as it came; see Link.recv_frame. From the first call on the link keeps
-        messages as they come, so use it, or `recv`, but not both."""
-
-        def take() -> Frame | None:
-            self._pump.raw = True
-            found: Message | Frame | None = self.session.inbox.take()
-            if found is None and self.session.inbox.errors:
-                raise self.session.inbox.errors.popleft()
-            return Frame.from_bytes(found.pack()) if isinstance(found, Message) else found
-
-        return self._within(take, "message", timeout)
 
     # -- requests
 

@@ -28,10 +28,12 @@ from igtl.options import (
 )  # fmt: skip
 from igtl.session.backoff import Backoff, OnEvent, Supervisor
 from igtl.session.facade import greeting, new_inbox, new_outbox, new_protocol
+from igtl.session.once import Once, call
 from igtl.session.packed import Packed
 from igtl.session.requests import Exchange
 from igtl.session.session import Done, Session, closed_by
 
+C = TypeVar("C", bound=Callable[[], Any])
 M = TypeVar("M", bound=Message)
 
 
@@ -62,6 +64,8 @@ class Supervised(Pump):
         self._stripped = 0  # on connections that are over
         self._reason: Exception | None = None
         self._opening: socket.socket | None = None  # newest connection, in use or not
+        self._over = Once()
+        self._on_connect: list[Callable[[], Any]] = []
         self.latched: dict[bytes, Packed] = {}
         self.streams: list[tuple[Start[Any], Done]] = []
         super().__init__(self._new_session())
@@ -69,13 +73,15 @@ class Supervised(Pump):
     def _new_session(self) -> Session:
         protocol = new_protocol(self._options, peer=self._address)
         protocol.stats = self._stats
-        return Session(
+        session = Session(
             protocol,
             inbox=self._inbox,
             outbox=self._outbox,
             message_timeout=self._options.message_timeout,
             stall_timeout=self._options.write_timeout,
         )
+        session.over = self._over
+        return session
 
     def end(self) -> Exception | None:
         return self._reason
@@ -102,7 +108,8 @@ class Supervised(Pump):
                     continue
                 self._supervisor.connected()
                 channel = Channel(transport)
-                self._begin(channel)
+                for callback in self._begin(channel):
+                    call(callback)
                 self.run(channel)
                 reason = self._lose(channel)
                 if not self.closed:
@@ -160,9 +167,17 @@ class Supervised(Pump):
         with self.changed:
             self.changed.wait_for(lambda: self.closed, duration)
 
-    def _begin(self, channel: Channel) -> None:
+    def on_connect(self, callback: Callable[[], Any]) -> None:
+        """Call this for each connection; now, if there is one."""
+        with self.changed:
+            self._on_connect.append(callback)
+            connected = self.connected
+        if connected:
+            call(callback)
+
+    def _begin(self, channel: Channel) -> list[Callable[[], Any]]:
         """Queue what a connection begins with: the hello, the streams that are open, and what is
-        latched. What waits in the outbox follows."""
+        latched. What waits in the outbox follows. Returns what is to be called for it."""
         session = channel.session
         with self.changed:
             wires = greeting(session.protocol, hello=self._options.hello)
@@ -173,6 +188,7 @@ class Supervised(Pump):
             session.greeting.extend(self.latched.values())
             self.attach(channel)
             self.flush()
+            return list(self._on_connect)
 
     def _lose(self, channel: Channel) -> Exception | None:
         """A connection is over: keep what had come, and what had not left whole."""
@@ -225,6 +241,12 @@ class ReconnectingLink(DrainedLink):
         """Messages that went out without metadata and id, since the peer had not shown header
         version 2 yet."""
         return self._pump.stripped
+
+    def on_connect(self, callback: C) -> C:
+        """Call this, without an argument, for each connection, in the link's thread; now, if there
+        is one. May be used as a decorator. What it raises is logged."""
+        self._pump.on_connect(callback)
+        return callback
 
     def wait_connected(self, timeout: float | None = None) -> bool:
         """Wait until the peer is there; returns whether it is.
@@ -333,7 +355,7 @@ def connect(
     """Connect to a server.
 
     Args:
-        host, port: of the server.
+        host, port: of the server; "unix:/path" as the host is a Unix socket.
         reconnect: makes it a ReconnectingLink, which is returned at once, connected or not.
         on_event: for it: called with each LinkEvent, in its thread.
         settings: see `igtl.options.ConnectOptions`; with `reconnect` also
@@ -346,7 +368,8 @@ def connect(
     """
     if reconnect is not None:
         supervisor = Supervisor((host, port), reconnect, on_event)
-        return reconnecting(host, port, ReconnectOptions.of(settings), supervisor)
+        healing = ReconnectOptions.of(settings).for_reconnecting()
+        return reconnecting(host, port, healing, supervisor)
     away = set(settings) & set(QueueSettings.__annotations__)
     if away:
         raise TypeError(f"{', '.join(sorted(away))} are for links with reconnect=")

@@ -22,20 +22,20 @@ from igtl.codec.message import Message, NoData
 from igtl.errors import ConnectionClosed, MessageTooLarge
 from igtl.messages.general import Command, CommandReply
 from igtl.messages.queries import Get, Ready, Start
-from igtl.net.sockets import tune
+from igtl.net.sockets import address_of, connected_socket, tune
 from igtl.options import ConnectOptions, LinkOptions, seconds
 from igtl.session.compress import CompressingProtocol
 from igtl.session.facade import (
     LinkBase,
     PairsOf,
     StreamOf,
+    client_layer,
     greeting,
     new_inbox,
     new_protocol,
     pairing_of,
 )  # fmt: skip
 from igtl.session.inbox import Wanted
-from igtl.session.layers import Layer
 from igtl.session.pairing import By, Method, Pairing
 from igtl.session.protocol import Parts, hello_message
 from igtl.session.requests import ANYTHING, Exchange, new_command, selection, stop_for
@@ -99,10 +99,14 @@ class Link(LinkBase, Asking):
 
     Iterating yields messages until the peer closes cleanly. Use as a context manager, or close().
 
-    Attributes: see `LinkBase`.
+    Attributes:
+        options: what was asked for.
+        others: see `LinkBase`.
     """
 
     _waiting = 0  # threads that wait for an answer while another one receives
+    _asking = False  # whether the thread that receives does so for the sake of an answer
+    _queueing = 0  # threads that wait for such a one to give way
     # held where the session is used beside receiving; of a plain link only its caller does that
     _guard: AbstractContextManager[Any] = contextlib.nullcontext()
 
@@ -115,17 +119,13 @@ class Link(LinkBase, Asking):
     ) -> None:
         super().__init__(transport, ends_quietly=ends_quietly)
         self._transport = transport
-        self._options = options
+        self.options = options
         self._sending = threading.Lock()
         self._receiving = threading.Lock()
-        self._answered = threading.Condition()
+        self._turns = threading.Condition()  # guards these three
         protocol = self.session.protocol
         if isinstance(protocol, CompressingProtocol):
             protocol.answer = self._answer
-
-    def fileno(self) -> int:
-        """Descriptor of the socket, for `select`; what a readable one means is up to `recv`."""
-        return self._transport.fileno()
 
     # -- sending
 
@@ -174,7 +174,7 @@ class Link(LinkBase, Asking):
         sent = parts[0] if len(parts) == 1 else parts.copy()
         size = sum(map(len, parts))
         try:
-            self._transport.send(parts, self._options.write_timeout)
+            self._transport.send(parts, self.options.write_timeout)
         except BaseException as error:
             if self.closed and isinstance(error, OSError):  # by another thread
                 raise self._over() from error
@@ -196,14 +196,40 @@ class Link(LinkBase, Asking):
         if not self._receiving.acquire(blocking=False):
             if self.closed:  # it is held by the thread that closes
                 raise self._over()
-            raise RuntimeError("another thread is receiving on this link")
+            timeout = self._take_turn(timeout)
         try:
-            return self._receive_until(take, timeout)
+            try:
+                return self._receive_until(take, timeout)
+            finally:
+                self._end_turn()
+        except Exception:
+            self.session.over.tell(self.session.close_reason)
+            raise
+
+    def _take_turn(self, timeout: float | None) -> float | None:
+        """Receive next, where another thread receives for the sake of an answer only: that one
+        gives way as soon as bytes have arrived. Returns what is left of the time-out."""
+        began = time.monotonic()
+        with self._turns:
+            if self._receiving.acquire(blocking=False):
+                return timeout
+            if not self._asking:
+                raise RuntimeError("another thread is receiving on this link")
+            self._queueing += 1
+        try:
+            if not self._receiving.acquire(timeout=-1 if timeout is None else timeout):
+                raise TimeoutError
         finally:
-            self._receiving.release()
-            if self._waiting:
-                with self._answered:
-                    self._answered.notify_all()
+            with self._turns:
+                self._queueing -= 1
+                self._turns.notify_all()
+        return None if timeout is None else max(0.0, timeout - (time.monotonic() - began))
+
+    def _end_turn(self) -> None:
+        self._receiving.release()
+        if self._waiting:
+            with self._turns:
+                self._turns.notify_all()
 
     def _receive_until(self, take: Callable[[], T | None], timeout: float | None) -> T:
         found = take()
@@ -245,7 +271,7 @@ class Link(LinkBase, Asking):
         return reason.with_traceback(None)  # which would grow each time that it is raised
 
     def _within(self, take: Callable[[], T | None], wanted: Any, timeout: float | None) -> T:
-        timeout = self._options.read_timeout if timeout is None else seconds("timeout", timeout)
+        timeout = self.options.read_timeout if timeout is None else seconds("timeout", timeout)
         try:
             return self._until(take, timeout)
         except TimeoutError:
@@ -336,7 +362,7 @@ class Link(LinkBase, Asking):
 
     def recv_frame(self, *, timeout: float | None = None) -> Frame:
         """The next message as it came, for relays and recorders: undecoded, its CRC unchecked.
-        Messages that `recv` has queued are not among them, nor are answers to requests.
+        Messages that `recv` has queued are packed again; answers to requests are not among them.
 
         Raises:
             as recv.
@@ -364,8 +390,8 @@ class Link(LinkBase, Asking):
         def done(answer: Answer) -> None:
             answers.append(answer)
             if self._waiting:
-                with self._answered:
-                    self._answered.notify_all()
+                with self._turns:
+                    self._turns.notify_all()
 
         with self._guard:
             self.session.ask(exchange, done)
@@ -390,26 +416,32 @@ class Link(LinkBase, Asking):
         """Receive until the answer is there; or wait while another thread receives, which hands it
         over."""
 
-        def take() -> Answer | None:
+        def take() -> bool | None:
             self.session.sort()
-            return answers[0] if answers else None
+            return bool(answers or self._queueing) or None
 
-        while True:
+        def free() -> bool:
+            return bool(answers) or not (self._queueing or self._receiving.locked())
+
+        while not answers:
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            with self._turns:
+                if self._queueing or not self._receiving.acquire(blocking=False):
+                    self._waiting += 1
+                    try:
+                        if not self._turns.wait_for(free, left):
+                            raise TimeoutError
+                    finally:
+                        self._waiting -= 1
+                    continue
+                self._asking = True
             try:
-                found: Answer = self._until(take, left)  # type: ignore[assignment]
-                return found
-            except RuntimeError:
-                self._waiting += 1
-                try:
-                    with self._answered:
-                        free = lambda: answers or not self._receiving.locked()  # noqa: E731
-                        if not self._answered.wait_for(free, left):
-                            raise TimeoutError from None
-                finally:
-                    self._waiting -= 1
-            if answers:
-                return answers[0]
+                self._receive_until(take, left)
+            finally:
+                with self._turns:
+                    self._asking = False
+                    self._end_turn()
+        return answers[0]
 
     @contextlib.contextmanager
     def stream(self, start: Start[M], *, timeout: float | None = 5.0) -> Iterator[StreamReader[M]]:
@@ -526,6 +558,7 @@ class Link(LinkBase, Asking):
         self._transport.close()
         if held:
             self._receiving.release()
+        self.session.over.tell(self.session.end())
 
     def __enter__(self) -> Self:
         return self
@@ -556,7 +589,7 @@ class SyncReader(PairsOf):
     """Iterator over messages of the same instant; see Link.sync."""
 
     def __init__(self, link: Link, pairing: Pairing) -> None:
-        super().__init__(pairing, link._options.read_timeout)
+        super().__init__(pairing, link.options.read_timeout)
         self._link = link
 
     def __iter__(self) -> Self:
@@ -610,19 +643,14 @@ def open_transport(
     start = time.monotonic()
     # 0 is no time-out of a socket, but makes it one that does not wait, and fails in another way
     timeout = None if options.open_timeout is None else max(options.open_timeout, 0.001)
-    sock = socket.create_connection((host, port), timeout=timeout)
+    sock = options.sock or connected_socket(host, port, timeout)
     try:
+        sock.settimeout(timeout)
         opened(sock)
         tune(sock, options.keepalive)
-        session.protocol.peer = sock.getpeername()[:2]
-        session.local = sock.getsockname()[:2]
-        layer: Layer | None = None
-        if options.ssl is not None:
-            from igtl.session.tls import TLSLayer
-
-            name = options.server_hostname or host
-            layer = TLSLayer(options.ssl, server_side=False, server_hostname=name)
-        transport = SocketTransport(sock, session, layer)
+        session.local = address_of(sock.getsockname())
+        session.protocol.peer = address_of(sock.getpeername()) or session.local
+        transport = SocketTransport(sock, session, client_layer(options, host))
         try:
             left = None if timeout is None else max(0.0, start + timeout - time.monotonic())
             transport.handshake(left)

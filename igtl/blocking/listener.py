@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import socket
 import threading
@@ -17,14 +16,16 @@ from igtl.errors import ConnectionClosed
 from igtl.log import log
 from igtl.net.sockets import (
     REST,
+    Bound,
     Waiter,
+    address_of,
     concerns_one_client,
     is_exhausted,
-    listening_socket,
     tune,
+    unix_path,
 )  # fmt: skip
 from igtl.options import PORT, ListenOptions, ListenSettings, seconds
-from igtl.session.layers import Layer
+from igtl.session.facade import server_layer
 
 
 class Listener:
@@ -36,14 +37,16 @@ class Listener:
         host, port: where it listens.
     """
 
-    def __init__(self, sock: socket.socket, linked: Callable[[socket.socket], Link]) -> None:
-        self._sock = sock
+    def __init__(self, bound: Bound, linked: Callable[[socket.socket], Link]) -> None:
+        self._bound = bound
+        self._sock = bound.sock
+        self._sock.listen()
         self._linked = linked
-        self._readable = Waiter(sock)
+        self._readable = Waiter(self._sock)
         self._accepting = threading.Lock()  # one thread after the other waits at the socket
         self._ended = threading.Event()
         self._resting = False
-        self.host, self.port = sock.getsockname()[:2]
+        self.host, self.port = bound.host, bound.port
 
     def accept(self, *, timeout: float | None = None) -> Link:
         """Wait for the next client; any number of threads may. With TLS, its handshake takes place
@@ -119,9 +122,8 @@ class Listener:
         """Stop listening; links that were handed out live on."""
         if not self._ended.is_set():
             self._ended.set()
-            with contextlib.suppress(OSError):
-                self._sock.shutdown(socket.SHUT_RDWR)  # wakes accept on Linux
-            self._sock.close()
+            self._bound.stop()
+            self._bound.close()
 
     def __enter__(self) -> Self:
         return self
@@ -137,7 +139,9 @@ def listen(
     peer, or a thread a client. `igtl.serve` serves many.
 
     Args:
-        host: address to listen on; default loopback only, "0.0.0.0" for all.
+        host: address to listen on; default loopback only, "0.0.0.0" for all. "unix:/path" makes
+            a Unix socket, whose permissions are those that the umask leaves; the path is removed
+            when the listener is closed.
         port: 0 takes a free one.
         settings: see `igtl.options.ListenOptions`.
 
@@ -148,13 +152,11 @@ def listen(
     options = ListenOptions.of(settings)
 
     def linked(sock: socket.socket) -> Link:
-        session = new_session(options, peer=sock.getpeername()[:2], local=sock.getsockname()[:2])
+        local = address_of(sock.getsockname())
+        peer = address_of(sock.getpeername()) or local
+        session = new_session(options, peer=peer, local=local)
         tune(sock, options.keepalive)
-        layer: Layer | None = None
-        if options.ssl is not None:
-            from igtl.session.tls import TLSLayer
-
-            layer = TLSLayer(options.ssl, server_side=True)
+        layer = server_layer(options)
         transport = SocketTransport(
             sock, session, layer, handshake_timeout=options.handshake_timeout
         )
@@ -163,4 +165,7 @@ def listen(
         transport.handshake(options.handshake_timeout)
         return drained(transport, options)
 
-    return Listener(listening_socket(host, port), linked)
+    if options.sock is not None:
+        return Listener(Bound(options.sock), linked)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    return Listener(Bound.at(unix_path(host) or (host, port), family), linked)

@@ -38,7 +38,7 @@ def reconnect(
         OSError, ssl.SSLError, ProtocolError: the last error, when the backoff gives up.
     """
     supervisor = Supervisor((host, port), backoff or Backoff(), on_event)
-    return _links(host, port, supervisor, ConnectOptions.of(settings))
+    return _links(host, port, supervisor, ConnectOptions.of(settings).for_reconnecting())
 
 
 def _links(

@@ -21,7 +21,8 @@ from concurrent.futures import Future
 from concurrent.futures import TimeoutError as NotYet
 from typing import Any, Self, TypeVar, Unpack
 
-from igtl._core import Frame, Stats
+from igtl._core import Frame
+from igtl._stream import Stats
 from igtl.aio import server as aio
 from igtl.aio.answers import Busy, Runner, as_exception
 from igtl.aio.peer import Peer as AioPeer
@@ -542,7 +543,7 @@ class Server:
         self.close()
 
     def __repr__(self) -> str:
-        return f"<Server on {self.host}:{self.port}, {len(self._server.clients)} clients>"
+        return f"<Server on {named((self.host, self.port))}, {len(self._server.clients)} clients>"
 
 
 def serve(

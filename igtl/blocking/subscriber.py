@@ -40,8 +40,9 @@ class _Receiving:
     """The threads of a subscriber, and what they share with it. They do not refer to the
     subscriber, so one that its user has forgotten is collected, which closes the link."""
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, link: Link, *, frames: bool) -> None:
         self.link = link
+        self._take = link.recv_frame if frames else link.recv
         self.changed = threading.Condition()
         self.state = Subscriptions(link.stats)
         self.threads = [
@@ -52,7 +53,7 @@ class _Receiving:
     def _receive(self) -> None:
         while self.state.reason is None:
             try:
-                message = self.link.recv()
+                message = self._take()
             except TimeoutError:  # of the link's read_timeout: go on
                 continue
             except (ConnectionClosed, MessageTooLarge, OSError) as error:
@@ -101,9 +102,9 @@ class Subscriber(Asking):
         link: the link, which this owns from now on.
     """
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, link: Link, *, frames: bool) -> None:
         self.link = link
-        self._receiving = _Receiving(link)
+        self._receiving = _Receiving(link, frames=frames)
         self._process = os.getpid()
 
     def start(self) -> None:
@@ -197,15 +198,18 @@ class Subscriber(Asking):
                 self.link.close()
 
 
-def subscribe(link: Link, *, start: bool = True) -> Subscriber:
+def subscribe(link: Link, *, start: bool = True, frames: bool = False) -> Subscriber:
     """Read a link in a thread of its own: callbacks by type and device name, and the newest
     message of each stream. A link that reconnects by itself goes on over all connections.
 
     Args:
         start: False: receive only from `start()` on, so that handlers registered before miss
             nothing.
+        frames: hand out each message as it came, as a Frame: undecoded, its CRC unchecked, for
+            relays and recorders. A handler is chosen by the class of the frame's type. Answers to
+            `query` and `command` are not among them.
     """
-    subscriber = Subscriber(link)
+    subscriber = Subscriber(link, frames=frames)
     if start:
         subscriber.start()
     return subscriber

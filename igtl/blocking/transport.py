@@ -14,12 +14,11 @@ import threading
 import time
 from typing import Protocol
 
-from igtl.net.sockets import DONTWAIT, Quiet, Waiter, broken, unsent
+from igtl.net.sockets import DONTWAIT, Quiet, Waiter, broken, finish
 from igtl.session.layers import SCRATCH, Layer
 from igtl.session.protocol import Parts
 from igtl.session.session import SLICE, Session
 
-_LINGER = 1.0  # seconds that close waits for the peer's system to take what was sent
 _FAREWELL = 1.0  # seconds in which the peer must take something, for the farewell to go out
 _PARTS = 64  # buffers handed to the system at once; it takes 1,024 or fewer
 _WINDOWS = sys.platform == "win32"
@@ -285,21 +284,7 @@ class SocketTransport:
                 with self._lock:
                     self.layer.farewell()
                 self._flush(_FAREWELL)
-        # closing while unread bytes lie here makes the system reset the connection, and the
-        # peer then loses what has not reached it: so wait for that, and read meanwhile
-        with contextlib.suppress(OSError, ValueError):
-            self.sock.shutdown(socket.SHUT_WR)
-            deadline = time.monotonic() + _LINGER
-            while unsent(self.sock) and time.monotonic() < deadline:
-                # never waiting in recv: another thread may receive, and take it first
-                if not DONTWAIT or not self._discard():
-                    time.sleep(0.002)
-
-    def _discard(self) -> bool:
-        try:
-            return bool(self.sock.recv(SLICE, DONTWAIT))
-        except BlockingIOError:
-            return False
+        finish(self.sock)
 
     def shutdown(self) -> None:
         with contextlib.suppress(OSError):  # the peer was faster

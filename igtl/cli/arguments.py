@@ -12,7 +12,7 @@ import click
 import igtl
 from igtl.cli import UNREACHABLE, Failure
 from igtl.log import named
-from igtl.options import PORT, Version
+from igtl.options import PORT, UNIX, Version
 from igtl.session.requests import name_fits
 
 if TYPE_CHECKING:
@@ -23,7 +23,8 @@ _EXISTING = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 class Address(click.ParamType):  # type: ignore[type-arg]
-    """HOST:PORT, HOST or :PORT; an IPv6 host stands in brackets. Gives (host, port)."""
+    """HOST:PORT, HOST or :PORT; an IPv6 host stands in brackets; or unix:/PATH. Gives
+    (host, port)."""
 
     name = "address"
 
@@ -31,6 +32,8 @@ class Address(click.ParamType):  # type: ignore[type-arg]
         if isinstance(value, tuple):
             return value
         host, port = str(value), str(PORT)
+        if host.startswith(UNIX):
+            return host, 0
         if host.startswith("["):
             host, _, tail = host[1:].partition("]")
             port = tail.removeprefix(":") or port

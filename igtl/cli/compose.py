@@ -186,7 +186,7 @@ def _image(cls: Any, values: dict[str, Any], header: dict[str, Any]) -> igtl.Ima
     raw = {k: values.pop(k) for k in _PLACED if k in values}
     if components > 1 and array.ndim == 3:
         raise TypeError(f"array {array.shape} has no {components} components")
-    image = igtl.Image(array, **values, **header)
+    image = igtl.Image.from_volume(array, **values, **header)
     for name, value in raw.items():
         setattr(image, name, value)
     return image

@@ -154,7 +154,7 @@ def command(
             say(text)
 
     with source(address, end=end, heal=True, crc="warn", tell=tell) as incoming:
-        drawing = True
+        drawing = console.is_terminal and not as_json
         watch = Watch(incoming, selection)
         watch.start()
         begun = time.monotonic()

@@ -43,7 +43,7 @@ class _Renaming(click.ParamType):  # type: ignore[type-arg]
 @click.argument("address", type=Address())
 @click.option(
     "--at", type=Address(), default="localhost:18945", show_default=True,
-    help="Where clients connect; 0.0.0.0 as host for everybody.",
+    help="Where clients connect; host 0.0.0.0 accepts connections from other machines.",
 )  # fmt: skip
 @click.option("--rename", multiple=True, type=_Renaming(), help="Another device name: OLD=NEW.")
 @click.option(
@@ -82,7 +82,7 @@ def command(
     source: Callable[..., Source],
 ) -> None:
     """Pass on what the source at ADDRESS sends to many clients, each with its own queue: one that
-    stalls delays nobody. The source is connected to again when it comes back.
+    stalls delays no other. The source is connected to again when it comes back.
 
     Frames stay as they are, unless an option changes them. -t and -d choose what is passed on.
 
@@ -138,7 +138,7 @@ def _back(incoming: Source, message: igtl.Message) -> None:
 
 
 def _warn(server: igtl.Server, warned: set[int]) -> None:
-    """Old libraries lose step with version 2, and nobody would know why nothing arrives."""
+    """Old libraries lose step with version 2, and show no reason why nothing arrives."""
     for peer in server.clients:
         if peer.header_version == 1 and peer.id not in warned:
             warned.add(peer.id)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 @click.argument("files", nargs=-1, type=File())
 @click.option(
     "--at", "address", type=Address(), default="localhost:18944", show_default=True,
-    help="Where to listen; 0.0.0.0 as host for everybody.",
+    help="Where to listen; host 0.0.0.0 accepts connections from other machines.",
 )  # fmt: skip
 @click.option("--name", help="Device name of the files; default the name of each.")
 @click.option("--on-request", is_flag=True, help="Send files only to those who ask (GET_).")

@@ -46,7 +46,7 @@ def _table(devices: dict[str, str]) -> str:
 @click.argument("devices", nargs=-1, type=click.Choice(list(DEVICES)), metavar="[DEVICES]...")
 @click.option(
     "--at", "address", type=Address(), default="localhost:18944", show_default=True,
-    help="Where to listen; 0.0.0.0 as host for everybody.",
+    help="Where to listen; host 0.0.0.0 accepts connections from other machines.",
 )  # fmt: skip
 @click.option("--udp", type=Address(), help="Send datagrams to this address instead.")
 @click.option(

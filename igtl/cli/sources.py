@@ -128,7 +128,7 @@ class Source:
         self._tell(news)
 
     def _goes_on(self, closed: igtl.ConnectionClosed) -> bool:
-        """The link is over: whether there is another."""
+        """Return whether another link follows the one that has closed."""
         if self._closing:
             return False
         if not (self._heal and self._listen):

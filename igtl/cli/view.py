@@ -104,7 +104,7 @@ def command(
                 target=_receive, args=(incoming, address, view), name="igtl view", daemon=True
             ).start()
         if at[0] not in _LOOPBACK:
-            say(f"anybody who knows the address below may watch from {at[0]}; see docs/view.md")
+            say(f"anyone who knows the address below can watch from {at[0]}; see docs/view.md")
         echo(view.url)
         if opens:
             click.launch(view.url)

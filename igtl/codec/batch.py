@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from igtl import _core
+from igtl import _batch, _core
 from igtl.codec.message import Message
 from igtl.errors import EncodeError
 from igtl.fields import REQUIRED, Field
@@ -94,7 +94,7 @@ def unpack(data: Buffer, *, crc: CRCPolicy = "verify") -> Batch:
         ValueError: no messages; or not of one type, or of one shape.
         TypeError: the type has fields that do not fit columns.
     """
-    return Batch(*_core.unpack_run(data, crc))
+    return Batch(*_batch.unpack_run(data, crc))
 
 
 def pack(
@@ -157,7 +157,7 @@ def pack(
     if columns:
         raise TypeError(f"{kind.__name__} has no field {next(iter(columns))!r}")
     ids = np.ascontiguousarray(device_ids, np.int32)
-    return _core.pack_run(kind, times, wire_names, ids, ready, ends, crc)
+    return _batch.pack_run(kind, times, wire_names, ids, ready, ends, crc)
 
 
 def _column(kind: type[Message], field: Field, value: Any, n: int) -> npt.NDArray[Any]:

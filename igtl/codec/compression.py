@@ -360,7 +360,7 @@ _ITEMS: Final = {4: 2, 5: 2}
 
 class Compressed(Message, type_name="COMPRESSED"):
     """Another message, compressed. Only igtl ends that were told so write and read it: on their
-    links it is opened before anybody sees it (see `igtl.session.compress`).
+    links it is opened before the caller sees it (see `igtl.session.compress`).
 
     Args:
         method: 1 deflate, 2 zstd.

@@ -316,7 +316,7 @@ class _OfAnyType(Message):
 
 
 class Unknown(_OfAnyType):
-    """A message whose type nobody declared. Its content can be read and sent on unchanged."""
+    """A message of an undeclared type. Its content can be read and sent on unchanged."""
 
     content: bytes = data()
 
@@ -342,7 +342,12 @@ class NoData(_OfAnyType):
 def _take_header(message: Message, header: dict[str, Any]) -> None:
     message._init_header(header)
     if header:
-        raise TypeError(f"{type(message).__name__}() has no field {next(iter(header))!r}")
+        import inspect  # for the error only
+
+        cls = type(message)
+        own = list(inspect.signature(cls).parameters)[:-1]  # the last one takes the header fields
+        fields = ", ".join([*own, *HeaderFields.__annotations__])
+        raise TypeError(f"{cls.__name__}() has no field {next(iter(header))!r}; it has {fields}")
 
 
 def _type_bytes(type_name: str) -> bytes:

@@ -72,7 +72,7 @@ def _judge_silence(diagnosis: Diagnosis, session: Session) -> None:
             f"Connected, but nothing was said within {diagnosis.seconds:.1f} s{asked}. Either the "
             "peer has nothing to send (PLUS: is the device connected? 3D Slicer: is there a node "
             "under OUT of the connector?), or it waits to be asked (igtl dump --start TDATA; igtl "
-            "query), or it is a client of somebody else's kind.",
+            "query), or it speaks another protocol.",
         )  # fmt: skip
 
 

@@ -86,8 +86,8 @@ def accepted(diagnosis: Diagnosis, host: str, port: int, seconds: float) -> sock
             here = " Only this machine can connect to it." if host in _LOOPBACK else ""
             diagnosis.found(
                 "problem", "nobody",
-                f"Nobody connected to {diagnosis.address} within {seconds:g} s.{here} Is the other "
-                "program a client, and set to this address?",
+                f"No client connected to {diagnosis.address} within {seconds:g} s.{here} Is the "
+                "other program a client, and set to this address?",
             )  # fmt: skip
             return None
     diagnosis.found("ok", "reachable", f"{peer[0]}:{peer[1]} has connected.")

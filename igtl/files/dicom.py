@@ -102,7 +102,9 @@ def from_dicom(slices: Sequence[Any], *, device_name: str = "") -> Image:
     series = _series(slices).fitted()
     if len(series.frames) != 1:
         raise EncodeError("Image", "array", f"a series of {len(series.frames)} images in time")
-    return Image(series.frames[0], ijk_to_world=series.ijk_to_world, device_name=device_name)
+    return Image.from_volume(
+        series.frames[0], ijk_to_world=series.ijk_to_world, device_name=device_name
+    )
 
 
 def _series(data_sets: Sequence[Any]) -> Series:

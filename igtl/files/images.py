@@ -49,7 +49,7 @@ def from_sitk(image: Any, *, device_name: str = "") -> Image:
             dimensions.
     """
     array, matrix = _taken(image)
-    return Image(array, ijk_to_world=matrix, device_name=device_name)
+    return Image.from_volume(array, ijk_to_world=matrix, device_name=device_name)
 
 
 def _taken(image: Any) -> tuple[Voxels, Matrix]:

@@ -43,7 +43,7 @@ def from_nibabel(image: Any, *, device_name: str = "") -> Image:
         raise EncodeError("Image", "array", f"{image.shape} is a series in time: send its volumes "
                           "one by one, from_nibabel(image.slicer[..., t])")  # fmt: skip
     matrix = _in_mm(image, np.array(image.affine, np.float64))
-    return Image(frames[0], ijk_to_world=matrix, device_name=device_name)
+    return Image.from_volume(frames[0], ijk_to_world=matrix, device_name=device_name)
 
 
 def _made(series: Series) -> Any:

@@ -65,7 +65,9 @@ def from_nrrd(data: Voxels, header: Header, *, device_name: str = "") -> Image:
     if len(series.frames) != 1:
         raise EncodeError("Image", "array", f"{data.shape} is a series of {len(series.frames)}: "
                           "take one of its images")  # fmt: skip
-    return Image(series.frames[0], ijk_to_world=series.ijk_to_world, device_name=device_name)
+    return Image.from_volume(
+        series.frames[0], ijk_to_world=series.ijk_to_world, device_name=device_name
+    )
 
 
 def _taken(data: Voxels, header: Header) -> Series:

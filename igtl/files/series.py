@@ -52,7 +52,7 @@ class Series:
 
     def image(self, number: int) -> Image:
         """One of the images."""
-        return Image(self.frames[number], ijk_to_world=self.ijk_to_world)
+        return Image.from_volume(self.frames[number], ijk_to_world=self.ijk_to_world)
 
     def fitted(self) -> Self:
         """With integers of the smallest type that holds them all."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+import warnings
 from collections.abc import Iterator
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, Final, Literal, Self, Unpack
@@ -35,6 +36,7 @@ Space = Literal["RAS", "LPS"]
 _DTYPES: Final = {2: "i1", 3: "u1", 4: "i2", 5: "u2", 6: "i4", 7: "u4", 10: "f4", 11: "f8"}
 _CODES: Final = {dtype: code for code, dtype in _DTYPES.items()}
 _SPACES: Final[dict[str, int]] = {"RAS": 1, "LPS": 2}
+_LARGE: Final = 16  # rows and columns from which an array with 3 or 4 values looks like a picture
 _FLIP: Final = np.diag([-1.0, -1.0, 1.0, 1.0])  # RAS <-> LPS, its own inverse
 _INSTEAD: Final = {
     "int64": "convert with .astype(np.int16) if the values fit, else np.int32, which 3D Slicer "
@@ -86,6 +88,13 @@ def _placement(value: npt.ArrayLike) -> npt.NDArray[np.float64]:
     m = np.eye(4)
     m[: given.shape[0]] = given
     return m
+
+
+def _checked_spacing(value: tuple[float, float, float]) -> npt.NDArray[np.float64]:
+    spacing = np.asarray(value, np.float64)
+    if spacing.shape != (3,) or not (np.isfinite(spacing) & (spacing > 0)).all():
+        raise ValueError(f"spacing must be three positive numbers, mm along i, j, k, not {value!r}")
+    return spacing
 
 
 class _Placed(Message):
@@ -174,8 +183,9 @@ class Image(_Placed, type_name="IMAGE"):
     Args:
         array: (k, j, i) or (k, j, i, components): i runs fastest in memory. Its dtype chooses the
             scalar type; bool becomes uint8. Not copied if contiguous. For camera frames use
-            `Image.from_frame`.
+            `Image.from_frame`: an array that looks like one is a volume here, with a UserWarning.
         spacing: mm along i, j, k, for an image with straight axes centred at the origin.
+            ValueError unless these are three positive numbers.
         ijk_to_world: 4x4 of the first voxel in mm, instead of spacing.
         space: what ijk_to_world is in. It is converted, and sent as RAS.
 
@@ -215,12 +225,29 @@ class Image(_Placed, type_name="IMAGE"):
         space: Space = "RAS",
         **header: Unpack[HeaderFields],
     ) -> None:
+        self._place(np.asarray(array), spacing, ijk_to_world, space, header)
+        shape = self.array.shape
+        if len(shape) == 3 and shape[2] in (3, 4) and min(shape[:2]) >= _LARGE:
+            warnings.warn(
+                f"an Image of shape {shape} has {shape[0]} slices that are {shape[2]} voxels wide: "
+                "for a camera frame use Image.from_frame(frame, order=...), for a volume "
+                "Image.from_volume(array)", stacklevel=2,
+            )  # fmt: skip
+
+    def _place(
+        self,
+        array: npt.NDArray[Any],
+        spacing: tuple[float, float, float],
+        ijk_to_world: npt.ArrayLike | None,
+        space: Space,
+        header: HeaderFields,
+    ) -> None:
         _take_header(self, dict(header))
         self.coordinate = _SPACES["RAS"]
         self.endian = 2
-        self.array = np.asarray(array)
+        self.array = array
         if ijk_to_world is None:
-            self.matrix = np.diag([*spacing, 1.0])
+            self.matrix = np.diag([*_checked_spacing(spacing), 1.0])
         else:
             m = _placement(ijk_to_world)
             self.ijk_to_world = _FLIP @ m if space == "LPS" else m
@@ -236,7 +263,13 @@ class Image(_Placed, type_name="IMAGE"):
         **header: Unpack[HeaderFields],
     ) -> Self:
         """From an array (k, j, i[, components]), as SimpleITK and 3D Slicer hand it out."""
-        return cls(array, spacing=spacing, ijk_to_world=ijk_to_world, space=space, **header)
+        return cls._made(np.asarray(array), spacing, ijk_to_world, space, header)
+
+    @classmethod
+    def _made(cls, *args: Any) -> Self:
+        out = cls.__new__(cls)
+        out._place(*args)
+        return out
 
     @classmethod
     def from_frame(
@@ -273,9 +306,7 @@ class Image(_Placed, type_name="IMAGE"):
                 f"frame {pixels.shape} with order {order!r}: must be (height, width), or (height, "
                 "width, 3 or 4) with an order of as many letters",
             )  # fmt: skip
-        return cls(
-            volume, spacing=(*spacing, 1.0), ijk_to_world=ijk_to_world, space=space, **header
-        )
+        return cls._made(volume, (*spacing, 1.0), ijk_to_world, space, header)
 
     @property
     def array(self) -> npt.NDArray[Any]:

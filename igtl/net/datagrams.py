@@ -19,7 +19,8 @@ import time
 from collections import OrderedDict
 from typing import Any, Self
 
-from igtl._core import Frame, Stats, packed_for, stream_key, unpack
+from igtl._core import Frame, packed_for, stream_key, unpack
+from igtl._stream import Stats
 from igtl.codec import rtp
 from igtl.codec.message import Message
 from igtl.errors import BodyError, ConnectionClosed, MessageTooLarge, ProtocolError
@@ -208,7 +209,7 @@ class Incoming(Socket):
 
     Args:
         port: default 18944; 0 takes a free one, see `port`.
-        host: address to listen on, default loopback only; "0.0.0.0" for everybody.
+        host: address to listen on, default loopback only; "0.0.0.0" for other machines too.
         group: multicast group to join, instead of `host`.
         interface: for `group`: the local address (IPv4), or the name or number of the interface
             (IPv6), to join on. Default: the system's choice.

@@ -1,19 +1,28 @@
-"""What blocking and asyncio drivers ask of a stream socket."""
+"""What blocking and asyncio drivers ask of a stream socket, over TCP or a Unix socket.
+
+An address is (host, port); "unix:/path" as the host is a Unix socket at that path, whatever the
+port."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import select
 import socket
+import stat
 import sys
 import time
 from typing import Any
+
+from igtl.log import named
+from igtl.options import UNIX
 
 if sys.platform == "linux":
     import fcntl
     import termios  # now: later there may be no descriptor left to load it with
 
+LINGER = 1.0  # seconds that closing waits for the peer's system to take what was sent
 REST = 1.0  # seconds without accepting, after the system had no descriptor or no memory left
 _EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 _WINDOWS = sys.platform == "win32"
@@ -25,6 +34,7 @@ _ONE_CLIENT = {
         "EHOSTDOWN", "EHOSTUNREACH", "ETIMEDOUT", "ENOPROTOOPT",
     )
 }  # fmt: skip
+_INTERNET = (socket.AF_INET, socket.AF_INET6)
 DONTWAIT: int = getattr(socket, "MSG_DONTWAIT", 0)  # Windows has none
 
 
@@ -34,7 +44,7 @@ def tune(sock: socket.socket, keepalive: float | None, *, unsent_low: int | None
     Args:
         unsent_low: bytes not yet sent from which the system takes no more, where it can do that.
     """
-    if sock.family not in (socket.AF_INET, socket.AF_INET6):
+    if sock.family not in _INTERNET:
         return
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     if unsent_low is not None and hasattr(socket, "TCP_NOTSENT_LOWAT"):
@@ -66,17 +76,128 @@ def broken(error: OSError) -> OSError:
     return ConnectionAbortedError(error.errno, error.strerror)
 
 
-def listening_socket(host: str, port: int) -> socket.socket:
-    """A socket that listens at an address, and does not block."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    sock = socket.create_server((host, port), family=family)
-    sock.setblocking(False)
+def unix_path(host: str) -> str | None:
+    """The path of a Unix socket, if a host names one ("unix:/path"); else None.
+
+    Raises:
+        OSError: it does, and this system has no Unix sockets.
+    """
+    if not host.startswith(UNIX):
+        return None
+    if not hasattr(socket, "AF_UNIX"):
+        raise OSError(errno.EAFNOSUPPORT, f"{host}: this system has no Unix sockets")
+    return host.removeprefix(UNIX)
+
+
+def address_of(name: Any) -> Any:
+    """The address of a socket, as the system names it: (host, port), or "unix:/path"; None where
+    it has none, as the client of a Unix socket."""
+    if isinstance(name, tuple):
+        return name[:2]
+    return UNIX + os.fsdecode(name) if name else None
+
+
+def connected_socket(host: str, port: int, timeout: float | None) -> socket.socket:
+    """A socket that is connected to an address.
+
+    Raises:
+        OSError: no connection.
+    """
+    if (path := unix_path(host)) is None:
+        return socket.create_connection((host, port), timeout=timeout)
+    sock = socket.socket(socket.AF_UNIX)
+    try:
+        sock.settimeout(timeout)
+        sock.connect(path)
+    except BaseException:
+        sock.close()
+        raise
     return sock
 
 
-def rest_of() -> float:
-    """Seconds without accepting, after the system had no descriptor or no memory left."""
-    return REST
+class Bound:
+    """A socket that a server listens on, or is about to.
+
+    Args:
+        sock: bound to its address; this owns it from now on.
+        path: that was made for it in the file system, and is removed when it is closed.
+
+    Attributes:
+        sock: does not block.
+        host, port: where it listens; ("unix:/path", 0) for a Unix socket.
+    """
+
+    def __init__(self, sock: socket.socket, path: str | None = None) -> None:
+        sock.setblocking(False)
+        self.sock = sock
+        address = address_of(sock.getsockname())
+        self.host, self.port = address if isinstance(address, tuple) else (address or UNIX, 0)
+        self._path = path
+        self._made = None if path is None else _identity(path)
+
+    @classmethod
+    def at(cls, address: Any, family: int = socket.AF_INET, proto: int = 0) -> Bound:
+        """Take an address: (host, port, …) as the system wants it, or the path of a Unix socket.
+        A path whose server is gone is taken over.
+
+        Raises:
+            OSError: it cannot be had.
+        """
+        is_path = isinstance(address, str)
+        sock = socket.socket(socket.AF_UNIX if is_path else family, socket.SOCK_STREAM, proto)
+        try:
+            if is_path:
+                _remove_stale(address)
+            elif os.name == "posix" and sys.platform != "cygwin":
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if sock.family == socket.AF_INET6:
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            sock.bind(address)
+            return cls(sock, address if is_path else None)
+        except OSError as error:
+            sock.close()
+            text = f"cannot listen on {named(address_of(address))}: {error.strerror or error}"
+            raise OSError(error.errno, text) from None
+        except BaseException:
+            sock.close()
+            raise
+
+    def stop(self) -> None:
+        """Listen no more, in whichever process, and wake who accepts."""
+        with contextlib.suppress(OSError):
+            self.sock.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """Give the address back: the path too, unless it has become another's."""
+        if self._path is not None and _identity(self._path) == self._made:
+            with contextlib.suppress(OSError):
+                os.unlink(self._path)
+        self.sock.close()
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    """What tells one file from another that takes its place."""
+    with contextlib.suppress(OSError):
+        found = os.stat(path)
+        return found.st_dev, found.st_ino
+    return None
+
+
+def _remove_stale(path: str) -> None:
+    """Remove a socket at which nobody listens any more."""
+    try:
+        if not stat.S_ISSOCK(os.stat(path).st_mode):
+            return  # binding fails, and says that something is there
+    except OSError:
+        return
+    # datagrams, so that a server that is there does not see a client come and go
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            os.unlink(path)
+        except OSError:  # another kind of socket: it is in use
+            pass
 
 
 def is_exhausted(error: OSError) -> bool:
@@ -91,7 +212,10 @@ def concerns_one_client(error: OSError) -> bool:
 
 
 def unsent(sock: socket.socket) -> int:
-    """Bytes that the peer's system has not taken yet; 0 where this system does not tell."""
+    """Bytes that the peer's system has not taken yet; 0 where this system does not tell, and for a
+    Unix socket, whose bytes lie with the peer at once."""
+    if sock.family not in _INTERNET:
+        return 0
     if sys.platform == "linux":
         with contextlib.suppress(OSError):
             return int.from_bytes(fcntl.ioctl(sock, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
@@ -99,6 +223,31 @@ def unsent(sock: socket.socket) -> int:
         with contextlib.suppress(OSError):
             return sock.getsockopt(socket.SOL_SOCKET, 0x1024)  # SO_NWRITE
     return 0
+
+
+def finish(sock: socket.socket) -> None:
+    """Tell the peer that nothing more comes, and wait until its system has what was sent, for at
+    most LINGER seconds. Closing while unread bytes lie here makes the system reset the connection,
+    and the peer then loses what has not reached it: so read meanwhile, and throw away."""
+    with contextlib.suppress(OSError, ValueError):
+        sock.shutdown(socket.SHUT_WR)
+        deadline = time.monotonic() + LINGER
+        is_local = sock.family not in _INTERNET  # reset by its last unread byte, taken or not
+        while (left := unsent(sock) > 0) or is_local:
+            # never waiting in recv: another thread may receive, and take it first
+            if not DONTWAIT or not _discard(sock):
+                if not left:
+                    return
+                time.sleep(0.002)
+            if time.monotonic() > deadline:
+                return
+
+
+def _discard(sock: socket.socket) -> bool:
+    try:
+        return bool(sock.recv(256 * 1024, DONTWAIT))
+    except BlockingIOError:
+        return False
 
 
 class Quiet(TimeoutError):

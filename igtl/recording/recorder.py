@@ -72,7 +72,7 @@ class Recorder:
         )
         self._writer.start(profile=ENCODING, library="igtl")
         self._channels: dict[Any, int] = {}
-        # arrivals by a clock that nobody sets meanwhile, counted from the time of day
+        # arrivals by a clock that cannot be set meanwhile, counted from the time of day
         self._zero = time.time_ns() - time.perf_counter_ns()
         self._changed = threading.Condition()
         self._items: deque[_Item] = deque()

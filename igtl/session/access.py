@@ -8,7 +8,7 @@ from typing import Any
 
 
 class AllowList:
-    """Addresses and networks that may connect; None is everybody.
+    """Addresses and networks that may connect; None allows all.
 
     IPv4 addresses that an IPv6 socket shows as ::ffff:… count as what they are.
 

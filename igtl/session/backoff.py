@@ -118,7 +118,7 @@ class Supervisor:
         return self._next(LinkEvent("failed", self._peer, error))
 
     def lost(self, error: Exception | None) -> float:
-        """It is over; returns seconds to wait.
+        """Return the seconds to wait after a connection that has closed.
 
         Raises:
             the error: the peer has refused this client, or talked nonsense, too often.
@@ -139,8 +139,7 @@ class Supervisor:
         return delay
 
     def _tell(self, level: int, event: LinkEvent) -> None:
-        host, port = event.peer
-        log(level, "%s:%s %s: %s", host, port, event.kind, event.error or "",
+        log(level, "%s %s: %s", event.peer, event.kind, event.error or "",
             peer=event.peer, cause=event.error)  # fmt: skip
         if self._on_event is not None:
             try:

@@ -13,7 +13,8 @@ import logging
 from collections.abc import Callable
 from typing import Any, Final
 
-from igtl._core import Frame, Stream
+from igtl._core import Frame
+from igtl._stream import Stream
 from igtl.codec.compression import Compressed, Compression, has_zstd
 from igtl.codec.message import Message, message_types
 from igtl.errors import BodyError, MessageTooLarge, ProtocolError, VersionError

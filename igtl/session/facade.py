@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 from typing import Protocol as Interface
 
-from igtl._core import Stats
+from igtl._stream import Stats
 from igtl.codec.message import Message
 from igtl.errors import ConnectionClosed
 from igtl.log import named
 from igtl.messages.queries import Start
-from igtl.options import QueueOptions, SocketOptions, WireOptions
+from igtl.options import UNIX, ConnectOptions, QueueOptions, SocketOptions, WireOptions
 from igtl.session.compress import CompressingProtocol, protocol_for
 from igtl.session.inbox import Inbox
+from igtl.session.layers import Layer
 from igtl.session.outbox import Outbox
 from igtl.session.packed import Packed
 from igtl.session.pairing import By, Method, Pairing
@@ -22,6 +24,7 @@ from igtl.session.protocol import Protocol, hello_message
 from igtl.session.requests import Selection, part_of_stream
 from igtl.session.session import Session
 
+F = TypeVar("F", bound=Callable[[Exception], Any])
 M = TypeVar("M", bound=Message)
 
 
@@ -64,10 +67,35 @@ def greeting(protocol: Protocol, *, hello: bool) -> list[bytes]:
     return wires
 
 
+def server_layer(options: SocketOptions) -> Layer | None:
+    """What a server puts between a session and the network; None for nothing."""
+    if options.ssl is None:
+        return None
+    from igtl.session.tls import TLSLayer
+
+    return TLSLayer(options.ssl, server_side=True)
+
+
+def client_layer(options: ConnectOptions, host: str) -> Layer | None:
+    """As `server_layer`, for a client of this host."""
+    if options.ssl is None:
+        return None
+    from igtl.session.tls import TLSLayer
+
+    has_name = options.sock is None and not host.startswith(UNIX)
+    name = options.server_hostname or (host if has_name else None)
+    if name is None and options.ssl.check_hostname:
+        raise ValueError("TLS over a Unix socket or sock= needs server_hostname=")
+    return TLSLayer(options.ssl, server_side=False, server_hostname=name)
+
+
 class Carrier(Interface):
     """What moves the bytes of a session."""
 
     session: Session
+
+    def fileno(self) -> int:
+        """Descriptor of the socket; -1 where there is none."""
 
 
 class LinkBase:
@@ -121,6 +149,25 @@ class LinkBase:
     def connected(self) -> bool:
         """Whether the peer is there, as far as this end knows."""
         return not self.session.ended
+
+    def fileno(self) -> int:
+        """Descriptor of the socket; -1 where there is none: in memory, closed, or not connected
+        now. On a plain blocking link it may be given to `select` (what a readable one means is up
+        to `recv`). Every other link is read by its own thread or event loop, whatever its program
+        does, so that its descriptor is for options of the socket only."""
+        return self._carrier.fileno()
+
+    def on_close(self, callback: F) -> F:
+        """Call this once, with the reason, when nothing more will arrive; at once if that is so
+        already. May be used as a decorator. Messages that have arrived before may still be taken.
+
+        It is called where the end is noticed: in the link's own thread; in the event loop; on a
+        plain blocking link in the thread that receives, or closes it. For a link that reconnects
+        that is when it is closed or gives up, not when one connection is lost. What it raises is
+        logged.
+        """
+        self.session.over.add(callback)
+        return callback
 
     def ends_iteration(self, error: Exception) -> bool:
         """Whether iterating ends with this error, instead of raising it."""

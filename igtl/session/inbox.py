@@ -11,21 +11,15 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import Any, Literal, NamedTuple, Protocol, get_args
+from typing import Any, NamedTuple, Protocol, get_args
 
-from igtl._core import Frame, Stats
+from igtl._core import Frame
+from igtl._stream import Stats
 from igtl.codec.message import Message
 from igtl.log import log
+from igtl.options import InboxPolicy, SocketOptions
 
-InboxPolicy = Literal["drop_oldest", "drop_newest", "latest"]
-
-MAX_MESSAGES = 1000  # of one stream
-MAX_BYTES = 64 << 20  # of one stream
-MAX_TOTAL_BYTES = 256 << 20  # of all streams
-MAX_AGE = 0.2  # seconds
-BEHIND = (
-    1.0  # seconds between a message that is taken and the newest of its stream: worth a warning
-)
+BEHIND = 1.0  # seconds from a message that is taken to the newest of its stream: worth a warning
 
 # A pose describes the present: a newer one of its stream replaces it.
 STATES = frozenset(("TRANSFORM", "POSITION", "QTRANS", "TDATA", "QTDATA"))
@@ -73,6 +67,7 @@ class Inbox:
         clock: for tests; as `time.monotonic`.
 
     Attributes:
+        raw: whether messages wait as they came, for a receiver of frames, or decoded.
         bytes: of all messages that wait.
         errors: what was wrong with messages that arrived, for the receiver; of more than 100 the
             oldest are only counted in the stats.
@@ -81,11 +76,11 @@ class Inbox:
     def __init__(
         self,
         stats: Stats,
-        policy: InboxPolicy = "drop_oldest",
-        max_messages: int = MAX_MESSAGES,
-        max_bytes: int = MAX_BYTES,
-        max_total_bytes: int = MAX_TOTAL_BYTES,
-        max_age: float | None = MAX_AGE,
+        policy: InboxPolicy = SocketOptions.inbox_policy,
+        max_messages: int = SocketOptions.inbox_messages,
+        max_bytes: int = SocketOptions.inbox_bytes,
+        max_total_bytes: int = SocketOptions.inbox_total_bytes,
+        max_age: float | None = SocketOptions.inbox_max_age,
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -102,6 +97,7 @@ class Inbox:
         self._serial = 0
         self._first = 0
         self._warned: set[tuple[str, tuple[str, str]]] = set()
+        self.raw = False
         self.bytes = 0
         self.errors: deque[Exception] = deque(maxlen=100)
 

@@ -11,8 +11,8 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable
 from typing import Generic, NamedTuple, TypeVar, get_args
 
-from igtl.options import Policy
-from igtl.session.inbox import EVENTS, MAX_AGE, REQUESTS, STATES, is_event
+from igtl.options import Policy, QueueOptions
+from igtl.session.inbox import EVENTS, REQUESTS, STATES, is_event
 
 T = TypeVar("T")
 
@@ -53,7 +53,7 @@ class Outbox(Generic[T]):
         max_bytes: int,
         lost: Callable[[T, str], None],
         *,
-        max_age: float | None = MAX_AGE,
+        max_age: float | None = QueueOptions.max_age,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         if policy not in get_args(Policy):

@@ -15,8 +15,9 @@ import logging
 from collections.abc import Iterator
 from typing import Any, Self
 
-from igtl import _core
-from igtl._core import Frame, Stats
+from igtl import _stream
+from igtl._core import Frame
+from igtl._stream import Stats
 from igtl.codec.message import Message
 from igtl.errors import MessageTooLarge, ProtocolError, VersionError
 from igtl.log import log
@@ -27,7 +28,7 @@ Parts = list[bytes | memoryview]
 """Buffers to be sent one after the other."""
 
 
-class Protocol(_core.Stream):
+class Protocol(_stream.Stream):
     """One connection's stream of messages.
 
     Args:

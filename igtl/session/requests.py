@@ -14,7 +14,8 @@ from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple, TypeVar
 
-from igtl.codec.message import Message, NoData, message_types
+from igtl._core import Frame
+from igtl.codec.message import Message, NoData, Unknown, message_types
 from igtl.errors import CommandFailed, EncodeError
 from igtl.messages.general import Command, CommandReply, Status, StatusCode
 from igtl.messages.queries import Get, Ready, Start, Stop
@@ -28,9 +29,13 @@ def name_fits(name: str, pattern: str) -> bool:
     return pattern in ("*", name) or fnmatchcase(name, pattern.replace("[", "[[]"))
 
 
-def fits(message: Message, kind: type[Message], name: str) -> bool:
-    """Whether a message has this class, and a device name that fits this pattern."""
-    return isinstance(message, kind) and name_fits(message.device_name, name)
+def fits(message: Message | Frame, kind: type[Message], name: str) -> bool:
+    """Whether a message, decoded or as it came, has this class, and a device name that fits this
+    pattern."""
+    cls = type(message)
+    if isinstance(message, Frame):
+        cls = message_types().get(message.type_name, Unknown)
+    return issubclass(cls, kind) and name_fits(message.device_name, name)
 
 
 class Exchange:

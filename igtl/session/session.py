@@ -20,11 +20,13 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from igtl import _core
-from igtl._core import Frame, Stream
+from igtl._core import Frame
+from igtl._stream import Stream
 from igtl.codec.message import Message
 from igtl.errors import ConnectionClosed, MessageTooLarge, ProtocolError
 from igtl.log import log, named
 from igtl.session.inbox import Inbox, Wanted
+from igtl.session.once import Once
 from igtl.session.outbox import Outbox
 from igtl.session.packed import Packed
 from igtl.session.protocol import Protocol
@@ -55,6 +57,7 @@ class Session:
     Attributes:
         close_reason: why nothing more can arrive; None while something can.
         greeting: what leaves before anything else.
+        over: what is to be called when the link is over.
         can_send: whether the peer, as far as is known, takes anything.
         heard: time of the clock at which the last bytes arrived; times at which this end did not
             listen are left out.
@@ -84,6 +87,7 @@ class Session:
         self._stall_timeout = stall_timeout
         self._clock = clock
         self._requests: dict[Exchange, Done] = {}
+        self.over = Once()
         self.greeting: deque[Packed] = deque()
         self._packed: Packed | None = None  # the message that is being sent
         self._leaving: memoryview | None = None  # the rest of it
@@ -187,6 +191,8 @@ class Session:
             ProtocolError: a message cannot be used; the next one can be taken. After
                 MessageTooLarge the framing is lost, and the session has ended.
         """
+        if self.inbox.raw:
+            self._keep(raw=False)
         message: Message | None = self.inbox.take(wanted, fresh=fresh) if self.inbox else None
         if message is not None:
             return message
@@ -208,6 +214,8 @@ class Session:
         Raises:
             ProtocolError: as `take`.
         """
+        if self.inbox.raw:
+            self._keep(raw=False)
         self.sort()
         if self.inbox.errors:
             raise self.inbox.errors.popleft()
@@ -215,39 +223,55 @@ class Session:
         return found
 
     def sort(self) -> None:
-        """Put all that has arrived into the inbox, and hand answers to those who asked, so that
-        the driver can go on reading whatever the receiver does. What is wrong with a message is
-        kept in `inbox.errors`, for `take`."""
+        """Put all that has arrived into the inbox, decoded or as it came, and hand answers to those
+        who asked, so that the driver can go on reading whatever the receiver does. What is wrong
+        with a message is kept in `inbox.errors`, for `take`."""
+        take = self._next_frame if self.inbox.raw else self._next
         while True:
             try:
-                message = self._next()
+                found = take()
             except Exception as error:  # of a type's own check too
                 self.inbox.errors.append(error)
                 continue
-            if message is None:
+            if found is None:
                 if self.ended:
                     self._tell_requests()
                 return
-            self.inbox.put(message, self.protocol.last_size)
+            self._put(found)
 
-    def sort_frames(self) -> None:
-        """As `sort`, for a receiver that wants messages as they came."""
-        while True:
+    def _put(self, found: Message | Frame) -> None:
+        size = len(found) if isinstance(found, Frame) else self.protocol.last_size
+        self.inbox.put(found, size)
+
+    def _keep(self, *, raw: bool) -> None:
+        """Let what waits, and what will have to, wait as it came, or decoded."""
+        self.inbox.raw = raw
+        waiting = []
+        while (found := self.inbox.take()) is not None:
+            waiting.append(found)
+        for found in waiting:
             try:
-                frame = self.take_frame()
-            except ProtocolError as error:
+                self._put(Frame.from_bytes(found.pack()) if raw else self.protocol.decoded(found))
+            except Exception as error:  # of a type's own check too
                 self.inbox.errors.append(error)
-                continue
-            if frame is None:
-                return
-            self.inbox.put(frame, len(frame))
 
     def take_frame(self) -> Frame | None:
         """The next message as it came, for relays and recorders; None while there is none.
+        Messages that wait decoded are packed again.
 
         Raises:
             MessageTooLarge, VersionError: as `take`.
         """
+        if not self.inbox.raw:
+            self._keep(raw=True)
+        if self.inbox:
+            found: Frame = self.inbox.take()
+            return found
+        if self.inbox.errors:
+            raise self.inbox.errors.popleft()
+        return self._next_frame()
+
+    def _next_frame(self) -> Frame | None:
         try:
             while (frame := self.protocol.next_frame()) is not None:
                 if not self._requests or not self._is_answer(frame):

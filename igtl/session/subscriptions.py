@@ -8,7 +8,8 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
-from igtl._core import Stats
+from igtl._core import Frame
+from igtl._stream import Stats
 from igtl.codec.message import Message
 from igtl.session.inbox import Inbox
 from igtl.session.requests import fits
@@ -35,7 +36,7 @@ class Subscriptions:
         self.reason: Exception | None = None
         self.on_close: list[Callable[[Exception], Any]] = []
         self._handlers: list[tuple[type[Message], str, Callable[[Any], Any]]] = []
-        self._newest: OrderedDict[tuple[str, str], Message] = OrderedDict()
+        self._newest: OrderedDict[tuple[str, str], tuple[Message | Frame, float]] = OrderedDict()
 
     def on(self, kind: type[Message], name: str) -> Callable[[F], F]:
         """Decorator that registers a handler."""
@@ -48,19 +49,20 @@ class Subscriptions:
 
         return register
 
-    def handlers_of(self, message: Message) -> list[Callable[[Any], Any]]:
+    def handlers_of(self, message: Message | Frame) -> list[Callable[[Any], Any]]:
         """The handlers that want this message."""
         return [handler for kind, name, handler in self._handlers if fits(message, kind, name)]
 
-    def take(self, message: Message, size: int) -> None:
-        """Note a message that has arrived."""
+    def take(self, message: Message | Frame, size: int) -> None:
+        """Note a message that has arrived, decoded or as it came."""
         key = message.type_name, message.device_name
-        self._newest[key] = message
+        arrived = getattr(message, "received_monotonic", None)  # which a frame does not know
+        self._newest[key] = message, time.monotonic() if arrived is None else arrived
         self._newest.move_to_end(key)
         if len(self._newest) > MAX_STREAMS:
             self._newest.popitem(last=False)
         if self.handlers_of(message):
-            self.waiting.put(message, size)
+            self.waiting.put(message, len(message) if isinstance(message, Frame) else size)
 
     def newest(self, kind: type[M], name: str, max_age: float | None) -> M | None:
         """The newest message of a class whose device name fits, at most so many seconds old; None
@@ -69,9 +71,9 @@ class Subscriptions:
         Raises:
             the reason: nothing more will arrive, and no message is that young.
         """
-        for message in reversed(self._newest.values()):
+        for message, arrived in reversed(self._newest.values()):
             if fits(message, kind, name):
-                age = time.monotonic() - (message.received_monotonic or 0.0)
+                age = time.monotonic() - arrived
                 if age <= max_age if max_age is not None else self.reason is None:
                     return cast(M, message)
                 break
@@ -79,9 +81,9 @@ class Subscriptions:
             raise self.reason.with_traceback(None)
         return None
 
-    def all(self) -> list[Message]:
-        """The newest message of each stream."""
-        return list(self._newest.values())
+    def all(self) -> list[Any]:
+        """The newest message, or frame, of each stream."""
+        return [message for message, _ in self._newest.values()]
 
     def seen(self) -> str:
         """The streams that have arrived, for the text of an error."""

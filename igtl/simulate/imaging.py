@@ -133,6 +133,6 @@ def head_phantom(slices: int = 100, size: int = 512, *, noise: float = 0.0, seed
         grain = np.random.default_rng(seed).normal(0, noise, int(body.sum()))
         out[body] += grain.astype(np.float32)
     pixel = 240 / 360 * 512 / size
-    return Image(
+    return Image.from_volume(
         np.rint(out).astype(np.int16), spacing=(pixel, pixel, 200 / slices), device_name="CT"
     )

@@ -6,7 +6,7 @@ version, at most so often.
         for frame in link.frames():
             relay.forward(frame)
 
-Frames stay as they are, wrong CRCs and bodies that nobody can decode included; what is changed is
+Frames stay as they are, wrong CRCs and bodies that cannot be decoded included; what is changed is
 changed in their bytes.
 """
 
@@ -54,7 +54,7 @@ class Relay:
     """Hands the frames of a source to the clients of a server.
 
     Args:
-        server: its clients get them; each has its own queue, so one that stalls delays nobody.
+        server: its clients get them; each has its own queue, so one that stalls delays no other.
         takes: called with type and device name; whether such messages are passed on. Default: all.
         rename: new device names by old ones.
         version: "as is" (default): frames keep their header version, and an old client that gets

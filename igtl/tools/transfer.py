@@ -101,14 +101,14 @@ class Upload:
 
     def send(self, link: Link, *, progress: Progress | None = None, timeout: float = 10.0) -> None:
         """Send what the receiver does not have yet; returns when all is sent, and confirmed if it
-        confirms. Nobody else may receive on the link meanwhile; other messages stay queued.
+        confirms. No other thread may receive on the link meanwhile; other messages stay queued.
 
         Args:
             progress: called with bytes done and bytes in all, after each slab.
             timeout: seconds between two confirmations.
 
         Raises:
-            ConnectionClosed: the link is over: go on with another.
+            ConnectionClosed: the link has closed: resume on another.
             TimeoutError: the receiver no longer confirms.
         """
         self._begin(link)
@@ -182,7 +182,9 @@ class Upload:
 
     def _slab(self, k: int) -> Image:
         whole, first = self._image, k * self._step
-        slab = Image(whole.array[first : first + self._step], device_name=whole.device_name)
+        slab = Image.from_volume(
+            whole.array[first : first + self._step], device_name=whole.device_name
+        )
         slab.timestamp_raw = whole.timestamp_raw
         slab.coordinate = whole.coordinate
         slab.size = whole.size
@@ -248,7 +250,7 @@ class _Canvas:
         return bool(missing.all())
 
     def image(self, part: Image, array: npt.NDArray[Any]) -> Image:
-        out = Image(array, device_name=part.device_name)
+        out = Image.from_volume(array, device_name=part.device_name)
         out.timestamp_raw = part.timestamp_raw
         out.coordinate = self.coordinate
         out.matrix = self.matrix

@@ -25,8 +25,8 @@ class VideoEncoder:
         codec: see `igtl.video`; default "VP90".
         fps: frames per second that are coming, for the bit rate; default 30.
         bit_rate: bits per second; default 0.4 a pixel (3.7 Mbit/s for 640 × 480 at 30).
-        key_interval: a key frame every so many frames, so that whoever joins late, or lost one,
-            sees a picture; default 30.
+        key_interval: number of frames from one key frame to the next; a client that joins late,
+            or lost a frame, sees a picture at the next one; default 30.
         quality: of JPEG, 1 … 100; default 85.
         device_name: of the messages.
         ijk_to_world: 4x4 of the first pixel, RAS mm; default 1 mm pixels around the origin.

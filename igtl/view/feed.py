@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-from igtl._core import Stats
+from igtl._stream import Stats
 from igtl.codec.message import Message
 from igtl.geometry.graph import TransformGraph
 from igtl.messages.general import Bind, Sensor
@@ -321,7 +321,7 @@ class Feed:
                 del self._parts[next(iter(self._parts))]
         if not due:
             return None
-        return Image(
+        return Image.from_volume(
             whole, ijk_to_world=part.ijk_to_world, device_name=part.device_name,
             timestamp=part.timestamp,
         )  # fmt: skip

@@ -1,6 +1,6 @@
 """The page over HTTP, and its live WebSocket: who may see what, and a task for each browser.
 
-The files of the page hold nothing secret, and are served to everybody who reaches the port. All
+The files of the page hold nothing secret, and are served to any client that reaches the port. All
 that was received needs the token: the WebSocket as a subprotocol, arrays as a bearer token. The
 browser has it from the fragment of the page's address, which browsers never send.
 """
@@ -68,7 +68,7 @@ def three() -> Path:
 
 
 class Pictures:
-    """Encoded images: each at most once in each quality, whoever watches, in a thread."""
+    """Encoded images: each at most once in each quality, however many pages watch, in a thread."""
 
     def __init__(self) -> None:
         self._made: dict[tuple[int, Quality], tuple[int, asyncio.Future[bytes]]] = {}
@@ -312,7 +312,7 @@ class Page:
             await websocket.send_bytes(wire.poses(tick.number, time.time(), tick.poses))
 
     async def _prepare(self) -> None:
-        """Make the shapes, one after the other, in a thread, while somebody watches."""
+        """Make the shapes, one after the other, in a thread, while a page watches."""
         done: dict[int, int] = {}
         changed = asyncio.Event()
         self._events.add(changed)

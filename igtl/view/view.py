@@ -10,7 +10,7 @@ from collections.abc import Callable
 from html import escape
 from typing import Any, Final, Self
 
-from igtl._core import Stats
+from igtl._stream import Stats
 from igtl.codec.message import Message
 from igtl.extras import need
 from igtl.recording import Recording

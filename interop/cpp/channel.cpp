@@ -43,7 +43,7 @@ public:
       const ssize_t n = ::write(out_, at, size);
       if (n <= 0)
         {
-        throw std::runtime_error("the peer went away");
+        throw std::runtime_error("the peer closed the connection");
         }
       at += n;
       size -= n;

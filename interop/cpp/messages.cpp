@@ -49,7 +49,7 @@ namespace
 
 typedef igtl::MessageBase::Pointer Any;
 
-// Packing a POSITION of 12 or 24 bytes, 1.11 writes 28 bytes into its buffer.
+// 1.11 writes 28 bytes into its buffer when it packs a POSITION of 12 or 24 bytes.
 const bool overruns_short_positions = OpenIGTLink_PROTOCOL_VERSION < 3;
 
 // ---- small conversions --------------------------------------------------------------------------
@@ -121,6 +121,46 @@ json wire_matrix(const igtl::Matrix4x4& from)
   return out;
 }
 
+// Places an image or a video frame as applications do: the spacing apart from the unit vectors.
+template <class T>
+void set_place(T& m, const json& wire)
+{
+  igtl::Matrix4x4 values;
+  wire_matrix(wire, values);
+  float spacing[3], unit[3][3];
+  for (int axis = 0; axis < 3; ++axis)
+    {
+    spacing[axis] = std::sqrt(values[0][axis] * values[0][axis] + values[1][axis] * values[1][axis]
+                              + values[2][axis] * values[2][axis]);
+    for (int r = 0; r < 3; ++r)
+      {
+      unit[axis][r] = spacing[axis] == 0 ? 0 : values[r][axis] / spacing[axis];
+      }
+    }
+  m.SetSpacing(spacing);
+  m.SetNormals(unit[0], unit[1], unit[2]);
+  m.SetOrigin(values[0][3], values[1][3], values[2][3]);
+}
+
+template <class T>
+json place(T& m)
+{
+  float spacing[3], unit[3][3], origin[3];
+  m.GetSpacing(spacing);
+  m.GetNormals(unit[0], unit[1], unit[2]);
+  m.GetOrigin(origin);
+  igtl::Matrix4x4 values = {};
+  for (int r = 0; r < 3; ++r)
+    {
+    for (int axis = 0; axis < 3; ++axis)
+      {
+      values[r][axis] = unit[axis][r] * spacing[axis];
+      }
+    values[r][3] = origin[r];
+    }
+  return wire_matrix(values);
+}
+
 std::vector<unsigned char> bytes(const std::string& hex)
 {
   std::vector<unsigned char> out(hex.size() / 2);
@@ -131,15 +171,24 @@ std::vector<unsigned char> bytes(const std::string& hex)
   return out;
 }
 
+int header_version(const igtl::MessageBase& message)
+{
+#if OpenIGTLink_HEADER_VERSION >= 2
+  return message.GetHeaderVersion();
+#else
+  return 1;
+#endif
+}
+
 // ---- the types ----------------------------------------------------------------------------------
 
-// How a type is made, set from the `content` of a description, and described.
+// Functions that create a message of a type, set it from the `content` of a description, describe it.
 struct Kind
 {
   std::function<Any()> make;
   std::function<void(igtl::MessageBase&, const json&)> set;
   std::function<void(igtl::MessageBase&, json&)> describe;
-  std::string cannot_unpack; // why, where the library's class cannot read its own type
+  std::string cannot_unpack; // the reason, if the library's class cannot read its own type
 };
 
 std::map<std::string, Kind> kinds;
@@ -166,7 +215,7 @@ Kind& add(const char* type, void (*set)(T&, const json&) = nullptr,
 }
 
 // Messages that are a list of elements of class E.
-// append, count and get are its member functions, whatever their exact types in this library.
+// append, count and get are its member functions; their exact types depend on the library.
 template <class T, class E, class Append, class Count, class Get>
 Kind& add_list(const char* type, void (*set)(E&, const json&), void (*describe)(E&, json&),
                Append append, Count count, Get get)
@@ -327,23 +376,7 @@ void add_imaging()
       m.SetEndian(c.at("endian").get<int>());
       m.SetCoordinateSystem(c.at("coordinate").get<int>());
       m.SetSubVolume(sub_size, offset);
-      // as applications do it: unit vectors and spacing apart
-      Matrix4x4 values;
-      wire_matrix(c.at("matrix"), values);
-      float spacing[3], unit[3][3];
-      for (int axis = 0; axis < 3; ++axis)
-        {
-        spacing[axis] = std::sqrt(values[0][axis] * values[0][axis]
-                                  + values[1][axis] * values[1][axis]
-                                  + values[2][axis] * values[2][axis]);
-        for (int r = 0; r < 3; ++r)
-          {
-          unit[axis][r] = spacing[axis] == 0 ? 0 : values[r][axis] / spacing[axis];
-          }
-        }
-      m.SetSpacing(spacing);
-      m.SetNormals(unit[0], unit[1], unit[2]);
-      m.SetOrigin(values[0][3], values[1][3], values[2][3]);
+      set_place(m, c.at("matrix"));
       m.AllocateScalars();
       const auto pixels = bytes(text(c.at("pixel_hex")));
       if (static_cast<int>(pixels.size()) != m.GetSubVolumeImageSize())
@@ -356,25 +389,12 @@ void add_imaging()
       int size[3], sub_size[3], offset[3];
       m.GetDimensions(size);
       m.GetSubVolume(sub_size, offset);
-      float spacing[3], unit[3][3], origin[3];
-      m.GetSpacing(spacing);
-      m.GetNormals(unit[0], unit[1], unit[2]);
-      m.GetOrigin(origin);
-      Matrix4x4 values = {};
-      for (int r = 0; r < 3; ++r)
-        {
-        for (int axis = 0; axis < 3; ++axis)
-          {
-          values[r][axis] = unit[axis][r] * spacing[axis];
-          }
-        values[r][3] = origin[r];
-        }
       c = {{"num_components", m.GetNumComponents()},
            {"scalar_type", m.GetScalarType()},
            {"endian", m.GetEndian()},
            {"coordinate", m.GetCoordinateSystem()},
            {"size", list(size, 3)},
-           {"matrix", wire_matrix(values)},
+           {"matrix", place(m)},
            {"subvolume_offset", list(offset, 3)},
            {"subvolume_size", list(sub_size, 3)},
            {"pixel_hex", hex(m.GetScalarPointer(), m.GetSubVolumeImageSize())}};
@@ -610,9 +630,10 @@ void add_geometry()
       c["polygons"] = cells(m.GetPolygons());
       c["triangle_strips"] = cells(m.GetTriangleStrips());
       c["attributes"] = json::array();
-      for (int i = 0; i < m.GetNumberOfAttributes(); ++i)
+      const int count = m.GetNumberOfAttributes();
+      for (std::size_t i = 0; i < static_cast<std::size_t>(count); ++i)
         {
-        PolyDataAttribute* attribute = m.GetAttribute(i);
+        PolyDataAttribute* attribute = m.GetAttribute(i); // an int would be a type in 3.1
         std::vector<igtlFloat32> data(attribute->GetNumberOfComponents() * attribute->GetSize());
         attribute->GetData(data.data());
         c["attributes"].push_back({{"type", attribute->GetType()},
@@ -624,7 +645,7 @@ void add_geometry()
     });
 }
 
-// NDARRAY's own values: the library has no element class for complex numbers.
+// An element of a complex NDARRAY: the library has no class for it.
 struct Complex
 {
   double real, imaginary;
@@ -759,7 +780,7 @@ void add_general()
         }
     });
 
-  // BIND: the children are messages of their own
+  // the children of BIND are messages of their own
   add<BindMessage>(
     "BIND",
     +[](BindMessage& m, const json& c) {
@@ -816,7 +837,9 @@ void add_queries()
   add<GetTransformMessage>("GET_TRANS");
   add<GetImageMessage>("GET_IMAGE");
   add<GetStatusMessage>("GET_STATUS");
-  add<GetCapabilityMessage>("GET_CAPABIL");
+#if OpenIGTLink_PROTOCOL_VERSION < 3
+  add<GetCapabilityMessage>("GET_CAPABIL"); // 3.x has no such class
+#endif
   add<GetImageMetaMessage>("GET_IMGMETA");
   add<GetLabelMetaMessage>("GET_LBMETA");
   add<GetPointMessage>("GET_POINT");
@@ -831,48 +854,103 @@ void add_queries()
   add_status_byte<RTSBindMessage>("RTS_BIND");
 }
 
-// Compiled only where a library of protocol 3 was found.
-void add_protocol_3()
-{
 #if OpenIGTLink_PROTOCOL_VERSION >= 3
-  using namespace igtl;
-  add<StopImageMessage>("STP_IMAGE");
-  add<StopPolyDataMessage>("STP_POLYDATA");
-  add_status_byte<RTSPolyDataMessage>("RTS_POLYDATA");
-  for (const char* type : {"COMMAND", "RTS_COMMAND"})
-    {
-    const auto set = +[](CommandMessage& m, const json& c) {
+
+// QUERY's data type: 3.1 declares GetDataType() but does not define it.
+struct Query : igtl::QueryMessage
+{
+  using igtl::QueryMessage::m_DataType;
+
+  static std::string data_type(igtl::QueryMessage& m)
+  {
+    const auto* name = reinterpret_cast<const char*>(m.*&Query::m_DataType);
+    return {name, strnlen(name, IGTL_QUERY_DATE_TYPE_SIZE)};
+  }
+};
+
+template <class T>
+void add_command(const char* type)
+{
+  add<T>(
+    type,
+    +[](T& m, const json& c) {
       m.SetCommandId(c.at("command_id").get<igtlUint32>());
       m.SetCommandName(text(c.at("command_name")));
       m.SetContentEncoding(c.at("encoding").get<int>());
       m.SetCommandContent(text(c.at("command")));
-    };
-    const auto describe = +[](CommandMessage& m, json& c) {
+    },
+    +[](T& m, json& c) {
       c = {{"command_id", m.GetCommandId()},
            {"command_name", m.GetCommandName()},
            {"encoding", m.GetContentEncoding()},
            {"command", m.GetCommandContent()}};
-    };
-    Kind& kind = add<CommandMessage>(type, set, describe);
-    if (std::string(type) == "RTS_COMMAND")
-      {
-      kind.make = [] { return Any(RTSCommandMessage::New().GetPointer()); };
-      }
-    }
-  add<QueryMessage>( // its id is never written by the library
+    });
+}
+
+void add_protocol_3()
+{
+  using namespace igtl;
+  add<StopImageMessage>("STP_IMAGE");
+  add<StopPolyDataMessage>("STP_POLYDATA");
+  add<StartPolyDataMessage>("STT_POLYDATA");
+  add_status_byte<RTSPolyDataMessage>("RTS_POLYDATA");
+  add_command<CommandMessage>("COMMAND");
+  add_command<RTSCommandMessage>("RTS_COMMAND");
+  add<QueryMessage>( // the id has neither a setter nor a getter
     "QUERY",
     +[](QueryMessage& m, const json& c) {
       m.SetDataType(text(c.at("data_type")));
       m.SetDeviceUID(text(c.at("device_uid")));
     },
     +[](QueryMessage& m, json& c) {
-      c = {{"data_type", m.GetDataType()}, {"device_uid", m.GetDeviceUID()}};
+      c = {{"data_type", Query::data_type(m)}, {"device_uid", m.GetDeviceUID()}};
     });
 #if defined(OpenIGTLink_ENABLE_VIDEOSTREAMING)
-  // read and packed again; the fields have setters for encoders only
   add<VideoMessage>(
-    "VIDEO", +[](VideoMessage&, const json&) { throw std::runtime_error("read only"); },
-    +[](VideoMessage& m, json& c) { c["codec"] = m.GetCodecType(); });
+    "VIDEO",
+    +[](VideoMessage& m, const json& c) {
+      int size[3], sub_size[3], offset[3];
+      numbers(c.at("size"), size);
+      numbers(c.at("subvolume_size"), sub_size);
+      numbers(c.at("subvolume_offset"), offset);
+      const auto payload = bytes(text(c.at("payload_hex")));
+      m.SetBitStreamSize(payload.size());
+      m.AllocateScalars();
+      std::memcpy(m.GetPackFragmentPointer(2), payload.data(), payload.size());
+      if (m.SetCodecType(text(c.at("codec")).c_str()) != 0)
+        {
+        throw std::runtime_error("unknown codec");
+        }
+      m.SetEndian(c.at("endian").get<int>());
+      m.SetFrameType(c.at("frame_type").get<int>());
+      m.SetDimensions(size);
+      m.SetSubVolume(sub_size, offset);
+      set_place(m, c.at("matrix"));
+    },
+    +[](VideoMessage& m, json& c) {
+      int size[3], sub_size[3], offset[3];
+      m.GetDimensions(size);
+      m.GetSubVolume(sub_size, offset);
+      c = {{"codec", m.GetCodecType()},
+           {"endian", m.GetEndian()},
+           {"frame_type", m.GetFrameType()},
+           {"size", list(size, 3)},
+           {"matrix", place(m)},
+           {"subvolume_offset", list(offset, 3)},
+           {"subvolume_size", list(sub_size, 3)},
+           {"payload_hex", hex(m.GetPackFragmentPointer(2), m.GetBitStreamSize())}};
+    });
+  add<StartVideoMessage>(
+    "STT_VIDEO",
+    +[](StartVideoMessage& m, const json& c) {
+      m.SetCodecType(text(c.at("codec")).c_str());
+      m.SetTimeInterval(c.at("time_interval_ms").get<int>());
+    },
+    +[](StartVideoMessage& m, json& c) {
+      c = {{"codec", m.GetCodecType()}, {"time_interval_ms", m.GetTimeInterval()}};
+    });
+  add<StopVideoMessage>("STP_VIDEO");
+  add<GetVideoMetaMessage>("GET_VMETA");
   add_list<VideoMetaMessage, VideoMetaElement>(
     "VIDEOMETA",
     +[](VideoMetaElement& e, const json& c) {
@@ -884,31 +962,37 @@ void add_protocol_3()
       e.SetFocalLength(c.at("focal_length").get<double>());
       igtlUint16 size[3];
       numbers(c.at("size"), size);
-      e.SetSize(size);
+      e.SetSize(size[0], size[1], size[2]);
       Matrix4x4 values;
       wire_matrix(c.at("matrix"), values);
       e.SetMatrix(values);
       e.SetScalarType(c.at("scalar_type").get<int>());
     },
     +[](VideoMetaElement& e, json& c) {
+      igtlUint16 size[3];
+      e.GetSize(size[0], size[1], size[2]);
       c = {{"name", e.GetName()},
            {"device_name", e.GetDeviceName()},
            {"patient_name", e.GetPatientName()},
            {"patient_id", e.GetPatientID()},
+           {"zoom_level", e.GetZoomLevel()},
+           {"focal_length", e.GetFocalLength()},
+           {"size", list(size, 3)},
            {"scalar_type", e.GetScalarType()}};
     },
     &VideoMetaMessage::AddVideoMetaElement, &VideoMetaMessage::GetNumberOfVideoMetaElement,
     &VideoMetaMessage::GetVideoMetaElement);
 #endif
-#endif
 }
+
+#endif
 
 const Kind* kind_of(const std::string& type)
 {
   if (kinds.empty())
     {
 #ifdef __GLIBC__
-    // packing RGBA and other attributes, 1.11 reads far beyond their values: let there be memory
+    // 1.11 reads far beyond the values of RGBA and other attributes: reserve memory behind them
     mallopt(M_TOP_PAD, 1 << 24);
 #endif
     add_tracking();
@@ -916,7 +1000,9 @@ const Kind* kind_of(const std::string& type)
     add_geometry();
     add_general();
     add_queries();
+#if OpenIGTLink_PROTOCOL_VERSION >= 3
     add_protocol_3();
+#endif
     }
   const auto found = kinds.find(type);
   return found == kinds.end() ? nullptr : &found->second;
@@ -997,7 +1083,7 @@ bool read(Channel& channel, Read& result)
   header->InitPack();
   if (!channel.read(header->GetPackPointer(), header->GetPackSize()))
     {
-    return false; // the peer is done
+    return false; // the end of the stream
     }
   header->Unpack();
   const std::string type = header->GetDeviceType();
@@ -1014,7 +1100,9 @@ bool read(Channel& channel, Read& result)
     out["refused"] = kind ? kind->cannot_unpack : "no class for " + type;
     return channel.read(skipped.data(), skipped.size());
     }
-  const bool empty = header->GetBodySizeToRead() == 0;
+  // Unpack() reports no body where there is no content: a body of 0 bytes, or in header version 2
+  // of an extended header (12) and the number of metadata (2).
+  const bool empty = header->GetBodySizeToRead() == (header_version(*header) >= 2 ? 14 : 0);
   result.message = kind->make();
   result.message->SetMessageHeader(header);
   result.message->AllocatePack();

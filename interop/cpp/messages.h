@@ -1,8 +1,8 @@
-// Messages of the official library from and to JSON.
+// Converts messages of the official library from and to JSON.
 //
 // A description has the keys of the golden vectors' manifest (tests/vectors/README.md): type,
 // device_name, timestamp {sec, frac}, content; and for header version 2 header_version, message_id
-// and metadata. Pixels are `pixel_hex`, the bytes as they stand on the wire.
+// and metadata. Pixels are `pixel_hex`, their bytes on the wire.
 #pragma once
 
 #include <memory>
@@ -17,14 +17,14 @@
 
 using json = nlohmann::json;
 
-// {"library": "1.11", "types": {...}}: what this library has a class for, and what it cannot do
-// with it: {"pack": why} or {"unpack": why}.
+// {"library": "1.11", "header_version": 1, "types": {...}}: the types for which this library has a
+// class, with {"unpack": why} where that class cannot read its own type.
 json abilities();
 
-// The packed message; throws std::exception when the library cannot.
+// Packs a message; throws std::exception if the library cannot.
 igtl::MessageBase::Pointer pack(const json& description);
 
-// One message as the library read it. `message` is null where there is `refused`.
+// One message as the library read it. The description of a message that it refuses has `refused`.
 struct Read
 {
   igtl::MessageBase::Pointer message;
@@ -32,7 +32,7 @@ struct Read
   bool repack = false; // Pack() again is possible
 };
 
-// The next message, its CRC checked; false at the end.
+// Reads the next message and checks its CRC; false at the end.
 bool read(Channel& channel, Read& result);
 
 std::string hex(const void* data, std::size_t size);

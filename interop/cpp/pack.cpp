@@ -1,4 +1,4 @@
-// JSON descriptions, one a line on the standard input, packed by the official library and sent.
+// Packs JSON descriptions, one a line on the standard input, with the official library and sends them.
 //
 //   pack < descriptions > messages
 //   pack tcp PORT | pack udp PORT TO    one answer a line: {"sent": bytes} or {"refused": why}

@@ -1,11 +1,11 @@
 // Unpacks every message with the official library (CRC checked), packs it again from the library's
 // own fields, and sends it back. Prints what it read as JSON, one message a line.
 //
-//   reflect tcp PORT                   until its one client closes
-//   reflect udp PORT TO                until an empty datagram comes
+//   reflect tcp PORT                   runs until its one client closes
+//   reflect udp PORT TO                runs until an empty datagram arrives
 //
-// What the library refuses, has no class for or cannot pack again comes back as a STATUS whose error
-// name says so.
+// A message that the library refuses, does not know or cannot pack again is answered by a STATUS whose
+// error name tells the reason.
 
 #include <iostream>
 

@@ -1,8 +1,8 @@
-// Messages from the standard input, unpacked by the official library, as JSON, one a line, with the
-// bytes it makes when it packs what it read again.
+// Unpacks messages from the standard input with the official library and prints them as JSON, one a
+// line, with the bytes that the library packs from what it read.
 //
 //   unpack < messages
-//   unpack abilities                   what the library has classes for
+//   unpack abilities                   prints the types that the library has
 
 #include <iostream>
 

@@ -14,7 +14,8 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from igtl._core import Frame, Stats
+from igtl._core import Frame
+from igtl._stream import Stats
 from igtl.codec.message import Message
 from igtl.errors import CommandFailed
 from igtl.messages.general import Command, CommandReply, Status, String

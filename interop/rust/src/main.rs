@@ -1,11 +1,11 @@
-//! The crate `openigtlink-rust` with the command line of interop/cpp (`current` and `first` are its versions):
+//! The crate `openigtlink-rust` behind the command line of interop/cpp (in its versions `current` and `first`):
 //!
 //!     pack    tcp PORT | udp PORT TO     JSON descriptions to messages
 //!     reflect tcp PORT | udp PORT TO     messages to JSON, and back again
 //!     unpack  abilities
 //!
-//! It sends header version 1: by itself the crate writes version 2 without the extended header that
-//! version 2 has, which nobody can read (`"header": "as it comes"` in a description shows that).
+//! It sends header version 1: the crate itself writes version 2 without the extended header of that
+//! version, which no reader accepts (`"header": "as it comes"` in a description shows that).
 
 use std::io::{BufRead, Read, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
@@ -493,7 +493,7 @@ empty! { GetCapabilityMessage GetStatusMessage GetTransformMessage GetImageMessa
 
 // ---- by name ----------------------------------------------------------------------------------
 
-/// The standard's name of a type, and the crate's class for it.
+/// Maps the standard's name of a type to the crate's class for it.
 macro_rules! kinds {
     ($($name:literal $kind:ident)*) => {
         fn pack(d: &Value) -> Answer<Vec<u8>> {
@@ -503,7 +503,7 @@ macro_rules! kinds {
             }
         }
 
-        /// Dispatches by the name that the class itself goes by.
+        /// Dispatches by the crate's own name of the class.
         fn unpack(name: &str, wire: &[u8]) -> Answer<(Value, Vec<u8>)> {
             $(if name == $kind::message_type() { return unpacked::<$kind>(wire); })*
             Err(format!("unknown type {name}"))
@@ -541,7 +541,7 @@ fn unpacked<T: Content>(wire: &[u8]) -> Answer<(Value, Vec<u8>)> {
     Ok((message.content.describe(), again))
 }
 
-/// A panic of the crate is an answer, too.
+/// Reports a panic of the crate as an answer.
 fn guarded<T>(work: impl FnOnce() -> Answer<T>) -> Answer<T> {
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| Err("it panics".into()))
 }
