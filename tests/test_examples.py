@@ -172,6 +172,15 @@ def test_tracked_ultrasound(run: Any) -> None:
     assert all(float(apart) <= 20 for *_, apart in lines)
 
 
+def test_slicer_ai(run: Any) -> None:
+    out = run("slicer_ai", "--seconds", "1.5", "--work", "0.05")
+    results, age, oldest = map(int, re.findall(r"(\d+) results, age (\d+) ms .*, (\d+) ms", out)[0])
+    assert results >= 3
+    assert age <= oldest < 1500
+    assert int(re.findall(r"shows (\d+) pixels", out)[0]) > 0
+    assert int(re.findall(r"(\d+) poses a second", out)[0]) >= 5
+
+
 def test_point_navigation(run: Any) -> None:
     out = run("point_navigation", "--noise", "0.3", "--steps", "4")
     assert "4 points: Nasion Tragus_L Tragus_R Vertex" in out

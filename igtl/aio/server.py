@@ -115,7 +115,7 @@ class Server(Answers):
         and compression want is made of that when it leaves.
 
         Clients still at version 1 get it without metadata and id, which is counted in
-        `Peer.stripped`.
+        `Peer.stripped`; a new client has a quarter of a second to show version 2.
 
         Args:
             latch: also hand it to every client that comes later, at once, until a newer one of

@@ -467,7 +467,8 @@ class Server:
         """Send a message to all clients; packed once, at once, for each header version.
 
         Clients still at version 1 get it without metadata and id, which is counted in
-        `Peer.stripped`. With the policy "block" this waits for the slowest.
+        `Peer.stripped`; a new client has a quarter of a second to show version 2. With the
+        policy "block" this waits for the slowest.
 
         Args:
             latch: also hand it to every client that comes later, at once, until a newer one of

@@ -13,9 +13,12 @@ from igtl.cli import Failure
 from igtl.cli.arguments import Address, serving
 from igtl.cli.echo import tell
 from igtl.cli.terminal import say
+from igtl.codec.formatting import printable
 from igtl.log import named
 from igtl.simulate import DEVICES, Stream, serve, sources
 from igtl.simulate import plus as simulate_plus
+from igtl.simulate import slicer as simulate_slicer
+from igtl.simulate.slicer_node import Role
 
 if TYPE_CHECKING:
     from ssl import SSLContext
@@ -37,6 +40,10 @@ def _table(devices: dict[str, str]) -> str:
     COMMANDs are answered with their own text. What is sent depends on the seed and the time since
     the start alone. With --plus it is a PlusServer with three tools and an ultrasound image, which
     obeys CLIENTINFO, carries out PLUS' commands, and is stopped by what stops PLUS.
+
+    With --slicer it is a connector of 3D Slicer instead, as it behaves on the network: it says what
+    would be shown, ends with exit code 1 on what Slicer would crash on, and answers COMMANDs with
+    their own text.
     """,
 )
 @click.argument("devices", nargs=-1, type=click.Choice(list(DEVICES)), metavar="[DEVICES]...")
@@ -45,6 +52,10 @@ def _table(devices: dict[str, str]) -> str:
     help="Where to listen; host 0.0.0.0 accepts connections from other machines.",
 )  # fmt: skip
 @click.option("--udp", type=Address(), help="Send datagrams to this address instead.")
+@click.option(
+    "--slicer", type=click.Choice(["client", "server"]),
+    help="Be 3D Slicer: a client connects to the address of --at, a server listens there.",
+)  # fmt: skip
 @click.option("--noise", type=click.FloatRange(0), default=0.0, help="Of the tracker, mm.")
 @click.option(
     "--dropout", type=click.FloatRange(0, 1), default=0.0,
@@ -59,6 +70,7 @@ def command(
     devices: tuple[str, ...],
     address: tuple[str, int],
     udp: tuple[str, int] | None,
+    slicer: Role | None,
     noise: float,
     dropout: float,
     statuses: bool,
@@ -67,10 +79,17 @@ def command(
     seconds: float | None,
     context: SSLContext | None,
 ) -> None:
+    if plus and slicer is not None:
+        raise click.UsageError("--plus and --slicer are two peers: give one of them")
     if plus:
         if devices or udp or context or dropout or noise or statuses:
             raise click.UsageError("--plus takes --at and --seconds only")
         _be_plus(address, seconds)
+        return
+    if slicer is not None:
+        if devices or udp:
+            raise click.UsageError("--slicer goes with no devices, and not with --udp")
+        _be_slicer(slicer, address, seconds)
         return
     devices = devices or ("tracker", "ultrasound")
     settings: dict[str, Any] = {
@@ -112,3 +131,23 @@ def _be_plus(address: tuple[str, int], seconds: float | None) -> None:
                 say(f"frozen, as PLUS would be: {told}")
         if server.crashed:
             raise Failure(f"ended, as PLUS would: {server.crashed}")
+
+
+def _be_slicer(role: Role, address: tuple[str, int], seconds: float | None) -> None:
+    end = float("inf") if seconds is None else time.monotonic() + seconds
+    with simulate_slicer(role, *address) as node:
+        node.handlers["*"] = lambda command: command.text
+        where = named((node.host, node.port))
+        say(f"3D Slicer as {role}, {'at' if role == 'server' else 'to'} {where}, Ctrl-C ends")
+        shown: set[tuple[str, str]] = set()
+        there = 0
+        while time.monotonic() < end:
+            if node.connections != there:
+                there = node.connections
+                say(f"{there} connected")
+            for key in node.nodes.keys() - shown:
+                shown.add(key)
+                say(f"shows {key[0]} {printable(repr(key[1]))}")
+            if node.crashed:
+                raise Failure(f"3D Slicer would have crashed on {node.crashed}")
+            time.sleep(0.02)

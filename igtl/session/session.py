@@ -97,6 +97,7 @@ class Session:
         self.close_reason: Exception | None = None
         self.heard = self.moved = clock()
         self._began = -math.inf
+        self._warned = False
         self.held = 0
         self._listened = 0.0
 
@@ -394,9 +395,9 @@ class Session:
         return self._packed
 
     def _waits_for_version(self) -> bool:
-        """Whether the next message waits: it would lose its metadata or id, and the peer is so new
-        that it may still show that it reads version 2. Those behind it wait too, since the order
-        within a stream stays."""
+        """Whether the next message waits: it would lose its metadata, and the peer is so new that
+        it may still show that it reads version 2. Those behind it wait too, since the order within
+        a stream stays."""
         if (
             self._leaving is not None
             or self.protocol.version == 2
@@ -405,7 +406,7 @@ class Session:
         ):
             return False
         packed = self._next_packed()
-        return packed is not None and bool(packed.form(1).lost)
+        return packed is not None and "metadata" in packed.form(1).lost
 
     def to_send(self) -> memoryview | None:
         """The next bytes to send, at most SLICE; None when nothing waits. The driver says with
@@ -414,19 +415,20 @@ class Session:
             packed = self._next_packed()
             if packed is None or self._waits_for_version():
                 return None
-            stripped = self.protocol.stripped
             self._leaving = memoryview(packed.wire_for(self.protocol))
-            if not stripped and self.protocol.stripped:
-                self._warn_stripped(packed)
+            if self.protocol.version == 1 and "metadata" in packed.form(1).lost:
+                self._warn_stripped()
         return self._leaving[:SLICE]
 
-    def _warn_stripped(self, packed: Packed) -> None:
+    def _warn_stripped(self) -> None:
         """Once for each connection."""
-        log(
-            logging.WARNING, "%s has not shown that it reads header version 2: messages go out to "
-            "it without their metadata and id; if it does read it, set version=2",
-            named(self.protocol.peer), peer=self.protocol.peer, cause="stripped",
-        )  # fmt: skip
+        if not self._warned:
+            self._warned = True
+            log(
+                logging.WARNING, "%s has not shown that it reads header version 2: messages go out "
+                "to it without their metadata; if it does read it, set version=2",
+                self.protocol.peer, peer=self.protocol.peer, cause="stripped",
+            )  # fmt: skip
 
     def sent(self, n: int) -> None:
         """n of the bytes that `to_send` returned have left."""

@@ -99,8 +99,8 @@ class SlicerNode:
         ignored: messages of types that Slicer does not take, by type.
         longest_send: seconds for which a send has stopped the window at most.
         hellos: how often it has said hello.
-        handlers: functions that carry out commands, by name: they get the Command and return text,
-            or raise.
+        handlers: functions that carry out commands, by name ("*": any other): they get the Command
+            and return text, or raise. What has none gets no answer.
     """
 
     def __init__(
@@ -160,14 +160,7 @@ class SlicerNode:
     def deactivate(self) -> None:
         """Untick "Active": close all connections, and wait until the threads have ended."""
         with self._changed:
-            self._active = False
-            if self._listening is not None:
-                with contextlib.suppress(OSError):
-                    self._listening.shutdown(socket.SHUT_RDWR)
-                self._listening.close()
-                self._listening = None
-            for connection in self._connections:
-                connection.close()
+            self._cut()
             self._changed.notify_all()
         for thread in self._threads:
             if thread is not threading.current_thread():
@@ -297,10 +290,17 @@ class SlicerNode:
 
     def _crash(self, reason: str) -> None:
         self.crashed = reason
-        self._active = False
         logger.error("3D Slicer would have crashed on %s", reason)
+        self._cut()
+
+    def _cut(self) -> None:
+        """Close everything; the threads end by that."""
+        self._active = False
         if self._listening is not None:
+            with contextlib.suppress(OSError):
+                self._listening.shutdown(socket.SHUT_RDWR)
             self._listening.close()
+            self._listening = None
         for connection in self._connections:
             connection.close()
 
@@ -313,7 +313,7 @@ class SlicerNode:
                 if not self._actions:
                     self._changed.wait(TIMER)
                 actions = [self._actions.popleft() for _ in range(len(self._actions))]
-                connections = list(self._connections)
+                connections, gone = list(self._connections), list(self._old_rings)
             now = time.monotonic()
             first = not was_connected and bool(connections)
             if first or now - noticed >= NOTICES[self.role]:
@@ -323,14 +323,14 @@ class SlicerNode:
                     self._say_hello(connections[0])
             for action in actions:
                 action()
-            for connection in connections:
+            for connection in [*connections, *gone]:
                 self._import(connection)
 
     def _say_hello(self, connection: _Connection) -> None:
-        self.hellos += 1
         self._send(Status(0, metadata={"dummy": "dummy"}), [connection])
         for message in list(self._pushed.values()):
             self._send(message, [connection])
+        self.hellos += 1
 
     def _send(self, message: Message, to: list[_Connection] | None = None) -> None:
         """One connection after the other, and the window waits for each."""
@@ -415,12 +415,13 @@ class SlicerNode:
                 self._changed.notify_all()
             return
         assert isinstance(message, Command)
+        work = self.handlers.get(message.name) or self.handlers.get("*")
+        if work is None:
+            return
         metadata = {"Status": "SUCCESS"}  # whatever became of it
         text = ""
         try:
-            if message.name not in self.handlers:
-                return
-            text = self.handlers[message.name](message)
+            text = work(message)
         except Exception as error:
             metadata["ErrorMessage"] = str(error)
         reply = CommandReply(message.command_id, message.name, text, metadata=metadata)

@@ -36,6 +36,7 @@ MAX_STREAMS: Final = 4096
 _OTHERS: Final = "*", "*"
 _REQUESTS: Final = (Command, Get, Start, Stop)
 _PENDING: Final = 1000  # requests whose answers are awaited; the oldest is forgotten then
+_PATIENCE: Final = 600.0  # seconds until a request is forgotten that nothing has answered
 
 
 def renamed(frame: Frame, device_name: str) -> Frame:
@@ -95,7 +96,8 @@ class Relay:
         self.lost = Counter[str]()
         self.answered = 0
         self._streams: set[Stream] = set()
-        self._asked = OrderedDict[Exchange, Peer]()  # requests on their way, and who has asked
+        # requests on their way: who has asked, and when
+        self._asked = OrderedDict[Exchange, tuple[Peer, float]]()
         self._changed = threading.Condition()
         self._due: dict[Stream, float] = {}
         self._kept: dict[Stream, Frame] = {}
@@ -115,9 +117,11 @@ class Relay:
         """
 
         def back(message: Message, peer: Peer) -> None:
+            now = time.monotonic()
             with self._changed:
-                self._asked[Exchange(message)] = peer
-                if len(self._asked) > _PENDING:
+                self._asked[Exchange(message)] = peer, now
+                _, oldest = next(iter(self._asked.values()))
+                if len(self._asked) > _PENDING or now - oldest > _PATIENCE:
                     self._asked.popitem(last=False)
             send(message)
 
@@ -140,7 +144,7 @@ class Relay:
         with self._changed:
             for exchange in self._asked:
                 if exchange.matches(message):
-                    return self._asked.pop(exchange)
+                    return self._asked.pop(exchange)[0]
         return None
 
     def forward(self, frame: Frame) -> None:

@@ -15,7 +15,8 @@ from typing import Any, Final, Generic, TypeVar, cast
 import numpy as np
 import numpy.typing as npt
 
-from igtl._core import Frame, Stats
+from igtl._core import Frame
+from igtl._stream import Stats
 from igtl.codec.message import Message
 from igtl.codec.xml import element, elements
 from igtl.errors import BodyError, CommandFailed

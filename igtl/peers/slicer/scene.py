@@ -25,7 +25,7 @@ from igtl.messages.queries import Get, Start, Stop
 from igtl.messages.tracking import Tool, TrackingData, Transform
 from igtl.peers.slicer.convert import image_of, labels_of, mesh_of
 from igtl.peers.slicer.rules import UTF8, SlicerRefuses, check
-from igtl.session.inbox import Inbox
+from igtl.session.inbox import Inbox, is_event
 from igtl.session.requests import fits, named_after, new_command
 from igtl.session.subscriptions import Subscriptions
 
@@ -112,7 +112,7 @@ class Scene:
 
         Args:
             latch: also hand it to each Slicer that comes later, until a newer one of this type and
-                name takes its place.
+                name takes its place. Commands and VIDEO never are.
         """
         check(message)
         if isinstance(message, Image):
@@ -127,7 +127,7 @@ class Scene:
         if isinstance(message, Video):  # what follows the frame in version 2 is taken for video
             self._publish(Frame.from_bytes(message.pack(version=1)), latch=False)
         else:
-            self._publish(message, latch=latch)
+            self._publish(message, latch=latch and not is_event(message.type_name))
 
     def transform(
         self, name: str, matrix: Any, *, status: str = "OK", timestamp: float | None = None
@@ -219,10 +219,13 @@ class Scene:
             return ijk_to_world
         if isinstance(like, Image):
             return like.ijk_to_world
-        if like not in self._places:
-            shown = ", ".join(map(repr, self._places)) or "none"
-            raise KeyError(f"no image {like!r} was shown or received; there are {shown}")
-        return self._places[like]
+        if like in self._places:
+            return self._places[like]
+        for message in self._newest.all():
+            if isinstance(message, Image) and message.device_name == like:
+                return message.ijk_to_world
+        shown = ", ".join(map(repr, self._places)) or "none"
+        raise KeyError(f"no image {like!r} was shown or received; shown are {shown}")
 
     def _show_image(self, name: str, image: Image, like: Any, timestamp: float | None) -> None:
         image.device_name = name
@@ -323,8 +326,8 @@ class Scene:
 
         def register(call: F) -> F:
             handler = Handler(kind, name, call, every, self.stats)
-            self._handlers.append(handler)
             self._run(handler)
+            self._handlers.append(handler)
             return call
 
         return register
@@ -332,11 +335,20 @@ class Scene:
     def _run(self, handler: Handler) -> None:
         raise NotImplementedError
 
+    def on_connect(self, handler: F) -> F:
+        """Decorator: call this with the peer when a Slicer has connected. What was shown is on its
+        way to it already."""
+        self.server.on_connect(handler)
+        return handler
+
+    def on_disconnect(self, handler: F) -> F:
+        """Decorator: call this with the peer when a Slicer is gone, see its close_reason."""
+        self.server.on_disconnect(handler)
+        return handler
+
     def _take(self, message: Message) -> list[Handler]:
         """Note a message from Slicer; the handlers that have something to do."""
         self._newest.take(message, 0)
-        if isinstance(message, Image):
-            self._places[message.device_name] = message.ijk_to_world
         wanting = [each for each in self._handlers if fits(message, each.kind, each.name)]
         if wanting:
             size = sum(memoryview(part).nbytes for part in message.pack_parts(crc=False))
@@ -378,11 +390,7 @@ class Scene:
         """
 
         def register(call: F) -> F:
-            @functools.wraps(call)
-            def work(command: Command, peer: Any) -> Any:
-                return call(command)
-
-            self.server.command(name)(work)
+            self.server.command(name)(_called_alone(call, lambda command, answer: answer))
             return call
 
         return register
@@ -397,14 +405,7 @@ class Scene:
         """
 
         def register(call: F) -> F:
-            @functools.wraps(call)
-            def provide(request: Message, peer: Any) -> Any:
-                found = call(request)
-                if inspect.isawaitable(found):
-                    return _answer_later(request, found)
-                return _answer(request, found)
-
-            self.server.provides(kind, name)(provide)
+            self.server.provides(kind, name)(_called_alone(call, _answer))
             return call
 
         return register
@@ -506,8 +507,23 @@ def _answer(request: Message, found: Any) -> Any:
     return found
 
 
-async def _answer_later(request: Message, found: Any) -> Any:
-    return _answer(request, await found)
+def _called_alone(
+    call: Callable[[Any], Any], finish: Callable[[Any, Any], Any]
+) -> Callable[[Any, Any], Any]:
+    """A function of the user as a server calls it, with (request, peer)."""
+    if inspect.iscoroutinefunction(call):
+
+        @functools.wraps(call)
+        async def work_later(request: Any, peer: Any) -> Any:
+            return finish(request, await call(request))
+
+        return work_later
+
+    @functools.wraps(call)
+    def work(request: Any, peer: Any) -> Any:
+        return finish(request, call(request))
+
+    return work
 
 
 def _parameters(text: str) -> list[tuple[str, str]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import math
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -10,6 +12,7 @@ from typing import Any, Self, TypeVar, Unpack
 from igtl._core import Frame
 from igtl.aio.dialing import open_dialing
 from igtl.aio.peer import Peer as AioPeer
+from igtl.blocking.drained import wait
 from igtl.blocking.server import Peer, Server
 from igtl.blocking.server import serve as serve_clients
 from igtl.codec.message import Message
@@ -57,6 +60,8 @@ class Slicer(Scene):
         self.server.broadcast(message, latch=latch)
 
     def _run(self, handler: Handler) -> None:
+        if inspect.iscoroutinefunction(handler.call):
+            raise TypeError("coroutine functions are for igtl.slicer.aio")
         name = getattr(handler.call, "__name__", "handler")
         thread = threading.Thread(
             target=self._call, args=(handler,), name=f"igtl slicer {name}", daemon=True
@@ -89,8 +94,19 @@ class Slicer(Scene):
 
     def wait_connected(self, timeout: float | None = None) -> bool:
         """Wait until a Slicer is there; returns whether one is."""
+        timeout = seconds("timeout", timeout)
+        end = math.inf if timeout is None else time.monotonic() + timeout
         with self._changed:
-            return self._changed.wait_for(lambda: self.connected, seconds("timeout", timeout))
+            while not self.connected:
+                left = end - time.monotonic()
+                if left <= 0 or not wait(self._changed, None if left == math.inf else left):
+                    return self.connected
+            return True
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until this is closed, or `timeout` seconds, while handlers do their work; returns
+        whether it is closed. Ctrl-C ends it."""
+        return self.server.wait(timeout)
 
     def latest(self, kind: type[M], name: str = "*", *, max_age: float | None = None) -> M | None:
         """The newest message of a class and device name that Slicer has sent; None: there is none.
