@@ -159,6 +159,7 @@ class Message(_Declared):
 
     Attributes:
         type_name: name on the wire.
+        standard: whether the type is one of OpenIGTLink; False for one of igtl's own.
         timestamp_raw: the time stamp as on the wire, in units of 2**-32 s; 0 = not set.
         time_ns: the time stamp in nanoseconds, rounded to nearest, or None.
         header_version: 1 or 2 if it was received, else 0.
@@ -169,6 +170,7 @@ class Message(_Declared):
 
     __slots__ = ()
     type_name: ClassVar[str] = ""
+    standard: ClassVar[bool] = True
 
     if TYPE_CHECKING:
         device_name: str = header(default="", kw_only=True)
