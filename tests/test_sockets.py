@@ -292,3 +292,18 @@ def test_a_socket_is_for_one_connection() -> None:
         ):
             with pytest.raises(TypeError, match="opens its own"):
                 make()
+
+
+def test_a_slow_network_is_measured() -> None:
+    """The benchmark, for a moment; its figures are not looked at."""
+    slow_network = pytest.importorskip("benchmarks.slow_network")
+    if reason := slow_network.why_not():
+        pytest.skip(reason)
+    try:
+        found = slow_network.measure(100, slow_network.SMALL, "latest", 0.5)
+    except OSError as error:
+        pytest.skip(f"no namespaces, or no token bucket: {error}")
+    assert found["sent"] == {"tools": 480, "images": 15}
+    assert found["images"] > 0
+    assert 0 < found["p50"] <= found["p95"]
+    assert found["missing"] == 0

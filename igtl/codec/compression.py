@@ -370,6 +370,8 @@ class Compressed(Message, type_name="COMPRESSED"):
         payload: the compressed bytes.
     """
 
+    standard = False
+
     _version: int = constant(u8, 1)
     method: int = u8()
     itemsize: int = u8()
