@@ -1364,12 +1364,13 @@ cdef class Record:
                 found[i] = values[taken]
                 taken += 1
         if taken < given:
-            raise TypeError(f"{layout.owner}() takes {taken} positional arguments, {given} were given")
+            raise TypeError(f"{layout.owner}() takes {taken} positional arguments, {given} were given; "
+                            f"its fields are {', '.join(layout.arguments)}")
         self.stamp = now()
         for k in range(len(names)):
             place = PyDict_GetItemWithError(layout.arguments, names[k])
             if place == NULL:
-                raise TypeError(f"{layout.owner}() has no field {names[k]!r}")
+                raise TypeError(f"{layout.owner}() has no field {names[k]!r}; it has {', '.join(layout.arguments)}")
             which = <object>place
             if which < 0:
                 self.set_header(which, <object>values[given + k])

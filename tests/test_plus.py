@@ -594,7 +594,9 @@ def test_28_a_reader_that_pauses_gets_a_message_again() -> None:
             assert link.recv(igtl.Image, timeout=WAIT).array.shape == (1, 960, 1280)
 
 
-@pytest.mark.parametrize("request_", [igtl.GetPoints(), igtl.GetImage(message_id=1)], ids=repr)
+@pytest.mark.parametrize(
+    "request_", [igtl.GetPoints(), igtl.GetImage(message_id=1)], ids=lambda m: m.type_name
+)
 def test_28_what_freezes_plus(server: PlusSimulator, request_: igtl.Message) -> None:
     with (
         igtl.plus.connect(port=server.port) as plus,

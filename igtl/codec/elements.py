@@ -282,7 +282,8 @@ class Element(metaclass=ElementMeta):
         self._row = 0
         if len(args) > len(cls.__match_args__):
             raise TypeError(
-                f"{cls.__name__}() takes {len(cls.__match_args__)} positional arguments"
+                f"{cls.__name__}() takes {len(cls.__match_args__)} positional arguments, "
+                f"{len(args)} were given; its fields are {', '.join(cls.__match_args__)}"
             )
         given = dict(zip(cls.__match_args__, args, strict=False))
         for name, value in kwargs.items():
@@ -295,7 +296,8 @@ class Element(metaclass=ElementMeta):
                 raise TypeError(f"{cls.__name__}() needs {field.name!r}")
             setattr(self, field.name, value)
         if given:
-            raise TypeError(f"{cls.__name__}() has no field {next(iter(given))!r}")
+            names = ", ".join(field.name for field in cls.__shown__)
+            raise TypeError(f"{cls.__name__}() has no field {next(iter(given))!r}; it has {names}")
 
     @classmethod
     def _at(cls, columns: Any, row: int) -> Self:
