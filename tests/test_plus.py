@@ -594,7 +594,9 @@ def test_28_a_reader_that_pauses_gets_a_message_again() -> None:
             assert link.recv(igtl.Image, timeout=WAIT).array.shape == (1, 960, 1280)
 
 
-@pytest.mark.parametrize("request_", [igtl.GetPoints(), igtl.GetImage(message_id=1)], ids=repr)
+@pytest.mark.parametrize(
+    "request_", [igtl.GetPoints(), igtl.GetImage(message_id=1)], ids=lambda m: m.type_name
+)
 def test_28_what_freezes_plus(server: PlusSimulator, request_: igtl.Message) -> None:
     with (
         igtl.plus.connect(port=server.port) as plus,
@@ -627,7 +629,7 @@ def test_28_a_refused_query(server: PlusSimulator) -> None:
 # ---- slow users, lost connections -------------------------------------------------------------------
 
 
-def test_a_slow_user_holds_nobody_up() -> None:
+def test_a_slow_user_holds_no_other_client_up() -> None:
     """100 ms of work for each image, beside a second client that gets all of them."""
     with (
         igtl.simulate.plus(port=0, rate=30, size=(320, 240)) as server,
