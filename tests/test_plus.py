@@ -629,7 +629,7 @@ def test_28_a_refused_query(server: PlusSimulator) -> None:
 # ---- slow users, lost connections -------------------------------------------------------------------
 
 
-def test_a_slow_user_holds_nobody_up() -> None:
+def test_a_slow_user_holds_no_other_client_up() -> None:
     """100 ms of work for each image, beside a second client that gets all of them."""
     with (
         igtl.simulate.plus(port=0, rate=30, size=(320, 240)) as server,
