@@ -10,6 +10,7 @@ import socket
 import ssl
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ import trustme
 
 import igtl
 import igtl.aio
+from igtl.session.tls import TLSLayer
 from tests.links import Loop
 from tests.test_links import until
 from tests.wire import transform
@@ -372,6 +374,53 @@ def test_threads_send_while_another_receives(files: Files) -> None:
                 assert sorted(int(m.array.max()) for m in got) == [0] * n + [1] * n
                 assert all(m.array.min() == m.array.max() for m in got)
             accepted[0].close()
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"drain": True}, {"reconnect": igtl.Backoff(0.01)}],
+    ids=["plain", "drained", "healing"],
+)  # fmt: skip
+def test_one_thread_at_a_time_uses_the_state_of_tls(
+    files: Files, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
+) -> None:
+    """OpenSSL corrupts memory otherwise. Links close while messages come and go."""
+    using: dict[int, threading.Lock] = defaultdict(threading.Lock)
+    overlaps: list[str] = []
+
+    def alone(function: Any) -> Any:
+        def guarded(layer: TLSLayer, *args: Any) -> Any:
+            if not using[id(layer)].acquire(blocking=False):
+                overlaps.append(function.__name__)
+                raise ssl.SSLError("another thread is using this connection")
+            try:
+                time.sleep(0.001)  # in which another thread may come
+                return function(layer, *args)
+            finally:
+                using[id(layer)].release()
+
+        return guarded
+
+    for name in ("feed", "read_into", "wrap", "farewell", "outgoing"):
+        monkeypatch.setattr(TLSLayer, name, alone(getattr(TLSLayer, name)))
+    with igtl.serve(port=0, ssl=igtl.tls.server(files.server)) as server:
+        closing = threading.Event()
+
+        def broadcast() -> None:
+            while not closing.wait(0.001):
+                server.broadcast(transform())
+
+        sender = threading.Thread(target=broadcast)
+        sender.start()
+        try:
+            for _ in range(20):
+                context = igtl.tls.client(files.ca)
+                with igtl.connect("127.0.0.1", server.port, ssl=context, **options) as link:
+                    link.recv(timeout=10)
+                    link.send(transform())
+        finally:
+            closing.set()
+            sender.join()
+    assert overlaps == []
 
 
 @pytest.mark.parametrize("kind", ["tls", "aio-tls"])

@@ -125,13 +125,13 @@ class Channel:
         except (OSError, ValueError):
             return True
 
-    def finish(self) -> None:
-        """Tell the peer that nothing more comes, and let its system take what was sent."""
+    def say_farewell(self) -> None:
+        """Send the closing message of the layer, if the system takes it at once."""
+        if self._layer is None or self._encrypted:
+            return
         with contextlib.suppress(OSError, ValueError):
-            if self._layer is not None:
-                self._layer.farewell()
-                self.sock.send(self._layer.outgoing())
-        finish(self.sock)
+            self._layer.farewell()
+            self.sock.send(self._layer.outgoing())
 
     def close(self) -> None:
         """Give the socket back; a thread that waits for it goes on."""
@@ -291,11 +291,14 @@ class Pump:
                 self.session.give_up("closed")
             self.session.close()
             channel, self.channel = self.channel, None
+            finishing = channel if linger and self.session.close_reason is None else None
+            if finishing is not None:  # with the lock: the thread may still read what has come
+                finishing.say_farewell()
             self.changed.notify_all()
         self.wake()
+        if finishing is not None:
+            finish(finishing.sock)
         if channel is not None:
-            if linger and self.session.close_reason is None:
-                channel.finish()
             channel.close()
         if linger and self._thread is not threading.current_thread() and self._thread is not None:
             self._thread.join(LINGER)  # it may be connecting; then it ends by itself
