@@ -76,7 +76,7 @@ def test_transforms_both_ways(ends: Any) -> None:
     assert mine.latest(igtl.Image) is None
 
 
-def test_a_busy_slicer_sees_the_newest_and_delays_nobody(ends: Any) -> None:
+def test_a_busy_slicer_sees_the_newest_and_delays_no_one_else(ends: Any) -> None:
     mine, theirs = ends
     theirs.freeze(0.3)
     start = time.monotonic()
@@ -428,12 +428,12 @@ def test_tools_of_one_instant() -> None:
 
 
 @pytest.mark.parametrize("grey", [False, True])
-def test_video_with_somebody_who_comes_late(grey: bool) -> None:
+def test_video_for_a_slicer_that_comes_late(grey: bool) -> None:
     pytest.importorskip("av", reason="PyAV is not installed")
     picture = np.full((48, 64) if grey else (48, 64, 3), 100, np.uint8)
     with profile.serve(port=0) as mine:
         camera = mine.video("US", fps=30)
-        for _ in range(3):  # nobody watches
+        for _ in range(3):  # without a viewer
             camera.publish(picture)
         with simulate.slicer(port=mine.port) as theirs:
             assert theirs.wait_connected()

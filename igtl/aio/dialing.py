@@ -1,6 +1,5 @@
-"""A server turned round: it keeps one connection that it opens itself, and what is at the other end
-is its only client, with all that a client of a server has: handlers, providers, commands, what is
-latched, a queue."""
+"""A server that opens its one connection itself. The peer at the other end is its only client, and
+has all that a client of a server has: handlers, providers, commands, latched messages, a queue."""
 
 from __future__ import annotations
 
@@ -12,7 +11,7 @@ from igtl.aio.peer import Peer
 from igtl.aio.server import Server
 from igtl.log import log
 from igtl.options import ServerOptions
-from igtl.session.backoff import Backoff, OnEvent, Supervisor
+from igtl.session.backoff import Backoff, Supervisor
 
 _OPEN = 5.0  # seconds to connect
 
@@ -24,7 +23,6 @@ class Dialing(Server):
         address: host and port of the peer.
         options: as of a server; `ssl` and what is for accepting has no meaning here.
         backoff: how long to wait between two tries.
-        on_event: called with each LinkEvent.
 
     Attributes: see `Server`.
     """
@@ -35,13 +33,12 @@ class Dialing(Server):
         options: ServerOptions,
         backoff: Backoff,
         runner: Runner | None = None,
-        on_event: OnEvent | None = None,
     ) -> None:
         if options.ssl is not None:
             raise ValueError("ssl is for connections that are accepted")
         super().__init__(options, runner)
         self._address = address
-        self._supervisor = Supervisor(address, backoff, on_event)
+        self._supervisor = Supervisor(address, backoff)
         self._started = False
         self._over = asyncio.Event()
 
@@ -103,10 +100,9 @@ async def open_dialing(
     backoff: Backoff,
     start: bool,
     runner: Runner | None = None,
-    on_event: OnEvent | None = None,
 ) -> Dialing:
     """A server that connects to this address."""
-    server = Dialing(address, options, backoff, runner, on_event)
+    server = Dialing(address, options, backoff, runner)
     await server.prepare()
     if start:
         await server.start()
