@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import subprocess
 import sys
@@ -163,6 +164,30 @@ def test_without_the_rst_the_port_stays_taken() -> None:
             with pytest.raises(OSError):
                 theirs.restart(timeout=0.2)
             leaving.join(10)
+
+
+def test_another_program_at_the_port_is_not_the_end() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        with profile.connect(port=port, backoff=igtl.Backoff(0.01, 0.02)) as mine:
+            for _ in range(4):  # one more than a link takes
+                sock, _ = other.accept()
+                with sock, contextlib.suppress(ConnectionResetError):
+                    sock.sendall(b"HTTP/1.1 400 Bad Request\r\n" * 10)
+                    while sock.recv(1000):
+                        pass
+            other.close()
+            theirs = until(lambda: _listening(port))
+            with theirs:
+                mine.transform("T", EYE)
+                theirs.wait("LinearTransform", "T")
+
+
+def _listening(port: int) -> simulate.SlicerNode | None:
+    try:
+        return simulate.slicer("server", port=port, reuse_address=True)
+    except OSError:
+        return None
 
 
 def test_events() -> None:

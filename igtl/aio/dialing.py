@@ -4,12 +4,10 @@ has all that a client of a server has: handlers, providers, commands, latched me
 from __future__ import annotations
 
 import asyncio
-import logging
 
 from igtl.aio.answers import Runner
 from igtl.aio.peer import Peer
 from igtl.aio.server import Server
-from igtl.log import log
 from igtl.options import ServerOptions
 from igtl.session.backoff import Backoff, Supervisor
 
@@ -22,7 +20,8 @@ class Dialing(Server):
     Args:
         address: host and port of the peer.
         options: as of a server; `ssl` and what is for accepting has no meaning here.
-        backoff: how long to wait between two tries.
+        backoff: how long to wait between two tries. Without a number of attempts it goes on, even
+            where another program than was expected answers.
 
     Attributes: see `Server`.
     """
@@ -38,7 +37,7 @@ class Dialing(Server):
             raise ValueError("ssl is for connections that are accepted")
         super().__init__(options, runner)
         self._address = address
-        self._supervisor = Supervisor(address, backoff)
+        self._backoff = backoff
         self._started = False
         self._over = asyncio.Event()
 
@@ -63,20 +62,25 @@ class Dialing(Server):
             self._start_task(self._keep())
 
     async def _keep(self) -> None:
-        try:
-            while True:
-                try:
-                    peer = await self._dial()
-                except OSError as error:
-                    pause = self._supervisor.failed(error)
-                else:
-                    self._supervisor.connected()
-                    await self._over.wait()
-                    pause = self._supervisor.lost(peer.close_reason)
-                await asyncio.sleep(pause)
-        except Exception as error:
-            log(logging.ERROR, "%s is given up: %s", self._address, error,
-                peer=self._address, cause=error)  # fmt: skip
+        while True:
+            try:
+                await self._connect_again(Supervisor(self._address, self._backoff))
+            except Exception:  # logged by the supervisor: it was refused, or talked nonsense
+                if self._backoff.attempts is not None:
+                    return
+                await asyncio.sleep(self._backoff.maximum)
+
+    async def _connect_again(self, supervisor: Supervisor) -> None:
+        while True:
+            try:
+                peer = await self._dial()
+            except OSError as error:
+                pause = supervisor.failed(error)
+            else:
+                supervisor.connected()
+                await self._over.wait()
+                pause = supervisor.lost(peer.close_reason)
+            await asyncio.sleep(pause)
 
     async def _dial(self) -> Peer:
         connection = self._new_connection(self._address)
