@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import subprocess
 import sys
@@ -76,7 +77,7 @@ def test_transforms_both_ways(ends: Any) -> None:
     assert mine.latest(igtl.Image) is None
 
 
-def test_a_busy_slicer_sees_the_newest_and_delays_nobody(ends: Any) -> None:
+def test_a_busy_slicer_sees_the_newest_and_delays_no_one_else(ends: Any) -> None:
     mine, theirs = ends
     theirs.freeze(0.3)
     start = time.monotonic()
@@ -163,6 +164,30 @@ def test_without_the_rst_the_port_stays_taken() -> None:
             with pytest.raises(OSError):
                 theirs.restart(timeout=0.2)
             leaving.join(10)
+
+
+def test_another_program_at_the_port_is_not_the_end() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        with profile.connect(port=port, backoff=igtl.Backoff(0.01, 0.02)) as mine:
+            for _ in range(4):  # one more than a link takes
+                sock, _ = other.accept()
+                with sock, contextlib.suppress(ConnectionResetError):
+                    sock.sendall(b"HTTP/1.1 400 Bad Request\r\n" * 10)
+                    while sock.recv(1000):
+                        pass
+            other.close()
+            theirs = until(lambda: _listening(port))
+            with theirs:
+                mine.transform("T", EYE)
+                theirs.wait("LinearTransform", "T")
+
+
+def _listening(port: int) -> simulate.SlicerNode | None:
+    try:
+        return simulate.slicer("server", port=port, reuse_address=True)
+    except OSError:
+        return None
 
 
 def test_events() -> None:
@@ -428,12 +453,12 @@ def test_tools_of_one_instant() -> None:
 
 
 @pytest.mark.parametrize("grey", [False, True])
-def test_video_with_somebody_who_comes_late(grey: bool) -> None:
+def test_video_for_a_slicer_that_comes_late(grey: bool) -> None:
     pytest.importorskip("av", reason="PyAV is not installed")
     picture = np.full((48, 64) if grey else (48, 64, 3), 100, np.uint8)
     with profile.serve(port=0) as mine:
         camera = mine.video("US", fps=30)
-        for _ in range(3):  # nobody watches
+        for _ in range(3):  # without a viewer
             camera.publish(picture)
         with simulate.slicer(port=mine.port) as theirs:
             assert theirs.wait_connected()

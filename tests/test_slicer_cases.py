@@ -96,7 +96,7 @@ def volume() -> bytes:
     return igtl.Image(np.zeros((60, 512, 512), np.int16), device_name="US").pack()
 
 
-SLOW = 20.0  # seconds for which handlers do nothing, or until the test is over
+SLOW = 20.0  # seconds for which handlers do nothing, or until the test has ended
 
 
 @pytest.mark.parametrize("policy", ["drop_oldest", "latest"])

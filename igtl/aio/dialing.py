@@ -1,18 +1,15 @@
-"""A server turned round: it keeps one connection that it opens itself, and what is at the other end
-is its only client, with all that a client of a server has: handlers, providers, commands, what is
-latched, a queue."""
+"""A server that opens its one connection itself. The peer at the other end is its only client, and
+has all that a client of a server has: handlers, providers, commands, latched messages, a queue."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
 
 from igtl.aio.answers import Runner
 from igtl.aio.peer import Peer
 from igtl.aio.server import Server
-from igtl.log import log
 from igtl.options import ServerOptions
-from igtl.session.backoff import Backoff, OnEvent, Supervisor
+from igtl.session.backoff import Backoff, Supervisor
 
 _OPEN = 5.0  # seconds to connect
 
@@ -23,8 +20,8 @@ class Dialing(Server):
     Args:
         address: host and port of the peer.
         options: as of a server; `ssl` and what is for accepting has no meaning here.
-        backoff: how long to wait between two tries.
-        on_event: called with each LinkEvent.
+        backoff: how long to wait between two tries. Without a number of attempts it goes on, even
+            where another program than was expected answers.
 
     Attributes: see `Server`.
     """
@@ -35,13 +32,12 @@ class Dialing(Server):
         options: ServerOptions,
         backoff: Backoff,
         runner: Runner | None = None,
-        on_event: OnEvent | None = None,
     ) -> None:
         if options.ssl is not None:
             raise ValueError("ssl is for connections that are accepted")
         super().__init__(options, runner)
         self._address = address
-        self._supervisor = Supervisor(address, backoff, on_event)
+        self._backoff = backoff
         self._started = False
         self._over = asyncio.Event()
 
@@ -66,20 +62,25 @@ class Dialing(Server):
             self._start_task(self._keep())
 
     async def _keep(self) -> None:
-        try:
-            while True:
-                try:
-                    peer = await self._dial()
-                except OSError as error:
-                    pause = self._supervisor.failed(error)
-                else:
-                    self._supervisor.connected()
-                    await self._over.wait()
-                    pause = self._supervisor.lost(peer.close_reason)
-                await asyncio.sleep(pause)
-        except Exception as error:
-            log(logging.ERROR, "%s is given up: %s", self._address, error,
-                peer=self._address, cause=error)  # fmt: skip
+        while True:
+            try:
+                await self._connect_again(Supervisor(self._address, self._backoff))
+            except Exception:  # logged by the supervisor: it was refused, or talked nonsense
+                if self._backoff.attempts is not None:
+                    return
+                await asyncio.sleep(self._backoff.maximum)
+
+    async def _connect_again(self, supervisor: Supervisor) -> None:
+        while True:
+            try:
+                peer = await self._dial()
+            except OSError as error:
+                pause = supervisor.failed(error)
+            else:
+                supervisor.connected()
+                await self._over.wait()
+                pause = supervisor.lost(peer.close_reason)
+            await asyncio.sleep(pause)
 
     async def _dial(self) -> Peer:
         connection = self._new_connection(self._address)
@@ -103,10 +104,9 @@ async def open_dialing(
     backoff: Backoff,
     start: bool,
     runner: Runner | None = None,
-    on_event: OnEvent | None = None,
 ) -> Dialing:
     """A server that connects to this address."""
-    server = Dialing(address, options, backoff, runner, on_event)
+    server = Dialing(address, options, backoff, runner)
     await server.prepare()
     if start:
         await server.start()
