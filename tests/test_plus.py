@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 import igtl
+from igtl.peers.plus.core import State
 from igtl.simulate import PlusSimulator
 
 Select = igtl.plus.Select
@@ -51,6 +52,14 @@ def wait_for(what: Callable[[], Any], timeout: float = WAIT) -> Any:
 # ---- 9: tracking only -------------------------------------------------------------------------
 
 
+def test_what_plus_sends_before_it_reads_the_selection_is_no_tool() -> None:
+    state = State(igtl.Stats(), silence=1.0)
+    state.select(TRANSFORMS)
+    for name in ("ReferenceToTracker", "ProbeToTracker"):
+        state.take(igtl.Transform(np.eye(4), device_name=name), 106)
+    assert dict(state.tools) == {"ProbeToTracker": "OK"}
+
+
 def test_9_tools_and_statuses(server: PlusSimulator) -> None:
     seen: list[tuple[str, str | None, str]] = []
     with igtl.plus.connect(port=server.port, select=TRANSFORMS, silence=0.3) as plus:
@@ -65,7 +74,8 @@ def test_9_tools_and_statuses(server: PlusSimulator) -> None:
         wait_for(lambda: ("StylusToTracker", "OK", "SILENT") in seen)
         server.set_status("StylusToTracker", "OK")
         wait_for(lambda: ("StylusToTracker", "SILENT", "OK") in seen)
-        assert dict(plus.tools) == {"ProbeToTracker": "OK", "StylusToTracker": "OK"}
+        both = {"ProbeToTracker": "OK", "StylusToTracker": "OK"}
+        wait_for(lambda: dict(plus.tools) == both)
         assert plus.latest(igtl.Status) is None  # keep-alives are hidden
 
 

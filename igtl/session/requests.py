@@ -156,7 +156,7 @@ def new_command(name: str, text: str, device_name: str) -> Command:
 
 # the head of the first element: no declarations, no entities but those of `html.unescape`
 _HEAD = re.compile(r"""<[A-Za-z_][^<>"']*(?:"[^"]*"[^<>"']*|'[^']*'[^<>"']*)*""")
-_ATTRIBUTE = re.compile(r"""([\w:.-]+)\s*=\s*(?:"([^"]*)"|'([^']*)')""")
+_ATTRIBUTE = re.compile(r"""(?<![\w:.-])([\w:.-]+)\s*=\s*(?:"([^"]*)"|'([^']*)')""")
 _SUCCESS = ("SUCCESS", "TRUE", "OK", "1")
 
 

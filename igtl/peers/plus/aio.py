@@ -141,6 +141,8 @@ class Plus:
     ) -> None:
         self.stats = Stats()
         self.state = State(self.stats, silence)
+        if select is not None:
+            self.state.select(select)
         self.us = Devices(self)
         self.failed: Exception | None = None
         self._address = address
@@ -311,6 +313,7 @@ class Plus:
     async def select(self, select: Select) -> None:
         """Ask for something else, now and after each reconnection."""
         self._select = select
+        self.state.select(select)
         await (await self._here()).send(select.message())
 
     async def ask(

@@ -23,6 +23,8 @@ from igtl.errors import BodyError, CommandFailed
 from igtl.messages.general import CommandReply, Status, String
 from igtl.messages.imaging import Image
 from igtl.messages.plus import tool_states
+from igtl.messages.tracking import Position, Transform
+from igtl.peers.plus.selection import Select
 from igtl.session.backoff import Backoff
 from igtl.session.requests import Exchange, Selection, new_command
 from igtl.session.subscriptions import MAX_STREAMS, Subscriptions
@@ -123,6 +125,7 @@ class State(Subscriptions):
         self.tools = Tools(silence)
         self.changes: list[tuple[str, str | None, str]] = []
         self.arrived = 0
+        self._selected: frozenset[str] = frozenset()
         self._serials: dict[tuple[str, str], tuple[int, int]] = {}  # of the newest, and how many
 
     def take(self, message: Message | Frame, size: int) -> None:
@@ -139,6 +142,12 @@ class State(Subscriptions):
         if len(self._serials) > MAX_STREAMS:  # the oldest one is forgotten
             keys = [(m.type_name, m.device_name) for m in self.all()]
             self._serials = {key: self._serials[key] for key in keys}
+        if (
+            isinstance(message, Transform | Position)
+            and self._selected
+            and message.device_name not in self._selected
+        ):
+            return  # PLUS has sent it before it read what this client wants
         try:
             states = list(tool_states(message))
         except BodyError:
@@ -150,6 +159,10 @@ class State(Subscriptions):
             if (change := self.tools.tell(state.name, state.status, now)) is not None:
                 self.changes.append(change)
         del self.changes[:-MAX_CHANGES]
+
+    def select(self, select: Select) -> None:
+        """Note what PLUS was asked for: other transforms that arrive as messages are no tools."""
+        self._selected = frozenset(select.transforms)
 
     def expire(self, now: float) -> None:
         """Note the time: tools become silent."""

@@ -128,9 +128,13 @@ class Plus:
         state, changed: what has arrived, and what guards it.
     """
 
-    def __init__(self, link: ReconnectingLink, timeout: float, silence: float) -> None:
+    def __init__(
+        self, link: ReconnectingLink, select: Select | None, timeout: float, silence: float
+    ) -> None:
         self.link = link
         self.state = State(link.stats, silence)
+        if select is not None:
+            self.state.select(select)
         self.changed = threading.Condition()
         self.us = Devices(self)
         self._timeout = timeout
@@ -268,6 +272,8 @@ class Plus:
 
     def select(self, select: Select) -> None:
         """Ask for something else, now and after each reconnection."""
+        with self.changed:
+            self.state.select(select)
         self.link.send(select.message(), latch=True)
 
     def ask(self, request: Request[T], *, timeout: float | None = None, force: bool = False) -> T:
@@ -501,4 +507,4 @@ def connect(
     except BaseException:
         link.close()
         raise
-    return Plus(link, timeout, silence)
+    return Plus(link, select, timeout, silence)
