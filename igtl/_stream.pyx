@@ -223,7 +223,7 @@ cdef class Decoder:
     cdef uint8_t* frame                 # there
     cdef Py_ssize_t frame_size
     cdef Py_ssize_t filled
-    cdef Py_ssize_t summed              # of it, in the CRC so far; 0: nobody wants to know
+    cdef Py_ssize_t summed              # of it, in the CRC so far; 0: not wanted
     cdef uint64_t sum
     cdef uint64_t skipping              # body bytes of an unusable header still to drop
     cdef object failed
@@ -372,7 +372,7 @@ cdef class Decoder:
         return self.cut(False)
 
     cdef object cut(self, bint sum):
-        """As next_frame. sum: whoever asks will want the CRC of its body."""
+        """As next_frame. sum: the caller will want the CRC of its body."""
         cdef Py_ssize_t total, have
         cdef uint64_t body, dropped, actual = 0
         cdef uint8_t* p
@@ -589,7 +589,7 @@ cdef class Stream(Decoder):
         Frame goes out as it came."""
         cdef Py_ssize_t size
         if is_frame(message):
-            frame_bytes(message, &size)     # TypeError: nobody made it
+            frame_bytes(message, &size)     # TypeError: it was not constructed
             return [message.data]
         return self.wire_of(message, crc, True)
 

@@ -89,7 +89,7 @@ def _choice(default: Any, kind: Any) -> Any:
     choices = get_args(kind)
 
     def check(name: str, value: Any) -> Any:
-        # True == 1, but nobody means header version 1 by it
+        # True == 1, but True is not meant as header version 1
         if not any(value == choice and type(value) is type(choice) for choice in choices):
             raise ValueError(
                 f"{name} must be one of {', '.join(map(repr, choices))}, not {value!r}"

@@ -473,9 +473,9 @@ def test_as_a_server() -> None:
     found = examine("127.0.0.1", port, listen=True, seconds=5)
     thread.join(5)
     assert ("STATUS", "C") in found.streams
-    nobody = examine("127.0.0.1", port, listen=True, seconds=0.2)
-    assert nobody.cause == "nobody"
-    assert "Only this machine can connect to it." in nobody.verdict
+    alone = examine("127.0.0.1", port, listen=True, seconds=0.2)
+    assert alone.cause == "no client"
+    assert "Only this machine can connect to it." in alone.verdict
     with socket.create_server(("127.0.0.1", 0)) as taken:
         busy = examine("127.0.0.1", taken.getsockname()[1], listen=True)
     assert busy.cause == "address"

@@ -212,7 +212,7 @@ class Answers:
     async def _command(self, peer: Peer, command: Command, work: Callable[..., Any] | None) -> None:
         if not peer.begin("max_commands", command, self._carry_out(peer, command, work)):
             await self._reply(peer, command, None, "too many commands are in progress")
-        await asyncio.sleep(0)  # what is quick is over before the next one
+        await asyncio.sleep(0)  # what is quick finishes before the next one
 
     async def _carry_out(
         self, peer: Peer, command: Command, work: Callable[..., Any] | None
@@ -297,7 +297,7 @@ class Answers:
             limit = "max_requests"
         if not peer.begin(limit, request, work, key):
             await self._refuse(peer, request, f"is one more than {limit}", StatusCode.BUSY)
-        await asyncio.sleep(0)  # what is quick is over before the next one
+        await asyncio.sleep(0)  # what is quick finishes before the next one
 
     async def _provide(self, peer: Peer, request: Message, provider: Callable[..., Any]) -> None:
         try:

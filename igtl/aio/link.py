@@ -114,7 +114,7 @@ class Link(LinkBase, Asking):
 
         Raises:
             EncodeError: the message cannot be sent; the link is as before.
-            ConnectionClosed: the link is over.
+            ConnectionClosed: the link is closed.
             TimeoutError: the peer took nothing for the link's write_timeout. The link ends.
         """
         connection = self._connection
@@ -209,7 +209,7 @@ class Link(LinkBase, Asking):
 
         Raises:
             TimeoutError: nothing came in time; the text lists what was seen meanwhile.
-            ConnectionClosed: the link is over.
+            ConnectionClosed: the link is closed.
             ProtocolError: a bad message came; the next one can be read (not after
                 MessageTooLarge, which closes the link).
             RuntimeError: another task is receiving.

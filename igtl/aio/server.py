@@ -1,6 +1,6 @@
 """A server for many clients in one event loop; `igtl.serve` runs it in a thread.
 
-Each client has a bounded queue of its own, so one that stalls or dies delays nobody: its queue
+Each client has a bounded queue of its own, so one that stalls or dies delays no other: its queue
 follows the policy, and after `stall_timeout` it is dropped.
 """
 

@@ -145,7 +145,7 @@ class Subscriber(Asking):
         return await self.link.request(exchange, timeout)
 
     async def join(self) -> None:
-        """Wait until the link is over, and the handlers are done."""
+        """Wait until the link has closed, and the handlers are done."""
         await asyncio.shield(self._receiving.handling)
 
     async def close(self) -> None:

@@ -454,7 +454,7 @@ class Connection(asyncio.BufferedProtocol):
         not sent.
 
         Raises:
-            ConnectionClosed: the connection is over.
+            ConnectionClosed: the connection is closed.
             TimeoutError: the peer took nothing for `timeout` seconds; the connection is cut.
         """
         outbox = self.session.outbox
@@ -505,7 +505,7 @@ class Connection(asyncio.BufferedProtocol):
         self._wake_room()
 
     def _flush_later(self) -> None:
-        """What waits for the peer's header version leaves when the time for that is over."""
+        """Send what waits for the peer's header version when the time for that has passed."""
         if self.session.has_more and self._later is None:
             wait = max(0.0, self.session.next_deadline() - time.monotonic())
             self._later = self._loop.call_later(wait, self._flush_now)

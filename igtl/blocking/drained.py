@@ -57,7 +57,7 @@ class Channel:
         self.sock.setblocking(False)
 
     def read(self) -> bool:
-        """Feed the session with what is there; a broken connection ends it. Returns whether there
+        """Feed the session with what is there; a broken connection closes it. Returns whether there
         may be more."""
         session, layer = self.session, self._layer
         buffer = session.get_buffer() if layer is None else self._scratch
@@ -145,7 +145,7 @@ class Pump:
 
     Attributes:
         session: of the connection there is, or was last.
-        changed: held by whoever uses the session; notified when something has happened there.
+        changed: held by a thread that uses the session; notified when something has happened.
         closed: whether this end was closed.
     """
 
@@ -301,7 +301,7 @@ class Pump:
         if channel is not None:
             channel.close()
         if linger and self._thread is not threading.current_thread() and self._thread is not None:
-            self._thread.join(LINGER)  # it may be connecting; then it ends by itself
+            self._thread.join(LINGER)  # it may be connecting, and stops after that
         self._waker.close()
         self._woken.close()
 
@@ -330,7 +330,7 @@ class DrainedLink(Link):
 
         Raises:
             EncodeError: the message cannot be sent.
-            ConnectionClosed: the link is over.
+            ConnectionClosed: the link is closed.
             TimeoutError: with the policy "block", the peer took nothing for the write_timeout.
         """
         with self._pump.changed:
@@ -416,7 +416,7 @@ class DrainedLink(Link):
 
 
 def wait(changed: threading.Condition, timeout: float | None) -> bool:
-    """Wait for a notification; Ctrl-C ends it, on Windows too, where a lock does not."""
+    """Wait for a notification. Ctrl-C interrupts it, on Windows too, where a lock cannot be."""
     if not _WINDOWS:
         return changed.wait(timeout)
     end = math.inf if timeout is None else time.monotonic() + timeout

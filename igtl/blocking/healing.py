@@ -191,7 +191,7 @@ class Supervised(Pump):
             return list(self._on_connect)
 
     def _lose(self, channel: Channel) -> Exception | None:
-        """A connection is over: keep what had come, and what had not left whole."""
+        """After a connection has closed: keep what has arrived, and what has not left whole."""
         session = channel.session
         with self.changed:
             while channel.read():
@@ -235,7 +235,7 @@ class ReconnectingLink(DrainedLink):
 
     @property
     def close_reason(self) -> Exception | None:
-        """Why the link is over: it was closed, or the backoff has given up; else None."""
+        """Why the link has closed for good: by the caller, or as the backoff gave up; or None."""
         return self._pump.end()
 
     @property

@@ -65,7 +65,7 @@ class Asking:
         Raises:
             CommandFailed: the peer answered with another error.
             TimeoutError: no answer came in time.
-            ConnectionClosed: the link is over.
+            ConnectionClosed: the link is closed.
         """
         exchange = Exchange(request)
         answer: M | NoData = exchange.result(self.request(exchange, timeout))
@@ -138,7 +138,7 @@ class Link(LinkBase, Asking):
 
         Raises:
             EncodeError: the message cannot be sent; the link is as before.
-            ConnectionClosed: the link is over.
+            ConnectionClosed: the link is closed.
             TimeoutError: the peer took nothing for the link's write_timeout. The link ends, since
                 half of the message may be out.
         """
@@ -294,7 +294,7 @@ class Link(LinkBase, Asking):
 
         Raises:
             TimeoutError: nothing came in time; the text lists what was seen meanwhile.
-            ConnectionClosed: the link is over.
+            ConnectionClosed: the link is closed.
             ProtocolError: a bad message came; the next one can be read (not after
                 MessageTooLarge, which closes the link).
             RuntimeError: another thread is receiving.

@@ -43,7 +43,7 @@ _LAST_WORDS = 0.5  # seconds for what is cancelled when the I/O thread ends
 
 
 def _result(future: Future[T], timeout: float | None = None) -> T:
-    """Wait for a result of the I/O thread; Ctrl-C ends it, on Windows too."""
+    """Wait for a result of the I/O thread; Ctrl-C interrupts the wait, on Windows too."""
     if sys.platform != "win32":
         return future.result(timeout)
     while True:
@@ -420,7 +420,7 @@ class Server:
         is sent for it, the rate that the request allows is kept, and STP_ or the client's end stops
         it.
 
-        What nobody provides is answered with STATUS "not found".
+        A request without a provider is answered with STATUS "not found".
         """
         return self._server.provides(kind, name)
 
@@ -500,7 +500,7 @@ class Server:
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until the server is closed, or `timeout` seconds; returns whether it is closed.
-        Ctrl-C ends it."""
+        Ctrl-C interrupts the wait."""
         timeout = seconds("timeout", timeout)
         if sys.platform != "win32" or timeout is not None:
             return self._closed.wait(timeout)

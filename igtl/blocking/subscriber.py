@@ -137,7 +137,7 @@ class Subscriber(Asking):
             max_age: seconds since its arrival; an older one counts as none.
 
         Raises:
-            ConnectionClosed, OSError: the link is over, and no message is younger than `max_age`.
+            ConnectionClosed, OSError: the link is closed, and no message is younger than `max_age`.
         """
         max_age = seconds("max_age", max_age)
         with self._receiving.changed:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 _MARKS = {"ok": ("✓", "green"), "note": ("!", "yellow"), "problem": ("✗", "red")}
-_AWAY = ("host", "refused", "unreachable", "nobody", "address")
+_AWAY = ("host", "refused", "unreachable", "no client", "address")
 
 
 @click.command("doctor")

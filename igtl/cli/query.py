@@ -66,7 +66,7 @@ def command(
     DEVICE its device name, default any. Exits with 1 if the server has none, with 4 if it says
     nothing.
 
-    Do not ask 3D Slicer: a request ends it.
+    Do not ask 3D Slicer: a request crashes it.
     """
     with how.open(address) as link:
         try:

@@ -85,7 +85,7 @@ def accepted(diagnosis: Diagnosis, host: str, port: int, seconds: float) -> sock
         except TimeoutError:
             here = " Only this machine can connect to it." if host in _LOOPBACK else ""
             diagnosis.found(
-                "problem", "nobody",
+                "problem", "no client",
                 f"No client connected to {diagnosis.address} within {seconds:g} s.{here} Is the "
                 "other program a client, and set to this address?",
             )  # fmt: skip

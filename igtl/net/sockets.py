@@ -184,7 +184,7 @@ def _identity(path: str) -> tuple[int, int] | None:
 
 
 def _remove_stale(path: str) -> None:
-    """Remove a socket at which nobody listens any more."""
+    """Remove a socket on which no server listens any more."""
     try:
         if not stat.S_ISSOCK(os.stat(path).st_mode):
             return  # binding fails, and says that something is there

@@ -4,7 +4,8 @@ An end whose user asked for it (`connect(…, compression=True)`, `serve` and `l
 so by CAPABILITY with "COMPRESSED" among its types (and "COMPRESSED.Z", if it reads zstd), under the
 device name "igtl.compression". A client sends it first; a server only in answer to one, so a
 standard client never sees any of this. From then on each end wraps what pays, and opens
-what comes. Whoever has not said so is sent every message as ever; GET_CAPABIL is never sent.
+what comes. A peer that has not said so receives every message uncompressed; GET_CAPABIL is
+never sent.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ class CompressingProtocol(Protocol):
 
     Attributes:
         peer_takes: see Protocol.
-        answer: called with an offer that should be sent now, without waiting for anybody; returns
+        answer: called with an offer that should be sent now, without waiting; returns
             whether it was. Else it goes out before the next message.
     """
 

@@ -23,7 +23,7 @@ class Layer(Protocol):
     @property
     def clean_end(self) -> bool:
         """Whether the peer has said that it sends nothing more. Where it only closed the
-        connection, somebody else may have cut it."""
+        connection, a third party may have cut it."""
 
     def begin(self) -> None:
         """The connection is there: prepare what this end sends first."""

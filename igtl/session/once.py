@@ -1,4 +1,4 @@
-"""Callbacks that are called once, with why a link is over."""
+"""Callbacks that are called once, with the reason why a link has closed."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ class Session:
     Attributes:
         close_reason: why nothing more can arrive; None while something can.
         greeting: what leaves before anything else.
-        over: what is to be called when the link is over.
+        over: what is to be called when the link has closed.
         can_send: whether the peer, as far as is known, takes anything.
         heard: time of the clock at which the last bytes arrived; times at which this end did not
             listen are left out.

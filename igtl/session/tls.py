@@ -98,8 +98,8 @@ class TLSLayer:
 
     Attributes:
         ready: whether the handshake is done.
-        clean_end: whether the peer has ended the stream with TLS's own message. Else somebody may
-            have cut it (RFC 8446, 6.1).
+        clean_end: whether the peer has ended the stream with TLS's own message. Else a third party
+            may have cut it (RFC 8446, 6.1).
     """
 
     def __init__(

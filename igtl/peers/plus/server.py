@@ -108,7 +108,7 @@ class PlusServer:
         """Send a message to each device that has asked for it, unless it harms PLUS.
 
         Raises:
-            PlusRefuses: it ends or confuses PLUS, as the text says; `force` sends it to all.
+            PlusRefuses: it stops or confuses PLUS, as the text says; `force` sends it to all.
         """
         with self._changed:
             self._send(self._devices.sending(message, force=force))

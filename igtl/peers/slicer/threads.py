@@ -105,7 +105,7 @@ class Slicer(Scene):
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until this is closed, or `timeout` seconds, while handlers do their work; returns
-        whether it is closed. Ctrl-C ends it."""
+        whether it is closed. Ctrl-C interrupts the wait."""
         return self.server.wait(timeout)
 
     def latest(self, kind: type[M], name: str = "*", *, max_age: float | None = None) -> M | None:
