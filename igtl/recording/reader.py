@@ -708,6 +708,11 @@ class RecordedStream:
         return found
 
     @property
+    def has_frames(self) -> bool:
+        """Whether the type is one of those that have `frames`."""
+        return any(kind.type_name == self.type_name for kind in PICTURES)
+
+    @property
     def frames(self) -> Frames:
         """(N, H, W[, C]), the pictures of IMAGE, VIDEO (decoded), TRACKEDFRAME and USMESSAGE, and
         the arrays of NDARRAY: read when they are asked for.
@@ -715,7 +720,7 @@ class RecordedStream:
         Raises:
             TypeError: the type has no pictures; `batch` has the columns of others.
         """
-        if not any(kind.type_name == self.type_name for kind in PICTURES):
+        if not self.has_frames:
             raise TypeError(f"{self.type_name} has no pictures; see batch")
         return Frames(self._whole._pictures, self._selected)
 
