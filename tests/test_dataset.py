@@ -220,6 +220,21 @@ def test_rows_are_in_order_of_arrival(tmp_path: Path, chunks: str) -> None:
         assert recording["A"].times.tolist() == sorted(times)
 
 
+def test_a_channel_that_several_types_share(tmp_path: Path) -> None:
+    """Those of a peer that makes up names without end."""
+    with Recorder(tmp_path / "a.mcap") as recorder:
+        recorder._channels.update(dict.fromkeys(range(4096), 0))  # as many as there may be
+        video = igtl.Video(b"1", "I420", (2, 2, 1), device_name="V")
+        image = igtl.Image.from_frame(picture(0), device_name="I")
+        for n, message in enumerate((video, igtl.Status.ok(), image, video)):
+            recorder.write(message, received=1000 - n)
+    with Recording(tmp_path / "a.mcap") as recording:
+        stream = recording["*", "*"]
+        assert [type(m) for m in stream.messages()] == [type(stream[n]) for n in range(4)]
+        assert stream.times.tolist() == [0, 1, 2, 3]
+        assert not stream.has_frames
+
+
 # ---- video ------------------------------------------------------------------------------------
 
 

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import struct
+import sys
 import threading
 from bisect import bisect_left
 from collections import OrderedDict
@@ -81,7 +82,7 @@ class Recording:
         self._counts: dict[int, int] = {}  # messages by channel
         self._chunks: list[_Chunk] = []
         self._reading = threading.Lock()
-        self._kept: dict[Stream, bytes] = {}  # small messages, for `batch`
+        self._kept: dict[Stream, list[bytes]] = {}  # the rows of small messages, for `batch`
         # the records of chunks and their bytes, the latest last
         self._opened: OrderedDict[int, tuple[list[Any], int]] = OrderedDict()
         self._opening = threading.Lock()
@@ -355,8 +356,8 @@ class Recording:
         """Read the file once, to find the rows of all streams: what `times`, `frames`, `sync` and
         the like do at their first use. Later calls do nothing.
 
-        A part of the file at a time is in memory; 56 bytes of each message stay, and messages of
-        no more than 4 KiB as long as all of them are no more than 64 MiB.
+        A part of the file at a time is in memory; 24 bytes of each message stay, 48 of VIDEO, and
+        messages of no more than 4 KiB as long as all of them take no more than 64 MiB.
 
         Args:
             progress: called with how many messages were read, and how many there are.
@@ -376,7 +377,8 @@ class Recording:
         kept: dict[Stream, list[tuple[int, bytes]]] | None = {stream: [] for stream in builders}
         room, done = _KEPT, 0
         of = {n: key for key, stream in self.streams.items() for n in stream._numbers}
-        for chunk in sorted(self._chunks, key=lambda c: c.offset):
+        # in the order of the file: of equal times, so are the rows
+        for number, chunk in sorted(enumerate(self._chunks), key=lambda each: each[1].offset):
             if not chunk.channels & of.keys():
                 continue
             for place, record in enumerate(self._records_of(chunk.offset)):
@@ -390,10 +392,10 @@ class Recording:
                 except (ProtocolError, ValueError):
                     builder.bad += 1
                     continue
-                builder.add(record.log_time, chunk.offset, place, message)
+                builder.add(record.log_time, number, place, message)
                 if kept is not None and len(record.data) <= _SMALL:
                     kept[stream].append((record.log_time, record.data))
-                    room -= len(record.data)
+                    room -= sys.getsizeof(record.data)
                     kept = kept if room >= 0 else None
             if progress is not None:
                 progress(done, self.count)
@@ -401,7 +403,7 @@ class Recording:
         for stream, small in (kept or {}).items():
             if small and len(small) == len(found[stream].times_ns):
                 small.sort(key=_time_of_pair)
-                self._kept[stream] = b"".join(data for _, data in small)
+                self._kept[stream] = [data for _, data in small]
         return found
 
     def _records_of(self, offset: int) -> list[Any]:
@@ -618,7 +620,8 @@ class RecordedStream:
 
     def _at(self, row: int) -> Recorded:
         rows = self._rows
-        return self._recording._recorded_at(int(rows.chunks[row]), int(rows.places[row]))
+        chunk = self._recording._chunks[rows.chunks[row]]
+        return self._recording._recorded_at(chunk.offset, int(rows.places[row]))
 
     @overload
     def __getitem__(self, key: int) -> Message: ...
@@ -670,12 +673,11 @@ class RecordedStream:
         Raises:
             TypeError, ValueError: the type has no columns, or the messages differ in shape.
         """
-        if self._chosen is None:
-            kept = self._recording._kept.get((self.type_name, self.device_name))
-            if kept is not None:
-                return batch.unpack(kept)
+        rows = self._selected.tolist()  # first, since it makes the index
+        kept = self._recording._kept.get((self.type_name, self.device_name))
+        if kept is not None:
+            return batch.unpack(b"".join([kept[row] for row in rows]))
         # a single message tells whether there are columns, before all are read
-        rows = self._selected.tolist()
         batch.unpack(b"".join(bytes(self._at(row).frame.data) for row in rows[:1]))
         return batch.unpack(b"".join(bytes(self._at(row).frame.data) for row in rows))
 

@@ -18,6 +18,7 @@ from igtl.messages.imaging import FrameType, Image, Video
 from igtl.messages.plus import TrackedFrame, UsMessage
 
 Numbers = npt.NDArray[np.int64]
+Small = npt.NDArray[np.int32]
 PICTURES: Final = (Image, Video, TrackedFrame, UsMessage, NDArray)
 _ALONE: Final = ("I420", "MJPG")  # codecs of which each frame stands for itself
 _WAITS: Final = (FrameType.INTER, FrameType.SKIPPED)
@@ -36,62 +37,79 @@ class Rows(NamedTuple):
     Attributes:
         times_ns, stamps_ns: (N,) arrivals, and time stamps of the headers, nanoseconds since 1970;
             stamps are 0 where not set.
-        chunks, places: (N,) offset of the chunk in the file, and number of the record in it.
-        kinds: (N,) which of `shapes` each picture has; -1 of other messages.
-        starts: (N,) row from which a decoder must begin in order to show this one.
+        chunks, places: (N,) number of the chunk of the file, and of the record in it.
+        kinds: (N,) which of `shapes` each picture has; empty of other messages.
+        starts: (N,) row from which a decoder must begin in order to show this one; empty of all
+            but VIDEO.
         shapes: of pictures.
         bad: messages that are left out.
     """
 
     times_ns: Numbers
     stamps_ns: Numbers
-    chunks: Numbers
-    places: Numbers
-    kinds: Numbers
+    chunks: Small
+    places: Small
+    kinds: Small
     starts: Numbers
     shapes: tuple[Shape, ...]
     bad: int
 
 
 class RowsBuilder:
-    """Collects `Rows` in the order of the file."""
+    """Collects `Rows` in the order of the file. There may be millions, so they are numbers from
+    the beginning."""
 
     def __init__(self) -> None:
         self.bad = 0
-        self._table = array("q")
+        self._times, self._stamps = array("q"), array("q")
+        self._chunks, self._places = array("i"), array("i")
+        self._kinds = array("i")  # of pictures
+        self._needs, self._ids = array("i"), array("q")  # of VIDEO
         self._shapes: dict[Shape, int] = {}
 
     def add(self, time_ns: int, chunk: int, place: int, message: Message) -> None:
         """One good message."""
-        shape = _shape_of(message)
-        kind = -1 if shape is None else self._shapes.setdefault(shape, len(self._shapes))
-        needs, number = 0, 0
+        self._times.append(time_ns)
+        self._stamps.append(_core.time_ns_of(message.timestamp_raw))
+        self._chunks.append(chunk)
+        self._places.append(place)
+        if isinstance(message, PICTURES):
+            shape = _shape_of(message)
+            self._kinds.append(self._shapes.setdefault(shape, len(self._shapes)))
         if isinstance(message, Video):
-            needs, number = _dependence(message), message.message_id
-        stamp = _core.time_ns_of(message.timestamp_raw)
-        self._table.extend((time_ns, stamp, chunk, place, kind, needs, number))
+            self._needs.append(_dependence(message))
+            self._ids.append(message.message_id)
 
     def rows(self) -> Rows:
         """What was collected. VIDEO that no decoder can show, for want of a key frame, is bad."""
-        table: Numbers = np.frombuffer(self._table, np.int64).reshape(-1, 7)
-        table = table[np.argsort(table[:, 0], kind="stable")]
-        starts = np.arange(len(table))
-        if table[:, 5].any():
-            usable, starts = _decodable(table[:, 5], table[:, 6])
-            table = table[usable]
-        bad = self.bad + len(self._table) // 7 - len(table)
-        times, stamps, chunks, places, kinds = (np.array(table[:, k]) for k in range(5))
-        return Rows(times, stamps, chunks, places, kinds, starts, tuple(self._shapes), bad)
+        times = np.frombuffer(self._times, np.int64)
+        order: Any = slice(None)
+        if (times[1:] < times[:-1]).any():
+            order = np.argsort(times, kind="stable")
+        starts = np.zeros(0, np.int64)
+        bad = self.bad
+        if len(self._kinds) != len(times):  # of a channel that several types share
+            self._kinds = array("i")
+        if self._needs and len(self._needs) == len(times):
+            needs, ids = np.frombuffer(self._needs, np.int32), np.frombuffer(self._ids, np.int64)
+            usable, starts = _decodable(needs[order].tolist(), ids[order].tolist())
+            bad += len(times) - len(usable)
+            order = np.arange(len(times))[order][usable]
+        return Rows(
+            times[order], np.frombuffer(self._stamps, np.int64)[order],
+            np.frombuffer(self._chunks, np.int32)[order],
+            np.frombuffer(self._places, np.int32)[order],
+            np.frombuffer(self._kinds, np.int32)[order if self._kinds else slice(None)],
+            starts, tuple(self._shapes), bad,
+        )  # fmt: skip
 
 
-def _shape_of(message: Message) -> Shape | None:
+def _shape_of(message: Message) -> Shape:
     if isinstance(message, Video):
         width, height, _ = (int(n) for n in message.size)
         return Shape((height, width) if message.grey else (height, width, 3), "|u1")
-    if isinstance(message, PICTURES):
-        pixels = _pixels(message)
-        return Shape(pixels.shape, pixels.dtype.str)
-    return None
+    pixels = _pixels(message)
+    return Shape(pixels.shape, pixels.dtype.str)
 
 
 def _pixels(message: Any) -> npt.NDArray[Any]:
@@ -110,14 +128,14 @@ def _dependence(message: Video) -> int:
     return 2 if message.kind in _WAITS else 3
 
 
-def _decodable(dependences: Numbers, ids: Numbers) -> tuple[list[int], Numbers]:
+def _decodable(dependences: list[int], ids: list[int]) -> tuple[list[int], Numbers]:
     """The frames that a VideoDecoder shows, by what they say of themselves, and for each the first
     one that it needs, counted among these."""
     usable: list[int] = []
     starts = array("q")
     start = -1  # waiting for a key frame
     before = 0
-    for n, (dependence, number) in enumerate(zip(dependences.tolist(), ids.tolist(), strict=True)):
+    for n, (dependence, number) in enumerate(zip(dependences, ids, strict=True)):
         late = 0 < number <= before and dependence != 1
         if not late:
             if before and number > before + 1:
