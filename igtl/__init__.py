@@ -155,6 +155,7 @@ if TYPE_CHECKING:
     from igtl import aio, files, simulate, video
     from igtl.blocking.server import Peer, Server, serve
     from igtl.codec import batch
+    from igtl.files.exporting import export
     from igtl.peers import plus, slicer
     from igtl.recording import Recorder, Recording
     from igtl.session import tls
@@ -169,7 +170,8 @@ _LAZY = {
     "Peer": "blocking.server", "Server": "blocking.server", "serve": "blocking.server",
     "Recorder": "recording", "Recording": "recording",
     "VideoDecoder": "video", "VideoEncoder": "video", "View": "view",
-    "aio": "aio", "batch": "codec.batch", "files": "files", "plus": "peers.plus",
+    "aio": "aio", "batch": "codec.batch", "export": "files.exporting",
+    "files": "files", "plus": "peers.plus",
     "simulate": "simulate", "slicer": "peers.slicer", "tls": "session.tls",
     "transfer": "tools.transfer", "video": "video",
 }  # fmt: skip
@@ -352,6 +354,7 @@ __all__ = [
     "connect",
     "crc64",
     "decompress",
+    "export",
     "fields",
     "files",
     "fit",

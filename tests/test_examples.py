@@ -5,11 +5,13 @@ from __future__ import annotations
 import csv
 import importlib.util
 import json
+import pickle
 import re
 import threading
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import igtl
@@ -374,6 +376,30 @@ def test_recording(run: Any, tmp_path: Path) -> None:
     assert float(re.findall(r"the needle moved ([\d.]+) mm", out)[0]) > 0
     assert "equal bytes: True" in out
     assert (tmp_path / "a.mcap").exists()
+
+
+def test_dataset(run: Any, tmp_path: Path) -> None:
+    pytest.importorskip("mcap")
+    out = run("dataset", "--count", "60")
+    pairs = int(re.findall(r"^(\d+) pairs; ", out, re.MULTILINE)[0])
+    assert pairs > 20
+    assert f"{pairs} served in batches of 8" in out
+    assert "a table of time, x, y, z with " in out
+    assert "arrays: IMAGE/Image_Reference/frames, TRANSFORM/NeedleToReference/matrix" in out
+
+
+def test_the_data_set_travels_to_worker_processes(tmp_path: Path) -> None:
+    pytest.importorskip("mcap")
+    module = load("dataset")
+    module.record(tmp_path / "a.mcap", 40)
+    data = module.Pairs(tmp_path / "a.mcap", "IMAGE", "NeedleToReference")
+    twin = module.Pairs.__new__(module.Pairs)
+    twin.__setstate__(pickle.loads(pickle.dumps(data.__getstate__())))
+    for k in (3, 0, len(data) - 1):
+        for ours, theirs in zip(data[k], twin[k], strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+    data.close()
+    twin.close()
 
 
 def test_own_message_type(run: Any) -> None:

@@ -23,6 +23,7 @@ COMMANDS: Final = {
     "doctor": "Find out why nothing arrives.",
     "dump": "Print the messages a server sends.",
     "echo": "Send everything back to where it came from.",
+    "export": "A recording as arrays, a table, a film or a sequence of images.",
     "info": "What is in a recording.",
     "monitor": "Watch the streams of a server: rates, jitter, gaps, errors.",
     "query": "Ask a server for one message.",

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
+import struct
+import sys
 import threading
 from bisect import bisect_left
-from collections.abc import Collection, Iterator
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Iterator
 from functools import cached_property
-from typing import Any, Final, NamedTuple, Self
+from typing import Any, Final, Literal, NamedTuple, Self, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -23,12 +27,18 @@ from igtl.messages.tracking import TrackingData
 from igtl.options import CRCPolicy
 from igtl.recording.playback import Playback, Recorded
 from igtl.recording.recorder import ENCODING, EVENTS
+from igtl.recording.rows import PICTURES, Frames, Numbers, Pictures, Rows, RowsBuilder
 
 Stream = tuple[str, str]
 """Type and device name."""
 _MAGIC: Final = b"\x89MCAP0\r\n"
-_CHANNEL, _CHUNK, _DATA_END, _FOOTER = 0x04, 0x06, 0x0F, 0x02
+_CHANNEL, _MESSAGE, _CHUNK, _DATA_END, _FOOTER = 0x04, 0x05, 0x06, 0x0F, 0x02
+_RECORD: Final = struct.Struct("<BQ")  # opcode, length
+_MESSAGE_HEAD: Final = struct.Struct("<HIQQ")  # channel, sequence, log time, publish time
 _NS: Final = 1_000_000_000
+_OPEN: Final = 16 << 20  # bytes of chunks that are kept for the next row
+_SMALL: Final = 4096  # messages up to this size are kept while the index is made,
+_KEPT: Final = 64 << 20  # as long as all of them are no more than this
 
 
 class _Chunk(NamedTuple):
@@ -72,6 +82,10 @@ class Recording:
         self._counts: dict[int, int] = {}  # messages by channel
         self._chunks: list[_Chunk] = []
         self._reading = threading.Lock()
+        self._kept: dict[Stream, list[bytes]] = {}  # the rows of small messages, for `batch`
+        # the records of chunks and their bytes, the latest last
+        self._opened: OrderedDict[int, tuple[list[Any], int]] = OrderedDict()
+        self._opening = threading.Lock()
         self._file = open(self.path, "rb")  # noqa: SIM115  (until close)
         try:
             with naming(self.path):
@@ -166,8 +180,28 @@ class Recording:
         with self._reading, naming(self.path):
             self._file.seek(at + 9)
             chunk = self._records.Chunk.read(self._data_stream.ReadDataStream(self._file))
-        found: list[Any] = self._stream_reader.breakup_chunk(chunk, validate_crc=True)
-        return found
+        stream, size = self._stream_reader.get_chunk_data_stream(chunk, validate_crc=True)
+        content = stream.read(size)
+        return list(self._records_in(content))
+
+    def _records_in(self, content: bytes) -> Iterator[Any]:
+        """Channels and messages of a chunk: most of the time of reading small messages passes
+        here, which is why the package's own reader is not used."""
+        at, message = 0, self._records.Message
+        while at < len(content):
+            opcode, length = _RECORD.unpack_from(content, at)
+            at += _RECORD.size
+            end = at + length
+            if end > len(content):
+                raise ValueError("a record is longer than its chunk")
+            if opcode == _MESSAGE:
+                channel, sequence, log_time, stamp = _MESSAGE_HEAD.unpack_from(content, at)
+                data = content[at + _MESSAGE_HEAD.size : end]
+                yield message(channel, log_time, data, stamp, sequence)
+            elif opcode == _CHANNEL:
+                record = self._data_stream.ReadDataStream(io.BytesIO(content[at:end]))
+                yield self._records.Channel.read(record)
+            at = end
 
     def _sort(self) -> None:
         ours = {n: c for n, c in self._channels.items() if c.message_encoding == ENCODING}
@@ -259,25 +293,33 @@ class Recording:
             chosen = {n for stream in self.streams.values() for n in stream._numbers}
         else:
             chosen = {n for key in streams for n in self[key]._numbers}
+        return self._recorded(chosen, *self._limits(start, end))
+
+    def _limits(self, start: float, end: float | None) -> tuple[int | None, int | None]:
+        """Nanoseconds since 1970, of seconds from the beginning."""
         first = self.start_ns + round(start * _NS) if start else None
-        last = None if end is None else self.start_ns + round(end * _NS)
-        return self._recorded(chosen, first, last)
+        return first, None if end is None else self.start_ns + round(end * _NS)
 
     def _recorded(
         self, chosen: set[int], first: int | None, last: int | None
     ) -> Iterator[Recorded]:
         for record in self._messages(chosen, first, last):
-            facts = self._channels[record.channel_id].metadata
-            try:
-                frame = Frame.from_bytes(record.data)
-            except ValueError:
-                self._damaged.add((record.channel_id, record.log_time, record.sequence))
-                continue
-            number = facts.get("connection", "")
-            yield Recorded(
-                record.log_time, frame, facts.get("peer", ""),
-                int(number) if number.isdecimal() else 0, _stream_of(facts),
-            )  # fmt: skip
+            recorded = self._with_facts(record)
+            if recorded is not None:
+                yield recorded
+
+    def _with_facts(self, record: Any) -> Recorded | None:
+        facts = self._channels[record.channel_id].metadata
+        try:
+            frame = Frame.from_bytes(record.data)
+        except ValueError:
+            self._damaged.add((record.channel_id, record.log_time, record.sequence))
+            return None
+        number = facts.get("connection", "")
+        return Recorded(
+            record.log_time, frame, facts.get("peer", ""),
+            int(number) if number.isdecimal() else 0, _stream_of(facts),
+        )  # fmt: skip
 
     def _messages(self, chosen: set[int], first: int | None, last: int | None) -> Iterator[Any]:
         """In order of arrival, which may differ from that of the file; of equal times, in the
@@ -302,15 +344,146 @@ class Recording:
             del waiting[:due]
 
     def _messages_of(self, chunk: _Chunk, chosen: set[int]) -> list[Any]:
+        wanted = self._records.Message
+        return [
+            record for record in self._records_of(chunk.offset)
+            if isinstance(record, wanted) and record.channel_id in chosen
+        ]  # fmt: skip
+
+    # -- rows
+
+    def read_index(self, progress: Callable[[int, int], object] | None = None) -> None:
+        """Read the file once, to find the rows of all streams: what `times`, `frames`, `sync` and
+        the like do at their first use. Later calls do nothing.
+
+        A part of the file at a time is in memory; 24 bytes of each message stay, 48 of VIDEO, and
+        messages of no more than 4 KiB as long as all of them take no more than 64 MiB.
+
+        Args:
+            progress: called with how many messages were read, and how many there are.
+
+        Raises:
+            OSError: the file cannot be read.
+        """
+        if "_index" not in self.__dict__:
+            self._index = self._read_index(progress)
+
+    @cached_property
+    def _index(self) -> dict[Stream, Rows]:
+        return self._read_index(None)
+
+    def _read_index(self, progress: Callable[[int, int], object] | None) -> dict[Stream, Rows]:
+        builders = {stream: RowsBuilder() for stream in self.streams}
+        kept: dict[Stream, list[tuple[int, bytes]]] | None = {stream: [] for stream in builders}
+        room, done = _KEPT, 0
+        of = {n: key for key, stream in self.streams.items() for n in stream._numbers}
+        # in the order of the file: of equal times, so are the rows
+        for number, chunk in sorted(enumerate(self._chunks), key=lambda each: each[1].offset):
+            if not chunk.channels & of.keys():
+                continue
+            for place, record in enumerate(self._records_of(chunk.offset)):
+                if not isinstance(record, self._records.Message) or record.channel_id not in of:
+                    continue
+                done += 1
+                stream = of[record.channel_id]
+                builder = builders[stream]
+                try:
+                    message = Frame.from_bytes(record.data).unpack()
+                except (ProtocolError, ValueError):
+                    builder.bad += 1
+                    continue
+                builder.add(record.log_time, number, place, message)
+                if kept is not None and len(record.data) <= _SMALL:
+                    kept[stream].append((record.log_time, record.data))
+                    room -= sys.getsizeof(record.data)
+                    kept = kept if room >= 0 else None
+            if progress is not None:
+                progress(done, self.count)
+        found = {stream: builder.rows() for stream, builder in builders.items()}
+        for stream, small in (kept or {}).items():
+            if small and len(small) == len(found[stream].times_ns):
+                small.sort(key=_time_of_pair)
+                self._kept[stream] = [data for _, data in small]
+        return found
+
+    def _records_of(self, offset: int) -> list[Any]:
+        """All records of a chunk; none of one that is damaged."""
         try:
-            records = self._chunk_records(chunk.offset)
+            return self._chunk_records(offset)
         except OSError:  # of the disk
             raise
         except Exception:  # of the decompressors, which raise anything
-            self._damaged.add((chunk.offset,))
+            self._damaged.add((offset,))
             return []
-        wanted = self._records.Message
-        return [r for r in records if isinstance(r, wanted) and r.channel_id in chosen]
+
+    def _recorded_at(self, offset: int, place: int) -> Recorded:
+        """A good message, by its place; the chunks that were opened last are at hand."""
+        with self._opening:
+            if offset not in self._opened:
+                records = self._chunk_records(offset)
+                size = sum(len(getattr(record, "data", b"")) + 100 for record in records)
+                self._opened[offset] = records, size
+                # a chunk of many bytes is one message that is longer than a chunk
+                while len(self._opened) > 1 and sum(n for _, n in self._opened.values()) > _OPEN:
+                    self._opened.popitem(last=False)
+            self._opened.move_to_end(offset)
+            records, _ = self._opened[offset]
+        found = self._with_facts(records[place])
+        assert found is not None  # rows are good
+        return found
+
+    def sync(
+        self,
+        *streams: str | Stream | RecordedStream,
+        tolerance: float = 0.05,
+        by: Literal["timestamp", "arrival"] = "timestamp",
+    ) -> tuple[RecordedStream, ...]:
+        """What belongs to the same instant, row by row: `images, poses = recording.sync("Image",
+        "ProbeToTracker")`.
+
+        Each row of the first stream is given the nearest row of every other one; rows without a
+        partner are left out. For poses between those of the tracker see
+        `igtl.geometry.interpolate`.
+
+        Args:
+            streams: two or more, each as in `recording[...]`, or streams of this recording, such
+                as `recording["Image"].between(2, 5)`. The first one leads.
+            tolerance: largest distance in time, in seconds; default 0.05.
+            by: "timestamp" (default; the arrival where none is set), or "arrival", for streams
+                whose time stamps come from different clocks.
+
+        Returns:
+            A stream for each, all of the same length.
+
+        Raises:
+            KeyError: as recording[...] has it.
+            ValueError: nothing belongs together; the text says how far the streams are apart.
+        """
+        if len(streams) < 2:
+            raise ValueError("sync puts two or more streams together")
+        if not tolerance >= 0:
+            raise ValueError(f"tolerance must be 0 s or more, not {tolerance}")
+        if by not in ("timestamp", "arrival"):
+            raise ValueError(f"by must be 'timestamp' or 'arrival', not {by!r}")
+        chosen = [each if isinstance(each, RecordedStream) else self[each] for each in streams]
+        if any(each._recording is not self for each in chosen):
+            raise ValueError("a stream is of another recording")
+        lead, *others = (each._instants(by) for each in chosen)
+        together = np.ones(len(lead), bool)
+        partners = []
+        apart = []
+        for other, stream in zip(others, chosen[1:], strict=True):
+            partner, distance = _nearest(lead, other)
+            together &= distance <= round(tolerance * _NS)
+            partners.append(partner)
+            nearest = f"{distance.min() / _NS:.3g} s apart" if len(distance) else "no message"
+            apart.append(f"{stream.type_name} {stream.device_name!r}: {nearest} at best")
+        if not together.any():
+            hint = "; by='arrival' pairs by the time of arrival" if by == "timestamp" else ""
+            raise ValueError(f"no messages are within {tolerance} s: {'; '.join(apart)}{hint}")
+        return chosen[0][together], *(
+            stream[partner[together]] for stream, partner in zip(chosen[1:], partners, strict=True)
+        )
 
     def play(
         self,
@@ -356,23 +529,40 @@ class Recording:
 
 
 class RecordedStream:
-    """The messages of one (type, device name) of a recording.
+    """The messages of one (type, device name) of a recording, or some of them.
+
+    The rows of its arrays are the good messages in order of arrival; the first use of one reads
+    the whole recording once, a part at a time. `stream[10:20]`, `stream[rows]` and
+    `stream[stream.times > 5]` are streams of these rows, `stream[7]` is a message.
 
     Attributes:
         type_name, device_name: of the stream.
     """
 
-    def __init__(self, recording: Recording, stream: Stream, numbers: list[int]) -> None:
+    def __init__(
+        self,
+        recording: Recording,
+        stream: Stream,
+        numbers: list[int],
+        whole: RecordedStream | None = None,
+        chosen: Numbers | None = None,
+    ) -> None:
         self.type_name, self.device_name = stream
         self._recording = recording
         self._numbers = set(numbers)
+        self._whole = whole or self
+        self._chosen = chosen
 
     def __len__(self) -> int:
+        if self._chosen is not None:
+            return len(self._chosen)
         counts = self._recording._counts
         return sum(counts.get(n, 0) for n in self._numbers)
 
     def __iter__(self) -> Iterator[Recorded]:
-        return self._recording._recorded(self._numbers, None, None)
+        if self._chosen is None:
+            return self._recording._recorded(self._numbers, None, None)
+        return map(self._at, self._chosen.tolist())
 
     @property
     def peers(self) -> list[str]:
@@ -384,6 +574,9 @@ class RecordedStream:
     def span_ns(self) -> tuple[int, int]:
         """Arrival of the first and the last, nanoseconds since 1970."""
         recording = self._recording
+        if self._chosen is not None:
+            times = self.times_ns
+            return (int(times.min()), int(times.max())) if len(times) else (0, 0)
         chunks = [c for c in recording._chunks if self._numbers & c.channels]
         first, last = math.inf, -math.inf
         # another chunk is looked into only if it could change the answer
@@ -414,39 +607,90 @@ class RecordedStream:
         for recorded in self:
             yield _decoded(recorded, crc)
 
+    # -- rows
+
+    @property
+    def _rows(self) -> Rows:
+        return self._recording._index[self.type_name, self.device_name]
+
+    @property
+    def _selected(self) -> Numbers:
+        """(N,) the rows of the whole stream that this one has."""
+        return np.arange(len(self._rows.times_ns)) if self._chosen is None else self._chosen
+
+    def _at(self, row: int) -> Recorded:
+        rows = self._rows
+        chunk = self._recording._chunks[rows.chunks[row]]
+        return self._recording._recorded_at(chunk.offset, int(rows.places[row]))
+
+    @overload
+    def __getitem__(self, key: int) -> Message: ...
+    @overload
+    def __getitem__(self, key: slice | npt.ArrayLike) -> RecordedStream: ...
+    def __getitem__(self, key: Any) -> Message | RecordedStream:
+        """The good message of a row, or a stream of several rows.
+
+        Args:
+            key: a number; or a slice, an array of numbers, or an array of bool for each row.
+
+        Raises:
+            IndexError: there is no such row.
+        """
+        if isinstance(key, list | tuple):
+            key = np.asarray(key, None if len(key) else np.int64)
+        chosen = self._selected[key]
+        if np.ndim(chosen) == 0:
+            return _decoded(self._at(int(chosen)), "verify")
+        stream = self.type_name, self.device_name
+        return RecordedStream(self._recording, stream, list(self._numbers), self._whole, chosen)
+
+    def between(self, start: float = 0.0, end: float | None = None) -> RecordedStream:
+        """The rows that arrived from `start` to `end`, both included.
+
+        Args:
+            start, end: seconds from the beginning of the recording, as in `times`.
+        """
+        first, last = self._recording._limits(start, end)
+        times = self.times_ns
+        inside = np.ones(len(times), bool) if first is None else times >= first
+        return self[inside if last is None else inside & (times <= last)]
+
+    def _instants(self, by: str) -> Numbers:
+        """(N,) nanoseconds since 1970."""
+        rows, chosen = self._rows, self._selected
+        arrivals = rows.times_ns[chosen]
+        if by == "arrival":
+            return arrivals
+        stamps = rows.stamps_ns[chosen]
+        return np.where(stamps == 0, arrivals, stamps)
+
     # -- as arrays
 
     @cached_property
-    def _arrays(self) -> tuple[npt.NDArray[np.int64], batch.Batch, int]:
-        recorded = list(self)
-        bad = 0
-        try:
-            found = batch.unpack(b"".join(bytes(r.frame.data) for r in recorded))
-        except ProtocolError:
-            good = [r for r in recorded if _is_good(r)]
-            bad = len(recorded) - len(good)
-            recorded = good
-            found = batch.unpack(b"".join(bytes(r.frame.data) for r in recorded))
-        return np.array([r.time_ns for r in recorded], np.int64), found, bad
-
-    @property
     def batch(self) -> batch.Batch:
-        """All good messages as columns, see `igtl.batch`; read once, and kept.
+        """All rows as columns, see `igtl.batch`; read once, and kept.
 
         Raises:
             TypeError, ValueError: the type has no columns, or the messages differ in shape.
         """
-        return self._arrays[1]
+        rows = self._selected.tolist()  # first, since it makes the index
+        kept = self._recording._kept.get((self.type_name, self.device_name))
+        if kept is not None:
+            return batch.unpack(b"".join([kept[row] for row in rows]))
+        # a single message tells whether there are columns, before all are read
+        batch.unpack(b"".join(bytes(self._at(row).frame.data) for row in rows[:1]))
+        return batch.unpack(b"".join(bytes(self._at(row).frame.data) for row in rows))
 
     @property
     def bad(self) -> int:
-        """Messages with a wrong CRC or body, which `batch`, `times` and `matrices` leave out."""
-        return self._arrays[2]
+        """Messages of the whole stream that are no rows: with a wrong CRC or body, and VIDEO that
+        cannot be shown for want of a key frame."""
+        return self._rows.bad
 
     @property
     def times_ns(self) -> npt.NDArray[np.int64]:
-        """(N,) arrivals, nanoseconds since 1970, of the rows of `batch`."""
-        return self._arrays[0]
+        """(N,) arrivals, nanoseconds since 1970."""
+        return self._rows.times_ns[self._selected]
 
     @property
     def times(self) -> npt.NDArray[np.float64]:
@@ -456,7 +700,7 @@ class RecordedStream:
     @property
     def timestamps(self) -> npt.NDArray[np.float64]:
         """(N,) time stamps of the headers, seconds since 1970; NaN where not set."""
-        stamps = self.batch.time_ns
+        stamps = self._rows.stamps_ns[self._selected]
         return np.where(stamps == 0, np.nan, stamps / _NS)
 
     @property
@@ -464,6 +708,27 @@ class RecordedStream:
         """(N, 4, 4), mm, of TRANSFORM."""
         found: npt.NDArray[Any] = self.batch["matrix"]
         return found
+
+    @property
+    def has_frames(self) -> bool:
+        """Whether the type is one of those that have `frames`."""
+        return any(kind.type_name == self.type_name for kind in PICTURES)
+
+    @property
+    def frames(self) -> Frames:
+        """(N, H, W[, C]), the pictures of IMAGE, VIDEO (decoded), TRACKEDFRAME and USMESSAGE, and
+        the arrays of NDARRAY: read when they are asked for.
+
+        Raises:
+            TypeError: the type has no pictures; `batch` has the columns of others.
+        """
+        if not self.has_frames:
+            raise TypeError(f"{self.type_name} has no pictures; see batch")
+        return Frames(self._whole._pictures, self._selected)
+
+    @cached_property
+    def _pictures(self) -> Pictures:
+        return Pictures(self._rows, lambda row: _decoded(self._at(row), "off"))
 
     def tool(self, name: str) -> tuple[npt.NDArray[np.float64], npt.NDArray[Any]]:
         """Arrivals (M,) as `times`, and matrices (M, 4, 4), of one tool of TDATA, where it is seen.
@@ -493,16 +758,25 @@ def _log_time(record: Any) -> int:
     return time
 
 
+def _time_of_pair(pair: tuple[int, bytes]) -> int:
+    return pair[0]
+
+
+def _nearest(times: Numbers, others: Numbers) -> tuple[Numbers, Numbers]:
+    """For each of `times` which of the others is nearest, and how far it is."""
+    if not len(others):
+        return np.zeros(len(times), np.int64), np.full(len(times), np.iinfo(np.int64).max)
+    order = np.argsort(others, kind="stable")
+    ordered = others[order]
+    after = np.searchsorted(ordered, times).clip(0, len(ordered) - 1)
+    before = (after - 1).clip(0)
+    later = np.abs(ordered[after] - times)
+    earlier = np.abs(ordered[before] - times)
+    return order[np.where(earlier <= later, before, after)], np.minimum(earlier, later)
+
+
 def _decoded(recorded: Recorded, crc: CRCPolicy) -> Message:
     message = recorded.frame.unpack(crc)
     message.received = recorded.time_ns / _NS
     message.peer = recorded.peer
     return message
-
-
-def _is_good(recorded: Recorded) -> bool:
-    try:
-        recorded.frame.unpack()
-    except ProtocolError:
-        return False
-    return True

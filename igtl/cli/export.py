@@ -1,0 +1,66 @@
+"""`igtl export`: a recording as arrays, a table, a film or a sequence of images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+import igtl
+from igtl.cli import Failure
+from igtl.cli.files import opened, told
+from igtl.cli.terminal import console as terminal
+from igtl.cli.terminal import say
+
+
+@click.command("export")
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option(
+    "--to", "path", required=True, type=click.Path(dir_okay=False, path_type=Path),
+    help="The file to write; its suffix chooses the format. Replaced if it exists.",
+)  # fmt: skip
+@click.option("-d", "--stream", "streams", multiple=True, help="Only these device names or types.")
+@click.option("--from", "start", type=click.FloatRange(0), default=0.0, help="Seconds to skip.")
+@click.option("--until", "end", type=click.FloatRange(0), help="Seconds where to end.")
+@click.option("-q", "--quiet", is_flag=True, help="No progress.")
+def command(
+    file: Path,
+    path: Path,
+    streams: tuple[str, ...],
+    start: float,
+    end: float | None,
+    quiet: bool,
+) -> None:
+    """Write a recording, or a file of images in time, for other programs.
+
+    \b
+    .npz, .h5            arrays of all streams: times, timestamps, frames, matrices ...
+    .csv                 a line for each pose, value or status, in order of arrival
+    .mp4                 the pictures of one stream
+    .igs.mha, .seq.nrrd  images with the transforms of their instant, for PLUS and 3D Slicer
+
+    What a format has no place for is left out, and said.
+    """
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = terminal(stderr=True)
+    columns = TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn()
+    hidden = quiet or not console.is_terminal
+    with opened(file) as recording:
+        if recording.truncated:
+            say(f"{file} was cut: it is exported up to there")
+        with told(), Progress(*columns, console=console, transient=True, disable=hidden) as bar:
+            task = bar.add_task("reading", total=None)
+
+            def show(what: str, done: int, total: int) -> None:
+                bar.update(task, description=what, completed=done, total=total)
+
+            try:
+                igtl.export(
+                    recording, path, streams=list(streams) or None, start=start, end=end,
+                    progress=None if hidden else show,
+                )  # fmt: skip
+            except KeyError as error:
+                raise Failure(str(error.args[0])) from None
+    if not quiet:
+        say(f"{path}: {path.stat().st_size / 1e6:.1f} MB")
