@@ -14,6 +14,7 @@ import threading
 import time
 from typing import Any, Final
 
+from igtl.addresses import websocket_address
 from igtl.codec.formatting import printable
 from igtl.options import UNIX
 
@@ -139,5 +140,7 @@ def named(peer: Any) -> str:
         host, port = peer[:2]
         if str(host).startswith(UNIX):
             return str(host)
+        if url := websocket_address(str(host), port):
+            return str(url)
         return f"[{host}]:{port}" if ":" in str(host) else f"{host}:{port}"
     return "" if peer is None else str(peer)

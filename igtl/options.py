@@ -120,6 +120,12 @@ def _stream_socket(name: str, value: Any) -> Any:
     return value
 
 
+def _origins(name: str, value: Any) -> tuple[str, ...]:
+    if isinstance(value, str) or not all(isinstance(each, str) for each in value):
+        raise TypeError(f"{name} must be a list of texts, not {value!r}")
+    return tuple(value)
+
+
 def _any(default: Any) -> Any:
     return _option(default, lambda name, value: value)
 
@@ -204,7 +210,7 @@ class SocketOptions(WireOptions):
     Attributes:
         keepalive: seconds after which a peer that vanished silently is noticed (TCP keep-alive), at
             least 2; None leaves it to the system.
-        ssl: a context makes the connection TLS, see `igtl.tls`.
+        ssl: a context makes the connection TLS, see `igtl.tls`; it is for "wss://", not for "ws://".
         sock: a stream socket (TCP or Unix) instead of host and port: connected, for a client; bound
             or listening, for a listener or server, which removes no path of it. It is closed with
             what it was given to, also where that fails.
@@ -278,7 +284,8 @@ class ConnectOptions(LinkOptions):
     """What a client knows.
 
     Attributes:
-        open_timeout: seconds to connect, TLS included; None waits as long as the system does.
+        open_timeout: seconds to connect, TLS and WebSocket included; None waits as long as the
+            system does.
         server_hostname: the name that the server's certificate must have; None: the host, which a
             Unix socket or `sock` does not have.
         hello: send a version 2 STATUS first, which PLUS and other igtl ends answer with version 2.
@@ -361,21 +368,35 @@ class AioConnectSettings(ConnectSettings, QueueSettings, total=False):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ListenOptions(LinkOptions):
-    """What a listener knows, which hands out a link for each client.
+class AcceptOptions(SocketOptions):
+    """What a listener and a server know of the clients that come.
 
     Attributes:
-        handshake_timeout: seconds for a TLS handshake.
+        handshake_timeout: seconds for a handshake of TLS or WebSocket.
+        origins: of a WebSocket, the origins of web pages that may connect ("https://example.org"),
+            as browsers name them; "*" admits all. Programs that name none are always let in.
     """
 
-    on_error: OnError = _choice("skip", OnError)
     handshake_timeout: float | None = _seconds(10.0)
+    origins: Iterable[str] = _option((), _origins)
 
 
-class ListenSettings(LinkSettings, total=False):
-    """See `ListenOptions`."""
+class AcceptSettings(SocketSettings, total=False):
+    """See `AcceptOptions`."""
 
     handshake_timeout: float | None
+    origins: Iterable[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListenOptions(LinkOptions, AcceptOptions):
+    """What a listener knows, which hands out a link for each client."""
+
+    on_error: OnError = _choice("skip", OnError)
+
+
+class ListenSettings(LinkSettings, AcceptSettings, total=False):
+    """See `ListenOptions`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -391,7 +412,7 @@ class AioListenSettings(ListenSettings, QueueSettings, total=False):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ServerOptions(SocketOptions, QueueOptions):
+class ServerOptions(AcceptOptions, QueueOptions):
     """What a server of many clients knows; each client has a queue of its own.
 
     Attributes:
@@ -403,7 +424,6 @@ class ServerOptions(SocketOptions, QueueOptions):
         idle_timeout: seconds after which a client that says nothing is dropped; None: never.
         message_timeout: seconds after which a client that has begun a message and sends nothing
             more of it is dropped; None: never.
-        handshake_timeout: seconds for a TLS handshake.
         max_requests, max_commands, max_streams: what is in progress for one client at most:
             requests that providers answer, commands, streams. Beyond, a request is answered with
             STATUS "busy" and a command with a failure, and counted in the client's
@@ -417,13 +437,12 @@ class ServerOptions(SocketOptions, QueueOptions):
     stall_timeout: float | None = _seconds(10.0)
     idle_timeout: float | None = _seconds(None)
     message_timeout: float | None = _seconds(5.0)
-    handshake_timeout: float | None = _seconds(10.0)
     max_requests: int = _count(64, at_least=0)
     max_commands: int = _count(64, at_least=0)
     max_streams: int = _count(64, at_least=0)
 
 
-class ServerSettings(SocketSettings, QueueSettings, total=False):
+class ServerSettings(AcceptSettings, QueueSettings, total=False):
     """See `ServerOptions`."""
 
     max_clients: int
@@ -431,7 +450,6 @@ class ServerSettings(SocketSettings, QueueSettings, total=False):
     stall_timeout: float | None
     idle_timeout: float | None
     message_timeout: float | None
-    handshake_timeout: float | None
     max_requests: int
     max_commands: int
     max_streams: int

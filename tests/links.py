@@ -15,16 +15,20 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import Future
 from functools import cache
+from importlib.util import find_spec
 from typing import Any
 
 import igtl
 import igtl.aio
+from igtl.addresses import of_tcp
 from igtl.blocking.pipe import MemoryTransport
 from igtl.net.sockets import connected_socket
 
 KINDS = ["pipe", "tcp", "tls", "aio", "aio-tls", "aio-uvloop"]
 if hasattr(socket, "AF_UNIX"):
     KINDS += ["unix", "aio-unix"]
+if find_spec("websockets"):
+    KINDS += ["ws", "aio-ws"]
 
 
 @cache
@@ -192,10 +196,14 @@ def loop_for(kind: str) -> Iterator[Loop | None]:
 def host_for(kind: str) -> Iterator[str]:
     """Where a listener of this kind listens."""
     if not kind.endswith("unix"):
-        yield "127.0.0.1"
+        yield "ws://127.0.0.1" if kind.endswith("ws") else "127.0.0.1"
         return
     with tempfile.TemporaryDirectory() as folder:  # a path of pytest's own may be too long
         yield f"unix:{folder}/link"
+
+
+def has_handshake(kind: str) -> bool:
+    return kind.endswith(("tls", "ws"))
 
 
 @contextlib.contextmanager
@@ -214,7 +222,7 @@ def pair(kind: str, **settings: Any) -> Iterator[tuple[Any, Any]]:
                 server: list[Any] = []
                 thread = threading.Thread(target=lambda: server.append(listener.accept()))
                 thread.start()
-                if server_ssl:  # the handshake takes two
+                if has_handshake(kind):  # which takes two
                     shake = threading.Thread(target=lambda: _shake(listener, server))
                     shake.start()
                 with igtl.connect(host, listener.port, ssl=client_ssl) as a:
@@ -279,6 +287,56 @@ class Raw:
         plain.close()
 
 
+class RawWebSocket(Raw):
+    """The same over a WebSocket, by the package that igtl takes the rules from."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        from websockets.client import ClientProtocol
+        from websockets.uri import parse_uri
+
+        super().__init__(sock)
+        self.protocol = ClientProtocol(parse_uri("ws://127.0.0.1/"), max_size=None)
+        self.lock = threading.Lock()
+        self.data = b""
+        self.protocol.send_request(self.protocol.connect())
+        self.flush()
+        while not self.events():
+            pass
+
+    def flush(self) -> None:
+        with self.lock:
+            for data in self.protocol.data_to_send():
+                self.sock.sendall(data)
+
+    def events(self) -> list[Any]:
+        if data := self.sock.recv(65536):
+            self.protocol.receive_data(data)
+        else:
+            self.protocol.receive_eof()
+        with contextlib.suppress(OSError):
+            self.flush()
+        return self.protocol.events_received()
+
+    def sendall(self, data: bytes) -> None:
+        self.protocol.send_binary(data)
+        self.flush()
+
+    def recv(self, n: int = 65536) -> bytes:
+        while not self.data:
+            if self.protocol.state.name != "OPEN":
+                return b""
+            self.data = b"".join(bytes(e.data) for e in self.events() if e.opcode in (0, 2))
+        taken, self.data = self.data[:n], self.data[n:]
+        return taken
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            if self.protocol.state.name == "OPEN":
+                self.protocol.send_close(1000)
+            self.flush()
+        self.sock.close()
+
+
 class RawPipe(Raw):
     """The same over a pipe in memory."""
 
@@ -304,10 +362,10 @@ def raw_pair(kind: str, **settings: Any) -> Iterator[tuple[Any, Any]]:
     server_ssl, client_ssl = contexts() if kind.endswith("tls") else (None, None)
 
     def dial(port: int) -> Raw:
-        sock: Any = connected_socket(host, port, 10)
+        sock: Any = connected_socket(*of_tcp(host, port), 10)
         if client_ssl is not None:
             sock = client_ssl.wrap_socket(sock, server_hostname="127.0.0.1")
-        return Raw(sock)
+        return RawWebSocket(sock) if kind.endswith("ws") else Raw(sock)
 
     with loop_for(kind) as loop, host_for(kind) as host:
         raw: Raw
@@ -325,7 +383,7 @@ def raw_pair(kind: str, **settings: Any) -> Iterator[tuple[Any, Any]]:
                 thread = threading.Thread(target=lambda: dialled.append(dial(listener.port)))
                 thread.start()
                 with listener.accept(timeout=10) as link:
-                    if server_ssl:
+                    if has_handshake(kind):
                         link._transport.handshake(None)  # type: ignore[attr-defined]
                     thread.join(10)
                     yield link, dialled[0]

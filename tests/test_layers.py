@@ -20,7 +20,7 @@ from interop.content import rows
 # A module imports only from layers above its own, and within its own layer without a cycle. A name
 # of a package stands for all its modules that are not named themselves.
 LAYERS = [
-    "errors options extras",
+    "errors options extras addresses",
     "fields",
     "_core",
     "_stream _batch",
@@ -249,6 +249,7 @@ print('ok')
 ROOT = PACKAGE.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 NEEDS = {
+    "links.md": ["websockets"],
     "media.md": ["av"],
     "data.md": ["nibabel", "SimpleITK"],
     "tools.md": ["mcap"],

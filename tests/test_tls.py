@@ -151,6 +151,34 @@ def test_plain_and_tls_do_not_mix(files: Files, connects: Any) -> None:
         until(lambda: server.refused == {"tls": 1})
 
 
+@pytest.mark.parametrize("kind", ["tls", "aio-tls"])
+def test_what_is_no_tls_is_answered_once(kind: str, files: Files) -> None:
+    """However much the client reads."""
+    context = igtl.tls.server(files.server)
+    with contextlib.ExitStack() as stack:
+        if kind == "tls":
+            server: Any = stack.enter_context(igtl.listen(port=0, ssl=context))
+        else:
+            server = stack.enter_context(igtl.serve(port=0, ssl=context))
+        got: list[bytes] = []
+
+        def read_all() -> None:
+            with socket.create_connection(("127.0.0.1", server.port), 10) as sock:
+                sock.sendall(transform().pack())
+                with contextlib.suppress(ConnectionError):
+                    while data := sock.recv(65536):
+                        got.append(data)
+
+        thread = threading.Thread(target=read_all)
+        thread.start()
+        if kind == "tls":
+            with server.accept(timeout=10) as link:
+                with pytest.raises(ssl.SSLError, match="does not speak TLS"):
+                    link.recv(timeout=10)
+        thread.join(10)
+        assert b"".join(got) == bytes([21, 3, 1, 0, 2, 2, 70])
+
+
 SERVERS = ["serve", "listen", "aio.listen"]
 
 

@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
+from igtl.addresses import of_tcp
 from igtl.aio.transport import Connection
 from igtl.log import log
 from igtl.net.sockets import (
@@ -80,7 +81,7 @@ class Accepting:
         elif (path := unix_path(host)) is not None:
             self._keep(Bound.at(path))
         else:
-            await self._bind_all(host, port)
+            await self._bind_all(*of_tcp(host, port))
 
     async def _bind_all(self, host: str, port: int) -> None:
         loop = asyncio.get_running_loop()

@@ -18,6 +18,7 @@ from functools import partial
 from typing import Any, Generic, Self, TypeVar, Unpack, overload
 
 from igtl._core import Frame
+from igtl.addresses import of_tcp
 from igtl.aio.transport import Connection
 from igtl.codec.message import Message, NoData
 from igtl.errors import ConnectionClosed, MessageTooLarge
@@ -476,7 +477,7 @@ async def connect_once(
     session = new_session(options, options)
     loop, path, sock = asyncio.get_running_loop(), unix_path(host), options.sock
     try:
-        layer = client_layer(options, host)
+        layer = client_layer(options, host, port)
         connection = Connection(session, layer, keepalive=options.keepalive)
         async with asyncio.timeout(options.open_timeout):
             if sock is not None:
@@ -486,7 +487,7 @@ async def connect_once(
             elif path is not None:
                 await loop.create_unix_connection(lambda: connection, path)
             else:
-                await loop.create_connection(lambda: connection, host, port)
+                await loop.create_connection(lambda: connection, *of_tcp(host, port))
             await connection.handshake(None)
     except BaseException as error:
         if sock is not None:

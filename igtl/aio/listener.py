@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any, Self, Unpack
 
 from igtl.aio.accepting import Accepting
 from igtl.aio.link import Link, Opening, new_session
 from igtl.aio.transport import Connection
 from igtl.errors import ConnectionClosed
-from igtl.log import log
 from igtl.options import PORT, AioListenOptions, AioListenSettings, seconds
-from igtl.session.facade import server_layer
+from igtl.session.facade import server_layers
+from igtl.session.layers import Layer
 
 MAX_ARRIVED = 100  # clients that wait for `accept`; the system holds what comes beyond them
 
@@ -25,7 +24,8 @@ class Listener:
     `async for link in listener` yields links as clients come, until it is closed.
 
     Attributes:
-        refused: clients that were turned away, by cause: "tls", "descriptors".
+        refused: clients that were turned away, by cause: "tls", "websocket",
+            "descriptors".
     """
 
     def __init__(self, options: AioListenOptions) -> None:
@@ -34,6 +34,7 @@ class Listener:
         self._arrived: asyncio.Queue[Link | None] = asyncio.Queue()
         self._closed = False
         self._tasks: set[asyncio.Task[None]] = set()
+        self._new_layer: Callable[[], Layer | None] = lambda: None
         self._room = asyncio.Semaphore(MAX_ARRIVED)
         self._failed: OSError | None = None
         self._accepting = Accepting(self._admit, self._welcome, self.refused, self._room)
@@ -55,6 +56,7 @@ class Listener:
         Raises:
             OSError: the address cannot be used.
         """
+        self._new_layer = server_layers(self._options, host)
         await self._accepting.bind(host, port, self._options.sock)
         self._accepting.start()
 
@@ -65,7 +67,7 @@ class Listener:
     def _admit(self, peer: Any) -> Connection:
         options = self._options
         session = new_session(options, options, peer=peer)
-        return Connection(session, server_layer(options), keepalive=options.keepalive)
+        return Connection(session, self._new_layer(), keepalive=options.keepalive)
 
     def _welcome(self, connection: Connection) -> None:
         task = asyncio.get_running_loop().create_task(self._hand_out(connection))
@@ -76,16 +78,13 @@ class Listener:
         try:
             await connection.handshake(self._options.handshake_timeout)
         except OSError as error:  # SSLError and TimeoutError are OSErrors
-            self.refused["tls"] += 1
-            peer = connection.session.protocol.peer
-            log(logging.WARNING, "%s: TLS handshake failed: %s", peer, error,
-                peer=peer, cause=error)  # fmt: skip
+            connection.count_refusal(self.refused, error)
             self._room.release()
             return
         self._arrived.put_nowait(Link(connection, self._options))
 
     async def accept(self, *, timeout: float | None = None) -> Link:
-        """Wait for the next client, whose TLS handshake is then done.
+        """Wait for the next client, whose handshake (TLS, WebSocket) is then done.
 
         Raises:
             TimeoutError: none came within `timeout` seconds.

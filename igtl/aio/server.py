@@ -26,7 +26,8 @@ from igtl.errors import ConnectionClosed
 from igtl.log import log, sum_up
 from igtl.options import PORT, UNIX, ServerOptions, ServerSettings, seconds
 from igtl.session.access import AllowList
-from igtl.session.facade import new_inbox, new_outbox, new_protocol, server_layer
+from igtl.session.facade import new_inbox, new_outbox, new_protocol, server_layers
+from igtl.session.layers import Layer
 from igtl.session.packed import Packed
 from igtl.session.session import Session
 
@@ -40,7 +41,7 @@ class Server(Answers):
     Attributes:
         options: what was asked for.
         refused: connections not let in, by cause: "max_clients", "not allowed", "tls",
-            "closing", "descriptors" (the system has none left).
+            "websocket", "closing", "descriptors" (the system has none left).
         gone: clients that have left, by cause: "closed", "stalled", "unfinished", "idle",
             "disconnected", or the name of an error.
         peers: the clients, by id.
@@ -54,7 +55,8 @@ class Server(Answers):
         self.peers: dict[int, Peer] = {}
         self._allow = AllowList(options.allow)
         self._ids = itertools.count(1)
-        self._coming = 0  # let in, but not yet through with TLS
+        self._new_layer: Callable[[], Layer | None] = lambda: None
+        self._coming = 0  # let in, but not yet through with a handshake
         self._tasks: set[asyncio.Task[Any]] = set()
         self._connected: list[Callable[..., Any]] = []
         self._disconnected: list[Callable[..., Any]] = []
@@ -95,6 +97,7 @@ class Server(Answers):
             OSError: the address cannot be used.
             ValueError: allow= was given for a Unix socket, whose clients have no address.
         """
+        self._new_layer = server_layers(self.options, host)
         await self._accepting.bind(host, port, self.options.sock)
         if self.options.allow is not None and self.host.startswith(UNIX):
             await self._accepting.close()
@@ -252,10 +255,10 @@ class Server(Answers):
             idle_timeout=options.idle_timeout,
             stall_timeout=options.stall_timeout,
         )
-        return Connection(session, server_layer(options), keepalive=options.keepalive)
+        return Connection(session, self._new_layer(), keepalive=options.keepalive)
 
     def _arrived(self, connection: Connection) -> None:
-        if self.options.ssl is None:
+        if connection.layer is None:
             self._welcome(connection)
         else:
             self._coming += 1
@@ -265,10 +268,7 @@ class Server(Answers):
         try:
             await connection.handshake(self.options.handshake_timeout)
         except OSError as error:  # SSLError and TimeoutError are OSErrors
-            self.refused["tls"] += 1
-            peer = connection.session.protocol.peer
-            log(logging.WARNING, "%s: TLS handshake failed: %s", peer, error,
-                peer=peer, cause=error)  # fmt: skip
+            connection.count_refusal(self.refused, error)
         else:
             self._welcome(connection)
         finally:

@@ -9,17 +9,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import socket
 import struct
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Generator
 from typing import Any, cast
 
 from igtl._core import Frame
 from igtl.codec.message import Message
 from igtl.errors import ConnectionClosed
+from igtl.log import log
 from igtl.net.sockets import address_of, tune, unsent
 from igtl.session.compress import CompressingProtocol
 from igtl.session.layers import SCRATCH, Layer
@@ -103,7 +106,7 @@ class Connection(asyncio.BufferedProtocol):
 
     Args:
         session: what happens on the connection; it has an outbox.
-        layer: between the session and the network, for example TLS.
+        layer: between the session and the network, for example TLS; None: nothing.
         keepalive: see `igtl.options.LinkOptions`.
 
     Attributes:
@@ -120,7 +123,7 @@ class Connection(asyncio.BufferedProtocol):
         self, session: Session, layer: Layer | None = None, *, keepalive: float | None = None
     ) -> None:
         self.session = session
-        self._layer = layer
+        self.layer = layer
         self._keepalive = keepalive
         self._loop = asyncio.get_running_loop()
         self._ready: asyncio.Future[None] = self._loop.create_future()
@@ -155,10 +158,10 @@ class Connection(asyncio.BufferedProtocol):
         if session.protocol.peer is None:
             peer = address_of(transport.get_extra_info("peername"))
             session.protocol.peer = peer or session.local
-        if self._layer is None:
+        if self.layer is None:
             self._begin()
         else:
-            self._layer.begin()
+            self.layer.begin()
             self._send_layer()
 
     def _begin(self) -> None:
@@ -168,25 +171,25 @@ class Connection(asyncio.BufferedProtocol):
         self.flush()
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        if self._layer is not None or self._discarding:
+        if self.layer is not None or self._discarding:
             return _scratch()
         return self.session.get_buffer()
 
     def buffer_updated(self, nbytes: int) -> None:
         if self._discarding:
             return
-        if self._layer is None:
+        if self.layer is None:
             self.session.received(nbytes)
         else:
-            self._layer.feed(_scratch()[:nbytes])
+            self.layer.feed(_scratch()[:nbytes])
             self._read_layer()
         self._turn()
 
     def eof_received(self) -> bool:
-        if self._layer is None:
+        if self.layer is None:
             self.session.received_eof()
         else:
-            self._layer.feed_eof()
+            self.layer.feed_eof()
             self._read_layer()
         self._turn()
         self.tell_end()
@@ -194,13 +197,13 @@ class Connection(asyncio.BufferedProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         session = self.session
-        error = exc or ConnectionResetError("the peer hung up during the TLS handshake")
+        error = exc or ConnectionResetError(f"the peer hung up during the {self._shaking}")
         if isinstance(exc, ConnectionError):
             self._read_rest()
         if exc is not None:
             session.lost(exc)
-        elif self._layer is not None:
-            session.received_eof(clean=self._layer.clean_end)
+        elif self.layer is not None:
+            session.received_eof(clean=self.layer.clean_end)
         else:
             session.received_eof()
         if not self._ready.done():
@@ -319,7 +322,7 @@ class Connection(asyncio.BufferedProtocol):
                 answer.exception()  # seen, if the task was cancelled meanwhile
 
     def _read_layer(self) -> None:
-        session, layer = self.session, self._layer
+        session, layer = self.session, self.layer
         assert layer is not None
         try:
             while (n := layer.read_into(session.get_buffer())) is not None:
@@ -333,14 +336,15 @@ class Connection(asyncio.BufferedProtocol):
             self._fail_handshake(error)
             self.transport.close()
             return
-        self._send_layer()
+        if not self._full:  # else `flush` does it, and the layer may sum up what it has
+            self._send_layer()
         if layer.ready and not self._ready.done():
             self._begin()
 
     def _send_layer(self) -> None:
         """Send what the layer has to send of its own."""
-        assert self._layer is not None
-        if (data := self._layer.outgoing()) and not self.transport.is_closing():
+        assert self.layer is not None
+        if (data := self.layer.outgoing()) and not self.transport.is_closing():
             self._handed += len(data)
             self.transport.write(data)
 
@@ -355,10 +359,23 @@ class Connection(asyncio.BufferedProtocol):
             async with asyncio.timeout(timeout):
                 await asyncio.shield(self._ready)
         except TimeoutError:
-            raise TimeoutError("the TLS handshake took too long") from None
+            raise TimeoutError(f"the {self._shaking} took too long") from None
         finally:
             if not self._may_send and not self.transport.is_closing():
                 self.abort()
+
+    @property
+    def _shaking(self) -> str:
+        """What goes on before messages may be sent."""
+        return "connection" if self.layer is None else f"{self.layer.name} handshake"
+
+    def count_refusal(self, refused: Counter[str], error: OSError) -> None:
+        """Count and log that the handshake has failed."""
+        assert self.layer is not None
+        refused[self.layer.name.lower()] += 1
+        peer = self.session.protocol.peer
+        log(logging.WARNING, "%s: %s failed: %s", peer, self._shaking, error,
+            peer=peer, cause=error)  # fmt: skip
 
     def _fail_handshake(self, error: Exception) -> None:
         if not self._ready.done():
@@ -490,6 +507,8 @@ class Connection(asyncio.BufferedProtocol):
     def flush(self) -> None:
         """Hand on what waits, until the transport asks for a pause."""
         session = self.session
+        if self.layer is not None and not self._full:
+            self._send_layer()
         while not self._full and self._may_send and not self._is_closing:
             piece = session.to_send()
             if piece is None:
@@ -515,11 +534,11 @@ class Connection(asyncio.BufferedProtocol):
         self.flush()
 
     def _write(self, data: bytes | memoryview) -> None:
-        if self._layer is None:
+        if self.layer is None:
             self._handed += len(data)
             self.transport.write(data)
         else:
-            self._layer.wrap(data)
+            self.layer.wrap(data)
             self._send_layer()
 
     # -- time
@@ -586,8 +605,8 @@ class Connection(asyncio.BufferedProtocol):
         self.transport.close()
 
     def _say_farewell(self) -> None:
-        if self._layer is not None:
-            self._layer.farewell()
+        if self.layer is not None:
+            self.layer.farewell()
             self._send_layer()
 
     async def _until(self, ready: Callable[[], bool], discard: bool) -> None:

@@ -78,6 +78,8 @@ class Channel:
                     session.received_eof(clean=layer.clean_end)
                     return False
                 session.received(k)
+            if not self._encrypted:
+                self._encrypted = memoryview(layer.outgoing())  # answers of the layer itself
             return n > 0
         except BlockingIOError:
             return False

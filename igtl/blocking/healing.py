@@ -27,7 +27,7 @@ from igtl.options import (
     seconds,
 )  # fmt: skip
 from igtl.session.backoff import Backoff, OnEvent, Supervisor
-from igtl.session.facade import greeting, new_inbox, new_outbox, new_protocol
+from igtl.session.facade import client_layer, greeting, new_inbox, new_outbox, new_protocol
 from igtl.session.once import Once, call
 from igtl.session.packed import Packed
 from igtl.session.requests import Exchange
@@ -357,7 +357,8 @@ def connect(
     """Connect to a server.
 
     Args:
-        host, port: of the server; "unix:/path" as the host is a Unix socket.
+        host, port: of the server; "unix:/path" as the host is a Unix socket, "ws://host:port/path"
+            and "wss://…" are WebSockets (`igtl[websocket]`).
         reconnect: makes it a ReconnectingLink, which is returned at once, connected or not.
         on_event: for it: called with each LinkEvent, in its thread.
         settings: see `igtl.options.ConnectOptions`; with `reconnect` also
@@ -395,6 +396,7 @@ def reconnecting(
     ) -> SocketTransport:
         return open_transport(host, port, options, session, opened)
 
+    client_layer(options, host, port)  # tells now what can never be
     pump = Supervised((host, port), options, supervisor, open_connection)
     pump.start("igtl reconnect", pump.supervise)
     return ReconnectingLink(pump, options)

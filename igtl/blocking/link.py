@@ -17,6 +17,7 @@ from functools import partial
 from typing import Any, Self, TypeVar, overload
 
 from igtl._core import Frame
+from igtl.addresses import of_tcp
 from igtl.blocking.transport import SocketTransport, Transport
 from igtl.codec.message import Message, NoData
 from igtl.errors import ConnectionClosed, MessageTooLarge
@@ -632,32 +633,37 @@ def open_transport(
     session: Session,
     opened: Callable[[socket.socket], None] = lambda sock: None,
 ) -> SocketTransport:
-    """Connect, and shake hands if it is TLS.
+    """Connect, and shake hands if it is TLS or WebSocket.
 
     Args:
         opened: called with the socket before the handshake; another thread may shut it down.
 
     Raises:
-        OSError: no connection, or TLS refused it.
+        OSError: no connection, or it was refused in the handshake.
     """
     start = time.monotonic()
     # 0 is no time-out of a socket, but makes it one that does not wait, and fails in another way
     timeout = None if options.open_timeout is None else max(options.open_timeout, 0.001)
-    sock = options.sock or connected_socket(host, port, timeout)
+    sock = options.sock
     try:
+        layer = client_layer(options, host, port)
+        if sock is None:
+            sock = connected_socket(*of_tcp(host, port), timeout)
         sock.settimeout(timeout)
         opened(sock)
         tune(sock, options.keepalive)
         session.local = address_of(sock.getsockname())
         session.protocol.peer = address_of(sock.getpeername()) or session.local
-        transport = SocketTransport(sock, session, client_layer(options, host))
+        transport = SocketTransport(sock, session, layer)
         try:
             left = None if timeout is None else max(0.0, start + timeout - time.monotonic())
             transport.handshake(left)
         except TimeoutError:
-            raise TimeoutError("the TLS handshake took too long") from None
+            assert layer is not None
+            raise TimeoutError(f"the {layer.name} handshake took too long") from None
     except BaseException:
-        sock.close()
+        if sock is not None:
+            sock.close()
         raise
     return transport
 

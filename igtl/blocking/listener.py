@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Self, Unpack
 
+from igtl.addresses import of_tcp
 from igtl.blocking.drained import drained
 from igtl.blocking.link import Link, new_session
 from igtl.blocking.transport import SocketTransport
@@ -25,7 +26,7 @@ from igtl.net.sockets import (
     unix_path,
 )  # fmt: skip
 from igtl.options import PORT, ListenOptions, ListenSettings, seconds
-from igtl.session.facade import server_layer
+from igtl.session.facade import server_layers
 
 
 class Listener:
@@ -49,8 +50,8 @@ class Listener:
         self.host, self.port = bound.host, bound.port
 
     def accept(self, *, timeout: float | None = None) -> Link:
-        """Wait for the next client; any number of threads may. With TLS, its handshake takes place
-        at the first recv or send, so that one that hangs does not keep the others waiting.
+        """Wait for the next client; any number of threads may. A handshake (TLS, WebSocket) takes
+        place at the first recv or send, so that one that hangs does not keep the others waiting.
 
         Where the system has no descriptor or no memory left, this is logged once, and tried again
         every second.
@@ -141,7 +142,8 @@ def listen(
     Args:
         host: address to listen on; default loopback only, "0.0.0.0" for all. "unix:/path" makes
             a Unix socket, whose permissions are those that the umask leaves; the path is removed
-            when the listener is closed.
+            when the listener is closed. "ws://address" and "wss://address" take WebSockets
+            (`igtl[websocket]`); with a path, those that ask for it.
         port: 0 takes a free one.
         settings: see `igtl.options.ListenOptions`.
 
@@ -150,15 +152,15 @@ def listen(
         OSError: the address cannot be used.
     """
     options = ListenOptions.of(settings)
+    new_layer = server_layers(options, host)
 
     def linked(sock: socket.socket) -> Link:
         local = address_of(sock.getsockname())
         peer = address_of(sock.getpeername()) or local
         session = new_session(options, peer=peer, local=local)
         tune(sock, options.keepalive)
-        layer = server_layer(options)
         transport = SocketTransport(
-            sock, session, layer, handshake_timeout=options.handshake_timeout
+            sock, session, new_layer(), handshake_timeout=options.handshake_timeout
         )
         if not options.drain:
             return Link(transport, options)
@@ -167,5 +169,6 @@ def listen(
 
     if options.sock is not None:
         return Listener(Bound(options.sock), linked)
+    host, port = of_tcp(host, port)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     return Listener(Bound.at(unix_path(host) or (host, port), family), linked)

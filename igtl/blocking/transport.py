@@ -159,12 +159,12 @@ class SocketTransport:
             if not self._flushing.acquire(blocking=wait):
                 return
             try:
-                with self._lock:
-                    data = layer.outgoing()
-                if data:
+                if not self._unsent:  # else the layer keeps what it has, and may sum it up
+                    with self._lock:
+                        data = layer.outgoing()
+                    if not data:
+                        return
                     self._unsent.append(data)
-                if not self._unsent:
-                    return
                 self._send(self._unsent, patience)
             finally:
                 self._flushing.release()
@@ -260,10 +260,11 @@ class SocketTransport:
                 self._receive_layer(left)
             except TimeoutError:
                 if self._deadline is not None and time.monotonic() >= self._deadline:
-                    raise ConnectionAbortedError("the TLS handshake took too long") from None
+                    text = f"the {layer.name} handshake took too long"
+                    raise ConnectionAbortedError(text) from None
                 raise
             if self.session.ended:
-                raise ConnectionResetError("the peer hung up during the TLS handshake")
+                raise ConnectionResetError(f"the peer hung up during the {layer.name} handshake")
         self._flush()
 
     # -- the end

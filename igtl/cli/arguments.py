@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import click
 
 import igtl
+from igtl.addresses import websocket_address
 from igtl.cli import UNREACHABLE, Failure
 from igtl.log import named
 from igtl.options import PORT, UNIX, Version
@@ -23,8 +24,8 @@ _EXISTING = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 class Address(click.ParamType):  # type: ignore[type-arg]
-    """HOST:PORT, HOST or :PORT; an IPv6 host stands in brackets; or unix:/PATH. Gives
-    (host, port)."""
+    """HOST:PORT, HOST or :PORT; an IPv6 host stands in brackets; unix:/PATH; or
+    ws://HOST:PORT/PATH and wss://. Gives (host, port)."""
 
     name = "address"
 
@@ -34,6 +35,11 @@ class Address(click.ParamType):  # type: ignore[type-arg]
         host, port = str(value), str(PORT)
         if host.startswith(UNIX):
             return host, 0
+        try:
+            if url := websocket_address(host, PORT):
+                return host, url.port
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
         if host.startswith("["):
             host, _, tail = host[1:].partition("]")
             port = tail.removeprefix(":") or port

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from igtl.addresses import websocket_address
 from igtl.cli import FAILED, UNREACHABLE
 from igtl.cli.arguments import Address, Connection, connection
 from igtl.cli.tables import counted, table
@@ -50,6 +51,8 @@ def command(
     It sends nothing that could harm a peer. Exits with 0 if all is well, 1 if something is wrong, 3
     if the peer cannot be reached.
     """
+    if websocket_address(*address) is not None:
+        raise click.UsageError("doctor examines what is at a TCP port, and no WebSocket")
     diagnosis = examine(
         *address, seconds=seconds, type_name=type_name, device_name=device_name, hello=how.hello,
         ssl=how.context, listen=listen,

@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 @click.option("--name", help="Device name of the files; default the name of each.")
 @click.option("--on-request", is_flag=True, help="Send files only to those who ask (GET_).")
 @click.option("--allow", multiple=True, help="Only these addresses or networks may connect.")
+@click.option(
+    "--origin", "origins", multiple=True, help="At ws://: pages of this origin may connect."
+)
 @click.option("--compress", is_flag=True, help="Compressed, to clients that ask for it.")
 @click.option("--json", "as_json", is_flag=True, help="Print what comes as JSON, one a line.")
 @selecting
@@ -40,6 +43,7 @@ def command(
     name: str | None,
     on_request: bool,
     allow: tuple[str, ...],
+    origins: tuple[str, ...],
     compress: bool,
     as_json: bool,
     selection: Selection,
@@ -52,8 +56,9 @@ def command(
     """
     messages = [load(file, device_name=name) for file in files]
     server = igtl.serve(
-        *address, ssl=context, allow=allow or None, compression=compress, start=False
-    )
+        *address, ssl=context, allow=allow or None, origins=origins, compression=compress,
+        start=False,
+    )  # fmt: skip
     broken: list[OSError] = []  # of standard output
     with server:
         tell(server)

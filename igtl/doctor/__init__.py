@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING
 
+from igtl.addresses import websocket_address
 from igtl.doctor.diagnosis import Diagnosis, Finding, Seen
 from igtl.doctor.judging import judge
 from igtl.doctor.reaching import accepted, by_tls, connected, speaks_tls
@@ -45,7 +46,12 @@ def examine(
         ssl: a context makes it TLS.
         server_hostname: name to check the certificate against; default host.
         listen: be the server, and wait for one client.
+
+    Raises:
+        ValueError: the host is a WebSocket, which it does not examine.
     """
+    if websocket_address(host, port) is not None:
+        raise ValueError("a WebSocket cannot be examined, only what is at a TCP port")
     shown = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     diagnosis = Diagnosis(shown)
 

@@ -34,6 +34,7 @@ _ONE_CLIENT = {
         "EHOSTDOWN", "EHOSTUNREACH", "ETIMEDOUT", "ENOPROTOOPT",
     )
 }  # fmt: skip
+_TCP_CLOSE = 7  # of the states that TCP_INFO tells
 _INTERNET = (socket.AF_INET, socket.AF_INET6)
 DONTWAIT: int = getattr(socket, "MSG_DONTWAIT", 0)  # Windows has none
 
@@ -218,11 +219,18 @@ def unsent(sock: socket.socket) -> int:
         return 0
     if sys.platform == "linux":
         with contextlib.suppress(OSError):
-            return int.from_bytes(fcntl.ioctl(sock, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
+            waiting = int.from_bytes(fcntl.ioctl(sock, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
+            # of a connection that the peer has reset, for ever
+            return 0 if waiting and _is_reset(sock) else waiting
     elif sys.platform == "darwin":
         with contextlib.suppress(OSError):
             return sock.getsockopt(socket.SOL_SOCKET, 0x1024)  # SO_NWRITE
     return 0
+
+
+def _is_reset(sock: socket.socket) -> bool:
+    state: int = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
+    return state == _TCP_CLOSE
 
 
 def finish(sock: socket.socket) -> None:

@@ -9,14 +9,22 @@ from typing import Any, Generic, TypeVar
 from typing import Protocol as Interface
 
 from igtl._stream import Stats
+from igtl.addresses import websocket_address
 from igtl.codec.message import Message
 from igtl.errors import ConnectionClosed
 from igtl.log import named
 from igtl.messages.queries import Start
-from igtl.options import UNIX, ConnectOptions, QueueOptions, SocketOptions, WireOptions
+from igtl.options import (
+    UNIX,
+    AcceptOptions,
+    ConnectOptions,
+    QueueOptions,
+    SocketOptions,
+    WireOptions,
+)
 from igtl.session.compress import CompressingProtocol, protocol_for
 from igtl.session.inbox import Inbox
-from igtl.session.layers import Layer
+from igtl.session.layers import Layer, Stack
 from igtl.session.outbox import Outbox
 from igtl.session.packed import Packed
 from igtl.session.pairing import By, Method, Pairing
@@ -67,26 +75,74 @@ def greeting(protocol: Protocol, *, hello: bool) -> list[bytes]:
     return wires
 
 
-def server_layer(options: SocketOptions) -> Layer | None:
-    """What a server puts between a session and the network; None for nothing."""
-    if options.ssl is None:
-        return None
-    from igtl.session.tls import TLSLayer
+def server_layers(options: AcceptOptions, host: str) -> Callable[[], Layer | None]:
+    """What makes the layer that a server of this host puts between a session and the network; it
+    makes None for nothing.
 
-    return TLSLayer(options.ssl, server_side=True)
+    Raises:
+        MissingExtra: the host is a WebSocket, and the package for that is not installed.
+        ValueError: it is not one, or does not fit `ssl`.
+    """
+    context = options.ssl
+    try:
+        url = websocket_address(host, 0)
+        if url is not None:
+            if url.secure != (context is not None):
+                raise ValueError("a server at wss:// needs ssl=; one at ws:// takes none")
+            from igtl.session.websocket import by_server
+
+            by_server(None, ())  # tells now what is missing
+    except BaseException:
+        if options.sock is not None:
+            options.sock.close()
+        raise
+
+    def made() -> Layer | None:
+        lower: Layer | None = None
+        if context is not None:
+            from igtl.session.tls import TLSLayer
+
+            lower = TLSLayer(context, server_side=True)
+        if url is None:
+            return lower
+        path = None if url.path == "/" else url.path
+        upper = by_server(path, tuple(options.origins))
+        return upper if lower is None else Stack(upper, lower)
+
+    return made
 
 
-def client_layer(options: ConnectOptions, host: str) -> Layer | None:
-    """As `server_layer`, for a client of this host."""
-    if options.ssl is None:
-        return None
-    from igtl.session.tls import TLSLayer
+def client_layer(options: ConnectOptions, host: str, port: int) -> Layer | None:
+    """What a client of this address puts between its session and the network; None for nothing.
 
-    has_name = options.sock is None and not host.startswith(UNIX)
-    name = options.server_hostname or (host if has_name else None)
-    if name is None and options.ssl.check_hostname:
-        raise ValueError("TLS over a Unix socket or sock= needs server_hostname=")
-    return TLSLayer(options.ssl, server_side=False, server_hostname=name)
+    Raises:
+        MissingExtra: as `server_layers`.
+        ValueError: as `server_layers`; or TLS has no name to check.
+    """
+    url, context = websocket_address(host, port), options.ssl
+    if url is not None and url.secure and context is None:
+        from igtl.session import tls
+
+        context = tls.client()
+    if url is not None and not url.secure and context is not None:
+        raise ValueError("ws:// has no TLS: ssl= is for wss://")
+    lower: Layer | None = None
+    if context is not None:
+        from igtl.session.tls import TLSLayer
+
+        name = options.server_hostname
+        if name is None and url is not None:
+            name = url.host
+        elif name is None and options.sock is None and not host.startswith(UNIX):
+            name = host
+        if name is None and context.check_hostname:
+            raise ValueError("TLS over a Unix socket or sock= needs server_hostname=")
+        lower = TLSLayer(context, server_side=False, server_hostname=name)
+    if url is None:
+        return lower
+    from igtl.session.websocket import by_client
+
+    return by_client(url) if lower is None else Stack(by_client(url), lower)
 
 
 class Carrier(Interface):

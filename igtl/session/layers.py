@@ -1,8 +1,9 @@
-"""Byte layers between a session and its driver: TLS, and what may come to stand on it.
+"""Byte layers between a session and its driver: TLS, WebSocket, and one on the other.
 
 A layer turns the bytes of the network into the bytes of the session and back, without any I/O. A
-driver feeds it what arrives, reads what that means, and sends what `outgoing` returns. TLS is one
-(`igtl.session.tls.TLSLayer`); `Stack` puts one on another.
+driver feeds it what arrives, reads what that means, and sends what `outgoing` returns.
+`igtl.session.tls.TLSLayer` and `igtl.session.websocket.WebSocketLayer` are layers; `Stack` puts one
+on another.
 """
 
 from __future__ import annotations
@@ -15,6 +16,10 @@ SCRATCH = 256 * 1024  # bytes that a driver takes from the network at once
 class Layer(Protocol):
     """What a driver asks of a layer. After an exception from `read_into` the driver sends what
     `outgoing` returns, which may tell the peer why, and gives the connection up."""
+
+    @property
+    def name(self) -> str:
+        """What it is, for errors: while a handshake goes on, whose that is."""
 
     @property
     def ready(self) -> bool:
@@ -62,12 +67,16 @@ class Stack:
         self._scratch = memoryview(bytearray(SCRATCH))
 
     @property
+    def name(self) -> str:
+        return (self._upper if self._lower.ready else self._lower).name
+
+    @property
     def ready(self) -> bool:
         return self._lower.ready and self._upper.ready
 
     @property
     def clean_end(self) -> bool:
-        return self._lower.clean_end and self._upper.clean_end
+        return self._upper.clean_end  # its own message has come through the one below
 
     def begin(self) -> None:
         self._lower.begin()

@@ -102,6 +102,8 @@ class TLSLayer:
             may have cut it (RFC 8446, 6.1).
     """
 
+    name = "TLS"
+
     def __init__(
         self, context: ssl.SSLContext, *, server_side: bool, server_hostname: str | None = None
     ) -> None:
@@ -110,6 +112,7 @@ class TLSLayer:
             self._in, self._out, server_side=server_side, server_hostname=server_hostname
         )
         self._heard = False  # whether the peer has sent anything
+        self._foreign = False  # whether that was no TLS
         self._alert = b""
         self.ready = False
         self.clean_end = False
@@ -121,6 +124,7 @@ class TLSLayer:
     def feed(self, data: memoryview) -> None:
         """Take bytes of the network."""
         if not self._heard and data[0] not in _RECORDS:
+            self._foreign = True
             self._alert = _ALERT
         self._heard = True
         self._in.write(data)
@@ -136,7 +140,7 @@ class TLSLayer:
             ssl.SSLError: a check failed, or the peer does not speak TLS; the text says which.
             ConnectionResetError: the peer hung up during the handshake.
         """
-        if self._alert:
+        if self._foreign:
             text = "the peer does not speak TLS, and this end does"
             raise ssl.SSLError(ssl.SSL_ERROR_SSL, text)
         if not self.ready and not self._shake_hands():
@@ -174,4 +178,5 @@ class TLSLayer:
 
     def outgoing(self) -> bytes:
         """Bytes for the network."""
-        return self._alert or self._out.read()
+        alert, self._alert = self._alert, b""
+        return alert or self._out.read()

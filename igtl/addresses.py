@@ -1,0 +1,59 @@
+"""Addresses of peers as people write them, where they are more than a host and a port."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+_SCHEMES = ("ws://", "wss://")
+
+
+class WebSocketAddress(NamedTuple):
+    """Where a WebSocket is.
+
+    Attributes:
+        secure: by TLS ("wss://").
+        host, port: of the TCP connection.
+        path: what is asked for there, with its query; "/" at least.
+    """
+
+    secure: bool
+    host: str
+    port: int
+    path: str
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{_SCHEMES[self.secure]}{host}:{self.port}{self.path.removesuffix('/')}"
+
+
+def websocket_address(host: str, port: int) -> WebSocketAddress | None:
+    """The address of a WebSocket, if a host names one ("ws://host:port/path"); else None.
+
+    Args:
+        port: where the host names none.
+
+    Raises:
+        ValueError: it does, and cannot be understood.
+    """
+    if not host.startswith(_SCHEMES):
+        return None
+    from urllib.parse import urlsplit  # rarely wanted
+
+    parts = urlsplit(host)
+    if parts.username is not None or parts.fragment:
+        raise ValueError(f"{host!r}: a WebSocket address has no user and no fragment")
+    try:
+        named = parts.port
+    except ValueError as error:
+        raise ValueError(f"{host!r}: {error}") from None
+    path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    if not path.isascii() or not path.isprintable() or " " in path:
+        raise ValueError(f"{host!r}: the path must be percent-encoded")
+    where = parts.hostname or "localhost"
+    return WebSocketAddress(parts.scheme == "wss", where, port if named is None else named, path)
+
+
+def of_tcp(host: str, port: int) -> tuple[str, int]:
+    """Host and port of the TCP connection under an address, which may name a WebSocket."""
+    url = websocket_address(host, port)
+    return (host, port) if url is None else (url.host, url.port)
