@@ -37,6 +37,7 @@ from igtl._wire cimport (
 import copy
 import operator
 import os
+import struct
 
 import numpy as np
 
@@ -2001,6 +2002,108 @@ def time_ns_of(uint64_t raw):
     """Nanoseconds since 1970 of Q32.32 seconds, rounded to nearest."""
     return ns_of(raw)
 
+# ---- metadata (docs/protocol.md sections 5.2, 5.3) ------------------------------------------------
+
+LARGEST_METADATA = 65_536   # bytes of keys and values that the official library does not read any more
+
+cdef class Entries:
+    """Metadata: keys with the encoding and the bytes of their values, and both sections as they stand
+    on the wire. Each is made of the other when it is wanted, and kept until an entry changes."""
+
+    cdef dict entries       # None: not decoded yet
+    cdef tuple wire         # None: not encoded since the last change
+
+    cdef dict read(self):
+        with cython.critical_section(self):
+            if self.entries is None:
+                self.entries = {} if self.wire is None else decoded_entries(self.wire[0], self.wire[1])
+        return self.entries
+
+    def _read(self):
+        return self.read()
+
+    def _set(self, str key, tuple entry):
+        cdef dict entries = self.read()
+        with cython.critical_section(self):
+            entries[key] = entry
+            self.wire = None
+
+    def _remove(self, key):
+        cdef dict entries = self.read()
+        with cython.critical_section(self):
+            del entries[key]
+            self.wire = None
+
+    def _take(self, Entries other not None):
+        """The entries of another one."""
+        with cython.critical_section(other):
+            self.entries = None if other.entries is None else other.entries.copy()
+            self.wire = other.wire
+
+    def to_wire(self, str owner):
+        """The metadata header and the metadata."""
+        cdef tuple wire = self.wire
+        cdef dict entries
+        if wire is None:
+            entries = self.read()
+            with cython.critical_section(self):     # and no bytecode runs within: no entry changes meanwhile
+                wire = self.wire = encoded_entries(entries, owner)
+        return wire
+
+    def __reduce__(self):
+        return type(self), (), (self.read().copy(), self.wire)
+
+    def __setstate__(self, state):
+        entries, self.wire = state
+        if entries is None:
+            raise TypeError("metadata without entries")
+        self.entries = entries
+
+cdef bint has_entries(metadata) except -1:
+    """Whether there is an entry, without decoding it."""
+    cdef Entries e
+    if metadata is None:
+        return False
+    e = <Entries?>metadata
+    if e.entries is not None:
+        return len(e.entries) > 0
+    return e.wire is not None and get16(<const uint8_t*>PyBytes_AsString(e.wire[0])) > 0
+
+cdef dict decoded_entries(bytes head, bytes data):
+    cdef const uint8_t* p = <const uint8_t*>PyBytes_AsString(head)
+    cdef const char* q = PyBytes_AsString(data)
+    cdef Py_ssize_t at = 0, key_size, size, k
+    cdef dict entries = {}
+    for k in range(get16(p)):
+        p += 8 if k else 2
+        key_size, size = get16(p), get32(p + 4)
+        # surrogateescape: keys that are not UTF-8 stay apart and can be written again
+        key = PyUnicode_DecodeUTF8(q + at, key_size, "surrogateescape")
+        at += key_size
+        entries[key] = get16(p + 2), (q + at)[:size]
+        at += size
+    return entries
+
+cdef tuple encoded_entries(dict entries, str owner):
+    cdef Py_ssize_t size = 0
+    cdef bytes key, raw
+    found = sorted([(name.encode("utf-8", "surrogateescape"), *entry) for name, entry in entries.items()])
+    if len(found) > 8191:
+        raise EncodeError(owner, "metadata", f"{len(found)} entries, at most 8191 fit")
+    head = [struct.pack(">H", len(found))]
+    data = []
+    for key, encoding, raw in found:
+        if len(key) > 65535:
+            raise EncodeError(owner, "metadata", f"a key of {len(key)} bytes, at most 65535 fit")
+        head.append(struct.pack(">HHI", len(key), encoding, len(raw)))
+        data += key, raw
+        size += len(key) + len(raw)
+    if size >= LARGEST_METADATA:
+        raise EncodeError(owner, "metadata",
+                          f"{size} bytes of keys and values; receivers of the official library, 3D Slicer "
+                          f"among them, drop a message with {LARGEST_METADATA} or more")
+    return b"".join(head), b"".join(data)
+
 # ---- packing ----------------------------------------------------------------------------------
 
 cdef struct Writer:
@@ -2031,7 +2134,7 @@ cpdef bint needs_v2(object r) except -1:
     return carries(<Record?>r)
 
 cdef inline bint carries(Record r) except -1:
-    return r.id != 0 or bool(r._metadata)
+    return r.id != 0 or has_entries(r._metadata)
 
 cdef int version_of(version) except -1:
     if version is None:
@@ -2046,7 +2149,7 @@ cdef inline int choose_version(Record r, int version) except -1:
     if version == 0:
         return 2 if needed else r.header_version or (2 if r.layout.prefers_v2 else 1)
     if version == 1 and needed:
-        raise EncodeError(r.layout.owner, "metadata" if r._metadata else "message_id",
+        raise EncodeError(r.layout.owner, "metadata" if has_entries(r._metadata) else "message_id",
                           "header version 1 cannot carry it: use version 2 or clear it")
     return version
 
@@ -2198,7 +2301,7 @@ cdef object packed_from(Taken* taken, Record r, const Packing* how):
         surplus = r.kept.get("surplus")
         extra = r.kept.get("extended")
     content_size = layout.measure(r, taken, encoded, 1)
-    if (content_size == 0 and not surplus and not metadata and r.id == 0 and extra is None
+    if (content_size == 0 and not surplus and not has_entries(metadata) and r.id == 0 and extra is None
             and (how.sending or how.version == 0 and not r.header_version)):
         chosen = 1
     if chosen == 2:
@@ -2416,6 +2519,7 @@ cdef object read_metadata(const uint8_t* p, const uint8_t* head, Py_ssize_t mh, 
     cdef bytes sizes = head[:mh], entries = (head + mh)[:ms]
     cdef Py_ssize_t count, k
     cdef uint64_t total = 0
+    cdef Entries found
     head = <const uint8_t*>PyBytes_AsString(sizes)
     count = get16(head)
     if 2 + 8 * count > mh:
@@ -2425,7 +2529,9 @@ cdef object read_metadata(const uint8_t* p, const uint8_t* head, Py_ssize_t mh, 
         total += get32(head + 6 + 8 * k)
     if total != ms:
         raise BodyError(type_text(p), "metadata", f"entries take {total} bytes, {ms} are announced")
-    return _metadata_class._from_wire(sizes, entries)
+    found = new_of(_metadata_class)
+    found.wire = sizes, entries     # decoded when an entry is wanted
+    return found
 
 cdef int policy_of(crc) except -1:
     if crc == "verify":

@@ -853,6 +853,32 @@ def test_pack_into() -> None:
         assert room[:size] == image.pack(version=2, crc=False)
 
 
+def test_encoded_metadata_are_kept_until_an_entry_changes() -> None:
+    m = igtl.Transform(EYE, metadata={"b": 1, "a": "é"})
+    wire = m.pack()
+    assert m.pack() == wire
+    got = igtl.unpack(wire)
+    other = igtl.Metadata(got.metadata)
+    assert got.pack() == wire
+    for change in (
+        lambda data: data.__setitem__("a", "x"),
+        lambda data: data.__delitem__("a"),
+        lambda data: data.update(c=(106, b"y")),
+        lambda data: data.clear(),
+    ):
+        for each in (m, got):
+            change(each.metadata)
+            again = igtl.unpack(each.pack(version=2))
+            assert again.metadata == each.metadata == dict(each.metadata)
+    assert other.to_wire("") == igtl.unpack(wire).metadata.to_wire("")
+    assert not m.metadata
+    assert m.pack()[:2] == b"\0\1"
+    for made in (copy.copy(other), copy.deepcopy(other), pickle.loads(pickle.dumps(other))):
+        assert type(made) is igtl.Metadata
+        made["b"] = 2
+        assert (made["b"], other["b"], made.raw("a")) == ("2", "1", "é".encode())
+
+
 # ---- constructors: called directly in C, and still what Python says they are ---------------------
 
 
