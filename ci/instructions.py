@@ -25,11 +25,17 @@ wire = m.pack()
 run = wire * 100
 p = igtl.Protocol()
 T, unpack = igtl.Transform, igtl.unpack
+named = T(pose, device_name="Probe", metadata={"Mode": "fast", "Patient": "7"})
+noted = named.pack()
+Tool, Tools, names = igtl.Tool, igtl.TrackingData, ["Probe", "Drill", "Saw", "Ref", "Head"]
 """
 WORKS = {
     "TRANSFORM pack": "m.pack()",
     "TRANSFORM build": "T(pose, device_name='Probe')",
     "TRANSFORM unpack": "unpack(wire).matrix",
+    "TRANSFORM with metadata pack": "named.pack()",
+    "TRANSFORM with metadata unpack": "unpack(noted).matrix",
+    "TDATA of 5 build and pack": "Tools([Tool(name, matrix=pose) for name in names]).pack()",
     "TRANSFORM through a Protocol": "p.receive_data(wire); p.next_message()",
     "TRANSFORM unpack in batches of 100": "batch.unpack(run)",
 }

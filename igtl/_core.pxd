@@ -117,6 +117,7 @@ cdef struct Op:         # one field of a plan
     bint constant
     bint hidden         # no argument of the constructor
     bint kw_only
+    Py_ssize_t place    # of the value among those of an element with memory of its own
 
 cdef struct Rows:               # the fixed fields of an element or message, and their columns
     const Op* ops

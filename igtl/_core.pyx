@@ -22,8 +22,8 @@ from cpython.object cimport PyObject, PyTypeObject
 from cpython.pycapsule cimport PyCapsule_New
 from cpython.ref cimport Py_INCREF, Py_XDECREF, Py_XINCREF
 from cpython.unicode cimport PyUnicode_AsUTF8AndSize, PyUnicode_DecodeUTF8
-from libc.math cimport sqrt
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t
+from libc.math cimport isinf, sqrt
+from libc.stdint cimport INT64_MIN, int64_t, uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memchr, memcmp, memcpy, memset
 cimport numpy as cnp
@@ -37,6 +37,7 @@ from igtl._wire cimport (
 import copy
 import operator
 import os
+import struct
 
 import numpy as np
 
@@ -97,6 +98,7 @@ cdef extern from * nogil:
 cdef extern from "Python.h":
     PyObject* PyDict_GetItemWithError(object, object) except? NULL
     PyObject* PyList_GetItem(list, Py_ssize_t) except NULL      # borrowed
+    int64_t PyLong_AsLongLongAndOverflow(object, int*) except? -1
     ctypedef object (*new_function "newfunc")(PyTypeObject*, object, PyObject*)
 
 cdef extern from "numpy/arrayobject.h":
@@ -354,6 +356,15 @@ cdef dict _HEADER_FIELDS = {
 }
 
 @cython.final
+cdef class _Names:
+    """The names of a call's arguments, resolved. It is not changed once a Layout keeps it."""
+
+    cdef tuple names
+    cdef object unknown                 # the first that is no argument; those before it are resolved
+    cdef Py_ssize_t n                   # how many are resolved
+    cdef int[MAX_FIELDS + 4] which      # numbers of fields, or HeaderField
+
+@cython.final
 cdef class Layout:
     """A compiled field list: what `pack`, `unpack` and attribute access run."""
 
@@ -377,6 +388,8 @@ cdef class Layout:
     cdef tuple defaults
     cdef dict arguments              # of the constructor: number of the field, or a HeaderField
     cdef list blank                  # values of a message that has none yet
+    cdef _Names called                # names in the constructor's last call
+    cdef Py_ssize_t native           # bytes of an element's values in memory of its own
     cdef object made                 # the class that it was compiled for, see call_directly
 
     def __cinit__(self, *args, **kwargs):
@@ -385,7 +398,8 @@ cdef class Layout:
     def __dealloc__(self):
         PyMem_Free(self.ops)
 
-    def __init__(self, str owner, str type_name, fields, *, check=None, prepare=None, bint prefers_v2=False):
+    def __init__(self, str owner, str type_name, fields, *, check=None, prepare=None, bint prefers_v2=False,
+                 bint header=True):
         cdef int i
         cdef Op* op
         if self.ops != NULL:
@@ -406,7 +420,9 @@ cdef class Layout:
         self.n = len(fields)
         self.index = {f.name: k for k, f in enumerate(self.fields)}
         self.names = tuple([f.name for f in self.fields])
-        self.arguments = {f.name: k for k, f in enumerate(self.fields) if not f.hidden} | _HEADER_FIELDS
+        self.arguments = {f.name: k for k, f in enumerate(self.fields) if not f.hidden}
+        if header:
+            self.arguments.update(_HEADER_FIELDS)
         self.items = tuple([f.item.__columns__ if f.kind == "elements" else None for f in self.fields])
         self.defaults = tuple([f.default for f in self.fields])
         self.dtypes = tuple([np.dtype(f.scalar) if f.scalar else None for f in self.fields])
@@ -421,6 +437,10 @@ cdef class Layout:
             self._compile(i, self.fields[i])
         for i in range(self.n):
             op = &self.ops[i]
+            if op.kind != TEXT:
+                self.native += (op.itemsize - self.native % op.itemsize) % op.itemsize
+            op.place = self.native
+            self.native += cell_size(op)
             if op.kind == COUNT:
                 self.ops[op.target].counter = i
             elif op.kind == SIZE:
@@ -497,6 +517,26 @@ cdef class Layout:
             raise TypeError(f"{self.owner}.{self.names[i]}: {name!r} must be a {kind}_of field")
         return found
 
+    cdef _Names named(self, tuple names):
+        """What the names in a call of the constructor stand for. A call in a program comes with the
+        same tuple each time."""
+        cdef _Names called = self.called
+        cdef PyObject* place
+        cdef Py_ssize_t k
+        if called is not None and called.names is names:
+            return called
+        called = _Names()
+        called.names = names
+        for k in range(len(names)):
+            place = PyDict_GetItemWithError(self.arguments, names[k])
+            if place == NULL:       # an error, which needs no cache
+                called.unknown = names[k]
+                return called
+            called.which[k] = <object>place
+            called.n = k + 1
+        self.called = called
+        return called
+
     def need_columns(self):
         """TypeError if its fields do not fit columns."""
         if not self.columnar:
@@ -530,6 +570,78 @@ cdef class Layout:
                 pass
             return value
         return self.fields[i].item.coerce(value)
+
+    cdef int put(self, int i, uint8_t* p, value) except -1:
+        """Check a value of an element and write it natively at p; nothing is written, cut or wrapped
+        if it cannot be sent."""
+        cdef const Op* op = &self.ops[i]
+        cdef Py_ssize_t n
+        cdef const char* text
+        cdef float[16] m
+        cdef double[16] reals
+        cdef int64_t number
+        cdef tuple items
+        if op.kind == TEXT:
+            if type(value) is str:
+                text = PyUnicode_AsUTF8AndSize(value, &n)
+                if n <= op.itemsize and memchr(text, 0, n) == NULL:
+                    memcpy(p, text, n)
+                    memset(p + n, 0, op.itemsize - n)
+                    return 0
+            memcpy(p, PyBytes_AsString(encode_field(value, op.itemsize, self.owner, self.names[i])), op.itemsize)
+            return 0
+        if op.kind == MATRIX:
+            if usual_matrix(value, m, self.owner, self.names[i]):
+                memcpy(p, m, 64)
+            else:
+                memcpy(p, cnp.PyArray_DATA(as_matrix(value, self.owner, self.names[i])), 64)
+            return 0
+        if op.kind == FLOAT:
+            reals[0] = float(value)
+            if put_reals(p, reals, 1, op.itemsize):
+                return 0
+            value = reals[0]            # too large for 32 bits: numpy warns
+            memcpy(p, cnp.PyArray_DATA(np.array(value).astype(self.dtypes[i])), op.itemsize)
+            return 0
+        if op.kind == INT and isinstance(value, int):
+            number = integer(value)
+            if fits(number, op):
+                put_native(p, op.itemsize, number)
+                return 0
+        elif op.kind == ARRAY and (type(value) is tuple or type(value) is list) and op.fixed <= 16:
+            items = tuple(value)
+            if len(items) == op.fixed and self._put_few(op, i, p, items, reals):
+                return 0
+        array = as_numbers(value, self.dtypes[i], self.owner, self.names[i])
+        shape = () if op.kind == INT else (op.fixed,)
+        if array.shape != shape:
+            raise EncodeError(self.owner, self.names[i], f"shape {array.shape}, must be {shape}")
+        memcpy(p, cnp.PyArray_DATA(<cnp.ndarray?>array), cell_size(op))
+
+    cdef bint _put_few(self, const Op* op, int i, uint8_t* p, tuple items, double* reals) except -1:
+        """Numbers of the usual kinds, each in range. False: numpy has to look at them."""
+        cdef bint real = (<cnp.dtype>self.dtypes[i]).kind == c"f"
+        cdef int64_t[16] numbers
+        cdef Py_ssize_t k
+        for k in range(len(items)):
+            item = items[k]
+            if real and type(item) is float:
+                reals[k] = item
+                continue
+            if type(item) is not int:
+                return False
+            numbers[k] = integer(item)
+            if real:
+                if not -(1 << 53) < numbers[k] < 1 << 53:
+                    return False
+                reals[k] = <double>numbers[k]
+            elif not fits(numbers[k], op):
+                return False
+        if real:
+            return put_reals(p, reals, len(items), op.itemsize)
+        for k in range(len(items)):
+            put_native(p + k * op.itemsize, op.itemsize, numbers[k])
+        return True
 
     cdef object _check_int(self, int i, value):
         if type(value) is not int:
@@ -1011,27 +1123,77 @@ def as_numbers(value, dtype, str owner, str name):
         raise TypeError(f"{owner}.{name}: {array.dtype} is not a kind of number it takes")
     return np.array(array, dtype=dtype, order="C")
 
+# The least and the greatest integer of 1, 2, 4 bytes; 8 unsigned ones are left to numpy.
+cdef inline bint fits(int64_t v, const Op* op) noexcept:
+    cdef int bits = 8 * op.itemsize
+    if bits == 64:
+        return op.signed and v != INT64_MIN     # which `integer` gives for what is larger
+    if op.signed:
+        return -(<int64_t>1 << (bits - 1)) <= v < <int64_t>1 << (bits - 1)
+    return 0 <= v < <int64_t>1 << bits
+
+cdef inline int64_t integer(value) except? -1:
+    """An int as 64 bits; the least number for one that does not fit."""
+    cdef int over
+    cdef int64_t v = PyLong_AsLongLongAndOverflow(value, &over)
+    return INT64_MIN if over else v
+
+cdef inline void put_native(uint8_t* p, int size, int64_t v) noexcept:
+    if size == 1:
+        p[0] = <uint8_t>v
+    elif size == 2:
+        (<uint16_t*>p)[0] = <uint16_t>v
+    elif size == 4:
+        (<uint32_t*>p)[0] = <uint32_t>v
+    else:
+        (<uint64_t*>p)[0] = <uint64_t>v
+
+cdef bint put_reals(uint8_t* p, const double* reals, Py_ssize_t n, int size) noexcept:
+    """False: one is too large for 32 bits, and nothing was written."""
+    cdef Py_ssize_t k
+    if size == 8:
+        memcpy(p, reals, 8 * n)
+        return True
+    for k in range(n):
+        if isinf(<float>reals[k]) and not isinf(reals[k]):
+            return False
+    for k in range(n):
+        (<float*>p)[k] = <float>reals[k]
+    return True
+
+cdef inline Py_ssize_t cell_size(const Op* op) noexcept:
+    """Bytes of one value of an element, natively."""
+    return 64 if op.kind == MATRIX else op.itemsize * op.fixed if op.kind == ARRAY else op.itemsize
+
+cdef bint usual_matrix(value, float* m, str owner, str name) except -1:
+    """Take an array of the usual form, without a call into numpy for each step. False: it is none."""
+    cdef cnp.ndarray given
+    cdef int i, kind
+    if not cnp.PyArray_CheckExact(value):
+        return False
+    given = value
+    kind = cnp.PyArray_TYPE(given)
+    if not (cnp.PyArray_NDIM(given) == 2 and cnp.PyArray_DIM(given, 0) == 4 and cnp.PyArray_DIM(given, 1) == 4
+            and cnp.PyArray_ISCARRAY_RO(given) and (kind == cnp.NPY_FLOAT32 or kind == cnp.NPY_FLOAT64)):
+        return False
+    if kind == cnp.NPY_FLOAT32:
+        memcpy(m, cnp.PyArray_DATA(given), 64)
+    else:
+        for i in range(16):
+            m[i] = <float>(<double*>cnp.PyArray_DATA(given))[i]
+    if not (m[12] == 0 and m[13] == 0 and m[14] == 0 and m[15] == 1):
+        raise EncodeError(owner, name, "the fourth row must be 0 0 0 1")
+    return True
+
 cpdef cnp.ndarray as_matrix(value, str owner="Transform", str name="matrix"):
     """4x4 float32 of a 4x4, 3x4 or 3x3 matrix, or of an object with as_matrix() (scipy)."""
     cdef cnp.ndarray out
     cdef cnp.ndarray given
-    cdef float* m
-    cdef int i, kind
-    if cnp.PyArray_CheckExact(value):   # the usual case, without a call into numpy for each step
-        given = value
-        kind = cnp.PyArray_TYPE(given)
-        if (cnp.PyArray_NDIM(given) == 2 and cnp.PyArray_DIM(given, 0) == 4 and cnp.PyArray_DIM(given, 1) == 4
-                and cnp.PyArray_ISCARRAY_RO(given) and (kind == cnp.NPY_FLOAT32 or kind == cnp.NPY_FLOAT64)):
-            out = new_array(2, 4, 4, cnp.NPY_FLOAT32)
-            m = <float*>cnp.PyArray_DATA(out)
-            if kind == cnp.NPY_FLOAT32:
-                memcpy(m, cnp.PyArray_DATA(given), 64)
-            else:
-                for i in range(16):
-                    m[i] = <float>(<double*>cnp.PyArray_DATA(given))[i]
-            if not (m[12] == 0 and m[13] == 0 and m[14] == 0 and m[15] == 1):
-                raise EncodeError(owner, name, "the fourth row must be 0 0 0 1")
-            return out
+    cdef float[16] m
+    if usual_matrix(value, m, owner, name):
+        out = new_array(2, 4, 4, cnp.NPY_FLOAT32)
+        memcpy(cnp.PyArray_DATA(out), m, 64)
+        return out
     if isinstance(value, np.ndarray):
         given = value
     else:
@@ -1134,6 +1296,56 @@ cdef class Columns:
 
     def __setstate__(self, state):
         self.rows, self.arrays = state
+
+    cdef uint8_t* cell(self, int i, Py_ssize_t row) except? NULL:
+        """Where a value lies. NULL: its column is no longer as it was made, and numpy has to find it."""
+        cdef const Op* op = self.layout().op(i)
+        cdef cnp.ndarray array
+        if self.arrays is None or i >= len(self.arrays) or not cnp.PyArray_CheckExact(self.arrays[i]):
+            return NULL
+        array = self.arrays[i]
+        if not (cnp.PyArray_ISCARRAY(array) and is_column(op, array, cnp.PyArray_DIM(array, 0))
+                and cnp.PyArray_TYPE(array) == (<cnp.dtype>self._layout.columns[i]).type_num
+                and cnp.PyArray_ITEMSIZE(array) == op.itemsize and 0 <= row < cnp.PyArray_DIM(array, 0)):
+            return NULL
+        return <uint8_t*>cnp.PyArray_DATA(array) + cell_size(op) * row
+
+    def put(self, int i, Py_ssize_t row, value):
+        """Check one value and write it; nothing is cut or wrapped."""
+        cdef uint8_t* p = self.cell(i, row)
+        cdef cnp.ndarray one
+        if p != NULL:
+            self._layout.put(i, p, value)
+            return
+        one = new_column(self.layout(), i, 1)
+        self._layout.put(i, <uint8_t*>cnp.PyArray_DATA(one), value)
+        self.arrays[i][row] = one[0]
+
+    def take(self, list elements not None):
+        """As many rows as there are elements, with copies of their values."""
+        cdef Layout layout = self.layout()
+        cdef Rows out
+        cdef Row element
+        cdef const uint8_t* p
+        cdef uint8_t* to
+        cdef Py_ssize_t row, n = len(elements), size
+        cdef int i
+        kind = type(self).__item__
+        for item in elements:
+            if type(item) is not kind and not isinstance(item, kind):
+                raise TypeError(f"{type(item).__name__} in a list of {kind.__name__}")
+        self.make(n)
+        self.rows_of(&out, n)
+        for row in range(n):
+            element = elements[row]
+            for i in range(layout.n):
+                size = cell_size(&layout.ops[i])
+                to = out.at[i] + size * row
+                p = element.at(i) if element.layout is layout else NULL
+                if p != NULL:
+                    memcpy(to, p, size)
+                else:
+                    layout.put(i, to, element.value(i))
 
     cdef cnp.ndarray array_at(self, int i):
         if self.arrays is None or i >= len(self.arrays):
@@ -1280,11 +1492,167 @@ cdef cnp.ndarray new_column(Layout layout, int i, Py_ssize_t rows):
     Py_INCREF(dtype)        # PyArray_Empty keeps the one it is given
     return PyArray_Empty(3 if op.kind == MATRIX else 2 if op.kind == ARRAY else 1, shape, dtype, 0)
 
+# ---- Row: one element ---------------------------------------------------------------------------
+
+cdef class Row:
+    """One element: its values, natively and one after the other, in memory of its own, or one row of
+    columns, which it reads and writes."""
+
+    cdef Layout layout
+    cdef uint8_t* own           # is not replaced while it lives: arrays lie in it
+    cdef Columns columns
+    cdef Py_ssize_t row
+    __layout__ = None
+
+    def __cinit__(self):        # without arguments it ignores those of the constructor
+        self.layout = layout_of(type(self), _last_row)
+
+    def __dealloc__(self):
+        PyMem_Free(self.own)
+
+    def __init__(self, *args, **kwargs):
+        cdef PyObject* values[MAX_FIELDS + 4]
+        self.take(values, spread(args, kwargs, values, self.layout.owner), tuple(kwargs))
+
+    cdef int take(self, PyObject** values, Py_ssize_t given, tuple names) except -1:
+        """The arguments of the constructor: `given` values by position, then those named."""
+        cdef Layout layout = self.layout
+        cdef PyObject* found[MAX_FIELDS]
+        cdef _Names called
+        cdef Py_ssize_t k, taken = 0
+        cdef int i
+        if self.own == NULL:
+            self.own = <uint8_t*>PyMem_Calloc(1, layout.native + 1)
+            if self.own == NULL:
+                raise MemoryError
+        self.columns = None
+        for i in range(layout.n):
+            found[i] = NULL
+            if not layout.ops[i].hidden and not layout.ops[i].kw_only:
+                if taken < given:
+                    found[i] = values[taken]
+                taken += 1
+        if taken < given:
+            positional = [f.name for f in layout.fields if not f.hidden and not f.kw_only]
+            raise TypeError(f"{layout.owner}() takes {taken} positional arguments, {given} were given; "
+                            f"its fields are {', '.join(positional)}")
+        called = layout.named(names)
+        for k in range(called.n):
+            i = called.which[k]
+            if found[i] != NULL:
+                raise TypeError(f"{layout.owner}() got {names[k]!r} twice")
+            found[i] = values[given + k]
+        for i in range(layout.n):
+            if layout.ops[i].hidden:
+                continue
+            value = layout.defaults[i] if found[i] == NULL else <object>found[i]
+            if value is REQUIRED:
+                raise TypeError(f"{layout.owner}() needs {layout.names[i]!r}")
+            layout.put(i, self.own + layout.ops[i].place, value)
+        if called.unknown is not None:
+            raise TypeError(f"{layout.owner}() has no field {called.unknown!r}; it has {', '.join(layout.arguments)}")
+
+    @classmethod
+    def _at(cls, Columns columns not None, Py_ssize_t row):
+        """The element that this row of columns is."""
+        cdef Row self = <Row?>new_of(cls)
+        self.columns = columns
+        self.row = row
+        return self
+
+    cdef uint8_t* at(self, int i) except? NULL:
+        """Where the value of a field lies, or NULL: see Columns.cell."""
+        cdef Columns columns = self.columns
+        if columns is not None:
+            return columns.cell(i, self.row)
+        if self.own == NULL:
+            raise TypeError(f"a {self.layout.owner} that was not constructed")
+        return self.own + self.layout.op(i).place
+
+    cdef object value(self, int i):
+        cdef Columns columns = self.columns
+        cdef const Op* op = self.layout.op(i)
+        cdef uint8_t* p = self.at(i)
+        cdef bint exact
+        cdef uint64_t bits
+        cdef cnp.npy_intp[2] shape
+        if p == NULL:
+            cell = columns.arrays[i][self.row]
+            if op.kind == TEXT:
+                return cell.partition(b"\0")[0].decode("utf-8", "replace")
+            return cell.item() if op.kind == INT or op.kind == FLOAT else cell
+        if op.kind == TEXT:
+            return text_of(p, op.itemsize, &exact)
+        if op.kind == FLOAT:
+            return (<float*>p)[0] if op.itemsize == 4 else (<double*>p)[0]
+        if op.kind == INT:
+            bits = native(p, op.itemsize)
+            return sign_extend(bits, op.itemsize) if op.signed else bits
+        shape[0] = 4 if op.kind == MATRIX else op.fixed
+        shape[1] = 4
+        array = cnp.PyArray_SimpleNewFromData(
+            2 if op.kind == MATRIX else 1, shape, (<cnp.dtype>self.layout.columns[i]).type_num, p)
+        cnp.set_array_base(array, self if columns is None else columns.arrays[i])
+        return array
+
+    cdef int put(self, int i, value) except -1:
+        if self.columns is not None:
+            self.columns.put(i, self.row, value)
+        else:
+            self.layout.put(i, self.at(i), value)
+
+cdef inline uint64_t native(const uint8_t* p, int size) noexcept:
+    if size == 1:
+        return p[0]
+    if size == 2:
+        return (<const uint16_t*>p)[0]
+    return (<const uint32_t*>p)[0] if size == 4 else (<const uint64_t*>p)[0]
+
+@cython.final
+cdef class Cell:
+    """Attribute access to one field of an element."""
+
+    cdef int i
+    cdef readonly object field
+
+    def __init__(self, int i, field):
+        self.i = i
+        self.field = field
+
+    def __get__(self, element, owner):
+        if element is None:
+            return self
+        return (<Row?>element).value(self.i)
+
+    def __set__(self, element, value):
+        (<Row?>element).put(self.i, value)
+
+cdef Layout layout_of(cls, list last):
+    """The layout of a class. last: holds the one that was used last; looking it up is a fifth of unpack."""
+    cdef Layout layout = last[0]
+    if layout is None or layout.made is not cls:
+        layout = cls.__layout__
+        if layout is None:
+            raise TypeError("messages are subclasses of igtl.Message, elements of igtl.Element")
+        last[0] = layout
+    return layout
+
+cdef Py_ssize_t spread(tuple args, dict kwargs, PyObject** values, str owner) except -1:
+    """The arguments of a call as C arrays have them: values, which stay theirs; how many by position."""
+    cdef Py_ssize_t n = 0
+    if len(args) + len(kwargs) > MAX_FIELDS + 4:
+        raise TypeError(f"{owner}() got {len(args) + len(kwargs)} arguments")
+    for value in (*args, *kwargs.values()):
+        values[n] = <PyObject*>value
+        n += 1
+    return len(args)
+
 # ---- Record -----------------------------------------------------------------------------------
 
 # The layout of the message that was made last. One object in one place, which a list keeps whole for all
 # threads; that it belongs to a class is written in it, once.
 cdef list _last = [None]
+cdef list _last_row = [None]    # the same of elements
 
 cdef class Record:
     """Memory of one message: header fields, the values of its declared fields, and beside them
@@ -1307,25 +1675,13 @@ cdef class Record:
     __layout__ = None
 
     def __cinit__(self):        # without arguments it ignores those of the constructor
-        cdef Layout layout = _last[0]
-        if layout is None or layout.made is not type(self):     # looking it up is a fifth of unpack
-            layout = type(self).__layout__
-            if layout is None:
-                raise TypeError("messages are subclasses of igtl.Message")
-            _last[0] = layout
-        self.layout = layout
-        self.values = self.layout.blank.copy()
+        self.layout = layout_of(type(self), _last)
+        self.values = self.layout.blank[:]
         self._device_name = ""
 
     def __init__(self, *args, **kwargs):
         cdef PyObject* values[MAX_FIELDS + 4]
-        cdef Py_ssize_t n = 0
-        if len(args) + len(kwargs) > MAX_FIELDS + 4:
-            raise TypeError(f"{self.layout.owner}() got {len(args) + len(kwargs)} arguments")
-        for value in (*args, *kwargs.values()):     # which stay theirs
-            values[n] = <PyObject*>value
-            n += 1
-        self.take(values, len(args), tuple(kwargs))
+        self.take(values, spread(args, kwargs, values, self.layout.owner), tuple(kwargs))
 
     def _init_header(self, dict kwargs):
         """For constructors written by hand: takes the header fields out of kwargs."""
@@ -1353,7 +1709,7 @@ cdef class Record:
         """The arguments of the constructor: `given` values by position, then those named."""
         cdef Layout layout = self.layout
         cdef PyObject* found[MAX_FIELDS]
-        cdef PyObject* place
+        cdef _Names called
         cdef Py_ssize_t k, taken = 0
         cdef int i, which
         if not layout.type_name:
@@ -1367,17 +1723,17 @@ cdef class Record:
             raise TypeError(f"{layout.owner}() takes {taken} positional arguments, {given} were given; "
                             f"its fields are {', '.join(layout.arguments)}")
         self.stamp = now()
-        for k in range(len(names)):
-            place = PyDict_GetItemWithError(layout.arguments, names[k])
-            if place == NULL:
-                raise TypeError(f"{layout.owner}() has no field {names[k]!r}; it has {', '.join(layout.arguments)}")
-            which = <object>place
+        called = layout.named(names)
+        for k in range(called.n):
+            which = called.which[k]
             if which < 0:
                 self.set_header(which, <object>values[given + k])
             elif found[which] != NULL:
                 raise TypeError(f"{layout.owner}() got {names[k]!r} twice")
             else:
                 found[which] = values[given + k]
+        if called.unknown is not None:
+            raise TypeError(f"{layout.owner}() has no field {called.unknown!r}; it has {', '.join(layout.arguments)}")
         for i in range(layout.n):
             if layout.ops[i].hidden:
                 continue
@@ -1592,21 +1948,33 @@ cdef class Slot:
 
 cdef object constructed(PyObject* cls, PyObject** args, size_t nargs, PyObject* names):
     cdef Record r
-    cdef Py_ssize_t given = igtl_nargs(nargs), k
-    cdef tuple named = () if names == NULL else <tuple>names
     if igtl_init_of(cls) != igtl_init_of(<PyObject*>Record):    # was replaced
-        kwargs = {named[k]: <object>args[given + k] for k in range(len(named))}
-        return type.__call__(<object>cls, *[<object>args[k] for k in range(given)], **kwargs)
+        return called_by_python(cls, args, nargs, names)
     r = new_record(<object>cls)
-    r.take(args, given, named)
+    r.take(args, igtl_nargs(nargs), () if names == NULL else <tuple>names)
     return r
 
+cdef object constructed_row(PyObject* cls, PyObject** args, size_t nargs, PyObject* names):
+    cdef Row element
+    if igtl_init_of(cls) != igtl_init_of(<PyObject*>Row):
+        return called_by_python(cls, args, nargs, names)
+    element = new_of(<object>cls)
+    element.take(args, igtl_nargs(nargs), () if names == NULL else <tuple>names)
+    return element
+
+cdef object called_by_python(PyObject* cls, PyObject** args, size_t nargs, PyObject* names):
+    cdef Py_ssize_t given = igtl_nargs(nargs), k
+    cdef tuple named = () if names == NULL else <tuple>names
+    kwargs = {named[k]: <object>args[given + k] for k in range(len(named))}
+    return type.__call__(<object>cls, *[<object>args[k] for k in range(given)], **kwargs)
+
 def call_directly(cls):
-    """Once, when a message class is made: its layout is its own from now on, and its calls go to
-    `constructed`, unless it has a constructor of its own."""
+    """Once, when a class of messages or elements is made: its layout is its own from now on, and its
+    calls go to the functions above, unless it has a constructor of its own."""
     (<Layout?>cls.__layout__).made = cls
-    if cls.__init__ is Record.__init__ and cls.__new__ is Record.__new__:
-        igtl_set_vectorcall(<PyObject*>cls, <void*>&constructed)
+    base = Row if issubclass(cls, Row) else Record
+    if cls.__init__ is base.__init__ and cls.__new__ is base.__new__:
+        igtl_set_vectorcall(<PyObject*>cls, <void*>&constructed_row if base is Row else <void*>&constructed)
 
 cdef uint64_t now() noexcept nogil:
     cdef timespec t
@@ -1633,6 +2001,108 @@ def timestamp_of(time_ns):
 def time_ns_of(uint64_t raw):
     """Nanoseconds since 1970 of Q32.32 seconds, rounded to nearest."""
     return ns_of(raw)
+
+# ---- metadata (docs/protocol.md sections 5.2, 5.3) ------------------------------------------------
+
+LARGEST_METADATA = 65_536   # bytes of keys and values that the official library does not read any more
+
+cdef class Entries:
+    """Metadata: keys with the encoding and the bytes of their values, and both sections as they stand
+    on the wire. Each is made of the other when it is wanted, and kept until an entry changes."""
+
+    cdef dict entries       # None: not decoded yet
+    cdef tuple wire         # None: not encoded since the last change
+
+    cdef dict read(self):
+        with cython.critical_section(self):
+            if self.entries is None:
+                self.entries = {} if self.wire is None else decoded_entries(self.wire[0], self.wire[1])
+        return self.entries
+
+    def _read(self):
+        return self.read()
+
+    def _set(self, str key, tuple entry):
+        cdef dict entries = self.read()
+        with cython.critical_section(self):
+            entries[key] = entry
+            self.wire = None
+
+    def _remove(self, key):
+        cdef dict entries = self.read()
+        with cython.critical_section(self):
+            del entries[key]
+            self.wire = None
+
+    def _take(self, Entries other not None):
+        """The entries of another one."""
+        with cython.critical_section(other):
+            self.entries = None if other.entries is None else other.entries.copy()
+            self.wire = other.wire
+
+    def to_wire(self, str owner):
+        """The metadata header and the metadata."""
+        cdef tuple wire = self.wire
+        cdef dict entries
+        if wire is None:
+            entries = self.read()
+            with cython.critical_section(self):     # and no bytecode runs within: no entry changes meanwhile
+                wire = self.wire = encoded_entries(entries, owner)
+        return wire
+
+    def __reduce__(self):
+        return type(self), (), (self.read().copy(), self.wire)
+
+    def __setstate__(self, state):
+        entries, self.wire = state
+        if entries is None:
+            raise TypeError("metadata without entries")
+        self.entries = entries
+
+cdef bint has_entries(metadata) except -1:
+    """Whether there is an entry, without decoding it."""
+    cdef Entries e
+    if metadata is None:
+        return False
+    e = <Entries?>metadata
+    if e.entries is not None:
+        return len(e.entries) > 0
+    return e.wire is not None and get16(<const uint8_t*>PyBytes_AsString(e.wire[0])) > 0
+
+cdef dict decoded_entries(bytes head, bytes data):
+    cdef const uint8_t* p = <const uint8_t*>PyBytes_AsString(head)
+    cdef const char* q = PyBytes_AsString(data)
+    cdef Py_ssize_t at = 0, key_size, size, k
+    cdef dict entries = {}
+    for k in range(get16(p)):
+        p += 8 if k else 2
+        key_size, size = get16(p), get32(p + 4)
+        # surrogateescape: keys that are not UTF-8 stay apart and can be written again
+        key = PyUnicode_DecodeUTF8(q + at, key_size, "surrogateescape")
+        at += key_size
+        entries[key] = get16(p + 2), (q + at)[:size]
+        at += size
+    return entries
+
+cdef tuple encoded_entries(dict entries, str owner):
+    cdef Py_ssize_t size = 0
+    cdef bytes key, raw
+    found = sorted([(name.encode("utf-8", "surrogateescape"), *entry) for name, entry in entries.items()])
+    if len(found) > 8191:
+        raise EncodeError(owner, "metadata", f"{len(found)} entries, at most 8191 fit")
+    head = [struct.pack(">H", len(found))]
+    data = []
+    for key, encoding, raw in found:
+        if len(key) > 65535:
+            raise EncodeError(owner, "metadata", f"a key of {len(key)} bytes, at most 65535 fit")
+        head.append(struct.pack(">HHI", len(key), encoding, len(raw)))
+        data += key, raw
+        size += len(key) + len(raw)
+    if size >= LARGEST_METADATA:
+        raise EncodeError(owner, "metadata",
+                          f"{size} bytes of keys and values; receivers of the official library, 3D Slicer "
+                          f"among them, drop a message with {LARGEST_METADATA} or more")
+    return b"".join(head), b"".join(data)
 
 # ---- packing ----------------------------------------------------------------------------------
 
@@ -1664,7 +2134,7 @@ cpdef bint needs_v2(object r) except -1:
     return carries(<Record?>r)
 
 cdef inline bint carries(Record r) except -1:
-    return r.id != 0 or bool(r._metadata)
+    return r.id != 0 or has_entries(r._metadata)
 
 cdef int version_of(version) except -1:
     if version is None:
@@ -1679,7 +2149,7 @@ cdef inline int choose_version(Record r, int version) except -1:
     if version == 0:
         return 2 if needed else r.header_version or (2 if r.layout.prefers_v2 else 1)
     if version == 1 and needed:
-        raise EncodeError(r.layout.owner, "metadata" if r._metadata else "message_id",
+        raise EncodeError(r.layout.owner, "metadata" if has_entries(r._metadata) else "message_id",
                           "header version 1 cannot carry it: use version 2 or clear it")
     return version
 
@@ -1831,7 +2301,7 @@ cdef object packed_from(Taken* taken, Record r, const Packing* how):
         surplus = r.kept.get("surplus")
         extra = r.kept.get("extended")
     content_size = layout.measure(r, taken, encoded, 1)
-    if (content_size == 0 and not surplus and not metadata and r.id == 0 and extra is None
+    if (content_size == 0 and not surplus and not has_entries(metadata) and r.id == 0 and extra is None
             and (how.sending or how.version == 0 and not r.header_version)):
         chosen = 1
     if chosen == 2:
@@ -2049,6 +2519,7 @@ cdef object read_metadata(const uint8_t* p, const uint8_t* head, Py_ssize_t mh, 
     cdef bytes sizes = head[:mh], entries = (head + mh)[:ms]
     cdef Py_ssize_t count, k
     cdef uint64_t total = 0
+    cdef Entries found
     head = <const uint8_t*>PyBytes_AsString(sizes)
     count = get16(head)
     if 2 + 8 * count > mh:
@@ -2058,7 +2529,9 @@ cdef object read_metadata(const uint8_t* p, const uint8_t* head, Py_ssize_t mh, 
         total += get32(head + 6 + 8 * k)
     if total != ms:
         raise BodyError(type_text(p), "metadata", f"entries take {total} bytes, {ms} are announced")
-    return _metadata_class._from_wire(sizes, entries)
+    found = new_of(_metadata_class)
+    found.wire = sizes, entries     # decoded when an entry is wanted
+    return found
 
 cdef int policy_of(crc) except -1:
     if crc == "verify":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import gc
 import json
 import math
 import pickle
@@ -852,6 +853,32 @@ def test_pack_into() -> None:
         assert room[:size] == image.pack(version=2, crc=False)
 
 
+def test_encoded_metadata_are_kept_until_an_entry_changes() -> None:
+    m = igtl.Transform(EYE, metadata={"b": 1, "a": "é"})
+    wire = m.pack()
+    assert m.pack() == wire
+    got = igtl.unpack(wire)
+    other = igtl.Metadata(got.metadata)
+    assert got.pack() == wire
+    for change in (
+        lambda data: data.__setitem__("a", "x"),
+        lambda data: data.__delitem__("a"),
+        lambda data: data.update(c=(106, b"y")),
+        lambda data: data.clear(),
+    ):
+        for each in (m, got):
+            change(each.metadata)
+            again = igtl.unpack(each.pack(version=2))
+            assert again.metadata == each.metadata == dict(each.metadata)
+    assert other.to_wire("") == igtl.unpack(wire).metadata.to_wire("")
+    assert not m.metadata
+    assert m.pack()[:2] == b"\0\1"
+    for made in (copy.copy(other), copy.deepcopy(other), pickle.loads(pickle.dumps(other))):
+        assert type(made) is igtl.Metadata
+        made["b"] = 2
+        assert (made["b"], other["b"], made.raw("a")) == ("2", "1", "é".encode())
+
+
 # ---- constructors: called directly in C, and still what Python says they are ---------------------
 
 
@@ -885,6 +912,66 @@ def test_a_constructor_can_be_called_in_every_way(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(igtl.Transform, "__init__", lambda self, *a, **k: seen.append((a, k)))
     igtl.Transform(1, x=2)  # type: ignore[call-arg, arg-type]
     assert seen == [((1,), {"x": 2})]
+
+
+def test_an_element_can_be_constructed_in_every_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    pose = np.eye(4)
+    for call in (igtl.Tool, functools.partial(type.__call__, igtl.Tool)):
+        tools = [call("a", 1, pose), call(*["a"], matrix=pose), call(matrix=pose, name="a", type=1)]
+        assert all(tool == igtl.Tool("a") for tool in tools)
+        for args, kwargs, words in (
+            ((), {}, r"Tool\(\) needs 'name'"),
+            (("a", 1, pose, 0), {}, "takes 3 positional arguments, 4 were given; its fields are name, type, matrix"),
+            (("a",), {"name": "a"}, r"Tool\(\) got 'name' twice"),
+            (("a",), {"nonsense": 1}, "has no field 'nonsense'; it has name, type, matrix"),
+            (("a",), {"device_name": "b"}, "has no field 'device_name'"),
+            (("a",), {"_reserved": 1}, "has no field '_reserved'"),
+        ):  # fmt: skip
+            with pytest.raises(TypeError, match=words):
+                call(*args, **kwargs)
+    with pytest.raises(TypeError, match="not constructed"):
+        igtl.Tool.__new__(igtl.Tool).name
+
+    class Named(igtl.Tool):
+        def __init__(self) -> None:
+            super().__init__("b", type=3)
+
+    assert igtl.TrackingData([Named()]).tools["b"].type == 3
+    seen: list[Any] = []
+    monkeypatch.setattr(igtl.Tool, "__init__", lambda self, *a, **k: seen.append((a, k)))
+    igtl.Tool(1, x=2)  # type: ignore[call-arg, arg-type]
+    assert seen == [((1,), {"x": 2})]
+
+
+def test_an_element_owns_its_values() -> None:
+    """As one of a list does; arrays are views, which keep the memory that they lie in."""
+    point = igtl.Point("p", position=[1, 2.5, 3], color=[1, 2, 3, 4])
+    place, listed = point.position, igtl.Points([point]).points
+    place[0] = 7
+    assert (point.position.tolist(), listed.positions.tolist()) == ([7, 2.5, 3], [[1, 2.5, 3]])
+    for each in (point, listed[0], copy.deepcopy(point), pickle.loads(pickle.dumps(point))):
+        each.diameter, each.position, each.color = 2, np.array([4, 5, 6.0]), (0, 0, 255, 0)
+        each.name = "é"
+        assert (each.name, each.diameter, each.group) == ("é", 2.0, "Fiducial")
+        assert (each.position.tolist(), each.color.tolist()) == ([4, 5, 6], [0, 0, 255, 0])
+        for field, value, words in (
+            ("color", (0, 0, 0, 256), "values 0..256 do not fit uint8"),
+            ("color", (0, 0, 0, -1), "values -1..0 do not fit uint8"),
+            ("color", (0, 0, 0, 1 << 80), "does not become uint8"),
+            ("color", (0, 0, 0.5, 0), "does not become uint8"),
+            ("position", (1, 2), r"shape \(2,\), must be \(3,\)"),
+            ("name", "é" * 33, "has 66 bytes, 64 fit"),
+            ("name", "a\0b", "a NUL would end the text"),
+        ):
+            with pytest.raises((igtl.EncodeError, TypeError), match=words):
+                setattr(each, field, value)
+        with pytest.warns(RuntimeWarning, match="overflow"):
+            each.diameter = 1e300
+        each.diameter = float("inf")
+        assert (each.position.tolist(), each.color.tolist()) == ([4, 5, 6], [0, 0, 255, 0])
+    del point
+    gc.collect()
+    assert place.tolist() == [4, 5, 6]
 
 
 def test_a_reserved_field_of_a_message() -> None:

@@ -18,7 +18,6 @@ import numpy as np
 
 from igtl import _core, fields
 from igtl.codec.formatting import plain, short
-from igtl.errors import EncodeError
 from igtl.fields import Field, collect
 
 E = TypeVar("E", bound="Element")
@@ -68,15 +67,8 @@ class Elements(_core.Columns, Generic[E]):
     @classmethod
     def of(cls, items: Iterable[Any]) -> Self:
         """Columns of a list of elements (copied)."""
-        listed = list(items)
-        for item in listed:
-            if not isinstance(item, cls.__item__):
-                raise TypeError(f"{type(item).__name__} in a list of {cls.__item__.__name__}")
         self = cls()
-        self.allocate(len(listed))
-        for i, column in enumerate(self.arrays):
-            for row, item in enumerate(listed):
-                column[row] = item._columns.arrays[i][item._row]
+        self.take(list(items))
         return self
 
     def copy(self) -> Self:
@@ -136,7 +128,7 @@ class _Column(_core.Column):
             target[:] = texts
         elif self.field.kind in ("text", "matrix"):
             for row, value in enumerate(values):
-                target[row] = _cell_value(columns.__item__, self.field, value)
+                columns.put(self.i, row, value)
         else:
             given = _core.as_numbers(
                 values, target.dtype, columns.__item__.__name__, self.field.name
@@ -144,26 +136,6 @@ class _Column(_core.Column):
             if given.shape != target.shape:
                 raise ValueError(f"{self.field.plural}: {given.shape}, must be {target.shape}")
             target[:] = given
-
-
-class _Cell:
-    """Attribute access to one field of one element."""
-
-    def __init__(self, i: int, field: Field) -> None:
-        self.i = i
-        self.field = field
-
-    def __get__(self, element: Any, owner: Any = None) -> Any:
-        if element is None:
-            return self
-        cell = element._columns.arrays[self.i][element._row]
-        if self.field.kind == "text":
-            return cell.partition(b"\0")[0].decode("utf-8", "replace")
-        return cell.item() if self.field.kind in ("int", "float") else cell
-
-    def __set__(self, element: Any, value: Any) -> None:
-        column = element._columns.arrays[self.i]
-        column[element._row] = _cell_value(type(element), self.field, value)
 
 
 def _short_texts(values: Any, dtype: np.dtype[Any]) -> Any:
@@ -177,21 +149,6 @@ def _short_texts(values: Any, dtype: np.dtype[Any]) -> Any:
     if max(map(len, texts)) > dtype.itemsize or b"\0" in b"".join(texts):
         return None
     return np.array(texts, dtype)
-
-
-def _cell_value(owner: type, field: Field, value: Any) -> Any:
-    """What a column keeps for one value; checked, so that nothing is cut or wrapped."""
-    if field.kind == "text":
-        return _core.encode_field(value, field.size, owner.__name__, field.name)
-    if field.kind == "matrix":
-        return _core.as_matrix(value, owner.__name__, field.name)
-    if field.kind == "float":
-        return float(value)
-    numbers = _core.as_numbers(value, np.dtype(field.scalar), owner.__name__, field.name)
-    shape = () if field.kind == "int" else (field.count,)
-    if numbers.shape != shape:
-        raise EncodeError(owner.__name__, field.name, f"shape {numbers.shape}, must be {shape}")
-    return numbers
 
 
 def _plural(name: str) -> str:
@@ -219,10 +176,10 @@ class ElementMeta(type):
             )
             if not fixed or field.optional:
                 raise TypeError(f"{name}.{field.name}: elements have fields of fixed size only")
-        layout = _core.Layout(name, "", declared)
+        layout = _core.Layout(name, "", declared, header=False)
         columns: dict[str, Any] = {"__slots__": (), "__layout__": layout, "__item__": cls}
         for i, field in enumerate(declared):
-            setattr(cls, field.name, _Cell(i, field))
+            setattr(cls, field.name, _core.Cell(i, field))
             field.plural = _plural(field.name)
             columns[field.plural] = _Column(i, field)
         cls.__layout__ = layout  # type: ignore[attr-defined]
@@ -230,6 +187,7 @@ class ElementMeta(type):
         positional = tuple(f.name for f in cls.__shown__ if not f.kw_only)
         type.__setattr__(cls, "__match_args__", positional)
         cls.__columns__ = type(f"{name}Elements", (Elements,), columns)
+        _core.call_directly(cls)
         return cls
 
 
@@ -263,48 +221,15 @@ class ElementMeta(type):
         fields.zero_ended,
     ),
 )
-class Element(metaclass=ElementMeta):
+class Element(_core.Row, metaclass=ElementMeta):
     """Base of the elements of list messages, declared like a message.
 
     An element made by itself owns its values; one taken from a list reads and writes through.
     """
 
-    __slots__ = ("_columns", "_row")
+    __slots__ = ()
     if TYPE_CHECKING:
         __match_args__: ClassVar[tuple[str, ...]]
-        _columns: Any
-        _row: Any
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        cls = type(self)
-        self._columns = cls.__columns__()
-        self._columns.allocate(1)
-        self._row = 0
-        if len(args) > len(cls.__match_args__):
-            raise TypeError(
-                f"{cls.__name__}() takes {len(cls.__match_args__)} positional arguments, "
-                f"{len(args)} were given; its fields are {', '.join(cls.__match_args__)}"
-            )
-        given = dict(zip(cls.__match_args__, args, strict=False))
-        for name, value in kwargs.items():
-            if name in given:
-                raise TypeError(f"{cls.__name__}() got {name!r} twice")
-            given[name] = value
-        for field in cls.__shown__:
-            value = given.pop(field.name, field.default)
-            if value is fields.REQUIRED:
-                raise TypeError(f"{cls.__name__}() needs {field.name!r}")
-            setattr(self, field.name, value)
-        if given:
-            names = ", ".join(field.name for field in cls.__shown__)
-            raise TypeError(f"{cls.__name__}() has no field {next(iter(given))!r}; it has {names}")
-
-    @classmethod
-    def _at(cls, columns: Any, row: int) -> Self:
-        self = cls.__new__(cls)
-        self._columns = columns
-        self._row = row
-        return self
 
     @classmethod
     def coerce(cls, value: Any) -> Elements[Self]:
@@ -328,8 +253,10 @@ class Element(metaclass=ElementMeta):
             if field.plural in columns:
                 setattr(self, field.plural, columns.pop(field.plural))
             elif field.default is not fields.REQUIRED:
-                column = self.arrays[columns_index[field.name]]
-                column[:] = _cell_value(cls, field, field.default)
+                column = self.arrays[i := columns_index[field.name]]
+                if self.rows:
+                    self.put(i, 0, field.default)
+                    column[1:] = column[0]
         if columns:
             raise TypeError(f"{cls.__name__} has no column {next(iter(columns))!r}")
         return self

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterator, Mapping, MutableMapping
-from typing import Self, TypeAlias
+from typing import TypeAlias
 
-from igtl._core import decode_text, encode_text
-from igtl.errors import EncodeError
+from igtl._core import LARGEST_METADATA, Entries, decode_text, encode_text
 
 Value: TypeAlias = str | bool | int | float | bytes | tuple[int, str | bytes]
 """What may be assigned: text, a number or bool (sent as text), bytes (sent as they are, labelled
 UTF-8), or (IANA MIBenum, text or bytes)."""
 
-LARGEST = 65_536  # bytes of keys and values that the official library does not read any more
+LARGEST = LARGEST_METADATA
 
 
 def _encoded(value: Value) -> tuple[int, bytes]:
@@ -28,7 +26,7 @@ def _encoded(value: Value) -> tuple[int, bytes]:
     return 3 if raw.isascii() else 106, raw
 
 
-class Metadata(MutableMapping[str, str]):
+class Metadata(Entries, MutableMapping[str, str]):
     """Mapping of keys to texts; `encoding(key)` and `raw(key)` show what is on the wire.
 
     Keys are written in ascending byte order, as the official library does; metadata that came
@@ -37,39 +35,13 @@ class Metadata(MutableMapping[str, str]):
     message with more. Longer ones are received, and sent on if they were not changed.
     """
 
-    __slots__ = ("_entries", "_wire")
+    __slots__ = ()
 
     def __init__(self, entries: Mapping[str, Value] | None = None) -> None:
-        self._entries: dict[str, tuple[int, bytes]] | None = {}
-        self._wire: tuple[bytes, bytes] | None = None
         if isinstance(entries, Metadata):
-            self._entries = dict(entries._read())
-            self._wire = entries._wire
+            self._take(entries)
         elif entries is not None:
             self.update(entries)  # type: ignore[arg-type]
-
-    @classmethod
-    def _from_wire(cls, head: bytes, data: bytes) -> Self:
-        """From both metadata sections, whose sizes `_core` has checked. Decoded on first use."""
-        self = cls.__new__(cls)
-        self._entries = None
-        self._wire = head, data
-        return self
-
-    def _read(self) -> dict[str, tuple[int, bytes]]:
-        if self._entries is None:
-            assert self._wire is not None
-            head, data = self._wire
-            entries, at = {}, 0
-            for k in range(struct.unpack_from(">H", head)[0]):
-                key_size, encoding, size = struct.unpack_from(">HHI", head, 2 + 8 * k)
-                # surrogateescape: keys that are not UTF-8 stay apart and can be written again
-                key = data[at : at + key_size].decode("utf-8", "surrogateescape")
-                at += key_size
-                entries[key] = encoding, data[at : at + size]
-                at += size
-            self._entries = entries
-        return self._entries
 
     def __getitem__(self, key: str) -> str:
         encoding, raw = self._read()[key]
@@ -78,12 +50,10 @@ class Metadata(MutableMapping[str, str]):
     def __setitem__(self, key: str, value: Value) -> None:
         if not isinstance(key, str):
             raise TypeError(f"metadata keys are str, not {type(key).__name__}")
-        self._read()[key] = _encoded(value)
-        self._wire = None
+        self._set(key, _encoded(value))
 
     def __delitem__(self, key: str) -> None:
-        del self._read()[key]
-        self._wire = None
+        self._remove(key)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._read())
@@ -124,32 +94,6 @@ class Metadata(MutableMapping[str, str]):
         """The value as a bool (1/0, true/false in any case); default when it is neither."""
         words = {"1": True, "true": True, "0": False, "false": False}
         return words.get(self.get(key, "").strip().lower(), default)
-
-    def to_wire(self, owner: str) -> tuple[bytes, bytes]:
-        """The metadata header and the metadata (docs/protocol.md 5.2, 5.3)."""
-        if self._wire is not None:
-            return self._wire
-        entries = sorted(
-            (key.encode("utf-8", "surrogateescape"), *entry) for key, entry in self._read().items()
-        )
-        if len(entries) > 8191:
-            raise EncodeError(owner, "metadata", f"{len(entries)} entries, at most 8191 fit")
-        head = [struct.pack(">H", len(entries))]
-        data: list[bytes] = []
-        for key, encoding, raw in entries:
-            if len(key) > 65535:
-                raise EncodeError(
-                    owner, "metadata", f"a key of {len(key)} bytes, at most 65535 fit"
-                )
-            head.append(struct.pack(">HHI", len(key), encoding, len(raw)))
-            data += key, raw
-        if (size := sum(map(len, data))) >= LARGEST:
-            raise EncodeError(
-                owner, "metadata",
-                f"{size} bytes of keys and values; receivers of the official library, 3D Slicer "
-                f"among them, drop a message with {LARGEST} or more",
-            )  # fmt: skip
-        return b"".join(head), b"".join(data)
 
     def __repr__(self) -> str:
         return f"Metadata({dict(self)!r})"
