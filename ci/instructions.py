@@ -15,7 +15,6 @@ import numpy as np
 
 BUDGET = Path(__file__).parent / "instructions.json"
 ROOM = 1.10
-MANY = 2000
 SETUP = """
 import numpy as np, igtl
 from igtl import batch
@@ -43,7 +42,8 @@ WORKS = {
 
 def instructions(work: str, times: int) -> int:
     """Of a whole process that does this so often."""
-    code = f"{SETUP}\nfor _ in range({times}): {work}"
+    # in a function: a global found there costs the same however many there are
+    code = f"{SETUP}\ndef work(n):\n    for _ in range(n): {work}\nwork({times})"
     out = Path("build") / f"callgrind.{abs(hash((work, times)))}"
     command = [
         "valgrind",
@@ -62,14 +62,18 @@ def instructions(work: str, times: int) -> int:
     return int(found.group(1))
 
 
+def often(work: str) -> int:
+    return 100 if "run" in work else 2000
+
+
 def count() -> dict[str, int]:
     """Instructions of one repetition: the difference of two processes."""
     Path("build").mkdir(exist_ok=True)
-    jobs = [(work, times) for work in WORKS.values() for times in (10, 10 + MANY)]
+    jobs = [(work, times) for work in WORKS.values() for times in (10, 10 + often(work))]
     with ThreadPoolExecutor(2) as pool:
         totals = dict(zip(jobs, pool.map(lambda job: instructions(*job), jobs), strict=True))
     return {
-        name: round((totals[work, 10 + MANY] - totals[work, 10]) / MANY)
+        name: round((totals[work, 10 + often(work)] - totals[work, 10]) / often(work))
         for name, work in WORKS.items()
     }
 
