@@ -428,7 +428,7 @@ def test_one_thread_at_a_time_uses_the_state_of_tls(
 
         return guarded
 
-    for name in ("feed", "read_into", "wrap", "farewell", "outgoing"):
+    for name in ("feed", "read_into", "wrap", "prepare_close", "outgoing"):
         monkeypatch.setattr(TLSLayer, name, alone(getattr(TLSLayer, name)))
     with igtl.serve(port=0, ssl=igtl.tls.server(files.server)) as server:
         closing = threading.Event()
@@ -453,7 +453,7 @@ def test_one_thread_at_a_time_uses_the_state_of_tls(
 
 @pytest.mark.parametrize("kind", ["tls", "aio-tls"])
 @pytest.mark.parametrize("role", ["server", "client"])
-def test_cut_without_a_farewell(files: Files, kind: str, role: str) -> None:
+def test_cut_without_close_notify(files: Files, kind: str, role: str) -> None:
     """An attacker can end a connection, but not make it look like an end in order."""
     for cut in (106, 60):  # between two messages, and within one
         with cut_short(files, role, transform().pack()[:cut]) as peer:

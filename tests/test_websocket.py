@@ -284,7 +284,7 @@ def test_any_split_of_the_bytes_means_the_same(secure: bool, step: int) -> None:
                 one.wrap(wire[k : k + 40_000])
             data += one.outgoing()
         assert read(other, data, step) == b"".join(wires)
-    client.farewell()
+    client.prepare_close()
     read(server, client.outgoing(), step)
     assert server.clean_end
     read(client, server.outgoing(), step)

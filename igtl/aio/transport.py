@@ -583,7 +583,7 @@ class Connection(asyncio.BufferedProtocol):
                 await self._until(lambda: self.idle and not unsent(sock), discard)
                 if not self.is_over:
                     self._finishing = True
-                    self._say_farewell()
+                    self._send_closing()
                 if not discard and not self._is_closing:
                     with contextlib.suppress(OSError):  # the peer has just reset it
                         self.transport.write_eof()
@@ -604,9 +604,9 @@ class Connection(asyncio.BufferedProtocol):
                 )
         self.transport.close()
 
-    def _say_farewell(self) -> None:
+    def _send_closing(self) -> None:
         if self.layer is not None:
-            self.layer.farewell()
+            self.layer.prepare_close()
             self._send_layer()
 
     async def _until(self, ready: Callable[[], bool], discard: bool) -> None:

@@ -127,12 +127,12 @@ class Channel:
         except (OSError, ValueError):
             return True
 
-    def say_farewell(self) -> None:
+    def send_closing(self) -> None:
         """Send the closing message of the layer, if the system takes it at once."""
         if self._layer is None or self._encrypted:
             return
         with contextlib.suppress(OSError, ValueError):
-            self._layer.farewell()
+            self._layer.prepare_close()
             self.sock.send(self._layer.outgoing())
 
     def close(self) -> None:
@@ -295,7 +295,7 @@ class Pump:
             channel, self.channel = self.channel, None
             finishing = channel if linger and self.session.close_reason is None else None
             if finishing is not None:  # with the lock: the thread may still read what has come
-                finishing.say_farewell()
+                finishing.send_closing()
             self.changed.notify_all()
         self.wake()
         if finishing is not None:
@@ -414,7 +414,8 @@ class DrainedLink(Link):
         pump = getattr(self, "_pump", None)
         if pump is not None and not self.closed and pump.is_here:
             warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
-            pump.close(linger=False)
+            if not sys.is_finalizing():  # the thread stands still then, and may hold the lock
+                pump.close(linger=False)
 
 
 def wait(changed: threading.Condition, timeout: float | None) -> bool:

@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import sys
 import threading
 import time
 import warnings
@@ -194,8 +195,9 @@ class Subscriber(Asking):
             return
         if receiving.threads[0].is_alive() and not self.link.closed:
             warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
-            with contextlib.suppress(OSError):
-                self.link.close()
+            if not sys.is_finalizing():  # see DrainedLink
+                with contextlib.suppress(OSError):
+                    self.link.close()
 
 
 def subscribe(link: Link, *, start: bool = True, frames: bool = False) -> Subscriber:

@@ -19,7 +19,7 @@ from igtl.session.layers import SCRATCH, Layer
 from igtl.session.protocol import Parts
 from igtl.session.session import SLICE, Session
 
-_FAREWELL = 1.0  # seconds in which the peer must take something, for the farewell to go out
+_CLOSING = 1.0  # seconds in which the peer must take something, for the closing message to leave
 _PARTS = 64  # buffers handed to the system at once; it takes 1,024 or fewer
 _WINDOWS = sys.platform == "win32"
 
@@ -283,8 +283,8 @@ class SocketTransport:
         if self.layer is not None and self.layer.ready:
             with contextlib.suppress(OSError, ValueError):
                 with self._lock:
-                    self.layer.farewell()
-                self._flush(_FAREWELL)
+                    self.layer.prepare_close()
+                self._flush(_CLOSING)
         finish(self.sock)
 
     def shutdown(self) -> None:

@@ -50,7 +50,7 @@ class Layer(Protocol):
     def wrap(self, data: memoryview | bytes) -> None:
         """Take bytes of the session, for `outgoing`."""
 
-    def farewell(self) -> None:
+    def prepare_close(self) -> None:
         """Prepare the message that says that this end sends nothing more."""
 
     def outgoing(self) -> bytes:
@@ -108,10 +108,10 @@ class Stack:
     def wrap(self, data: memoryview | bytes) -> None:
         self._upper.wrap(data)
 
-    def farewell(self) -> None:
-        self._upper.farewell()
+    def prepare_close(self) -> None:
+        self._upper.prepare_close()
         self._descend()
-        self._lower.farewell()
+        self._lower.prepare_close()
 
     def outgoing(self) -> bytes:
         self._descend()

@@ -246,7 +246,7 @@ class WebSocketLayer:
         if fin:
             self._unsent = None
 
-    def farewell(self) -> None:
+    def prepare_close(self) -> None:
         """Prepare the close frame."""
         if self._protocol.state is self._open:
             self._protocol.send_close(1000)
