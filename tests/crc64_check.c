@@ -4,7 +4,7 @@
  * argument says. */
 #include <stdio.h>
 
-#include "../igtl/_crc64.h"
+#include "_crc64.h"
 
 static uint64_t bitwise(const uint8_t *p, size_t n, uint64_t c)
 {

@@ -80,7 +80,8 @@ def test_every_form_in_c(tmp_path: Path) -> None:
     program = tmp_path / "check"
     options = ["-O1", "-g", "-Wall", "-Wextra", "-Werror", "-Wno-unused-function"]
     sanitizers = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
-    build = ["gcc", *options, *sanitizers, str(source), "-o", str(program)]
+    headers = f"-I{igtl.__path__[0]}"
+    build = ["gcc", *options, *sanitizers, headers, str(source), "-o", str(program)]
     plain = {k: v for k, v in os.environ.items() if k not in ("LD_PRELOAD", "ASAN_OPTIONS")}
     subprocess.run(build, env=plain, check=True)
     run = [str(program), str(len(FORMS))]

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+import igtl
+
 HERE = Path(__file__).parent
 
 pytestmark = [
@@ -30,6 +32,7 @@ def built(folder: Path, name: str) -> Path:
         "-O1",
         "-Wall",
         "-Wno-unused-function",
+        f"-I{igtl.__path__[0]}",
         str(HERE / f"{name}.c"),
         "-o",
         str(program),

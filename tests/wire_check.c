@@ -4,7 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#include "../igtl/_wire.h"
+#include "_wire.h"
 
 static int failed = 0, passed = 0;
 #define CHECK(what)                                                     \
