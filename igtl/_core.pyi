@@ -1,7 +1,7 @@
 """Types of _core.pyx: messages and their bytes."""
 
 from collections.abc import Callable, Iterable
-from typing import Any, ClassVar, Literal, Self, final
+from typing import Any, ClassVar, Literal, Self, TypeVar, final
 
 import numpy as np
 import numpy.typing as npt
@@ -10,6 +10,8 @@ from typing_extensions import Buffer, disjoint_base
 from igtl.codec.message import Message
 from igtl.fields import Field
 from igtl.options import CRCPolicy
+
+_R = TypeVar("_R", bound=Row)
 
 def crc64(data: Buffer, crc: int = 0, *, form: str | None = None) -> int:
     """CRC-64 of OpenIGTLink, continued from `crc`; `form` names one of crc_forms(), for tests."""
@@ -151,8 +153,8 @@ class Column:
 @disjoint_base
 class Row:
     __layout__: ClassVar[Any]
-    @classmethod
-    def _at(cls, columns: Columns, row: int) -> Self: ...
+
+def element_at(cls: type[_R], columns: Columns, row: int) -> _R: ...
 
 @final
 class Cell:

@@ -1552,14 +1552,6 @@ cdef class Row:
         if called.unknown is not None:
             raise TypeError(f"{layout.owner}() has no field {called.unknown!r}; it has {', '.join(layout.arguments)}")
 
-    @classmethod
-    def _at(cls, Columns columns not None, Py_ssize_t row):
-        """The element that this row of columns is."""
-        cdef Row self = <Row?>new_of(cls)
-        self.columns = columns
-        self.row = row
-        return self
-
     cdef uint8_t* at(self, int i) except? NULL:
         """Where the value of a field lies, or NULL: see Columns.cell."""
         cdef Columns columns = self.columns
@@ -1600,6 +1592,13 @@ cdef class Row:
             self.columns.put(i, self.row, value)
         else:
             self.layout.put(i, self.at(i), value)
+
+def element_at(cls, Columns columns not None, Py_ssize_t row):
+    """The element that this row of columns is."""
+    cdef Row element = <Row?>new_of(cls)
+    element.columns = columns
+    element.row = row
+    return element
 
 cdef inline uint64_t native(const uint8_t* p, int size) noexcept:
     if size == 1:

@@ -42,7 +42,7 @@ class Elements(_core.Columns, Generic[E]):
         return self.rows
 
     def __iter__(self) -> Iterator[E]:
-        return (self.__item__._at(self, row) for row in range(self.rows))
+        return (_core.element_at(self.__item__, self, row) for row in range(self.rows))
 
     @overload
     def __getitem__(self, key: int | str) -> E: ...
@@ -50,14 +50,15 @@ class Elements(_core.Columns, Generic[E]):
     def __getitem__(self, key: slice) -> list[E]: ...
     def __getitem__(self, key: int | str | slice) -> E | list[E]:
         if isinstance(key, slice):
-            return [self.__item__._at(self, row) for row in range(*key.indices(self.rows))]
+            rows = range(*key.indices(self.rows))
+            return [_core.element_at(self.__item__, self, row) for row in rows]
         if isinstance(key, str):
             for row, name in enumerate(self.names):
                 if name == key:
-                    return self.__item__._at(self, row)  # type: ignore[no-any-return]
+                    return _core.element_at(self.__item__, self, row)  # type: ignore[no-any-return]
             raise KeyError(key)
         row = range(self.rows)[key]
-        return self.__item__._at(self, row)  # type: ignore[no-any-return]
+        return _core.element_at(self.__item__, self, row)  # type: ignore[no-any-return]
 
     def append(self, element: E) -> None:
         """Add one element, copied. For many at once build the list first."""
@@ -274,7 +275,7 @@ class Element(_core.Row, metaclass=ElementMeta):
     __array_ufunc__ = None  # numpy leaves comparing to __eq__
 
     def __reduce__(self) -> Any:
-        return type(self)._at, (type(self).__columns__.of([self]), 0)
+        return _core.element_at, (type(self), type(self).__columns__.of([self]), 0)
 
     def __repr__(self) -> str:
         shown = (f"{f.name}={short(getattr(self, f.name))}" for f in type(self).__shown__)
