@@ -83,9 +83,10 @@ def heal(server: igtl.Server, link: igtl.ReconnectingLink, events: list[str]) ->
     assert link.wait_connected(10)
     link.send(transform())
     until(lambda: len(server.clients) == 1)
-    before = events.count("connected")
-    server.disconnect(server.clients[0].id)
+    before, left = events.count("connected"), server.clients[0].id
+    server.disconnect(left)
     until(lambda: events.count("connected") > before)
+    until(lambda: left not in [peer.id for peer in server.clients])
 
 
 async def aio_cycles() -> None:
