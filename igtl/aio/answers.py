@@ -82,8 +82,8 @@ class Runner:
         return await result if inspect.isawaitable(result) else result
 
     async def apart(self, work: Callable[..., Any], *args: Any) -> Any:
-        """Commands and providers, which may take long. When this is cancelled it ends as soon as
-        the function has ended.
+        """Commands and providers, which may take long. When this is cancelled it returns
+        as soon as the function has.
 
         Raises:
             Busy: there is no room for more.

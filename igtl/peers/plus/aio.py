@@ -196,7 +196,7 @@ class Plus:
             self._on_event(event)
 
     async def _read(self, link: Link) -> None:
-        """Take what arrives on a connection until it ends."""
+        """Take what arrives on a connection until the connection closes."""
         while True:
             left = self.state.tools.next_deadline() - time.monotonic()
             message: Message | None = None
