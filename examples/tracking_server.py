@@ -12,7 +12,7 @@ from igtl import simulate
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=3)
+    parser.add_argument("--frames", type=int, default=180)
     parser.add_argument("--tool", default="StylusToTracker")
     parser.add_argument("--dropout", type=float, default=0.5, help="share of the time out of sight")
     args = parser.parse_args(argv)
@@ -31,7 +31,7 @@ def main(argv: list[str] | None = None) -> None:
                             f"{args.tool}: {f'at {x:.1f} {y:.1f} {z:.1f} mm' if there else 'out of sight'}"
                         )
                         before = there
-                    if time.perf_counter() - start > args.seconds:
+                    if count == args.frames:
                         break
             took = time.perf_counter() - start
     print(f"{count} frames, {count / took:.0f} Hz, {args.tool} in {seen} of them")

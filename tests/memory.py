@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import socket
 import subprocess
 import sys
@@ -20,7 +19,6 @@ PIXELS = np.zeros((100, 512, 512), np.uint16)
 
 def peak(work: Callable[[], object]) -> int:
     """Most bytes at once, of Python objects and arrays; what there was before does not count."""
-    gc.collect()
     tracemalloc.start()
     try:
         work()

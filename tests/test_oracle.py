@@ -6,7 +6,7 @@ import copy
 import pickle
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import igtl
@@ -32,6 +32,7 @@ def agree(m: igtl.Message, version: int) -> igtl.Message:
 
 
 @pytest.mark.parametrize("cls", FIELD_LISTS, ids=name)
+@settings(max_examples=settings().max_examples // 3 + 1)  # test_drawn_messages has the many
 @given(data=st.data())
 def test_bytes_of_the_oracle(cls: type[igtl.Message], data: st.DataObject) -> None:
     m = data.draw(strategies.messages(cls))
