@@ -323,6 +323,14 @@ class DrainedLink(Link):
 
     # -- sending
 
+    @property
+    def queued(self) -> int:
+        """Messages that wait to be sent; one that is on its way counts until it has left whole."""
+        with self._pump.changed:
+            outbox, channel = self.session.outbox, self._pump.channel
+            leaving = channel is not None and channel.wants_write
+            return leaving + (0 if outbox is None else len(outbox))
+
     def send(self, message: Message | Frame, *, crc: bool = True) -> None:
         """Send one message: packed at once and queued; the link's thread sends what the system
         does not take now.
