@@ -360,31 +360,7 @@ def test_flood_of_connections_beside_live_clients(
         assert result["gap_ms"] <= 2000
 
 
-def test_udp_at_120_hz_for_a_minute() -> None:
-    n = 7200
-    with igtl.udp.Receiver(0) as receiver, igtl.udp.Sender("127.0.0.1", receiver.port) as out:
-        got: list[int] = []
-
-        def receive() -> None:
-            while len(got) < n:
-                m, _ = receiver.recv(timeout=10)
-                assert isinstance(m, igtl.Transform)
-                got.append(int(m.position[0]))
-
-        reader = threading.Thread(target=receive)
-        reader.start()
-        rate = igtl.Rate(120)
-        for k, _ in enumerate(rate):
-            out.send(transform("Tool", k))
-            if k == n - 1:
-                break
-        reader.join(20)
-        assert got == list(range(n))
-        assert (receiver.gaps, receiver.reordered, receiver.duplicates) == (0, 0, 0)
-        assert receiver.stats.streams["TRANSFORM", "Tool"].rate == pytest.approx(120, rel=0.2)
-
-
-SOAK = 120  # seconds
+SOAK = int(os.environ.get("IGTL_SOAK", "60"))  # seconds
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").is_file(), reason="counts in /proc")

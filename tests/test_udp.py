@@ -418,3 +418,28 @@ def test_nobody_listens() -> None:
         for _ in range(5):
             out.send(transform())
         assert out.stats.sent == 5
+
+
+@pytest.mark.long
+def test_udp_at_120_hz_for_a_minute() -> None:
+    n = 7200
+    with igtl.udp.Receiver(0) as receiver, igtl.udp.Sender("127.0.0.1", receiver.port) as out:
+        got: list[int] = []
+
+        def receive() -> None:
+            while len(got) < n:
+                m, _ = receiver.recv(timeout=10)
+                assert isinstance(m, igtl.Transform)
+                got.append(int(m.position[0]))
+
+        reader = threading.Thread(target=receive)
+        reader.start()
+        rate = igtl.Rate(120)
+        for k, _ in enumerate(rate):
+            out.send(transform("Tool", x=k))
+            if k == n - 1:
+                break
+        reader.join(20)
+        assert got == list(range(n))
+        assert (receiver.gaps, receiver.reordered, receiver.duplicates) == (0, 0, 0)
+        assert receiver.stats.streams["TRANSFORM", "Tool"].rate == pytest.approx(120, rel=0.2)
