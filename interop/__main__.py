@@ -64,9 +64,9 @@ def cargo_here(*, needed: bool) -> bool:
 @click.option(
     "--write",
     is_flag=True,
-    help="Write the matrix into README.md; with --openigtlink, record the verdicts for it.",
+    help="Write the matrix into docs/compatibility.md; with --openigtlink, record the verdicts for it.",
 )
-@click.option("--check", is_flag=True, help="Fail also if README.md has another matrix.")
+@click.option("--check", is_flag=True, help="Fail also if docs/compatibility.md has another matrix.")
 def main(native: bool, openigtlink: Path | None, fresh: bool, chosen: tuple[str, ...], count: int, seed: int, write: bool, check: bool) -> None:  # fmt: skip
     """Send random messages of every type to other implementations and back, and compare bytes and
     values. The exit status is 0 if every verdict is the expected one (interop/known.py)."""
@@ -75,7 +75,7 @@ def main(native: bool, openigtlink: Path | None, fresh: bool, chosen: tuple[str,
             raise click.UsageError("--openigtlink compares with that library only, without --check")
         chosen = ("cpp",)
     elif chosen and (write or check):
-        raise click.UsageError("README.md shows all peers: --write and --check need all of them")
+        raise click.UsageError("docs/compatibility.md shows all peers: --write and --check need all of them")
     whole = not chosen
     begin = time.monotonic()
     found = []
@@ -116,11 +116,11 @@ def main(native: bool, openigtlink: Path | None, fresh: bool, chosen: tuple[str,
     wrong += [f"golden vectors: {v.why}" for v in vectors.values() if v.state == "wrong"]
     if write and not wrong:
         if openigtlink is None:
-            matrix.write_readme(table)
+            matrix.write_page(table)
         else:
             matrix.record(result, time.strftime("%Y-%m-%d"), seed, count)
-    elif check and table != matrix.in_readme():
-        wrong.append("README.md has another matrix: interop/run --write")
+    elif check and table != matrix.in_page():
+        wrong.append("docs/compatibility.md has another matrix: interop/run --write")
     if wrong:
         sys.exit("not as expected:\n  " + "\n  ".join(wrong))
     print("every verdict as expected")

@@ -1,4 +1,4 @@
-"""The matrix: rows of types, columns of peers and directions; how README.md and `recorded.json` keep it."""
+"""The matrix: rows of types, columns of peers and directions; how docs/compatibility.md and `recorded.json` keep it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from interop.peers import NO_CLASS
 from interop.verdicts import Direction, Verdict
 from tests import golden
 
-README = Path(__file__).parents[1] / "README.md"
+PAGE = Path(__file__).parents[1] / "docs" / "compatibility.md"
 VECTORS = Path(__file__).parents[1] / "tests" / "vectors"
 RECORDED = Path(__file__).with_name("recorded.json")
 BEGIN, END = "<!-- interop: written by interop/run --write -->\n", "<!-- interop: end -->\n"
@@ -117,12 +117,12 @@ def table(vectors: dict[str, Verdict], verdicts: Verdicts) -> str:
     return "\n".join(out) + "\n"
 
 
-def in_readme() -> str:
-    text = README.read_text()
+def in_page() -> str:
+    text = PAGE.read_text()
     return text[text.index(BEGIN) + len(BEGIN) : text.index(END)]
 
 
-def write_readme(new: str) -> None:
-    text = README.read_text()
+def write_page(new: str) -> None:
+    text = PAGE.read_text()
     start = text.index(BEGIN) + len(BEGIN)
-    README.write_text(text[:start] + new + text[text.index(END) :])
+    PAGE.write_text(text[:start] + new + text[text.index(END) :])

@@ -157,6 +157,7 @@ def test_dump_udp() -> None:
         (":123", ("localhost", 123)),
         ("[::1]:5", ("::1", 5)),
         ("[::1]", ("::1", 18944)),
+        ("18945", ("localhost", 18945)),
     ],
 )
 def test_addresses(text: str, address: tuple[str, int]) -> None:

@@ -249,6 +249,7 @@ ROOT = PACKAGE.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 NEEDS = {
     "links.md": ["websockets"],
+    "tour.md": ["mcap"],
     "media.md": ["av"],
     "data.md": ["nibabel", "SimpleITK"],
     "tools.md": ["mcap"],
@@ -279,10 +280,10 @@ def test_every_package_is_shipped() -> None:
 
 
 @documents
-def test_figures_of_the_readme() -> None:
+def test_figures_beside_others() -> None:
     """Those of the benchmarks, and the counts of the matrix."""
-    subprocess.run([sys.executable, "-m", "benchmarks.readme", "--check"], check=True, cwd=ROOT)
-    text = (ROOT / "README.md").read_text()
+    subprocess.run([sys.executable, "-m", "benchmarks.beside", "--check"], check=True, cwd=ROOT)
+    text = (ROOT / "docs" / "compatibility.md").read_text()
     matrix = text.partition("written by interop/run --write -->")[2].partition("<!-- interop: end")[
         0
     ]
@@ -314,7 +315,7 @@ def test_figures_of_the_readme() -> None:
 
 
 @documents
-def test_what_the_readme_says_of_others() -> None:
+def test_what_is_said_of_others() -> None:
     """Where they are installed."""
     looked = False
     found = importlib.util.find_spec("pyigtl")

@@ -24,7 +24,7 @@ _EXISTING = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 class Address(click.ParamType):  # type: ignore[type-arg]
-    """HOST:PORT, HOST or :PORT; an IPv6 host stands in brackets; unix:/PATH; or
+    """HOST:PORT, HOST, :PORT or PORT; an IPv6 host stands in brackets; unix:/PATH; or
     ws://HOST:PORT/PATH and wss://. Gives (host, port)."""
 
     name = "address"
@@ -43,7 +43,7 @@ class Address(click.ParamType):  # type: ignore[type-arg]
         if host.startswith("["):
             host, _, tail = host[1:].partition("]")
             port = tail.removeprefix(":") or port
-        elif ":" in host:
+        elif ":" in host or host.isdecimal():  # the system would take a number for an address
             host, _, port = host.rpartition(":")
         if not port.isdecimal() or not 0 <= int(port) <= 65535:
             self.fail(f"{value!r}: {port!r} is not a port", param, ctx)

@@ -1,6 +1,6 @@
-"""The figures in the README, from docs/performance/benchmarks.json: `python -m benchmarks.readme`.
+"""The figures in docs/compatibility.md, from docs/performance/benchmarks.json: `python -m benchmarks.beside`.
 
-`--check` fails if the README has others; CI's tests call that.
+`--check` fails if the page has others; CI's tests call that.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 DATA = ROOT / "docs" / "performance" / "benchmarks.json"
-PAGE = ROOT / "README.md"
-BEGIN = "<!-- figures: written by python -m benchmarks.readme -->\n"
+PAGE = ROOT / "docs" / "compatibility.md"
+BEGIN = "<!-- figures: written by python -m benchmarks.beside -->\n"
 END = "<!-- figures: end -->"
 ROWS = {
     "TRANSFORM pack": "TRANSFORM, pack",
@@ -66,7 +66,7 @@ def table() -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.readme", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.beside", description=__doc__)
     parser.add_argument("--check", action="store_true")
     options = parser.parse_args()
     page = PAGE.read_text()
@@ -75,7 +75,7 @@ def main() -> None:
         flags=re.DOTALL,
     )  # fmt: skip
     if options.check:
-        assert new == page, "README.md has other figures than docs/performance/benchmarks.json"
+        assert new == page, "docs/compatibility.md has other figures than docs/performance/benchmarks.json"
     PAGE.write_text(new)
 
 
