@@ -1,4 +1,5 @@
-"""The figures in docs/compatibility.md, from docs/performance/benchmarks.json: `python -m benchmarks.beside`.
+"""The figures in docs/compatibility.md, from those of the last published run:
+`python -m benchmarks.beside`.
 
 `--check` fails if the page has others; CI's tests call that.
 """
@@ -75,7 +76,7 @@ def main() -> None:
         flags=re.DOTALL,
     )  # fmt: skip
     if options.check:
-        assert new == page, "docs/compatibility.md has other figures than docs/performance/benchmarks.json"
+        assert new == page, f"{PAGE} has other figures than {DATA}"
     PAGE.write_text(new)
 
 

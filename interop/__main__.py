@@ -66,7 +66,7 @@ def cargo_here(*, needed: bool) -> bool:
     is_flag=True,
     help="Write the matrix into docs/compatibility.md; with --openigtlink, record the verdicts for it.",
 )
-@click.option("--check", is_flag=True, help="Fail also if docs/compatibility.md has another matrix.")
+@click.option("--check", is_flag=True, help="Fail also if the page has another matrix.")
 def main(native: bool, openigtlink: Path | None, fresh: bool, chosen: tuple[str, ...], count: int, seed: int, write: bool, check: bool) -> None:  # fmt: skip
     """Send random messages of every type to other implementations and back, and compare bytes and
     values. The exit status is 0 if every verdict is the expected one (interop/known.py)."""
@@ -75,7 +75,7 @@ def main(native: bool, openigtlink: Path | None, fresh: bool, chosen: tuple[str,
             raise click.UsageError("--openigtlink compares with that library only, without --check")
         chosen = ("cpp",)
     elif chosen and (write or check):
-        raise click.UsageError("docs/compatibility.md shows all peers: --write and --check need all of them")
+        raise click.UsageError("the table shows all peers: --write and --check need all of them")
     whole = not chosen
     begin = time.monotonic()
     found = []

@@ -167,6 +167,6 @@ def _is_of_network(error: OSError) -> bool:
 def main() -> None:
     """OpenIGTLink from the command line.
 
-    ADDRESS is HOST:PORT, HOST, :PORT or PORT; the port is 18944 and the host localhost where it is left
-    out.
+    ADDRESS is HOST:PORT, HOST, :PORT or PORT; the port is 18944 and the host localhost where it
+    is left out.
     """
