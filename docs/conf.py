@@ -11,13 +11,13 @@ project = "igtl"
 author = "The igtl developers"
 copyright = "The igtl developers"
 version = release = igtl.__version__
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_click"]
 html_theme = "furo"
 html_title = f"igtl {release}"
 exclude_patterns = ["_build"]
 default_role = "code"  # docstrings say `name`
 myst_heading_anchors = 3
-myst_enable_extensions = ["colon_fence"]
+myst_enable_extensions = ["colon_fence", "deflist"]
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_default_options = {"members": True, "show-inheritance": False}
@@ -60,5 +60,12 @@ def _escaped(text):
     return re.sub(r"(?<=\w)_(?=\W|$)", r"\\_", text)  # STT_ is no reference
 
 
+def plain_help(app, ctx, lines):
+    """The help of a command is plain text too."""
+    lines[:] = [re.sub(r"(?<=\w)_(?=\W|$)", r"\\_", line) for line in lines]
+
+
 def setup(app):
+    for part in ("description", "options"):
+        app.connect(f"sphinx-click-process-{part}", plain_help)
     app.connect("autodoc-process-docstring", plain_text, priority=100)  # before napoleon
