@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import errno
 import importlib
 import signal
@@ -103,6 +104,9 @@ class _Commands(click.Group):
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if name not in COMMANDS:
+            like = difflib.get_close_matches(name, COMMANDS, 3)
+            if like and not ctx.resilient_parsing:  # completion asks for half a name too
+                ctx.fail(f"No such command {name!r}. Did you mean {' or '.join(like)}?")
             return None
         command: click.Command = importlib.import_module(f"igtl.cli.{name}").command
         return command
@@ -145,6 +149,11 @@ class _Commands(click.Group):
 
 
 def _told(error: OSError) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return (
+            f"{error.strerror}: another program listens there. End it, or choose another port"
+            " (0 takes a free one)"
+        )
     if error.filename:
         return f"{error.filename}: {error.strerror}"
     if error.errno in (errno.ENOSPC, errno.EFBIG, errno.EIO):
