@@ -1,0 +1,370 @@
+"""How the clock of a peer differs from the one here, by replies that the peer stamps; without I/O.
+
+    this end   ── sent ─────────────────── received ──▶
+    the peer          └── stamp of its reply ─┘
+
+The stamp was made between the two, so the offset of the peer's clock lies within an interval as
+wide as the round trip. A clock that drifts evenly is a line through all the intervals: the lines
+that pass through them bound the drift, without an assumption about the network. A slow exchange
+has a wide interval, which bounds nothing, so it is not an error but of no use. Where no line passes
+through all, a clock was set meanwhile, and older exchanges are forgotten.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Iterator
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from igtl.codec.message import Message
+from igtl.errors import ClockUnknown
+from igtl.messages.queries import GetStatus
+from igtl.options import seconds
+from igtl.session.requests import Exchange
+
+LEAST: Final = 3  # exchanges that show whether the stamps tick
+_KEPT: Final = 64
+_AGREE: Final = 4  # exchanges that agree show a new setting of a clock, and no chance
+_BURST: Final = 8  # newest exchanges, whose scatter is measured
+_DRIFT: Final = 1000.0  # ppm; clocks of computers stay within 100
+_STEPS: Final = 1.0, 0.1, 0.01, 0.001  # seconds by which a clock may tick
+_EXACT: Final = 1e-6  # seconds; times since 1970 are exact to a quarter of this
+_OTHER_BASE: Final = 86400.0
+_PAUSE: Final = 0.02  # seconds between two exchanges; more than a tick of Windows' clock
+_TICK: Final = max(time.get_clock_info(name).resolution for name in ("time", "monotonic"))
+_numbers = itertools.count(1)
+
+
+class Sample(NamedTuple):
+    """One exchange.
+
+    Attributes:
+        sent, received: times of the clock here.
+        stamp: time of the peer's clock in between, as its reply says; 0: it says none.
+    """
+
+    sent: float
+    stamp: float
+    received: float
+
+
+class _Estimate(NamedTuple):
+    at: npt.NDArray[np.float64]  # of each exchange, by the clock here
+    offsets: npt.NDArray[np.float64]
+    errors: npt.NDArray[np.float64]
+    least_drift: float  # seconds a second
+    most_drift: float
+
+
+class Clock:
+    """The clock of a peer, as far as exchanges with it have shown.
+
+    `link.clock()` makes one. Each property and method raises `ClockUnknown` while the clock cannot
+    be known; its text says why.
+
+    Args:
+        resolution: seconds by which the clock here ticks. Default: as Python knows it.
+    """
+
+    def __init__(self, *, resolution: float = _TICK) -> None:
+        self._resolution = max(resolution, _EXACT)
+        self._samples: list[Sample] = []
+        self._found: _Estimate | ClockUnknown = ClockUnknown("the peer has not been asked")
+
+    def add(self, sent: float, stamp: float | None, received: float) -> None:
+        """Add one exchange. At most 64 are kept: of those that are closest in time the quicker.
+
+        Args:
+            sent, received: seconds since 1970 by the clock here.
+            stamp: of the reply, by the peer's clock; 0 or None if it has none.
+
+        Raises:
+            ValueError: it was received before it was sent.
+        """
+        if received < sent:
+            raise ValueError(f"received {sent - received:g} s before it was sent")
+        samples = [*self._samples, Sample(sent, stamp or 0.0, received)]
+        if len(samples) > _KEPT:
+            gaps = [b.sent - a.sent for a, b in itertools.pairwise(samples[:-1])]
+            at = gaps.index(min(gaps))
+            slower = samples[at].received - samples[at].sent > (
+                samples[at + 1].received - samples[at + 1].sent
+            )
+            del samples[at if slower else at + 1]
+        self._found, kept = _estimate(samples, self._resolution)
+        self._samples = samples[len(samples) - kept :]
+
+    @property
+    def known(self) -> bool:
+        """Whether the clock can be known."""
+        return isinstance(self._found, _Estimate)
+
+    @property
+    def reason(self) -> str:
+        """Why it cannot be known; "" if it can."""
+        return "" if isinstance(self._found, _Estimate) else self._found.reason
+
+    @property
+    def samples(self) -> int:
+        """Exchanges that are kept."""
+        return len(self._samples)
+
+    @property
+    def round_trip(self) -> float:
+        """Least time from a request to its reply, in seconds."""
+        return min((s.received - s.sent for s in self._samples), default=float("inf"))
+
+    @property
+    def offset(self) -> float:
+        """What the peer's clock shows more than the one here, in seconds, at the newest exchange;
+        negative if it is behind."""
+        return self._at(self._newest())[0]
+
+    @property
+    def uncertainty(self) -> float:
+        """Seconds that `offset` may be wrong, in either way: half the least round trip, what the
+        clocks may have drifted since that exchange, and the tick of a coarse clock."""
+        return self._at(self._newest())[1]
+
+    @property
+    def drift(self) -> float:
+        """What the peer's clock gains on the one here, in ppm (1 ppm is 3.6 ms an hour). 0 until
+        exchanges lie so far apart that it can be told: see `drift_uncertainty`."""
+        found = self._estimate()
+        return 1e6 * _drift_of(found)
+
+    @property
+    def drift_uncertainty(self) -> float:
+        """What `drift` may be wrong, in ppm, in either way; 1000 where nothing is known of it."""
+        found = self._estimate()
+        return 0.5e6 * (found.most_drift - found.least_drift)
+
+    def to_local(self, timestamp: float) -> float:
+        """The time of the clock here at which the peer's clock has shown this one, in seconds
+        since 1970."""
+        return timestamp - self._at(timestamp - self.offset)[0]
+
+    def to_peer(self, local: float) -> float:
+        """What the peer's clock shows at this time of the clock here, in seconds since 1970."""
+        return local + self._at(local)[0]
+
+    def uncertainty_at(self, local: float) -> float:
+        """As `uncertainty`, for another time of the clock here, in seconds since 1970: it grows
+        with the time since the last exchange, until the drift is known."""
+        return self._at(local)[1]
+
+    def delay(self, message: Message) -> float:
+        """Seconds from the time stamp of a message to its arrival, both by the clock here.
+
+        Raises:
+            ClockUnknown: also where the message has no time stamp, or one of another time base.
+        """
+        return self.age(message, message.received)
+
+    def age(self, message: Message, now: float | None = None) -> float:
+        """Seconds since the time stamp of a message, by the clock here.
+
+        Args:
+            now: seconds since 1970. Default: the time of the call.
+
+        Raises:
+            ClockUnknown: also where the message has no time stamp, or one of another time base.
+        """
+        what = f"the age of {message.type_name} {message.device_name!r}"
+        if not message.timestamp:
+            raise ClockUnknown("it has no time stamp", what)
+        age = (time.time() if now is None else now) - self.to_local(message.timestamp)
+        if abs(age) > _OTHER_BASE:
+            text = (
+                f"its time stamp is {_days(age)} away: it is of another time base than the replies"
+            )
+            raise ClockUnknown(text, what)
+        return age
+
+    def _estimate(self) -> _Estimate:
+        if isinstance(self._found, ClockUnknown):
+            raise self._found.with_traceback(None)
+        return self._found
+
+    def _newest(self) -> float:
+        return float(self._estimate().at[-1])
+
+    def _at(self, local: float) -> tuple[float, float]:
+        """Offset and its uncertainty at a time of the clock here, by the exchange that tells it
+        best."""
+        found = self._estimate()
+        since = local - found.at
+        doubt = (found.most_drift - found.least_drift) / 2
+        errors = found.errors + doubt * np.abs(since)
+        best = int(errors.argmin())
+        offset = found.offsets[best] + _drift_of(found) * since[best]
+        return float(offset), float(errors[best])
+
+    def __repr__(self) -> str:
+        if self.reason:
+            return f"<Clock: cannot be known: {self.reason}>"
+        return (
+            f"<Clock {1e3 * self.offset:+.3f} ms ± {1e3 * self.uncertainty:.3f} ms, drift "
+            f"{self.drift:+.1f} ± {self.drift_uncertainty:.1f} ppm, of {self.samples} exchanges>"
+        )
+
+
+def _drift_of(found: _Estimate) -> float:
+    return (found.least_drift + found.most_drift) / 2
+
+
+def _days(duration: float) -> str:
+    return f"{abs(duration) / 86400:.0f} days"
+
+
+def _estimate(samples: list[Sample], resolution: float) -> tuple[_Estimate | ClockUnknown, int]:
+    """What exchanges show, or why they show nothing; and how many of the newest ones count."""
+    since = max((i for i, sample in enumerate(samples[:-1], 1) if not sample.stamp), default=0)
+    samples = samples[since:]  # the peer has begun to stamp
+    if reason := _useless([s.stamp for s in samples]):
+        return ClockUnknown(reason), len(samples)
+    sent, stamps, received = np.array(samples, np.float64).T
+    tick = _tick(stamps)
+    at = (sent + received) / 2
+    low = stamps - received - resolution
+    high = stamps - sent + resolution + tick
+    kept = len(samples)
+    drifts = _drifts(at, low, high)
+    while drifts[0] > drifts[1] and kept > min(_AGREE, len(samples)):
+        kept -= 1
+        drifts = _drifts(at[-kept:], low[-kept:], high[-kept:])
+    scatter = 0.0
+    if drifts[0] > drifts[1]:  # the newest ones do not agree: the clock is coarse, and none was set
+        kept, used = len(samples), min(_BURST, len(samples))
+        at, low, high = at[-used:], low[-used:], high[-used:]
+        scatter = 1.5 * _scatter(at, low, high)  # so few do not show the worst
+        drifts = -_DRIFT * 1e-6, _DRIFT * 1e-6
+    else:
+        at, low, high = at[-kept:], low[-kept:], high[-kept:]
+    if scatter > 1.0:
+        text = f"the time stamps of its replies jump by {scatter:.2g} s: they do not tell its clock"
+        return ClockUnknown(text), kept
+    offsets = (low + high) / 2
+    if abs(offsets[-1]) > _OTHER_BASE:
+        return ClockUnknown(
+            f"the time stamps of its replies are {_days(float(offsets[-1]))} from the clock here: "
+            "they are of another time base, such as the start of its program, and so tell nothing "
+            "of its other messages"
+        ), kept  # fmt: skip
+    return _Estimate(at, offsets, (high - low) / 2 + scatter, *drifts), kept
+
+
+def _useless(stamps: list[float]) -> str:
+    """Why these stamps, of the oldest reply to the newest, tell no clock; "" if they may."""
+    newest = stamps[-LEAST:]
+    if not newest[-1]:
+        return "it sets no time stamp in its replies"
+    if len(stamps) < LEAST:
+        return f"{len(stamps)} exchanges do not show whether its stamps tick: it takes {LEAST}"
+    if len(set(newest)) == 1:
+        return "the time stamps of its replies stand still"
+    if _tick(np.array(stamps[-_BURST:])) >= 1:
+        return "the time stamps of its replies are whole seconds"
+    return ""
+
+
+def _tick(stamps: npt.NDArray[np.float64]) -> float:
+    """The step in which a peer writes its stamps; 0 where none is seen."""
+    for step in _STEPS:
+        if (np.abs(stamps / step - np.round(stamps / step)) * step < _EXACT).all():
+            return step
+    return 0.0
+
+
+def _pairs(
+    at: npt.NDArray[np.float64], low: npt.NDArray[np.float64], high: npt.NDArray[np.float64]
+) -> tuple[npt.NDArray[np.float64], ...]:
+    """Of each two exchanges: the time between them, the least and the most that the offset can have
+    grown."""
+    i, j = np.triu_indices(len(at), 1)
+    return np.maximum(at[j] - at[i], 1e-9), low[j] - high[i], high[j] - low[i]
+
+
+def _drifts(
+    at: npt.NDArray[np.float64], low: npt.NDArray[np.float64], high: npt.NDArray[np.float64]
+) -> tuple[float, float]:
+    """The least and the greatest slope of a line that passes through all intervals; there is none
+    if the least is greater."""
+    between, least, most = _pairs(at, low, high)
+    limit = _DRIFT * 1e-6
+    if not len(between):
+        return -limit, limit
+    return (
+        max(-limit, float((least / between).max())),
+        min(limit, float((most / between).min())),
+    )
+
+
+def _scatter(
+    at: npt.NDArray[np.float64], low: npt.NDArray[np.float64], high: npt.NDArray[np.float64]
+) -> float:
+    """By how much intervals miss each other, where no drift explains it."""
+    between, least, most = _pairs(at, low, high)
+    allowed = _DRIFT * 1e-6 * between
+    return float(max((least - allowed).max(), (-most - allowed).max(), 0.0))
+
+
+class Measuring:
+    """The exchanges of one `link.clock()`: yields the seconds to wait before each.
+
+        for pause in measuring:
+            sleep(pause)
+            measuring.add(ask(measuring.exchange(), measuring.left()))
+
+    Args:
+        samples: how many.
+        timeout: seconds for all of them.
+        clock: what is measured is added to this one.
+        device_name: whose status is asked for. None: a name of its own for each, so that only the
+            reply to it, or one without a name, can be taken for its reply.
+    """
+
+    def __init__(
+        self, samples: int, timeout: float | None, clock: Clock | None, device_name: str | None
+    ) -> None:
+        if samples < 1 or (clock is None and samples < LEAST):
+            raise ValueError(f"a clock needs at least {LEAST} samples, not {samples}")
+        timeout = seconds("timeout", timeout)
+        self.clock = Clock() if clock is None else clock
+        self._count = samples
+        self._device_name = device_name
+        self._end = None if timeout is None else time.monotonic() + timeout
+        self._sent = 0.0
+
+    def __iter__(self) -> Iterator[float]:
+        for i in range(self._count):
+            yield _PAUSE if i else 0.0
+        if not self.clock.known:
+            raise ClockUnknown(self.clock.reason)
+
+    def left(self) -> float | None:
+        """Seconds that remain of the time-out."""
+        return None if self._end is None else max(0.0, self._end - time.monotonic())
+
+    def exchange(self) -> Exchange:
+        """The next request, which is to be sent now."""
+        name = f"clock {next(_numbers)}" if self._device_name is None else self._device_name
+        exchange = Exchange(GetStatus(device_name=name))
+        self._sent = time.monotonic()
+        return exchange
+
+    def add(self, reply: Any) -> None:
+        """The reply has come.
+
+        Raises:
+            ClockUnknown: it has no time stamp, so there is no need to ask again.
+        """
+        taken = max(0.0, reply.received_monotonic - self._sent)
+        # by the monotonic clock, since the other one may be set meanwhile
+        self.clock.add(reply.received - taken, reply.timestamp, reply.received)
+        if not reply.timestamp:
+            raise ClockUnknown(self.clock.reason)
