@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import queue
 import random
 import socket
 import threading
@@ -13,9 +15,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 import igtl
 import igtl.aio
+from igtl.cli import clock as cli_clock
+from igtl.cli import main
 from igtl.session.clock import Measuring
 
 BEGIN = 1.79e9
@@ -335,3 +340,91 @@ def test_a_peer_that_answers_for_its_own_device() -> None:
         for name in ("Tracker", ""):
             clock = link.clock(device_name=name)
             assert abs(clock.offset) <= clock.uncertainty
+
+
+# ---- --clock ------------------------------------------------------------------------------------
+
+
+class Link:
+    """What `--clock` asks, by hand."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.asked: queue.SimpleQueue[int] = queue.SimpleQueue()
+        self.fails: Exception | None = None
+        self.news: queue.SimpleQueue[str] = queue.SimpleQueue()
+        monkeypatch.setattr(cli_clock, "_EVERY", 0.001)
+
+    def clock(self, samples: int, update: igtl.Clock) -> igtl.Clock:
+        self.asked.put(samples)
+        if self.fails is not None:
+            raise self.fails
+        World().ask(update, samples)
+        return update
+
+
+STAMPED = igtl.Transform(np.eye(4), timestamp=BEGIN)
+UNSTAMPED = igtl.Transform(np.eye(4), timestamp=0)
+
+
+def test_a_peer_is_asked_once_it_stamps(monkeypatch: pytest.MonkeyPatch) -> None:
+    link = Link(monkeypatch)
+    asking = cli_clock.PeerClock(link.clock, link.news.put)
+    try:
+        assert asking.text.endswith("cannot be known yet: no time stamp has come")
+        for _ in range(100):
+            asking.saw(UNSTAMPED)
+        told = link.news.get(timeout=10)
+        assert told.endswith("cannot be known: it sets no time stamps, so it is not asked")
+        assert link.asked.empty()
+        asking.saw(STAMPED)
+        assert link.news.get(timeout=10).startswith("the clock of the peer is 250.0")
+        assert [link.asked.get(timeout=10) for _ in range(3)] == [8, 3, 3]  # again and again
+        link.fails = ConnectionResetError()
+        while not link.asked.empty() or asking._stamped.is_set():
+            with contextlib.suppress(queue.Empty):
+                link.asked.get(timeout=0.01)
+        link.fails = None
+        asking.changed()  # another program may be there, perhaps one that must not be asked
+        asking.saw(UNSTAMPED)
+        assert not asking.clock.known
+        assert link.asked.empty()
+        asking.saw(STAMPED)
+        assert link.asked.get(timeout=10) == 8
+    finally:
+        asking.close()
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (igtl.ClockUnknown("it sets no time stamp in its replies"), "sets no time stamp in its"),
+        (TimeoutError("no answer"), "it does not answer GET_STATUS"),
+    ],
+)
+def test_a_peer_that_has_not_told_its_clock_is_not_asked_again(
+    error: Exception, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link = Link(monkeypatch)
+    link.fails = error
+    asking = cli_clock.PeerClock(link.clock, link.news.put)
+    try:
+        asking.saw(STAMPED)
+        assert text in link.news.get(timeout=10)
+        asking.saw(STAMPED)
+        assert text in asking.text
+        assert link.asked.get() == 8
+        with pytest.raises(queue.Empty):
+            link.asked.get(timeout=0.05)
+    finally:
+        asking.close()
+
+
+def test_what_cannot_be_asked() -> None:
+    for args in (["--listen"], ["--udp"]):
+        for name in ("monitor", "view"):
+            done = CliRunner().invoke(main, [name, *args, "--clock"])
+            assert done.exit_code == 2
+            assert "--clock is for a server" in done.output
+    done = CliRunner().invoke(main, ["doctor", "--listen", "--clock"])
+    assert done.exit_code == 2
+    assert "--clock is for a server" in done.output

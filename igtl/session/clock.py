@@ -36,7 +36,7 @@ _EXACT: Final = 1e-6  # seconds; times since 1970 are exact to a quarter of this
 _OTHER_BASE: Final = 86400.0
 _PAUSE: Final = 0.02  # seconds between two exchanges; more than a tick of Windows' clock
 _TICK: Final = max(time.get_clock_info(name).resolution for name in ("time", "monotonic"))
-_numbers = itertools.count(1)
+_names = itertools.cycle(range(10))  # few: each is a stream in the statistics of both ends
 
 
 class Sample(NamedTuple):
@@ -73,6 +73,8 @@ class Clock:
     def __init__(self, *, resolution: float = _TICK) -> None:
         self._resolution = max(resolution, _EXACT)
         self._samples: list[Sample] = []
+        self._name = ""  # under which it is asked for, so that no other STATUS is a reply
+        self._unanswered = False  # a late reply may still come to this name
         self._found: _Estimate | ClockUnknown = ClockUnknown("the peer has not been asked")
 
     def add(self, sent: float, stamp: float | None, received: float) -> None:
@@ -185,6 +187,24 @@ class Clock:
             raise ClockUnknown(text, what)
         return age
 
+    def to_dict(self) -> dict[str, Any]:
+        """What is known as JSON-able values, in seconds and ppm; else the reason."""
+        if self.reason:
+            return {"known": False, "reason": self.reason}
+        return {
+            "known": True, "offset": self.offset, "uncertainty": self.uncertainty,
+            "drift": self.drift, "drift_uncertainty": self.drift_uncertainty,
+            "round_trip": self.round_trip,
+        }  # fmt: skip
+
+    def __str__(self) -> str:
+        """What is known, in words."""
+        if self.reason:
+            return f"the clock of the peer cannot be known: {self.reason}"
+        way = "ahead of" if self.offset > 0 else "behind"
+        length, error = _length(abs(self.offset)), _length(self.uncertainty)
+        return f"the clock of the peer is {length} ± {error} {way} the one here"
+
     def _estimate(self) -> _Estimate:
         if isinstance(self._found, ClockUnknown):
             raise self._found.with_traceback(None)
@@ -215,6 +235,10 @@ class Clock:
 
 def _drift_of(found: _Estimate) -> float:
     return (found.least_drift + found.most_drift) / 2
+
+
+def _length(duration: float) -> str:
+    return f"{duration:.3f} s" if duration >= 1 else f"{1e3 * duration:.2f} ms"
 
 
 def _days(duration: float) -> str:
@@ -324,8 +348,8 @@ class Measuring:
         samples: how many.
         timeout: seconds for all of them.
         clock: what is measured is added to this one.
-        device_name: whose status is asked for. None: a name of its own for each, so that only the
-            reply to it, or one without a name, can be taken for its reply.
+        device_name: whose status is asked for. None: a name that no device has, so that only the
+            reply, or a STATUS without a name, can be taken for the reply.
     """
 
     def __init__(
@@ -352,7 +376,12 @@ class Measuring:
 
     def exchange(self) -> Exchange:
         """The next request, which is to be sent now."""
-        name = f"clock {next(_numbers)}" if self._device_name is None else self._device_name
+        clock, name = self.clock, self._device_name
+        if name is None:
+            if clock._unanswered or not clock._name:
+                clock._name = f"clock {next(_names)}"
+            name = clock._name
+        clock._unanswered = True
         exchange = Exchange(GetStatus(device_name=name))
         self._sent = time.monotonic()
         return exchange
@@ -363,6 +392,7 @@ class Measuring:
         Raises:
             ClockUnknown: it has no time stamp, so there is no need to ask again.
         """
+        self.clock._unanswered = False
         taken = max(0.0, reply.received_monotonic - self._sent)
         # by the monotonic clock, since the other one may be set meanwhile
         self.clock.add(reply.received - taken, reply.timestamp, reply.received)
