@@ -206,6 +206,8 @@ class Supervised(Pump):
             packed = session.take_back()
             if packed is not None and not self.closed and packed not in self.latched.values():
                 self._outbox.put_back(packed, packed.size, packed.stream)
+            if isinstance(reason, ProtocolError):
+                channel.send_closing()  # it tells the peer why
             channel.close()
             if not self.closed:
                 self.channel = None
