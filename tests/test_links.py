@@ -761,6 +761,23 @@ def test_a_receiver_that_is_busy_does_not_take_its_peer_for_silent(kind: str) ->
         assert link.recv(timeout=10).type_name == "IMAGE"
 
 
+def test_a_pipe_has_no_connection() -> None:
+    sock, other = socket.socketpair()
+    with sock, other:
+        with pytest.raises(TypeError, match=r"a pipe has no sock; the options are .*read_timeout"):
+            igtl.pipe(sock=sock)
+        with pytest.raises(TypeError, match=r"a pipe has no drain, keepalive; the options are"):
+            igtl.pipe(drain=True, keepalive=3)
+
+        async def awaited(**settings: Any) -> None:
+            await igtl.aio.pipe(**settings)
+
+        with pytest.raises(TypeError, match=r"a pipe has no hello, sock; the options are .*policy"):
+            asyncio.run(awaited(sock=sock, hello=True))
+        sock.sendall(b"x")  # it was not touched
+        assert other.recv(1) == b"x"
+
+
 def test_keepalive_is_set() -> None:
     with igtl.listen(port=0, keepalive=8) as listener:
         with igtl.connect(port=listener.port, keepalive=8) as a, listener.accept() as b:

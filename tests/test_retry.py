@@ -695,6 +695,37 @@ def test_hello_latched_messages_and_streams_are_renewed() -> None:
             link.recv(timeout=0.02)  # no RTS_TDATA is left over
 
 
+def test_what_is_latched_while_the_peer_is_away_comes_once_and_in_order() -> None:
+    port = free_port()
+    with healing(port) as (link, _):
+        for k in (1, 2):
+            link.send(transform("Reference", k), latch=True)
+        link.send(transform("Other", 3), latch=True)
+        link.send(igtl.Image(np.zeros((1, 2, 2), np.uint8), device_name="I"), latch=True)
+        link.send(transform("Reference", 4))
+        link.send(igtl.Status.ok("end"))
+
+        def what_comes() -> list[Any]:
+            with one_client(port) as peer:
+                if turn:
+                    until(lambda: link.connected)
+                    link.send(igtl.Status.ok("end"))
+                got = []
+                while len(got) < (6, 4)[turn]:
+                    m = peer.recv(timeout=5)
+                    got.append((m.device_name, m.position[0] if m.type_name == "TRANSFORM" else 0))
+                with pytest.raises(TimeoutError):
+                    peer.recv(timeout=0.05)
+                return sorted(got, key=lambda one: one[0])
+
+        turn = 0
+        pairs = [("Reference", 1), ("Reference", 2), ("Reference", 4)]
+        assert what_comes() == [("", 0), ("I", 0), ("Other", 3), *pairs]
+        turn = 1  # what was latched, each once
+        assert what_comes() == [("", 0), ("I", 0), ("Other", 3), ("Reference", 2)]
+    assert link.stats.dropped == {}
+
+
 def test_metadata_while_the_version_is_not_known() -> None:
     port = free_port()
     message = igtl.String("x", device_name="N", metadata={"k": "v"})

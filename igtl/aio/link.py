@@ -524,8 +524,11 @@ async def pipe(**settings: Unpack[AioConnectSettings]) -> tuple[Link, Link]:
 
     Args:
         settings: of both, see `igtl.options.AioConnectOptions`.
+
+    Raises:
+        TypeError: an option is for connections only (`keepalive`, `sock`, `ssl`, `hello`, …).
     """
-    options = AioConnectOptions.of({"version": 2, **settings})
+    options = AioConnectOptions.of({"version": 2, **settings}).for_pipe()
     ends = []
     for sock, name in zip(socket.socketpair(), ("pipe b", "pipe a"), strict=True):
         connection = Connection(new_session(options, options, peer=name))
