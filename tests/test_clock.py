@@ -335,7 +335,7 @@ def test_a_peer_that_answers_for_its_own_device() -> None:
         return igtl.Status.ok(device_name="Tracker").pack()
 
     with peer_that(reply) as port, igtl.connect("127.0.0.1", port) as link:
-        with pytest.raises(TimeoutError, match=r"GET_STATUS 'clock \d+'"):
+        with pytest.raises(TimeoutError, match=r"GET_STATUS 'igtl clock \d+'"):
             link.clock(timeout=0.1)
         for name in ("Tracker", ""):
             clock = link.clock(device_name=name)

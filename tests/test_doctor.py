@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.server
 import json
+import re
 import socket
 import socketserver
 import ssl
@@ -372,7 +373,7 @@ def test_the_clock_that_is_asked_for() -> None:
         assert abs(found.clock.offset + 30.0) <= found.clock.uncertainty
         (finding,) = [f for f in found.findings if f.cause == "clock"]
         assert finding.level == "ok"
-        assert finding.text.startswith("The clock of the peer is 30.000 s ± ")
+        assert re.match(r"The clock of the peer is (29|30)\.\d+ s ± ", finding.text)
         assert "behind the one here. By it messages arrive" in finding.text
         delay = found.to_dict()["streams"][0]["delay"]
         assert -found.clock.uncertainty <= delay < 10

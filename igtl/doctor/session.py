@@ -168,7 +168,7 @@ class Session:
         """Whether this is the reply of an exchange that waits."""
         if self._asked is None or self._reply is not None or not self._asked.matches(message):
             return False
-        message.received, message.received_monotonic = time.time(), time.monotonic()
+        message.received_monotonic = time.monotonic()
         self._reply = message
         return True
 

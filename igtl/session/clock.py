@@ -362,7 +362,7 @@ class Measuring:
         self._count = samples
         self._device_name = device_name
         self._end = None if timeout is None else time.monotonic() + timeout
-        self._sent = 0.0
+        self._sent = self._sent_monotonic = 0.0
 
     def __iter__(self) -> Iterator[float]:
         for i in range(self._count):
@@ -379,11 +379,12 @@ class Measuring:
         clock, name = self.clock, self._device_name
         if name is None:
             if clock._unanswered or not clock._name:
-                clock._name = f"clock {next(_names)}"
+                clock._name = f"igtl clock {next(_names)}"
             name = clock._name
         clock._unanswered = True
         exchange = Exchange(GetStatus(device_name=name))
-        self._sent = time.monotonic()
+        # in this order: what lies between makes the exchange seem longer, not shorter
+        self._sent_monotonic, self._sent = time.monotonic(), time.time()
         return exchange
 
     def add(self, reply: Any) -> None:
@@ -393,8 +394,8 @@ class Measuring:
             ClockUnknown: it has no time stamp, so there is no need to ask again.
         """
         self.clock._unanswered = False
-        taken = max(0.0, reply.received_monotonic - self._sent)
         # by the monotonic clock, since the other one may be set meanwhile
-        self.clock.add(reply.received - taken, reply.timestamp, reply.received)
+        took = max(0.0, reply.received_monotonic - self._sent_monotonic)
+        self.clock.add(self._sent, reply.timestamp, self._sent + took)
         if not reply.timestamp:
             raise ClockUnknown(self.clock.reason)
