@@ -1,81 +1,43 @@
-"""How the clock of a peer differs from the one here, by replies that the peer stamps; without I/O.
-
-    this end   ── sent ─────────────────── received ──▶
-    the peer          └── stamp of its reply ─┘
-
-The stamp was made between the two, so the offset of the peer's clock lies within an interval as
-wide as the round trip. A clock that drifts evenly is a line through all the intervals: the lines
-that pass through them bound the drift, without an assumption about the network. A slow exchange
-has a wide interval, which bounds nothing, so it is not an error but of no use. Where no line passes
-through all, a clock was set meanwhile, and older exchanges are forgotten.
-"""
+"""The clock of a peer that stamps its replies, and how a link measures it; without I/O."""
 
 from __future__ import annotations
 
 import itertools
 import time
 from collections.abc import Iterator
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
 
 from igtl.codec.message import Message
 from igtl.errors import ClockUnknown
 from igtl.messages.queries import GetStatus
 from igtl.options import seconds
+from igtl.session.offsets import EXACT, LEAST, OTHER_BASE, Estimate, Sample, days, estimate
 from igtl.session.requests import Exchange
 
-LEAST: Final = 3  # exchanges that show whether the stamps tick
 _KEPT: Final = 64
-_AGREE: Final = 4  # exchanges that agree show a new setting of a clock, and no chance
-_BURST: Final = 8  # newest exchanges, whose scatter is measured
-_DRIFT: Final = 1000.0  # ppm; clocks of computers stay within 100
-_STEPS: Final = 1.0, 0.1, 0.01, 0.001  # seconds by which a clock may tick
-_EXACT: Final = 1e-6  # seconds; times since 1970 are exact to a quarter of this
-_OTHER_BASE: Final = 86400.0
 _PAUSE: Final = 0.02  # seconds between two exchanges; more than a tick of Windows' clock
 _TICK: Final = max(time.get_clock_info(name).resolution for name in ("time", "monotonic"))
 _names = itertools.cycle(range(10))  # few: each is a stream in the statistics of both ends
 
 
-class Sample(NamedTuple):
-    """One exchange.
-
-    Attributes:
-        sent, received: times of the clock here.
-        stamp: time of the peer's clock in between, as its reply says; 0: it says none.
-    """
-
-    sent: float
-    stamp: float
-    received: float
-
-
-class _Estimate(NamedTuple):
-    at: npt.NDArray[np.float64]  # of each exchange, by the clock here
-    offsets: npt.NDArray[np.float64]
-    errors: npt.NDArray[np.float64]
-    least_drift: float  # seconds a second
-    most_drift: float
-
-
 class Clock:
     """The clock of a peer, as far as exchanges with it have shown.
 
-    `link.clock()` makes one. Each property and method raises `ClockUnknown` while the clock cannot
-    be known; its text says why.
+    `link.clock()` makes one. While the clock cannot be known, all but `known`, `reason` and what is
+    said of the exchanges raises `ClockUnknown`, whose text says why.
 
     Args:
         resolution: seconds by which the clock here ticks. Default: as Python knows it.
     """
 
     def __init__(self, *, resolution: float = _TICK) -> None:
-        self._resolution = max(resolution, _EXACT)
+        self._resolution = max(resolution, EXACT)
         self._samples: list[Sample] = []
         self._name = ""  # under which it is asked for, so that no other STATUS is a reply
         self._unanswered = False  # a late reply may still come to this name
-        self._found: _Estimate | ClockUnknown = ClockUnknown("the peer has not been asked")
+        self._found: Estimate | ClockUnknown = ClockUnknown("the peer has not been asked")
 
     def add(self, sent: float, stamp: float | None, received: float) -> None:
         """Add one exchange. At most 64 are kept: of those that are closest in time the quicker.
@@ -97,18 +59,18 @@ class Clock:
                 samples[at + 1].received - samples[at + 1].sent
             )
             del samples[at if slower else at + 1]
-        self._found, kept = _estimate(samples, self._resolution)
+        self._found, kept = estimate(samples, self._resolution)
         self._samples = samples[len(samples) - kept :]
 
     @property
     def known(self) -> bool:
         """Whether the clock can be known."""
-        return isinstance(self._found, _Estimate)
+        return isinstance(self._found, Estimate)
 
     @property
     def reason(self) -> str:
         """Why it cannot be known; "" if it can."""
-        return "" if isinstance(self._found, _Estimate) else self._found.reason
+        return "" if isinstance(self._found, Estimate) else self._found.reason
 
     @property
     def samples(self) -> int:
@@ -136,14 +98,12 @@ class Clock:
     def drift(self) -> float:
         """What the peer's clock gains on the one here, in ppm (1 ppm is 3.6 ms an hour). 0 until
         exchanges lie so far apart that it can be told: see `drift_uncertainty`."""
-        found = self._estimate()
-        return 1e6 * _drift_of(found)
+        return 1e6 * self._estimate().drift
 
     @property
     def drift_uncertainty(self) -> float:
         """What `drift` may be wrong, in ppm, in either way; 1000 where nothing is known of it."""
-        found = self._estimate()
-        return 0.5e6 * (found.most_drift - found.least_drift)
+        return 1e6 * self._estimate().doubt
 
     def to_local(self, timestamp: float) -> float:
         """The time of the clock here at which the peer's clock has shown this one, in seconds
@@ -180,9 +140,9 @@ class Clock:
         if not message.timestamp:
             raise ClockUnknown("it has no time stamp", what)
         age = (time.time() if now is None else now) - self.to_local(message.timestamp)
-        if abs(age) > _OTHER_BASE:
+        if abs(age) > OTHER_BASE:
             text = (
-                f"its time stamp is {_days(age)} away: it is of another time base than the replies"
+                f"its time stamp is {days(age)} away: it is of another time base than the replies"
             )
             raise ClockUnknown(text, what)
         return age
@@ -205,7 +165,7 @@ class Clock:
         length, error = _length(abs(self.offset)), _length(self.uncertainty)
         return f"the clock of the peer is {length} ± {error} {way} the one here"
 
-    def _estimate(self) -> _Estimate:
+    def _estimate(self) -> Estimate:
         if isinstance(self._found, ClockUnknown):
             raise self._found.with_traceback(None)
         return self._found
@@ -218,10 +178,9 @@ class Clock:
         best."""
         found = self._estimate()
         since = local - found.at
-        doubt = (found.most_drift - found.least_drift) / 2
-        errors = found.errors + doubt * np.abs(since)
+        errors = found.errors + found.doubt * np.abs(since)
         best = int(errors.argmin())
-        offset = found.offsets[best] + _drift_of(found) * since[best]
+        offset = found.offsets[best] + found.drift * since[best]
         return float(offset), float(errors[best])
 
     def __repr__(self) -> str:
@@ -233,108 +192,8 @@ class Clock:
         )
 
 
-def _drift_of(found: _Estimate) -> float:
-    return (found.least_drift + found.most_drift) / 2
-
-
 def _length(duration: float) -> str:
     return f"{duration:.3f} s" if duration >= 1 else f"{1e3 * duration:.2f} ms"
-
-
-def _days(duration: float) -> str:
-    return f"{abs(duration) / 86400:.0f} days"
-
-
-def _estimate(samples: list[Sample], resolution: float) -> tuple[_Estimate | ClockUnknown, int]:
-    """What exchanges show, or why they show nothing; and how many of the newest ones count."""
-    since = max((i for i, sample in enumerate(samples[:-1], 1) if not sample.stamp), default=0)
-    samples = samples[since:]  # the peer has begun to stamp
-    if reason := _useless([s.stamp for s in samples]):
-        return ClockUnknown(reason), len(samples)
-    sent, stamps, received = np.array(samples, np.float64).T
-    tick = _tick(stamps)
-    at = (sent + received) / 2
-    low = stamps - received - resolution
-    high = stamps - sent + resolution + tick
-    kept = len(samples)
-    drifts = _drifts(at, low, high)
-    while drifts[0] > drifts[1] and kept > min(_AGREE, len(samples)):
-        kept -= 1
-        drifts = _drifts(at[-kept:], low[-kept:], high[-kept:])
-    scatter = 0.0
-    if drifts[0] > drifts[1]:  # the newest ones do not agree: the clock is coarse, and none was set
-        kept, used = len(samples), min(_BURST, len(samples))
-        at, low, high = at[-used:], low[-used:], high[-used:]
-        scatter = 1.5 * _scatter(at, low, high)  # so few do not show the worst
-        drifts = -_DRIFT * 1e-6, _DRIFT * 1e-6
-    else:
-        at, low, high = at[-kept:], low[-kept:], high[-kept:]
-    if scatter > 1.0:
-        text = f"the time stamps of its replies jump by {scatter:.2g} s: they do not tell its clock"
-        return ClockUnknown(text), kept
-    offsets = (low + high) / 2
-    if abs(offsets[-1]) > _OTHER_BASE:
-        return ClockUnknown(
-            f"the time stamps of its replies are {_days(float(offsets[-1]))} from the clock here: "
-            "they are of another time base, such as the start of its program, and so tell nothing "
-            "of its other messages"
-        ), kept  # fmt: skip
-    return _Estimate(at, offsets, (high - low) / 2 + scatter, *drifts), kept
-
-
-def _useless(stamps: list[float]) -> str:
-    """Why these stamps, of the oldest reply to the newest, tell no clock; "" if they may."""
-    newest = stamps[-LEAST:]
-    if not newest[-1]:
-        return "it sets no time stamp in its replies"
-    if len(stamps) < LEAST:
-        return f"{len(stamps)} exchanges do not show whether its stamps tick: it takes {LEAST}"
-    if len(set(newest)) == 1:
-        return "the time stamps of its replies stand still"
-    if _tick(np.array(stamps[-_BURST:])) >= 1:
-        return "the time stamps of its replies are whole seconds"
-    return ""
-
-
-def _tick(stamps: npt.NDArray[np.float64]) -> float:
-    """The step in which a peer writes its stamps; 0 where none is seen."""
-    for step in _STEPS:
-        if (np.abs(stamps / step - np.round(stamps / step)) * step < _EXACT).all():
-            return step
-    return 0.0
-
-
-def _pairs(
-    at: npt.NDArray[np.float64], low: npt.NDArray[np.float64], high: npt.NDArray[np.float64]
-) -> tuple[npt.NDArray[np.float64], ...]:
-    """Of each two exchanges: the time between them, the least and the most that the offset can have
-    grown."""
-    i, j = np.triu_indices(len(at), 1)
-    return np.maximum(at[j] - at[i], 1e-9), low[j] - high[i], high[j] - low[i]
-
-
-def _drifts(
-    at: npt.NDArray[np.float64], low: npt.NDArray[np.float64], high: npt.NDArray[np.float64]
-) -> tuple[float, float]:
-    """The least and the greatest slope of a line that passes through all intervals; there is none
-    if the least is greater."""
-    between, least, most = _pairs(at, low, high)
-    limit = _DRIFT * 1e-6
-    if not len(between):
-        return -limit, limit
-    return (
-        max(-limit, float((least / between).max())),
-        min(limit, float((most / between).min())),
-    )
-
-
-def _scatter(
-    at: npt.NDArray[np.float64], low: npt.NDArray[np.float64], high: npt.NDArray[np.float64]
-) -> float:
-    """By how much intervals miss each other, where no drift explains it."""
-    between, least, most = _pairs(at, low, high)
-    allowed = _DRIFT * 1e-6 * between
-    return float(max((least - allowed).max(), (-most - allowed).max(), 0.0))
 
 
 class Measuring:
