@@ -24,6 +24,7 @@ import igtl
 from igtl.doctor import Diagnosis, examine
 from tests.cpp import free_port
 from tests.test_cli import run
+from tests.test_links import until
 from tests.wire import frame
 
 trustme = pytest.importorskip("trustme")
@@ -411,6 +412,9 @@ def test_a_peer_that_must_not_be_asked_is_not() -> None:
         found = examine("127.0.0.1", slicer.port, seconds=0.5, ask_clock=True)
         assert ("TRANSFORM", "N") in found.streams
         assert slicer.crashed == ""
+        with igtl.connect("127.0.0.1", slicer.port) as link:
+            link.send(igtl.GetStatus())
+            until(lambda: slicer.crashed != "")
 
 
 def test_websockets(authority: Any) -> None:
