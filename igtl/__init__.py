@@ -22,6 +22,7 @@ from igtl.codec.metadata import Metadata
 from igtl.codec.units import Unit
 from igtl.errors import (
     BodyError,
+    ClockUnknown,
     CommandFailed,
     ConnectionClosed,
     CRCError,
@@ -148,6 +149,7 @@ from igtl.messages.tracking import (
 )  # fmt: skip
 from igtl.options import PORT, CRCPolicy
 from igtl.session.backoff import Backoff, LinkEvent
+from igtl.session.clock import Clock
 from igtl.session.protocol import Protocol
 from igtl.tools.rate import Rate
 
@@ -210,6 +212,8 @@ __all__ = [
     "Capability",
     "Cells",
     "ClientInfo",
+    "Clock",
+    "ClockUnknown",
     "ColorTable",
     "Command",
     "CommandFailed",

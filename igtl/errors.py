@@ -105,6 +105,22 @@ class EncodeError(IgtlError, ValueError):
         return type(self), (self.type_name, self.field, self.reason)
 
 
+class ClockUnknown(IgtlError):
+    """The clock of a peer, or the age of a message by it, cannot be known.
+
+    Attributes:
+        reason: why.
+    """
+
+    def __init__(self, reason: str, what: str = "the clock of the peer") -> None:
+        super().__init__(f"{what} cannot be known: {reason}")
+        self.reason = reason
+        self._what = what
+
+    def __reduce__(self) -> tuple[type[ClockUnknown], tuple[str, str]]:
+        return type(self), (self.reason, self._what)
+
+
 class FileError(IgtlError, ValueError):
     """A file cannot be read as what it should be, or cannot hold what it should.
 

@@ -269,6 +269,26 @@ class LinkOptions(SocketOptions):
     write_timeout: float | None = _seconds(None)
     drain: bool = _flag(False)
 
+    def for_pipe(self, *others: str) -> Self:
+        """The same, for two links that are joined in memory.
+
+        Args:
+            others: further options that mean nothing there.
+
+        Raises:
+            TypeError: an option was given that is for connections.
+        """
+        known = {f.name: f.default for f in fields(self)}
+        foreign = {*_OF_CONNECTIONS, *others} & set(known)
+        given = sorted(name for name in foreign if getattr(self, name) != known[name])
+        if given:
+            valid = ", ".join(sorted(set(known) - foreign))
+            raise TypeError(f"a pipe has no {', '.join(given)}; the options are {valid}")
+        return self
+
+
+_OF_CONNECTIONS = ("hello", "keepalive", "open_timeout", "server_hostname", "sock", "ssl")
+
 
 class LinkSettings(SocketSettings, total=False):
     """See `LinkOptions`."""

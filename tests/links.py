@@ -27,8 +27,8 @@ from igtl.net.sockets import connected_socket
 KINDS = ["pipe", "tcp", "tls", "aio", "aio-tls", "aio-uvloop"]
 if hasattr(socket, "AF_UNIX"):
     KINDS += ["unix", "aio-unix"]
-if find_spec("websockets"):
-    KINDS += ["ws", "aio-ws"]
+WEBSOCKETS = ["ws", "aio-ws"] if find_spec("websockets") else []
+KINDS += WEBSOCKETS
 
 
 @cache
@@ -278,6 +278,12 @@ class Raw:
                 self.sock.unwrap()
         self.sock.close()
 
+    def __enter__(self) -> Raw:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
     def half_close(self) -> None:
         self.sock.shutdown(socket.SHUT_WR)
 
@@ -290,18 +296,27 @@ class Raw:
 class RawWebSocket(Raw):
     """The same over a WebSocket, by the package that igtl takes the rules from."""
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, *, server: bool = False) -> None:
         from websockets.client import ClientProtocol
+        from websockets.server import ServerProtocol
         from websockets.uri import parse_uri
 
         super().__init__(sock)
-        self.protocol = ClientProtocol(parse_uri("ws://127.0.0.1/"), max_size=None)
+        self.protocol: Any = (
+            ServerProtocol(max_size=None)
+            if server
+            else ClientProtocol(parse_uri("ws://127.0.0.1/"), max_size=None)
+        )
         self.lock = threading.Lock()
         self.data = b""
-        self.protocol.send_request(self.protocol.connect())
-        self.flush()
-        while not self.events():
+        if not server:
+            self.protocol.send_request(self.protocol.connect())
+            self.flush()
+        while not (events := self.events()):
             pass
+        if server:
+            self.protocol.send_response(self.protocol.accept(events[0]))
+            self.flush()
 
     def flush(self) -> None:
         with self.lock:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.server
 import json
+import re
 import socket
 import socketserver
 import ssl
@@ -23,6 +24,7 @@ import igtl
 from igtl.doctor import Diagnosis, examine
 from tests.cpp import free_port
 from tests.test_cli import run
+from tests.test_links import until
 from tests.wire import frame
 
 trustme = pytest.importorskip("trustme")
@@ -338,6 +340,117 @@ def test_clocks() -> None:
     assert "3600.0 s behind the clock here" in note.text
     none = examined(streaming(lambda n: pose(timestamp=0)))
     assert "It sets no time stamps" in next(f.text for f in none.findings if f.cause == "clock")
+
+
+@contextmanager
+def shifted(offset: float, reply: float | None) -> Iterator[tuple[igtl.Server, list[str]]]:
+    """A server whose clock is wrong, and the names of the devices whose status it was asked for.
+
+    Args:
+        reply: time stamp of its replies; None: of its clock.
+    """
+    asked: list[str] = []
+    with igtl.serve(port=0, host="127.0.0.1", start=False) as server:
+
+        @server.provides(igtl.GetStatus)
+        def _(request: igtl.GetStatus, peer: igtl.Peer) -> igtl.Status:
+            asked.append(request.device_name)
+            return igtl.Status.ok(timestamp=time.time() + offset if reply is None else reply)
+
+        def make(t: float) -> igtl.Message:
+            return igtl.Transform(
+                np.eye(4), device_name="P", timestamp=time.time() + offset if offset else 0
+            )
+
+        server.start()
+        stream = igtl.simulate.Stream(make, server.broadcast, 100)
+        yield server, asked
+        stream.stop()
+
+
+def test_the_clock_that_is_asked_for() -> None:
+    with shifted(-30.0, None) as (server, asked):
+        found = examine("127.0.0.1", server.port, seconds=0.5, ask_clock=True)
+        assert abs(found.clock.offset + 30.0) <= found.clock.uncertainty
+        (finding,) = [f for f in found.findings if f.cause == "clock"]
+        assert finding.level == "ok"
+        assert re.match(r"The clock of the peer is (29|30)\.\d+ s ± ", finding.text)
+        assert "behind the one here. By it messages arrive" in finding.text
+        delay = found.to_dict()["streams"][0]["delay"]
+        assert -found.clock.uncertainty <= delay < 10
+        assert len(asked) == 8
+        assert list(found.streams) == [("TRANSFORM", "P")]  # without the replies
+        not_asked = examine("127.0.0.1", server.port, seconds=0.5)
+        (finding,) = [f for f in not_asked.findings if f.cause == "clock"]
+        assert "is asked for: --clock" in finding.text
+        assert len(asked) == 8
+        assert not_asked.to_dict()["clock"] == {
+            "known": False, "reason": "the peer has not been asked",
+        }  # fmt: skip
+
+
+def test_a_clock_that_cannot_be_known() -> None:
+    with shifted(-30.0, 0) as (server, asked):
+        found = examine("127.0.0.1", server.port, seconds=0.5, ask_clock=True)
+        texts = [f.text for f in found.findings if f.cause == "clock"]
+        assert texts[0] == "Its clock cannot be known: it sets no time stamp in its replies."
+        assert texts[1].endswith("until the clocks are set by NTP.")
+        assert len(asked) == 1
+    deaf = examined(streaming(lambda n: pose()), seconds=0.5, ask_clock=True)
+    (text,) = [f.text for f in deaf.findings if f.cause == "clock" and f.level == "note"]
+    assert text == "Its clock cannot be known: it does not answer GET_STATUS."
+
+
+def test_a_peer_that_must_not_be_asked_is_not() -> None:
+    with shifted(0, None) as (server, asked):
+        found = examine("127.0.0.1", server.port, seconds=0.5, ask_clock=True)
+        (text,) = [f.text for f in found.findings if f.cause == "clock"]
+        assert "so its clock cannot be known, and is not asked for" in text
+        assert asked == []
+    with igtl.simulate.slicer("server", port=0) as slicer:  # which would be gone
+        slicer.transform("N", np.eye(4))
+        found = examine("127.0.0.1", slicer.port, seconds=0.5, ask_clock=True)
+        assert ("TRANSFORM", "N") in found.streams
+        assert slicer.crashed == ""
+        with igtl.connect("127.0.0.1", slicer.port) as link:
+            link.send(igtl.GetStatus())
+            until(lambda: slicer.crashed != "")
+
+
+def test_websockets(authority: Any) -> None:
+    pytest.importorskip("websockets", reason="websockets is not installed")
+    server_context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(server_context)
+    client = ssl.create_default_context()
+    authority.configure_trust(client)
+    for host, settings, context in (
+        ("ws://127.0.0.1/igtl", {}, None),
+        ("wss://127.0.0.1/igtl", {"ssl": server_context}, client),
+    ):
+        with igtl.serve(host, 0, **settings) as server:
+            at = f"{host.partition('//')[0]}//127.0.0.1:{server.port}"
+            stream = igtl.simulate.Stream(
+                lambda t: igtl.Transform(np.eye(4), device_name="P"), server.broadcast, 100
+            )
+            found = examine(f"{at}/igtl", seconds=0.5, ssl=context, ask_clock=True)
+            assert found.address == f"{at}/igtl"
+            assert found.problems == []
+            assert found.streams["TRANSFORM", "P"].count > 5
+            assert found.clock.known
+            elsewhere = examine(f"{at}/other", seconds=0.5, ssl=context)
+            stream.stop()
+            assert elsewhere.cause == "websocket"
+            assert "HTTP 404" in elsewhere.verdict
+    with peer(streaming(lambda n: pose())) as port:
+        plain = examine(f"ws://127.0.0.1:{port}", seconds=0.5)
+    assert plain.cause == "websocket"
+    assert "without ws://" in plain.verdict
+    gone = examine(f"ws://127.0.0.1:{free_port()}")
+    assert gone.cause == "refused"
+    with pytest.raises(ValueError, match="as its client, not as its server"):
+        examine("ws://127.0.0.1", 0, listen=True)
+    with pytest.raises(ValueError, match="ssl= is for wss://"):
+        examine("ws://127.0.0.1", 0, ssl=client)
 
 
 @pytest.mark.parametrize("stamps", ["stand still", "seconds", "new"])

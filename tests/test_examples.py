@@ -252,6 +252,18 @@ def test_status_monitor(run: Any) -> None:
     assert re.search(r"ALARM: nothing for [\d.]+ s", out)
 
 
+def test_clock(run: Any) -> None:
+    out = run("clock", "--seconds", "0.5")
+    assert re.search(
+        r"^the clock of the peer is 2\.[45]\d\d s ± .* behind the one here$", out, re.M
+    )
+    ages = re.findall(r"^age ([\d.]+) ms; without its clock ([\d.]+) ms$", out, re.MULTILINE)
+    assert ages
+    assert all(40 < float(age) < 1500 < float(naive) for age, naive in ages)
+    assert re.search(r"^drift [+-]\d+ ± \d+ ppm, of \d+ exchanges$", out, re.MULTILINE)
+    assert "cannot be known: it sets no time stamp in its replies" in out
+
+
 def test_query_streaming(run: Any) -> None:
     out = run("query_streaming", "--count", "10", "--rate", "40")
     assert "CT: <Image 'CT'" in out

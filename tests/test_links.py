@@ -21,7 +21,7 @@ import pytest
 import igtl
 import igtl.aio
 from igtl.session.requests import name_fits
-from tests.links import KINDS, Aio, loop_for, pair, raw_pair
+from tests.links import KINDS, WEBSOCKETS, Aio, loop_for, pair, raw_pair
 from tests.wire import frame, transform
 
 SOCKETS = [kind for kind in KINDS if kind != "pipe"]
@@ -577,7 +577,7 @@ def test_an_error_of_the_system_ends_a_link_with_its_reason(kind: str, number: i
             link.recv(timeout=1)
 
 
-@pytest.mark.parametrize("kind", ["tcp", "tls"])
+@pytest.mark.parametrize("kind", ["tcp", "tls", *WEBSOCKETS[:1]])
 def test_an_error_that_the_sender_has_met_reaches_the_receiver(kind: str) -> None:
     """The system tells it once; then the end looks like one in order."""
     with raw_pair(kind) as (link, other):
@@ -714,7 +714,7 @@ def test_a_time_out_ends_a_wait_while_others_stream(ends: Pair) -> None:
     ("kind", "size"),
     [
         ("tcp", 2000), ("tcp", 300_000), ("tls", 300_000), ("aio", 2000), ("aio", 300_000),
-        ("aio-tls", 300_000), ("aio-uvloop", 2000),
+        ("aio-tls", 300_000), ("aio-uvloop", 2000), *((kind, 300_000) for kind in WEBSOCKETS),
     ],
 )  # fmt: skip
 def test_a_peer_that_stops_in_a_message(kind: str, size: int) -> None:
@@ -740,7 +740,7 @@ def test_a_peer_that_stops_in_a_message(kind: str, size: int) -> None:
         other.close()
 
 
-@pytest.mark.parametrize("kind", ["tcp", "aio", "aio-tls"])
+@pytest.mark.parametrize("kind", ["tcp", "aio", "aio-tls", *WEBSOCKETS[1:]])
 def test_a_receiver_that_is_busy_does_not_take_its_peer_for_silent(kind: str) -> None:
     wire = image(600_000).pack()  # more than what is read ahead
     with raw_pair(kind, message_timeout=1.0) as (link, other):
@@ -759,6 +759,23 @@ def test_a_receiver_that_is_busy_does_not_take_its_peer_for_silent(kind: str) ->
             other.sendall(wire[300_000:])
             time.sleep(1.2)
         assert link.recv(timeout=10).type_name == "IMAGE"
+
+
+def test_a_pipe_has_no_connection() -> None:
+    sock, other = socket.socketpair()
+    with sock, other:
+        with pytest.raises(TypeError, match=r"a pipe has no sock; the options are .*read_timeout"):
+            igtl.pipe(sock=sock)
+        with pytest.raises(TypeError, match=r"a pipe has no drain, keepalive; the options are"):
+            igtl.pipe(drain=True, keepalive=3)
+
+        async def awaited(**settings: Any) -> None:
+            await igtl.aio.pipe(**settings)
+
+        with pytest.raises(TypeError, match=r"a pipe has no hello, sock; the options are .*policy"):
+            asyncio.run(awaited(sock=sock, hello=True))
+        sock.sendall(b"x")  # it was not touched
+        assert other.recv(1) == b"x"
 
 
 def test_keepalive_is_set() -> None:
@@ -799,7 +816,7 @@ def test_open_timeout() -> None:
 # ---- versions ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["tcp", "tls", "aio", "aio-tls"])
+@pytest.mark.parametrize("kind", ["tcp", "tls", "aio", "aio-tls", *WEBSOCKETS])
 def test_hello_raises_both_ends_to_version_2(kind: str) -> None:
     with pair(kind) as (a, b):
         assert (a.header_version, b.header_version) == (1, 1)
@@ -1496,7 +1513,7 @@ def test_frames_arrive_while_a_command_is_in_progress(kind: str) -> None:
         thread.join(10)
 
 
-@pytest.mark.parametrize("kind", ["pipe", "tcp", "tls", "unix"])
+@pytest.mark.parametrize("kind", ["pipe", "tcp", "tls", "unix", *WEBSOCKETS[:1]])
 def test_a_thread_that_asks_gives_way_to_one_that_receives(kind: str) -> None:
     if kind not in KINDS:
         pytest.skip("no Unix sockets there")

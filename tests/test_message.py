@@ -383,6 +383,29 @@ def test_metadata_keeps_order_duplicates_and_any_number() -> None:
 # ---- texts ------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        ((70000, "x"), r"^Metadata\.a: the encoding 70000 is outside 0\.\.65535$"),
+        ((-1, b"x"), r"^Metadata\.a: the encoding -1 is outside"),
+        ((1 << 40, "x"), r"^Metadata\.a: the encoding 1099511627776 is outside"),
+        ((3, "é"), r"^Metadata\.a: 'é' has no bytes in ascii; UTF-8 is 106$"),
+    ],
+)
+def test_metadata_that_have_no_bytes(value: Any, reason: str) -> None:
+    message = igtl.Status.ok(metadata={"a": "before"})
+    for assign in (
+        lambda: igtl.Status.ok(metadata={"a": value}),
+        lambda: message.metadata.update({"a": value}),
+    ):
+        with pytest.raises(igtl.EncodeError, match=reason) as error:
+            assign()
+        assert error.value.field == "a"
+    assert igtl.unpack(message.pack()).metadata == {"a": "before"}
+    with pytest.raises(TypeError, match="the encoding of 'a' is a number"):
+        message.metadata["a"] = ("utf-8", "x")  # type: ignore[assignment]
+
+
 def test_encodings() -> None:
     assert again(igtl.String("plain")).encoding == 3
     assert again(igtl.String("Größe")).encoding == 106

@@ -119,6 +119,27 @@ def test_old_poses_that_are_kept(policy: Policy, max_age: float | None) -> None:
     assert (left_in(queue), dropped) == ([0, 1, 2], [])
 
 
+@pytest.mark.parametrize(
+    ("policy", "kept"), [("drop_oldest", list(range(8))), ("latest", [3, 4, 5, 6, 7])]
+)
+def test_images_do_not_age_out(policy: Policy, kept: list[int]) -> None:
+    """They may be parts of a volume; with "latest" one of each stream waits. VIDEO stays whole."""
+    clock = Clock()
+    queue, dropped = outbox(policy, max_messages=100, clock=clock)
+    for k in range(4):
+        queue.put(k, 10, stream("IMAGE", "Image_Reference"))
+    for k in range(4, 8):
+        queue.put(k, 10, stream("VIDEO", "Camera"))
+    clock.now += 100
+    assert left_in(queue) == kept
+    assert [item for item, _ in dropped] == [k for k in range(8) if k not in kept]
+    assert queue.get() is None
+    waiting = object()
+    queue.put(waiting, 10, stream("IMAGE"))
+    assert queue.holds(waiting)
+    assert not queue.holds(object())
+
+
 def test_what_is_put_back_leaves_first_and_what_is_discarded_does_not_leave() -> None:
     queue, dropped = outbox("drop_oldest", max_messages=100)
     items = ["a", "b", "c"]

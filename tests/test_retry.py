@@ -22,6 +22,7 @@ import igtl
 import igtl.aio
 from igtl.blocking.link import open_transport
 from igtl.session.backoff import Supervisor
+from tests.links import WEBSOCKETS, RawWebSocket
 from tests.test_links import until
 from tests.wire import frame, transform
 
@@ -243,11 +244,13 @@ def test_reconnect_in_asyncio() -> None:
 
 
 @contextlib.contextmanager
-def healing(port: int, **settings: Any) -> Iterator[tuple[igtl.ReconnectingLink, list[str]]]:
+def healing(
+    port: int, host: str = "127.0.0.1", **settings: Any
+) -> Iterator[tuple[igtl.ReconnectingLink, list[str]]]:
     settings.setdefault("max_age", None)  # tests of what is kept: old poses too
     events: list[str] = []
     with igtl.connect(
-        "127.0.0.1", port, reconnect=QUICK, on_event=lambda e: events.append(e.kind), **settings
+        host, port, reconnect=QUICK, on_event=lambda e: events.append(e.kind), **settings
     ) as link:
         yield link, events
     assert not [t for t in threading.enumerate() if t.name == "igtl reconnect"]
@@ -313,21 +316,24 @@ def test_what_is_queued_is_of_version_1_until_the_peer_has_shown_2() -> None:
 class Stalled:
     """A peer that takes nothing until it is told to read."""
 
-    def __init__(self, port: int, files: Any = None) -> None:
+    def __init__(self, port: int, files: Any = None, *, websocket: bool = False) -> None:
         self.context = None if files is None else igtl.tls.server(files.server)
+        self.websocket = websocket
         self.listener = socket.create_server(("127.0.0.1", port))
         self.protocol = igtl.Protocol()
 
-    def accept(self) -> socket.socket:
+    def accept(self) -> Any:
         self.listener.settimeout(20)
         sock, _ = self.listener.accept()
         sock.settimeout(20)
+        self.protocol = igtl.Protocol()
+        if self.websocket:
+            return RawWebSocket(sock, server=True)
         if self.context is not None:
             sock = self.context.wrap_socket(sock, server_side=True)
-        self.protocol = igtl.Protocol()
         return sock
 
-    def read(self, sock: socket.socket, count: int) -> list[Any]:
+    def read(self, sock: Any, count: int) -> list[Any]:
         got: list[Any] = []
         while len(got) < count:
             data = sock.recv(1 << 20)
@@ -347,7 +353,7 @@ def picture(k: int) -> igtl.Image:
     return igtl.Image(np.full((1, 1000, 1000), k, np.uint8), device_name=f"I{k}")
 
 
-@pytest.fixture(params=["tcp", "tls"])
+@pytest.fixture(params=["tcp", "tls", *WEBSOCKETS[:1]])
 def stalled(request: pytest.FixtureRequest, tmp_path: Any) -> Iterator[tuple[Stalled, Any]]:
     """A peer, and a healing link to it whose sender has little patience."""
     files = context = None
@@ -358,7 +364,12 @@ def stalled(request: pytest.FixtureRequest, tmp_path: Any) -> Iterator[tuple[Sta
         context = igtl.tls.client(files.ca)
     port = free_port()
     # the listener ends first: a link that is connecting to it would not end at once
-    with healing(port, ssl=context) as (link, _), Stalled(port, files) as peer:
+    websocket = request.param == "ws"
+    host = "ws://127.0.0.1" if websocket else "127.0.0.1"
+    with (
+        healing(port, host, ssl=context) as (link, _),
+        Stalled(port, files, websocket=websocket) as peer,
+    ):
         yield peer, link
 
 
@@ -682,6 +693,37 @@ def test_hello_latched_messages_and_streams_are_renewed() -> None:
         assert len(got) == 6
         with pytest.raises(TimeoutError):
             link.recv(timeout=0.02)  # no RTS_TDATA is left over
+
+
+def test_what_is_latched_while_the_peer_is_away_comes_once_and_in_order() -> None:
+    port = free_port()
+    with healing(port) as (link, _):
+        for k in (1, 2):
+            link.send(transform("Reference", k), latch=True)
+        link.send(transform("Other", 3), latch=True)
+        link.send(igtl.Image(np.zeros((1, 2, 2), np.uint8), device_name="I"), latch=True)
+        link.send(transform("Reference", 4))
+        link.send(igtl.Status.ok("end"))
+
+        def what_comes() -> list[Any]:
+            with one_client(port) as peer:
+                if turn:
+                    until(lambda: link.connected)
+                    link.send(igtl.Status.ok("end"))
+                got = []
+                while len(got) < (6, 4)[turn]:
+                    m = peer.recv(timeout=5)
+                    got.append((m.device_name, m.position[0] if m.type_name == "TRANSFORM" else 0))
+                with pytest.raises(TimeoutError):
+                    peer.recv(timeout=0.05)
+                return sorted(got, key=lambda one: one[0])
+
+        turn = 0
+        pairs = [("Reference", 1), ("Reference", 2), ("Reference", 4)]
+        assert what_comes() == [("", 0), ("I", 0), ("Other", 3), *pairs]
+        turn = 1  # what was latched, each once
+        assert what_comes() == [("", 0), ("I", 0), ("Other", 3), ("Reference", 2)]
+    assert link.stats.dropped == {}
 
 
 def test_metadata_while_the_version_is_not_known() -> None:

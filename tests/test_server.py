@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -145,8 +146,9 @@ def test_broadcast_send_to_and_disconnect(kind: str) -> None:
         assert 0 <= peer.uptime < 60
         assert peer.connected_at == pytest.approx(time.time(), abs=60)
         server.disconnect(2)
+        assert [p.id for p in server.clients] == [1, 3, 4, 5]
+        assert server.gone == {"disconnected": 1}
         assert list(links[1]) == []
-        until(lambda: len(server.clients) == 4)
         with pytest.raises(KeyError):
             server.send_to(2, transform())
         for link in (links[0], links[2], links[3], links[4]):
@@ -195,6 +197,46 @@ def test_handlers_in_order_by_type_and_device(kind: str) -> None:
             ("string", str(k), 1),
             ("any", "STRING", 1),
         ]
+
+
+@pytest.mark.parametrize("whom", ["itself", "another"])
+def test_a_handler_disconnects_a_client(kind: str, whom: str) -> None:
+    """Neither waits for the handlers of that client, which wait for this one."""
+    events: SimpleQueue[Any] = SimpleQueue()
+    with serving(kind, max_clients=2) as server:
+        server.on_disconnect(lambda peer: events.put(("left", peer.id)))
+
+        def listed() -> tuple[str, list[int]]:
+            return "listed", [one.id for one in server.clients]
+
+        if kind == "sync":
+
+            @server.on(igtl.Transform)
+            def _(message: Any, peer: Any) -> None:
+                for link in links:
+                    link.send(igtl.Status.ok())  # which waits behind this handler
+                server.disconnect(peer.id if whom == "itself" else 3 - peer.id)
+                events.put(listed())
+
+        else:
+
+            @server.on(igtl.Transform)
+            async def _(message: Any, peer: Any) -> None:
+                await (peer if whom == "itself" else server.server.peers[3 - peer.id]).disconnect()
+                events.put(listed())
+
+        with igtl.connect(port=server.port) as a, igtl.connect(port=server.port) as b:
+            links = [a, b]
+            until(lambda: len(server.clients) == 2)
+            gone = 1 if whom == "itself" else 2
+            a.send(transform())
+            both = dict(events.get(timeout=10) for _ in range(2))
+            assert both == {"listed": [3 - gone], "left": gone}
+            assert list(links[gone - 1]) == []
+            with igtl.connect(port=server.port) as c:  # there is room again
+                server.broadcast(transform("new"), latch=True)
+                assert c.recv(timeout=10).device_name == "new"
+            assert server.gone["disconnected"] == 1
 
 
 def test_connect_and_disconnect_handlers(kind: str) -> None:

@@ -22,7 +22,7 @@ from igtl.session.packed import Packed
 from igtl.session.requests import Exchange, Selection
 from igtl.session.session import UNDECIDED, Session
 from igtl.session.tls import TLSLayer
-from tests.links import pair
+from tests.links import WEBSOCKETS, pair
 from tests.wire import transform
 
 
@@ -269,7 +269,7 @@ def test_a_wrong_option_is_told_at_the_call() -> None:
 # ---- what a program that is slow meets -------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["pipe", "tcp", "tls", "aio"])
+@pytest.mark.parametrize("kind", ["pipe", "tcp", "tls", "aio", *WEBSOCKETS])
 def test_latest_of_a_link(kind: str) -> None:
     with pair(kind) as (a, b):
         for k in range(50):

@@ -438,6 +438,20 @@ def test_monitor(devices: simulate.Simulator) -> None:
 
 
 @processes
+def test_monitor_asks_for_the_clock(devices: simulate.Simulator) -> None:
+    told = run("monitor", f":{devices.port}", "-s", "2.5", "--json", "--clock", "-d", "Probe*")
+    assert re.search("the clock of the peer is .* the one here", told.stderr)
+    state = json.loads(told.stdout.splitlines()[-1])
+    assert state["clock"]["known"]
+    assert abs(state["clock"]["offset"]) <= state["clock"]["uncertainty"]
+    (delay,) = {s["delay"] for s in state["streams"] if s["device_name"] == "ProbeToTracker"}
+    assert -state["clock"]["uncertainty"] <= delay < 5
+    shown = run("monitor", f":{devices.port}", "-s", "1.5", "--clock", "-d", "Probe*")
+    assert "delay" in shown.stdout
+    assert "the clock of the peer is" in shown.stdout
+
+
+@processes
 def test_monitor_counts_gaps_and_wrong_crcs(here: igtl.Listener) -> None:
     with running("monitor", f":{here.port}", "--json", "-s", "2.2", serves=False) as command:
         with here.accept(timeout=20) as link:

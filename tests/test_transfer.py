@@ -12,7 +12,7 @@ import pytest
 import igtl
 import igtl.aio
 from igtl.tools.transfer import KEY, Assembler, Upload
-from tests.links import Aio, pair
+from tests.links import WEBSOCKETS, Aio, pair
 
 RNG = np.random.default_rng(9)
 MATRIX = np.array([[0, -0.5, 0, 10], [0.5, 0, 0, 20], [0, 0, 2, 30], [0, 0, 0, 1.0]])
@@ -75,7 +75,7 @@ def raise_version(a: Any, b: Any) -> None:
         other.recv(igtl.Status, timeout=5)
 
 
-@pytest.mark.parametrize("kind", ["pipe", "tcp", "tls", "aio"])
+@pytest.mark.parametrize("kind", ["pipe", "tcp", "tls", "aio", *WEBSOCKETS[:1]])
 def test_confirmed_transfer(kind: str) -> None:
     image = volume(metadata={"Modality": "CT"})
     with pair(kind) as (a, b):

@@ -110,6 +110,33 @@ def test_the_table_says_rates_losses_and_what_is_stale() -> None:
     assert table["links"] == ["ProbeToTracker"]
 
 
+def test_delays_by_the_clock_of_the_sender() -> None:
+    now = 0.0
+    feed, clock = Feed(clock=lambda: now), igtl.Clock(resolution=0)
+
+    def take(count: int) -> tuple[float, list[str]]:
+        nonlocal now
+        for _ in range(count):
+            now += 0.5  # so that the table is made anew
+            stamp = 1000.2 + now - 3  # it is 3 s behind, and the network takes 0.2 s
+            tools = igtl.TrackingData(
+                [igtl.Tool("A", matrix=np.eye(3, 4))], device_name="T", timestamp=stamp
+            )
+            feed.take(tools, received=1000.4 + now, clock=clock)
+        rows = feed.table()["rows"]
+        assert len({row[6] for row in rows}) == 1
+        return rows[0][6], feed.table()["problems"]
+
+    delay, problems = take(6)
+    assert delay == pytest.approx(3200)
+    assert any("behind ours" in text for text in problems)
+    for sent in (1001.0, 1001.3, 1001.6):
+        clock.add(sent, sent - 3 + 0.0005, sent + 0.001)
+    delay, problems = take(1)
+    assert delay == pytest.approx(200, abs=0.5)
+    assert not any("behind ours" in text for text in problems)
+
+
 def test_words_hide_patients() -> None:
     info = igtl.ImageInfo("CT", "CT", modality="CT", patient_name="Jane Doe", patient_id="4711")
     meta = igtl.ImageMeta([info], device_name="PACS")

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,9 @@ import pytest
 import igtl
 import igtl.aio
 from igtl.addresses import websocket_address
+from igtl.aio.dialing import open_dialing
 from igtl.log import named
+from igtl.options import ServerOptions
 from igtl.session.layers import Layer, Stack
 from igtl.session.tls import TLSLayer
 from igtl.session.websocket import by_client, by_server
@@ -34,6 +37,7 @@ from tests.wire import transform
 websockets = pytest.importorskip("websockets", reason="websockets is not installed")
 
 from websockets.exceptions import (  # noqa: E402
+    ConnectionClosed,
     ConnectionClosedOK,
     InvalidStatus,
 )
@@ -349,13 +353,50 @@ def test_wrong_frames_close_with_a_code(echo: igtl.Server, frame: bytes, code: i
     assert echo.gone.keys() & {"closed"} == set()
 
 
+@pytest.mark.parametrize(
+    "settings", [{}, {"drain": True}, {"reconnect": igtl.Backoff(attempts=3)}, {"aio": True}],
+    ids=["plain", "drained", "healing", "aio"],
+)  # fmt: skip
+def test_a_client_says_that_a_message_is_too_large(settings: dict[str, Any]) -> None:
+    closed: SimpleQueue[Any] = SimpleQueue()
+
+    def handler(server: Any) -> None:
+        server.send(LARGE.pack())
+        try:
+            server.recv(10)
+        except ConnectionClosed as error:
+            closed.put(error.rcvd)
+
+    async def receive(at: str) -> None:
+        async with await igtl.aio.connect(at, max_size=1000) as link:
+            await link.recv(timeout=10)
+
+    with serve(handler, "127.0.0.1", 0, compression=None) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        at = f"ws://127.0.0.1:{server.socket.getsockname()[1]}"
+        with pytest.raises(
+            (igtl.MessageTooLarge, igtl.ConnectionClosed), match="exceeds the limit"
+        ):
+            if settings.pop("aio", False):
+                asyncio.run(receive(at))
+            else:
+                with igtl.connect(at, max_size=1000, **settings) as link:
+                    link.recv(timeout=10)
+        assert closed.get(timeout=10).code == 1009
+        server.shutdown()
+        thread.join()
+
+
 def test_a_length_is_not_believed() -> None:
     """Nothing is kept for a frame that only announces itself; the message in it is bounded."""
     with igtl.serve("ws://127.0.0.1", 0, max_size=1000, message_timeout=0.2) as server:
         with Bare(server.port) as bare:
             bare.send(b"\x82\xff" + struct.pack(">Q", 1 << 60) + bytes(4) + LARGE.pack()[:58])
-            first, _ = bare.frame()
-            assert first in (0x88, 0)
+            first, data = bare.frame()
+            assert first == 0x88
+            assert struct.unpack(">H", data[:2]) == (1009,)
+            assert data[2:] == b"message of 1400130 bytes exceeds the limit of 1000"
         until(lambda: server.gone == {"MessageTooLarge": 1})
         with Bare(server.port) as bare:  # a message that does not go on, within a frame
             bare.send(b"\x82\xfe" + struct.pack(">H", 200) + bytes(4) + transform().pack()[:58])
@@ -573,10 +614,12 @@ def test_the_command_line(echo: igtl.Server) -> None:
     assert done.returncode == 0, done.stderr
     assert "here" in done.stdout
     done = subprocess.run(
-        [sys.executable, "-m", "igtl", "doctor", url(echo)],
+        [sys.executable, "-m", "igtl", "doctor", url(echo), "-s", "1.5"],
         capture_output=True, text=True, timeout=60,
     )  # fmt: skip
-    assert (done.returncode, "no WebSocket" in done.stderr) == (2, True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "It is a WebSocket at /." in done.stdout
+    assert "here" in done.stdout
 
 
 PAGE = """
@@ -607,3 +650,43 @@ def test_a_page_in_a_browser() -> None:
             found = page.evaluate(PAGE.replace("WIRE", "[]"), url(closed))
             assert (found["got"], found["code"]) == ([], 1006)
             until(lambda: closed.refused == {"websocket": 1})
+
+
+# ---- a server that opens its connection itself --------------------------------------------------
+
+
+@pytest.mark.parametrize("secure", [False, True], ids=["ws", "wss"])
+def test_dialing(secure: bool) -> None:
+    server_context, client_context = contexts()
+    scheme, settings = ("wss", {"ssl": server_context}) if secure else ("ws", {})
+    arrived: SimpleQueue[Any] = SimpleQueue()
+    with igtl.serve(f"{scheme}://127.0.0.1/igtl", 0, start=False, **settings) as server:
+        server.on(igtl.Transform)(lambda message, peer: arrived.put(message))
+        server.start()
+
+        async def main() -> int:
+            options = ServerOptions.of({"ssl": client_context if secure else None, "version": 2})
+            at = f"{scheme}://127.0.0.1:{server.port}/igtl"
+            async with await open_dialing((at, 0), options, igtl.Backoff(0.01, 0.1), True) as mine:
+                while not mine.clients:
+                    await asyncio.sleep(0.005)
+                await mine.broadcast(transform("There", 4))
+                reply = await mine.clients[0].query(igtl.GetStatus(device_name="S"))
+                return int(reply.code)
+
+        assert asyncio.run(asyncio.wait_for(main(), 20)) == 1
+        assert arrived.get(timeout=10).device_name == "There"
+
+
+def test_dialing_refuses_what_can_never_be() -> None:
+    async def dial(host: str, **settings: Any) -> None:
+        await open_dialing((host, 18944), ServerOptions.of(settings), igtl.Backoff(), False)
+
+    for host, reason in (
+        ("127.0.0.1", "ssl is for connections that are accepted, and for wss://"),
+        ("ws://127.0.0.1", "ssl is for connections that are accepted, and for wss://"),
+    ):
+        with pytest.raises(ValueError, match=reason):
+            asyncio.run(dial(host, ssl=contexts()[1]))
+    with pytest.raises(ValueError, match="no user"):
+        asyncio.run(dial("ws://me@127.0.0.1"))

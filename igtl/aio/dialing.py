@@ -4,12 +4,15 @@ has all that a client of a server has: handlers, providers, commands, latched me
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 
+from igtl.addresses import of_tcp, websocket_address
 from igtl.aio.answers import Runner
 from igtl.aio.peer import Peer
 from igtl.aio.server import Server
-from igtl.options import ServerOptions
+from igtl.options import ConnectOptions, ServerOptions
 from igtl.session.backoff import Backoff, Supervisor
+from igtl.session.facade import client_layer
 
 _OPEN = 5.0  # seconds to connect
 
@@ -18,12 +21,17 @@ class Dialing(Server):
     """Connects again and again, and serves whatever it finds there.
 
     Args:
-        address: host and port of the peer.
-        options: as of a server; `ssl` and what is for accepting has no meaning here.
+        address: host and port of the peer; "ws://host:port/path" and "wss://…" are WebSockets.
+        options: as of a server; what is for accepting has no meaning here. `ssl` is the context of
+            a client, for wss:// only; default: one that trusts the authorities of the system.
         backoff: how long to wait between two tries. Without a number of attempts it goes on, even
             where another program than was expected answers.
 
     Attributes: see `Server`.
+
+    Raises:
+        ValueError: the address cannot be understood, or does not fit `ssl`.
+        MissingExtra: it is a WebSocket, and the package for that is not installed.
     """
 
     def __init__(
@@ -33,9 +41,12 @@ class Dialing(Server):
         backoff: Backoff,
         runner: Runner | None = None,
     ) -> None:
-        if options.ssl is not None:
-            raise ValueError("ssl is for connections that are accepted")
+        url = websocket_address(*address)
+        if options.ssl is not None and (url is None or not url.secure):
+            raise ValueError("ssl is for connections that are accepted, and for wss://")
         super().__init__(options, runner)
+        self._new_layer = partial(client_layer, ConnectOptions.of({"ssl": options.ssl}), *address)
+        self._new_layer()  # tells now what can never be
         self._address = address
         self._backoff = backoff
         self._started = False
@@ -86,9 +97,11 @@ class Dialing(Server):
         connection = self._new_connection(self._address)
         connection.resets = True
         self._over.clear()
+        loop, (host, port) = asyncio.get_running_loop(), of_tcp(*self._address)
         async with asyncio.timeout(_OPEN):
-            await asyncio.get_running_loop().create_connection(lambda: connection, *self._address)
-        self._arrived(connection)
+            await loop.create_connection(lambda: connection, host, port)
+            await connection.handshake(None)
+        self._welcome(connection)
         return self.clients[-1]
 
     async def _serve(self, peer: Peer) -> None:

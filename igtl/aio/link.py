@@ -34,6 +34,7 @@ from igtl.options import (
     QueueOptions,
     seconds,
 )  # fmt: skip
+from igtl.session.clock import Clock, Measuring
 from igtl.session.facade import (
     LinkBase,
     PairsOf,
@@ -80,6 +81,21 @@ class Asking:
         exchange = Exchange(command)
         reply: CommandReply = exchange.result(await self.request(exchange, timeout))
         return reply
+
+    async def clock(
+        self,
+        samples: int = 8,
+        *,
+        timeout: float | None = 5.0,
+        update: Clock | None = None,
+        device_name: str | None = None,
+    ) -> Clock:
+        """Measure the peer's clock; see `igtl.Link.clock`."""
+        measuring = Measuring(samples, timeout, update, device_name)
+        for pause in measuring:
+            await asyncio.sleep(pause)
+            measuring.add(await self.request(measuring.exchange(), measuring.left()))
+        return measuring.clock
 
 
 class Link(LinkBase, Asking):
@@ -508,8 +524,11 @@ async def pipe(**settings: Unpack[AioConnectSettings]) -> tuple[Link, Link]:
 
     Args:
         settings: of both, see `igtl.options.AioConnectOptions`.
+
+    Raises:
+        TypeError: an option is for connections only (`keepalive`, `sock`, `ssl`, `hello`, …).
     """
-    options = AioConnectOptions.of({"version": 2, **settings})
+    options = AioConnectOptions.of({"version": 2, **settings}).for_pipe()
     ends = []
     for sock, name in zip(socket.socketpair(), ("pipe b", "pipe a"), strict=True):
         connection = Connection(new_session(options, options, peer=name))

@@ -42,6 +42,7 @@ class Peer(LinkBase, Asking):
         connection: Connection,
         number: int,
         limits: Mapping[Limit, int],
+        left: Callable[[Peer], None],
     ) -> None:
         super().__init__(connection)
         self.id = number
@@ -52,6 +53,7 @@ class Peer(LinkBase, Asking):
         self._since = time.monotonic()
         self._handle = handle
         self._limits = limits
+        self._left = left  # takes it out of the clients
         self._work: dict[Limit, dict[asyncio.Task[None], Any]] = {kind: {} for kind in limits}
         self._wake = asyncio.Event()
         connection.drains = True
@@ -89,9 +91,11 @@ class Peer(LinkBase, Asking):
         return await self.connection.ask(exchange, seconds("timeout", timeout), send)
 
     async def disconnect(self) -> None:
-        """Send what is queued for it, then close."""
+        """Send what is queued for it, then close; then it is none of the server's clients. A
+        handler may call it, for its own client too, which it does not wait for."""
         self.gone = self.gone or "disconnected"
         await self.connection.finish(_LEAVE, discard=False)
+        self._left(self)
 
     # -- what arrives
 

@@ -183,7 +183,12 @@ class Server(Answers):
         await self.peers[client].send(message, crc=crc)
 
     async def disconnect(self, client: int) -> None:
-        """Send what is queued for the client with this id, then close it."""
+        """Send what is queued for the client with this id, then close it; then it is not in
+        `clients`. A handler may call it.
+
+        Raises:
+            KeyError: there is none.
+        """
         await self.peers[client].disconnect()
 
     async def shutdown(self, *, timeout: float | None = 5.0) -> None:
@@ -288,6 +293,7 @@ class Server(Answers):
                 "max_commands": options.max_commands,
                 "max_streams": options.max_streams,
             },
+            self._left,
         )  # fmt: skip
         self.peers[peer.id] = peer
         log(logging.INFO, "%s connected", peer.peer, peer=peer.peer)
@@ -309,13 +315,17 @@ class Server(Answers):
             try:
                 await peer.connection.finish(0.5)
             finally:
-                self.gone[peer.gone] += 1
-                del self.peers[peer.id]  # a connection counts until it is closed
+                self._left(peer)  # a connection counts until it is closed
             log(logging.INFO, "%s is gone: %s", peer.peer, peer.close_reason,
                 peer=peer.peer, cause=peer.gone)  # fmt: skip
             for handler in self._disconnected:
                 await self.guarded(peer, handler, peer)
             peer.facade = None  # which refers to it
+
+    def _left(self, peer: Peer) -> None:
+        """The connection of a client is closed; its handlers may go on for a while."""
+        if self.peers.pop(peer.id, None) is not None:
+            self.gone[peer.gone] += 1
 
     async def _watch(self) -> None:
         """Look for clients that take nothing, or say nothing, for too long."""

@@ -21,7 +21,7 @@ from typing import Any, cast
 
 from igtl._core import Frame
 from igtl.codec.message import Message
-from igtl.errors import ConnectionClosed
+from igtl.errors import ConnectionClosed, ProtocolError
 from igtl.log import log
 from igtl.net.sockets import address_of, tune, unsent
 from igtl.session.compress import CompressingProtocol
@@ -606,7 +606,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def _send_closing(self) -> None:
         if self.layer is not None:
-            self.layer.prepare_close()
+            self.layer.prepare_close(self.session.close_reason)
             self._send_layer()
 
     async def _until(self, ready: Callable[[], bool], discard: bool) -> None:
@@ -630,4 +630,6 @@ class Connection(asyncio.BufferedProtocol):
     def abort(self) -> None:
         """Cut it at once."""
         if hasattr(self, "transport") and not self._lost.done():
+            if isinstance(self.session.close_reason, ProtocolError):
+                self._send_closing()  # it tells the peer why
             self.transport.abort()

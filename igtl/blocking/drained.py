@@ -23,7 +23,7 @@ from igtl._core import Frame
 from igtl.blocking.link import Answer, Link
 from igtl.blocking.transport import SocketTransport
 from igtl.codec.message import Message
-from igtl.errors import ConnectionClosed
+from igtl.errors import ConnectionClosed, ProtocolError
 from igtl.messages.queries import Stop
 from igtl.net.sockets import LINGER, broken, finish
 from igtl.options import LinkOptions, QueueOptions
@@ -132,7 +132,7 @@ class Channel:
         if self._layer is None or self._encrypted:
             return
         with contextlib.suppress(OSError, ValueError):
-            self._layer.prepare_close()
+            self._layer.prepare_close(self.session.close_reason)
             self.sock.send(self._layer.outgoing())
 
     def close(self) -> None:
@@ -294,8 +294,9 @@ class Pump:
             self.session.close()
             channel, self.channel = self.channel, None
             finishing = channel if linger and self.session.close_reason is None else None
-            if finishing is not None:  # with the lock: the thread may still read what has come
-                finishing.send_closing()
+            reason = self.session.close_reason
+            if channel is not None and (finishing is not None or isinstance(reason, ProtocolError)):
+                channel.send_closing()  # with the lock: the thread may still read what has come
             self.changed.notify_all()
         self.wake()
         if finishing is not None:

@@ -185,7 +185,10 @@ class Supervised(Pump):
             for start, done in self.streams:
                 self._ask(session, start, done)
                 session.greeting.append(session.pack(start))
-            session.greeting.extend(self.latched.values())
+            # one that waits in the outbox leaves from there, in its order, and once
+            session.greeting.extend(
+                packed for packed in self.latched.values() if not self._outbox.holds(packed)
+            )
             self.attach(channel)
             self.flush()
             return list(self._on_connect)
@@ -206,6 +209,8 @@ class Supervised(Pump):
             packed = session.take_back()
             if packed is not None and not self.closed and packed not in self.latched.values():
                 self._outbox.put_back(packed, packed.size, packed.stream)
+            if isinstance(reason, ProtocolError):
+                channel.send_closing()  # it tells the peer why
             channel.close()
             if not self.closed:
                 self.channel = None

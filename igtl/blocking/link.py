@@ -25,6 +25,7 @@ from igtl.messages.general import Command, CommandReply
 from igtl.messages.queries import Get, Ready, Start
 from igtl.net.sockets import address_of, connected_socket, tune
 from igtl.options import ConnectOptions, LinkOptions, seconds
+from igtl.session.clock import Clock, Measuring
 from igtl.session.compress import CompressingProtocol
 from igtl.session.facade import (
     LinkBase,
@@ -93,6 +94,37 @@ class Asking:
         exchange = Exchange(command)
         reply: CommandReply = exchange.result(self.request(exchange, timeout))
         return reply
+
+    def clock(
+        self,
+        samples: int = 8,
+        *,
+        timeout: float | None = 5.0,
+        update: Clock | None = None,
+        device_name: str | None = None,
+    ) -> Clock:
+        """Measure the peer's clock, as NTP does: the peer stamps its answers to GET_STATUS. The
+        servers of igtl do, and programs of the official library that set the time stamp; PLUS
+        writes 0. Never ask 3D Slicer: it crashes.
+
+        Args:
+            samples: exchanges, 20 ms apart.
+            timeout: seconds for all of them; None waits without end.
+            update: a clock that was measured before: these exchanges are added to it, and it is
+                returned. Exchanges over a minute or more tell the drift.
+            device_name: whose status is asked for. Default: a name that no other STATUS has.
+                A peer that answers for its own devices only wants one of them, or "".
+
+        Raises:
+            ClockUnknown: the peer sets no time stamp, or one that is not its clock; see `.reason`.
+            TimeoutError: no answer came in time.
+            ConnectionClosed: the link is closed.
+        """
+        measuring = Measuring(samples, timeout, update, device_name)
+        for pause in measuring:
+            time.sleep(pause)
+            measuring.add(self.request(measuring.exchange(), measuring.left()))
+        return measuring.clock
 
 
 class Link(LinkBase, Asking):

@@ -79,8 +79,11 @@ def pipe(**settings: Unpack[LinkSettings]) -> tuple[Link, Link]:
 
     Args:
         settings: of both, see `igtl.options.LinkOptions`.
+
+    Raises:
+        TypeError: an option is for connections only (`keepalive`, `sock`, `ssl`, `drain`).
     """
-    options = LinkOptions.of({"version": 2, **settings})
+    options = LinkOptions.of({"version": 2, **settings}).for_pipe("drain")
     ready = threading.Condition()
     a = MemoryTransport(new_session(options, peer="pipe b", local="pipe a"), ready)
     b = MemoryTransport(new_session(options, peer="pipe a", local="pipe b"), ready)

@@ -378,7 +378,8 @@ class Peer(Asking):
         return self._io.run(self._peer.request(exchange, timeout))
 
     def disconnect(self) -> None:
-        """Send what is queued for it, then close."""
+        """Send what is queued for it, then close; then it is none of the server's clients. A
+        handler may call it."""
         self._io.run(self._peer.disconnect())
 
     def __repr__(self) -> str:
@@ -491,7 +492,8 @@ class Server:
         self._threads.wrapped(self._server.peers[client]).send(message, crc=crc)
 
     def disconnect(self, client: int) -> None:
-        """Send what is queued for the client with this id, then close it.
+        """Send what is queued for the client with this id, then close it; then it is not in
+        `clients`. A handler may call it.
 
         Raises:
             KeyError: there is none.

@@ -14,6 +14,7 @@ import threading
 import time
 from typing import Protocol
 
+from igtl.errors import ProtocolError
 from igtl.net.sockets import DONTWAIT, Quiet, Waiter, broken, finish
 from igtl.session.layers import SCRATCH, Layer
 from igtl.session.protocol import Parts
@@ -280,14 +281,19 @@ class SocketTransport:
             return True
 
     def finish(self) -> None:
+        self._send_closing(_CLOSING)
+        finish(self.sock)
+
+    def _send_closing(self, patience: float, *, wait: bool = True) -> None:
         if self.layer is not None and self.layer.ready:
             with contextlib.suppress(OSError, ValueError):
                 with self._lock:
-                    self.layer.prepare_close()
-                self._flush(_CLOSING)
-        finish(self.sock)
+                    self.layer.prepare_close(self.session.close_reason)
+                self._flush(patience, wait=wait)
 
     def shutdown(self) -> None:
+        if isinstance(self.session.close_reason, ProtocolError):
+            self._send_closing(0.0, wait=False)  # it tells the peer why
         with contextlib.suppress(OSError):  # the peer was faster
             self.sock.shutdown(socket.SHUT_RDWR)
 

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from igtl.addresses import websocket_address
 from igtl.cli import FAILED, UNREACHABLE
 from igtl.cli.arguments import Address, Connection, connection
+from igtl.cli.clock import option as clock_option
 from igtl.cli.tables import counted, table
 from igtl.cli.terminal import console as terminal
 from igtl.cli.terminal import echo, styled
@@ -32,6 +32,7 @@ _AWAY = ("host", "refused", "unreachable", "no client", "address")
 @click.option("-d", "--device", "device_name", default="*", help="The device name you wait for.")
 @click.option("--listen", is_flag=True, help="Be the server: wait at ADDRESS for one client.")
 @click.option("--json", "as_json", is_flag=True, help="The findings as a JSON object.")
+@clock_option
 @connection
 def command(
     address: tuple[str, int],
@@ -40,6 +41,7 @@ def command(
     device_name: str,
     listen: bool,
     as_json: bool,
+    ask_clock: bool,
     how: Connection,
 ) -> None:
     """Find out why nothing arrives: connect, listen for a while, and say what is likely wrong.
@@ -51,12 +53,15 @@ def command(
     It sends nothing that could harm a peer. Exits with 0 if all is well, 1 if something is wrong, 3
     if the peer cannot be reached.
     """
-    if websocket_address(*address) is not None:
-        raise click.UsageError("doctor examines what is at a TCP port, and no WebSocket")
-    diagnosis = examine(
-        *address, seconds=seconds, type_name=type_name, device_name=device_name, hello=how.hello,
-        ssl=how.context, listen=listen,
-    )  # fmt: skip
+    if ask_clock and listen:
+        raise click.UsageError("--clock is for a server: a client is not asked")
+    try:
+        diagnosis = examine(
+            *address, seconds=seconds, type_name=type_name, device_name=device_name,
+            hello=how.hello, ssl=how.context, listen=listen, ask_clock=ask_clock,
+        )  # fmt: skip
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
     if as_json:
         echo(json.dumps(diagnosis.to_dict()))
     else:
@@ -86,13 +91,19 @@ def _marked(level: str, text: str) -> Any:
     return grid
 
 
+def _shown(duration: float | None) -> str:
+    return "–" if duration is None else f"{1000 * duration:.1f}"
+
+
 def _table(diagnosis: Diagnosis, width: int) -> Table:
-    titles = ("device", "type", "number", "Hz", "jitter", "age", "offset", "bytes", "CRC")
+    known = diagnosis.clock.known
+    late, meaning = ("delay", "by the peer's clock") if known else ("offset", "clocks not compared")
+    titles = ("device", "type", "number", "Hz", "jitter", "age", late, "bytes", "CRC")
     rows = [
         (
             device, kind, str(seen.count), f"{seen.rate:.1f}", f"{1000 * seen.jitter:.2f}",
             f"{1000 * seen.age:.0f}",
-            "–" if seen.offset is None else f"{1000 * seen.offset:.1f}",
+            _shown(diagnosis.delay(seen) if known else seen.offset),
             f"{seen.bytes / max(1, seen.count):.0f}", counted(seen.wrong_crc),
         )
         for (kind, device), seen in sorted(
@@ -100,6 +111,8 @@ def _table(diagnosis: Diagnosis, width: int) -> Table:
         )
     ]  # fmt: skip
     out = table(titles, rows, left=2, width=width)
-    out.caption = "jitter, age, offset (arrival after time stamp) in ms; CRC: wrong ones"
+    out.caption = (
+        f"jitter, age, {late} (arrival after time stamp, {meaning}) in ms; CRC: wrong ones"
+    )
     out.caption_justify = "left"
     return out

@@ -14,6 +14,8 @@ import click
 import igtl
 from igtl.cli import UNREACHABLE, Failure
 from igtl.cli.arguments import Address, Selection, selecting
+from igtl.cli.clock import delay
+from igtl.cli.clock import option as clock_option
 from igtl.cli.sources import Source, receiving
 from igtl.cli.tables import Cell, counted, table
 from igtl.cli.terminal import console as terminal
@@ -125,6 +127,7 @@ class Watch:
     def rows(self) -> list[dict[str, Any]]:
         """The table, as JSON-able values."""
         stats = self.source.stats
+        clock = self.source.clock
         rows = []
         for key, stream in sorted(dict(stats.streams).items(), key=lambda item: item[0][::-1]):
             if not stream.received or not self._selection.takes(*key):
@@ -133,6 +136,7 @@ class Watch:
             rows.append({
                 "device_name": key[1], "type": key[0], "received": stream.received,
                 "bytes": stream.received_bytes, "rate": stream.rate, "jitter": stream.jitter,
+                **({} if clock is None else {"delay": delay(clock.clock, watched.last)}),
                 "gap": watched.gap(), "age": stream.age, "missing": watched.missing,
                 "wrong_crc": stream.crc_errors, "bad": sum(stream.lost.values()),
                 "value": watched.value(),
@@ -144,17 +148,20 @@ class Watch:
 @click.argument("address", type=Address(), default="localhost:18944")
 @click.option("-s", "--seconds", type=click.FloatRange(0, min_open=True), help="End after so long.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a second instead.")
+@clock_option
 @selecting
 @receiving
 def command(
     address: tuple[str, int],
     seconds: float | None,
     as_json: bool,
+    ask_clock: bool,
     selection: Selection,
     source: Callable[..., Source],
 ) -> None:
     """Watch the streams of a server: devices, types, rates, jitter, the greatest gap of late, age,
-    sizes, missing message ids, wrong CRCs, and the newest values.
+    sizes, missing message ids, wrong CRCs, and the newest values; with --clock the delay from time
+    stamp to arrival.
 
     ADDRESS is HOST:PORT, default localhost:18944. The server is connected to again when it comes
     back. Works over ssh; where standard output is no terminal it prints the last table only.
@@ -171,7 +178,9 @@ def command(
         if not drawing:
             say(text)
 
-    with source(address, end=end, heal=True, crc="warn", tell=tell) as incoming:
+    with source(
+        address, end=end, heal=True, crc="warn", tell=tell, ask_clock=ask_clock
+    ) as incoming:
         drawing = console.is_terminal and not as_json
         watch = Watch(incoming, selection)
         watch.start()
@@ -210,8 +219,10 @@ def _is_over(watch: Watch, end: float | None) -> bool:
 
 def _state(watch: Watch, news: list[str]) -> dict[str, Any]:
     stats = watch.source.stats
+    asked = watch.source.clock
+    clock = {} if asked is None else {"clock": {"text": asked.text, **asked.clock.to_dict()}}
     return {
-        "time": time.time(), "peer": named(watch.source.peer), "received": stats.received,
+        "time": time.time(), "peer": named(watch.source.peer), **clock, "received": stats.received,
         "bytes": stats.received_bytes, "errors": dict(stats.errors), "news": news[-1:],
         "streams": watch.rows(),
     }  # fmt: skip
@@ -233,7 +244,9 @@ def _screen(
     if news:
         parts.append(styled((news[-1], "yellow")))
     if watch.streams:
-        parts.append(_table(watch, console, rows=console.height - 7))
+        parts.append(
+            _table(watch, console, rows=console.height - (7 if watch.source.clock is None else 9))
+        )
     elif time.monotonic() - begun > 3:
         parts.append(
             styled((f"nothing has come yet; igtl doctor {named(address)} tells why", "yellow"))
@@ -241,10 +254,17 @@ def _screen(
     return Group(*parts)
 
 
+def _shown(delay: float | None) -> str:
+    return "–" if delay is None else f"{1000 * delay:.1f}"
+
+
 def _table(watch: Watch, console: Console, rows: int | None = None) -> Table:
     wide = ("count", "MB") if console.width >= 100 else ()
+    clock = watch.source.clock
+    late = () if clock is None else ("delay",)
+    gap = () if late and not wide else ("gap",)  # it would leave the values no place
     titles = (
-        "device", "type", "Hz", "jitter", "gap", "age", *wide, "missing", "CRC", "last value"
+        "device", "type", "Hz", "jitter", *gap, "age", *late, *wide, "missing", "CRC", "last value"
     )  # fmt: skip
     found = watch.rows()
     hidden = 0 if rows is None else max(0, len(found) - max(1, rows))
@@ -253,13 +273,18 @@ def _table(watch: Watch, console: Console, rows: int | None = None) -> Table:
         age = row["age"] or 0.0
         cells.append([
             row["device_name"], row["type"], f"{row['rate']:.1f}", f"{1000 * row['jitter']:.2f}",
-            f"{1000 * row['gap']:.0f}",
+            *(f"{1000 * row['gap']:.0f}" for _ in gap),
             (f"{1000 * age:.0f}", "green" if age < _STALE else "red"),
+            *(_shown(row["delay"]) for _ in late),
             *((str(row["received"]), f"{row['bytes'] / 1e6:.1f}") if wide else ()),
             counted(row["missing"]), counted(row["wrong_crc"]), row["value"],
         ])  # fmt: skip
     out = table(titles, cells, left=2, width=console.width, trim=True)
     more = f"{hidden} more streams; " if hidden else ""
-    out.caption = f"{more}jitter, greatest gap of late, age in ms; missing: message ids"
+    out.caption = (
+        f"{more}jitter, {'greatest gap of late, ' if gap else ''}age in ms; missing: message ids"
+    )
+    if clock is not None:
+        out.caption += f"\ndelay from time stamp to arrival in ms; {clock.text}"
     out.caption_justify = "left"
     return out

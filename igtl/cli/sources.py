@@ -14,6 +14,7 @@ import click
 import igtl
 from igtl.cli import UNREACHABLE, Failure
 from igtl.cli.arguments import Connection, connection
+from igtl.cli.clock import PeerClock
 from igtl.cli.terminal import say
 from igtl.log import named
 from igtl.peers.plus.selection import Select
@@ -32,6 +33,7 @@ class Source:
         address: of the server; with `listen` and `udp` our own.
         heal: go on when the connection is lost: connect again, or wait for the next client.
         select: what PLUS is asked for.
+        ask_clock: ask the server for its clock.
         limited: the caller was told when to end, so that a peer that ends before, even in order,
             is lost.
         tell: called with what happens to the connection.
@@ -41,6 +43,7 @@ class Source:
         peer: who sends.
         away: why the connection is lost, while `heal` makes it anew; "" while there is one.
         stats: counters of the link.
+        clock: the clock of the server, if it is to be asked.
     """
 
     def __init__(
@@ -54,6 +57,7 @@ class Source:
         select: Select | None = None,
         crc: igtl.CRCPolicy = "verify",
         end: float | None = None,
+        ask_clock: bool = False,
         heal: bool = False,
         limited: bool = False,
         tell: Callable[[str], None] = say,
@@ -73,6 +77,7 @@ class Source:
         self._limited = limited
         self._tell = tell
         self._bad = bad
+        self.clock = PeerClock(self._measure, tell) if ask_clock else None
         self._open = ExitStack()
         self._closing = False
         self._from: Any = None
@@ -92,6 +97,8 @@ class Source:
     def close(self) -> None:
         """Stop receiving, in whichever thread."""
         self._closing = True
+        if self.clock is not None:
+            self.clock.close()
         if self._from is not None:
             self._from.close()
         self._open.close()
@@ -124,6 +131,10 @@ class Source:
             link.send(_STARTS[self._start]())
         return link
 
+    def _measure(self, samples: int, update: igtl.Clock) -> igtl.Clock:
+        clock: igtl.Clock = self._from.clock(samples, update=update)
+        return clock
+
     def _accepted(self) -> igtl.Link:
         self._tell(f"waiting for a client on {named((self._listener.host, self._listener.port))}")
         link: igtl.Link = self._listener.accept(timeout=self._left())
@@ -138,6 +149,8 @@ class Source:
         reason = f": {event.error}" if event.error else ""
         news = f"{named(event.peer)} {event.kind}{reason}"
         self.away = "" if event.kind == "connected" else news
+        if self.clock is not None:
+            self.clock.changed()
         self._tell(news)
 
     def _goes_on(self, closed: igtl.ConnectionClosed) -> bool:
@@ -171,7 +184,10 @@ class Source:
     def messages(self) -> Iterator[igtl.Message]:
         """Each message, until the source ends or the time is up."""
         for found in self._each(lambda: self._from.recv(timeout=self._left())):
-            yield found[0] if self._udp else found
+            message = found[0] if self._udp else found
+            if self.clock is not None:
+                self.clock.saw(message)
+            yield message
 
     def frames(self) -> Iterator[tuple[igtl.Frame, Any]]:
         """Each message as it came, and from whom."""
@@ -221,6 +237,8 @@ def receiving(command: F) -> F:
             raise click.UsageError("--listen is for TCP")
         if names and (listen or udp):
             raise click.UsageError("--select is for a server")
+        if others.get("ask_clock") and (listen or udp):
+            raise click.UsageError("--clock is for a server: a client or datagrams are not asked")
         try:
             select = Select.of(names) if names else None
         except ValueError as error:

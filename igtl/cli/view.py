@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import click
@@ -12,6 +13,7 @@ import click
 import igtl
 from igtl.cli import Failure
 from igtl.cli.arguments import Address
+from igtl.cli.clock import option as clock_option
 from igtl.cli.sources import Source, receiving
 from igtl.cli.terminal import echo, say
 from igtl.log import named
@@ -57,6 +59,7 @@ class _What(click.ParamType):  # type: ignore[type-arg]
 @click.option("--page-cert", type=_EXISTING, help="Serve by HTTPS, with this certificate (PEM).")
 @click.option("--page-key", type=_EXISTING, help="Its key, if it is not in the same file.")
 @click.option("-s", "--seconds", type=click.FloatRange(0, min_open=True), help="End after so long.")
+@clock_option
 @receiving
 def command(
     sources: tuple[Path | tuple[str, int], ...],
@@ -71,6 +74,7 @@ def command(
     page_cert: Path | None,
     page_key: Path | None,
     seconds: float | None,
+    ask_clock: bool,
     source: Callable[..., Source],
 ) -> None:
     """See what servers send, or a recording, live in a browser: tools, images, volumes, meshes,
@@ -98,7 +102,7 @@ def command(
         for path in files:
             view.play(path, loop=loop)
         for address in addresses:
-            incoming = _source(source, address, view)
+            incoming = _source(partial(source, ask_clock=ask_clock), address, view)
             stack.callback(incoming.close)
             threading.Thread(
                 target=_receive, args=(incoming, address, view), name="igtl view", daemon=True
@@ -129,8 +133,9 @@ def _receive(incoming: Source, address: tuple[str, int], view: igtl.View) -> Non
     try:
         with incoming:
             view.watch(lambda: incoming.stats)
+            clock = incoming.clock
             for message in incoming.messages():
-                view.show(message)
+                view.show(message, clock=None if clock is None else clock.clock)
     except (igtl.IgtlError, OSError, click.ClickException) as error:
         text = error.message if isinstance(error, click.ClickException) else str(error)
         say(text)

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, MutableMapping
 from typing import TypeAlias
 
 from igtl._core import LARGEST_METADATA, Entries, decode_text, encode_text
+from igtl.errors import EncodeError
 
 Value: TypeAlias = str | bool | int | float | bytes | tuple[int, str | bytes]
 """What may be assigned: text, a number or bool (sent as text), bytes (sent as they are, labelled
@@ -14,10 +15,18 @@ UTF-8), or (IANA MIBenum, text or bytes)."""
 LARGEST = LARGEST_METADATA
 
 
-def _encoded(value: Value) -> tuple[int, bytes]:
+def _encoded(key: str, value: Value) -> tuple[int, bytes]:
     if isinstance(value, tuple):
         encoding, text = value
-        return encoding, encode_text(text, encoding)
+        if not isinstance(encoding, int):
+            raise TypeError(f"the encoding of {key!r} is a number (IANA MIBenum), not {encoding!r}")
+        if not 0 <= encoding <= 0xFFFF:
+            raise EncodeError("Metadata", key, f"the encoding {encoding} is outside 0..65535")
+        try:
+            return encoding, encode_text(text, encoding)
+        except UnicodeEncodeError as error:
+            reason = f"{text!r} has no bytes in {error.encoding}; UTF-8 is 106"
+            raise EncodeError("Metadata", key, reason) from None
     if isinstance(value, (bytes, bytearray, memoryview)):
         return 106, bytes(value)
     if isinstance(value, bool):
@@ -50,7 +59,7 @@ class Metadata(Entries, MutableMapping[str, str]):
     def __setitem__(self, key: str, value: Value) -> None:
         if not isinstance(key, str):
             raise TypeError(f"metadata keys are str, not {type(key).__name__}")
-        self._set(key, _encoded(value))
+        self._set(key, _encoded(key, value))
 
     def __delitem__(self, key: str) -> None:
         self._remove(key)

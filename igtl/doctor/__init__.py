@@ -1,6 +1,7 @@
 """Why nothing arrives: `examine` connects, listens, and says what is likely wrong.
 
-It sends nothing that could harm a peer: no request (3D Slicer ends on them), no header version 2
+It sends nothing that could harm a peer: no request unless the clock is asked for, and then only to
+a peer that sets time stamps (3D Slicer sets none, and crashes at requests); no header version 2
 unless it was asked for (an old library loses step), and to a peer that is silent one STATUS of
 version 1, which OpenIGTLink ignores, and on which web and TLS servers show what they are.
 """
@@ -13,8 +14,16 @@ from typing import TYPE_CHECKING
 from igtl.addresses import websocket_address
 from igtl.doctor.diagnosis import Diagnosis, Finding, Seen
 from igtl.doctor.judging import judge
-from igtl.doctor.reaching import accepted, by_tls, connected, speaks_tls
+from igtl.doctor.reaching import (
+    Connection,
+    accepted,
+    by_tls,
+    by_websocket,
+    connected,
+    speaks_tls,
+)  # fmt: skip
 from igtl.doctor.session import TLS, Session
+from igtl.extras import need
 from igtl.options import PORT
 
 if TYPE_CHECKING:
@@ -34,26 +43,42 @@ def examine(
     ssl: SSLContext | None = None,
     server_hostname: str | None = None,
     listen: bool = False,
+    ask_clock: bool = False,
 ) -> Diagnosis:
     """Connect to a server, listen for a while, and say what is likely wrong. Never raises for what
     it finds.
 
     Args:
-        host, port: of the server; with `listen` where to wait for a client.
+        host, port: of the server; with `listen` where to wait for a client. "ws://host:port/path"
+            and "wss://…" are WebSockets (`igtl[websocket]`).
         seconds: how long to listen.
         type_name, device_name: what you are waiting for (wildcards * and ?).
         hello: offer header version 2 first. Not to libraries before 3.0: they lose step.
         ssl: a context makes it TLS.
         server_hostname: name to check the certificate against; default host.
         listen: be the server, and wait for one client.
+        ask_clock: ask a server that sets time stamps for its clock, by GET_STATUS. Not 3D Slicer:
+            it crashes. A peer that sets no time stamps is not asked, as Slicer sets none.
 
     Raises:
-        ValueError: the host is a WebSocket, which it does not examine.
+        ValueError: a WebSocket is to be served, or does not fit `ssl`.
+        MissingExtra: the host is a WebSocket, and the package for that is not installed.
     """
-    if websocket_address(host, port) is not None:
-        raise ValueError("a WebSocket cannot be examined, only what is at a TCP port")
-    shown = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    diagnosis = Diagnosis(shown)
+    url = websocket_address(host, port)
+    if url is None:
+        diagnosis = Diagnosis(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+    else:
+        if listen:
+            raise ValueError("a WebSocket is examined as its client, not as its server")
+        if ssl is not None and not url.secure:
+            raise ValueError("ws:// has no TLS: ssl= is for wss://")
+        need("websockets", "websocket")
+        diagnosis = Diagnosis(str(url))
+        host, port = url.host, url.port
+        if url.secure and ssl is None:
+            from igtl.session import tls
+
+            ssl = tls.client()
 
     def session(hello: bool) -> Session | None:
         sock = (
@@ -61,10 +86,13 @@ def examine(
         )
         if sock is not None and ssl is not None:
             sock = by_tls(diagnosis, sock, ssl, server_hostname or host, listen)
-        if sock is None:
+        through: Connection | None = sock
+        if sock is not None and url is not None:
+            through = by_websocket(diagnosis, sock, url)
+        if through is None:
             return None
-        with contextlib.closing(sock):
-            found = Session(diagnosis, sock, seconds, hello)
+        with contextlib.closing(through):
+            found = Session(diagnosis, through, seconds, hello, ask_clock and not listen)
             found.run()
         return found
 
@@ -81,7 +109,7 @@ def examine(
             )  # fmt: skip
             first = again
     hung_up = first.closed_after is not None and first.probed and not first.bytes
-    if hung_up and ssl is None and not listen and speaks_tls(host, port):
+    if hung_up and ssl is None and url is None and not listen and speaks_tls(host, port):
         # OpenIGTLink ignores a STATUS; OpenSSL hangs up without a word at what is not TLS
         first.foreign = "tls", TLS
     judge(diagnosis, first, type_name, device_name)

@@ -12,6 +12,7 @@ from igtl.codec.formatting import printable
 from igtl.codec.message import Message
 from igtl.doctor.content import impossible, is_distorted
 from igtl.errors import CRCError, ProtocolError
+from igtl.session.clock import Clock
 
 Level = Literal["ok", "note", "problem"]
 
@@ -122,6 +123,8 @@ class Diagnosis:
         streams: what came, by (type, device name).
         versions: header versions that came.
         seconds: how long it listened.
+        clock: of the peer, if it was asked and can be known.
+        clock_failure: why it cannot be known, though it was asked; else "".
     """
 
     def __init__(self, address: str) -> None:
@@ -130,6 +133,15 @@ class Diagnosis:
         self.streams: dict[tuple[str, str], Seen] = {}
         self.versions: set[int] = set()
         self.seconds = 0.0
+        self.clock = Clock()
+        self.clock_failure = ""
+
+    def delay(self, seen: Seen) -> float | None:
+        """Median seconds from time stamp to arrival, by the clock of the peer; None if it is not
+        known, or no time stamp is set."""
+        if seen.offset is None or not self.clock.known:
+            return None
+        return seen.offset + self.clock.offset
 
     def found(self, level: Level, cause: str, text: str) -> None:
         self.findings.append(Finding(level, cause, printable(text)))
@@ -162,11 +174,13 @@ class Diagnosis:
             "cause": self.cause,
             "verdict": self.verdict,
             "header_versions": sorted(self.versions),
+            "clock": self.clock.to_dict(),
             "findings": [finding._asdict() for finding in self.findings],
             "streams": [
                 {
                     "type": kind, "device_name": device, "count": s.count, "bytes": s.bytes,
                     "rate": s.rate, "jitter": s.jitter, "age": s.age, "offset": s.offset,
+                    "delay": self.delay(s),
                     "wrong_crc": s.wrong_crc, "bad": s.bad,
                 }
                 for (kind, device), s in sorted(self.streams.items())

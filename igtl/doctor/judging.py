@@ -41,7 +41,7 @@ def judge(diagnosis: Diagnosis, session: Session, type_name: str, device_name: s
     if session.is_plus:
         _judge_plus(diagnosis, session, type_name, device_name)
     _judge_end(diagnosis, session)
-    _judge_clock(diagnosis)
+    _judge_clock(diagnosis, session)
 
 
 def _judge_silence(diagnosis: Diagnosis, session: Session) -> None:
@@ -229,7 +229,7 @@ def _judge_end(diagnosis: Diagnosis, session: Session) -> None:
         diagnosis.found("problem", "stopped", f"No more comes of {', '.join(stopped)}. {hint}")
 
 
-def _judge_clock(diagnosis: Diagnosis) -> None:
+def _judge_clock(diagnosis: Diagnosis, session: Session) -> None:
     for (kind, device), seen in sorted(diagnosis.streams.items()):
         if len(seen.stamps) == 1 < seen.repeated():
             diagnosis.found(
@@ -245,15 +245,26 @@ def _judge_clock(diagnosis: Diagnosis) -> None:
             )  # fmt: skip
     offsets = [s.offset for s in diagnosis.streams.values() if s.offset is not None]
     if not offsets:
-        diagnosis.found("note", "clock", "It sets no time stamps (3D Slicer never does).")
+        asked = ", so its clock cannot be known, and is not asked for" if session.ask_clock else ""
+        diagnosis.found("note", "clock", f"It sets no time stamps (3D Slicer never does){asked}.")
         return
     offset = statistics.median(offsets)
+    if diagnosis.clock.known:
+        diagnosis.found(
+            "ok", "clock",
+            f"{str(diagnosis.clock).capitalize()}. By it messages arrive "
+            f"{1000 * (offset + diagnosis.clock.offset):.1f} ms after their time stamps.",
+        )  # fmt: skip
+        return
+    if diagnosis.clock_failure:
+        diagnosis.found("note", "clock", f"Its clock cannot be known: {diagnosis.clock_failure}.")
     if abs(offset) > 1:
         way = "behind" if offset > 0 else "ahead of"
+        hint = "" if session.ask_clock else ", or the clock of the peer is asked for: --clock"
         diagnosis.found(
             "note", "clock",
             f"Its time stamps are {abs(offset):.1f} s {way} the clock here: latencies that are "
-            "computed from them mean nothing until the clocks are set by NTP.",
+            f"computed from them mean nothing until the clocks are set by NTP{hint}.",
         )  # fmt: skip
     else:
         diagnosis.found("ok", "clock", f"Arrivals are {1000 * offset:.1f} ms behind time stamps.")

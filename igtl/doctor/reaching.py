@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import socket
 import time
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
+from igtl.addresses import WebSocketAddress
 from igtl.doctor.diagnosis import Diagnosis
+from igtl.session.layers import SCRATCH, Layer
 
 if TYPE_CHECKING:
     from ssl import SSLContext
@@ -18,6 +20,15 @@ DROPPED: Final = (
     "them: the published port of a container, or a tunnel, whose program does not run, or listens "
     "on 127.0.0.1 inside."
 )
+
+
+class Connection(Protocol):
+    """What is asked of a connected socket, plain, by TLS or by WebSocket."""
+
+    def settimeout(self, value: float | None, /) -> None: ...
+    def recv(self, size: int, /) -> bytes: ...
+    def sendall(self, data: bytes, /) -> None: ...
+    def close(self) -> None: ...
 
 
 def connected(diagnosis: Diagnosis, host: str, port: int) -> socket.socket | None:
@@ -139,3 +150,60 @@ def by_tls(
     cipher = wrapped.cipher()
     diagnosis.found("ok", "tls", f"Encrypted: {wrapped.version()}, {cipher[0] if cipher else ''}.")
     return wrapped
+
+
+def by_websocket(
+    diagnosis: Diagnosis, sock: socket.socket, url: WebSocketAddress
+) -> Connection | None:
+    from igtl.session.websocket import by_client
+
+    sock.settimeout(5)
+    through = _Layered(sock, by_client(url))
+    try:
+        through.shake_hands()
+    except OSError as error:
+        sock.close()
+        text = "it does not answer the request" if isinstance(error, TimeoutError) else str(error)
+        diagnosis.found(
+            "problem", "websocket",
+            f"No WebSocket at {diagnosis.address}: {text}. Is the path right, and does it speak "
+            "WebSocket at all? A server of plain OpenIGTLink is at HOST:PORT, without ws://.",
+        )  # fmt: skip
+        return None
+    diagnosis.found("ok", "websocket", f"It is a WebSocket at {url.path}.")
+    return through
+
+
+class _Layered:
+    """A socket through a layer."""
+
+    def __init__(self, sock: socket.socket, layer: Layer) -> None:
+        self._sock = sock
+        self._layer = layer
+        self._buffer = memoryview(bytearray(SCRATCH))
+        self.settimeout = sock.settimeout
+        self.close = sock.close
+        layer.begin()
+
+    def shake_hands(self) -> None:
+        while not self._layer.ready:
+            self._take()
+            if self._layer.read_into(self._buffer[:0]) == 0:
+                raise ConnectionResetError("the peer hung up")
+
+    def _take(self) -> None:
+        if out := self._layer.outgoing():
+            self._sock.sendall(out)
+        if data := self._sock.recv(SCRATCH):
+            self._layer.feed(memoryview(data))
+        else:
+            self._layer.feed_eof()
+
+    def recv(self, size: int, /) -> bytes:
+        while (n := self._layer.read_into(self._buffer[:size])) is None:
+            self._take()
+        return bytes(self._buffer[:n])
+
+    def sendall(self, data: bytes, /) -> None:
+        self._layer.wrap(data)
+        self._sock.sendall(self._layer.outgoing())

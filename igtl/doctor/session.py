@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import re
-import socket
 import time
 from collections.abc import Iterator
 from typing import Final
@@ -12,12 +11,16 @@ from typing import Final
 from igtl._core import Frame
 from igtl.codec.message import Message
 from igtl.doctor.diagnosis import Diagnosis, Seen
-from igtl.errors import MessageTooLarge, ProtocolError, VersionError
+from igtl.doctor.reaching import Connection
+from igtl.errors import ClockUnknown, MessageTooLarge, ProtocolError, VersionError
 from igtl.messages.general import Status
 from igtl.messages.plus import TrackedFrame, tool_states
+from igtl.session.clock import Measuring
 from igtl.session.protocol import Protocol, hello_message
+from igtl.session.requests import Exchange
 
 _QUIET: Final = 1.0  # seconds of silence before the STATUS is sent
+_CLOCK_TIMEOUT: Final = 3.0
 _HEADER: Final = 58
 TLS: Final = "a TLS server: connect by TLS (--tls, or --ca with its authority)"
 _STARTS: Final = {
@@ -35,7 +38,12 @@ class Session:
     """One connection, listened to."""
 
     def __init__(
-        self, diagnosis: Diagnosis, sock: socket.socket, seconds: float, hello: bool
+        self,
+        diagnosis: Diagnosis,
+        sock: Connection,
+        seconds: float,
+        hello: bool,
+        ask_clock: bool = False,
     ) -> None:
         self.diagnosis = diagnosis
         self.hello = hello
@@ -53,6 +61,9 @@ class Session:
         self.statuses: dict[str, str] = {}  # of tools, as PLUS tells them
         self._sock = sock
         self._seconds = seconds
+        self.ask_clock = ask_clock
+        self._asked: Exchange | None = None  # for the clock, and not answered yet
+        self._reply: Message | None = None
         self._protocol = Protocol()
 
     def run(self) -> None:
@@ -71,9 +82,40 @@ class Session:
             if not self._receive(until - now):
                 self.closed_after = time.monotonic() - start
                 break
+        else:
+            self._measure_clock()
         self.diagnosis.seconds = time.monotonic() - start
         for seen in self.diagnosis.streams.values():
             seen.age = time.monotonic() - seen.arrivals[-1]
+
+    def _measure_clock(self) -> None:
+        """Ask for the clock, unless the peer sets no time stamps: then it may be 3D Slicer, which
+        crashes at a question."""
+        diagnosis = self.diagnosis
+        if not self.ask_clock or not any(seen.stamps for seen in diagnosis.streams.values()):
+            return
+        measuring = Measuring(8, _CLOCK_TIMEOUT, diagnosis.clock, None)
+        try:
+            for pause in measuring:
+                self._listen_until(time.monotonic() + pause)
+                self._reply, self._asked = None, measuring.exchange()
+                self._send(self._asked.request.pack(version=1))
+                self._listen_until(time.monotonic() + (measuring.left() or 0.0))
+                if self._reply is None:
+                    diagnosis.clock_failure = "it does not answer GET_STATUS"
+                    return
+                measuring.add(self._reply)
+        except ClockUnknown as error:
+            diagnosis.clock_failure = error.reason
+        finally:
+            self._asked = None
+
+    def _listen_until(self, end: float) -> None:
+        """Take what comes, until then or until the reply of an exchange has come."""
+        while self._reply is None or self._asked is None:
+            left = end - time.monotonic()
+            if left <= 0 or not self._receive(left):
+                return
 
     def _probe(self) -> None:
         """A STATUS that OpenIGTLink ignores; its empty lines make a web server answer."""
@@ -111,6 +153,8 @@ class Session:
             name = frame.device_name
             try:
                 found = frame.unpack()
+                if self._answers(found):
+                    continue
                 name = found.device_name  # may be longer than a header can hold
                 self._look_for_plus(found)
             except ProtocolError as error:
@@ -118,6 +162,14 @@ class Session:
             key = frame.type_name, name
             self.diagnosis.streams.setdefault(key, Seen()).add(frame, found, time.monotonic())
         self.pending = not self._protocol.at_boundary
+        return True
+
+    def _answers(self, message: Message) -> bool:
+        """Whether this is the reply of an exchange that waits."""
+        if self._asked is None or self._reply is not None or not self._asked.matches(message):
+            return False
+        message.received_monotonic = time.monotonic()
+        self._reply = message
         return True
 
     def _look_for_plus(self, message: Message) -> None:

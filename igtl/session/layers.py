@@ -50,8 +50,12 @@ class Layer(Protocol):
     def wrap(self, data: memoryview | bytes) -> None:
         """Take bytes of the session, for `outgoing`."""
 
-    def prepare_close(self) -> None:
-        """Prepare the message that says that this end sends nothing more."""
+    def prepare_close(self, reason: Exception | None = None) -> None:
+        """Prepare the message that says that this end sends nothing more.
+
+        Args:
+            reason: the error that ends the connection, if one does.
+        """
 
     def outgoing(self) -> bytes:
         """Bytes for the network."""
@@ -108,10 +112,10 @@ class Stack:
     def wrap(self, data: memoryview | bytes) -> None:
         self._upper.wrap(data)
 
-    def prepare_close(self) -> None:
-        self._upper.prepare_close()
+    def prepare_close(self, reason: Exception | None = None) -> None:
+        self._upper.prepare_close(reason)
         self._descend()
-        self._lower.prepare_close()
+        self._lower.prepare_close(reason)
 
     def outgoing(self) -> bytes:
         self._descend()

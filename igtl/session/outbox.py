@@ -137,6 +137,12 @@ class Outbox(Generic[T]):
                     self._pop(lane)
                     return
 
+    def holds(self, item: T) -> bool:
+        """Whether this very item waits."""
+        return any(
+            entry.item is item for lane in (self._live, self._bulk) for entry in lane.values()
+        )
+
     def get(self) -> T | None:
         """Take the item that leaves next; None when nothing is left that is worth sending."""
         while self._live:

@@ -170,7 +170,7 @@ class TLSLayer:
         """Encrypt bytes of the session, for `outgoing`."""
         self._tls.write(data)
 
-    def prepare_close(self) -> None:
+    def prepare_close(self, reason: Exception | None = None) -> None:
         """Prepare the message that says that this end sends nothing more."""
         if self.ready:
             with contextlib.suppress(ssl.SSLError):

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from igtl.addresses import WebSocketAddress
+from igtl.errors import MessageTooLarge, ProtocolError
 from igtl.extras import need
 from igtl.session.session import SLICE
 
@@ -21,6 +22,8 @@ _MAX_CONTROL = 125  # bytes of a control frame
 _LENGTHS = {126: 2, 127: 8}  # bytes of a longer length, by what stands in its place
 _HEADER = 58  # bytes of the header of a message
 _BODY_SIZE = slice(42, 50)  # in it
+_DONE, _WRONG, _TOO_LARGE = 1000, 1002, 1009  # close codes
+_MAX_REASON = 123  # bytes
 _IN_ORDER = (1000, 1001, 1005)  # close codes: done, going away, none given
 _NO_REQUEST = "the peer does not speak WebSocket: it sent no HTTP request"
 
@@ -246,10 +249,18 @@ class WebSocketLayer:
         if fin:
             self._unsent = None
 
-    def prepare_close(self) -> None:
-        """Prepare the close frame."""
-        if self._protocol.state is self._open:
-            self._protocol.send_close(1000)
+    def prepare_close(self, reason: Exception | None = None) -> None:
+        """Prepare the close frame: code 1009 if a message was too large, 1002 if the bytes of the
+        peer were wrong in another way, else 1000."""
+        if self._protocol.state is not self._open:
+            return
+        if isinstance(reason, ProtocolError):
+            code = _TOO_LARGE if isinstance(reason, MessageTooLarge) else _WRONG
+            self._protocol.send_close(
+                code, str(reason).encode()[:_MAX_REASON].decode("utf-8", "ignore")
+            )
+        else:
+            self._protocol.send_close(_DONE)
 
     def outgoing(self) -> bytes:
         """Bytes for the network."""

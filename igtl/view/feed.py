@@ -26,6 +26,7 @@ from igtl.messages.tracking import (
     TrackingData,
     Transform,
 )
+from igtl.session.clock import Clock
 from igtl.video import VideoDecoder
 from igtl.view import shapes, wire, words
 
@@ -64,10 +65,13 @@ class Stream:
         self.valid = True
         self.drawn: tuple[int, dict[str, Any]] | None = None
         self.delays: deque[float] = deque(maxlen=_RECENT)
+        self._by_clock = False  # whether the delays are by the clock of the sender
         self.samples: deque[tuple[int, list[float]]] = deque(maxlen=_HISTORY)
         self._arrivals: deque[float] = deque(maxlen=_RECENT)
 
-    def arrived(self, now: float, message: Message, received: float | None) -> None:
+    def arrived(
+        self, now: float, message: Message, received: float | None, clock: Clock | None
+    ) -> None:
         """Count a message."""
         self.count += 1
         self._arrivals.append(now)
@@ -76,7 +80,14 @@ class Stream:
             self.missing += number - self.last_id - 1
         self.last_id = number
         if message.timestamp and received:
-            self.delays.append(received - message.timestamp)
+            stamp = message.timestamp
+            by_clock = clock is not None and clock.known
+            if by_clock != self._by_clock:
+                self._by_clock = by_clock
+                self.delays.clear()
+            if clock is not None and by_clock:
+                stamp = clock.to_local(stamp)
+            self.delays.append(received - stamp)
 
     def row(self, now: float, lost: int) -> list[Any]:
         """Number, messages, rate in Hz, jitter and age in ms, losses, delay in ms, validity."""
@@ -149,11 +160,14 @@ class Feed:
 
     # -- filling
 
-    def take(self, message: Message, *, received: float | None = None) -> None:
+    def take(
+        self, message: Message, *, received: float | None = None, clock: Clock | None = None
+    ) -> None:
         """Take a message of any type.
 
         Args:
             received: when it came, seconds since 1970; default what the link noted.
+            clock: of its sender; its delay is by it.
         """
         for tap in tuple(self.taps):
             tap(message)
@@ -162,7 +176,7 @@ class Feed:
             try:
                 image = self._decoded(message) if isinstance(message, Video) else None
                 with self._lock:
-                    self._take(message, received, image)
+                    self._take(message, received, image, clock)
             except Exception as error:  # of this message: the next ones are shown
                 with self._lock:
                     self._note_once(f"{message.type_name} {message.device_name}", str(error))
@@ -209,10 +223,16 @@ class Feed:
             decoder = self._decoders[message.device_name] = VideoDecoder()
         return decoder.image(message)
 
-    def _take(self, message: Message, received: float | None, image: Image | None = None) -> None:
+    def _take(
+        self,
+        message: Message,
+        received: float | None,
+        image: Image | None = None,
+        clock: Clock | None = None,
+    ) -> None:
         now = self._clock()
         stream = self._stream(message.type_name, message.device_name)
-        stream.arrived(now, message, received)
+        stream.arrived(now, message, received, clock)
         if stream.key == _REST:
             return
         match message:
@@ -220,7 +240,7 @@ class Feed:
                 valid = message.metadata.get("TransformStatus", "OK") == "OK"
                 self._pose(stream, message, valid, message.matrix)
             case TrackingData() | QuaternionTrackingData():
-                self._tracking(message, now, received)
+                self._tracking(message, now, received, clock)
             case Image():
                 self._image(stream, message, now)
             case Video():
@@ -236,7 +256,7 @@ class Feed:
                 self._change(stream, message)
             case Bind():
                 for child in message.children[:100]:
-                    self._take(child, received)
+                    self._take(child, received, clock=clock)
             case _:
                 found = words.line(message, patients=self._patients)
                 if found is not None:
@@ -264,14 +284,18 @@ class Feed:
         self._change(stream, message)
 
     def _tracking(
-        self, message: TrackingData | QuaternionTrackingData, now: float, received: float | None
+        self,
+        message: TrackingData | QuaternionTrackingData,
+        now: float,
+        received: float | None,
+        clock: Clock | None,
     ) -> None:
         key = message.type_name, message.device_name
         seen: set[str] = set()
         for tool in message.tools:
             stream = self._stream(message.type_name, tool.name)
             if tool.name != message.device_name:
-                stream.arrived(now, message, received)
+                stream.arrived(now, message, received, clock)
             if stream.key == _REST:
                 continue
             valid = message.metadata.get(f"{tool.name}Status", "OK") == "OK"

@@ -14,6 +14,7 @@ from igtl._stream import Stats
 from igtl.codec.message import Message
 from igtl.extras import need
 from igtl.recording import Recording
+from igtl.session.clock import Clock
 from igtl.view.feed import Feed
 from igtl.view.page import Page
 from igtl.view.playing import Player, Taking
@@ -114,10 +115,15 @@ class View:
 
     # -- what is shown
 
-    def show(self, message: Message) -> None:
+    def show(self, message: Message, *, clock: Clock | None = None) -> None:
         """Show a message of any type, beside what is shown. From any thread. The arrays of the
-        message may be changed once the page shows it, not before."""
-        self._feed.take(message)
+        message may be changed once the page shows it, not before.
+
+        Args:
+            clock: of its sender (`link.clock()`): the delay from its time stamp to its arrival is
+                shown by it. Without, the delay includes what the clocks differ.
+        """
+        self._feed.take(message, clock=clock)
 
     def follow(self, link: Any) -> None:
         """Show all that a link receives, in a thread of its own, until the link or the view is
