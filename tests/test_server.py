@@ -23,11 +23,11 @@ import pytest
 import igtl
 import igtl.aio
 from igtl import _core
-from igtl.aio.link import new_session
 from igtl.aio.transport import Connection
 from igtl.fields import u8
 from igtl.options import AioConnectOptions
 from igtl.session.access import AllowList
+from igtl.session.facade import new_session
 from igtl.session.packed import Packed
 from igtl.session.tls import TLSLayer
 from tests.links import Loop, contexts

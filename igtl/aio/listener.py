@@ -8,11 +8,11 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any, Self, Unpack
 
 from igtl.aio.accepting import Accepting
-from igtl.aio.link import Link, Opening, new_session
+from igtl.aio.link import Link, Opening
 from igtl.aio.transport import Connection
 from igtl.errors import ConnectionClosed
 from igtl.options import PORT, AioListenOptions, AioListenSettings, seconds
-from igtl.session.facade import server_layers
+from igtl.session.facade import new_session, server_layers
 from igtl.session.layers import Layer
 
 MAX_ARRIVED = 100  # clients that wait for `accept`; the system holds what comes beyond them

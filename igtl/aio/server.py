@@ -26,10 +26,9 @@ from igtl.errors import ConnectionClosed
 from igtl.log import log, sum_up
 from igtl.options import PORT, UNIX, ServerOptions, ServerSettings, seconds
 from igtl.session.access import AllowList
-from igtl.session.facade import new_inbox, new_outbox, new_protocol, server_layers
+from igtl.session.facade import new_session, server_layers
 from igtl.session.layers import Layer
 from igtl.session.packed import Packed
-from igtl.session.session import Session
 
 F = TypeVar("F", bound=Callable[..., Any])
 _WATCH = 0.05, 0.5  # seconds between two looks at clients, at least and at most
@@ -246,15 +245,7 @@ class Server(Answers):
 
     def _new_connection(self, address: Any) -> Connection:
         options = self.options
-        protocol = new_protocol(options, peer=address)
-        session = Session(
-            protocol,
-            inbox=new_inbox(options, protocol.stats),
-            outbox=new_outbox(options, protocol.stats),
-            message_timeout=options.message_timeout,
-            idle_timeout=options.idle_timeout,
-            stall_timeout=options.stall_timeout,
-        )
+        session = new_session(options, options, peer=address)
         return Connection(session, self._new_layer(), keepalive=options.keepalive)
 
     def _arrived(self, connection: Connection) -> None:

@@ -28,7 +28,7 @@ from igtl.messages.queries import Stop
 from igtl.net.sockets import LINGER, broken, finish
 from igtl.options import LinkOptions, QueueOptions
 from igtl.session.compress import CompressingProtocol
-from igtl.session.facade import LinkBase, new_outbox
+from igtl.session.facade import AnyLink, new_outbox
 from igtl.session.inbox import Wanted
 from igtl.session.layers import SCRATCH
 from igtl.session.packed import Packed
@@ -316,10 +316,10 @@ class DrainedLink(Link):
     """
 
     def __init__(self, pump: Pump, options: LinkOptions, *, ends_quietly: bool = False) -> None:
-        LinkBase.__init__(self, pump, ends_quietly=ends_quietly)
+        AnyLink.__init__(self, pump, ends_quietly=ends_quietly)
         self._pump = pump
         self.options = options
-        self._guard = pump.changed
+        self.guard = pump.changed
 
     # -- sending
 
@@ -375,8 +375,8 @@ class DrainedLink(Link):
                 wait(changed, left)
             return found
 
-    def _newest(self, wanted: Wanted, newer_than: float | None) -> Message | None:
-        return self.session.latest(wanted, newer_than)
+    def newest(self, wanted: Wanted, newer_than: float | None) -> Message | None:
+        return AnyLink.newest(self, wanted, newer_than)
 
     # -- requests
 

@@ -11,7 +11,7 @@ from typing import Self, Unpack
 
 from igtl.addresses import of_tcp
 from igtl.blocking.drained import drained
-from igtl.blocking.link import Link, new_session
+from igtl.blocking.link import Link
 from igtl.blocking.transport import SocketTransport
 from igtl.errors import ConnectionClosed
 from igtl.log import log
@@ -26,7 +26,7 @@ from igtl.net.sockets import (
     unix_path,
 )  # fmt: skip
 from igtl.options import PORT, ListenOptions, ListenSettings, seconds
-from igtl.session.facade import server_layers
+from igtl.session.facade import new_session, server_layers
 
 
 class Listener:

@@ -12,7 +12,7 @@ import os
 import re
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from igtl._core import Frame
 from igtl.codec.message import Message, NoData, Unknown, message_types
@@ -143,6 +143,20 @@ def part_of_stream(start: Start[Any], m: Message) -> bool:
     return isinstance(m, type(start).answer) and (
         not start.device_name or m.device_name in (start.device_name, "")
     )
+
+
+class StreamOf(Generic[M]):
+    """Picks the messages of the stream that `start` has asked for."""
+
+    def __init__(self, start: Start[M]) -> None:
+        self._start = start
+
+    def matches(self, m: Message) -> bool:
+        """Whether m belongs to the stream."""
+        return part_of_stream(self._start, m)
+
+    def __str__(self) -> str:
+        return f"{type(self._start).answer.__name__} of the stream"
 
 
 # PLUS ignores an id it has seen lately, so a new process must not begin where the last one did
