@@ -20,6 +20,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from igtl._core import Frame
+from igtl.blocking.changes import Changes
 from igtl.blocking.link import Answer, Link
 from igtl.blocking.transport import SocketTransport
 from igtl.codec.message import Message
@@ -153,7 +154,7 @@ class Pump:
 
     def __init__(self, session: Session) -> None:
         self.session = session
-        self.changed = threading.Condition(threading.RLock())
+        self.changed = Changes()
         self.channel: Channel | None = None
         self.closed = False
         self._process = os.getpid()
@@ -372,7 +373,7 @@ class DrainedLink(Link):
                 left = None if deadline is None else deadline - time.monotonic()
                 if left is not None and left <= 0:
                     raise TimeoutError
-                wait(changed, left)
+                changed.pause(left)
             return found
 
     def newest(self, wanted: Wanted, newer_than: float | None) -> Message | None:
@@ -416,17 +417,6 @@ class DrainedLink(Link):
             warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
             if not sys.is_finalizing():  # the thread stands still then, and may hold the lock
                 pump.close(linger=False)
-
-
-def wait(changed: threading.Condition, timeout: float | None) -> bool:
-    """Wait for a notification. Ctrl-C interrupts it, on Windows too, where a lock cannot be."""
-    if not _WINDOWS:
-        return changed.wait(timeout)
-    end = math.inf if timeout is None else time.monotonic() + timeout
-    while (left := end - time.monotonic()) > 0:
-        if changed.wait(min(0.2, left)):
-            return True
-    return False
 
 
 def drained(transport: SocketTransport, options: LinkOptions) -> DrainedLink:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import socket
 import time
 from collections.abc import Callable
 from typing import Any, TypeVar, Unpack, overload
 
 from igtl._core import Frame
-from igtl.blocking.drained import Channel, DrainedLink, Pump, drained, wait
+from igtl.blocking.drained import Channel, DrainedLink, Pump, drained
 from igtl.blocking.link import Link, connect_once, open_transport
 from igtl.blocking.transport import SocketTransport
 from igtl.codec.message import Message
@@ -263,15 +262,18 @@ class ReconnectingLink(DrainedLink):
         Raises:
             ConnectionClosed, or the error with which the backoff gave up: it never will be.
         """
-        timeout = seconds("timeout", timeout)
-        end = math.inf if timeout is None else time.monotonic() + timeout
-        with self._pump.changed:
-            while not self._pump.connected:
+        pump = self._pump
+
+        def connected() -> bool | None:
+            if not pump.connected:
                 self._check_open()
-                left = end - time.monotonic()
-                if left <= 0 or not wait(self._pump.changed, None if left == math.inf else left):
-                    return self._pump.connected
+                return None
             return True
+
+        try:
+            return pump.changed.until(connected, seconds("timeout", timeout))
+        except TimeoutError:
+            return pump.connected
 
     def send(self, message: Message | Frame, *, crc: bool = True, latch: bool = False) -> None:
         """Send one message, or queue it while the peer is away; it is packed at once.

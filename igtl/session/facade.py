@@ -263,7 +263,7 @@ class AnyLink(LinkBase):
     Attributes:
         options: what was asked for.
         guard: held where the session is used beside receiving.
-        request, send, recv_frame: see `igtl.Link`.
+        request, send, recv, recv_frame: see `igtl.Link`.
         until: gives what a function of no argument returns, as soon as it returns something. After
             the seconds of its last argument it raises TimeoutError, whose text says that there was
             none of the second. None waits without end.
@@ -273,6 +273,7 @@ class AnyLink(LinkBase):
     guard: AbstractContextManager[Any] = contextlib.nullcontext()
     request: Callable[..., Any]
     send: Callable[..., Any]
+    recv: Callable[..., Any]
     recv_frame: Callable[..., Any]
     until: Callable[..., Any]
 
