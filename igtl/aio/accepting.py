@@ -22,6 +22,7 @@ from igtl.log import log
 from igtl.net.sockets import (
     REST,
     Bound,
+    Resting,
     address_of,
     concerns_one_client,
     is_exhausted,
@@ -66,7 +67,7 @@ class Accepting:
         self._welcome = welcome
         self._bound: list[Bound] = []
         self._tasks: list[asyncio.Task[None]] = []
-        self._resting = False
+        self._resting = Resting()
         self._spare = -1  # a descriptor, so that a client can be turned away without any other
 
     async def bind(self, host: str, port: int, sock: socket.socket | None = None) -> None:
@@ -145,7 +146,7 @@ class Accepting:
                 if bound not in self._bound or not await self._goes_on(listening, error):
                     return
                 continue
-            self._resting = False
+            self._resting.ends()
             await self._take_in(sock, address_of(address) or bound.host)
 
     async def _goes_on(self, listening: socket.socket, error: OSError) -> bool:
@@ -156,9 +157,7 @@ class Accepting:
         if not is_exhausted(error) and self.failed is not None:
             self.failed(error)
             return False
-        if not self._resting:
-            self._resting = True
-            log(logging.WARNING, "accepting rests: %s", error, cause=error)
+        self._resting.begins(error)
         if is_exhausted(error) and self.failed is None:
             self._turn_away(listening)
         await asyncio.sleep(REST)

@@ -40,10 +40,10 @@ from igtl.session.facade import (
     greeting,
     new_session,
 )  # fmt: skip
-from igtl.session.operations import Pairs, Streaming, Synchronized
+from igtl.session.operations import Pairs, Streaming, StreamMessages, Synchronized
 from igtl.session.packed import Packed
 from igtl.session.protocol import hello_message
-from igtl.session.requests import ANYTHING, Exchange, StreamOf, selection
+from igtl.session.requests import ANYTHING, Exchange, StreamOf
 
 M = TypeVar("M", bound=Message)
 T = TypeVar("T")
@@ -59,16 +59,12 @@ class Asking:
     ask = method(operations.ask)
 
 
-class StreamReader(StreamOf[M]):
+class StreamReader(StreamMessages[M]):
     """The messages of one stream; see Link.stream."""
-
-    def __init__(self, link: Link, start: Start[M]) -> None:
-        super().__init__(start)
-        self._link = link
 
     async def recv(self, *, timeout: float | None = None) -> M:
         """The next message of the stream; see Link.recv."""
-        return await self._link.recv_selected(self, timeout)  # type: ignore[no-any-return]
+        return await self.link.recv_selected(self, timeout)  # type: ignore[no-any-return]
 
     def __aiter__(self) -> Self:
         return self
@@ -201,26 +197,8 @@ class Link(AnyLink, Asking, Synchronized[SyncReader]):
     async def recv(
         self, kind: type[Message] = Message, name: str = "*", *, timeout: float | None = None
     ) -> Message:
-        """The next message, or the next of a type and device name; others stay queued, in order.
-
-        Args:
-            kind: a message class.
-            name: device name, with the wildcards * and ?.
-            timeout: seconds; 0 looks at what is there. None: the link's read_timeout.
-
-        Raises:
-            TimeoutError: nothing came in time; the text lists what was seen meanwhile.
-            ConnectionClosed: the link is closed.
-            ProtocolError: a bad message came; the next one can be read (not after
-                MessageTooLarge, which closes the link).
-            RuntimeError: another task is receiving.
-        """
-        wanted = selection(kind, name)
-        take = (
-            self.session.take
-            if wanted is ANYTHING
-            else partial(self.session.take, wanted, fresh=True)
-        )
+        """The next message, or the next of a type and device name; see `igtl.Link.recv`."""
+        wanted, take = self.session.taking(kind, name)
         timeout = self.options.read_timeout if timeout is None else seconds("timeout", timeout)
         return await self.until(take, wanted, timeout)
 

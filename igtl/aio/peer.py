@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from functools import partial
 from typing import Any, Literal
@@ -16,24 +15,22 @@ from igtl.codec.message import Message
 from igtl.errors import ConnectionClosed, ProtocolError
 from igtl.log import log
 from igtl.options import seconds
-from igtl.session.facade import LinkBase
 from igtl.session.requests import Exchange
+from igtl.session.serving import PeerBase
 
 _LEAVE = 10.0  # seconds to send what is queued for a client that is disconnected
 Limit = Literal["max_requests", "max_commands", "max_streams"]
 """What is in progress for one client, and bounded; the cause of a refusal in its `stats`."""
 
 
-class Peer(LinkBase, Asking):
+class Peer(PeerBase, Asking):
     """One client of a server.
 
     Attributes:
-        id: number of this client, from 1 on, never used again.
-        connected_at: when it came, seconds since 1970.
         connection: moves its bytes.
         gone: why it has left, for `Server.gone`; "" while it is there.
         facade: this peer for other threads, see `igtl.blocking.server`.
-        others: see `LinkBase`.
+        others: see `PeerBase`.
     """
 
     def __init__(
@@ -43,36 +40,16 @@ class Peer(LinkBase, Asking):
         number: int,
         limits: Mapping[Limit, int],
     ) -> None:
-        super().__init__(connection)
-        self.id = number
-        self.connected_at = time.time()
+        super().__init__(connection, number)
         self.connection = connection
         self.gone = ""
         self.facade: Any = None
-        self._since = time.monotonic()
         self._handle = handle
         self._limits = limits
         self._work: dict[Limit, dict[asyncio.Task[None], Any]] = {kind: {} for kind in limits}
         self._wake = asyncio.Event()
         connection.drains = True
         connection.on_change = self._wake.set
-
-    @property
-    def uptime(self) -> float:
-        """Seconds since it came."""
-        return time.monotonic() - self._since
-
-    @property
-    def queued(self) -> int:
-        """Messages that wait to be sent to it."""
-        outbox = self.session.outbox
-        return 0 if outbox is None else len(outbox)
-
-    @property
-    def stripped(self) -> int:
-        """Messages that it got without their metadata and id, because it has not shown that it
-        understands header version 2."""
-        return self.session.protocol.stripped
 
     async def send(self, message: Message | Frame, *, crc: bool = True) -> None:
         """Queue a message for this client under the server's policy; with "block", wait for room.

@@ -12,7 +12,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Coroutine
-from typing import Any, Self, TypeVar, Unpack
+from typing import Any, Self, Unpack
 
 from igtl import _core
 from igtl._core import Frame
@@ -20,17 +20,18 @@ from igtl.aio.accepting import Accepting
 from igtl.aio.answers import Answers, Runner
 from igtl.aio.link import Opening
 from igtl.aio.peer import Peer
+from igtl.aio.steps import method
 from igtl.aio.transport import Connection
 from igtl.codec.message import Message
 from igtl.errors import ConnectionClosed
 from igtl.log import log, sum_up
 from igtl.options import PORT, UNIX, ServerOptions, ServerSettings, seconds
+from igtl.session import serving
 from igtl.session.access import AllowList
 from igtl.session.facade import new_session, server_layers
 from igtl.session.layers import Layer
 from igtl.session.packed import Packed
 
-F = TypeVar("F", bound=Callable[..., Any])
 _WATCH = 0.05, 0.5  # seconds between two looks at clients, at least and at most
 
 
@@ -39,11 +40,8 @@ class Server(Answers):
 
     Attributes:
         options: what was asked for.
-        refused: connections not let in, by cause: "max_clients", "not allowed", "tls",
-            "websocket", "closing", "descriptors" (the system has none left).
-        gone: clients that have left, by cause: "closed", "stalled", "unfinished", "idle",
-            "disconnected", or the name of an error.
         peers: the clients, by id.
+        others: see `igtl.session.serving.ServerBase`.
     """
 
     def __init__(self, options: ServerOptions, runner: Runner | None = None) -> None:
@@ -57,23 +55,11 @@ class Server(Answers):
         self._new_layer: Callable[[], Layer | None] = lambda: None
         self._coming = 0  # let in, but not yet through with a handshake
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._connected: list[Callable[..., Any]] = []
-        self._disconnected: list[Callable[..., Any]] = []
         self._latched: dict[bytes, Packed] = {}
         self._accepting = Accepting(self._admit, self._arrived, self.refused)
         self._shutdown: asyncio.Task[None] | None = None
         self._closers: set[asyncio.Task[Any] | None] = set()  # who waits for the shutdown
         self._compressing = asyncio.Lock()
-
-    def on_connect(self, handler: F) -> F:
-        """Decorator: call this with each new peer."""
-        self._connected.append(handler)
-        return handler
-
-    def on_disconnect(self, handler: F) -> F:
-        """Decorator: call this with each peer that is gone, see its close_reason."""
-        self._disconnected.append(handler)
-        return handler
 
     @property
     def host(self) -> str:
@@ -173,17 +159,12 @@ class Server(Answers):
             peer.connection.put(packed)
         return len(peers)
 
-    async def send_to(self, client: int, message: Message | Frame, *, crc: bool = True) -> None:
-        """Send to the client with this id.
+    def peer_of(self, client: int) -> Peer:
+        """The client with this id."""
+        return self.peers[client]
 
-        Raises:
-            KeyError: there is none.
-        """
-        await self.peers[client].send(message, crc=crc)
-
-    async def disconnect(self, client: int) -> None:
-        """Send what is queued for the client with this id, then close it."""
-        await self.peers[client].disconnect()
+    send_to = method(serving.send_to)
+    disconnect = method(serving.disconnect)
 
     async def shutdown(self, *, timeout: float | None = 5.0) -> None:
         """Stop listening, send what is queued, handle what still comes, and close. A handler may
@@ -288,7 +269,7 @@ class Server(Answers):
 
     async def _serve(self, peer: Peer) -> None:
         try:
-            for handler in self._connected:
+            for handler in self.functions.connected:
                 await self.guarded(peer, handler, peer)
             await peer.run()
         except Exception as error:
@@ -304,7 +285,7 @@ class Server(Answers):
                 del self.peers[peer.id]  # a connection counts until it is closed
             log(logging.INFO, "%s is gone: %s", peer.peer, peer.close_reason,
                 peer=peer.peer, cause=peer.gone)  # fmt: skip
-            for handler in self._disconnected:
+            for handler in self.functions.disconnected:
                 await self.guarded(peer, handler, peer)
             peer.facade = None  # which refers to it
 

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate
 
-from igtl.session.steps import Steps, describe
-
-P = ParamSpec("P")
-S = TypeVar("S")
-T = TypeVar("T")
+from igtl.session.steps import P, S, Steps, T, describe
 
 
 async def run(steps: Steps[T]) -> T:

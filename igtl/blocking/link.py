@@ -12,7 +12,6 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import Any, Self, TypeVar, overload
 
 from igtl._core import Frame
@@ -33,9 +32,9 @@ from igtl.session.facade import (
     new_session,
 )  # fmt: skip
 from igtl.session.inbox import Wanted
-from igtl.session.operations import Pairs, Streaming, Synchronized
+from igtl.session.operations import Pairs, Streaming, StreamMessages, Synchronized
 from igtl.session.protocol import Parts, hello_message
-from igtl.session.requests import ANYTHING, Exchange, StreamOf, selection
+from igtl.session.requests import ANYTHING, Exchange
 from igtl.session.session import Session, closed_by
 
 M = TypeVar("M", bound=Message)
@@ -52,16 +51,12 @@ class Asking:
     ask = method(operations.ask)
 
 
-class StreamReader(StreamOf[M]):
+class StreamReader(StreamMessages[M]):
     """The messages of one stream; see Link.stream."""
-
-    def __init__(self, link: Link, start: Start[M]) -> None:
-        super().__init__(start)
-        self._link = link
 
     def recv(self, *, timeout: float | None = None) -> M:
         """The next message of the stream; see Link.recv."""
-        return self._link.recv_selected(self, timeout)  # type: ignore[no-any-return]
+        return self.link.recv_selected(self, timeout)  # type: ignore[no-any-return]
 
     def __iter__(self) -> Self:
         return self
@@ -278,14 +273,9 @@ class Link(AnyLink, Asking, Synchronized[SyncReader]):
             ConnectionClosed: the link is closed.
             ProtocolError: a bad message came; the next one can be read (not after
                 MessageTooLarge, which closes the link).
-            RuntimeError: another thread is receiving.
+            RuntimeError: another thread (in asyncio: another task) is receiving.
         """
-        wanted = selection(kind, name)
-        take = (
-            self.session.take
-            if wanted is ANYTHING
-            else partial(self.session.take, wanted, fresh=True)
-        )
+        wanted, take = self.session.taking(kind, name)
         timeout = self.options.read_timeout if timeout is None else seconds("timeout", timeout)
         return self.until(take, wanted, timeout)
 

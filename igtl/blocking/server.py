@@ -14,7 +14,6 @@ import os
 import queue
 import sys
 import threading
-from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from concurrent.futures import CancelledError as Cancelled
 from concurrent.futures import Future
@@ -22,20 +21,19 @@ from concurrent.futures import TimeoutError as NotYet
 from typing import Any, Self, TypeVar, Unpack
 
 from igtl._core import Frame
-from igtl._stream import Stats
 from igtl.aio import server as aio
 from igtl.aio.answers import Busy, Runner, as_exception
 from igtl.aio.peer import Peer as AioPeer
 from igtl.blocking.link import Asking
+from igtl.blocking.steps import method
 from igtl.codec.message import Message
 from igtl.errors import ConnectionClosed
 from igtl.log import named
-from igtl.messages.queries import Get, Start
 from igtl.options import PORT, ServerOptions, ServerSettings, seconds
+from igtl.session import serving
 from igtl.session.requests import Exchange
+from igtl.session.serving import PeerBase, ServerBase
 
-M = TypeVar("M", bound=Message)
-F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
 _IN_FLIGHT = 64  # calls on their way to the I/O thread; then the caller waits for it
 _MAX_THREADS = 1000  # of commands, providers and streams of all clients, of those that left too
@@ -307,56 +305,17 @@ async def _over(answer: asyncio.Future[Any]) -> None:
         answer.exception()  # which is not reported as one that was never looked at
 
 
-class Peer(Asking):
+class Peer(PeerBase, Asking):
     """One client of a server; may be used in any thread.
 
-    Attributes:
-        id: number of this client, from 1 on, never used again.
-        peer: its address, (host, port).
-        connected_at: when it came, seconds since 1970.
+    Attributes: see `PeerBase`.
     """
 
     def __init__(self, peer: AioPeer, io: _Loop) -> None:
+        super().__init__(peer.connection, peer.id)
+        self.connected_at, self.since = peer.connected_at, peer.since
         self._peer = peer
         self._io = io
-        self.id = peer.id
-        self.peer = peer.peer
-        self.connected_at = peer.connected_at
-
-    @property
-    def uptime(self) -> float:
-        """Seconds since it came."""
-        return self._peer.uptime
-
-    @property
-    def stats(self) -> Stats:
-        """Its counters."""
-        return self._peer.stats
-
-    @property
-    def header_version(self) -> int:
-        """Header version of what is sent to it now."""
-        return self._peer.header_version
-
-    @property
-    def stripped(self) -> int:
-        """Broadcast messages that it got without their metadata and id."""
-        return self._peer.stripped
-
-    @property
-    def queued(self) -> int:
-        """Messages that wait to be sent to it."""
-        return self._peer.queued
-
-    @property
-    def connected(self) -> bool:
-        """Whether it is there, as far as this end knows."""
-        return self._peer.connected
-
-    @property
-    def close_reason(self) -> Exception | None:
-        """Why it is gone; None while it is there."""
-        return self._peer.close_reason
 
     def send(self, message: Message | Frame, *, crc: bool = True) -> None:
         """Queue a message for this client under the server's policy; packed at once.
@@ -385,11 +344,12 @@ class Peer(Asking):
         return f"<Peer {self.id} {named(self.peer)} {self.stats}>"
 
 
-class Server:
+class Server(ServerBase):
     """A server for many clients; see `serve`. Its methods may be called in any thread.
 
     Attributes:
         host, port: where it listens.
+        others: see `igtl.session.serving.ServerBase`.
     """
 
     def __init__(self, open_server: Callable[[Runner], Any]) -> None:
@@ -402,45 +362,9 @@ class Server:
         except BaseException:
             self._io.stop()
             raise
+        super().__init__(self._server.functions)
         self.host, self.port = self._server.host, self._server.port
-
-    def on(self, kind: type[Message] = Message, name: str = "*") -> Callable[[F], F]:
-        """Decorator: call this with (message, peer) for each message of a class whose device name
-        fits (wildcards * and ?). Handlers run one after the other, in one thread."""
-        return self._server.on(kind, name)
-
-    def provides(
-        self, kind: type[Get[Any]] | type[Start[Any]], name: str = "*"
-    ) -> Callable[[F], F]:
-        """Decorator: this answers requests of a Get or Start class whose device name fits.
-
-        Called with (request, peer), in a thread of its own. For Get it returns the message, or
-        None if there is none; one without a name gets the name that was asked for. For Start it
-        returns an iterable of messages, or is a generator of them, or returns None to refuse; RTS_
-        is sent for it, the rate that the request allows is kept, and STP_ or the client's end stops
-        it.
-
-        A request without a provider is answered with STATUS "not found".
-        """
-        return self._server.provides(kind, name)
-
-    def command(self, name: str = "*") -> Callable[[F], F]:
-        """Decorator: this carries out the COMMAND of a name ("*": any other).
-
-        Called with (command, peer), in a thread of its own, so it may take its time. What it
-        returns is the reply: text, a dict that becomes metadata, both as (text, dict), or None.
-        What it raises is reported as a failure with the text of the exception. A CommandReply is
-        sent as it is, with a `Status` if it has none.
-        """
-        return self._server.command(name)
-
-    def on_connect(self, handler: F) -> F:
-        """Decorator: call this with each new peer."""
-        return self._server.on_connect(handler)
-
-    def on_disconnect(self, handler: F) -> F:
-        """Decorator: call this with each peer that is gone, see its close_reason."""
-        return self._server.on_disconnect(handler)
+        self.refused, self.gone = self._server.refused, self._server.gone
 
     def start(self) -> None:
         """Begin to listen, if `serve` was told not to."""
@@ -450,18 +374,6 @@ class Server:
     def clients(self) -> list[Peer]:
         """Who is connected."""
         return [self._threads.wrapped(peer) for peer in self._server.clients]
-
-    @property
-    def refused(self) -> Counter[str]:
-        """Connections not let in, by cause: "max_clients", "not allowed", "tls", "closing",
-        "descriptors" (the system has none left)."""
-        return self._server.refused
-
-    @property
-    def gone(self) -> Counter[str]:
-        """Clients that have left, by cause: "closed", "stalled", "unfinished", "idle",
-        "disconnected", or the name of an error."""
-        return self._server.gone
 
     def broadcast(self, message: Message | Frame, *, latch: bool = False, crc: bool = True) -> None:
         """Send a message to all clients; packed once, at once, for each header version.
@@ -482,21 +394,13 @@ class Server:
         else:
             self._io.post(lambda: self._server.deliver_now(packed))
 
-    def send_to(self, client: int, message: Message | Frame, *, crc: bool = True) -> None:
-        """Send to the client with this id.
+    def peer_of(self, client: int) -> Peer:
+        """The client with this id."""
+        found: Peer = self._threads.wrapped(self._server.peers[client])
+        return found
 
-        Raises:
-            KeyError: there is none.
-        """
-        self._threads.wrapped(self._server.peers[client]).send(message, crc=crc)
-
-    def disconnect(self, client: int) -> None:
-        """Send what is queued for the client with this id, then close it.
-
-        Raises:
-            KeyError: there is none.
-        """
-        self._io.run(self._server.disconnect(client))
+    send_to = method(serving.send_to)
+    disconnect = method(serving.disconnect)
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until the server is closed, or `timeout` seconds; returns whether it is closed.

@@ -197,6 +197,14 @@ class Streaming(Generic[M]):
             link.drop_rest(StreamOf(self._start))
 
 
+class StreamMessages(StreamOf[M]):
+    """A reader of one stream of a link."""
+
+    def __init__(self, link: AnyLink, start: Start[M]) -> None:
+        super().__init__(start)
+        self.link = link
+
+
 class Synchronized(Generic[R]):
     """What can pair its messages: R iterates over the pairs.
 
