@@ -27,11 +27,7 @@ class Changes(contextlib.nullcontext[None]):
         self._changed = asyncio.Event()
 
     async def until(self, take: Callable[[], T | None], timeout: float | None) -> T:
-        """What `take` returns, as soon as it returns something.
-
-        Raises:
-            TimeoutError: that took longer than `timeout` seconds; None waits without end.
-        """
+        """See `igtl.blocking.changes.Changes.until`."""
         async with asyncio.timeout(timeout):
             while (found := take()) is None:
                 await self._changed.wait()

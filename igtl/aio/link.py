@@ -60,8 +60,6 @@ class Asking:
 
 
 class StreamReader(StreamMessages[M]):
-    """The messages of one stream; see Link.stream."""
-
     async def recv(self, *, timeout: float | None = None) -> M:
         """The next message of the stream; see Link.recv."""
         return await self.link.recv_selected(self, timeout)  # type: ignore[no-any-return]
@@ -74,8 +72,6 @@ class StreamReader(StreamMessages[M]):
 
 
 class SyncReader(Pairs):
-    """Iterator over messages of the same instant; see Link.sync."""
-
     def __aiter__(self) -> Self:
         return self
 
@@ -111,17 +107,7 @@ class Link(AnyLink, Asking, Synchronized[SyncReader]):
     async def send(self, message: Message | Frame, *, crc: bool = True) -> None:
         """Send one message. It is packed at once, so the caller may reuse its arrays, and goes
         out behind what was sent before; when the queue is full this waits, or drops by its
-        policy (see `connect`).
-
-        Args:
-            message: a Frame (see `frames`) is sent on as it came.
-            crc: False writes 0 in its place.
-
-        Raises:
-            EncodeError: the message cannot be sent; the link is as before.
-            ConnectionClosed: the link is closed.
-            TimeoutError: the peer took nothing for the link's write_timeout. The link ends.
-        """
+        policy (see `connect`). For the rest see `igtl.Link.send`."""
         connection = self._connection
         protocol = self.session.protocol
         if protocol.peer_takes:
@@ -133,7 +119,7 @@ class Link(AnyLink, Asking, Synchronized[SyncReader]):
             await connection.queue(packed, self.options.write_timeout)
 
     async def send_hello(self) -> None:
-        """Offer header version 2, see `connect`."""
+        """See `igtl.Link.send_hello`."""
         packed = Packed(hello_message(), as_it_is=True)
         await self._connection.put_wait(packed, self.options.write_timeout)
 
@@ -220,7 +206,7 @@ class Link(AnyLink, Asking, Synchronized[SyncReader]):
         return await self.until(self.session.take_frame, "message", self.patience(timeout))
 
     async def frames(self) -> AsyncIterator[Frame]:
-        """All messages as they come, until the peer closes cleanly; see recv_frame."""
+        """All messages as they come; see `igtl.Link.frames`."""
         while (frame := await run(operations.next_frame(self))) is not None:
             yield frame
 
@@ -314,17 +300,8 @@ class Opening(Generic[C]):
 def connect(
     host: str = "localhost", port: int = PORT, **settings: Unpack[AioConnectSettings]
 ) -> Opening[Link]:
-    """Connect to a server: `async with connect(...) as link`, or `link = await connect(...)`.
-
-    Args:
-        host, port: of the server.
-        settings: see `igtl.options.AioConnectOptions`.
-
-    Raises:
-        TypeError, ValueError: an option does not exist, or its value is not allowed.
-        OSError: no connection (ConnectionRefusedError, socket.gaierror, TimeoutError, …).
-        ssl.SSLError: a check of TLS failed; the text says which.
-    """
+    """Connect to a server: `async with connect(...) as link`, or `link = await connect(...)`; see
+    `igtl.connect`. The settings are `igtl.options.AioConnectOptions`."""
     return Opening(connect_once(host, port, AioConnectOptions.of(settings)))
 
 

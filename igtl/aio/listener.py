@@ -19,7 +19,7 @@ MAX_ARRIVED = 100  # clients that wait for `accept`; the system holds what comes
 
 
 class Listener:
-    """A listening socket that hands out a Link for each client; see `listen`.
+    """Hands out a Link for each client; see `listen`.
 
     `async for link in listener` yields links as clients come, until it is closed.
 
@@ -84,13 +84,8 @@ class Listener:
         self._arrived.put_nowait(Link(connection, self._options))
 
     async def accept(self, *, timeout: float | None = None) -> Link:
-        """Wait for the next client, whose handshake (TLS, WebSocket) is then done.
-
-        Raises:
-            TimeoutError: none came within `timeout` seconds.
-            ConnectionClosed: the listener was closed.
-            OSError: the system accepts no more on this socket.
-        """
+        """Wait for the next client, whose handshake (TLS, WebSocket) is then done; see
+        `igtl.Listener.accept`."""
         timeout = seconds("timeout", timeout)
         limit = asyncio.timeout(timeout)
         try:
@@ -115,7 +110,7 @@ class Listener:
             yield link
 
     async def close(self) -> None:
-        """Stop listening; links that were handed out live on."""
+        """See `igtl.Listener.close`."""
         if not self._closed:
             self._closed = True
             await self._accepting.close()
@@ -137,16 +132,8 @@ class Listener:
 def listen(
     host: str = "127.0.0.1", port: int = PORT, **settings: Unpack[AioListenSettings]
 ) -> Opening[Listener]:
-    """Listen for clients, and treat each as a Link of your own; see `igtl.listen`.
-
-    Args:
-        host, port: see `igtl.listen`.
-        settings: see `igtl.options.AioListenOptions`.
-
-    Raises:
-        TypeError, ValueError: an option does not exist, or its value is not allowed.
-        OSError: the address cannot be used.
-    """
+    """Listen for clients, and treat each as a Link of your own; see `igtl.listen`. The settings are
+    `igtl.options.AioListenOptions`."""
     options = AioListenOptions.of(settings)
 
     async def opened() -> Listener:

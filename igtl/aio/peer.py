@@ -53,20 +53,15 @@ class Peer(PeerBase, Asking):
 
     async def send(self, message: Message | Frame, *, crc: bool = True) -> None:
         """Queue a message for this client under the server's policy; with "block", wait for room.
-
-        Raises:
-            EncodeError: the message cannot be sent to it as it is.
-            ConnectionClosed: it is gone.
-        """
+        See `igtl.Peer.send`."""
         await self.connection.send(message, crc=crc)
 
     async def request(self, exchange: Exchange, timeout: float | None) -> Message:
-        """Send this client a request and wait for its answer."""
         send = partial(self.send, exchange.request)
         return await self.connection.ask(exchange, seconds("timeout", timeout), send)
 
     async def disconnect(self) -> None:
-        """Send what is queued for it, then close."""
+        """See `igtl.Peer.disconnect`."""
         self.gone = self.gone or "disconnected"
         await self.connection.finish(_LEAVE, discard=False)
 

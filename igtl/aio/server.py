@@ -99,15 +99,8 @@ class Server(Answers):
     async def broadcast(
         self, message: Message | Frame, *, latch: bool = False, crc: bool = True
     ) -> int:
-        """Send a message to all clients. It is packed once, at once; what a client's header version
-        and compression want is made of that when it leaves.
-
-        Clients still at version 1 get it without metadata and id, which is counted in
-        `Peer.stripped`; a new client has a quarter of a second to show version 2.
-
-        Args:
-            latch: also hand it to every client that comes later, at once, until a newer one of
-                this type and device name takes its place.
+        """Send a message to all clients; see `igtl.Server.broadcast`. It is packed once, at once;
+        what a client's header version and compression want is made of that when it leaves.
 
         Returns:
             To how many clients it was queued.
@@ -160,20 +153,14 @@ class Server(Answers):
         return len(peers)
 
     def peer_of(self, client: int) -> Peer:
-        """The client with this id."""
         return self.peers[client]
 
     send_to = method(serving.send_to)
     disconnect = method(serving.disconnect)
 
     async def shutdown(self, *, timeout: float | None = 5.0) -> None:
-        """Stop listening, send what is queued, handle what still comes, and close. A handler may
-        call it: what waits behind that handler is not handled.
-
-        Args:
-            timeout: seconds until a client that has not taken everything is cut. None: wait for
-                all.
-        """
+        """Stop listening, send what is queued, handle what still comes, and close; see
+        `igtl.Server.shutdown`."""
         timeout = seconds("timeout", timeout)
         self._closers.add(asyncio.current_task())
         if self._shutdown is None:
@@ -198,9 +185,7 @@ class Server(Answers):
             task.cancel()
         sum_up(all=True)
 
-    async def close(self) -> None:
-        """As shutdown."""
-        await self.shutdown()
+    close = method(serving.close)
 
     async def __aenter__(self) -> Self:
         return self
@@ -319,14 +304,7 @@ def serve(
     runner: Runner | None = None,
     **settings: Unpack[ServerSettings],
 ) -> Opening[Server]:
-    """Serve many clients: `async with igtl.aio.serve(port=18944) as server: ...`.
-
-    Args: see `igtl.serve`.
-
-    Raises:
-        TypeError, ValueError: an option does not exist, or its value is not allowed.
-        OSError: the address cannot be used.
-    """
+    """`async with igtl.aio.serve(port=18944) as server: ...`; see `igtl.serve`."""
     return Opening(open_server(host, port, ServerOptions.of(settings), start, runner))
 
 

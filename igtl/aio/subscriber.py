@@ -12,15 +12,7 @@ from igtl.aio.changes import Changes, guarded
 from igtl.aio.link import Asking, Link
 from igtl.aio.steps import method, run
 from igtl.session import subscribing
-from igtl.session.subscribing import Receiving, SubscriberOf
-
-
-class _Tasks(Receiving):
-    def __init__(self, link: Link, *, frames: bool) -> None:
-        super().__init__(link, Changes(), guarded, frames=frames)
-        loop = asyncio.get_running_loop()
-        self.receiving = loop.create_task(run(self.receive()))
-        self.handling = loop.create_task(run(self.call_handlers()))
+from igtl.session.subscribing import SubscriberOf
 
 
 class Subscriber(SubscriberOf[Link], Asking):
@@ -32,26 +24,28 @@ class Subscriber(SubscriberOf[Link], Asking):
     """
 
     def __init__(self, link: Link, *, frames: bool) -> None:
-        self._receiving = _Tasks(link, frames=frames)
-        super().__init__(link, self._receiving)
+        super().__init__(link, Changes(), guarded, frames=frames)
+        loop = asyncio.get_running_loop()
+        self._reading = loop.create_task(run(self._receiving.receive()))
+        self._handling = loop.create_task(run(self._receiving.call_handlers()))
 
     wait = method(subscribing.wait)
 
     async def join(self) -> None:
         """Wait until the link has closed, and the handlers are done."""
-        await asyncio.shield(self._receiving.handling)
+        await asyncio.shield(self._handling)
 
     async def close(self) -> None:
         """Close the link, and wait for a handler that is at work."""
         await self.link.close()
-        await self._receiving.receiving
-        if self._receiving.handling is not asyncio.current_task():
+        await self._reading
+        if self._handling is not asyncio.current_task():
             with contextlib.suppress(asyncio.CancelledError):
-                await self._receiving.handling
+                await self._handling
 
     def __del__(self) -> None:
-        receiving = getattr(self, "_receiving", None)
-        if receiving is None or receiving.receiving.done() or self._process != os.getpid():
+        reading = getattr(self, "_reading", None)
+        if reading is None or reading.done() or self._process != os.getpid():
             return
         if not self.link.closed:
             warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)

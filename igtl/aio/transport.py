@@ -226,7 +226,7 @@ class Connection(asyncio.BufferedProtocol):
         session.over.tell(session.close_reason)
 
     def fileno(self) -> int:
-        """Descriptor of the socket; -1 where there is none."""
+        """See `igtl.session.facade.Carrier`."""
         if self._lost.done() or not hasattr(self, "transport"):
             return -1
         return int(self.transport.get_extra_info("socket").fileno())

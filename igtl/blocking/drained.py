@@ -341,7 +341,6 @@ class DrainedLink(Link):
             self._queue(self.session.pack(message, crc=crc))
 
     def send_hello(self) -> None:
-        """Offer header version 2, see `connect`."""
         with self._pump.changed:
             self._check_open()
             self._queue(Packed(hello_message(), as_it_is=True))

@@ -333,7 +333,6 @@ class Peer(PeerBase, Asking):
             self._io.post(lambda: connection.put(packed))
 
     def request(self, exchange: Exchange, timeout: float | None) -> Message:
-        """Send this client a request and wait for its answer."""
         return self._io.run(self._peer.request(exchange, timeout))
 
     def disconnect(self) -> None:
@@ -395,7 +394,6 @@ class Server(ServerBase):
             self._io.post(lambda: self._server.deliver_now(packed))
 
     def peer_of(self, client: int) -> Peer:
-        """The client with this id."""
         found: Peer = self._threads.wrapped(self._server.peers[client])
         return found
 
@@ -436,9 +434,7 @@ class Server(ServerBase):
             self._io.stop()
             self._closed.set()
 
-    def close(self) -> None:
-        """As shutdown."""
-        self.shutdown()
+    close = method(serving.close)
 
     def __enter__(self) -> Self:
         return self

@@ -25,17 +25,7 @@ from igtl.blocking.changes import Changes, guarded
 from igtl.blocking.link import Asking, Link
 from igtl.blocking.steps import method, run
 from igtl.session import subscribing
-from igtl.session.subscribing import Receiving, SubscriberOf
-
-
-class _Threads(Receiving):
-    def __init__(self, link: Link, *, frames: bool) -> None:
-        super().__init__(link, Changes(), guarded, frames=frames)
-        works = ("igtl subscriber", self.receive), ("igtl handlers", self.call_handlers)
-        self.threads = [
-            threading.Thread(target=lambda w=work: run(w()), name=name, daemon=True)
-            for name, work in works
-        ]
+from igtl.session.subscribing import SubscriberOf
 
 
 class Subscriber(SubscriberOf[Link], Asking):
@@ -47,12 +37,17 @@ class Subscriber(SubscriberOf[Link], Asking):
     """
 
     def __init__(self, link: Link, *, frames: bool) -> None:
-        self._receiving = _Threads(link, frames=frames)
-        super().__init__(link, self._receiving)
+        super().__init__(link, Changes(), guarded, frames=frames)
+        receiving = self._receiving  # what the threads refer to
+        works = {"subscriber": receiving.receive, "handlers": receiving.call_handlers}
+        self._threads = [
+            threading.Thread(target=lambda w=work: run(w()), name=f"igtl {name}", daemon=True)
+            for name, work in works.items()
+        ]
 
     def start(self) -> None:
         """Begin to receive, if `subscribe` was told not to."""
-        for thread in self._receiving.threads:
+        for thread in self._threads:
             thread.start()
 
     wait = method(subscribing.wait)
@@ -60,7 +55,7 @@ class Subscriber(SubscriberOf[Link], Asking):
     def close(self) -> None:
         """Close the link, and wait for a handler that is at work."""
         self.link.close()
-        for thread in self._receiving.threads:
+        for thread in self._threads:
             if thread.is_alive() and threading.current_thread() is not thread:
                 thread.join()
 
@@ -71,10 +66,10 @@ class Subscriber(SubscriberOf[Link], Asking):
         self.close()
 
     def __del__(self) -> None:
-        receiving = getattr(self, "_receiving", None)
-        if receiving is None or self._process != os.getpid():
+        threads = getattr(self, "_threads", None)
+        if threads is None or self._process != os.getpid():
             return
-        if receiving.threads[0].is_alive() and not self.link.closed:
+        if threads[0].is_alive() and not self.link.closed:
             warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
             if not sys.is_finalizing():  # see DrainedLink
                 with contextlib.suppress(OSError):

@@ -198,7 +198,7 @@ class Streaming(Generic[M]):
 
 
 class StreamMessages(StreamOf[M]):
-    """A reader of one stream of a link."""
+    """The messages of one stream; see `igtl.Link.stream`."""
 
     def __init__(self, link: AnyLink, start: Start[M]) -> None:
         super().__init__(start)
@@ -242,7 +242,7 @@ class Synchronized(Generic[R]):
 
 
 class Pairs:
-    """A reader of `sync`.
+    """Iterator over messages of the same instant; see `igtl.Link.sync`.
 
     Attributes:
         unmatched: messages without a partner so far, by their selection.

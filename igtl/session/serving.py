@@ -43,11 +43,13 @@ class ServerBase:
         gone: clients that have left, by cause: "closed", "stalled", "unfinished", "idle",
             "disconnected", or the name of an error.
         peer_of: gives the client with an id.
+        shutdown: see `igtl.Server`.
     """
 
     refused: Counter[str]
     gone: Counter[str]
     peer_of: Callable[[int], Any]
+    shutdown: Callable[..., Any]
 
     def __init__(self, functions: Functions) -> None:
         self.functions = functions
@@ -109,6 +111,11 @@ def _kept(keep: Callable[[Any], Any]) -> Callable[[F], F]:
         return function
 
     return register
+
+
+def close(server: ServerBase) -> Steps[None]:
+    """As shutdown."""
+    yield server.shutdown()
 
 
 def send_to(

@@ -169,9 +169,12 @@ class SubscriberOf(Heard, Generic[L]):
         state, changed: what has arrived, and what guards it.
     """
 
-    def __init__(self, link: L, receiving: Receiving) -> None:
+    def __init__(
+        self, link: L, changed: Changing, call: Callable[..., Any], *, frames: bool
+    ) -> None:
         self.link = link
-        self.state, self.changed = receiving.state, receiving.changed
+        self._receiving = Receiving(link, changed, call, frames=frames)
+        self.state, self.changed = self._receiving.state, changed
         self._process = os.getpid()
 
     def on_close(self, handler: F) -> F:
