@@ -291,17 +291,6 @@ def named_after(request: Message, answer: M) -> M:
     return answer
 
 
-class Stopping(Exchange):
-    """STP_ for a stream: matches its answer, and what the stream still sends."""
-
-    def __init__(self, start: Start[Any]) -> None:
-        super().__init__(stop_for(start))
-        self._start = start
-
-    def matches(self, m: Message) -> bool:
-        return super().matches(m) or part_of_stream(self._start, m)
-
-
 class Selection:
     """What a receiver wants: messages of a class and a device name (with wildcards)."""
 
