@@ -28,10 +28,12 @@ class Changes(contextlib.nullcontext[None]):
 
     async def until(self, take: Callable[[], T | None], timeout: float | None) -> T:
         """See `igtl.blocking.changes.Changes.until`."""
-        async with asyncio.timeout(timeout):
-            while (found := take()) is None:
-                await self._changed.wait()
-            return found
+        if timeout is not None:
+            async with asyncio.timeout(timeout):
+                return await self.until(take, None)
+        while (found := take()) is None:
+            await self._changed.wait()
+        return found
 
 
 async def guarded(handler: Callable[..., Any], *args: Any, peer: Any = None) -> None:

@@ -40,7 +40,7 @@ from igtl.session.facade import (
     greeting,
     new_session,
 )  # fmt: skip
-from igtl.session.operations import Pairs, Streaming, StreamMessages, Synchronized
+from igtl.session.operations import OVER, Pairs, Streaming, StreamMessages, Synchronized
 from igtl.session.packed import Packed
 from igtl.session.protocol import hello_message
 from igtl.session.requests import ANYTHING, Exchange, StreamOf
@@ -196,19 +196,24 @@ class Link(AnyLink, Asking, Synchronized[SyncReader]):
     async def __anext__(self) -> Message:
         try:
             return await self.until(self.session.take, ANYTHING, self.options.read_timeout)
-        except operations.OVER as error:
+        except OVER as error:
             if self.ends_iteration(error):
                 raise StopAsyncIteration from None
             raise
 
     async def recv_frame(self, *, timeout: float | None = None) -> Frame:
         """The next message as it came, for relays and recorders; see `igtl.Link.recv_frame`."""
-        return await self.until(self.session.take_frame, "message", self.patience(timeout))
+        timeout = self.options.read_timeout if timeout is None else seconds("timeout", timeout)
+        return await self.until(self.session.take_frame, "message", timeout)
 
     async def frames(self) -> AsyncIterator[Frame]:
         """All messages as they come; see `igtl.Link.frames`."""
-        while (frame := await run(operations.next_frame(self))) is not None:
-            yield frame
+        try:
+            while True:
+                yield await self.recv_frame()
+        except OVER as error:
+            if not self.ends_iteration(error):
+                raise
 
     # -- requests
 

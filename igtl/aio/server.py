@@ -72,7 +72,7 @@ class Server(Answers):
         return self._accepting.port
 
     async def start(self) -> None:
-        """Begin to listen, if `serve` was told not to."""
+        """See `igtl.Server.start`."""
         self._accepting.start()
 
     async def bind(self, host: str, port: int) -> None:
@@ -93,7 +93,7 @@ class Server(Answers):
 
     @property
     def clients(self) -> list[Peer]:
-        """Who is connected."""
+        """The peers that are connected."""
         return list(self.peers.values())
 
     async def broadcast(

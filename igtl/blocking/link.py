@@ -32,7 +32,7 @@ from igtl.session.facade import (
     new_session,
 )  # fmt: skip
 from igtl.session.inbox import Wanted
-from igtl.session.operations import Pairs, Streaming, StreamMessages, Synchronized
+from igtl.session.operations import OVER, Pairs, Streaming, StreamMessages, Synchronized
 from igtl.session.protocol import Parts, hello_message
 from igtl.session.requests import ANYTHING, Exchange
 from igtl.session.session import Session, closed_by
@@ -295,7 +295,7 @@ class Link(AnyLink, Asking, Synchronized[SyncReader]):
     def __next__(self) -> Message:
         try:
             return self.until(self.session.take, ANYTHING, self.options.read_timeout)
-        except operations.OVER as error:
+        except OVER as error:
             if self.ends_iteration(error):
                 raise StopIteration from None
             raise
@@ -307,12 +307,17 @@ class Link(AnyLink, Asking, Synchronized[SyncReader]):
         Raises:
             as recv.
         """
-        return self.until(self.session.take_frame, "message", self.patience(timeout))
+        timeout = self.options.read_timeout if timeout is None else seconds("timeout", timeout)
+        return self.until(self.session.take_frame, "message", timeout)
 
     def frames(self) -> Iterator[Frame]:
         """All messages as they come, until the peer closes cleanly; see recv_frame."""
-        while (frame := run(operations.next_frame(self))) is not None:
-            yield frame
+        try:
+            while True:
+                yield self.recv_frame()
+        except OVER as error:
+            if not self.ends_iteration(error):
+                raise
 
     # -- requests
 

@@ -10,7 +10,6 @@ from functools import partial
 from typing import Any, Generic, TypeVar
 from typing import Protocol as Interface
 
-from igtl._core import Frame
 from igtl.codec.message import Message, NoData
 from igtl.errors import ConnectionClosed, MessageTooLarge
 from igtl.messages.general import Command, CommandReply
@@ -118,17 +117,6 @@ def latest(
 
     found: M = yield link.until(newest, wanted, link.patience(timeout))
     return found
-
-
-def next_frame(link: AnyLink) -> Steps[Frame | None]:
-    """The next message as it came; None after a clean end."""
-    try:
-        frame: Frame = yield link.recv_frame()
-        return frame
-    except OVER as error:
-        if link.ends_iteration(error):
-            return None
-        raise
 
 
 def wait_compressed(link: AnyLink, timeout: float | None = 1.0) -> Steps[bool]:
