@@ -1267,7 +1267,7 @@ def test_quick_requests_in_a_row_are_all_answered(kind: str) -> None:
 
 
 def test_threads_of_clients_that_left_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("igtl.blocking.server._MAX_THREADS", 4)
+    monkeypatch.setattr("igtl.blocking.runner._MAX_THREADS", 4)
     release = threading.Event()
     with igtl.serve(port=0) as server:
         serve_slowly(server, "sync", release)

@@ -9,8 +9,10 @@ from collections.abc import Callable
 from typing import Any, TypeVar, Unpack, overload
 
 from igtl._core import Frame
-from igtl.blocking.drained import Channel, DrainedLink, Pump, drained
-from igtl.blocking.link import Link, connect_once, open_transport
+from igtl.blocking.channel import Channel
+from igtl.blocking.drained import DrainedLink, Pump, drained
+from igtl.blocking.link import Link
+from igtl.blocking.opening import connect_once, open_transport
 from igtl.blocking.transport import SocketTransport
 from igtl.codec.message import Message
 from igtl.errors import ConnectionClosed, MessageTooLarge, ProtocolError

@@ -7,7 +7,8 @@ from collections.abc import Generator
 from functools import partial
 from typing import Unpack
 
-from igtl.blocking.link import Link, connect_once
+from igtl.blocking.link import Link
+from igtl.blocking.opening import connect_once
 from igtl.blocking.steps import run
 from igtl.options import PORT, ConnectOptions, ConnectSettings
 from igtl.session.backoff import Backoff, OnEvent, Reconnecting, Supervisor
