@@ -8,8 +8,10 @@ import asyncio
 from igtl.aio.answers import Runner
 from igtl.aio.peer import Peer
 from igtl.aio.server import Server
+from igtl.aio.transport import Connection
 from igtl.options import ServerOptions
 from igtl.session.backoff import Backoff, Supervisor
+from igtl.session.facade import new_session
 
 _OPEN = 5.0  # seconds to connect
 
@@ -83,12 +85,13 @@ class Dialing(Server):
             await asyncio.sleep(pause)
 
     async def _dial(self) -> Peer:
-        connection = self._new_connection(self._address)
+        session = new_session(self.options, self.options, peer=self._address)
+        connection = Connection(session, keepalive=self.options.keepalive)
         connection.resets = True
         self._over.clear()
         async with asyncio.timeout(_OPEN):
             await asyncio.get_running_loop().create_connection(lambda: connection, *self._address)
-        self._arrived(connection)
+        self._welcome(connection)
         return self.clients[-1]
 
     async def _serve(self, peer: Peer) -> None:

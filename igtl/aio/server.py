@@ -11,7 +11,7 @@ import itertools
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from typing import Any, Self, Unpack
 
 from igtl import _core
@@ -28,9 +28,9 @@ from igtl.log import log, sum_up
 from igtl.options import PORT, UNIX, ServerOptions, ServerSettings, seconds
 from igtl.session import serving
 from igtl.session.access import AllowList
-from igtl.session.facade import new_session, server_layers
-from igtl.session.layers import Layer
+from igtl.session.facade import new_session
 from igtl.session.packed import Packed
+from igtl.session.session import Session
 
 _WATCH = 0.05, 0.5  # seconds between two looks at clients, at least and at most
 
@@ -52,11 +52,9 @@ class Server(Answers):
         self.peers: dict[int, Peer] = {}
         self._allow = AllowList(options.allow)
         self._ids = itertools.count(1)
-        self._new_layer: Callable[[], Layer | None] = lambda: None
-        self._coming = 0  # let in, but not yet through with a handshake
         self._tasks: set[asyncio.Task[Any]] = set()
         self._latched: dict[bytes, Packed] = {}
-        self._accepting = Accepting(self._admit, self._arrived, self.refused)
+        self._accepting = Accepting(options, self._admit, self._welcome, self.refused)
         self._shutdown: asyncio.Task[None] | None = None
         self._closers: set[asyncio.Task[Any] | None] = set()  # who waits for the shutdown
         self._compressing = asyncio.Lock()
@@ -82,8 +80,7 @@ class Server(Answers):
             OSError: the address cannot be used.
             ValueError: allow= was given for a Unix socket, whose clients have no address.
         """
-        self._new_layer = server_layers(self.options, host)
-        await self._accepting.bind(host, port, self.options.sock)
+        await self._accepting.bind(host, port)
         if self.options.allow is not None and self.host.startswith(UNIX):
             await self._accepting.close()
             raise ValueError("allow= is for addresses; the permissions of a Unix socket decide")
@@ -173,7 +170,7 @@ class Server(Answers):
         await self._accepting.close()
         for peer in self.clients:
             peer.stop(lambda key: True)
-        for task in list(self._tasks):  # handshakes, and the watch
+        for task in list(self._tasks):  # the watch
             if task.get_name() != "igtl peer":
                 task.cancel()
         await asyncio.gather(
@@ -195,11 +192,11 @@ class Server(Answers):
 
     # -- coming and going
 
-    def _admit(self, address: Any) -> Connection | None:
+    def _admit(self, address: Any) -> Session | None:
         cause = None
         if not self._allow.admits(address):
             cause = "not allowed"
-        elif len(self.peers) + self._coming >= self.options.max_clients:
+        elif len(self.peers) + self._accepting.coming >= self.options.max_clients:
             cause = "max_clients"
         elif self._shutdown is not None:
             cause = "closing"
@@ -207,29 +204,7 @@ class Server(Answers):
             self.refused[cause] += 1
             log(logging.WARNING, "%s was refused: %s", address, cause, peer=address, cause=cause)
             return None
-        return self._new_connection(address)
-
-    def _new_connection(self, address: Any) -> Connection:
-        options = self.options
-        session = new_session(options, options, peer=address)
-        return Connection(session, self._new_layer(), keepalive=options.keepalive)
-
-    def _arrived(self, connection: Connection) -> None:
-        if connection.layer is None:
-            self._welcome(connection)
-        else:
-            self._coming += 1
-            self._start_task(self._shake_hands(connection))
-
-    async def _shake_hands(self, connection: Connection) -> None:
-        try:
-            await connection.handshake(self.options.handshake_timeout)
-        except OSError as error:  # SSLError and TimeoutError are OSErrors
-            connection.count_refusal(self.refused, error)
-        else:
-            self._welcome(connection)
-        finally:
-            self._coming -= 1
+        return new_session(self.options, self.options, peer=address)
 
     def _start_task(self, work: Coroutine[Any, Any, None], name: str | None = None) -> None:
         task = asyncio.get_running_loop().create_task(work, name=name)
