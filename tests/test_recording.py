@@ -344,7 +344,7 @@ def test_a_disk_that_cannot_be_read_is_reported(
     path = recorded(tmp_path / "a.mcap", WIRES[:1])
     with Recording(path) as recording:
         recording._file.close()
-        recording._file = Failing(path)  # type: ignore[assignment]
+        recording._file.file = Failing(path)  # type: ignore[assignment]
         with pytest.raises(OSError, match="Input/output") as told:
             list(recording)
         assert told.value.filename == str(path)

@@ -20,7 +20,7 @@ import pytest
 
 import igtl
 import igtl.aio
-from igtl.blocking.link import open_transport
+from igtl.blocking.opening import open_transport
 from igtl.session.backoff import Supervisor
 from tests.links import WEBSOCKETS, RawWebSocket
 from tests.test_links import until

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, TypeVar, Unpack, overload
 
 from igtl._core import Frame
-from igtl.blocking.drained import Channel, DrainedLink, Pump, drained, wait
-from igtl.blocking.link import Link, StreamReader, connect_once, new_session, open_transport
+from igtl.blocking.channel import Channel
+from igtl.blocking.drained import DrainedLink, Pump, drained
+from igtl.blocking.link import Link
+from igtl.blocking.opening import connect_once, open_transport
 from igtl.blocking.transport import SocketTransport
 from igtl.codec.message import Message
 from igtl.errors import ConnectionClosed, MessageTooLarge, ProtocolError
@@ -27,7 +28,14 @@ from igtl.options import (
     seconds,
 )  # fmt: skip
 from igtl.session.backoff import Backoff, OnEvent, Supervisor
-from igtl.session.facade import client_layer, greeting, new_inbox, new_outbox, new_protocol
+from igtl.session.facade import (
+    client_layer,
+    greeting,
+    new_inbox,
+    new_outbox,
+    new_protocol,
+    new_session,
+)
 from igtl.session.once import Once, call
 from igtl.session.packed import Packed
 from igtl.session.requests import Exchange
@@ -225,7 +233,7 @@ class ReconnectingLink(DrainedLink):
     Sending while the peer is away, or takes nothing, queues under a policy; receiving waits. A
     thread keeps the connection and reads it; on a new one it sends the hello, asks again for the
     streams that are open, and sends what was latched and what is queued, in this order. Iterating
-    goes on over all of them.
+    goes on over all of them, and so does a stream.
 
     What had been handed to the system when a connection broke may or may not have arrived: this end
     cannot tell. Everything else that is lost is in `stats.dropped`.
@@ -261,15 +269,18 @@ class ReconnectingLink(DrainedLink):
         Raises:
             ConnectionClosed, or the error with which the backoff gave up: it never will be.
         """
-        timeout = seconds("timeout", timeout)
-        end = math.inf if timeout is None else time.monotonic() + timeout
-        with self._pump.changed:
-            while not self._pump.connected:
+        pump = self._pump
+
+        def connected() -> bool | None:
+            if not pump.connected:
                 self._check_open()
-                left = end - time.monotonic()
-                if left <= 0 or not wait(self._pump.changed, None if left == math.inf else left):
-                    return self._pump.connected
+                return None
             return True
+
+        try:
+            return pump.changed.until(connected, seconds("timeout", timeout))
+        except TimeoutError:
+            return pump.connected
 
     def send(self, message: Message | Frame, *, crc: bool = True, latch: bool = False) -> None:
         """Send one message, or queue it while the peer is away; it is packed at once.
@@ -310,7 +321,7 @@ class ReconnectingLink(DrainedLink):
             answers: list[Any] = []
             self._pump.open_stream(exchange.request, answers.append)
             take = lambda: answers[0] if answers else None  # noqa: E731
-            answer: Message = self._within(take, exchange, math.inf if timeout is None else timeout)
+            answer: Message = self.until(take, exchange, timeout)
             return answer
         began = time.monotonic()
         if not self.wait_connected(timeout):
@@ -319,19 +330,9 @@ class ReconnectingLink(DrainedLink):
             timeout = max(0.0, timeout - (time.monotonic() - began))
         return super().request(exchange, timeout)
 
-    @contextlib.contextmanager
-    def stream(self, start: Start[M], *, timeout: float | None = 5.0) -> Iterator[StreamReader[M]]:
-        """As Link.stream; after a reconnect it is asked for again, and goes on."""
-        try:
-            with super().stream(start, timeout=timeout) as frames:
-                yield frames
-        finally:
-            self._pump.leave_stream(start)
-
-    def _stop(self, start: Start[Any], acknowledged: bool) -> None:
+    def leaves(self, start: Start[Any]) -> bool:
         self._pump.leave_stream(start)  # before STP_: a connection that is made now does not ask
-        if self._pump.connected:
-            super()._stop(start, acknowledged)
+        return self._pump.connected
 
     def __repr__(self) -> str:
         state = "connected to" if self.connected else "waiting for"

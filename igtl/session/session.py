@@ -17,6 +17,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 from igtl import _core
@@ -30,7 +31,7 @@ from igtl.session.once import Once
 from igtl.session.outbox import Outbox
 from igtl.session.packed import Packed
 from igtl.session.protocol import Protocol
-from igtl.session.requests import Exchange
+from igtl.session.requests import ANYTHING, Exchange, Selection
 
 READ_AHEAD = 256 * 1024  # bytes that may lie undecoded before the driver stops reading
 SLICE = 256 * 1024  # bytes of a large message that are handed to the driver at once
@@ -203,6 +204,13 @@ class Session:
                 return message
             self.inbox.put(message, self.protocol.last_size)
         return None
+
+    def taking(self, kind: type[Message], name: str) -> tuple[Wanted, Callable[[], Message | None]]:
+        """What `recv(kind, name)` wants, and the function that takes it."""
+        if kind is Message and name == "*":
+            return ANYTHING, self.take
+        wanted = Selection(kind, name)
+        return wanted, partial(self.take, wanted, fresh=True)
 
     def latest(self, wanted: Wanted, newer_than: float | None = None) -> Message | None:
         """The newest message of those that are wanted, of all that has arrived; older ones of its
