@@ -30,7 +30,7 @@ LAYERS = [
     "blocking aio tools.rate",
     "files video recording",
     "peers",
-    "simulate doctor",
+    "simulate doctor devices",
     "tools testing",
     "view",
     "__init__",

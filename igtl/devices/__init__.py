@@ -1,0 +1,27 @@
+"""Devices on the desk as sources of messages: cameras, markers, trackers, serial ports, streams.
+
+    with igtl.devices.open("camera:/dev/video0") as camera:
+        for message in camera: ...
+
+A device is a dataclass of its options that yields messages (`Device`); another package adds one by
+an entry point of the group "igtl.devices". `igtl serve --device SPEC` serves them to clients.
+"""
+
+from igtl.devices.device import ALIVE, Device, Item, option
+from igtl.devices.registry import device_class, names
+from igtl.devices.source import Source, open
+from igtl.devices.spec import Option, device_of, options_of
+
+__all__ = [
+    "ALIVE",
+    "Device",
+    "Item",
+    "Option",
+    "Source",
+    "device_class",
+    "device_of",
+    "names",
+    "open",
+    "option",
+    "options_of",
+]
