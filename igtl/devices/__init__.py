@@ -7,19 +7,23 @@ A device is a dataclass of its options that yields messages (`Device`); another 
 an entry point of the group "igtl.devices". `igtl serve --device SPEC` serves them to clients.
 """
 
-from igtl.devices.device import ALIVE, Device, Item, option
+from igtl.devices.device import ALIVE, UNREADABLE, Device, Item, option
 from igtl.devices.registry import device_class, names
+from igtl.devices.serving import Feed, feed
 from igtl.devices.source import Source, open
 from igtl.devices.spec import Option, device_of, options_of
 
 __all__ = [
     "ALIVE",
+    "UNREADABLE",
     "Device",
+    "Feed",
     "Item",
     "Option",
     "Source",
     "device_class",
     "device_of",
+    "feed",
     "names",
     "open",
     "option",

@@ -16,9 +16,11 @@ class Note(Enum):
     """What a device yields beside messages."""
 
     ALIVE = "the device works, and has nothing to send"
+    UNREADABLE = "the device has delivered data that cannot be read"
 
 
 ALIVE: Final = Note.ALIVE
+UNREADABLE: Final = Note.UNREADABLE
 Item = Message | Note | None
 
 
@@ -70,6 +72,7 @@ class Device(ABC):
 
         It runs in a thread of its own, and is closed there, at a yield: so a device that waits
         longer than half a second yields None meanwhile. It yields ALIVE where the device has
-        delivered data and there is no message to make of them. Whatever it raises counts as a
-        failure of the device, which is then opened again; returning means that there is no more.
+        delivered data and there is no message to make of them, and UNREADABLE, which is counted,
+        where it cannot read them. Whatever it raises counts as a failure of the device, which is
+        then opened again; returning means that there is no more.
         """

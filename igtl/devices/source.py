@@ -9,7 +9,7 @@ from collections import deque
 from typing import Any, Final, Self
 
 from igtl.codec.message import Message
-from igtl.devices.device import Device
+from igtl.devices.device import UNREADABLE, Device
 from igtl.devices.spec import device_of
 from igtl.errors import ConnectionClosed
 from igtl.extras import need
@@ -30,6 +30,7 @@ class Source:
         failures: number of times that it failed, or could not be opened.
         stalls: number of times that it stalled.
         dropped: messages given up because the caller did not take them: the oldest ones.
+        unreadable: pieces of data that the device delivered and that could not be read.
         error: why it does not work now; None while it works.
     """
 
@@ -37,7 +38,7 @@ class Source:
         for module, extra in device.needs.items():
             need(module, extra)
         self.device = device
-        self.received = self.failures = self.stalls = self.dropped = 0
+        self.received = self.failures = self.stalls = self.dropped = self.unreadable = 0
         self.error: Exception | None = None
         self._backoff = backoff
         self._waiting: deque[tuple[Message, bool]] = deque()  # and whether it tells the state
@@ -79,6 +80,7 @@ class Source:
                 with self._changed:
                     if item is not None:
                         self._came()
+                    self.unreadable += item is UNREADABLE
                     if isinstance(item, Message):
                         self._put(item)
                     if self._stop:

@@ -97,9 +97,10 @@ def _plain(kind: Any) -> Any:
 def _value(kind: Any, text: str) -> Any:
     kind = _plain(kind)
     if typing.get_origin(kind) is Literal:
-        if text not in typing.get_args(kind):
-            raise ValueError(text)
-        return text
+        for value in typing.get_args(kind):
+            if str(value).lower() == text.lower():
+                return value
+        raise ValueError(text)
     if typing.get_origin(kind) is tuple:
         parts = re.split(r"[,x]", text)
         inner = typing.get_args(kind)
