@@ -7,6 +7,7 @@ A device is a dataclass of its options that yields messages (`Device`); another 
 an entry point of the group "igtl.devices". `igtl serve --device SPEC` serves them to clients.
 """
 
+from igtl.devices.check import Check, check
 from igtl.devices.device import ALIVE, UNREADABLE, Device, Item, option
 from igtl.devices.registry import device_class, names
 from igtl.devices.serving import Feed, feed
@@ -16,11 +17,13 @@ from igtl.devices.spec import Option, device_of, options_of
 __all__ = [
     "ALIVE",
     "UNREADABLE",
+    "Check",
     "Device",
     "Feed",
     "Item",
     "Option",
     "Source",
+    "check",
     "device_class",
     "device_of",
     "feed",

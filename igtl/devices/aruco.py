@@ -11,9 +11,9 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from igtl.devices.camera import Camera
+from igtl.devices.camera import Filmed
 from igtl.devices.device import ALIVE, Item, option
-from igtl.devices.film import Picture, pictures
+from igtl.devices.film import Picture
 from igtl.devices.registry import meant
 from igtl.extras import need
 from igtl.messages.imaging import Image
@@ -35,7 +35,7 @@ class Lens(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Aruco(Camera):
+class Aruco(Filmed):
     """Poses of printed ArUco markers that a camera sees."""
 
     name: str = option("Aruco", "device name of TDATA and STATUS")
@@ -62,7 +62,7 @@ class Aruco(Camera):
     def messages(self) -> Iterator[Item]:
         lens = read_lens(self.calibration)
         find = _Finder(self.dictionary, self.mm, self.ids, lens)
-        for picture in pictures(self.input, loop=self.loop, pace=self.pace):
+        for picture in self.pictures():
             if picture is None:
                 yield None
                 continue
@@ -131,8 +131,8 @@ def _dictionary(name: str) -> Any:
 
 def read_lens(path: str) -> Lens:
     """The calibration of a camera from a file: .npz or .json with "camera_matrix" (or "mtx", "K")
-    and, if there are any, "distortion_coefficients" (or "dist_coeffs", "dist", "D"); .yaml, .yml and
-    .xml as OpenCV writes them, with the same names.
+    and, if there are any, "distortion_coefficients" (or "dist_coeffs", "dist", "D"); .yaml, .yml
+    and .xml as OpenCV writes them, with the same names.
 
     Raises:
         OSError: the file cannot be read. ValueError: it has no camera matrix.
@@ -170,7 +170,8 @@ def _of_opencv(path: str) -> dict[str, Matrix]:
     storage: Any = cv.FileStorage(path, cv.FILE_STORAGE_READ)
     try:
         root = storage.root()
-        found = {name: root.getNode(name).mat() for name in root.keys()}
+        names = root.keys()  # a list: the node itself cannot be iterated over
+        found = {name: root.getNode(name).mat() for name in names}
     finally:
         storage.release()
     return {name: np.asarray(mat, float) for name, mat in found.items() if mat is not None}

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Final
 
 from igtl.devices.device import Device, Item, option
-from igtl.devices.film import Input, messages_of, pictures
+from igtl.devices.film import Input, Picture, messages_of, pictures
 from igtl.video.codecs import Codec
 
 _CAMERAS: Final = {"win32": "dshow", "darwin": "avfoundation"}
@@ -20,22 +20,18 @@ _RATE: Final = 30.0  # of a camera that is not told one, for the bit rate
 
 
 @dataclass(frozen=True, kw_only=True)
-class Camera(Device):
-    """A camera, a film, an address, or generated pictures."""
+class Filmed(Device):
+    """Base of devices that look at the frames of a camera or a film."""
 
-    name: str = option("Camera", "device name of the messages")
     size: tuple[int, int] | None = option(None, "width and height to ask a camera for")
     fps: float | None = option(None, "frames a second to ask a camera for, or to play a film at")
-    encode: Codec | None = option(None, "send VIDEO of this codec instead of IMAGE")
     loop: bool = option(False, "play a film again and again")
     pace: bool = option(True, "play a film at its own speed; no: as fast as it is taken")
     format: str = option("", "what FFmpeg opens: lavfi for generated pictures, v4l2, dshow, …")
     ffmpeg: str = option("", "further options of FFmpeg, as input_format=mjpeg:rtbufsize=64M")
 
-    takes: ClassVar = "/dev/video0, 0, a file, rtsp://…, testsrc=size=640x480:rate=30"
-    sends: ClassVar = "IMAGE, or VIDEO"
-    stamp: ClassVar = "driver (v4l2), else arrival; of a film: when the frame is due"
-    needs: ClassVar = {"av": "video"}
+    takes: ClassVar[str] = "/dev/video0, 0, a file, rtsp://…, testsrc=size=640x480:rate=30"
+    stamp: ClassVar[str] = "driver (v4l2), else arrival; of a film: when the frame is due"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -65,9 +61,23 @@ class Camera(Device):
             options = {"timestamps": "abs", **options}  # of the wall clock
         return Input(argument, kind, {**_asked(self.size, self.fps), **options})
 
+    def pictures(self) -> Iterator[Picture | None]:
+        """The frames, from opening on; None while none is due."""
+        return pictures(self.input, loop=self.loop, pace=self.pace)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Camera(Filmed):
+    """A camera, a film, an address, or generated pictures."""
+
+    name: str = option("Camera", "device name of the messages")
+    encode: Codec | None = option(None, "send VIDEO of this codec instead of IMAGE")
+
+    sends: ClassVar = "IMAGE, or VIDEO"
+    needs: ClassVar = {"av": "video"}
+
     def messages(self) -> Iterator[Item]:
-        found = pictures(self.input, loop=self.loop, pace=self.pace)
-        return messages_of(found, self.name, self.encode, self.fps or _RATE)
+        return messages_of(self.pictures(), self.name, self.encode, self.fps or _RATE)
 
 
 @dataclass(frozen=True, kw_only=True)

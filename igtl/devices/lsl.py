@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final
 
@@ -51,13 +51,14 @@ class Lsl(Device):
             raise OSError(f"no stream with {self.by} {self.argument!r} on this network")
         if info.channel_count() > _MOST:
             raise ValueError(f"{self.argument}: {info.channel_count()} channels, at most {_MOST}")
-        inlet = lsl.StreamInlet(info, max_buflen=_BUFFERED)
+        # a stream that is lost raises, and is looked for again by its name
+        inlet = lsl.StreamInlet(info, max_buflen=_BUFFERED, recover=False)
         try:
             yield from self._samples(lsl, inlet)
         finally:
             inlet.close_stream()
 
-    def _found(self, lsl: Any) -> Iterator[Any]:
+    def _found(self, lsl: Any) -> Generator[Item, None, Any]:
         end = time.monotonic() + _LOOK
         while time.monotonic() < end:
             found = lsl.resolve_byprop(self.by, self.argument, timeout=_NAP)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import select
 import socket
-import struct
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -28,6 +27,7 @@ _NAP: Final = 0.25  # seconds that a read waits
 _AGAIN: Final = (
     1.0  # seconds between two requests to a server that has not answered, or keep-alives
 )
+_SILENCE: Final = 2.0  # seconds without a frame after which Motive may have been restarted
 _NAME: Final = 20  # bytes of a device name, and of a tool's
 
 
@@ -71,7 +71,7 @@ class _Client:
         self._version = _version_of(device.version) if device.version else None
         self._frequency = 0
         self._names: dict[int, str] | None = None
-        self._asked = 0.0
+        self._asked = self._last = 0.0
         self._command = self._open.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
         self._data = self._open.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
         try:
@@ -119,7 +119,7 @@ class _Client:
         if now - self._asked < _AGAIN:
             return
         self._asked = now
-        if self._frequency == 0:
+        if self._frequency == 0 or now - self._last > _SILENCE:
             self._send(packets.CONNECT, b"Ping\0")
         elif self._names is None:
             self._send(packets.REQUEST_MODELS)
@@ -132,7 +132,9 @@ class _Client:
     def _take(self, number: int, payload: bytes, arrived: float) -> Iterator[Item]:
         if number == packets.SERVER_INFO:
             info = packets.read_server_info(payload)
-            _check(info.version)
+            if info.version < packets.FIRST:
+                raise OSError("{} sends NatNet {}.{}, 3.0 at least is read".format(
+                    info.name, *info.version))  # fmt: skip
             self._version = self._version or info.version
             self._frequency = info.frequency
             self._asked = 0.0
@@ -147,6 +149,7 @@ class _Client:
 
     def _told(self, frame: packets.Frame, arrived: float) -> Iterator[Item]:
         names = self._names or {}
+        self._last = time.monotonic()
         seen = [body for body in frame.bodies if body.tracked]
         if any(body.number not in names for body in seen) and self._names is not None:
             self._names = None  # there is a new body
@@ -171,10 +174,6 @@ def _version_of(text: str) -> packets.Version:
         major, minor = (int(part) for part in text.split("."))
     except ValueError:
         raise ValueError(f"a version of NatNet is written as 3.1, not {text!r}") from None
-    return _check((major, minor))
-
-
-def _check(version: packets.Version) -> packets.Version:
-    if version < packets.FIRST:
-        raise NotImplementedError("NatNet {}.{} is too old: 3.0 at least".format(*version))
-    return version
+    if (major, minor) < packets.FIRST:
+        raise ValueError(f"NatNet {text} is too old: 3.0 at least")
+    return major, minor

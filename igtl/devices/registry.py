@@ -19,7 +19,7 @@ BUILT_IN: Final = {
     "camera": "camera:Camera",
     "lsl": "lsl:Lsl",
     "natnet": "natnet:NatNet",
-    "screen": "screen:Screen",
+    "screen": "camera:Screen",
     "serial": "serial:Serial",
     "sks": "sks:Sks",
 }

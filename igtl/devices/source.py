@@ -95,7 +95,7 @@ class Source:
         if self.error is not None:
             self.error = None
             name = self.device.name
-            log(logging.INFO, "device %s works again", name, device=name)
+            log(logging.WARNING, "device %s works again", name, device=name)
             self._put(Status.ok(f"{name} works again", device_name=name), state=True)
 
     def _failed(self, error: Exception, *, worked: bool) -> None:
