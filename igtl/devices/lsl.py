@@ -16,7 +16,7 @@ from igtl.log import log
 from igtl.messages.general import Sensor, String
 
 _NAP: Final = 0.25  # seconds that a read waits
-_LOOK: Final = 5.0  # seconds to look for a stream
+_LOOK: Final = 3.0  # seconds to look for a stream
 _CLOCKS: Final = 5.0  # seconds between two looks at the sender's clock
 _MOST: Final = 255  # channels of a SENSOR
 _SAMPLES: Final = 1024  # taken at once
