@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -320,10 +321,8 @@ def test_a_packet_that_is_cut_or_lies_is_refused(version: tuple[int, int]) -> No
         wrong = bytearray(content)
         for at in rng.integers(0, len(wrong), 3):
             wrong[at] = rng.integers(256)
-        try:
+        with contextlib.suppress(ValueError):
             packets.read_frame(bytes(wrong), version)
-        except ValueError:
-            pass
     for cut in (b"", b"\x07", b"\x07\x00\xff\x00abc"):
         with pytest.raises(ValueError, match="NatNet packet"):
             packets.split(cut)

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Final, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,9 @@ from igtl.messages.imaging import Image
 from igtl.messages.tracking import Tool, ToolType, TrackingData, Transform
 
 Matrix = npt.NDArray[np.float64]
+# the names that OpenCV's samples, its tools and ROS give them in files
+_MATRICES: Final = ("camera_matrix", "mtx", "K")
+_DISTORTIONS: Final = ("distortion_coefficients", "dist_coeffs", "dist", "D")
 
 
 class Lens(NamedTuple):
@@ -138,13 +141,12 @@ def read_lens(path: str) -> Lens:
         OSError: the file cannot be read. ValueError: it has no camera matrix.
     """
     found = _arrays_of(path)
-    matrix = next((found[n] for n in ("camera_matrix", "mtx", "K") if n in found), None)
+    matrix = next((found[n] for n in _MATRICES if n in found), None)
     if matrix is None or matrix.size != 9:
         raise ValueError(
             f"{path} has no camera_matrix of 3 × 3; it has {', '.join(found) or 'none'}"
         )
-    names = ("distortion_coefficients", "dist_coeffs", "dist", "D")
-    distortion = next((found[n] for n in names if n in found), np.zeros(5))
+    distortion = next((found[n] for n in _DISTORTIONS if n in found), np.zeros(5))
     return Lens(matrix.reshape(3, 3), distortion.ravel())
 
 
@@ -169,9 +171,7 @@ def _of_opencv(path: str) -> dict[str, Matrix]:
     Path(path).stat()  # an OSError that names the file, instead of OpenCV's own
     storage: Any = cv.FileStorage(path, cv.FILE_STORAGE_READ)
     try:
-        root = storage.root()
-        names = root.keys()  # a list: the node itself cannot be iterated over
-        found = {name: root.getNode(name).mat() for name in names}
+        nodes = {name: storage.getNode(name) for name in (*_MATRICES, *_DISTORTIONS)}
+        return {name: np.asarray(n.mat(), float) for name, n in nodes.items() if n.isMap()}
     finally:
         storage.release()
-    return {name: np.asarray(mat, float) for name, mat in found.items() if mat is not None}
