@@ -97,6 +97,7 @@ class Motive:
     Attributes:
         port: for requests.
         bodies, names: what it sends; they may be changed.
+        group: address and port of a multicast group that gets the frames instead.
         asked: ids of the packets that came.
         raw: a datagram to send instead of the next frame.
     """
@@ -107,8 +108,11 @@ class Motive:
         self.bodies, self.names, self.version = bodies, names, version
         self.asked: list[int] = []
         self.raw: bytes | None = None
+        self.group: tuple[str, int] | None = None
         self._sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self._sock.bind(("127.0.0.1", port))
+        here = socket.inet_aton("127.0.0.1")
+        self._sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, here)
         self.port: int = self._sock.getsockname()[1]
         self._clients: set[tuple[str, int]] = set()
         self._over = threading.Event()
@@ -141,7 +145,7 @@ class Motive:
             number += 1
             data = packets.packet(packets.FRAME, frame(number, self.bodies, self.version))
             raw, self.raw = self.raw, None
-            for client in list(self._clients):
+            for client in [*self._clients] if self.group is None else [self.group]:
                 self._sock.sendto(data if raw is None else raw, client)
 
     def __enter__(self) -> Self:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import re
+import subprocess
+import sys
 import threading
 import time
+import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +21,7 @@ from click.testing import CliRunner
 import igtl
 from igtl.cli import main
 from igtl.devices import ALIVE, UNREADABLE, Device, Item, device_of, option, options_of, registry
+from tests.cpp import free_port
 
 QUICK = igtl.Backoff(0.01, 0.05)
 
@@ -116,7 +122,8 @@ def test_specifications(spec: str, argument: str, values: dict[str, Any]) -> Non
         ("script:x?size=640", ["'size'", "NxN"]),
         ("script:x?mode=three", ["one | two"]),
         ("script:x?flag=perhaps", ["yes | no"]),
-        ("script:x?name=", ["needs a name"]),
+        ("script:x?name=", ["1 to 20 bytes"]),
+        ("script:x?name=TwentyOneLettersLong!", ["1 to 20 bytes"]),
         ("script:x?stall=-1", ["stall", "from 0"]),
         ("script:x?steps=1", ["no option 'steps'"]),
         ("serial", ["serial:/dev/ttyUSB0"]),
@@ -394,6 +401,15 @@ def test_frames_are_encoded_for_those_who_ask(serve: Any) -> None:
     assert all(f is not None and f.shape == (48, 64) for f in shown)
 
 
+def test_pictures_of_an_odd_size_are_sent_and_not_encoded(serve: Any) -> None:
+    def odd(n: int) -> igtl.Image:
+        return igtl.Image.from_frame(np.zeros((47, 63), np.uint8), device_name="Camera")
+
+    link = serve(Ticking(name="Camera", make=odd))
+    assert [link.recv(igtl.Image).array.shape for _ in range(3)] == [(1, 47, 63)] * 3
+    assert link.query(igtl.GetStatus(device_name="Camera")).is_ok
+
+
 def test_clients_are_told_of_failures_also_those_that_come_later(serve: Any) -> None:
     broken, whole = Ticking(name="Arm", make=pose), Ticking(name="Camera", make=frame)
     link = serve(broken, whole)
@@ -469,3 +485,94 @@ def test_serve_refuses_what_it_cannot_open() -> None:
     done = CliRunner().invoke(main, ["serve", "--at", "localhost:0", *same, *same])
     assert done.exit_code == 2
     assert "two devices are named 'OptiTrack'" in done.output
+
+
+# ---- kinds of other packages ---------------------------------------------------------------------
+
+PAGE = Path(__file__).parents[1] / "docs" / "devices.md"
+
+
+@pytest.fixture
+def installed(tmp_path: Path) -> dict[str, str]:
+    """The device of docs/devices.md as an installed distribution: the environment that has it."""
+    if not PAGE.is_file():
+        pytest.skip("installed without the documents")
+    blocks = PAGE.read_text().split("```")
+    (code,) = [b.removeprefix("python\n") for b in blocks if "class Thermometer" in b]
+    (toml,) = [b for b in blocks if b.startswith("toml\n")]
+    ((group, points),) = tomllib.loads(toml.removeprefix("toml\n"))["project"][
+        "entry-points"
+    ].items()
+    site = tmp_path / "site"
+    info = site / "thermometer-1.0.dist-info"
+    info.mkdir(parents=True)
+    (site / "thermometer.py").write_text(code)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: thermometer\nVersion: 1.0\n")
+    broken = "broken = no_such_module:Device\nnone = thermometer:Path\ncamera = thermometer:Mine\n"
+    (info / "entry_points.txt").write_text(
+        f"[{group}]\n" + "".join(f"{k} = {v}\n" for k, v in points.items()) + broken
+    )
+    (tmp_path / "temp").write_text("21500\n")
+    path = os.pathsep.join([str(site), str(Path(igtl.__file__).parents[1])])
+    return {**os.environ, "PYTHONPATH": path, "COLUMNS": "100", "PYTHONIOENCODING": "utf-8"}
+
+
+def igtl_command(environment: dict[str, str], *args: str) -> Any:
+    return subprocess.run(
+        [sys.executable, "-m", "igtl", *args], capture_output=True, encoding="utf-8", timeout=60,
+        env=environment,
+    )  # fmt: skip
+
+
+@pytest.mark.processes
+def test_the_device_of_the_documents_is_found_by_its_entry_point(
+    installed: dict[str, str], tmp_path: Path
+) -> None:
+    listed = igtl_command(installed, "devices")
+    assert listed.returncode == 0, listed.stderr
+    assert re.search(r"thermometer +✓ +SENSOR, K", listed.stdout), listed.stdout
+    assert re.search(r"broken +✗ +cannot be loaded: No module", listed.stdout)
+    assert re.search(r"none +✗ +cannot be loaded: .*pathlib.Path", listed.stdout)
+    assert re.search(r"camera +. +IMAGE", listed.stdout)  # that of igtl, whatever others name so
+    assert "'camera' of thermometer:Mine is ignored" in listed.stderr
+    spec = f"thermometer:{tmp_path / 'temp'}?hz=20"
+    tested = igtl_command(installed, "devices", "--test", spec, "-s", "0.5")
+    assert tested.returncode == 0, tested.stdout
+    assert "SENSOR Thermometer: " in tested.stdout
+    assert "294.65" in tested.stdout
+
+
+@pytest.mark.processes
+def test_serve_a_device(installed: dict[str, str], tmp_path: Path) -> None:
+    port = free_port()
+    temperature = tmp_path / "temp"
+    server = subprocess.Popen(
+        [sys.executable, "-m", "igtl", "serve", "--at", f"localhost:{port}",
+         "--device", f"thermometer:{temperature}?hz=50,name=Room"],
+        stderr=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8", env=installed,
+    )  # fmt: skip
+    try:
+        assert server.stderr is not None
+        while "serving on" not in (line := server.stderr.readline()):
+            assert line, "the server has ended"
+        with igtl.connect(port=port, hello=True, read_timeout=20) as link:
+            first = link.recv(igtl.Sensor, "Room")
+            assert list(first.values) == pytest.approx([294.65])
+            assert first.unit == igtl.Unit("K")
+            temperature.unlink()
+            status = link.recv(igtl.Status, "Room")
+            assert status.code == igtl.StatusCode.HARDWARE_FAILURE
+            assert "No such file" in status.message
+            temperature.write_text("37000\n")
+            assert link.recv(igtl.Status, "Room").is_ok
+            until(
+                lambda: link.query(igtl.GetSensor(device_name="Room")).values[0] > 300,
+                "the new temperature has not come",
+            )
+        assert "device Room does not work: FileNotFoundError" in server.stderr.readline() + (
+            server.stderr.readline()
+        )
+    finally:
+        server.terminate()
+        server.wait(20)
+        server.communicate()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import socket
 import sys
 import time
 import uuid
@@ -385,6 +386,25 @@ def test_motive_that_is_started_again_is_asked_again() -> None:
                 pass
             assert back.is_ok
             assert isinstance(source.recv(20), igtl.Transform)
+
+
+def test_motive_by_multicast() -> None:
+    group = "239.255.42.99"
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+        try:
+            member = socket.inet_aton(group) + socket.inet_aton("127.0.0.1")
+            probe.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, member)
+        except OSError as error:
+            pytest.skip(f"no multicast on the loopback interface: {error}")
+    with sender.Motive(BODIES[:1], NAMES, (4, 1)) as motive:
+        motive.group = group, port
+        spec = f"natnet:127.0.0.1?group={group},local=127.0.0.1,data_port={port}"
+        with igtl.devices.open(spec, command_port=motive.port, stall=0) as source:
+            message = source.recv(20)
+    assert isinstance(message, igtl.Transform)
+    assert message.matrix[:3, 3] == pytest.approx([100, 200, 300])
 
 
 def test_an_old_motive_is_refused() -> None:

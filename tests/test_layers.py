@@ -250,6 +250,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 NEEDS = {
     "links.md": ["websockets"],
     "media.md": ["av"],
+    "devices.md": ["av"],
     "data.md": ["nibabel", "SimpleITK"],
     "tools.md": ["mcap"],
     "view.md": ["nicegui", "simplejpeg"],
@@ -270,7 +271,7 @@ def test_examples_of_the_documents_run(page: Path) -> None:
         pytest.importorskip(module, reason=f"{module} is not installed")
     blocks = page.read_text().split("```python\n")[1:]
     code = "\n".join(block.split("```")[0] for block in blocks)
-    exec(compile(code, str(page), "exec"), {"__name__": "page"})
+    exec(compile(code, str(page), "exec", dont_inherit=True), {"__name__": "page"})
 
 
 def test_every_package_is_shipped() -> None:

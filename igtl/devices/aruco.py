@@ -41,7 +41,7 @@ class Lens(NamedTuple):
 class Aruco(Filmed):
     """Poses of printed ArUco markers that a camera sees."""
 
-    name: str = option("Aruco", "device name of TDATA and STATUS")
+    name: str = option("Aruco", "device name of TDATA, IMAGE and STATUS")
     calibration: str = option("", "file of the camera matrix: .json, .yaml, .xml or .npz")
     mm: float = option(40.0, "side of the black square, mm")
     dictionary: str = option("4X4_50", "as in OpenCV: 4X4_50, 6X6_250, APRILTAG_36h11, …")
@@ -72,7 +72,7 @@ class Aruco(Filmed):
             if self.image:
                 yield Image.from_frame(
                     picture.pixels, order=None if picture.pixels.ndim == 2 else "RGB",
-                    device_name=f"{self.name}Image", timestamp=picture.stamp,
+                    device_name=self.name, timestamp=picture.stamp,
                 )  # fmt: skip
             yield from self._told(find(picture), picture)
 

@@ -21,6 +21,7 @@ class Note(Enum):
 
 ALIVE: Final = Note.ALIVE
 UNREADABLE: Final = Note.UNREADABLE
+_LONGEST: Final = 20  # bytes of a device name
 Item = Message | Note | None
 
 
@@ -56,8 +57,8 @@ class Device(ABC):
     """Modules that it imports, each with the extra of igtl (or the distribution) that brings it."""
 
     def __post_init__(self) -> None:
-        if not self.name:
-            raise ValueError("a device needs a name: that of its messages")
+        if not 0 < len(self.name.encode()) <= _LONGEST:
+            raise ValueError(f"name must have 1 to {_LONGEST} bytes, not {self.name!r}")
         if not 0 <= self.stall <= LONGEST:
             raise ValueError(f"stall must be from 0 to {LONGEST:g} s, not {self.stall}")
 

@@ -19,6 +19,7 @@ from igtl.messages.imaging import Image, Video
 from igtl.messages.queries import Get, GetStatus, Start
 from igtl.messages.tracking import QuaternionTrackingData, TrackingData
 from igtl.video import Publisher
+from igtl.video.encoder import pixels_of, size_of
 
 _Key = tuple[type[Message], str]
 _ASKED_FOR = (TrackingData, QuaternionTrackingData)
@@ -106,11 +107,11 @@ class _Streams:
             self._provide(message)
         for fresh in list(self._waiting.get(key, ())):
             fresh.set()
+        if not self._waits(message):
+            self._server.broadcast(message)
         film = self._films.get(message.device_name)
         if isinstance(message, Image) and film is not None:
             film.publish(message)
-        if not self._waits(message):
-            self._server.broadcast(message)
 
     def _waits(self, message: Message) -> bool:
         """Whether only those who ask get messages like this one."""
@@ -125,7 +126,7 @@ class _Streams:
         for start in Start.__subclasses__():
             if start.answer is kind and self._waits(message) and not isinstance(message, Video):
                 self._server.provides(start, name)(self._stream_of(kind, name))
-        if isinstance(message, Image) and message.array.dtype == "uint8":
+        if isinstance(message, Image) and _is_film(message):
             self._films[name] = Publisher(self._server, name)
 
     def _stream_of(self, kind: type[Message], name: str) -> Callable[..., AsyncGenerator[Message]]:
@@ -149,6 +150,15 @@ class _Streams:
         for waiting in list(self._waiting.values()):
             for fresh in list(waiting):
                 fresh.set()
+
+
+def _is_film(image: Image) -> bool:
+    """Whether it can be encoded as VIDEO."""
+    try:
+        size_of(pixels_of(image), "RGB")
+    except EncodeError:
+        return False
+    return True
 
 
 class _Fresh(NamedTuple):
