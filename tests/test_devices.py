@@ -170,6 +170,19 @@ def test_what_is_not_installed_is_said_at_once(monkeypatch: pytest.MonkeyPatch) 
         igtl.devices.open("script:x")
 
 
+def test_a_library_that_cannot_be_loaded_is_said(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "half_installed.py").write_text("raise RuntimeError('its C library is missing')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(Script, "needs", {"half_installed": "video"})
+    with pytest.raises(ModuleNotFoundError, match="its C library is missing"):
+        igtl.devices.open("script:x")
+    done = CliRunner().invoke(main, ["devices"])
+    assert done.exit_code == 0
+    assert re.search(r"script +✗ +half_installed cannot be loaded", done.output)
+
+
 # ---- sources -------------------------------------------------------------------------------------
 
 
@@ -427,6 +440,23 @@ def test_clients_are_told_of_failures_also_those_that_come_later(serve: Any) -> 
     assert link.latest(igtl.Image, max_age=1, timeout=10) is not None  # the other one goes on
     broken.fail.clear()
     until(lambda: link.query(igtl.GetStatus(device_name="Arm")).is_ok, "it did not come back")
+
+
+def test_3d_slicer_shows_them_and_survives_failures() -> None:
+    broken = Script(name="Broken", steps=[[OSError("away")]], endless=True)
+    with igtl.serve(port=0, policy="latest") as server:
+        devices = Ticking(name="Arm", make=pose), Ticking(name="Camera", make=frame), broken
+        sources = [igtl.devices.open(device, backoff=QUICK) for device in devices]
+        with (
+            igtl.devices.feed(server, *sources),
+            igtl.simulate.slicer("client", port=server.port) as node,
+        ):
+            moved = node.wait("LinearTransform", "Probe", lambda n: n.updates > 2, timeout=20)
+            assert moved.value[0, 3] > 0
+            shown = node.wait("Volume", "Camera", lambda n: n.updates > 2, timeout=20)
+            assert shown.value.shape == (1, 48, 64)
+            assert node.wait("STATUS", "Broken", timeout=20)
+            assert not node.crashed
 
 
 def test_two_devices_of_one_name_are_refused() -> None:

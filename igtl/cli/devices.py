@@ -12,7 +12,7 @@ from igtl.cli.tables import table
 from igtl.cli.terminal import console as terminal
 from igtl.cli.terminal import echo
 from igtl.devices import Check, Device, check, device_class, device_of, names, options_of
-from igtl.extras import MissingExtra, need
+from igtl.extras import MissingExtra
 from igtl.log import logger
 
 
@@ -108,11 +108,11 @@ def _list() -> None:
 
 
 def _missing(cls: type[Device]) -> str:
-    for module, extra in cls.needs.items():
-        try:
-            need(module, extra)
-        except MissingExtra as error:
-            return str(error)
+    """What must be installed for it; "" if it can be used."""
+    try:
+        cls.require()
+    except MissingExtra as error:
+        return str(error)
     return ""
 
 

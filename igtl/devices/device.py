@@ -9,6 +9,7 @@ from enum import Enum
 from typing import Any, ClassVar, Final
 
 from igtl.codec.message import Message
+from igtl.extras import MissingExtra, need
 from igtl.options import LONGEST
 
 
@@ -54,13 +55,29 @@ class Device(ABC):
     stamp: ClassVar[str] = "arrival"
     """Where the time stamps come from."""
     needs: ClassVar[Mapping[str, str]] = {}
-    """Modules that it imports, each with the extra of igtl (or the distribution) that brings it."""
+    """Modules that it imports, each with the extra of igtl that brings it."""
 
     def __post_init__(self) -> None:
         if not 0 < len(self.name.encode()) <= _LONGEST:
             raise ValueError(f"name must have 1 to {_LONGEST} bytes, not {self.name!r}")
         if not 0 <= self.stall <= LONGEST:
             raise ValueError(f"stall must be from 0 to {LONGEST:g} s, not {self.stall}")
+
+    @classmethod
+    def require(cls) -> None:
+        """Load the modules that it needs.
+
+        Raises:
+            MissingExtra: one is not installed, or cannot be loaded; the text says what to do.
+        """
+        for module, extra in cls.needs.items():
+            try:
+                need(module, extra)
+            except MissingExtra:
+                raise
+            except Exception as error:  # a library of the system is missing
+                text = f"{module} cannot be loaded: {error}"
+                raise MissingExtra(text, name=module) from error
 
     @property
     def live(self) -> bool:

@@ -12,7 +12,6 @@ from igtl.codec.message import Message
 from igtl.devices.device import UNREADABLE, Device
 from igtl.devices.spec import device_of
 from igtl.errors import ConnectionClosed
-from igtl.extras import need
 from igtl.log import log
 from igtl.messages.general import Status, StatusCode
 from igtl.session.backoff import Backoff
@@ -35,8 +34,7 @@ class Source:
     """
 
     def __init__(self, device: Device, backoff: Backoff) -> None:
-        for module, extra in device.needs.items():
-            need(module, extra)
+        device.require()
         self.device = device
         self.received = self.failures = self.stalls = self.dropped = self.unreadable = 0
         self.error: Exception | None = None
