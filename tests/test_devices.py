@@ -224,6 +224,13 @@ def test_a_lost_device_is_reported_and_opened_again() -> None:
     assert len(device.opened) == len(device.closed) == 5
 
 
+def test_a_driver_that_ends_the_program_ends_itself_alone() -> None:
+    with igtl.devices.open(Script(steps=[[SystemExit(3)], [text("b")]]), backoff=QUICK) as source:
+        told = [m for m in source if isinstance(m, igtl.Status)]
+    assert [m.error_name for m in told] == ["DeviceNotReady", "OK"]
+    assert "SystemExit: 3" in told[0].message
+
+
 def test_backoff_grows() -> None:
     device = Script(steps=[[OSError(str(n))] for n in range(4)])
     with igtl.devices.open(device, backoff=igtl.Backoff(0.05, 1.0)) as source:

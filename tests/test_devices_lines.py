@@ -11,12 +11,16 @@ import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 import igtl
+from igtl.cli import main
+from igtl.devices import device_class
 from igtl.devices import natnet_packets as packets
 from igtl.devices.natnet_packets import Body
 from tests import natnet_sender as sender
@@ -81,6 +85,15 @@ def test_lines_of_numbers(port: Port) -> None:
             values.append(message.values[0])
         assert 7.0 in values
         assert source.unreadable > unreadable
+
+
+def test_ports_that_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    tools = pytest.importorskip("serial.tools.list_ports", reason="pyserial is not installed")
+    ports = [SimpleNamespace(device="/dev/ttyUSB0", description="a force sensor")]
+    monkeypatch.setattr(tools, "comports", lambda: ports)
+    done = CliRunner().invoke(main, ["devices", "serial"])
+    assert done.exit_code == 0, done.output
+    assert "found here: /dev/ttyUSB0 (a force sensor)" in done.output
 
 
 def test_lines_of_text(port: Port) -> None:
@@ -162,6 +175,7 @@ def test_samples_of_lsl(lsl: Any) -> None:
     outlet = lsl.StreamOutlet(info)
     if not lsl.resolve_byprop("name", name, timeout=10):
         pytest.skip("LSL finds no stream of this machine: no multicast")
+    assert f"{name} (Force, 2 channels)" in (device_class("lsl").found() or ())
     with igtl.devices.open(f"lsl:{name}?stall=0", name="Feet") as source:
         assert outlet.wait_for_consumers(20), source
         found: list[igtl.Sensor] = []

@@ -143,6 +143,29 @@ def test_what_ffmpeg_is_asked_for(
     assert device.live
 
 
+def test_cameras_that_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def look(kind: str) -> list[Any]:
+        asked.append(kind)
+        if kind == "avfoundation":
+            raise OSError("it cannot tell")
+        return [SimpleNamespace(name="Webcam", description="a camera")]
+
+    module = SimpleNamespace(enumerate_input_devices=look)
+    monkeypatch.setattr("igtl.devices.camera.ffmpeg", lambda: module)
+    for system, found in (
+        ("linux", ["Webcam (a camera)"]),
+        ("win32", ["video=Webcam (a camera)"]),
+        ("darwin", None),
+    ):
+        monkeypatch.setattr("igtl.devices.camera.sys", SimpleNamespace(platform=system))
+        assert Camera.found() == found
+    assert asked == ["v4l2", "dshow", "avfoundation"]
+    monkeypatch.undo()
+    assert Camera.found() is not None or not hasattr(av, "enumerate_input_devices")
+
+
 def test_live_frames_have_the_stamp_of_the_driver_if_it_is_of_the_wall_clock(
     tmp_path: Path,
 ) -> None:

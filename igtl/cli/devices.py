@@ -39,7 +39,7 @@ class Specification(click.ParamType[Device]):
     help="How long to test each.",
 )  # fmt: skip
 def command(kinds: tuple[str, ...], tested: tuple[str, ...], seconds: float) -> None:
-    """List the devices that `igtl serve --device` takes; of KIND, its options too.
+    """List the devices that `igtl serve --device` takes; of KIND, its options and what is found.
 
     A device is given as KIND:ARGUMENT?OPTION=VALUE,OPTION=VALUE; quote it, since shells expand a
     question mark. Packages add kinds by entry points of the group igtl.devices.
@@ -128,11 +128,16 @@ def _describe(kind: str) -> None:
     echo(f"  sends: {cls.sends}", f"  time stamps: {cls.stamp}")
     if missing := _missing(cls):
         echo(f"  missing: {missing}")
-    options = options_of(cls)
-    width = max(len(option.name) for option in options)
-    for option in options:
+    elif (found := cls.found()) is not None:
+        echo(f"  found here: {'; '.join(found) or 'none'}")
+    rows = []
+    for option in options_of(cls):
         default = "" if option.default in (None, "") else f"; default {_word(option.default)}"
-        echo(f"  {option.name:<{width}}  {option.text} ({option.values}{default})")
+        rows.append((option.name, f"{option.text} ({option.values}{default})"))
+    formatter = click.HelpFormatter()
+    with formatter.indentation():
+        formatter.write_dl(rows)
+    echo(*formatter.getvalue().splitlines())
 
 
 def _word(value: Any) -> str:

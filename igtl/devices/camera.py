@@ -10,7 +10,7 @@ from typing import ClassVar, Final
 
 from igtl.devices.device import Device, Item, option
 from igtl.devices.film import Input, Picture, messages_of, pictures
-from igtl.video.codecs import Codec
+from igtl.video.codecs import Codec, ffmpeg
 
 _CAMERAS: Final = {"win32": "dshow", "darwin": "avfoundation"}
 _SCREENS: Final = {"win32": "gdigrab", "darwin": "avfoundation"}
@@ -36,6 +36,18 @@ class Filmed(Device):
     def __post_init__(self) -> None:
         super().__post_init__()
         _check_rate(self.fps)
+
+    @classmethod
+    def found(cls) -> list[str] | None:
+        look = getattr(ffmpeg(), "enumerate_input_devices", None)  # of newer versions of PyAV
+        if look is None:
+            return None
+        kind = _CAMERAS.get(sys.platform, "v4l2")
+        prefix = "video=" if kind == "dshow" else ""
+        try:
+            return [f"{prefix}{device.name} ({device.description})" for device in look(kind)]
+        except (OSError, ValueError):  # this FFmpeg cannot tell
+            return None
 
     @property
     def live(self) -> bool:

@@ -79,6 +79,12 @@ class Device(ABC):
                 text = f"{module} cannot be loaded: {error}"
                 raise MissingExtra(text, name=module) from error
 
+    @classmethod
+    def found(cls) -> list[str] | None:
+        """What is connected to this machine, as arguments with a few words; None: there is no way
+        to tell."""
+        return None
+
     @property
     def live(self) -> bool:
         """Whether the device goes on while nothing is taken from it, so that data gets old."""

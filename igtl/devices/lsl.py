@@ -44,6 +44,11 @@ class Lsl(Device):
         if self.unit:
             Unit(self.unit)
 
+    @classmethod
+    def found(cls) -> list[str] | None:
+        streams = need("pylsl", "lsl").resolve_streams(wait_time=1.0)
+        return [f"{s.name()} ({s.type()}, {s.channel_count()} channels)" for s in streams]
+
     def messages(self) -> Iterator[Item]:
         lsl = need("pylsl", "lsl")
         info = yield from self._found(lsl)

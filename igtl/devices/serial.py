@@ -47,6 +47,11 @@ class Serial(Device):
         if self.unit:
             Unit(self.unit)
 
+    @classmethod
+    def found(cls) -> list[str] | None:
+        ports = need("serial.tools.list_ports", "serial").comports()
+        return [f"{port.device} ({port.description})" for port in ports]
+
     def messages(self) -> Iterator[Item]:
         serial = need("serial", "serial")
         with serial.serial_for_url(self.argument, self.baud, timeout=_NAP) as port:

@@ -72,7 +72,7 @@ class _Streams:
         self.source = source
         self._server = server
         self._on_request = on_request
-        self._newest: dict[_Key, Message] = {}
+        self._newest: dict[_Key, tuple[int, Message]] = {}  # with how many there were
         self._waiting: dict[_Key, list[_Fresh]] = {}  # owned by the event loop of the server
         self._films: dict[str, Publisher] = {}
         self._over = False
@@ -101,9 +101,9 @@ class _Streams:
             self._server.broadcast(message, latch=True)
             return
         key = type(message), message.device_name
-        known = key in self._newest
-        self._newest[key] = message
-        if not known:
+        number = self._newest[key][0] + 1 if key in self._newest else 1
+        self._newest[key] = number, message
+        if number == 1:
             self._provide(message)
         for fresh in list(self._waiting.get(key, ())):
             fresh.set()
@@ -122,7 +122,7 @@ class _Streams:
         kind, name = type(message), message.device_name
         for get in Get.__subclasses__():
             if get.answer is kind and not isinstance(message, Status):
-                self._server.provides(get, name)(lambda request, peer: self._newest[kind, name])
+                self._server.provides(get, name)(lambda request, peer: self._newest[kind, name][1])
         for start in Start.__subclasses__():
             if start.answer is kind and self._waits(message) and not isinstance(message, Video):
                 self._server.provides(start, name)(self._stream_of(kind, name))
@@ -134,11 +134,16 @@ class _Streams:
             fresh = _Fresh(asyncio.get_running_loop(), asyncio.Event())
             waiting = self._waiting.setdefault((kind, name), [])
             waiting.append(fresh)
+            sent = 0
             try:
                 while not self._over:
-                    yield self._newest[kind, name]
                     fresh.event.clear()
-                    await fresh.event.wait()
+                    number, message = self._newest[kind, name]
+                    if number == sent:
+                        await fresh.event.wait()
+                    else:
+                        sent = number
+                        yield message
             finally:
                 waiting.remove(fresh)
 

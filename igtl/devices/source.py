@@ -37,7 +37,8 @@ class Source:
         device.require()
         self.device = device
         self.received = self.failures = self.stalls = self.dropped = self.unreadable = 0
-        self.error: Exception | None = None
+        self.error: BaseException | None = None
+        self._live = device.live
         self._backoff = backoff
         self._waiting: deque[tuple[Message, bool]] = deque()  # and whether it tells the state
         self._last = time.monotonic()  # when data came
@@ -59,7 +60,7 @@ class Source:
                 try:
                     self._read()
                     return
-                except Exception as error:
+                except BaseException as error:  # a driver may even call sys.exit
                     now = time.monotonic()
                     failures = 1 if now - opened >= self._backoff.settled else failures + 1
                     with self._changed:
@@ -96,7 +97,7 @@ class Source:
             log(logging.WARNING, "device %s works again", name, device=name)
             self._put(Status.ok(f"{name} works again", device_name=name), state=True)
 
-    def _failed(self, error: Exception, *, worked: bool) -> None:
+    def _failed(self, error: BaseException, *, worked: bool) -> None:
         self.failures += 1
         if self._stop or (self.error is not None and str(error) == str(self.error)):
             return  # it is known
@@ -105,7 +106,7 @@ class Source:
         else:
             self._report(error, "DeviceNotReady", StatusCode.NOT_READY)
 
-    def _report(self, error: Exception, name: str, code: StatusCode) -> None:
+    def _report(self, error: BaseException, name: str, code: StatusCode) -> None:
         self.error = error
         device = self.device.name
         text = f"{type(error).__name__}: {error}"
@@ -115,7 +116,7 @@ class Source:
 
     def _put(self, message: Message, *, state: bool = False) -> None:
         """Let a message wait for the caller."""
-        if not (self.device.live or state):
+        if not (self._live or state):
             self._changed.wait_for(lambda: len(self._waiting) < _WAITING or self._stop)
         elif len(self._waiting) >= _WAITING:
             oldest = next((n for n, (_, told) in enumerate(self._waiting) if not told), 0)
