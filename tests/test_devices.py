@@ -63,7 +63,7 @@ class Script(Device):
         self.opened.append(time.monotonic())
         try:
             for step in self.steps.pop(0) if self.steps else []:
-                if isinstance(step, Exception):
+                if isinstance(step, BaseException):
                     raise step
                 if isinstance(step, threading.Event):
                     while not step.wait(0.02):
