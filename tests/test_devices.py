@@ -385,7 +385,7 @@ def test_what_devices_send_goes_to_all_clients(serve: Any) -> None:
 
 def test_get_is_answered_with_the_newest(serve: Any) -> None:
     link = serve(Ticking(name="Camera", make=frame), on_request=True)
-    until(lambda: not isinstance(link.query(igtl.GetImage()), igtl.NoData), "no image")
+    until(lambda: isinstance(link.query(igtl.GetImage()), igtl.Image), "no image")
     image = link.query(igtl.GetImage(device_name="Camera"))
     assert isinstance(image, igtl.Image)
     with pytest.raises(TimeoutError):
@@ -405,7 +405,7 @@ def test_tracking_data_are_streamed_to_those_who_ask(serve: Any) -> None:
 def test_a_stream_of_a_device_that_is_silent_can_be_stopped(serve: Any) -> None:
     quiet = Script(name="Tracker", stall=0, steps=[[tracked(1)]], endless=True)
     link = serve(quiet)
-    until(lambda: not isinstance(link.query(igtl.GetTrackingData()), igtl.NoData), "no data")
+    until(lambda: isinstance(link.query(igtl.GetTrackingData()), igtl.TrackingData), "no data")
     with link.stream(igtl.StartTrackingData(resolution_ms=20)) as frames:
         assert next(frames).tools[0].matrix[0, 3] == 1
     assert isinstance(link.query(igtl.GetTrackingData(), timeout=10), igtl.TrackingData)
@@ -414,11 +414,25 @@ def test_a_stream_of_a_device_that_is_silent_can_be_stopped(serve: Any) -> None:
 def test_frames_are_encoded_for_those_who_ask(serve: Any) -> None:
     pytest.importorskip("av", reason="av is not installed")
     link = serve(Ticking(name="Camera", make=frame), on_request=True)
-    until(lambda: not isinstance(link.query(igtl.GetImage()), igtl.NoData), "no image")
+    until(lambda: isinstance(link.query(igtl.GetImage()), igtl.Image), "no image")
     decoder = igtl.VideoDecoder()
     with link.stream(igtl.StartVideo(codec="VP90", device_name="Camera")) as video:
         shown = [decoder.decode(next(video)) for _ in range(5)]
     assert all(f is not None and f.shape == (48, 64) for f in shown)
+
+
+def test_a_device_of_endless_names_does_not_fill_the_server() -> None:
+    names = [pose(n, f"N{n}") for n in range(1000)]
+    device = Script(name="Many", steps=[list(names)], going=False)
+    with igtl.serve(port=0) as server:
+        with igtl.devices.feed(server, igtl.devices.open(device)) as feed:
+            assert feed.wait(20)
+            with igtl.connect(port=server.port, read_timeout=20) as link:
+                first = link.query(igtl.GetTransform(device_name="N255"))
+                assert isinstance(first, igtl.Transform)
+                beyond = link.query(igtl.GetTransform(device_name="N256"))
+                assert isinstance(beyond, igtl.Status)
+                assert beyond.code == igtl.StatusCode.NOT_FOUND
 
 
 def test_pictures_of_an_odd_size_are_sent_and_not_encoded(serve: Any) -> None:
@@ -568,10 +582,14 @@ def test_the_device_of_the_documents_is_found_by_its_entry_point(
     listed = igtl_command(installed, "devices")
     assert listed.returncode == 0, listed.stderr
     assert re.search(r"thermometer +✓ +SENSOR, K", listed.stdout), listed.stdout
-    assert re.search(r"broken +✗ +cannot be loaded: No module", listed.stdout)
-    assert re.search(r"none +✗ +cannot be loaded: .*pathlib.Path", listed.stdout)
+    assert re.search(r"broken +✗ +no_such_module:Device cannot be loaded: No module", listed.stdout)
+    assert re.search(r"none +✗ +thermometer:Path is no class of igtl.devices.Device", listed.stdout)
     assert re.search(r"camera +. +IMAGE", listed.stdout)  # that of igtl, whatever others name so
     assert "'camera' of thermometer:Mine is ignored" in listed.stderr
+    for args in (["devices", "none"], ["serve", "--device", "none:x"]):
+        refused = igtl_command(installed, *args)
+        assert refused.returncode == 2
+        assert "thermometer:Path is no class" in refused.stderr
     spec = f"thermometer:{tmp_path / 'temp'}?hz=20"
     tested = igtl_command(installed, "devices", "--test", spec, "-s", "0.5")
     assert tested.returncode == 0, tested.stdout

@@ -24,7 +24,9 @@ class Specification(click.ParamType[Device]):
     def convert(self, value: Any, param: Any, ctx: Any) -> Device:
         try:
             return value if isinstance(value, Device) else device_of(value)
-        except ValueError as error:
+        except ModuleNotFoundError:
+            raise  # of an extra: the arguments are right
+        except (ValueError, ImportError) as error:
             self.fail(str(error), param, ctx)
 
 
@@ -69,7 +71,7 @@ def _tested(spec: str, seconds: float) -> bool:
     except ModuleNotFoundError as error:
         echo(f"✗ {spec}: {error}")
         return False
-    except ValueError as error:
+    except (ValueError, ImportError) as error:
         raise click.BadParameter(str(error), param_hint="--test") from None
     echo(*_told(spec, found))
     return found.works
@@ -97,8 +99,8 @@ def _list() -> None:
     for kind in names():
         try:
             cls = device_class(kind)
-        except Exception as error:  # of a package that does not fit; the others are listed
-            rows.append((kind, ("✗", "red"), f"cannot be loaded: {error}"))
+        except ImportError as error:  # of another package
+            rows.append((kind, ("✗", "red"), str(error)))
             continue
         missing = _missing(cls)
         mark = ("✗", "red") if missing else ("✓", "green")
@@ -119,7 +121,7 @@ def _missing(cls: type[Device]) -> str:
 def _describe(kind: str) -> None:
     try:
         cls = device_class(kind)
-    except ValueError as error:
+    except (ValueError, ImportError) as error:
         raise click.BadParameter(str(error), param_hint="KIND") from None
     text = (cls.__doc__ or "").strip().partition("\n")[0]
     echo(f"{kind}{':ARGUMENT?OPTION=VALUE,…' if cls.takes else ''}", f"  {text}")

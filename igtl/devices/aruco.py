@@ -49,7 +49,7 @@ class Aruco(Filmed):
     send: Literal["transform", "tdata"] = option("transform", "TRANSFORM each, or TDATA")
     image: bool = option(False, "send the frames too")
 
-    sends: ClassVar = "TRANSFORM MarkerNToCamera, or TDATA; mm"
+    sends: ClassVar = "TRANSFORM MarkerNToCamera, or TDATA; mm; IMAGE if asked"
     needs: ClassVar = {"cv2": "aruco", "av": "aruco"}
 
     def __post_init__(self) -> None:

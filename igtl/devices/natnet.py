@@ -24,9 +24,7 @@ from igtl.messages.tracking import Tool, ToolType, TrackingData, Transform
 
 _LARGEST: Final = 65_536  # bytes of a datagram
 _NAP: Final = 0.25  # seconds that a read waits
-_AGAIN: Final = (
-    1.0  # seconds between two requests to a server that has not answered, or keep-alives
-)
+_AGAIN: Final = 1.0  # seconds between two requests, or keep-alives
 _SILENCE: Final = 2.0  # seconds without a frame after which Motive may have been restarted
 _NAME: Final = 20  # bytes of a device name, and of a tool's
 
@@ -70,7 +68,8 @@ class _Client:
         self._server = device.argument or "127.0.0.1", device.command_port
         self._version = _version_of(device.version) if device.version else None
         self._frequency = 0
-        self._names: dict[int, str] | None = None
+        self._names: dict[int, str] = {}
+        self._named = False  # whether they are those of the bodies that come
         self._asked = self._last = 0.0
         self._command = self._open.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
         self._data = self._open.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
@@ -119,12 +118,12 @@ class _Client:
         if now - self._asked < _AGAIN:
             return
         self._asked = now
-        if self._frequency == 0 or now - self._last > _SILENCE:
+        if self._version is None or now - self._last > _SILENCE:
             self._send(packets.CONNECT, b"Ping\0")
-        elif self._names is None:
-            self._send(packets.REQUEST_MODELS)
         else:
             self._send(packets.KEEP_ALIVE)  # without it Motive ends a unicast stream
+        if not self._named:
+            self._send(packets.REQUEST_MODELS)
 
     def _send(self, number: int, payload: bytes = b"") -> None:
         self._command.sendto(packets.packet(number, payload), self._server)
@@ -137,27 +136,25 @@ class _Client:
                     info.name, *info.version))  # fmt: skip
             self._version = self._version or info.version
             self._frequency = info.frequency
-            self._asked = 0.0
             yield None
         elif self._version is None:
             yield None  # no frame can be read before the version is known
         elif number == packets.MODELS:
             self._names = packets.read_names(payload, self._version)
+            self._named = True
             yield ALIVE
         elif number == packets.FRAME:
             yield from self._told(packets.read_frame(payload, self._version), arrived)
 
     def _told(self, frame: packets.Frame, arrived: float) -> Iterator[Item]:
-        names = self._names or {}
         self._last = time.monotonic()
         seen = [body for body in frame.bodies if body.tracked]
-        if any(body.number not in names for body in seen) and self._names is not None:
-            self._names = None  # there is a new body
-            self._asked = 0.0
+        if any(body.number not in self._names for body in seen):
+            self._named = False
         stamp = arrived - (frame.latency / self._frequency if self._frequency else 0.0)
         tools = []
         for body in seen:
-            name = fit(names.get(body.number, f"Body{body.number}"), _NAME)
+            name = fit(self._names.get(body.number, f"Body{body.number}"), _NAME)
             pose = Pose.of(body.quaternion, [1000 * x for x in body.position]).matrix
             if self._device.send == "tdata":
                 tools.append(Tool(name, ToolType.INSTRUMENT_6D, pose))

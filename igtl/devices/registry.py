@@ -36,7 +36,7 @@ def device_class(kind: str) -> type[Device]:
 
     Raises:
         ValueError: there is no such kind; the text lists those that there are.
-        TypeError: what an entry point names is no device. ImportError: it cannot be loaded.
+        ImportError: another package offers it, and it cannot be loaded, or is no device.
     """
     added = entry_points(group=GROUP, name=kind)
     if kind in BUILT_IN:
@@ -44,13 +44,17 @@ def device_class(kind: str) -> type[Device]:
             log(logging.WARNING, "the device %r of %s is ignored: igtl has one of this name", kind,
                 next(iter(added)).value)  # fmt: skip
         module, _, name = BUILT_IN[kind].partition(":")
-        found = getattr(import_module(f"igtl.devices.{module}"), name)
-    elif added:
-        found = next(iter(added)).load()
-    else:
+        cls: type[Device] = getattr(import_module(f"igtl.devices.{module}"), name)
+        return cls
+    if not added:
         raise ValueError(f"there is no device {kind!r}{meant(kind, names())}")
+    point = next(iter(added))
+    try:
+        found = point.load()
+    except Exception as error:
+        raise ImportError(f"{point.value} cannot be loaded: {error}") from error
     if not (isinstance(found, type) and issubclass(found, Device)):
-        raise TypeError(f"the device {kind!r} is {found!r}, which is no igtl.devices.Device")
+        raise ImportError(f"{point.value} is no class of igtl.devices.Device")
     return found
 
 

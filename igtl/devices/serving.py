@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import threading
+import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Any, NamedTuple, Self
 
@@ -24,6 +25,8 @@ from igtl.video.encoder import pixels_of, size_of
 _Key = tuple[type[Message], str]
 _ASKED_FOR = (TrackingData, QuaternionTrackingData)
 """What goes only to clients that ask for it, by STT_ and GET_."""
+_MOST = 256  # streams of a device of which requests are answered; more are sent all the same
+_LAST_WORDS = 2.0  # seconds until a thread that waits for the server is left alone
 
 
 class Feed:
@@ -45,8 +48,9 @@ class Feed:
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until all devices have ended, or `timeout` seconds; returns whether they have."""
+        end = None if timeout is None else time.monotonic() + timeout
         for thread in self._threads:
-            thread.join(timeout)
+            thread.join(None if end is None else max(0.0, end - time.monotonic()))
         return not any(thread.is_alive() for thread in self._threads)
 
     def close(self) -> None:
@@ -56,7 +60,7 @@ class Feed:
         for streams in self._streams:
             streams.close()
         for thread in self._threads:
-            thread.join()
+            thread.join(_LAST_WORDS)
 
     def __enter__(self) -> Self:
         return self
@@ -101,17 +105,21 @@ class _Streams:
             self._server.broadcast(message, latch=True)
             return
         key = type(message), message.device_name
+        if key in self._newest or len(self._newest) < _MOST:
+            self._remember(key, message)
+        if not self._waits(message):
+            self._server.broadcast(message)
+        film = self._films.get(message.device_name)
+        if isinstance(message, Image) and film is not None:
+            film.publish(message)
+
+    def _remember(self, key: _Key, message: Message) -> None:
         number = self._newest[key][0] + 1 if key in self._newest else 1
         self._newest[key] = number, message
         if number == 1:
             self._provide(message)
         for fresh in list(self._waiting.get(key, ())):
             fresh.set()
-        if not self._waits(message):
-            self._server.broadcast(message)
-        film = self._films.get(message.device_name)
-        if isinstance(message, Image) and film is not None:
-            film.publish(message)
 
     def _waits(self, message: Message) -> bool:
         """Whether only those who ask get messages like this one."""

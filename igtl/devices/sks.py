@@ -61,8 +61,11 @@ class Sks(Device):
         return _KNOWN.get(self.argument.lower().removeprefix("scikit-surgery"), self.argument)
 
     def messages(self) -> Iterator[Item]:
-        tracker = self._opened()
+        config = self._config()
+        tracker = self._class()(config)
         try:
+            if config.get("tracker type") != "dummy":  # whose start asks a device that is not there
+                tracker.start_tracking()
             for _ in Rate(self.hz):
                 yield from self._told(*tracker.get_frame())
         finally:
@@ -72,20 +75,15 @@ class Sks(Device):
                 except Exception as error:  # the other must be called all the same
                     log(logging.INFO, "device %s: %s: %s", self.name, end, error, device=self.name)
 
-    def _opened(self) -> Any:
+    def _class(self) -> Any:
         module, _, name = self._path.partition(":")
         try:
-            cls = getattr(import_module(module), name)
+            return getattr(import_module(module), name)
         except ModuleNotFoundError as error:
             package = f"scikit-surgery{module.split('.')[0].removeprefix('sksurgery')}"
             raise MissingExtra(
                 f"{error.name} is not installed: pip install {package}", name=error.name
             ) from None
-        config = self._config()
-        tracker = cls(config)
-        if config.get("tracker type") != "dummy":  # whose start asks a device that is not there
-            tracker.start_tracking()
-        return tracker
 
     def _config(self) -> dict[str, Any]:
         text = self.config
