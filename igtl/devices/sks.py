@@ -7,6 +7,7 @@ import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar, Final, Literal
 
@@ -51,6 +52,10 @@ class Sks(Device):
             raise ValueError(f"sks takes {known} or MODULE:CLASS, not {self.argument!r}")
         if long := [tool for tool in self._names if len(tool.encode()) > _LONGEST]:
             raise ValueError(f"{long[0]!r} is too long: tools have {_LONGEST} bytes at most")
+        root = module.partition(".")[0]
+        if find_spec(root) is None:
+            package = root.replace("sksurgery", "scikit-surgery", 1)
+            raise MissingExtra(f"{root} is not installed: pip install {package}", name=root)
 
     @property
     def _names(self) -> list[str]:
@@ -62,7 +67,8 @@ class Sks(Device):
 
     def messages(self) -> Iterator[Item]:
         config = self._config()
-        tracker = self._class()(config)
+        module, _, name = self._path.partition(":")
+        tracker = getattr(import_module(module), name)(config)
         try:
             if config.get("tracker type") != "dummy":  # whose start asks a device that is not there
                 tracker.start_tracking()
@@ -74,16 +80,6 @@ class Sks(Device):
                     getattr(tracker, end)()
                 except Exception as error:  # the other must be called all the same
                     log(logging.INFO, "device %s: %s: %s", self.name, end, error, device=self.name)
-
-    def _class(self) -> Any:
-        module, _, name = self._path.partition(":")
-        try:
-            return getattr(import_module(module), name)
-        except ModuleNotFoundError as error:
-            package = f"scikit-surgery{module.split('.')[0].removeprefix('sksurgery')}"
-            raise MissingExtra(
-                f"{error.name} is not installed: pip install {package}", name=error.name
-            ) from None
 
     def _config(self) -> dict[str, Any]:
         text = self.config
