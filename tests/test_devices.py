@@ -502,6 +502,70 @@ def test_a_message_that_cannot_be_sent_stops_nothing(serve: Any) -> None:
     assert link.query(igtl.GetStatus(device_name="Arm")).is_ok
 
 
+@dataclass(frozen=True, kw_only=True)
+class Moody(Device):
+    """Sends poses at 200 Hz, and every now and then stalls, ends in an error, or does not open."""
+
+    seed: int
+    made: list[int] = field(default_factory=lambda: [0])
+    calm: threading.Event = field(default_factory=threading.Event)
+
+    def messages(self) -> Iterator[Item]:
+        rng = np.random.default_rng((self.seed, self.made[0]))
+        for n in igtl.Rate(200):
+            self.made[0] += 1
+            if not self.calm.is_set():
+                mood = rng.random()
+                if mood < 0.02 or (n == 0 and mood < 0.3):
+                    raise OSError(f"error {self.made[0]}")
+                if mood > 0.99:
+                    time.sleep(0.1)
+            yield pose(self.made[0], f"Arm{self.seed}")
+
+
+@pytest.mark.long
+def test_devices_that_fail_all_the_time() -> None:
+    """Eight of them for 15 s, before clients that read, that do not, and that come and go."""
+    fds = Path("/proc/self/fd")
+    before = threading.active_count(), len(list(fds.iterdir())) if fds.is_dir() else 0
+    devices = [Moody(name=f"Device{n}", seed=n, stall=0.05) for n in range(8)]
+    with igtl.serve(port=0, policy="latest") as server:
+        sources = [igtl.devices.open(device, backoff=QUICK) for device in devices]
+        with igtl.devices.feed(server, *sources), igtl.connect(port=server.port) as silent:
+            moved: set[str] = set()
+            states: dict[str, bool] = {}
+            with igtl.connect(port=server.port, read_timeout=20) as link:
+
+                def take() -> None:
+                    message = link.recv()
+                    if isinstance(message, igtl.Transform):
+                        moved.add(message.device_name)
+                    elif isinstance(message, igtl.Status):
+                        states[message.device_name] = message.is_ok
+
+                end = time.monotonic() + 15
+                while time.monotonic() < end:
+                    for _ in range(500):
+                        take()
+                    igtl.connect(port=server.port).close()
+                moved.clear()
+                for device in devices:
+                    device.calm.set()
+                while len(moved) < 8 or len(states) < 8 or not all(states.values()):
+                    assert time.monotonic() < end + 30, (moved, states)
+                    take()
+                late = igtl.connect(port=server.port, read_timeout=20)
+                with late:
+                    told = {late.recv(igtl.Status).device_name for _ in range(8)}
+                    assert told == set(states)
+            assert all(source.failures > 10 for source in sources)
+            assert sum(source.stalls for source in sources) > 10
+            assert silent.connected
+    until(lambda: threading.active_count() <= before[0], "threads are left")
+    if fds.is_dir():
+        until(lambda: len(list(fds.iterdir())) <= before[1], "descriptors are left")
+
+
 # ---- the commands --------------------------------------------------------------------------------
 
 

@@ -259,6 +259,19 @@ def test_poses_of_a_tracker(tracker: Any, quaternions: bool) -> None:
     assert tracker.Tracker.log == ["made", "start", "stop", "close"]
 
 
+def test_names_that_the_tracker_gives_are_kept(
+    tracker: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def frame(self: Any) -> Any:
+        ports = ["DICT_4X4_50:7", "Pointer", "A very long name"]
+        return ports, [1e9] * 3, [1] * 3, [np.eye(4)] * 3, [1.0] * 3
+
+    monkeypatch.setattr(tracker.Tracker, "get_frame", frame)
+    with igtl.devices.open("sks:fake_tracker:Tracker?tools=Other") as source:
+        names = [source.recv(10).device_name for _ in range(3)]
+    assert names == ["Tool7ToTracker", "PointerToTracker", "A very longToTracker"]
+
+
 def test_a_tracker_as_tdata(tracker: Any, tmp_path: Path) -> None:
     config = tmp_path / "tracker.json"
     config.write_text("{}")

@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Final, Literal
 
 import numpy as np
 
+from igtl._core import fit
 from igtl.devices.device import ALIVE, Device, Item, option
 from igtl.extras import MissingExtra
 from igtl.geometry import Pose
@@ -36,7 +37,7 @@ class Sks(Device):
     config: str = option("{}", "configuration of the tracker: JSON, or the name of a .json file")
     hz: float = option(60.0, "how often get_frame is called")
     send: Literal["transform", "tdata"] = option("transform", "TRANSFORM each, or TDATA")
-    tools: str = option("", "names of the tools in their order, as Probe+Stylus; default Tool1, …")
+    tools: str = option("", "names of numbered tools in their order, as Probe+Stylus")
 
     takes: ClassVar = "nditracker, arucotracker, or MODULE:CLASS"
     sends: ClassVar = "TRANSFORM ToolToTracker, or TDATA; mm"
@@ -90,11 +91,19 @@ class Sks(Device):
             raise ValueError(f"config must be a JSON object, not {type(config).__name__}")
         return config
 
+    def _name_of(self, k: int, port: Any) -> str:
+        """A tool without a name of the tracker's has a fixed place in its lists; the others, as the
+        tags of the ArUco tracker ("DICT_4X4_50:7"), come and go."""
+        if isinstance(port, str):
+            _, colon, number = port.rpartition(":")
+            return f"Tool{number}" if colon else fit(port, _LONGEST)
+        names = self._names
+        return names[k] if k < len(names) else f"Tool{k + 1}"
+
     def _told(
         self, ports: Any, stamps: Any, numbers: Any, poses: Any, quality: Any
     ) -> Iterator[Item]:
         """Of a frame of the tracker: lists with an entry a tool; a pose that is not seen is NaN."""
-        names = self._names
         tools = []
         stamp = None
         for k, (port, at, number, pose, value) in enumerate(
@@ -103,14 +112,14 @@ class Sks(Device):
             matrix = _matrix_of(pose)
             if matrix is None:
                 continue
-            name = names[k] if k < len(names) else f"Tool{k + 1}"
+            name = self._name_of(k, port)
             stamp = float(at)
             if self.send == "tdata":
                 tools.append(Tool(name, ToolType.INSTRUMENT_6D, matrix))
             else:
                 yield Transform(
                     matrix, device_name=f"{name}ToTracker", timestamp=stamp,
-                    metadata={"FrameNumber": str(number), "Quality": f"{float(value):g}",
+                    metadata={"FrameNumber": f"{float(number):g}", "Quality": f"{float(value):g}",
                               "Port": str(port)},
                 )  # fmt: skip
         if self.send == "tdata":
