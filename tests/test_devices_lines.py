@@ -200,6 +200,22 @@ def test_samples_of_lsl(lsl: Any) -> None:
     assert 0.4 < time.time() - stamp < 25
 
 
+def test_a_stream_of_events_is_silent_and_not_stalled(lsl: Any) -> None:
+    name = f"igtl {uuid.uuid4().hex[:8]}"
+    outlet = lsl.StreamOutlet(lsl.StreamInfo(name, "Markers", 1, 0, "string", name))
+    if not lsl.resolve_byprop("name", name, timeout=10):
+        pytest.skip("LSL finds no stream of this machine: no multicast")
+    with igtl.devices.open(f"lsl:{name}?stall=2.5") as source:
+        assert outlet.wait_for_consumers(20), source
+        with pytest.raises(TimeoutError):
+            source.recv(3.5)
+        outlet.push_sample(["begun"])
+        event = source.recv(20)
+        assert isinstance(event, igtl.String)
+        assert event.string == "begun"
+        assert source.stalls == 0
+
+
 def test_a_stream_that_is_not_there_is_looked_for(lsl: Any) -> None:
     with igtl.devices.open(f"lsl:{uuid.uuid4().hex}", stall=0) as source:
         status = source.recv(40)

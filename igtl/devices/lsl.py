@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Final
 
 from igtl.codec.units import Unit
-from igtl.devices.device import Device, Item, option
+from igtl.devices.device import ALIVE, Device, Item, option
 from igtl.extras import need
 from igtl.log import log
 from igtl.messages.general import Sensor, String
@@ -76,6 +76,7 @@ class Lsl(Device):
         info = inlet.info(_LOOK)
         unit = Unit(self.unit) if self.unit else _unit_of(info, self.name)
         metadata = _labels_of(info) if self.labels else {}
+        silent = None if info.nominal_srate() else ALIVE  # one of events may be silent for long
         offset, looked = 0.0, -math.inf
         while True:
             now = time.monotonic()
@@ -85,7 +86,7 @@ class Lsl(Device):
                 looked = now
             samples, stamps = inlet.pull_chunk(timeout=_NAP, max_samples=_SAMPLES)
             if not stamps:
-                yield None
+                yield silent
             for values, stamp in zip(samples, stamps, strict=True):
                 if isinstance(values[0], str):
                     yield String("\t".join(values), device_name=self.name, timestamp=stamp + offset)
