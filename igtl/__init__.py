@@ -154,7 +154,7 @@ from igtl.session.protocol import Protocol
 from igtl.tools.rate import Rate
 
 if TYPE_CHECKING:
-    from igtl import aio, files, simulate, video
+    from igtl import aio, devices, files, simulate, video
     from igtl.blocking.server import Peer, Server, serve
     from igtl.codec import batch
     from igtl.files.exporting import export
@@ -172,8 +172,8 @@ _LAZY = {
     "Peer": "blocking.server", "Server": "blocking.server", "serve": "blocking.server",
     "Recorder": "recording", "Recording": "recording",
     "VideoDecoder": "video", "VideoEncoder": "video", "View": "view",
-    "aio": "aio", "batch": "codec.batch", "export": "files.exporting",
-    "files": "files", "plus": "peers.plus",
+    "aio": "aio", "batch": "codec.batch", "devices": "devices",
+    "export": "files.exporting", "files": "files", "plus": "peers.plus",
     "simulate": "simulate", "slicer": "peers.slicer", "tls": "session.tls",
     "transfer": "tools.transfer", "video": "video",
 }  # fmt: skip
@@ -358,6 +358,7 @@ __all__ = [
     "connect",
     "crc64",
     "decompress",
+    "devices",
     "export",
     "fields",
     "files",

@@ -415,6 +415,18 @@ def test_the_data_set_travels_to_worker_processes(tmp_path: Path) -> None:
     twin.close()
 
 
+def test_devices(run: Any) -> None:
+    pytest.importorskip("av", reason="av is not installed")
+    out = run("devices", "camera", "--frames", "5")
+    assert "IMAGE Endoscope: (1, 240, 320, 3)" in out
+    assert "VIDEO Endoscope: 5 frames decoded" in out
+    pytest.importorskip("cv2", reason="opencv-python-headless is not installed")
+    out = run("devices", "marker", "--frames", "10")
+    found = re.search(r"Marker7ToCamera: 10 of 10 frames, error ([\d.]+) mm, ([\d.]+) mm", out)
+    assert found, out
+    assert float(found[2]) <= 2
+
+
 def test_own_message_type(run: Any) -> None:
     out = run("own_message_type")
     assert "<Force 'Robot'" in out

@@ -30,7 +30,7 @@ LAYERS = [
     "blocking aio tools.rate",
     "files video recording",
     "peers",
-    "simulate doctor",
+    "simulate doctor devices",
     "tools testing",
     "view",
     "__init__",
@@ -251,6 +251,7 @@ NEEDS = {
     "links.md": ["websockets"],
     "tour.md": ["mcap"],
     "media.md": ["av"],
+    "devices.md": ["av"],
     "data.md": ["nibabel", "SimpleITK"],
     "tools.md": ["mcap"],
     "view.md": ["nicegui", "simplejpeg"],
@@ -271,7 +272,7 @@ def test_examples_of_the_documents_run(page: Path) -> None:
         pytest.importorskip(module, reason=f"{module} is not installed")
     blocks = page.read_text().split("```python\n")[1:]
     code = "\n".join(block.split("```")[0] for block in blocks)
-    exec(compile(code, str(page), "exec"), {"__name__": "page"})
+    exec(compile(code, str(page), "exec", dont_inherit=True), {"__name__": "page"})
 
 
 def test_every_package_is_shipped() -> None:

@@ -21,6 +21,7 @@ COMMANDS: Final = {
     "command": "Send a COMMAND and print the reply.",
     "completion": "Print what makes a shell complete igtl's commands.",
     "demo": "A tracking loop to watch, on simulated devices.",
+    "devices": "List devices for serve, and try them.",
     "doctor": "Find out why nothing arrives.",
     "dump": "Print the messages a server sends.",
     "echo": "Send everything back to where it came from.",
