@@ -30,6 +30,7 @@ LAYERS = [
     "blocking aio tools.rate",
     "files video recording",
     "peers",
+    "calibration",
     "simulate doctor",
     "tools testing",
     "view",

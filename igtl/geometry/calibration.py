@@ -52,9 +52,14 @@ class Calibration:
         return float(self.residuals[self.used].max())
 
     @property
+    def samples(self) -> int:
+        """How many were measured."""
+        return int(np.isfinite(self.residuals).sum())
+
+    @property
     def rejected(self) -> int:
         """How many samples are outliers."""
-        return int(np.isfinite(self.residuals).sum() - self.used.sum())
+        return self.samples - int(self.used.sum())
 
 
 def fitted(

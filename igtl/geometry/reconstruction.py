@@ -7,6 +7,7 @@ igtl.files.save(volume.result(fill=2).image("Volume"), "volume.nrrd")
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, NamedTuple
 
@@ -103,7 +104,8 @@ class Reconstruction:
         compounding: "mean" (default), "max" or "latest".
         extent: ((x, x), (y, y), (z, z)), mm; what lies outside is counted in `outside`. Default:
             the volume grows as pictures come.
-        mask: (height, width), the pixels that are pasted; see `rectangle` and `fan`. Default all.
+        mask: (height, width), the pixels that are pasted, or a function that makes it of the shape
+            (height, width) of a picture; see `rectangle` and `fan`. Default: all.
         max_voxels: the size that the volume may reach; 8 bytes are needed for each, twice while it
             grows.
 
@@ -123,7 +125,7 @@ class Reconstruction:
         paste: Paste = "nearest",
         compounding: Compounding = "mean",
         extent: npt.ArrayLike | None = None,
-        mask: npt.ArrayLike | None = None,
+        mask: npt.ArrayLike | Callable[[tuple[int, int]], Mask] | None = None,
         max_voxels: int = MAX_VOXELS,
     ) -> None:
         self.spacing: Floats = np.broadcast_to(np.asarray(spacing, np.float64), (3,)).copy()
@@ -136,7 +138,7 @@ class Reconstruction:
         self._linear = paste == "linear"
         self._compounding = compounding
         self._max_voxels = max_voxels
-        self._mask = None if mask is None else np.asarray(mask, bool)
+        self._mask = mask
         self.frames = 0
         self.outside = 0
         self._dtype: np.dtype[Any] | None = None
@@ -153,6 +155,12 @@ class Reconstruction:
             self._origin = limits[:, 0]
             high = np.floor((limits[:, 1] - limits[:, 0]) / self.spacing + 1e-6).astype(np.int64)
             self._reserve(_Box(np.zeros(3, np.int64), high))
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(k, j, i), voxels that are reserved so far."""
+        k, j, i = self._values.shape
+        return k, j, i
 
     # -- memory
 
@@ -194,11 +202,12 @@ class Reconstruction:
         if self._pixels is None or self._pixels[0] != shape:
             mask = np.ones(shape, bool)
             if self._mask is not None:
-                if self._mask.shape != shape[1:]:
-                    raise ValueError(
-                        f"the mask is {self._mask.shape}, and a picture is {shape[1:]}"
-                    )
-                mask &= self._mask
+                _, height, width = shape
+                made = self._mask((height, width)) if callable(self._mask) else self._mask
+                part = np.asarray(made, bool)
+                if part.shape != (height, width):
+                    raise ValueError(f"the mask is {part.shape}, a picture {(height, width)}")
+                mask &= part
             self._pixels = shape, np.array(np.nonzero(mask)[::-1], np.float64)
         return self._pixels[1]
 
