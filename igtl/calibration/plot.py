@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import numpy as np
 
@@ -36,9 +37,13 @@ def plot(outcome: Outcome, path: str | os.PathLike[str]) -> None:
     left.axhline(result.error, color="0.3", linewidth=1, label=f"error {result.error:.3g} {unit}")
     left.set(xlabel="sample", ylabel=f"residual, {unit}", title="residuals")
     left.set_ylim(bottom=0)
-    left.legend()
-    for (label, x, y), colour in zip(panel.lines, (_ONE, _OTHER), strict=False):
-        right.plot(x, y, ".-", color=colour, label=label, markersize=2, linewidth=0.8)
+    left.legend(loc="upper right")
+    styles: tuple[dict[str, Any], ...] = (
+        {"color": _ONE},
+        {"color": _OTHER, "linestyle": "", "marker": ".", "markersize": 4},
+    )
+    for (label, x, y), style in zip(panel.lines, styles, strict=False):
+        right.plot(x, y, label=label, linewidth=1, **style)
     if panel.lines:
         right.legend()
     if panel.points is not None:

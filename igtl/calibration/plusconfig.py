@@ -92,9 +92,9 @@ def _tags(data: bytes, path: Path) -> list[_Tag]:
 
     def end(name: str) -> None:
         number = stack.pop()
-        at = parser.CurrentByteIndex
-        if data[at : at + 2] == b"</":
-            found[number] = found[number]._replace(close=at)
+        tag = found[number]
+        if not data[tag.start : tag.end].endswith(b"/>"):
+            found[number] = tag._replace(close=parser.CurrentByteIndex)
 
     parser.StartDoctypeDeclHandler = refuse
     parser.StartElementHandler = begin
@@ -201,8 +201,8 @@ def _changed(data: bytes, tag: _Tag, values: Mapping[str, str]) -> bytes:
         if name in tag.attributes:
             text = old.sub(lambda _, new=new: new, text, count=1)  # type: ignore[misc]
         else:
-            end = len(text) - (2 if text.endswith(b"/>") else 1)
-            text = text[:end].rstrip() + b" " + new + text[end:]
+            end = len(text[: -2 if text.endswith(b"/>") else -1].rstrip())
+            text = text[:end] + b" " + new + text[end:]
     return data[: tag.start] + text + data[tag.end :]
 
 

@@ -99,8 +99,8 @@ class Time(Seen):
             },
             "pixels",
             Panel("the motion, without the lag", "s", "share of its deviation", (
-                ("picture", times - times[0], _scaled(motion)),
                 ("probe", stamps - found.lag - times[0], _scaled(probe) * np.sign(gain)),
+                ("picture", times - times[0], _scaled(motion)),
             )),
         )  # fmt: skip
 
@@ -204,7 +204,7 @@ class Touches(_Spots):
         return [
             Goal("pictures", len(pixels), 30, "",
                  "hold the tip of the stylus in the picture, so that it is its brightest spot"),
-            Goal("parts of the picture", self._cells(pixels), 7, "of 9",
+            Goal("parts of the picture", self._cells(pixels), 7, "",
                  "touch all parts of the picture: left and right, near and far"),
         ]  # fmt: skip
 
@@ -237,7 +237,7 @@ class Touches(_Spots):
 class Wires(_Spots):
     """Image to probe, by a phantom of wires in the shape of N; see
     `igtl.geometry.calibrate_wires`. In a picture the N lie one under the other, and their wires
-    from left to right, in the order of `wires`.
+    side by side, in the order of `wires`; whether from left to right or the other way is found out.
 
     Args:
         wires: (m, 2, 3), mm, the ends of the wires in the phantom.
@@ -287,7 +287,20 @@ class Wires(_Spots):
 
     def solve(self) -> Outcome:
         tool, pixels, poses = self._relative()
-        found = calibrate_wires(pixels, poses, self._wires)
+        mirrored = pixels.reshape(len(pixels), -1, 3, 2)[:, :, ::-1].reshape(pixels.shape)
+        found: ProbeCalibration | None = None
+        error: CalibrationError | None = None
+        for points in (pixels, mirrored):  # by which side of the probe is marked
+            try:
+                each = calibrate_wires(points, poses, self._wires)
+            except CalibrationError as reason:
+                error = error or reason
+                continue
+            if found is None or each.error < found.error:
+                found, pixels = each, points
+        if found is None:
+            assert error is not None
+            raise error
         return self._outcome(found, tool, pixels.reshape(-1, 2), found.residuals.ravel())
 
 

@@ -91,8 +91,9 @@ def _calibrating(command: F) -> F:
         try:
             outcome = step.solve()
         except CalibrationError as error:
-            hints = calibration.missing(step.goals())
-            raise Failure("\n".join(dict.fromkeys([str(error), *hints]))) from None
+            for hint in calibration.missing(step.goals()):
+                say(f"→ {hint}")
+            raise Failure(str(error)) from None
         if as_json:
             echo(json.dumps(outcome.to_dict()))
         else:
@@ -169,7 +170,7 @@ def probe(
     pictures, as in water, or by a phantom of wires in the shape of N.
 
     --config holds the tip of the stylus (StylusTipToStylus), or the phantom as PLUS describes it:
-    its patterns from the top of the picture to the bottom, their wires from left to right.
+    its patterns from the top of the picture to the bottom.
     """
     known = calibration.load_known(config) if config else calibration.PlusConfig()
     if wires:
@@ -260,13 +261,12 @@ def _screen(head: str, goals: list[Goal], told: str, news: list[str]) -> Group:
         share = min(1.0, goal.have / goal.want)
         full = int(share * _BAR)
         style = "green" if goal.reached else "yellow"
-        unit = goal.unit if goal.unit.startswith("of ") else f"of {goal.want:g} {goal.unit}"
         lines.append(
             styled(
                 f"  {goal.name:<{width}}  ",
                 ("█" * full, style),
                 ("░" * (_BAR - full), "bright_black"),
-                f"  {goal.have:.3g} {unit}".rstrip(),
+                f"  {goal.have:.3g} of {goal.want:g} {goal.unit}".rstrip(),
             )
         )
     lines += [styled(""), styled(f"  {told}"), styled("")]
@@ -275,7 +275,7 @@ def _screen(head: str, goals: list[Goal], told: str, news: list[str]) -> Group:
     if not hints:
         lines.append(styled(("  enough", "bold green")))
     if news:
-        lines.append(styled((f"  {news[-1]}", "red")))
+        lines.append(styled((f"  {news[-1]}", "bright_black")))
     return Group(*lines)
 
 

@@ -63,7 +63,12 @@ class Calibration:
 
 
 def fitted(
-    solve: Callable[[Floats], T], errors: Callable[[T], Floats], count: int, *, least: int
+    solve: Callable[[Floats], T],
+    errors: Callable[[T], Floats],
+    count: int,
+    *,
+    least: int,
+    outliers: float = 1 / 3,
 ) -> tuple[T, Floats, Flags]:
     """A least-squares fit without outliers: the sum of absolute residuals is minimised first, by
     weights, since outliers hardly move it; samples that are then farther away than four times the
@@ -73,12 +78,13 @@ def fitted(
         solve: the solution for weights (count,) of the samples.
         errors: (count,) the residuals of a solution, 0 or more.
         count: of samples. least: samples that are needed.
+        outliers: the share that is allowed.
 
     Returns:
         The solution, all residuals, and which samples were used.
 
     Raises:
-        CalibrationError: there are too few samples, or more than a third of them are outliers.
+        CalibrationError: there are too few samples, or more outliers than are allowed.
     """
     if count < least:
         raise CalibrationError(f"{count} samples: at least {least} are needed")
@@ -96,7 +102,7 @@ def fitted(
         if np.array_equal(before, used):
             break
     used = before  # what the solution was made of
-    if used.sum() < max(least, 2 * count / 3):
+    if used.sum() < max(least, (1 - outliers) * count):
         raise CalibrationError(
             f"{count - int(used.sum())} of {count} samples do not fit the others: was it moved, or "
             "is another tool meant?"

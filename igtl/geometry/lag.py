@@ -15,7 +15,7 @@ _STEP: Final = 0.004  # seconds between the samples that are compared
 _GRID: Final = 0.005  # seconds between the lags that are tried first
 _FOLLOWS: Final = 0.9  # least correlation
 _APART: Final = 0.1  # seconds: a lag that far from the best is another one,
-_DISTINCT: Final = 1.5  # and must fit so many times worse
+_DISTINCT: Final = 0.02  # and must leave so much more of the motion unexplained, as a share
 _LONG: Final = 2.0  # seconds that must be in common, beyond the lags that are tried
 
 
@@ -28,7 +28,8 @@ class TimeCalibration(Calibration):
             what happened at one instant has these stamps apart.
         uncertainty: seconds, the standard error of the lag as the residuals tell it.
         correlation: 0 to 1, of both signals at this lag.
-        distinct: how many times worse the best lag fits that is farther than 0.1 s away.
+        distinct: 0 to 1, how much more of the motion is left unexplained by the best of the lags
+            that are farther than 0.1 s away.
     """
 
     lag: float
@@ -110,7 +111,7 @@ def calibrate_time(
     if best in (0, len(lags) - 1):
         raise CalibrationError(f"no lag within ±{most:g} s fits best: try a greater limit")
     others = costs[np.abs(lags - lags[best]) > _APART]
-    distinct = float(others.min() / max(costs[best], 1e-12)) if len(others) else np.inf
+    distinct = float(others.min() - costs[best]) if len(others) else 1.0
     if distinct < _DISTINCT:
         raise CalibrationError(
             "several lags fit as well: the motion repeats itself or is too slow; move the probe "

@@ -14,6 +14,8 @@ from igtl.geometry.pose import Floats, Pose
 _FLAT: Final = 0.05  # of its length: thinner, pixels lie on a line
 _TOUCHES: Final = 4
 _IMAGES: Final = 5
+_ROUGH: Final = 0.6  # of the N may be outliers at the start: each has three points
+_LOOSE: Final = 0.2  # of the width of the points: an error that is greater is no fit
 _WEAK: Final = 5e-3  # conditioning below is none
 
 
@@ -100,6 +102,11 @@ def calibrate_probe(
     given = None if spacing is None else finite("spacing", spacing, (2,))
     if given is not None and not (given > 0).all():
         raise CalibrationError(f"spacing {given}: must be above 0")
+    found = _touched(u, x, given, 1 / 3)
+    return _close(found, u[found.used], "are the poses of another tool, or is the tip another one?")
+
+
+def _touched(u: Floats, x: Floats, given: Floats | None, outliers: float) -> ProbeCalibration:
     _spread(u)
 
     def solve(weights: Floats) -> tuple[Floats, Floats, Floats]:
@@ -111,7 +118,7 @@ def calibrate_probe(
         left: Floats = np.linalg.norm(there - x, axis=1)
         return left
 
-    found, residuals, used = fitted(solve, errors, len(u), least=_TOUCHES)
+    found, residuals, used = fitted(solve, errors, len(u), least=_TOUCHES, outliers=outliers)
     _spread(u[used])
     rotation, scale, translation = found
     if not (scale > 0).all():
@@ -122,6 +129,18 @@ def calibrate_probe(
         matrix=_matrix(rotation, scale, translation), spacing=scale, residuals=residuals,
         used=used, conditioning=float(widths[1] / widths[0]),
     )  # fmt: skip
+
+
+def _close(found: ProbeCalibration, pixels: Floats, cause: str) -> ProbeCalibration:
+    """Refuse a fit that is none: all points are far off, so that none is an outlier.
+
+    Args:
+        pixels: (p, 2) that were used. cause: what may be wrong, for the error.
+    """
+    width = float(np.linalg.norm(pixels.std(axis=0) * found.spacing))
+    if found.error > _LOOSE * width:
+        raise CalibrationError(f"the points do not fit, {found.error:.1f} mm are left: {cause}")
+    return found
 
 
 # ---- wires ----------------------------------------------------------------------------------
@@ -179,12 +198,9 @@ def calibrate_wires(
     picture cuts the middle wire: that gives a start. From there the distances of all points from
     their wires are minimised over turn, place and sizes of a pixel, without points that do not fit.
 
-    An N looks the same when it is turned by 180 degrees about the normal of its plane: the order
-    of the points tells which side of it the marked side of the probe is on.
-
     Args:
         pixels: (n, m, 2), columns and rows of the points in each picture, in the order of the
-            wires; NaN where a point was not found. n ≥ 5.
+            wires; NaN where a point was not found. n ≥ 5. Points in another order do not fit.
         poses: (n, 4, 4), phantom to probe, mm.
         wires: (m, 2, 3), mm, the ends of each wire in the phantom; three after the other are one N.
 
@@ -208,7 +224,9 @@ def calibrate_wires(
     if len(of) < _TOUCHES:
         raise CalibrationError(f"{len(of)} whole N in all pictures: at least {_TOUCHES} are needed")
     middle = np.einsum("nij,nj->ni", matrices[of, :3, :3], cuts[whole]) + matrices[of, :3, 3]
-    start = calibrate_probe(u[:, 1::3][whole], middle)
+    start = _touched(
+        u[:, 1::3][whole], middle, None, 0.6
+    )  # an N has three points that may be wrong
     seen = np.isfinite(u).all(axis=2)
     lines = _Lines(u[seen], matrices[np.nonzero(seen)[0]], w[np.nonzero(seen)[1]], start)
     found, left, fits = fitted(lines.solve, lines.errors, int(seen.sum()), least=12)
@@ -221,10 +239,11 @@ def calibrate_wires(
         )
     residuals, used = np.full(seen.shape, np.nan), np.zeros(seen.shape, bool)
     residuals[seen], used[seen] = left, fits
-    return ProbeCalibration(
+    result = ProbeCalibration(
         matrix=_matrix(*found), spacing=found[1], residuals=residuals, used=used,
         conditioning=conditioning,
     )  # fmt: skip
+    return _close(result, u[used], "are the wires in the order of the picture?")
 
 
 class _Lines:
@@ -239,6 +258,7 @@ class _Lines:
         self, pixels: Floats, poses: Floats, wires: Floats, start: ProbeCalibration
     ) -> None:
         self.pixels = pixels
+        self._spacing = start.spacing
         rotation = start.matrix[:3, :3] / [*start.spacing, start.spacing.mean()]
         self._found = rotation, start.spacing, start.matrix[:3, 3]
         ends = np.einsum("pij,pkj->pki", poses[:, :3, :3], wires) + poses[:, None, :3, 3]
@@ -281,7 +301,12 @@ class _Lines:
             target = -self._off(self._found).reshape(-1) * by
             step = np.asarray(np.linalg.lstsq(system, target, rcond=None)[0], np.float64)
             turned = _turn(step[:3]) @ rotation
-            self._found = turned, spacing * np.exp(step[6:]), translation + step[3:6]
+            spacing = spacing * np.exp(np.clip(step[6:], -0.3, 0.3))
+            if np.abs(np.log(spacing / self._spacing)).max() > 1:
+                raise CalibrationError(
+                    "the points do not fit the wires: are they in the order of the picture?"
+                )
+            self._found = turned, spacing, translation + step[3:6]
             if np.abs(step[3:6]).max() < 1e-7 and np.abs(step[[0, 1, 2, 6, 7]]).max() < 1e-9:
                 break
         return self._found

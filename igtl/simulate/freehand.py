@@ -96,7 +96,9 @@ class Freehand:
         """StylusToTracker: the stylus stands on its tip and swings in two directions."""
         for n in range(int(seconds * _RATE)):
             t = n / _RATE
-            turn = _turned(degrees * np.sin(1.3 * t), degrees * np.sin(0.9 * t + 1), 20 * np.sin(t))
+            turn = _turned(
+                *degrees * np.array([np.sin(1.3 * t), np.sin(0.9 * t + 1), np.sin(t) / 2])
+            )
             pose = Pose.of(turn, -turn @ self.tip)
             yield self._pose("StylusToTracker", (self._place @ pose).matrix, t)
 
