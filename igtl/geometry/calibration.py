@@ -110,6 +110,13 @@ def fitted(
     return solution, left, used
 
 
+def least_squares(system: Floats, target: Floats) -> Floats:
+    """(k,) x with the least sum of squares of system · x - target, by the normal equations: for a
+    system of many rows (n, k) that is well conditioned."""
+    normal = system.T @ system
+    return np.asarray(np.linalg.lstsq(normal, system.T @ target, rcond=None)[0], np.float64)
+
+
 def finite(name: str, values: npt.ArrayLike, shape: tuple[int | None, ...]) -> Floats:
     """The values as float64.
 

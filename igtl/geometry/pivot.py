@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from igtl.geometry.calibration import Calibration, CalibrationError, fitted
+from igtl.geometry.calibration import Calibration, CalibrationError, fitted, least_squares
 from igtl.geometry.pose import Floats, Pose
 
 _SWING: Final = 1.6  # degrees, root mean square: less does not determine a tip
@@ -131,8 +131,7 @@ def calibrate_pivot(poses: Iterable[Pose | npt.ArrayLike]) -> PivotCalibration:
     def solve(weights: Floats) -> Floats:
         by = np.sqrt(weights)[:, np.newaxis]
         flat = (system * by[:, :, np.newaxis]).reshape(-1, 6)
-        found, *_ = np.linalg.lstsq(flat, -(offsets * by).reshape(-1), rcond=None)
-        return np.asarray(found, np.float64)
+        return least_squares(flat, -(offsets * by).reshape(-1))
 
     def errors(solution: Floats) -> Floats:
         left: Floats = np.linalg.norm(system @ solution + offsets, axis=1)
@@ -180,9 +179,7 @@ def calibrate_spin(poses: Iterable[Pose | npt.ArrayLike]) -> SpinCalibration:
         system[:, :, :2] = planes @ rotations @ across.T
         system[:, :, 2:] = -np.eye(2)
         target = -(offsets @ planes.T)
-        found = np.linalg.lstsq(
-            (system * by).reshape(-1, 4), (target * by[:, :, 0]).reshape(-1), rcond=None
-        )[0]
+        found = least_squares((system * by).reshape(-1, 4), (target * by[:, :, 0]).reshape(-1))
         return axis, found[:2] @ across, direction, found[2:] @ planes
 
     def errors(solution: tuple[Floats, Floats, Floats, Floats]) -> Floats:

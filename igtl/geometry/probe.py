@@ -8,7 +8,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from igtl.geometry.calibration import Calibration, CalibrationError, finite, fitted
+from igtl.geometry.calibration import Calibration, CalibrationError, finite, fitted, least_squares
 from igtl.geometry.pose import Floats, Pose
 
 _FLAT: Final = 0.05  # of its length: thinner, pixels lie on a line
@@ -298,8 +298,7 @@ class _Lines:
         for _ in range(20):
             rotation, spacing, translation = self._found
             system = self.system(self._found) * by[:, None]
-            target = -self._off(self._found).reshape(-1) * by
-            step = np.asarray(np.linalg.lstsq(system, target, rcond=None)[0], np.float64)
+            step = least_squares(system, -self._off(self._found).reshape(-1) * by)
             turned = _turn(step[:3]) @ rotation
             spacing = spacing * np.exp(np.clip(step[6:], -0.3, 0.3))
             if np.abs(np.log(spacing / self._spacing)).max() > 1:

@@ -25,8 +25,11 @@ def _turned(*degrees: float) -> Floats:
     """3x3 of turns about x, y and z."""
     out = np.eye(3)
     for axis, angle in enumerate(np.radians(degrees)):
-        quaternion = np.append(np.sin(angle / 2) * np.eye(3)[axis], np.cos(angle / 2))
-        out = Pose.of(quaternion).rotation @ out
+        turn, (one, other) = np.eye(3), ((1, 2), (2, 0), (0, 1))[axis]
+        turn[one, one] = turn[other, other] = np.cos(angle)
+        turn[other, one] = np.sin(angle)
+        turn[one, other] = -np.sin(angle)
+        out = turn @ out
     return out
 
 
@@ -71,10 +74,8 @@ class Freehand:
     def _pose(self, name: str, pose: npt.ArrayLike, at: float) -> Transform:
         off = self._random.normal(0, self._noise, 3)
         turn = np.degrees(self._random.normal(0, self._noise / 200, 3))
-        measured = Pose.of(_turned(*turn), off).matrix
-        given = np.asarray(pose, np.float64)
-        out = given.copy()
-        out[:3, :3] = measured[:3, :3] @ given[:3, :3]
+        out = np.array(pose, np.float64)
+        out[:3, :3] = _turned(*turn) @ out[:3, :3]
         out[:3, 3] += off
         return Transform(out, device_name=name, timestamp=self._start + at)
 
@@ -86,8 +87,9 @@ class Freehand:
     def _spots(self, pixels: Floats) -> Floats:
         out = np.zeros((HEIGHT, WIDTH))
         for u, v in pixels:
-            away = (self._column - u) ** 2 + (self._row - v) ** 2
-            out += 200 * np.exp(-away / (2 * _SPOT**2))
+            across = np.exp(-((np.arange(WIDTH) - u) ** 2) / (2 * _SPOT**2))
+            down = np.exp(-((np.arange(HEIGHT) - v) ** 2) / (2 * _SPOT**2))
+            out += 200 * np.outer(down, across)
         return out
 
     # -- steps
@@ -130,7 +132,7 @@ class Freehand:
             yield self._pose("ProbeToTracker", pose.matrix, t + lag)
             if t * _RATE >= shown:
                 shown += 1
-                away = self._row - depth(t) / height
+                away = np.arange(HEIGHT)[:, np.newaxis] - depth(t) / height
                 yield self._image(180 * np.exp(-(away**2) / 8), t)
 
     def touches(self, seconds: float = 10.0) -> Iterator[Message]:
