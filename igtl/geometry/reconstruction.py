@@ -100,7 +100,8 @@ class Reconstruction:
 
     Args:
         spacing: mm, of the voxels; one number, or one for each axis of the world.
-        paste: "nearest" (default) or "linear", which leaves fewer holes and takes longer.
+        paste: "nearest" (default) or "linear", which leaves fewer holes and takes longer; with
+            "latest" it moves edges by up to a voxel towards the end of the scan.
         compounding: "mean" (default), "max" or "latest".
         extent: ((x, x), (y, y), (z, z)), mm; what lies outside is counted in `outside`. Default:
             the volume grows as pictures come.
@@ -171,7 +172,7 @@ class Reconstruction:
             fits = self.spacing.max() * (box.voxels / self._max_voxels) ** (1 / 3)
             raise ReconstructionError(
                 f"the volume would be {size} voxels, the limit is {self._max_voxels}: choose a "
-                f"spacing of about {1.02 * fits:.2g} mm or more, an extent, or a smaller part of "
+                f"spacing of about {1.02 * fits:.3g} mm or more, an extent, or a smaller part of "
                 "the picture"
             )
         values, weights = np.zeros(box.shape, np.float32), np.zeros(box.shape, np.float32)
@@ -368,12 +369,11 @@ def _fill(values: npt.NDArray[Any], filled: Mask, steps: tuple[int, int, int]) -
         if most < 1 or n < 3:
             continue
         place = np.arange(n, dtype=np.int32).reshape([-1 if k == axis else 1 for k in range(3)])
-        before = np.maximum.accumulate(np.where(filled, place, np.int32(-n)), axis=axis)
-        after = np.flip(
-            np.minimum.accumulate(
-                np.flip(np.where(filled, place, np.int32(3 * n)), axis), axis=axis
-            ), axis,
-        )  # fmt: skip
+        most = min(most, n)
+        none = np.int32(4 * n)  # so far away that no hole reaches it
+        before = np.maximum.accumulate(np.where(filled, place, -none), axis=axis)
+        backwards = np.flip(np.where(filled, place, none), axis)
+        after = np.flip(np.minimum.accumulate(backwards, axis=axis), axis)
         there = np.nonzero(~filled & (after - before <= most + 1))
         a, b = before[there], after[there]
         ends = [list(there), list(there)]
