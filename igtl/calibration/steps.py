@@ -185,12 +185,12 @@ class Pivot(_Turned):
         moved, _ = swings(poses[:, :3, :3])
         swing = "swing the stylus about its tip, 30 degrees to each side"
         return [
-            Goal("samples", len(poses), 100, "", "take more samples"),
             Goal("swing", float(moved[1]), 10, "degrees", swing),
             Goal("swing across", float(moved[0]), 10, "degrees",
                  swing if moved[1] < 10 else "swing it in the other direction too, across"),
             Goal("sides", _sides(poses), 6, "",
                  "lean the stylus to all sides, as on a cone"),
+            Goal("samples", len(poses), 100, "", "take more samples"),
         ]  # fmt: skip
 
     def solve(self) -> Outcome:
@@ -251,9 +251,9 @@ class Spin(_Turned):
         _, poses = self._poses()
         moved, _ = swings(poses[:, :3, :3])
         return [
-            Goal("samples", len(poses), 50, "", "take more samples"),
             Goal("turn", float(moved[1]), 30, "degrees",
                  "roll the stylus about its shaft, 90 degrees to each side"),
+            Goal("samples", len(poses), 50, "", "take more samples"),
         ]  # fmt: skip
 
     def solve(self) -> Outcome:
