@@ -92,6 +92,11 @@ class Scan:
         if len(self._waiting) >= _BATCH:
             self._place(last=False)
 
+    @property
+    def damaged(self) -> int:
+        """Messages that could not be used."""
+        return self._tracks.damaged + self._pictures.damaged
+
     def finish(self) -> None:
         """Place the pictures that still wait.
 

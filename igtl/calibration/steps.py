@@ -121,6 +121,11 @@ class Step(ABC):
         """Take a message; others than those that are needed are left alone."""
         self.tracks.add(message)
 
+    @property
+    def damaged(self) -> int:
+        """Messages that could not be used."""
+        return self.tracks.damaged
+
     def goals(self) -> list[Goal]:
         """What is needed, and how much of it there is so far. Poses that have not arrived, or of
         which one must be chosen, are the only one then."""
@@ -291,6 +296,10 @@ class Seen(Step):
         super().add(message)
         if (array := self.pictures.take(message)) is not None:
             self.see(array, message)
+
+    @property
+    def damaged(self) -> int:
+        return self.tracks.damaged + self.pictures.damaged
 
     @abstractmethod
     def see(self, array: Any, message: Message) -> None:

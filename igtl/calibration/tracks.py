@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from igtl.codec.message import Message
+from igtl.errors import BodyError
 from igtl.geometry.calibration import CalibrationError
 from igtl.geometry.pose import Floats, Pose, interpolate, is_rigid
 from igtl.messages.imaging import Image, Video
@@ -18,7 +19,7 @@ By = Literal["timestamp", "arrival"]
 _NAME: Final = re.compile(r"([A-Z]\w*?)To([A-Z]\w*)")
 _GAP: Final = 0.25  # seconds between two poses: beyond, nothing is known
 _NAMES: Final = 200  # names that are kept apart
-_POSES: Final = 500_000  # of one name
+_POSES: Final = 500_000  # that are kept, of all names
 
 
 def frame_of(name: str) -> str:
@@ -46,11 +47,15 @@ class Tracks:
         by: which time counts.
 
     Attributes:
-        invalid: poses that their tracker calls invalid, or that are none, by name.
+        invalid: poses that are left out, by name: their tracker calls them invalid, they are not
+            rigid, or there are too many.
+        damaged: messages whose poses could not be read.
     """
 
     def __init__(self, by: By = "timestamp") -> None:
         self.invalid: dict[str, int] = {}
+        self.damaged = 0
+        self._count = 0
         self._by: By = by
         self._poses: dict[str, tuple[list[float], list[Floats]]] = {}
         self._arrays: dict[str, tuple[Floats, Floats]] = {}
@@ -58,13 +63,19 @@ class Tracks:
     def add(self, message: Message) -> None:
         """Take the poses of a message, if it holds some."""
         at = time_of(message, self._by)
-        for name, matrix, status in tool_states(message):
+        try:
+            states = list(tool_states(message))
+        except BodyError:  # of the fields of a TRACKEDFRAME
+            self.damaged += 1
+            return
+        for name, matrix, status in states:
             if name not in self._poses and len(self._poses) >= _NAMES:
                 continue
             times, matrices = self._poses.setdefault(name, ([], []))
-            if status != "OK" or not is_rigid(matrix) or len(times) >= _POSES:
+            if status != "OK" or not is_rigid(matrix) or self._count >= _POSES:
                 self.invalid[name] = self.invalid.get(name, 0) + 1
                 continue
+            self._count += 1
             times.append(at)
             matrices.append(Pose(matrix).matrix)
             self._arrays.pop(name, None)
@@ -116,6 +127,7 @@ class Tracks:
         for name in self._poses:
             times, matrices = self.of(name)
             first = max(0, int(np.searchsorted(times, before)) - 2)
+            self._count -= len(self._poses[name][0]) - len(times) + first
             self._poses[name] = times[first:].tolist(), list(matrices[first:])
             self._arrays[name] = times[first:], matrices[first:]
 
@@ -162,10 +174,12 @@ class Pictures:
     Attributes:
         frame: the coordinate frame of the pixels, once there is a picture: "Image" of
             "Image_Reference".
+        damaged: pictures that could not be decoded.
     """
 
     def __init__(self, name: str | None = None) -> None:
         self.frame = "Image"
+        self.damaged = 0
         self._name = name
         self._seen: set[str] = set()
         self._decoder: Any = None
@@ -189,10 +203,14 @@ class Pictures:
         if not isinstance(message, TrackedFrame) and name[:1].isupper():
             self.frame = name.partition("_")[0].partition("To")[0]
         if not isinstance(message, Video):
-            return message.array
+            return message.array if message.array.size else None
         if self._decoder is None:
             from igtl.video.decoder import VideoDecoder  # FFmpeg is an extra
 
             self._decoder = VideoDecoder()
-        found: npt.NDArray[Any] | None = self._decoder.decode(message)
+        try:
+            found: npt.NDArray[Any] | None = self._decoder.decode(message)
+        except BodyError:
+            self.damaged += 1
+            return None
         return found

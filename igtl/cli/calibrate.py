@@ -16,7 +16,7 @@ from igtl import calibration
 from igtl.calibration import Goal, Outcome, Step
 from igtl.cli import Failure
 from igtl.cli.arguments import Address, Place
-from igtl.cli.incoming import Incoming, from_file
+from igtl.cli.incoming import Incoming, from_file, left_out
 from igtl.cli.sources import Source, receiving
 from igtl.cli.terminal import console as terminal
 from igtl.cli.terminal import echo, say, styled
@@ -88,6 +88,7 @@ def _calibrating(command: F) -> F:
                 step.add(message)
         else:
             _live(step, place, source, seconds)
+        left_out(step.damaged)
         try:
             outcome = step.solve()
         except CalibrationError as error:
@@ -207,8 +208,10 @@ def _live(
 
     end = None if seconds is None else time.monotonic() + seconds
     title = f"igtl calibrate {step.kind} {named(address)}"
-    with source(address, end=end, heal=True, tell=tell) as opened:
-        incoming = Incoming(opened, step.add)
+    with (
+        source(address, end=end, heal=True, tell=tell) as opened,
+        Incoming(opened, step.add) as incoming,
+    ):
         state = _State(step)
         with Live(console=console, auto_refresh=False, screen=shown) as live:
             try:
@@ -223,9 +226,7 @@ def _live(
                         break
             except KeyboardInterrupt:
                 pass  # the answer is worked out of what there is
-        failed = incoming.failed
-    if failed is not None:
-        raise failed if isinstance(failed, click.ClickException) else Failure(str(failed))
+    incoming.check()
 
 
 class _State:

@@ -6,10 +6,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Self
 
 import click
 
 import igtl
+from igtl.cli import Failure
 from igtl.cli.files import opened
 from igtl.cli.sources import Source
 from igtl.cli.terminal import console as terminal
@@ -37,12 +39,17 @@ def from_file(path: Path) -> Iterator[igtl.Message]:
                 continue
             message.received = recorded.time_ns / 1e9
             yield message
-    if bad:
-        say(f"{path}: {bad} messages are bad, and left out")
+    left_out(bad)
+
+
+def left_out(count: int) -> None:
+    """Say how many messages are damaged, if some are."""
+    if count:
+        say(f"{count} messages are damaged, and left out")
 
 
 class Incoming:
-    """Takes what a live source sends, in a thread of its own.
+    """Takes what a live source sends, in a thread of its own, until the end of a `with` block.
 
     Args:
         source: that is open. take: called with each message, one at a time.
@@ -58,6 +65,7 @@ class Incoming:
         self.failed: Exception | None = None
         self.count = 0
         self.begun = time.monotonic()
+        self._ending = False
         self._source = source
         self._take = take
         self._thread = threading.Thread(target=self._run, name="igtl incoming", daemon=True)
@@ -68,11 +76,26 @@ class Incoming:
         """Whether the source has ended."""
         return not self._thread.is_alive()
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._ending = True
+        self._source.close()
+        self._thread.join()
+
+    def check(self) -> None:
+        """Raise what has ended it, if it has not ended in order."""
+        if self.failed is not None:
+            failed = self.failed
+            raise failed if isinstance(failed, click.ClickException) else Failure(str(failed))
+
     def _run(self) -> None:
         try:
             for message in self._source.messages():
                 with self.lock:
                     self._take(message)
                     self.count += 1
-        except (igtl.IgtlError, ModuleNotFoundError, OSError, click.ClickException) as error:
-            self.failed = error
+        except (igtl.IgtlError, ImportError, OSError, ValueError, click.ClickException) as error:
+            if not self._ending:
+                self.failed = error

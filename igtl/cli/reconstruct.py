@@ -15,7 +15,7 @@ from igtl.calibration import Scan
 from igtl.cli import Failure
 from igtl.cli.arguments import Place
 from igtl.cli.files import save
-from igtl.cli.incoming import Incoming, from_file
+from igtl.cli.incoming import Incoming, from_file, left_out
 from igtl.cli.sources import Source, receiving
 from igtl.cli.terminal import console as terminal
 from igtl.cli.terminal import echo, say, styled
@@ -132,6 +132,7 @@ def command(
         f"{path}: {size} voxels of {spacing:g} mm, {volume.frames} pictures, "
         f"{100 * result.filled.mean():.0f} % filled, {result.holes} holes closed"
     )
+    left_out(scan.damaged)
     if scan.unplaced:
         say(f"{scan.unplaced} pictures are left out: no pose is near in time")
     if volume.outside:
@@ -149,23 +150,23 @@ def _live(
 
     console = terminal(stderr=True)
     end = None if seconds is None else time.monotonic() + seconds
-    with source(address, end=end, heal=True) as opened:
-        incoming = Incoming(opened, scan.add)
-        with Live(console=console, auto_refresh=False, transient=True) as live:
-            try:
-                for _ in igtl.Rate(_HZ):
-                    if console.is_terminal:
-                        volume = scan.volume
-                        size = "x".join(str(n) for n in volume.shape[::-1])
-                        text = (
-                            f"{named(address)}  {time.monotonic() - incoming.begun:.0f} s  "
-                            f"{volume.frames} pictures  {size} voxels   Ctrl-C ends"
-                        )
-                        live.update(styled((text, "cyan")), refresh=True)
-                    if incoming.over:
-                        break
-            except KeyboardInterrupt:
-                pass  # the volume is made of what there is
-        failed = incoming.failed
-    if failed is not None:
-        raise failed if isinstance(failed, click.ClickException) else Failure(str(failed))
+    with (
+        source(address, end=end, heal=True) as opened,
+        Incoming(opened, scan.add) as incoming,
+        Live(console=console, auto_refresh=False, transient=True) as live,
+    ):
+        try:
+            for _ in igtl.Rate(_HZ):
+                if console.is_terminal:
+                    volume = scan.volume
+                    size = "x".join(str(n) for n in volume.shape[::-1])
+                    text = (
+                        f"{named(address)}  {time.monotonic() - incoming.begun:.0f} s  "
+                        f"{volume.frames} pictures  {size} voxels   Ctrl-C ends"
+                    )
+                    live.update(styled((text, "cyan")), refresh=True)
+                if incoming.over:
+                    break
+        except KeyboardInterrupt:
+            pass  # the volume is made of what there is
+    incoming.check()

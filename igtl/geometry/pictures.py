@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from igtl.geometry.calibration import CalibrationError
 from igtl.geometry.pose import Floats
 
 _CLEAR = 4.0  # standard deviations above the median
@@ -15,7 +16,7 @@ def grey(picture: npt.ArrayLike) -> npt.NDArray[np.float32]:
     of one slice (1, height, width[, c]).
 
     Raises:
-        ValueError: it is none of these.
+        CalibrationError: it is none of these.
     """
     array = np.asarray(picture)
     while array.ndim > 2 and array.shape[0] == 1:
@@ -23,7 +24,7 @@ def grey(picture: npt.ArrayLike) -> npt.NDArray[np.float32]:
     if array.ndim == 3 and array.shape[2] in (3, 4):
         array = array[:, :, :3].mean(axis=2)
     if array.ndim != 2:
-        raise ValueError(f"shape {array.shape} is no picture of (height, width)")
+        raise CalibrationError(f"shape {array.shape} is no picture of (height, width)")
     return array.astype(np.float32)
 
 
