@@ -394,6 +394,33 @@ def test_frames_of_plus_hold_both() -> None:
     assert off(step.solve().transforms[0].matrix, hand.image_to_probe) < 0.2
 
 
+def test_video_is_decoded() -> None:
+    """A damaged frame is counted."""
+    pytest.importorskip("simplejpeg", reason="simplejpeg is not installed")
+    hand = Freehand()
+    step = Touches(transforms=known(hand))
+    encoder = igtl.VideoEncoder("MJPG", device_name="Image")
+    for message in hand.touches():
+        if isinstance(message, igtl.Image):
+            sent = encoder.encode(message.array[0])
+            sent.timestamp = message.timestamp
+            message = igtl.unpack(sent.pack())
+        step.add(message)
+    assert off(step.solve().transforms[0].matrix, hand.image_to_probe) < 0.25
+    sent.payload = b"no picture at all"
+    step.add(sent)
+    assert step.damaged == 1
+
+
+def test_one_bad_frame_is_counted() -> None:
+    frame = igtl.TrackedFrame(np.zeros((8, 8), np.uint8), transforms={"ProbeToTracker": np.eye(4)})
+    frame.xml = "<TrackedFrame"
+    step = Touches()
+    step.add(frame)
+    assert step.damaged == 1
+    assert step.tracks.names == []
+
+
 # ---- files of PLUS ----------------------------------------------------------------------------
 
 ROOT, PLACE = "PlusConfiguration", "CoordinateDefinitions"
@@ -609,11 +636,10 @@ def played(listener: igtl.Listener, messages: Any) -> threading.Thread:
     """A server that sends messages to the first client, and stays."""
 
     def work() -> None:
-        with listener.accept(timeout=20) as link:
+        with listener.accept(timeout=20) as link, suppress(igtl.ConnectionClosed):
             for message in messages:
                 link.send(message)
-            with suppress(igtl.ConnectionClosed):
-                link.recv(timeout=40)
+            link.recv(timeout=40)
 
     thread = threading.Thread(target=work, daemon=True)
     thread.start()

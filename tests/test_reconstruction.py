@@ -414,7 +414,22 @@ def test_live_until_the_server_ends(here: igtl.Listener, tmp_path: Path) -> None
     thread.join(20)
     assert done.returncode == 0, done.stderr
     assert "60 pictures" in done.stdout
+    assert "\x1b" not in done.stdout + done.stderr
     found = igtl.files.load(path)
     size, away = ball(found.array, found.to("RAS").array_to_world, Freehand())
     assert abs(size) < 0.04
     assert away < 0.15
+
+
+@pytest.mark.processes
+def test_live_until_the_volume_is_too_large(here: igtl.Listener, tmp_path: Path) -> None:  # noqa: F811
+    """What there is until then is written."""
+    path = tmp_path / "live.mha"
+    thread = played(here, placed(3))
+    done = run(
+        "reconstruct", f"localhost:{here.port}", "--to", str(path), "--max-voxels", "400000"
+    )  # fmt: skip
+    thread.join(20)
+    assert done.returncode == 1
+    assert "the limit is 400000" in done.stderr
+    assert igtl.files.load(path).array.size <= 400_000

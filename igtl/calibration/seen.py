@@ -26,9 +26,9 @@ _PICTURES: Final = 20_000  # that are kept in mind
 class Time(Seen):
     """The lag of a tracker against pictures; see `igtl.geometry.calibrate_time`.
 
-    The motion of a picture is that of the brightest line across it, where most pictures have one,
-    or else the change that most pictures share (their first principal component); of both the one
-    that follows the probe better.
+    The motion of a picture is that of the brightest line across it, where most pictures have one
+    and it follows the probe, or else the change that most pictures share (their first principal
+    component).
 
     Args:
         tool: name of the pose of the probe.
@@ -72,23 +72,7 @@ class Time(Seen):
         name = self.tracks.chosen(self._tool, "--tool", "Probe")
         stamps, poses = self.tracks.of(name)
         times, lines = np.array(self._times), np.array(self._lines)
-        found: TimeCalibration | None = None
-        motion = np.zeros(0)
-        error: CalibrationError | None = None
-        signals = [principal(np.array(self._parts))] if self._parts else [np.zeros(0)]
-        if np.isfinite(lines).sum() >= 0.8 * len(lines):
-            signals.insert(0, lines)
-        for signal in signals:
-            try:
-                each = calibrate_time(times, signal, stamps, poses[:, :3, 3])
-            except CalibrationError as reason:
-                error = error or reason
-                continue
-            if found is None or each.correlation > found.correlation:
-                found, motion = each, signal
-        if found is None:
-            assert error is not None
-            raise error
+        found, motion = self._found(times, lines, stamps, poses[:, :3, 3])
         probe = principal(poses[:, :3, 3])
         gain = np.corrcoef(np.interp(times + found.lag, stamps, probe), np.nan_to_num(motion))[0, 1]
         return Outcome(
@@ -103,6 +87,22 @@ class Time(Seen):
                 ("picture", times - times[0], _scaled(motion)),
             )),
         )  # fmt: skip
+
+    def _found(
+        self, times: Floats, lines: Floats, stamps: Floats, places: Floats
+    ) -> tuple[TimeCalibration, Floats]:
+        """The lag, and the motion of the pictures."""
+        error: CalibrationError | None = None
+        if len(lines) and np.isfinite(lines).mean() >= 0.8:
+            try:
+                return calibrate_time(times, lines, stamps, places), lines
+            except CalibrationError as reason:
+                error = reason
+        changes = principal(np.array(self._parts).reshape(len(times), -1))
+        try:
+            return calibrate_time(times, changes, stamps, places), changes
+        except CalibrationError as reason:
+            raise error or reason from None
 
 
 def _divided(picture: npt.NDArray[np.float32]) -> Floats:

@@ -217,7 +217,8 @@ def _live(
             try:
                 for _ in igtl.Rate(_HZ):
                     with incoming.lock:
-                        goals = state.look()
+                        state.update()
+                    goals = state.goals
                     if shown:
                         passed = time.monotonic() - incoming.begun
                         head = f"{title} · {passed:.0f} s · {incoming.count} messages"
@@ -230,27 +231,32 @@ def _live(
 
 
 class _State:
-    """What is known of a step while it goes on: the residual is worked out now and then, so that
-    it takes a tenth of the time at most."""
+    """What is known of a step while it goes on. What takes long is done less often, so that it
+    takes a quarter of the time at most."""
 
     def __init__(self, step: Step) -> None:
         self.told = "no result yet"
+        self.goals: list[Goal] = []
         self._step = step
-        self._goals: list[Goal] = []
-        self._due = 0.0
+        self._due = {self._look: 0.0, self._solve: 0.0}
 
-    def look(self) -> list[Goal]:
-        """What there is so far."""
-        begun = time.monotonic()
-        if begun >= self._due:
-            self._goals = self._step.goals()
-            try:
-                self.told = _summary(self._step.solve())
-            except CalibrationError:
-                self.told = "no result yet"
-            now = time.monotonic()
-            self._due = now + max(0.2, 9 * (now - begun))
-        return self._goals
+    def update(self) -> None:
+        """Find out what there is so far."""
+        for part, due in self._due.items():
+            begun = time.monotonic()
+            if begun >= due:
+                part()
+                now = time.monotonic()
+                self._due[part] = now + 3 * (now - begun)
+
+    def _look(self) -> None:
+        self.goals = self._step.goals()
+
+    def _solve(self) -> None:
+        try:
+            self.told = _summary(self._step.solve())
+        except CalibrationError:
+            self.told = "no result yet"
 
 
 def _screen(head: str, goals: list[Goal], told: str, news: list[str]) -> Group:

@@ -111,6 +111,7 @@ def command(
         mask = lambda shape: rectangle(shape, *clip)  # noqa: E731
     elif fan_:
         mask = lambda shape: fan(shape, fan_[:2], fan_[2:4], fan_[4:])  # noqa: E731
+    check: Callable[[], object] = lambda: None  # noqa: E731
     try:
         volume = Reconstruction(
             spacing, paste=paste, compounding=compounding, extent=limits, mask=mask,
@@ -121,7 +122,9 @@ def command(
             for message in from_file(place):
                 scan.add(message)
         else:
-            _live(scan, place, source, seconds)
+            check = _live(scan, place, source, seconds)
+            if not volume.frames:
+                check()
         scan.finish()
     except ValueError as error:
         raise Failure(str(error)) from None
@@ -137,6 +140,7 @@ def command(
         say(f"{scan.unplaced} pictures are left out: no pose is near in time")
     if volume.outside:
         say(f"{volume.outside} pixels lie outside of the extent")
+    check()
 
 
 def _live(
@@ -144,29 +148,32 @@ def _live(
     address: tuple[str, int],
     source: Callable[..., Source],
     seconds: float | None,
-) -> None:
-    """Feed a scan with what a server sends."""
+) -> Callable[[], object]:
+    """Feed a scan with what a server sends. Returns what raises the cause, if it has not ended in
+    order: what there is until then is written first."""
     from rich.live import Live
 
     console = terminal(stderr=True)
     end = None if seconds is None else time.monotonic() + seconds
+    shown = console.is_terminal
     with (
-        source(address, end=end, heal=True) as opened,
+        source(address, end=end, heal=True, tell=(lambda text: None) if shown else say) as opened,
         Incoming(opened, scan.add) as incoming,
         Live(console=console, auto_refresh=False, transient=True) as live,
     ):
         try:
             for _ in igtl.Rate(_HZ):
-                if console.is_terminal:
+                if shown:
                     volume = scan.volume
                     size = "x".join(str(n) for n in volume.shape[::-1])
                     text = (
                         f"{named(address)}  {time.monotonic() - incoming.begun:.0f} s  "
                         f"{volume.frames} pictures  {size} voxels   Ctrl-C ends"
                     )
-                    live.update(styled((text, "cyan")), refresh=True)
+                    away = (f"  {opened.away}", "yellow")
+                    live.update(styled((text, "cyan"), away), refresh=True)
                 if incoming.over:
                     break
         except KeyboardInterrupt:
             pass  # the volume is made of what there is
-    incoming.check()
+    return incoming.check
