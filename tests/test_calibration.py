@@ -213,6 +213,9 @@ def test_wires() -> None:
     pixels[wrong] += rng.uniform(15, 40, (int(wrong.sum()), 2))
     unseen = rng.random(pixels.shape[:2]) < 0.05
     pixels[unseen] = np.nan
+    rough = calibrate_wires(pixels, poses, hand.wires, refine=False)
+    assert rough.residuals.shape == (60, 3)
+    assert 0.1 < off(rough.matrix, hand.image_to_probe) < 1.5
     found = calibrate_wires(pixels, poses, hand.wires)
     assert off(found.matrix, hand.image_to_probe) < 0.3
     assert found.used[~wrong & ~unseen].mean() > 0.98
@@ -312,6 +315,18 @@ def test_pivot_beside_a_reference_that_moves() -> None:
             igtl.Transform(np.eye(4), device_name="StylusToTracker"),
             igtl.Transform(np.eye(4), device_name="ProbeToPhantom"),
         ]).solve()  # fmt: skip
+
+
+def test_poses_of_trackers_that_round() -> None:
+    """Rotations that are off by 1.4e-4, as in a recording of an electromagnetic tracker, count;
+    those that scale do not."""
+    hand = Freehand()
+    step = Pivot()
+    for n, message in enumerate(hand.pivot()):
+        message.matrix[:3, :3] *= 1.00014 if n % 10 else 1.2
+        step.add(message)
+    assert step.tracks.invalid == {"StylusToTracker": 20}
+    np.testing.assert_allclose(step.solve().transforms[0].matrix[:3, 3], hand.tip, atol=0.1)
 
 
 def test_spin_from_the_tip() -> None:

@@ -11,13 +11,14 @@ import numpy.typing as npt
 from igtl.codec.message import Message
 from igtl.errors import BodyError
 from igtl.geometry.calibration import CalibrationError
-from igtl.geometry.pose import Floats, Pose, interpolate, is_rigid
+from igtl.geometry.pose import Floats, interpolate
 from igtl.messages.imaging import Image, Video
 from igtl.messages.plus import TrackedFrame, tool_states
 
 By = Literal["timestamp", "arrival"]
 _NAME: Final = re.compile(r"([A-Z]\w*?)To([A-Z]\w*)")
 _GAP: Final = 0.25  # seconds between two poses: beyond, nothing is known
+_SCALED: Final = 0.01  # of a pose: more is no rounding
 _NAMES: Final = 200  # names that are kept apart
 _POSES: Final = 500_000  # that are kept, of all names
 
@@ -72,12 +73,13 @@ class Tracks:
             if name not in self._poses and len(self._poses) >= _NAMES:
                 continue
             times, matrices = self._poses.setdefault(name, ([], []))
-            if status != "OK" or not is_rigid(matrix) or self._count >= _POSES:
+            pose = _rigid(matrix) if status == "OK" else None
+            if pose is None or self._count >= _POSES:
                 self.invalid[name] = self.invalid.get(name, 0) + 1
                 continue
             self._count += 1
             times.append(at)
-            matrices.append(Pose(matrix).matrix)
+            matrices.append(pose)
             self._arrays.pop(name, None)
 
     @property
@@ -153,6 +155,21 @@ class Tracks:
         bases = {base for name in names if (base := _base_of(name)) is not None}
         if len(bases) > 1:
             raise CalibrationError(f"{' and '.join(names)} are poses in different frames")
+
+
+def _rigid(matrix: npt.ArrayLike) -> Floats | None:
+    """The pose that is nearest, of one that scales by a hundredth at most: electromagnetic trackers
+    count their quaternions in few bits. None of any other matrix."""
+    out = np.array(matrix, np.float64)
+    if not np.isfinite(out).all():
+        return None
+    u, sizes, v = np.linalg.svd(out[:3, :3])
+    turn = u @ v
+    if np.abs(sizes - 1).max() > _SCALED or np.linalg.det(turn) < 0:
+        return None
+    out[:3, :3] = turn
+    out[3] = 0, 0, 0, 1
+    return out
 
 
 def inverses(matrices: Floats) -> Floats:

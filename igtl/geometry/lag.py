@@ -143,7 +143,7 @@ def _signal(name: str, times: npt.ArrayLike, values: npt.ArrayLike) -> tuple[Flo
     x = np.asarray(values, np.float64)
     if t.ndim != 1 or x.ndim not in (1, 2) or len(x) != len(t):
         raise CalibrationError(f"{name}: times {t.shape} and values {x.shape} do not agree")
-    there = np.isfinite(t) & np.isfinite(x.reshape(len(x), -1)).all(axis=1)
+    there = np.isfinite(t) & np.isfinite(x if x.ndim == 1 else x.sum(axis=1))
     t, x = t[there], x[there]
     t, chosen = np.unique(t, return_index=True)
     if len(t) < 10:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -14,6 +14,7 @@ from igtl.geometry.pose import Floats, Pose
 _FLAT: Final = 0.05  # of its length: thinner, pixels lie on a line
 _TOUCHES: Final = 4
 _IMAGES: Final = 5
+_ORDER: Final = "are the wires in the order of the picture?"
 _ROUGH: Final = 0.6  # of the N may be outliers at the start: each has three points
 _LOOSE: Final = 0.2  # of the width of the points: an error that is greater is no fit
 _WEAK: Final = 5e-3  # conditioning below is none
@@ -190,7 +191,7 @@ def _checked(wires: npt.ArrayLike) -> Floats:
 
 
 def calibrate_wires(
-    pixels: npt.ArrayLike, poses: npt.ArrayLike, wires: npt.ArrayLike
+    pixels: npt.ArrayLike, poses: npt.ArrayLike, wires: npt.ArrayLike, *, refine: bool = True
 ) -> ProbeCalibration:
     """Image to probe, from pictures of a phantom of wires in the shape of N, as PLUS has it.
 
@@ -203,6 +204,8 @@ def calibrate_wires(
             wires; NaN where a point was not found. n ≥ 5. Points in another order do not fit.
         poses: (n, 4, 4), phantom to probe, mm.
         wires: (m, 2, 3), mm, the ends of each wire in the phantom; three after the other are one N.
+        refine: default; False: the start is the answer, as it is for PLUS, and `residuals` are
+            (n, m / 3), of the middle wires in space.
 
     Raises:
         CalibrationError: too few pictures, all of the same place, wires that make no N, or more
@@ -224,9 +227,12 @@ def calibrate_wires(
     if len(of) < _TOUCHES:
         raise CalibrationError(f"{len(of)} whole N in all pictures: at least {_TOUCHES} are needed")
     middle = np.einsum("nij,nj->ni", matrices[of, :3, :3], cuts[whole]) + matrices[of, :3, 3]
-    start = _touched(
-        u[:, 1::3][whole], middle, None, 0.6
-    )  # an N has three points that may be wrong
+    start = _touched(u[:, 1::3][whole], middle, None, _ROUGH)
+    if not refine:
+        at_middle, fitting = np.full(whole.shape, np.nan), np.zeros(whole.shape, bool)
+        at_middle[whole], fitting[whole] = start.residuals, start.used
+        start = replace(start, residuals=at_middle, used=fitting)
+        return _close(start, u[:, 1::3][fitting], _ORDER)
     seen = np.isfinite(u).all(axis=2)
     lines = _Lines(u[seen], matrices[np.nonzero(seen)[0]], w[np.nonzero(seen)[1]], start)
     found, left, fits = fitted(lines.solve, lines.errors, int(seen.sum()), least=12)
@@ -243,7 +249,7 @@ def calibrate_wires(
         matrix=_matrix(*found), spacing=found[1], residuals=residuals, used=used,
         conditioning=conditioning,
     )  # fmt: skip
-    return _close(result, u[used], "are the wires in the order of the picture?")
+    return _close(result, u[used], _ORDER)
 
 
 class _Lines:
