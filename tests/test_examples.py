@@ -439,3 +439,34 @@ def test_performance(run: Any) -> None:
     times = re.findall(r"^(.+): pack ([\d.]+) us, read ([\d.]+) us", out, re.MULTILINE)
     assert [name for name, *_ in times] == ["TRANSFORM", "STATUS", "IMAGE 1024 x 1024"]
     assert re.search(r"2000 poses received, [\d,]+ a second", out)
+
+
+def test_calibrate_stylus(run: Any) -> None:
+    out = run("calibrate_stylus")
+    assert re.search(r"20 poses: ", out)
+    (tip,) = re.findall(r"^off by ([\d.]+) mm", out, re.MULTILINE)
+    assert float(tip) < 0.3
+    (axis,) = re.findall(r"axis off by ([\d.]+)", out)
+    assert float(axis) < 0.1
+    assert "refused: the poses turn too little" in out
+
+
+def test_calibrate_probe(run: Any, tmp_path: Path) -> None:
+    config = tmp_path / "plus.xml"
+    out = run("calibrate_probe", "--to", str(config))
+    (lag,) = re.findall(r"lag off by ([\d.]+) ms", out)
+    assert float(lag) < 0.8
+    corners = [float(mm) for mm in re.findall(r"corners off by ([\d.]+) mm", out)]
+    assert len(corners) == 2
+    assert max(corners) < 0.2
+    assert config.read_text().count('<Transform From="Image" To="Probe"') == 1
+
+
+def test_reconstruct(run: Any, tmp_path: Path) -> None:
+    path = tmp_path / "ball.mha"
+    out = run("reconstruct", "--spacing", "0.8", "--to", str(path))
+    (size,) = re.findall(r"off by ([\d.]+) %", out)
+    assert float(size) < 2
+    (centre,) = re.findall(r"centre off by ([\d.]+) mm", out)
+    assert float(centre) < 0.15
+    assert isinstance(igtl.files.load(path), igtl.Image)

@@ -30,6 +30,7 @@ LAYERS = [
     "blocking aio tools.rate",
     "files video recording",
     "peers",
+    "calibration",
     "simulate doctor devices",
     "tools testing",
     "view",

@@ -18,6 +18,7 @@ from click.shell_completion import CompletionItem
 
 COMMANDS: Final = {
     "bench": "Measure igtl on this machine, or the round trip to a peer.",
+    "calibrate": "Calibrate a tracked stylus and an ultrasound probe.",
     "command": "Send a COMMAND and print the reply.",
     "completion": "Print what makes a shell complete igtl's commands.",
     "demo": "A tracking loop to watch, on simulated devices.",
@@ -30,6 +31,7 @@ COMMANDS: Final = {
     "monitor": "Watch the streams of a server: rates, jitter, gaps, errors.",
     "query": "Ask a server for one message.",
     "receive": "Save images, meshes and points that a server sends.",
+    "reconstruct": "A volume from a freehand ultrasound scan.",
     "record": "Record what servers send, every byte with its time.",
     "relay": "Pass on what one server sends to many clients.",
     "replay": "Send a recording again.",

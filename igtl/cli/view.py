@@ -12,7 +12,7 @@ import click
 
 import igtl
 from igtl.cli import Failure
-from igtl.cli.arguments import Address
+from igtl.cli.arguments import Address, Place
 from igtl.cli.clock import option as clock_option
 from igtl.cli.sources import Source, receiving
 from igtl.cli.terminal import echo, say
@@ -22,23 +22,8 @@ _EXISTING = click.Path(exists=True, dir_okay=False, path_type=Path)
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
-class _What(click.ParamType):  # type: ignore[type-arg]
-    """A recording, or an address."""
-
-    name = "source"
-
-    def convert(self, value: str, param: object, ctx: object) -> Path | tuple[str, int]:
-        path = Path(value)
-        if path.is_file():
-            return path
-        if path.suffix == ".mcap":
-            self.fail(f"{value}: there is no such file")
-        address: tuple[str, int] = Address().convert(value, param, ctx)
-        return address
-
-
 @click.command("view")
-@click.argument("sources", type=_What(), nargs=-1, metavar="[ADDRESS | FILE]...")
+@click.argument("sources", type=Place(), nargs=-1, metavar="[ADDRESS | FILE]...")
 @click.option(
     "--at", type=Address(), default="localhost:8080", show_default=True,
     help="Where the page is served.",
