@@ -28,7 +28,7 @@ LAYERS = [
     "session",
     "net",
     "blocking aio tools.rate",
-    "files video recording",
+    "files video recording ros foxglove",
     "peers",
     "simulate doctor",
     "tools testing",
@@ -249,7 +249,9 @@ ROOT = PACKAGE.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 NEEDS = {
     "links.md": ["websockets"],
+    "foxglove.md": ["foxglove", "mcap"],
     "media.md": ["av"],
+    "ros.md": ["rosbags", "mcap"],
     "data.md": ["nibabel", "SimpleITK"],
     "tools.md": ["mcap"],
     "view.md": ["nicegui", "simplejpeg"],

@@ -50,6 +50,21 @@ class Address(click.ParamType):  # type: ignore[type-arg]
         return host or "localhost", int(port)
 
 
+class Origin(click.ParamType):  # type: ignore[type-arg]
+    """A recording, or an address."""
+
+    name = "source"
+
+    def convert(self, value: str, param: object, ctx: object) -> Path | tuple[str, int]:
+        path = Path(value)
+        if path.is_file():
+            return path
+        if path.suffix == ".mcap":
+            self.fail(f"{value}: there is no such file")
+        address: tuple[str, int] = Address().convert(value, param, ctx)
+        return address
+
+
 class Connection(NamedTuple):
     """How to connect: the options of `connection`."""
 

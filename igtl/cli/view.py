@@ -11,7 +11,7 @@ import click
 
 import igtl
 from igtl.cli import Failure
-from igtl.cli.arguments import Address
+from igtl.cli.arguments import Address, Origin
 from igtl.cli.sources import Source, receiving
 from igtl.cli.terminal import echo, say
 from igtl.log import named
@@ -20,23 +20,8 @@ _EXISTING = click.Path(exists=True, dir_okay=False, path_type=Path)
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
-class _What(click.ParamType):  # type: ignore[type-arg]
-    """A recording, or an address."""
-
-    name = "source"
-
-    def convert(self, value: str, param: object, ctx: object) -> Path | tuple[str, int]:
-        path = Path(value)
-        if path.is_file():
-            return path
-        if path.suffix == ".mcap":
-            self.fail(f"{value}: there is no such file")
-        address: tuple[str, int] = Address().convert(value, param, ctx)
-        return address
-
-
 @click.command("view")
-@click.argument("sources", type=_What(), nargs=-1, metavar="[ADDRESS | FILE]...")
+@click.argument("sources", type=Origin(), nargs=-1, metavar="[ADDRESS | FILE]...")
 @click.option(
     "--at", type=Address(), default="localhost:8080", show_default=True,
     help="Where the page is served.",
@@ -56,6 +41,10 @@ class _What(click.ParamType):  # type: ignore[type-arg]
 @click.option("--open", "opens", is_flag=True, help="Open the page in the browser of this machine.")
 @click.option("--page-cert", type=_EXISTING, help="Serve by HTTPS, with this certificate (PEM).")
 @click.option("--page-key", type=_EXISTING, help="Its key, if it is not in the same file.")
+@click.option(
+    "--foxglove", type=click.IntRange(0, 65535), is_flag=False, flag_value=8765, metavar="[PORT]",
+    help="Serve Foxglove instead, at this port of this machine; 8765 if none is given.",
+)  # fmt: skip
 @click.option("-s", "--seconds", type=click.FloatRange(0, min_open=True), help="End after so long.")
 @receiving
 def command(
@@ -70,6 +59,7 @@ def command(
     opens: bool,
     page_cert: Path | None,
     page_key: Path | None,
+    foxglove: int | None,
     seconds: float | None,
     source: Callable[..., Source],
 ) -> None:
@@ -78,7 +68,8 @@ def command(
 
     ADDRESS is HOST:PORT, default localhost:18944; several are shown together, and connected to
     again when they come back. A FILE is a recording. Open the printed address in a browser; the
-    part behind # lets it in.
+    part behind # lets it in. With --foxglove (after the sources), Foxglove shows it instead:
+    "Open connection", "Foxglove WebSocket", and the printed address.
     """
     files = [s for s in sources if isinstance(s, Path)]
     addresses = [s for s in sources if not isinstance(s, Path)]
@@ -86,6 +77,9 @@ def command(
         raise click.UsageError("one recording, or any number of addresses")
     if not sources:
         addresses = [Address().convert("localhost", None, None)]
+    if foxglove is not None:
+        _serve_foxglove(foxglove, files, addresses, loop, seconds, source)
+        return
     try:
         view = igtl.View(
             host=at[0], port=at[1], token=token, control=control, folder=folder,
@@ -98,11 +92,7 @@ def command(
         for path in files:
             view.play(path, loop=loop)
         for address in addresses:
-            incoming = _source(source, address, view)
-            stack.callback(incoming.close)
-            threading.Thread(
-                target=_receive, args=(incoming, address, view), name="igtl view", daemon=True
-            ).start()
+            _follow(stack, source, address, view)
         if at[0] not in _LOOPBACK:
             say(f"anyone who knows the address below can watch from {at[0]}; see docs/view.md")
         echo(view.url)
@@ -111,7 +101,43 @@ def command(
         threading.Event().wait(seconds)
 
 
-def _source(source: Callable[..., Source], address: tuple[str, int], view: igtl.View) -> Source:
+def _serve_foxglove(
+    port: int,
+    files: list[Path],
+    addresses: list[tuple[str, int]],
+    loop: bool,
+    seconds: float | None,
+    source: Callable[..., Source],
+) -> None:
+    with ExitStack() as stack:
+        server = stack.enter_context(igtl.foxglove.Server(port=port))
+        for path in files:
+            server.play(path, loop=loop)
+        for address in addresses:
+            _follow(stack, source, address, server)
+        echo(server.url)
+        threading.Event().wait(seconds)
+
+
+def _follow(
+    stack: ExitStack,
+    source: Callable[..., Source],
+    address: tuple[str, int],
+    view: igtl.View | igtl.foxglove.Server,
+) -> None:
+    """Show what a server sends, in a thread."""
+    incoming = _source(source, address, view)
+    stack.callback(incoming.close)
+    threading.Thread(
+        target=_receive, args=(incoming, address, view), name="igtl view", daemon=True
+    ).start()
+
+
+def _source(
+    source: Callable[..., Source],
+    address: tuple[str, int],
+    view: igtl.View | igtl.foxglove.Server,
+) -> Source:
     last = ""
 
     def tell(text: str) -> None:
@@ -124,11 +150,14 @@ def _source(source: Callable[..., Source], address: tuple[str, int], view: igtl.
     return source(address, heal=True, crc="warn", tell=tell)
 
 
-def _receive(incoming: Source, address: tuple[str, int], view: igtl.View) -> None:
+def _receive(
+    incoming: Source, address: tuple[str, int], view: igtl.View | igtl.foxglove.Server
+) -> None:
     """Show what a source sends; in a thread, for a source may wait for its client."""
     try:
         with incoming:
-            view.watch(lambda: incoming.stats)
+            if not isinstance(view, igtl.foxglove.Server):
+                view.watch(lambda: incoming.stats)
             for message in incoming.messages():
                 view.show(message)
     except (igtl.IgtlError, OSError, click.ClickException) as error:
