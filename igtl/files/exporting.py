@@ -166,6 +166,10 @@ def _open_compressed(part: Part, path: Path) -> None:
 
 def _write_recording(part: Part, path: Path) -> None:
     with Recorder(path) as recorder:
+        for event in part.events():
+            facts = {key: value for key, value in event.items() if key not in ("event", "time_ns")}
+            received = Fraction(event["time_ns"], _NS)
+            recorder.event(event["event"], received=received, **facts)
         for recorded in part.frames():
             recorder.write(
                 recorded.frame, peer=recorded.peer, connection=recorded.connection,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from igtl.codec.message import Message
 from igtl.errors import ProtocolError
@@ -42,6 +42,15 @@ class Part(NamedTuple):
             if done % 64 == 0:
                 self.progress("writing", min(done, total), total)
         self.progress("writing", total, total)
+
+    def events(self) -> Iterator[dict[str, Any]]:
+        """What happened to the connections in this time, as `Recording.events` has it."""
+        zero = self.recording.start_ns
+        first = zero + round(self.start * 1e9)
+        last = None if self.end is None else zero + round(self.end * 1e9)
+        for event in self.recording.events:
+            if event["time_ns"] >= first and (last is None or event["time_ns"] <= last):
+                yield event
 
     def messages(self) -> Iterator[tuple[float, Message]]:
         """The good messages in order of arrival, and when each arrived, as in `times`."""

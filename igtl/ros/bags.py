@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from functools import cache
@@ -20,9 +21,10 @@ import numpy as np
 
 from igtl._core import Frame
 from igtl.codec.message import Message
-from igtl.errors import FileError, ProtocolError
+from igtl.errors import FileError, FileWarning, ProtocolError
 from igtl.extras import need
-from igtl.files.notes import note, one_warning
+from igtl.files.blame import blamed
+from igtl.files.notes import collected, note
 from igtl.files.part import Decoding, Part, Progress, told
 from igtl.recording.recorder import Recorder
 from igtl.ros.from_ros import READ, from_ros
@@ -107,7 +109,7 @@ def write(part: Part, path: Path) -> None:
     decoded = Decoding()
     with BagFile(path, path.name.removesuffix(".part")) as bag:
         topics = _Topics(bag)
-        for event in _events(part):
+        for event in part.events():
             text = json.dumps({k: v for k, v in event.items() if k != "time_ns"})
             topics.write(_EVENTS, _STRING, event["time_ns"], _make(_STRING, data=text))
         for recorded in part.frames():
@@ -141,14 +143,6 @@ def _comes_and_goes(message: Message) -> bool:
     return message.type_name in ("TRANSFORM", "TDATA", "QTDATA", "POSITION", "QTRANS", "BIND")
 
 
-def _events(part: Part) -> Iterator[dict[str, Any]]:
-    first = part.recording.start_ns + round(part.start * _NS)
-    last = None if part.end is None else part.recording.start_ns + round(part.end * _NS)
-    for event in part.recording.events:
-        if event["time_ns"] >= first and (last is None or event["time_ns"] <= last):
-            yield event
-
-
 # ---- reading ------------------------------------------------------------------------------------
 
 
@@ -167,18 +161,30 @@ def read(path: str | os.PathLike[str]) -> Iterator[Message]:
         FileWarning: types that OpenIGTLink does not know are left out, damaged messages too.
     """
     path = Path(path)
-    with one_warning(path):
-        for found in _found(path, lambda *_: None):
-            if isinstance(found.what, dict):
-                continue
-            message = found.what
-            try:
-                message = message.unpack() if isinstance(message, Frame) else message
-            except ProtocolError:
-                note("damaged messages are left out")
-                continue
-            message.received, message.peer = found.time_ns / _NS, found.peer
-            yield message
+    messages = _messages(path)
+    told: dict[str, None] = {}
+    while True:
+        with blamed(path), collected() as notes:  # those of this step: others' are not ours
+            message = next(messages, None)
+        told.update(dict.fromkeys(notes))
+        if message is None:
+            break
+        yield message
+    if told:
+        warnings.warn(FileWarning(f"{path}: {'; '.join(told)}"), stacklevel=2)
+
+
+def _messages(path: Path) -> Iterator[Message]:
+    for time_ns, what, peer, _ in _found(path, lambda *_: None):
+        if isinstance(what, dict):
+            continue
+        try:
+            message = what.unpack() if isinstance(what, Frame) else what
+        except ProtocolError:
+            note("damaged messages are left out")
+            continue
+        message.received, message.peer = time_ns / _NS, peer
+        yield message
 
 
 def convert(path: Path, target: Path, progress: Progress) -> None:
@@ -212,14 +218,14 @@ def _found(path: Path, progress: Progress) -> Iterator[_Found]:
                 ros = store.deserialize_cdr(data, connection.msgtype)
                 found: Callable[..., Iterator[_Found]] = _raw if ours else _foreign
                 yield from found(time_ns, connection, ros)
-            except (ValueError, ProtocolError, store_errors()) as error:
+            except (ValueError, ProtocolError, _damage()) as error:
                 note(f"{connection.topic} has damaged messages, or such as cannot be said: {error}")
             if done % 64 == 0 or done == total:
                 progress("reading", done, total)
 
 
 @cache
-def store_errors() -> type[Exception]:
+def _damage() -> type[Exception]:
     """What rosbags raises of a message that is not what its type says."""
     kind: type[Exception] = need("rosbags.serde", "ros").SerdeError
     return kind
