@@ -43,7 +43,7 @@ def _check(field: Any, value: Any, where: str) -> None:
         elif name == "string":
             assert isinstance(value, str), f"{where}: {value!r}"
         else:
-            assert isinstance(value, int) and not isinstance(value, bool), f"{where}: {value!r}"
+            assert type(value) is int, f"{where}: {value!r}"
 
 
 def message_type(kind: str) -> type:

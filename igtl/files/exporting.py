@@ -23,6 +23,7 @@ from igtl.recording.reader import Recording
 from igtl.recording.recorder import Recorder
 
 _NS: Final = 10**9
+_QUEUED: Final = 8 << 20  # bytes that wait for the disk
 _COMPRESSED: Final = "COMPRESSED"
 
 
@@ -145,7 +146,7 @@ def _in_rows(part: Part) -> Iterator[Part]:
 def _open_compressed(part: Part, path: Path) -> None:
     """Record again, with COMPRESSED messages opened; one that cannot be is left out."""
     damaged = 0
-    with Recorder(path) as recorder:
+    with Recorder(path, max_queued_bytes=_QUEUED) as recorder:
         for recorded in part.frames():
             frame = recorded.frame
             if frame.type_name == _COMPRESSED:
@@ -165,7 +166,7 @@ def _open_compressed(part: Part, path: Path) -> None:
 
 
 def _write_recording(part: Part, path: Path) -> None:
-    with Recorder(path) as recorder:
+    with Recorder(path, max_queued_bytes=_QUEUED) as recorder:
         for event in part.events():
             facts = {key: value for key, value in event.items() if key not in ("event", "time_ns")}
             received = Fraction(event["time_ns"], _NS)

@@ -189,7 +189,7 @@ def _messages(path: Path) -> Iterator[Message]:
 
 def convert(path: Path, target: Path, progress: Progress) -> None:
     """Make a recording of a bag."""
-    with Recorder(target) as recorder:
+    with Recorder(target, max_queued_bytes=8 << 20) as recorder:
         for time_ns, what, peer, connection in _found(path, progress):
             received = Fraction(time_ns, _NS)
             if isinstance(what, dict):
