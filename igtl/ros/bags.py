@@ -55,8 +55,13 @@ def _typestore() -> Any:
     return typesys.get_typestore(typesys.Stores.ROS2_HUMBLE)
 
 
+@cache
+def _class(kind: str) -> Any:
+    return _typestore().types[kind]
+
+
 def _make(kind: str, **fields: Any) -> Any:
-    return _typestore().types[kind](**fields)
+    return _class(kind)(**fields)
 
 
 # ---- writing ------------------------------------------------------------------------------------

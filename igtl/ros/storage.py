@@ -53,7 +53,6 @@ class BagFile:
         self._parts: list[Any] = []
         self._size = 0
         self._entries: dict[int, list[int]] = {}
-        self._start, self._end = 2**63 - 1, 0
 
     def __enter__(self) -> BagFile:
         self._file.write(_MAGIC)
@@ -87,58 +86,60 @@ class BagFile:
                 id=len(self._schemas) + 1, name=kind, encoding="ros2msg", data=definition.encode()
             )
             self._schemas[kind] = schema
-            self._append([self._packed(schema)])
+            self._append(schema)
         channel = self._records.Channel(
             id=len(self._topics) + 1, topic=topic, message_encoding="cdr",
             schema_id=self._schemas[kind].id, metadata={"offered_qos_profiles": ""},
         )  # fmt: skip
         self._topics.append(_Topic(channel, kind, digest))
-        self._append([self._packed(channel)])
+        self._append(channel)
         return len(self._topics)
 
     def write(self, topic: int, time_ns: int, *data: Any) -> None:
         """A message, in one or more buffers, which must not change any more."""
         size = sum(map(len, data))
-        entries = self._entries.setdefault(topic, [])
-        entries += time_ns, self._size
+        self._entries.setdefault(topic, []).extend((time_ns, self._size))
         head = _MESSAGE.pack(_MESSAGE_OPCODE, size + 22, topic, 0, time_ns, time_ns)
-        self._append([head, *data])
-        self._topics[topic - 1].count += 1
-        self._start, self._end = min(self._start, time_ns), max(self._end, time_ns)
+        self._parts += head, *data
+        self._size += _MESSAGE.size + size
         if self._size >= _CHUNK:
             self._write_chunk()
 
-    def _append(self, parts: list[Any]) -> None:
-        self._parts += parts
-        self._size += sum(map(len, parts))
+    def _append(self, record: Any) -> None:
+        data = self._packed(record)
+        self._parts.append(data)
+        self._size += len(data)
 
     def _write_chunk(self) -> None:
         if not self._entries:  # a topic without messages: the summary has it
             return
+        start = min(min(entries[::2]) for entries in self._entries.values())
+        last = max(max(entries[::2]) for entries in self._entries.values())
         at = self._file.tell()
         length = _CHUNK_HEAD.size - 9 + self._size
         self._file.write(
             _CHUNK_HEAD.pack(
-                _CHUNK_OPCODE, length, self._start, self._end, self._size, 0, 0, self._size
+                _CHUNK_OPCODE, length, start, last, self._size, 0, 0, self._size
             )
-        )
+        )  # fmt: skip
         self._file.writelines(self._parts)
         end = self._file.tell()
         offsets = {}
         for topic, entries in self._entries.items():
             offsets[topic] = self._file.tell()
+            self._topics[topic - 1].count += len(entries) // 2
             size = 8 * len(entries)
             self._file.write(_INDEX.pack(_INDEX_OPCODE, size + 6, topic, size))
             self._file.write(struct.pack(f"<{len(entries)}Q", *entries))
         self._indexes.append(
             self._records.ChunkIndex(
-                chunk_start_offset=at, chunk_length=end - at, message_start_time=self._start,
-                message_end_time=self._end, message_index_offsets=offsets,
+                chunk_start_offset=at, chunk_length=end - at, message_start_time=start,
+                message_end_time=last, message_index_offsets=offsets,
                 message_index_length=self._file.tell() - end, compression="",
                 compressed_size=self._size, uncompressed_size=self._size,
             )
         )  # fmt: skip
-        self._span = [min(self._span[0], self._start), max(self._span[1], self._end)]
+        self._span = [min(self._span[0], start), max(self._span[1], last)]
         self._new_chunk()
 
     def _finish(self) -> None:
