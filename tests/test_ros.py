@@ -248,6 +248,31 @@ def test_a_matrix_that_ros_cannot_say_is_left_out() -> None:
         assert not list(to_ros(message, AT, make))
 
 
+def test_two_types_with_one_name_have_two_topics(tmp_path: Path) -> None:
+    with Recorder(tmp_path / "a.mcap") as recorder:
+        for n in range(2):
+            recorder.write(igtl.String(f"text {n}", device_name="Plan"))
+            recorder.write(igtl.Points([igtl.Point(position=(1, 2, 3))], device_name="Plan"))
+    igtl.export(tmp_path / "a.mcap", tmp_path / "bag")
+    found = decoded(tmp_path / "bag")
+    assert [m.data for m in found["/Plan"]] == ["text 0", "text 1"]
+    assert [m.width for m in found["/Plan/PointCloud2"]] == [1, 1]
+
+
+def test_a_peer_that_makes_names_makes_no_topics_without_end(tmp_path: Path) -> None:
+    count = 4200
+    with Recorder(tmp_path / "a.mcap") as recorder:
+        for n in range(count):
+            recorder.write(igtl.String("x", device_name=f"N{n}"))
+    with pytest.warns(igtl.FileWarning, match="too many topics: some are left out"):
+        igtl.export(tmp_path / "a.mcap", tmp_path / "bag")
+    found = decoded(tmp_path / "bag")
+    frames = [m for topic, some in found.items() for m in some if topic.startswith("/openigtlink")]
+    assert len({igtl.unpack(bytes(frame.data)).device_name for frame in frames}) == count
+    assert len(found["/openigtlink/more"]) > 1
+    assert 4096 < len(found) <= 2 * 4096 + 1
+
+
 # ---- bags of others ---------------------------------------------------------------------------
 
 

@@ -25,7 +25,7 @@ from igtl.messages.geometry import Points, PolyData, Trajectories, TrajectoryTyp
 from igtl.messages.imaging import Image
 from igtl.messages.plus import TrackedFrame
 from igtl.messages.tracking import Position, QuaternionTrackingData, TrackingData, Transform
-from igtl.ros.names import WORLD, topic_of
+from igtl.ros.names import WORLD, Topics, topic_of
 from igtl.ros.poses import place_of, placed, pose_of
 
 _NS: Final = 10**9
@@ -60,6 +60,7 @@ class Mapping:
         self._m = need("foxglove.messages", "foxglove")
         self._jpeg = need("simplejpeg", "foxglove") if compress else None
         self._context = context
+        self._topics = Topics()
         self._channels: dict[tuple[str, str], Any] = {}
         self._decoded = Decoding()
 
@@ -120,8 +121,14 @@ class Mapping:
     def _put(self, kind: str, topic: str, message: Any, time_ns: int) -> int:
         key = kind, topic
         if key not in self._channels:
-            make = getattr(self._channels_of, f"{kind}Channel")
-            self._channels[key] = make(topic, context=self._context)
+            named = self._topics.of(topic, kind)
+            if named is None:
+                return 0
+            if kind == "Sensor":
+                made = self._sdk.Channel(named, schema=_SENSOR, context=self._context)
+            else:
+                made = getattr(self._channels_of, f"{kind}Channel")(named, context=self._context)
+            self._channels[key] = made
         self._channels[key].log(message, log_time=time_ns)
         return 1
 
@@ -252,11 +259,7 @@ class Mapping:
         return self._scene(mesh, stamp, time_ns, triangles=[surface], lines=lines)
 
     def _sensor(self, message: Sensor, time_ns: int) -> int:
-        key = "JSON", topic_of(message.device_name)
-        if key not in self._channels:
-            self._channels[key] = self._sdk.Channel(key[1], schema=_SENSOR, context=self._context)
         # JSON has no NaN
         values = [v if np.isfinite(v) else None for v in message.values.tolist()]
         told = {"values": values, "unit": str(message.unit)}
-        self._channels[key].log(told, log_time=time_ns)
-        return 1
+        return self._put("Sensor", topic_of(message.device_name), told, time_ns)

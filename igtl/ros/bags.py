@@ -28,7 +28,7 @@ from igtl.files.notes import collected, note
 from igtl.files.part import Decoding, Part, Progress, told
 from igtl.recording.recorder import Recorder
 from igtl.ros.from_ros import READ, from_ros
-from igtl.ros.names import RAW, topic_of
+from igtl.ros.names import RAW, Topics, topic_of
 from igtl.ros.storage import BagFile
 from igtl.ros.to_ros import to_ros
 
@@ -36,7 +36,10 @@ _LABEL: Final = "openigtlink"
 _EVENTS: Final = f"{RAW}/events"
 _BYTES: Final = "std_msgs/msg/UInt8MultiArray"
 _STRING: Final = "std_msgs/msg/String"
+_IMAGE: Final = "sensor_msgs/msg/Image"
+_EMPTY: Final = np.zeros(0, np.uint8)
 _NS: Final = 10**9
+_MAX_RAW: Final = 4096  # topics of frames
 
 
 class _Found(NamedTuple):
@@ -60,6 +63,13 @@ def _class(kind: str) -> Any:
     return _typestore().types[kind]
 
 
+@cache
+def _definition(kind: str) -> tuple[str, str]:
+    """The definition of a type, and its hash."""
+    store = _typestore()
+    return store.generate_msgdef(kind, ros_version=2)[0], store.hash_rihs01(kind)
+
+
 def _make(kind: str, **fields: Any) -> Any:
     return _class(kind)(**fields)
 
@@ -67,27 +77,48 @@ def _make(kind: str, **fields: Any) -> Any:
 # ---- writing ------------------------------------------------------------------------------------
 
 
-class _Topics:
+class _Writer:
     """The topics of a bag that is written, made when they are first used."""
 
     def __init__(self, bag: BagFile) -> None:
         self._bag = bag
         self._store = _typestore()
+        self._topics = Topics()
         self._numbers: dict[tuple[str, str], int] = {}
         self._heads: dict[tuple[Any, ...], tuple[int, bytes]] = {}
 
     def _number(self, topic: str, kind: str) -> int:
+        """Of a topic; 0 if there are too many."""
         key = topic, kind
         if key not in self._numbers:
-            definition, _ = self._store.generate_msgdef(kind, ros_version=2)
-            digest = self._store.hash_rihs01(kind)
-            self._numbers[key] = self._bag.add_topic(topic, kind, definition, digest)
+            named = self._topics.of(topic, kind)
+            if named is None:
+                note("there are too many topics: some are left out")
+                return 0
+            self._numbers[key] = self._added(named, kind)
         return self._numbers[key]
+
+    def _raw_number(self, topic: str) -> int:
+        """Of a topic of frames: many streams share the last one, for all have to be there."""
+        key = (topic if len(self._heads) < _MAX_RAW else f"{RAW}/more"), _BYTES
+        if key not in self._numbers:
+            self._numbers[key] = self._added(*key)
+        return self._numbers[key]
+
+    def _added(self, topic: str, kind: str) -> int:
+        return self._bag.add_topic(topic, kind, *_definition(kind))
 
     def write(self, topic: str, kind: str, time_ns: int, message: Any) -> None:
         """A message of ROS."""
-        data = self._store.serialize_cdr(message, kind)
-        self._bag.write(self._number(topic, kind), time_ns, data)
+        number = self._number(topic, kind)
+        if not number:
+            return
+        if kind == _IMAGE:  # whose data are its last field: they are not copied
+            data, message.data = message.data, _EMPTY
+            head = self._store.serialize_cdr(message, kind)[:-4]
+            self._bag.write(number, time_ns, head, len(data).to_bytes(4, "little"), data)
+        else:
+            self._bag.write(number, time_ns, self._store.serialize_cdr(message, kind))
 
     def write_frame(self, recorded: Any) -> None:
         """A frame as it came, behind a head that all of its stream share."""
@@ -98,10 +129,10 @@ class _Topics:
                 for label, size in ((_LABEL, 0), (recorded.peer, recorded.connection))
             ]
             layout = _make("std_msgs/msg/MultiArrayLayout", dim=dims, data_offset=0)
-            empty = _make(_BYTES, layout=layout, data=np.zeros(0, np.uint8))
+            empty = _make(_BYTES, layout=layout, data=_EMPTY)
             topic = f"{RAW}{topic_of('/'.join(recorded.stream))}"
             head = bytes(self._store.serialize_cdr(empty, _BYTES))[:-4]
-            self._heads[key] = self._number(topic, _BYTES), head
+            self._heads[key] = self._raw_number(topic), head
         number, head = self._heads[key]
         data = recorded.frame.data
         self._bag.write(number, recorded.time_ns, head, len(data).to_bytes(4, "little"), data)
@@ -113,7 +144,7 @@ def write(part: Part, path: Path) -> None:
     damaged = 0
     decoded = Decoding()
     with BagFile(path, path.name.removesuffix(".part")) as bag:
-        topics = _Topics(bag)
+        topics = _Writer(bag)
         for event in part.events():
             text = json.dumps({k: v for k, v in event.items() if k != "time_ns"})
             topics.write(_EVENTS, _STRING, event["time_ns"], _make(_STRING, data=text))
@@ -210,11 +241,12 @@ def _found(path: Path, progress: Progress) -> Iterator[_Found]:
     if not (path / "metadata.yaml").exists():
         raise FileError(path, "is no ROS 2 bag: it has no metadata.yaml")
     with rosbag2.Reader(path) as reader:
-        ours = [c for c in reader.connections if _is_ours(c)]
-        chosen = ours or [c for c in reader.connections if c.msgtype in READ]
-        left = sorted({c.msgtype for c in reader.connections if c not in chosen})
+        connections = list(reader.connections)
+        ours = [c for c in connections if _is_ours(c)]
+        chosen = ours or [c for c in connections if c.msgtype in READ]
+        left = {c.msgtype for c in connections} - READ.keys()
         if left and not ours:
-            note(f"OpenIGTLink has no message for {', '.join(left)}")
+            note(f"OpenIGTLink has no message for {', '.join(sorted(left))}")
         total = sum(c.msgcount for c in chosen)
         if not chosen:
             return

@@ -28,6 +28,7 @@ ENCODINGS: Final = {
 _XTOY: Final = re.compile(r"([A-Z0-9]\w*?)To([A-Z0-9]\w*)")
 _FORBIDDEN: Final = re.compile(r"[^A-Za-z0-9_/]+")
 _NAME: Final = 20  # bytes
+_MAX_TOPICS: Final = 4096
 
 
 @lru_cache(4096)
@@ -74,3 +75,22 @@ def name_by_topic(message: Message, topic: str) -> Message:
     name = topic.lstrip("/")
     known = len(name.encode()) <= _NAME and topic_of(name) == topic
     return name_message(message, name, **({} if known else {TOPIC: topic}))
+
+
+class Topics:
+    """The topics of one bag, node or file: each has one type, and there are no more than 4096, for
+    a peer could make any number."""
+
+    def __init__(self) -> None:
+        self._kinds: dict[str, str] = {}
+
+    def of(self, topic: str, kind: str) -> str | None:
+        """The topic for messages of a type: with the name of the type behind it, if another type
+        has it already; None if there are too many."""
+        if self._kinds.get(topic, kind) != kind:
+            topic = f"{topic}/{kind.rpartition('/')[2]}"
+        if topic not in self._kinds:
+            if len(self._kinds) >= _MAX_TOPICS:
+                return None
+            self._kinds[topic] = kind
+        return topic

@@ -15,6 +15,7 @@ from igtl.codec.message import Message
 from igtl.errors import ProtocolError
 from igtl.files.part import Decoding
 from igtl.ros.from_ros import READ, from_ros
+from igtl.ros.names import Topics
 from igtl.ros.to_ros import to_ros
 
 _DEPTH: Final = 10  # messages of a topic that wait
@@ -47,6 +48,7 @@ class Node:
         self.published = self.bad = 0
         self.left_out: dict[str, int] = {}
         self._decoded = Decoding()
+        self._topics = Topics()
         self._publishers: dict[tuple[str, str], Any] = {}
         self._types: dict[str, Any] = {}
         self._lock = threading.Lock()
@@ -69,8 +71,9 @@ class Node:
                     return 0
                 at = decoded.time_ns or time.time_ns()
                 for topic, kind, ros in to_ros(decoded, at, self._make):
-                    self._publisher(topic, kind).publish(ros)
-                    count += 1
+                    if (named := self._topics.of(topic, kind)) is not None:
+                        self._publisher(named, kind).publish(ros)
+                        count += 1
             except ProtocolError:
                 self.bad += 1
                 return count
