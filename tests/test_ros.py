@@ -307,6 +307,8 @@ def foreign() -> list[tuple[str, Any]]:
         for n, o in (("x", 0), ("y", 8), ("z", 20))
     ]  # fmt: skip
     none = np.zeros(0)
+    simplejpeg = pytest.importorskip("simplejpeg")
+    jpeg = simplejpeg.encode_jpeg(np.full((20, 36, 3), 99, np.uint8), 90, "RGB")
     return [
         ("/tf", make("tf2_msgs/msg/TFMessage", transforms=transforms)),
         ("/cam/image_raw", make(
@@ -325,6 +327,9 @@ def foreign() -> list[tuple[str, Any]]:
         ("/a/topic/longer/than/twenty", make(
             "sensor_msgs/msg/JointState", header=header(""), name=["j"], position=np.array([1.5]),
             velocity=none, effort=none)),
+        ("/cam/compressed", make(
+            "sensor_msgs/msg/CompressedImage", header=header("cam"), format="rgb8; jpeg compressed",
+            data=np.frombuffer(jpeg, np.uint8))),
         ("/map", make("std_msgs/msg/Bool", data=True)),
     ]  # fmt: skip
 
@@ -343,7 +348,7 @@ def test_a_bag_of_others(tmp_path: Path, storage: str) -> None:
     (text,) = [str(each.message) for each in told]
     assert "no message for std_msgs/msg/Bool" in text
     assert "/bad_image has damaged messages, or such as cannot be said: an image with 5" in text
-    tool, link, short, image, depth, cloud, joints = found
+    tool, link, short, image, depth, cloud, joints, video = found
     assert (tool.type_name, tool.device_name) == ("TRANSFORM", "Tool0ToBase_link")
     assert (tool.metadata["child_frame_id"], tool.metadata["frame_id"]) == ("tool0", "base_link")
     assert tool.time_ns == 5_250_000_000
@@ -360,12 +365,15 @@ def test_a_bag_of_others(tmp_path: Path, storage: str) -> None:
     assert image.device_name == "cam/image_raw"
     np.testing.assert_array_equal(depth.array, [[[0, 1, 2], [3, 4, 5]]])  # type: ignore[attr-defined]
     np.testing.assert_allclose(np.asarray(cloud.points.positions)[:, 0], [1, 2])  # type: ignore[attr-defined]
+    assert isinstance(video, igtl.Video)
+    assert (video.codec, video.size.tolist(), video.grey) == ("MJPG", [36, 20, 1], False)
+    assert np.abs(igtl.VideoDecoder().decode(video).astype(int) - 99).max() < 3  # type: ignore[union-attr]
     assert joints.metadata["topic"] == "/a/topic/longer/than/twenty"
     assert joints.received == pytest.approx((AT + 5) / 1e9)
     with pytest.warns(igtl.FileWarning):
         igtl.export(path, tmp_path / "again.mcap")
     with Recording(tmp_path / "again.mcap") as recording:
-        assert [r.time_ns - AT for r in recording] == [0, 0, 0, 1, 2, 4, 5]
+        assert [r.time_ns - AT for r in recording] == [0, 0, 0, 1, 2, 4, 5, 6]
         assert [r.frame.unpack().device_name for r in recording] == [m.device_name for m in found]
 
 

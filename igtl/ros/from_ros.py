@@ -15,7 +15,7 @@ from igtl.codec.units import Unit
 from igtl.geometry.pose import Pose
 from igtl.messages.general import NDArray, Sensor, Status, StatusCode, String
 from igtl.messages.geometry import Point, Points, PolyData
-from igtl.messages.imaging import Image
+from igtl.messages.imaging import FrameType, Image, Video
 from igtl.messages.tracking import Transform
 from igtl.ros.names import (
     CHILD,
@@ -101,6 +101,29 @@ def _picture(topic: str, ros: Any) -> Iterator[tuple[Message, Any]]:
     yield name_by_topic(image, topic), ros.header
 
 
+def _jpeg(topic: str, ros: Any) -> Iterator[tuple[Message, Any]]:
+    """As VIDEO of the codec MJPG, whose payload is the JPEG as it is."""
+    payload = bytes(ros.data)
+    width, height, components = _jpeg_size(payload)
+    kind = FrameType.KEY << 8 if components == 1 else FrameType.KEY
+    video = Video(payload, "MJPG", (width, height, 1), frame_type=kind)
+    yield name_by_topic(video, topic), ros.header
+
+
+def _jpeg_size(payload: bytes) -> tuple[int, int, int]:
+    """Width, height and number of components, of the segment SOF."""
+    at = 2
+    while (
+        payload[:2] == b"\xff\xd8" and payload[at : at + 1] == b"\xff" and at + 10 <= len(payload)
+    ):
+        marker, length = payload[at + 1], int.from_bytes(payload[at + 2 : at + 4], "big")
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            height, width = (int.from_bytes(payload[at + n : at + n + 2], "big") for n in (5, 7))
+            return width, height, payload[at + 9]
+        at += 2 + length
+    raise ValueError("a compressed image that is no JPEG")
+
+
 def _points(topic: str, ros: Any) -> Iterator[tuple[Message, Any]]:
     fields = {field.name: field for field in ros.fields}
     count = ros.width * ros.height
@@ -167,6 +190,7 @@ def _statuses(topic: str, ros: Any) -> Iterator[tuple[Message, Any]]:
 READ: Final[dict[str, Callable[[str, Any], Iterator[tuple[Message, Any]]]]] = {
     "tf2_msgs/msg/TFMessage": _transforms, "geometry_msgs/msg/TransformStamped": _transforms,
     "geometry_msgs/msg/PoseStamped": _posed, "sensor_msgs/msg/Image": _picture,
+    "sensor_msgs/msg/CompressedImage": _jpeg,
     "sensor_msgs/msg/PointCloud2": _points, "geometry_msgs/msg/WrenchStamped": _wrench,
     "sensor_msgs/msg/JointState": _joints, "std_msgs/msg/Float64MultiArray": _numbers,
     "std_msgs/msg/String": _text, "diagnostic_msgs/msg/DiagnosticArray": _statuses,
