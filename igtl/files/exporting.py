@@ -48,9 +48,12 @@ def export(
       line or column is doubled. Takes `pip install "igtl[video]"`.
     * .igs.mha, .seq.nrrd and others of `save_sequence`: images, with the transforms of their
       instant.
-    * no suffix: the folder of a ROS 2 bag (`igtl[ros]`), see `igtl.ros`.
-    * .foxglove.mcap: for Foxglove (`igtl[foxglove]`), see `igtl.foxglove`.
-    * .mcap: a recording again, of the streams and the time that were asked for, byte by byte.
+    * no suffix: the folder of a ROS 2 bag, see `igtl.ros`.
+      Takes `pip install "igtl[ros]"`.
+    * .foxglove.mcap: for Foxglove, see `igtl.foxglove`.
+      Takes `pip install "igtl[foxglove]"`.
+    * .mcap: a recording again, of the streams and the time that were asked for, or of a bag,
+      byte by byte.
 
     A message at a time is in memory, but for columns, of one stream at a time. A sequence needs as
     much room again on the disk while it is written. COMPRESSED messages are opened, but for a bag
