@@ -154,7 +154,7 @@ from igtl.session.protocol import Protocol
 from igtl.tools.rate import Rate
 
 if TYPE_CHECKING:
-    from igtl import aio, devices, files, simulate, video
+    from igtl import aio, devices, files, foxglove, ros, simulate, video
     from igtl.blocking.server import Peer, Server, serve
     from igtl.codec import batch
     from igtl.files.exporting import export
@@ -173,7 +173,8 @@ _LAZY = {
     "Recorder": "recording", "Recording": "recording",
     "VideoDecoder": "video", "VideoEncoder": "video", "View": "view",
     "aio": "aio", "batch": "codec.batch", "devices": "devices",
-    "export": "files.exporting", "files": "files", "plus": "peers.plus",
+    "export": "files.exporting", "files": "files", "foxglove": "foxglove",
+    "plus": "peers.plus", "ros": "ros",
     "simulate": "simulate", "slicer": "peers.slicer", "tls": "session.tls",
     "transfer": "tools.transfer", "video": "video",
 }  # fmt: skip
@@ -363,6 +364,7 @@ __all__ = [
     "fields",
     "files",
     "fit",
+    "foxglove",
     "get_include",
     "listen",
     "matrix_of_quaternion",
@@ -371,6 +373,7 @@ __all__ = [
     "plus",
     "quaternion_of_matrix",
     "reconnect",
+    "ros",
     "rtp",
     "serve",
     "simulate",

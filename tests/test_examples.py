@@ -427,6 +427,24 @@ def test_devices(run: Any) -> None:
     assert float(found[2]) <= 2
 
 
+def test_ros_bag(run: Any, tmp_path: Path) -> None:
+    pytest.importorskip("rosbags")
+    out = run("ros_bag", "--keep", str(tmp_path / "bag"))
+    assert "  120 /arm/measured_cp  geometry_msgs/msg/PoseStamped" in out
+    assert "  260 /tf  tf2_msgs/msg/TFMessage" in out  # two tools, and where the image lies
+    assert re.search(r"Stylus in Tracker: -?0\.\d{3} ", out)
+    assert "500 messages came back, every byte the same: True" in out
+    assert len(list(igtl.ros.read(tmp_path / "bag"))) == 500
+
+
+def test_foxglove_view(run: Any) -> None:
+    pytest.importorskip("foxglove")
+    out = run("foxglove_view", "--port", "0", "--seconds", "0.5")
+    assert "open ws://localhost:" in out
+    assert "30 messages shown" in out
+    assert "case.foxglove.mcap: " in out
+
+
 def test_own_message_type(run: Any) -> None:
     out = run("own_message_type")
     assert "<Force 'Robot'" in out

@@ -421,8 +421,34 @@ def test_a_damaged_part_is_left_out_and_counted(tmp_path: Path) -> None:
     path.write_bytes(content[:-200])  # and without its index
     with Recording(path) as recording:
         assert recording.truncated
-        assert recording.damaged == 1
         assert [bytes(r.frame) for r in recording] == found
+        assert recording.damaged == 1
+
+
+@pytest.mark.parametrize("cut", [False, True], ids=["whole", "cut"])
+def test_opening_reads_no_more_than_the_index(
+    tmp_path: Path, cut: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a cut file the heads of its chunks, one chunk of each stream, and the last one."""
+    image = igtl.Image.from_frame(np.zeros((256, 256), np.uint8), device_name="I")
+    wires = [igtl.Transform(np.eye(4), device_name="T").pack(), image.pack()] * 100
+    path = recorded(tmp_path / "a.mcap", wires, compression="none")
+    if cut:
+        path.write_bytes(path.read_bytes()[:-5000])
+    opened = []
+    read = Recording._chunk_records
+
+    def counting(self: Recording, at: int) -> Any:
+        opened.append(at)
+        return read(self, at)
+
+    monkeypatch.setattr(Recording, "_chunk_records", counting)
+    with Recording(path) as recording:
+        assert recording.truncated == cut
+        assert len(opened) == (2 if cut else 0)
+        assert 190 < len(recording) <= 200
+        assert len(list(recording)) == len(recording)
+        assert len(set(opened)) > 20
 
 
 def test_random_damage_raises_nothing_else(tmp_path: Path) -> None:

@@ -43,6 +43,10 @@ _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 @click.option("--open", "opens", is_flag=True, help="Open the page in the browser of this machine.")
 @click.option("--page-cert", type=_EXISTING, help="Serve by HTTPS, with this certificate (PEM).")
 @click.option("--page-key", type=_EXISTING, help="Its key, if it is not in the same file.")
+@click.option(
+    "--foxglove", type=click.IntRange(0, 65535), is_flag=False, flag_value=8765, metavar="[PORT]",
+    help="Serve Foxglove instead, at this port of this machine; 8765 if none is given.",
+)  # fmt: skip
 @click.option("-s", "--seconds", type=click.FloatRange(0, min_open=True), help="End after so long.")
 @clock_option
 @receiving
@@ -58,6 +62,7 @@ def command(
     opens: bool,
     page_cert: Path | None,
     page_key: Path | None,
+    foxglove: int | None,
     seconds: float | None,
     ask_clock: bool,
     source: Callable[..., Source],
@@ -67,7 +72,8 @@ def command(
 
     ADDRESS is HOST:PORT, default localhost:18944; several are shown together, and connected to
     again when they come back. A FILE is a recording. Open the printed address in a browser; the
-    part behind # lets it in.
+    part behind # lets it in. With --foxglove (after the sources), Foxglove shows it instead:
+    "Open connection", "Foxglove WebSocket", and the printed address.
     """
     files = [s for s in sources if isinstance(s, Path)]
     addresses = [s for s in sources if not isinstance(s, Path)]
@@ -75,6 +81,11 @@ def command(
         raise click.UsageError("one recording, or any number of addresses")
     if not sources:
         addresses = [Address().convert("localhost", None, None)]
+    if foxglove is not None:
+        if ask_clock:
+            raise click.UsageError("--clock is for the page: Foxglove shows no delays")
+        _serve_foxglove(foxglove, files, addresses, loop, seconds, source)
+        return
     try:
         view = igtl.View(
             host=at[0], port=at[1], token=token, control=control, folder=folder,
@@ -87,11 +98,7 @@ def command(
         for path in files:
             view.play(path, loop=loop)
         for address in addresses:
-            incoming = _source(partial(source, ask_clock=ask_clock), address, view)
-            stack.callback(incoming.close)
-            threading.Thread(
-                target=_receive, args=(incoming, address, view), name="igtl view", daemon=True
-            ).start()
+            _follow(stack, partial(source, ask_clock=ask_clock), address, view)
         if at[0] not in _LOOPBACK:
             say(f"anyone who knows the address below can watch from {at[0]}; see docs/view.md")
         echo(view.url)
@@ -100,7 +107,43 @@ def command(
         threading.Event().wait(seconds)
 
 
-def _source(source: Callable[..., Source], address: tuple[str, int], view: igtl.View) -> Source:
+def _serve_foxglove(
+    port: int,
+    files: list[Path],
+    addresses: list[tuple[str, int]],
+    loop: bool,
+    seconds: float | None,
+    source: Callable[..., Source],
+) -> None:
+    with ExitStack() as stack:
+        server = stack.enter_context(igtl.foxglove.Server(port=port))
+        for path in files:
+            server.play(path, loop=loop)
+        for address in addresses:
+            _follow(stack, source, address, server)
+        echo(server.url)
+        threading.Event().wait(seconds)
+
+
+def _follow(
+    stack: ExitStack,
+    source: Callable[..., Source],
+    address: tuple[str, int],
+    view: igtl.View | igtl.foxglove.Server,
+) -> None:
+    """Show what a server sends, in a thread."""
+    incoming = _source(source, address, view)
+    stack.callback(incoming.close)
+    threading.Thread(
+        target=_receive, args=(incoming, address, view), name="igtl view", daemon=True
+    ).start()
+
+
+def _source(
+    source: Callable[..., Source],
+    address: tuple[str, int],
+    view: igtl.View | igtl.foxglove.Server,
+) -> Source:
     last = ""
 
     def tell(text: str) -> None:
@@ -113,10 +156,16 @@ def _source(source: Callable[..., Source], address: tuple[str, int], view: igtl.
     return source(address, heal=True, crc="warn", tell=tell)
 
 
-def _receive(incoming: Source, address: tuple[str, int], view: igtl.View) -> None:
+def _receive(
+    incoming: Source, address: tuple[str, int], view: igtl.View | igtl.foxglove.Server
+) -> None:
     """Show what a source sends; in a thread, for a source may wait for its client."""
     try:
         with incoming:
+            if isinstance(view, igtl.foxglove.Server):
+                for message in incoming.messages():
+                    view.show(message)
+                return
             view.watch(lambda: incoming.stats)
             clock = incoming.clock
             for message in incoming.messages():

@@ -9,6 +9,7 @@ import threading
 from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from typing import Any, Final, NamedTuple
 
@@ -21,9 +22,11 @@ Stream = tuple[str, str]
 """Type and device name."""
 NS: Final = 1_000_000_000
 _MAGIC: Final = b"\x89MCAP0\r\n"
-_CHANNEL, _MESSAGE, _CHUNK, _DATA_END, _FOOTER = 0x04, 0x05, 0x06, 0x0F, 0x02
+_CHANNEL, _MESSAGE, _CHUNK, _MESSAGE_INDEX, _DATA_END, _FOOTER = 0x04, 0x05, 0x06, 0x07, 0x0F, 0x02
 _RECORD: Final = struct.Struct("<BQ")  # opcode, length
 _MESSAGE_HEAD: Final = struct.Struct("<HIQQ")  # channel, sequence, log time, publish time
+_CHUNK_HEAD: Final = struct.Struct("<QQ")  # times of its first and last message
+_INDEX_HEAD: Final = struct.Struct("<HI")  # channel, bytes of its entries, 16 for each message
 _OPEN: Final = 16 << 20  # bytes of chunks that are kept for the next row
 
 
@@ -116,42 +119,68 @@ class Chunks:
         return True
 
     def _scan(self) -> None:
-        """Make the index of a file that has none, up to where it was cut."""
+        """Make the index of a file that has none, up to where it was cut: of the heads of its
+        chunks and the indexes behind them. A chunk is read as a whole only if these do not say
+        all."""
         size = os.fstat(self.file.fileno()).st_size
         at = len(_MAGIC)
+        chunk = -1  # the one to which indexes belong
+        numbers: dict[int, int] = {}  # of its messages by channel
         while at + 9 <= size:
             self.file.seek(at)
-            head = self.file.read(9)
-            opcode, length = head[0], int.from_bytes(head[1:], "little")
+            opcode, length = _RECORD.unpack(self.file.read(_RECORD.size))
             if opcode in (_DATA_END, _FOOTER) or at + 9 + length > size:
                 break
-            try:
-                if opcode == _CHUNK:
-                    self._scan_chunk(at)
-                elif opcode == _CHANNEL:
+            if opcode == _MESSAGE_INDEX and chunk >= 0 and length >= _INDEX_HEAD.size:
+                channel, entries = _INDEX_HEAD.unpack(self.file.read(_INDEX_HEAD.size))
+                numbers[channel] = numbers.get(channel, 0) + entries // 16
+            else:
+                self._scan_chunk(chunk, numbers)
+                chunk, numbers = (at if opcode == _CHUNK else -1), {}
+            if opcode == _CHANNEL:
+                with self._damage_of(at):
                     stream = self._data_stream.ReadDataStream(self.file)
-                    channel = self.records.Channel.read(stream)
-                    self.channels[channel.id] = channel
-            except OSError:  # of the disk
-                raise
-            except Exception:  # of the decompressors, or whatever a damaged record makes of it
-                self.damaged.add((at,))
+                    found = self.records.Channel.read(stream)
+                    self.channels[found.id] = found
             at += 9 + length
+        self._scan_chunk(chunk, {})  # of the last one, indexes may be missing
 
-    def _scan_chunk(self, at: int) -> None:
-        records = self._chunk_records(at)
-        channels: dict[int, int] = {}
-        times = []
-        for record in records:
-            if isinstance(record, self.records.Channel):
-                self.channels[record.id] = record
-            elif isinstance(record, self.records.Message):
-                channels[record.channel_id] = channels.get(record.channel_id, 0) + 1
-                times.append(record.log_time)
-        for channel, n in channels.items():
+    @contextmanager
+    def _damage_of(self, at: int) -> Iterator[None]:
+        """Count a record as damaged if it cannot be read."""
+        try:
+            yield
+        except OSError:  # of the disk
+            raise
+        except Exception:  # of the decompressors, or whatever a damaged record makes of it
+            self.damaged.add((at,))
+
+    def _scan_chunk(self, at: int, numbers: dict[int, int]) -> None:
+        """Add a chunk to the index.
+
+        Args:
+            at: where it lies, or -1 for none.
+            numbers: of messages by channel, as its index says; empty if it has none.
+        """
+        if at < 0:
+            return
+        self.file.seek(at + 9)
+        start, end = _CHUNK_HEAD.unpack(self.file.read(_CHUNK_HEAD.size))
+        if not numbers or not numbers.keys() <= self.channels.keys():
+            numbers, times = {}, []
+            with self._damage_of(at):
+                for record in self._chunk_records(at):
+                    if isinstance(record, self.records.Channel):
+                        self.channels[record.id] = record
+                    elif isinstance(record, self.records.Message):
+                        numbers[record.channel_id] = numbers.get(record.channel_id, 0) + 1
+                        times.append(record.log_time)
+            if not times:
+                return
+            start, end = min(times), max(times)
+        for channel, n in numbers.items():
             self.counts[channel] = self.counts.get(channel, 0) + n
-        if times:
-            self.chunks.append(Chunk(at, min(times), max(times), set(channels)))
+        self.chunks.append(Chunk(at, start, end, set(numbers)))
 
     def _chunk_records(self, at: int) -> list[Any]:
         with self._reading, naming(self.path):

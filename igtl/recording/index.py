@@ -63,7 +63,7 @@ class Index:
                 try:
                     message = Frame.from_bytes(record.data).unpack()
                 except (ProtocolError, ValueError):
-                    builder.bad += 1
+                    builder.add_bad(record.log_time)
                     continue
                 builder.add(record.log_time, number, place, message)
                 if kept is not None and len(record.data) <= _SMALL:

@@ -182,7 +182,15 @@ class RecordedStream:
     def bad(self) -> int:
         """Messages of the whole stream that are no rows: with a wrong CRC or body, and VIDEO that
         cannot be shown for want of a key frame."""
-        return self._rows.bad
+        return len(self._rows.bad_ns)
+
+    def bad_between(self, start: float = 0.0, end: float | None = None) -> int:
+        """How many of these arrived from `start` to `end`, as `between` has them."""
+        first, last = self.file.limits(start, end)
+        bad = self._rows.bad_ns
+        low = 0 if first is None else np.searchsorted(bad, first)
+        high = len(bad) if last is None else np.searchsorted(bad, last, side="right")
+        return max(0, int(high - low))
 
     @property
     def times_ns(self) -> npt.NDArray[np.int64]:
