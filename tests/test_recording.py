@@ -436,13 +436,13 @@ def test_opening_reads_no_more_than_the_index(
     if cut:
         path.write_bytes(path.read_bytes()[:-5000])
     opened = []
-    read = Recording._chunk_records
+    read = Chunks._chunk_records
 
-    def counting(self: Recording, at: int) -> Any:
+    def counting(self: Chunks, at: int) -> Any:
         opened.append(at)
         return read(self, at)
 
-    monkeypatch.setattr(Recording, "_chunk_records", counting)
+    monkeypatch.setattr(Chunks, "_chunk_records", counting)
     with Recording(path) as recording:
         assert recording.truncated == cut
         assert len(opened) == (2 if cut else 0)
