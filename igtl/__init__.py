@@ -8,9 +8,10 @@ from igtl import fields
 from igtl._core import Frame, crc64, fit, matrix_of_quaternion, quaternion_of_matrix, unpack
 from igtl._stream import Decoder, Stats, StreamStats
 from igtl.blocking import udp
-from igtl.blocking.healing import ReconnectingLink, connect
+from igtl.blocking.healing import ReconnectingLink
 from igtl.blocking.link import Link
 from igtl.blocking.listener import Listener, listen
+from igtl.blocking.opening import connect
 from igtl.blocking.pipe import pipe
 from igtl.blocking.reconnect import reconnect
 from igtl.blocking.subscriber import Subscriber, subscribe

@@ -90,7 +90,7 @@ class Link(AnyLink, Asking, Synchronized[SyncReader]):
     `async for message in link` yields messages until the peer closes cleanly. Several tasks may
     send and ask at once; one at a time receives.
 
-    Attributes: see `LinkBase`.
+    Attributes: see `igtl.Link`.
     """
 
     reader = SyncReader

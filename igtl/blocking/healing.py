@@ -1,4 +1,4 @@
-"""A link that reconnects by itself, and `connect`, which makes it or a plain one."""
+"""A link that reconnects by itself."""
 
 from __future__ import annotations
 
@@ -6,35 +6,26 @@ import contextlib
 import socket
 import time
 from collections.abc import Callable
-from typing import Any, TypeVar, Unpack, overload
+from typing import Any, TypeVar
 
 from igtl._core import Frame
 from igtl.blocking.channel import Channel
-from igtl.blocking.drained import DrainedLink, Pump, drained
-from igtl.blocking.link import Link
-from igtl.blocking.opening import connect_once, open_transport
+from igtl.blocking.drained import DrainedLink, Pump
 from igtl.blocking.transport import SocketTransport
 from igtl.codec.message import Message
 from igtl.errors import ConnectionClosed, MessageTooLarge, ProtocolError
 from igtl.log import named
 from igtl.messages.queries import Start
 from igtl.options import (
-    PORT,
-    ConnectOptions,
-    ConnectSettings,
-    QueueSettings,
     ReconnectOptions,
-    ReconnectSettings,
     seconds,
 )  # fmt: skip
-from igtl.session.backoff import Backoff, OnEvent, Supervisor
+from igtl.session.backoff import Supervisor
 from igtl.session.facade import (
-    client_layer,
     greeting,
     new_inbox,
     new_outbox,
     new_protocol,
-    new_session,
 )
 from igtl.session.once import Once, call
 from igtl.session.packed import Packed
@@ -337,72 +328,3 @@ class ReconnectingLink(DrainedLink):
     def __repr__(self) -> str:
         state = "connected to" if self.connected else "waiting for"
         return f"<ReconnectingLink {state} {named(self.peer)} {self.stats}>"
-
-
-@overload
-def connect(
-    host: str = ..., port: int = ..., *, reconnect: None = None, **settings: Unpack[ConnectSettings]
-) -> Link: ...
-@overload
-def connect(
-    host: str = ...,
-    port: int = ...,
-    *,
-    reconnect: Backoff,
-    on_event: OnEvent | None = ...,
-    **settings: Unpack[ReconnectSettings],
-) -> ReconnectingLink: ...
-def connect(
-    host: str = "localhost",
-    port: int = PORT,
-    *,
-    reconnect: Backoff | None = None,
-    on_event: OnEvent | None = None,
-    **settings: Any,
-) -> Link:
-    """Connect to a server.
-
-    Args:
-        host, port: of the server; "unix:/path" as the host is a Unix socket, "ws://host:port/path"
-            and "wss://…" are WebSockets (`igtl[websocket]`).
-        reconnect: makes it a ReconnectingLink, which is returned at once, connected or not.
-        on_event: for it: called with each LinkEvent, in its thread.
-        settings: see `igtl.options.ConnectOptions`; with `reconnect` also
-            `igtl.options.ReconnectOptions`.
-
-    Raises:
-        TypeError, ValueError: an option does not exist, or its value is not allowed.
-        OSError: no connection (ConnectionRefusedError, socket.gaierror, TimeoutError, …).
-        ssl.SSLError: a check of TLS failed; the text says which.
-    """
-    if reconnect is not None:
-        supervisor = Supervisor((host, port), reconnect, on_event)
-        healing = ReconnectOptions.of(settings).for_reconnecting()
-        return reconnecting(host, port, healing, supervisor)
-    away = set(settings) & set(QueueSettings.__annotations__)
-    if away:
-        raise TypeError(f"{', '.join(sorted(away))} are for links with reconnect=")
-    options = ConnectOptions.of(settings)
-    if not options.drain:
-        return connect_once(host, port, options)
-    session = new_session(options)
-    transport = open_transport(host, port, options, session)
-    for wire in greeting(session.protocol, hello=options.hello):
-        session.greeting.append(Packed(wire, as_it_is=True))
-    return drained(transport, options)
-
-
-def reconnecting(
-    host: str, port: int, options: ReconnectOptions, supervisor: Supervisor
-) -> ReconnectingLink:
-    """A link that reconnects by itself, with these options."""
-
-    def open_connection(
-        session: Session, opened: Callable[[socket.socket], None]
-    ) -> SocketTransport:
-        return open_transport(host, port, options, session, opened)
-
-    client_layer(options, host, port)  # tells now what can never be
-    pump = Supervised((host, port), options, supervisor, open_connection)
-    pump.start("igtl reconnect", pump.supervise)
-    return ReconnectingLink(pump, options)

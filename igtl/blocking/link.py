@@ -80,7 +80,9 @@ class Link(AnyLink, Asking, Synchronized[SyncReader]):
 
     Iterating yields messages until the peer closes cleanly. Use as a context manager, or close().
 
-    Attributes: see `LinkBase`.
+    Attributes:
+        options: what was asked for.
+        others: see `LinkBase`.
     """
 
     reader = SyncReader

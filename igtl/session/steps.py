@@ -22,7 +22,7 @@ Steps = Generator[Any, Any, T]
 
 def describe(method: Callable[..., Any], operation: Callable[..., Any]) -> None:
     """Give a method the name, docstring and arguments of its operation; what it returns is what the
-    operation returns in the end."""
+    operation, whose annotations are not evaluated, returns in the end."""
     functools.update_wrapper(method, operation)
     returned = operation.__annotations__["return"].removeprefix("Steps[").removesuffix("]")
     method.__annotations__ = {**operation.__annotations__, "return": returned}

@@ -11,7 +11,7 @@ from typing import Any, Self, TypeVar, Unpack, overload
 from igtl._stream import Stats
 from igtl.blocking.changes import Changes, guarded
 from igtl.blocking.healing import ReconnectingLink
-from igtl.blocking.healing import connect as connect_link
+from igtl.blocking.opening import connect as connect_link
 from igtl.blocking.steps import method, run
 from igtl.codec.message import Message
 from igtl.log import named
