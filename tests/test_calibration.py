@@ -247,6 +247,12 @@ def test_lines_and_spots() -> None:
         frame = rng.rayleigh(12, (240, 64)) + 160 * np.exp(-((rows - depth) ** 2) / 8)
         assert bright_line(frame.clip(0, 255).astype(np.uint8)) == pytest.approx(depth, abs=0.3)
     assert np.isnan(bright_line(rng.rayleigh(12, (240, 64))))
+    oblique = rng.rayleigh(12, (240, 320)) + 160 * np.exp(
+        -((rows - 90 - 0.2 * np.arange(320)) ** 2) / 8
+    )
+    oblique[:, 200:] = 0  # it is seen in a part of the picture
+    middle = bright_line(oblique.clip(0, 255).astype(np.uint8))
+    assert middle == pytest.approx(90 + 0.2 * 159.5, abs=0.3)
     assert np.isnan(bright_line(np.zeros((20, 20))))
     i, j = np.mgrid[:480, :640]
     places = np.array([[100.3, 80.2], [300.6, 82], [500, 79.5], [120, 300], [333.3, 310], [0, 0]])
