@@ -401,6 +401,21 @@ def test_probe_by_wires() -> None:
     assert outcome.result.residuals.shape == (120, 9)
 
 
+def test_a_phantom_that_is_registered_beside_its_marker() -> None:
+    """As PLUS has it: PhantomToReference is known, ReferenceToTracker is tracked."""
+    hand = Freehand()
+    registered = Pose.of(Rotation.from_euler("xyz", (0.3, 2, -1)), (10, 20, 30))
+    step = Wires(hand.wires, transforms={"PhantomToReference": registered.matrix})
+    for message in hand.phantom(3):
+        if message.device_name == "PhantomToReference":
+            message.device_name = "ReferenceToTracker"
+            message.matrix = (Pose(message.matrix) @ registered.inverse).matrix
+        elif message.device_name == "ProbeToReference":
+            message.device_name = "ProbeToTracker"
+        step.add(message)
+    assert off(step.solve().transforms[0].matrix, hand.image_to_probe) < 0.3
+
+
 def test_frames_of_plus_hold_both() -> None:
     """TRACKEDFRAME: the picture and all poses of its instant."""
     hand = Freehand()

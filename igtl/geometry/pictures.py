@@ -9,6 +9,7 @@ from igtl.geometry.calibration import CalibrationError, fitted, least_squares
 from igtl.geometry.pose import Floats
 
 _CLEAR = 4.0  # standard deviations above the median
+_FAINT = 0.08  # of the brightest spot: what is fainter is none
 _BLOCKS = 32  # of columns, in each of which a line is looked for
 _STRAIGHT = 0.03  # of the height: what is farther from a line is none
 
@@ -85,7 +86,7 @@ def bright_spots(picture: npt.ArrayLike, count: int, *, radius: float = 4.0) -> 
     middle = float(np.median(sample))
     smooth -= middle
     limit = _CLEAR * 1.4826 * float(np.median(np.abs(sample - middle))) + 1e-6
-    limit = max(limit, 0.25 * float(smooth.max()))
+    limit = max(limit, _FAINT * float(smooth.max()))
     height, width = smooth.shape
     left = smooth.copy()
     reach = round(2 * radius)
