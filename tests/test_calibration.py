@@ -247,6 +247,12 @@ def test_lines_and_spots() -> None:
         frame = rng.rayleigh(12, (240, 64)) + 160 * np.exp(-((rows - depth) ** 2) / 8)
         assert bright_line(frame.clip(0, 255).astype(np.uint8)) == pytest.approx(depth, abs=0.3)
     assert np.isnan(bright_line(rng.rayleigh(12, (240, 64))))
+    oblique = rng.rayleigh(12, (240, 320)) + 160 * np.exp(
+        -((rows - 90 - 0.2 * np.arange(320)) ** 2) / 8
+    )
+    oblique[:, 200:] = 0  # it is seen in a part of the picture
+    middle = bright_line(oblique.clip(0, 255).astype(np.uint8))
+    assert middle == pytest.approx(90 + 0.2 * 159.5, abs=0.3)
     assert np.isnan(bright_line(np.zeros((20, 20))))
     i, j = np.mgrid[:480, :640]
     places = np.array([[100.3, 80.2], [300.6, 82], [500, 79.5], [120, 300], [333.3, 310], [0, 0]])
@@ -393,6 +399,21 @@ def test_probe_by_wires() -> None:
     assert off(other.transforms[0].matrix, hand.image_to_probe) < 0.3
     assert off(outcome.transforms[0].matrix, hand.image_to_probe) < 0.2
     assert outcome.result.residuals.shape == (120, 9)
+
+
+def test_a_phantom_that_is_registered_beside_its_marker() -> None:
+    """As PLUS has it: PhantomToReference is known, ReferenceToTracker is tracked."""
+    hand = Freehand()
+    registered = Pose.of(Rotation.from_euler("xyz", (0.3, 2, -1)), (10, 20, 30))
+    step = Wires(hand.wires, transforms={"PhantomToReference": registered.matrix})
+    for message in hand.phantom(3):
+        if message.device_name == "PhantomToReference":
+            message.device_name = "ReferenceToTracker"
+            message.matrix = (Pose(message.matrix) @ registered.inverse).matrix
+        elif message.device_name == "ProbeToReference":
+            message.device_name = "ProbeToTracker"
+        step.add(message)
+    assert off(step.solve().transforms[0].matrix, hand.image_to_probe) < 0.3
 
 
 def test_frames_of_plus_hold_both() -> None:

@@ -20,6 +20,7 @@ from igtl.geometry.pose import Floats
 from igtl.geometry.probe import ProbeCalibration, calibrate_probe, calibrate_wires
 
 _PARTS: Final = 12  # a picture is divided into so many rows and columns, to see that it moves
+_SPOT: Final = 60  # a spot has a radius of this part of the width of a picture
 _PICTURES: Final = 20_000  # that are kept in mind
 
 
@@ -144,7 +145,7 @@ class _Spots(Seen):
             return
         picture = grey(array)
         self.shape = picture.shape[0], picture.shape[1]
-        spots = bright_spots(picture, self.count)
+        spots = bright_spots(picture, self.count, radius=max(4.0, self.shape[1] / _SPOT))
         if len(spots) == self.count:
             self._times.append(time_of(message, self.by))
             self._spots.append(spots)
@@ -241,8 +242,11 @@ class Wires(_Spots):
 
     Args:
         wires: (m, 2, 3), mm, the ends of the wires in the phantom.
-        tool, phantom: names of the poses of the probe and the phantom, in the same frame.
+        tool, phantom: names of the poses of the probe, and of the phantom or the marker on it, in
+            the same frame.
         image: device name of the pictures.
+        transforms: what is known, 4x4 by name: PhantomToReference, if the marker on the phantom is
+            Reference; without it the marker is the phantom.
     """
 
     kind = "probe"
@@ -254,6 +258,7 @@ class Wires(_Spots):
         phantom: str | None = None,
         image: str | None = None,
         *,
+        transforms: Mapping[str, Floats] = {},
         by: By = "timestamp",
     ) -> None:
         super().__init__(image, by)
@@ -263,17 +268,20 @@ class Wires(_Spots):
         self._wires = wires
         self._tool = tool
         self._phantom = phantom
+        self._known = transforms
 
     def _relative(self) -> tuple[str, Floats, Floats]:
         """Name of the probe, pixels (n, m, 2), and phantom to probe (n, 4, 4)."""
         tool = self.tracks.chosen(self._tool, "--tool", "Probe")
-        phantom = self.tracks.chosen(self._phantom, "--reference", "Phantom")
+        start = "Reference" if "PhantomToReference" in self._known else "Phantom"
+        phantom = self.tracks.chosen(self._phantom, "--reference", start)
         self.tracks.same_base(tool, phantom)
         times = np.array(self._times)
         probe, there = self.tracks.at(tool, times), self.tracks.at(phantom, times)
         known = np.isfinite(probe + there).all(axis=(1, 2)) if len(times) else np.zeros(0, bool)
         spots = np.array(self._spots).reshape(-1, self.count, 2)[known]
-        return tool, _ordered(spots), inverses(probe[known]) @ there[known]
+        registered = self._known.get(f"PhantomTo{frame_of(phantom)}", np.eye(4))
+        return tool, _ordered(spots), inverses(probe[known]) @ there[known] @ registered
 
     def needs(self) -> list[Goal]:
         poses = self._relative()[2]

@@ -155,7 +155,7 @@ def time_(tool: str | None, image: str | None, by: Any) -> Step:
 @_image
 @click.option("--stylus", help="The pose of the stylus.")
 @click.option("--wires", is_flag=True, help="By the phantom of wires that --config describes.")
-@click.option("--reference", help="With --wires: the pose of the phantom.")
+@click.option("--reference", help="With --wires: the pose of the phantom, or its marker.")
 @_config
 @_calibrating
 def probe(
@@ -171,7 +171,8 @@ def probe(
     pictures, as in water, or by a phantom of wires in the shape of N.
 
     --config holds the tip of the stylus (StylusTipToStylus), or the phantom as PLUS describes it:
-    its patterns from the top of the picture to the bottom.
+    its patterns from the top of the picture to the bottom, and where it is (PhantomToReference)
+    beside its marker.
     """
     known = calibration.load_known(config) if config else calibration.PlusConfig()
     if wires:
@@ -179,7 +180,9 @@ def probe(
             raise click.UsageError("--stylus is for a calibration without --wires")
         if not len(known.wires):
             raise click.UsageError("--wires needs a --config with patterns NWire")
-        return calibration.Wires(known.wires, tool, reference, image, by=by)
+        return calibration.Wires(
+            known.wires, tool, reference, image, transforms=known.transforms, by=by
+        )
     if reference is not None:
         raise click.UsageError("--reference is for --wires")
     return calibration.Touches(tool, stylus, image, transforms=known.transforms, by=by)

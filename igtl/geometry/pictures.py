@@ -5,10 +5,13 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from igtl.geometry.calibration import CalibrationError
+from igtl.geometry.calibration import CalibrationError, fitted, least_squares
 from igtl.geometry.pose import Floats
 
 _CLEAR = 4.0  # standard deviations above the median
+_FAINT = 0.08  # of the brightest spot: what is fainter is none
+_BLOCKS = 32  # of columns, in each of which a line is looked for
+_STRAIGHT = 0.03  # of the height: what is farther from a line is none
 
 
 def grey(picture: npt.ArrayLike) -> npt.NDArray[np.float32]:
@@ -29,21 +32,40 @@ def grey(picture: npt.ArrayLike) -> npt.NDArray[np.float32]:
 
 
 def bright_line(picture: npt.ArrayLike) -> float:
-    """The row of the brightest line across a picture, such as the bottom of a water tank, to a
-    fraction of a pixel; NaN if there is none."""
-    profile = grey(picture).mean(axis=1)
-    profile -= np.median(profile)
-    top = int(profile.argmax())
-    noise = 1.4826 * float(np.median(np.abs(profile))) + 1e-6
-    if profile[top] < _CLEAR * noise or profile[top] < 1.5 * profile.std():
+    """The row of the brightest line across a picture, such as the bottom of a water tank, in the
+    middle column, to a fraction of a pixel; NaN if there is none. The line may be oblique."""
+    array = grey(picture)
+    height, width = array.shape
+    blocks = np.array_split(array, min(_BLOCKS, width), axis=1)
+    profiles = np.stack([block.mean(axis=1) for block in blocks])
+    columns = (np.arange(len(blocks)) + 0.5) * width / len(blocks) - width / 2
+    profiles -= np.median(profiles, axis=1, keepdims=True)
+    tops = profiles.argmax(axis=1)
+    peaks = profiles.max(axis=1)
+    noise = 1.4826 * np.median(np.abs(profiles), axis=1) + 1e-6
+    clear = (peaks > _CLEAR * noise) & (peaks > peaks.max() / 5)
+    if clear.sum() < max(4, len(blocks) / 5):
         return float("nan")
-    low = high = top
-    while low > 0 and profile[low - 1] > profile[top] / 4:
-        low -= 1
-    while high + 1 < len(profile) and profile[high + 1] > profile[top] / 4:
-        high += 1
-    weights = profile[low : high + 1]
-    return float((np.arange(low, high + 1) * weights).sum() / weights.sum())
+    tops, peaks, columns, profiles = tops[clear], peaks[clear], columns[clear], profiles[clear]
+    reach = max(3, height // 50)
+    near = (tops[:, np.newaxis] + np.arange(-reach, reach + 1)).clip(0, height - 1)
+    weights = np.take_along_axis(profiles, near, axis=1) - peaks[:, np.newaxis] / 4
+    weights = np.maximum(weights, 0)
+    rows = (near * weights).sum(axis=1) / weights.sum(axis=1)
+    system = np.stack([np.ones(len(columns)), columns], axis=1)
+
+    def solve(share: Floats) -> Floats:
+        by = np.sqrt(share)
+        return least_squares(system * by[:, np.newaxis], rows * by)
+
+    try:
+        line, left, used = fitted(
+            solve, lambda at: np.abs(system @ at - rows), len(rows), least=4, outliers=0.5
+        )
+    except CalibrationError:
+        return float("nan")
+    straight = np.sqrt(np.mean(left[used] ** 2)) < _STRAIGHT * height
+    return float(line[0]) if straight else float("nan")
 
 
 def bright_spots(picture: npt.ArrayLike, count: int, *, radius: float = 4.0) -> Floats:
@@ -64,7 +86,7 @@ def bright_spots(picture: npt.ArrayLike, count: int, *, radius: float = 4.0) -> 
     middle = float(np.median(sample))
     smooth -= middle
     limit = _CLEAR * 1.4826 * float(np.median(np.abs(sample - middle))) + 1e-6
-    limit = max(limit, 0.25 * float(smooth.max()))
+    limit = max(limit, _FAINT * float(smooth.max()))
     height, width = smooth.shape
     left = smooth.copy()
     reach = round(2 * radius)
