@@ -20,6 +20,7 @@ import pytest
 
 import igtl
 from igtl import Frame, Recorder, Recording
+from igtl.recording.chunks import Chunks
 from igtl.simulate import Tracker
 from tests.conftest import VECTORS, manifest
 from tests.wire import frame as wire_frame
