@@ -17,6 +17,7 @@ from cpython.bytes cimport PyBytes_AsString, PyBytes_FromStringAndSize
 from cpython.buffer cimport (
     PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer,
 )
+from cpython.exc cimport PyErr_Clear
 from cpython.mem cimport PyMem_Calloc, PyMem_Free
 from cpython.object cimport PyObject, PyTypeObject
 from cpython.pycapsule cimport PyCapsule_New
@@ -96,6 +97,7 @@ cdef extern from * nogil:
     void* igtl_new_of(PyObject*)
 
 cdef extern from "Python.h":
+    const char* utf8_of "PyUnicode_AsUTF8AndSize"(object, Py_ssize_t*)      # NULL: an error is set
     PyObject* PyDict_GetItemWithError(object, object) except? NULL
     PyObject* PyList_GetItem(list, Py_ssize_t) except NULL      # borrowed
     int64_t PyLong_AsLongLongAndOverflow(object, int*) except? -1
@@ -135,6 +137,7 @@ cdef enum:
     NOGIL_FROM = 5 * 1024       # below this, giving up the GIL costs more than it brings
     APART_FROM = 64 * 1024      # data of this size is sent from where it lies
     LARGE_FROM = 4 << 20        # memory that is worth large pages
+    SHORT = 4 * 1024            # characters of a text that keeps its UTF-8 beside it
     LATER_FROM = 64 * 1024      # texts of this size are decoded when they are read
     HEADS = 32                  # streams whose class and name are remembered
     MAX_DEPTH = 8               # of messages in messages: each level takes its part of the stack
@@ -260,7 +263,7 @@ _ENCODINGS.update({code: f"iso8859-{code - 3}" for code in range(5, 13)})
 _ENCODINGS.update({code: f"iso8859-{code - 96}" for code in range(109, 113)})
 _ENCODINGS.update({code: f"cp{code - 1000}" for code in range(2250, 2259)})
 
-def decode_text(bytes raw, int encoding):
+cpdef str decode_text(bytes raw, int encoding):
     """Text for display: valid UTF-8 as UTF-8 whatever the label says, except UTF-16 and UTF-32."""
     if not 1013 <= encoding <= 1017:
         try:
@@ -270,7 +273,7 @@ def decode_text(bytes raw, int encoding):
     name = _ENCODINGS.get(encoding, "utf-8")
     return raw.decode(name if name != "ascii" else "utf-8", "replace")
 
-def encode_text(text, int encoding):
+cpdef bytes encode_text(text, int encoding):
     """Bytes of a text under a MIBenum; 3 (US-ASCII) takes ASCII only, unknown numbers UTF-8."""
     if isinstance(text, (bytes, bytearray, memoryview)):
         return bytes(text)
@@ -644,16 +647,26 @@ cdef class Layout:
         return True
 
     cdef object _check_int(self, int i, value):
-        if type(value) is not int:
+        if isinstance(value, int):
+            if fits(integer(value), &self.ops[i]):
+                return value
+        else:
             operator.index(value)
-        info = np.iinfo(self.dtypes[i])
-        if not info.min <= value <= info.max:
-            raise EncodeError(self.owner, self.fields[i].name, f"{value} is outside {info.min}..{info.max}")
+        least, most = limits_of(self.dtypes[i])
+        if not least <= value <= most:
+            raise EncodeError(self.owner, self.fields[i].name, f"{value} is outside {least}..{most}")
         return value
 
     cdef object _coerce_array(self, int i, value):
         cdef Op* op = &self.ops[i]
+        cdef double[16] reals
+        cdef cnp.ndarray few
         name = self.fields[i].name
+        if (type(value) is tuple or type(value) is list) and 0 <= op.fixed <= 16 and not self.fields[i].per:
+            items = tuple(value)
+            few = new_numbers(self.dtypes[i], op.fixed, 0)
+            if len(items) == op.fixed and self._put_few(op, i, <uint8_t*>cnp.PyArray_DATA(few), items, reals):
+                return few
         array = as_numbers(value, self.dtypes[i], self.owner, name)
         if self.fields[i].per:
             if array.ndim != 2 and array.size == 0:
@@ -716,13 +729,13 @@ cdef class Layout:
         cdef double real
         cdef uint64_t bits
         cdef uint32_t bits32
+        cdef float* m
         for i in range(self.n):
             op = &self.ops[i]
             if op.kind == MATRIX:
                 self.need(i, 48, n - at)
-                array = new_array(2, 4, 4, cnp.NPY_FLOAT32)
-                matrix_in(<float*>cnp.PyArray_DATA(array), p + at)
-                values[i] = array
+                values[i] = new_matrix(&m)
+                matrix_in(m, p + at)
                 at += 48
             elif op.kind == INT or op.kind == COUNT or op.kind == SIZE:
                 if op.optional and n - at < op.itemsize:
@@ -798,7 +811,7 @@ cdef class Layout:
         if op.kind == STRING:
             raw = p[:k]
             value = decode_text(raw, code)
-            all_exact = encodes_to(value, code, raw)
+            all_exact = (code == 106 or code == 3) and raw.isascii() or encodes_to(value, code, raw)
         elif op.kind == ZERO_ENDED:
             value = text_of(p, k, &exact)
             all_exact = exact and memchr(p, 0, k) == p + k - 1
@@ -931,6 +944,26 @@ cdef class Layout:
             return bytes(kept[1])
         return plain
 
+    cdef const char* _plain_text(self, int i, Record r, Taken* taken, Py_ssize_t* n) except? NULL:
+        """The bytes of a short text that stand on the wire as UTF-8 has them, without a copy of them.
+        NULL: `_encoded` has to look at it."""
+        cdef Op* op = &self.ops[i]
+        cdef const char* text
+        value = <object>taken.values[i]
+        if (op.kind != STRING and op.kind != TEXT and op.kind != ZERO_ENDED or type(value) is not str
+                or len(<str>value) > SHORT or r.kept is not None and i in r.kept):
+            return NULL
+        text = utf8_of(value, n)
+        if text == NULL:
+            PyErr_Clear()           # half of a surrogate pair
+            return NULL
+        if op.kind == STRING:
+            code = 106 if op.encoding < 0 else <object>taken.values[op.encoding]
+            return text if code is None or code == 106 or code == 3 and n[0] == len(<str>value) else NULL
+        if memchr(text, 0, n[0]) != NULL or op.kind == TEXT and n[0] > op.itemsize:
+            return NULL
+        return text
+
     cdef int take(self, Record r, Taken* taken) except -1:
         """All values as they are now: no other thread runs meanwhile."""
         cdef int i
@@ -943,7 +976,8 @@ cdef class Layout:
         taken.n = self.n
 
     cdef Py_ssize_t measure(self, Record r, Taken* taken, list encoded, int depth) except -1:
-        """Sizes of all fields; what has to be encoded to know is left in `encoded`."""
+        """Sizes of all fields; what has to be encoded to know is left in `encoded`, but for a plain text,
+        which stays None there."""
         cdef Py_ssize_t total = 0, size, number
         cdef int i
         cdef Op* op
@@ -969,6 +1003,8 @@ cdef class Layout:
                 size = number = view.nbytes
                 if op.fixed >= 0 and size != op.fixed:
                     raise EncodeError(self.owner, self.fields[i].name, f"has {size} bytes, must have {op.fixed}")
+            elif self._plain_text(i, r, taken, &size) != NULL:
+                size = op.itemsize if op.kind == TEXT else size + (op.kind == ZERO_ENDED)
             else:
                 if op.counter >= 0:
                     number = elements_of(<object>value)
@@ -1024,11 +1060,13 @@ cdef class Layout:
         if op.itemsize < 8 and n >> (8 * op.itemsize):
             unit = "bytes" if op.kind == SIZE else "elements"
             raise EncodeError(self.owner, self.fields[op.target].name,
-                              f"{n} {unit} do not fit the wire: at most {np.iinfo(self.dtypes[i]).max}")
+                              f"{n} {unit} do not fit the wire: at most {limits_of(self.dtypes[i])[1]}")
         put_int(p, op.itemsize, n)
 
     cdef int write(self, Taken* taken, uint8_t* p, list encoded, Writer* w, list apart) except -1:
         """Write all fields at p. apart: takes large data, and where they belong, instead of p."""
+        cdef const char* text
+        cdef Py_ssize_t n
         cdef int i
         cdef Op* op
         cdef PyObject* value
@@ -1048,7 +1086,10 @@ cdef class Layout:
                 if op.constant:
                     self._put_number(p, i, self.fields[i].default)
                 elif op.target >= 0 and <object>value is None:      # encoding of a text, left to us
-                    put16(p, 3 if encoded[op.target].isascii() else 106)
+                    plain = encoded[op.target]
+                    if plain is None:
+                        plain = <object>taken.values[op.target]
+                    put16(p, 3 if plain.isascii() else 106)
                 elif taken.sizes[i]:
                     self._put_number(p, i, <object>value)
             elif op.kind == COUNT or op.kind == SIZE:
@@ -1070,6 +1111,10 @@ cdef class Layout:
                     continue
                 copy_and_sum(w, p, <const uint8_t*>view.buf, taken.sizes[i])
                 PyBuffer_Release(&view)
+            elif encoded[i] is None:
+                text = utf8_of(<object>value, &n)
+                memcpy(p, text, n)
+                memset(p + n, 0, taken.sizes[i] - n)
             else:
                 memcpy(p, PyBytes_AsString(encoded[i]), taken.sizes[i])
             p += taken.sizes[i]
@@ -1084,6 +1129,24 @@ cdef cnp.ndarray new_array(int nd, Py_ssize_t a, Py_ssize_t b, int typenum):
     shape[0] = a
     shape[1] = b
     return cnp.PyArray_EMPTY(nd, shape, typenum, 0)
+
+@cython.final
+@cython.freelist(256)
+cdef class _Pose:
+    """Memory of one matrix, used again soon. That of an array of its own is asked of numpy by way of a
+    context variable and two capsules, which costs as much as the rest of the array."""
+
+    cdef float[16] m
+
+cdef cnp.ndarray new_matrix(float** m):
+    """A 4x4 array, and its numbers, not yet written."""
+    cdef _Pose pose = _Pose.__new__(_Pose)
+    cdef cnp.npy_intp[2] shape
+    shape[0] = shape[1] = 4
+    m[0] = pose.m
+    array = cnp.PyArray_SimpleNewFromData(2, shape, cnp.NPY_FLOAT32, pose.m)
+    cnp.set_array_base(array, pose)
+    return array
 
 cdef cnp.ndarray new_numbers(cnp.dtype dtype, Py_ssize_t n, Py_ssize_t per):
     return new_array(2 if per else 1, n, per, dtype.type_num)
@@ -1110,14 +1173,24 @@ cdef bint encodes_to(str value, int code, bytes raw):
     except UnicodeEncodeError:
         return False
 
+cdef dict _limits = {}      # dtype of integers -> least and greatest of them
+
+cdef tuple limits_of(dtype):
+    """The least and the greatest number; numpy takes long to say."""
+    limits = _limits.get(dtype)
+    if limits is None:
+        info = np.iinfo(dtype)
+        limits = _limits[dtype] = (info.min, info.max)
+    return limits
+
 def as_numbers(value, dtype, str owner, str name):
     """A contiguous copy of value as dtype. Integers are checked: none is wrapped or cut."""
     array = np.asarray(value)
     if dtype.kind in "iu" and array.dtype != dtype and array.size:
         if array.dtype.kind not in "iub":
             raise EncodeError(owner, name, f"{array.dtype} does not become {dtype} by itself: convert it")
-        info = np.iinfo(dtype)
-        if array.min() < info.min or array.max() > info.max:
+        least, most = limits_of(dtype)
+        if array.min() < least or array.max() > most:
             raise EncodeError(owner, name, f"values {array.min()}..{array.max()} do not fit {dtype}")
     elif array.dtype.kind not in "iubf" and array.size:
         raise TypeError(f"{owner}.{name}: {array.dtype} is not a kind of number it takes")
@@ -1189,10 +1262,11 @@ cpdef cnp.ndarray as_matrix(value, str owner="Transform", str name="matrix"):
     """4x4 float32 of a 4x4, 3x4 or 3x3 matrix, or of an object with as_matrix() (scipy)."""
     cdef cnp.ndarray out
     cdef cnp.ndarray given
+    cdef float* own
     cdef float[16] m
     if usual_matrix(value, m, owner, name):
-        out = new_array(2, 4, 4, cnp.NPY_FLOAT32)
-        memcpy(cnp.PyArray_DATA(out), m, 64)
+        out = new_matrix(&own)
+        memcpy(own, m, 64)
         return out
     if isinstance(value, np.ndarray):
         given = value
@@ -1205,7 +1279,7 @@ cpdef cnp.ndarray as_matrix(value, str owner="Transform", str name="matrix"):
     shape = (<object>given).shape
     if shape not in ((4, 4), (3, 4), (3, 3)):
         raise EncodeError(owner, name, f"shape {shape}, must be (4, 4), (3, 4) or (3, 3)")
-    out = new_array(2, 4, 4, cnp.NPY_FLOAT32)
+    out = new_matrix(&own)
     if shape[0] == 4:
         out[:, :] = given
         if not (given[3, 0] == 0 and given[3, 1] == 0 and given[3, 2] == 0 and given[3, 3] == 1):
@@ -1685,6 +1759,8 @@ cdef class Record:
     def _init_header(self, dict kwargs):
         """For constructors written by hand: takes the header fields out of kwargs."""
         self.stamp = now()
+        if not kwargs:
+            return
         for name, which in _HEADER_FIELDS.items():
             value = kwargs.pop(name, REQUIRED)
             if value is not REQUIRED:
