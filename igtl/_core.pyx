@@ -336,6 +336,7 @@ cdef struct Taken:
     PyObject* values[MAX_FIELDS]
     Py_ssize_t[MAX_FIELDS] sizes    # bytes on the wire
     Py_ssize_t[MAX_FIELDS] numbers  # what a COUNT of this field says
+    PyObject* coded[MAX_FIELDS]     # what had to be encoded to be measured, or NULL; also references
 
 _INTEGERS = ("u1", "u2", "u4", "u8", "i1", "i2", "i4", "i8")
 _SCALARS_OF = {
@@ -382,7 +383,6 @@ cdef class Layout:
     cdef readonly object prepare     # and before writing
     cdef readonly bint prefers_v2
     cdef readonly bint columnar      # its fields fit columns, see unpack_run
-    cdef bint dynamic                # some field's size is not known beforehand
     cdef readonly bytes wire_type
     cdef tuple dtypes
     cdef readonly tuple columns      # dtypes of an element list's columns
@@ -504,7 +504,6 @@ cdef class Layout:
             self.minimum += op.itemsize * op.fixed * op.per
         self.columnar = self.columnar and not op.optional and op.kind in (
             INT, FLOAT, TEXT, ARRAY, MATRIX, COUNT, ZERO_ENDED, ELEMENTS)
-        self.dynamic = self.dynamic or op.kind in (DATA, TEXTS, STRING, ZERO_ENDED, CODED, TEXT)
 
     cdef const Op* op(self, int i) except NULL:
         if not 0 <= i < self.n:
@@ -973,15 +972,16 @@ cdef class Layout:
         for i in range(self.n):
             taken.values[i] = PyList_GetItem(values, i)
             Py_XINCREF(taken.values[i])
+            taken.coded[i] = NULL
         taken.n = self.n
 
-    cdef Py_ssize_t measure(self, Record r, Taken* taken, list encoded, int depth) except -1:
-        """Sizes of all fields; what has to be encoded to know is left in `encoded`, but for a plain text,
-        which stays None there."""
+    cdef Py_ssize_t measure(self, Record r, Taken* taken, int depth) except -1:
+        """Sizes of all fields; what has to be encoded to know is left in `coded`."""
         cdef Py_ssize_t total = 0, size, number
         cdef int i
         cdef Op* op
         cdef PyObject* value
+        cdef bytes coded
         for i in range(self.n):
             op = &self.ops[i]
             value = taken.values[i]
@@ -997,7 +997,8 @@ cdef class Layout:
                 number = (<Columns?><object>value).rows
                 size = (<Columns>value).wire_size(number)
             elif op.kind == DATA:
-                encoded[i] = view = memoryview(<object>value)
+                view = memoryview(<object>value)
+                keep_coded(taken, i, view)
                 if not view.c_contiguous:
                     raise EncodeError(self.owner, self.fields[i].name, "must be contiguous in memory")
                 size = number = view.nbytes
@@ -1008,10 +1009,11 @@ cdef class Layout:
             else:
                 if op.counter >= 0:
                     number = elements_of(<object>value)
-                encoded[i] = self._encoded(i, r, taken, depth)
+                coded = self._encoded(i, r, taken, depth)
+                keep_coded(taken, i, coded)
                 if op.counter >= 0 and number != elements_of(<object>value):
                     self._changed(i)
-                size = len(encoded[i])
+                size = len(coded)
             taken.sizes[i] = size
             taken.numbers[i] = number
             total += size
@@ -1063,7 +1065,7 @@ cdef class Layout:
                               f"{n} {unit} do not fit the wire: at most {limits_of(self.dtypes[i])[1]}")
         put_int(p, op.itemsize, n)
 
-    cdef int write(self, Taken* taken, uint8_t* p, list encoded, Writer* w, list apart) except -1:
+    cdef int write(self, Taken* taken, uint8_t* p, Writer* w, list apart) except -1:
         """Write all fields at p. apart: takes large data, and where they belong, instead of p."""
         cdef const char* text
         cdef Py_ssize_t n
@@ -1086,10 +1088,7 @@ cdef class Layout:
                 if op.constant:
                     self._put_number(p, i, self.fields[i].default)
                 elif op.target >= 0 and <object>value is None:      # encoding of a text, left to us
-                    plain = encoded[op.target]
-                    if plain is None:
-                        plain = <object>taken.values[op.target]
-                    put16(p, 3 if plain.isascii() else 106)
+                    put16(p, 3 if self._is_ascii(op.target, taken) else 106)
                 elif taken.sizes[i]:
                     self._put_number(p, i, <object>value)
             elif op.kind == COUNT or op.kind == SIZE:
@@ -1103,26 +1102,37 @@ cdef class Layout:
             elif op.kind == ELEMENTS:
                 (<Columns>value).gather(p, taken.numbers[i])
             elif op.kind == DATA:
-                PyObject_GetBuffer(encoded[i], &view, PyBUF_SIMPLE)
+                PyObject_GetBuffer(<object>taken.coded[i], &view, PyBUF_SIMPLE)
                 if apart is not None and taken.sizes[i] >= APART_FROM:
                     sum_apart(w, p, <const uint8_t*>view.buf, view.len)
                     PyBuffer_Release(&view)
-                    apart.append((p - w.start, encoded[i]))
+                    apart.append((p - w.start, <object>taken.coded[i]))
                     continue
                 copy_and_sum(w, p, <const uint8_t*>view.buf, taken.sizes[i])
                 PyBuffer_Release(&view)
-            elif encoded[i] is None:
+            elif taken.coded[i] == NULL:        # a plain text
                 text = utf8_of(<object>value, &n)
                 memcpy(p, text, n)
                 memset(p + n, 0, taken.sizes[i] - n)
             else:
-                memcpy(p, PyBytes_AsString(encoded[i]), taken.sizes[i])
+                memcpy(p, PyBytes_AsString(<object>taken.coded[i]), taken.sizes[i])
             p += taken.sizes[i]
+
+    cdef bint _is_ascii(self, int i, Taken* taken) except -1:
+        """Whether the text of field i, which was measured, has ASCII characters only."""
+        if taken.coded[i] == NULL:
+            return taken.sizes[i] == len(<str>taken.values[i])
+        return (<bytes>taken.coded[i]).isascii()
+
+cdef inline void keep_coded(Taken* taken, int i, object coded) noexcept:
+    Py_INCREF(coded)
+    taken.coded[i] = <PyObject*>coded
 
 cdef void let_go(Taken* taken) noexcept:
     cdef int i
     for i in range(taken.n):
         Py_XDECREF(taken.values[i])
+        Py_XDECREF(taken.coded[i])
 
 cdef cnp.ndarray new_array(int nd, Py_ssize_t a, Py_ssize_t b, int typenum):
     cdef cnp.npy_intp shape[2]
@@ -1370,6 +1380,17 @@ cdef class Columns:
 
     def __setstate__(self, state):
         self.rows, self.arrays = state
+
+    def __getitem__(self, key):
+        cdef Py_ssize_t row
+        if type(key) is not int:
+            return self._chosen(key)
+        row = key
+        if row < 0:
+            row += self.rows
+        if not 0 <= row < self.rows:
+            raise IndexError(f"element {key} of {self.rows}")
+        return element_at(type(self).__item__, self, row)
 
     cdef uint8_t* cell(self, int i, Py_ssize_t row) except? NULL:
         """Where a value lies. NULL: its column is no longer as it was made, and numpy has to find it."""
@@ -1667,9 +1688,11 @@ cdef class Row:
         else:
             self.layout.put(i, self.at(i), value)
 
-def element_at(cls, Columns columns not None, Py_ssize_t row):
+cpdef element_at(cls, Columns columns, Py_ssize_t row):
     """The element that this row of columns is."""
     cdef Row element = <Row?>new_of(cls)
+    if columns is None:
+        raise TypeError("an element belongs to columns")
     element.columns = columns
     element.row = row
     return element
@@ -2302,7 +2325,6 @@ def content(Record r not None, int depth=1):
     """Content section of a message: what a BIND carries, and what `==` compares. depth: see Layout.read."""
     cdef Layout layout = r.layout
     cdef Taken taken
-    cdef list encoded = [None] * layout.n
     cdef Py_ssize_t total
     cdef bytes out, surplus
     cdef Writer w
@@ -2312,12 +2334,12 @@ def content(Record r not None, int depth=1):
     try:
         layout.take(r, &taken)
         surplus = r.surplus()
-        total = layout.measure(r, &taken, encoded, depth)
+        total = layout.measure(r, &taken, depth)
         out = PyBytes_FromStringAndSize(NULL, total + len(surplus))
         w.start = w.summed = <uint8_t*>PyBytes_AsString(out)
         w.crc = 0
         w.with_crc = False
-        layout.write(&taken, w.start, encoded, &w, None)
+        layout.write(&taken, w.start, &w, None)
         memcpy(w.start + total, PyBytes_AsString(surplus), len(surplus))
     finally:
         let_go(&taken)
@@ -2358,7 +2380,7 @@ cdef object packed(object message, const Packing* how):
 
 cdef object packed_from(Taken* taken, Record r, const Packing* how):
     cdef Layout layout = r.layout
-    cdef list encoded = None, apart = None
+    cdef list apart = None
     cdef Py_ssize_t content_size, head = HEADER, apart_size = 0, total
     cdef int chosen = choose_version(r, how.version), i
     cdef str device_name = r._device_name
@@ -2370,12 +2392,10 @@ cdef object packed_from(Taken* taken, Record r, const Packing* how):
     put_name(name, r, device_name, how.cut_name)
     if how.cut_name and chosen == 2:
         metadata = with_whole_name(r, metadata, device_name)
-    if layout.dynamic:
-        encoded = [None] * layout.n
     if r.kept is not None:
         surplus = r.kept.get("surplus")
         extra = r.kept.get("extended")
-    content_size = layout.measure(r, taken, encoded, 1)
+    content_size = layout.measure(r, taken, 1)
     if (content_size == 0 and not surplus and not has_entries(metadata) and r.id == 0 and extra is None
             and (how.sending or how.version == 0 and not r.header_version)):
         chosen = 1
@@ -2410,7 +2430,7 @@ cdef object packed_from(Taken* taken, Record r, const Packing* how):
         put32(p + 4, <uint32_t>len(entries))
         put32(p + 8, r.id)
         p = put_bytes(p + EXTENDED, extra)
-    layout.write(taken, p, encoded, &w, apart)
+    layout.write(taken, p, &w, apart)
     p = put_bytes(p + content_size - apart_size, surplus)
     if chosen == 2:
         p = put_bytes(put_bytes(p, index), entries)

@@ -241,7 +241,7 @@ class Link(LinkBase, Asking):
         deadline = math.inf if timeout is None else time.monotonic() + timeout
         left = timeout
         while True:
-            if session.end() is not None:
+            if session.ended:
                 raise self._over()
             try:
                 self._transport.receive(left)
