@@ -172,8 +172,8 @@ class Link(LinkBase, Asking):
     def _write(self, parts: Parts) -> None:
         if self.closed:
             raise self._over()
-        sent = parts[0] if len(parts) == 1 else parts.copy()
-        size = sum(map(len, parts))
+        whole: Any = parts[0] if len(parts) == 1 else parts.copy()
+        size = len(whole) if len(parts) == 1 else sum(map(len, parts))
         try:
             self._transport.send(parts, self.options.write_timeout)
         except BaseException as error:
@@ -187,7 +187,7 @@ class Link(LinkBase, Asking):
             self.session.lost(told)
             self._transport.shutdown()
             raise
-        self.session.protocol.stats.count_sent(sent, size)
+        self.session.protocol.stats.count_sent(whole, size)
 
     # -- receiving
 

@@ -115,8 +115,9 @@ class Session:
 
     def listens(self) -> None:
         """This end takes bytes from now on. It did not before, so silence was not the peer's."""
-        now = self._clock()
-        self.heard += max(0.0, now - max(self.heard, self._listened))
+        silent = self._clock() - (self._listened if self._listened > self.heard else self.heard)
+        if silent > 0:
+            self.heard += silent
 
     def listened(self) -> None:
         """This end takes no bytes from now on; it has taken what was there."""
