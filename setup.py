@@ -6,8 +6,6 @@ Switches (environment; `make clean` between them):
   IGTL_ANNOTATE=1   the HTML that shows which lines touch Python
   IGTL_PORTABLE=1   only the portable CRC, as on a compiler without the intrinsics
   IGTL_LIMITED_API=1  extensions for CPython 3.11 and later (abi3); slower calls
-  IGTL_PROFILE=make   count what the code does (GCC; run with ci/profile), and then
-  IGTL_PROFILE=use    compile for what was counted: small messages take 8 % less time
 """
 
 import os
@@ -37,12 +35,6 @@ if switch("IGTL_LIMITED_API"):
     macros.append(("Py_LIMITED_API", "0x030B0000"))
 if switch("IGTL_PORTABLE"):
     macros.append(("IGTL_CRC64_PORTABLE_ONLY", "1"))
-if profile := os.environ.get("IGTL_PROFILE"):
-    if profile not in ("make", "use"):
-        raise SystemExit(f"IGTL_PROFILE is 'make' or 'use', not {profile!r}")
-    counted = ["-fprofile-generate" if profile == "make" else "-fprofile-use"]
-    compile_args += [*counted, "-fprofile-correction", "-Wno-missing-profile"]
-    link_args += counted
 if switch("IGTL_SANITIZE"):
     sanitizers = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
     compile_args += ["-O1", "-g", "-fno-omit-frame-pointer", *sanitizers]

@@ -1,5 +1,5 @@
-"""In use: processor time of a server and a client at the rates of an operating room, a robot's loop of
-1 kHz, decoding in several threads. Bare sockets move the same bytes without a library."""
+"""In use: processor time of a server and a client at the rates of an operating room, a robot's loop
+of 1 kHz, decoding in several threads. Bare sockets move the same bytes without a library."""
 
 from __future__ import annotations
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import os
 import statistics
 import struct
 import subprocess
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import igtl
 from benchmarks.measure import Found, Row, Work
+from benchmarks.peers import BUILD
 from tests.memory import PIXELS, peak, queueing, receiving, sending
 
 IMPORT = "import beyond numpy"
@@ -22,16 +24,19 @@ HOSTILE = "hostile messages of 1 MB: most memory at once, to their bytes"
 
 
 def import_times(repeats: int) -> dict[str, Found]:
-    """Seconds beyond `import numpy`, in fresh interpreters."""
+    """Seconds beyond `import numpy`, in fresh interpreters that find their bytecode compiled."""
     names = ["igtl", *(["pyigtl"] if importlib.util.find_spec("pyigtl") else [])]
     samples: dict[str, list[float]] = {name: [] for name in names}
+    environment = {**os.environ, "PYTHONPYCACHEPREFIX": str(BUILD / "pycache")}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
     for _ in range(repeats + 1):
         for name in names:
             clock = "time.perf_counter()"
             code = f"import numpy, time; t = {clock}; import {name}; print({clock} - t)"
             out = subprocess.run(
-                [sys.executable, "-c", code], capture_output=True, text=True, check=True
-            )
+                [sys.executable, "-c", code],
+                env=environment, capture_output=True, text=True, check=True,
+            )  # fmt: skip
             samples[name].append(float(out.stdout))
     # the first of each has compiled what had no .pyc yet
     return {n: {"best": min(s[1:]), "p50": statistics.median(s[1:])} for n, s in samples.items()}

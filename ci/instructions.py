@@ -104,9 +104,6 @@ def count() -> dict[str, int]:
 
 
 def main() -> None:
-    if "--run" in sys.argv:
-        exec(program(), {})
-        return
     found = count()
     if "--write" in sys.argv:
         taken = f"CPython {platform.python_version()}, numpy {np.__version__}, {platform.machine()}"

@@ -35,7 +35,7 @@ from igtl.fields import (
 Space = Literal["RAS", "LPS"]
 _DTYPES: Final = {2: "i1", 3: "u1", 4: "i2", 5: "u2", 6: "i4", 7: "u4", 10: "f4", 11: "f8"}
 _CODES: Final = {dtype: code for code, dtype in _DTYPES.items()}
-# the same by dtype, since numpy takes long to spell one; by endian and code, since it does to make one
+# by dtype, since numpy takes long to spell one; by endian and code, since it does to make one
 _CODE_OF: Final = {np.dtype(kind): code for kind, code in _CODES.items()}
 _WIRE: Final = {
     (endian, code): np.dtype((">" if endian == 1 else "<") + kind)
