@@ -151,7 +151,7 @@ def comparison(rows: list[Row], before: list[Row]) -> str:
                 cells += [row.limit if peer == "limit" else peer, number(change)]
                 break
         out.append("| " + " | ".join([*cells, "", ""][:6]) + " |")
-    return "\n".join(out)
+    return "\n".join(out) if len(out) > 2 else "no row of the earlier run is among these"
 
 
 def write_into(path: Path, text: str, when: str) -> None:
