@@ -358,3 +358,22 @@ def test_types_as_an_editor_sees_them() -> None:
         ["--config-file", str(root / "pyproject.toml"), str(root / "tests" / "typing_cases.py")]
     )
     assert status == 0, out + errors
+
+
+@documents
+def test_benchmarks_name_and_compare_their_rows(tmp_path: Path) -> None:
+    def said(*arguments: str) -> list[str]:
+        command = [sys.executable, "-m", "benchmarks", *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
+        return done.stdout.splitlines()
+
+    names = said("--list")
+    assert len(names) == len(set(names)) > 90
+    chosen = said("--list", "--rows", "TRANSFORM")
+    assert chosen == [name for name in names if name.startswith("TRANSFORM")]
+    earlier = str(ROOT / "docs" / "performance" / "benchmarks.json")
+    tables = said("--from", earlier, "--compare", earlier, "--json", str(tmp_path / "new.json"))
+    compared = next(
+        line for line in tables if line.startswith("| TRANSFORM pack") and "1.00" in line
+    )
+    assert compared.endswith("| 1.00 | C++ | 1.00 |")

@@ -147,8 +147,8 @@ class Link(AnyLink, Asking, Synchronized[SyncReader]):
     def _write(self, parts: Parts) -> None:
         if self.closed:
             raise self._over()
-        sent = parts[0] if len(parts) == 1 else parts.copy()
-        size = sum(map(len, parts))
+        whole: Any = parts[0] if len(parts) == 1 else parts.copy()
+        size = len(whole) if len(parts) == 1 else sum(map(len, parts))
         try:
             self._transport.send(parts, self.options.write_timeout)
         except BaseException as error:
@@ -162,7 +162,7 @@ class Link(AnyLink, Asking, Synchronized[SyncReader]):
             self.session.lost(told)
             self._transport.shutdown()
             raise
-        self.session.protocol.stats.count_sent(sent, size)
+        self.session.protocol.stats.count_sent(whole, size)
 
     # -- receiving
 
@@ -216,7 +216,7 @@ class Link(AnyLink, Asking, Synchronized[SyncReader]):
         deadline = math.inf if timeout is None else time.monotonic() + timeout
         left = timeout
         while True:
-            if session.end() is not None:
+            if session.ended:
                 raise self._over()
             try:
                 self._transport.receive(left)
