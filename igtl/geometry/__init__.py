@@ -22,13 +22,8 @@ from igtl.geometry.pivot import (
 )
 from igtl.geometry.pose import Pose, interpolate, is_rigid, slerp
 from igtl.geometry.probe import ProbeCalibration, calibrate_probe, calibrate_wires
-from igtl.geometry.reconstruction import (
-    Reconstruction,
-    ReconstructionError,
-    Volume,
-    fan,
-    rectangle,
-)
+from igtl.geometry.reconstruction import Reconstruction, ReconstructionError, Volume
+from igtl.geometry.regions import fan, rectangle
 from igtl.geometry.registration import Registration, register
 
 __all__ = [

@@ -17,12 +17,12 @@ import numpy.typing as npt
 from igtl.errors import IgtlError
 from igtl.geometry.pictures import grey
 from igtl.geometry.pose import Floats
+from igtl.geometry.regions import Mask, fill_holes
 from igtl.messages.imaging import Image
 
 Paste = Literal["nearest", "linear"]
 Compounding = Literal["mean", "max", "latest"]
 Whole = npt.NDArray[np.int64]
-Mask = npt.NDArray[np.bool_]
 Values = npt.NDArray[np.float32]
 
 MAX_VOXELS: Final = 100_000_000
@@ -340,7 +340,7 @@ class Reconstruction:
         holes = 0
         if fill > 0:
             steps = np.floor(fill / self.spacing + 1e-6).astype(int)[::-1]
-            holes = _fill(values, filled, (int(steps[0]), int(steps[1]), int(steps[2])))
+            holes = fill_holes(values, filled, (int(steps[0]), int(steps[1]), int(steps[2])))
         if self._dtype.kind in "iu":
             limits = np.iinfo(self._dtype)
             np.clip(np.rint(values, out=values), limits.min, limits.max, out=values)
@@ -357,72 +357,3 @@ class Reconstruction:
             low.append(int(there[0]))
             high.append(int(there[-1]))
         return _Box(box.low + low, box.low + high)
-
-
-def _fill(values: npt.NDArray[Any], filled: Mask, steps: tuple[int, int, int]) -> int:
-    """Fill holes in place, between the nearest values before and after along each axis, the
-    nearest most; returns how many. `filled` is left as it is."""
-    total = np.zeros(values.shape, np.float32)
-    weight = np.zeros(values.shape, np.float32)
-    for axis, most in enumerate(steps):
-        n = values.shape[axis]
-        if most < 1 or n < 3:
-            continue
-        place = np.arange(n, dtype=np.int32).reshape([-1 if k == axis else 1 for k in range(3)])
-        most = min(most, n)
-        none = np.int32(4 * n)  # so far away that no hole reaches it
-        before = np.maximum.accumulate(np.where(filled, place, -none), axis=axis)
-        backwards = np.flip(np.where(filled, place, none), axis)
-        after = np.flip(np.minimum.accumulate(backwards, axis=axis), axis)
-        there = np.nonzero(~filled & (after - before <= most + 1))
-        a, b = before[there], after[there]
-        ends = [list(there), list(there)]
-        ends[0][axis], ends[1][axis] = a, b
-        gap = (b - a).astype(np.float32)
-        share = (there[axis] - a) / gap
-        between = values[tuple(ends[0])] * (1 - share) + values[tuple(ends[1])] * share
-        total[there] += between / gap
-        weight[there] += 1 / gap
-    holes = weight > 0
-    values[holes] = total[holes] / weight[holes]
-    return int(holes.sum())
-
-
-# ---- parts of a picture -------------------------------------------------------------------------
-
-
-def rectangle(shape: tuple[int, int], column: int, row: int, width: int, height: int) -> Mask:
-    """(height, width) bool: a part of a picture, as ClipRectangleOrigin and ClipRectangleSize of
-    PLUS have it.
-
-    Args:
-        shape: (height, width) of the picture.
-    """
-    mask = np.zeros(shape, bool)
-    mask[max(0, row) : max(0, row + height), max(0, column) : max(0, column + width)] = True
-    return mask
-
-
-def fan(
-    shape: tuple[int, int],
-    origin: tuple[float, float],
-    angles: tuple[float, float],
-    radii: tuple[float, float],
-) -> Mask:
-    """(height, width) bool: the fan of a curved probe, as PLUS has it.
-
-    Args:
-        shape: (height, width) of the picture.
-        origin: column and row in which the rays meet (FanOriginPixel).
-        angles: degrees, of the first and last ray; 0 is downwards, above 0 to the right
-            (FanAnglesDeg).
-        radii: pixels, from the origin to the first and last sample (FanRadiusStartPixel,
-            FanRadiusStopPixel).
-    """
-    row, column = np.mgrid[: shape[0], : shape[1]]
-    x, y = column - origin[0], row - origin[1]
-    angle, radius = np.degrees(np.arctan2(x, y)), np.hypot(x, y)
-    inside: Mask = (
-        (angle >= angles[0]) & (angle <= angles[1]) & (radius >= radii[0]) & (radius <= radii[1])
-    )
-    return inside
