@@ -152,7 +152,7 @@ from igtl.session.protocol import Protocol
 from igtl.tools.rate import Rate
 
 if TYPE_CHECKING:
-    from igtl import aio, files, simulate, video
+    from igtl import aio, bridge, files, simulate, video
     from igtl.blocking.server import Peer, Server, serve
     from igtl.codec import batch
     from igtl.files.exporting import export
@@ -170,7 +170,7 @@ _LAZY = {
     "Peer": "blocking.server", "Server": "blocking.server", "serve": "blocking.server",
     "Recorder": "recording", "Recording": "recording",
     "VideoDecoder": "video", "VideoEncoder": "video", "View": "view",
-    "aio": "aio", "batch": "codec.batch", "export": "files.exporting",
+    "aio": "aio", "batch": "codec.batch", "bridge": "bridge", "export": "files.exporting",
     "files": "files", "plus": "peers.plus",
     "simulate": "simulate", "slicer": "peers.slicer", "tls": "session.tls",
     "transfer": "tools.transfer", "video": "video",
@@ -350,6 +350,7 @@ __all__ = [
     "View",
     "aio",
     "batch",
+    "bridge",
     "compress",
     "connect",
     "crc64",

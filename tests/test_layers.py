@@ -32,7 +32,7 @@ LAYERS = [
     "peers",
     "simulate doctor",
     "tools testing",
-    "view",
+    "view bridge",
     "__init__",
     "cli",
     "__main__",

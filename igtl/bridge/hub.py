@@ -1,0 +1,260 @@
+"""The way of one end of a bridge to its hub: opened, kept up, and why it cannot be."""
+
+from __future__ import annotations
+
+import json
+import logging
+import socket
+import threading
+from collections.abc import Callable, Iterable
+from typing import Any, Final
+
+from igtl.bridge.names import ALL, permission_key
+from igtl.extras import need
+from igtl.log import log
+from igtl.options import BridgeOptions
+
+_BATCH: Final = 8 << 10  # bytes that leave together: what a pose waits for on a slow way
+_LEASE: Final = 2.0  # seconds of silence after which the other end is lost
+_RETRY: Final = {"period_init_ms": 100, "period_max_ms": 500, "period_increase_factor": 1.5}
+_REFUSALS: Final = 3  # times that a certificate may be refused before this end gives up
+_ANSWER: Final = 5.0  # seconds for what the hub says about permissions
+
+
+class Refused(PermissionError):
+    """The hub does not let this end in, or not to that site; the text says why."""
+
+
+def configuration(options: BridgeOptions, mode: str, **settings: Any) -> Any:
+    """The configuration of a session of Zenoh: nothing is searched for, nothing is dropped."""
+    zenoh = need("zenoh", "bridge")
+    tcp = {"so_sndbuf": options.send_buffer}
+    patience = 1000 * (options.open_timeout or 60.0)
+    tls: dict[str, Any] = dict(tcp)
+    if options.ca is not None:
+        tls["root_ca_certificate"] = options.ca
+    for side in ("listen", "connect") if options.cert is not None else ():
+        tls |= {f"{side}_certificate": options.cert, f"{side}_private_key": options.key}
+    if options.cert is not None and options.ca is not None:
+        tls["enable_mtls"] = True
+    settings = {
+        "mode": mode,
+        "scouting/multicast/enabled": False,
+        "scouting/gossip/enabled": False,
+        "connect/endpoints": options.connect,
+        "connect/retry": _RETRY,
+        "transport/shared_memory/enabled": False,
+        "transport/link/tcp": tcp,
+        "transport/link/tls": tls,
+        "transport/link/tx/batch_size": _BATCH,
+        "transport/link/tx/lease": int(1000 * _LEASE),
+        "transport/unicast/open_timeout": int(patience),
+        **settings,
+    }
+    config = zenoh.Config()
+    for key, value in settings.items():
+        config.insert_json5(key, json.dumps(value))
+    return config
+
+
+class Hub:
+    """A connection to the hub, opened and kept up by a thread.
+
+    Args:
+        permissions: what this end wants to do there: ("put" | "get" | "ask", site).
+        opened: called once with the session, before it is used.
+        changed: called with each change of `connected`, from any thread.
+        tell: called with a line for the user about the connection.
+
+    Attributes:
+        connected: whether the hub is there, and lets this end do what it wants.
+        refused: why this end has given up; None while it has not.
+        session: of Zenoh, once it is open.
+    """
+
+    def __init__(
+        self,
+        options: BridgeOptions,
+        permissions: Iterable[tuple[str, str]],
+        *,
+        opened: Callable[[Any], None],
+        changed: Callable[[bool], None],
+        tell: Callable[[str], None],
+    ) -> None:
+        if not options.connect:
+            raise ValueError("connect= names the hub: tcp/HOST:PORT or tls/HOST:PORT")
+        self._config = configuration(
+            options, "client",
+            **{"connect/timeout_ms": int(1000 * (options.open_timeout or 60.0)),
+               "connect/exit_on_failure": True},
+        )  # fmt: skip
+        self.connected = False
+        self.refused: Refused | None = None
+        self.session: Any = None
+        self._options = options
+        self._permissions = list(permissions)
+        self._opened = opened
+        self._changed = changed
+        self._tell = tell
+        self._told = ""
+        self._welcome = False  # whether the hub has ever let this end do what it wants
+        self._wake = threading.Condition()
+        self._links = 0
+        self._closed = False
+        self._thread = threading.Thread(target=self._run, name="igtl bridge", daemon=True)
+        self._thread.start()
+
+    def tell(self, text: str, level: int = logging.INFO) -> None:
+        """A line for the log and the user; the same one is not said twice in a row."""
+        if text != self._told:
+            self._told = text
+            log(level, "%s", text)
+            self._tell(text)
+
+    def close(self) -> None:
+        """Leave the hub."""
+        with self._wake:
+            self._closed = True
+            self._wake.notify_all()
+        if threading.current_thread() is not self._thread:
+            self._thread.join(_LEASE)
+
+    # -- in the thread
+
+    def _run(self) -> None:
+        try:
+            if self._open():
+                self._watch()
+        finally:
+            self._set_connected(False)
+            if self.session is not None:
+                self.session.close()
+
+    def _open(self) -> bool:
+        zenoh = need("zenoh", "bridge")
+        refusals = 0
+        while not self._closed:
+            try:
+                self.session = zenoh.open(self._config)
+            except zenoh.ZError as error:
+                reason = self._why_not(str(error))
+                refusals = refusals + 1 if isinstance(reason, Refused) else 0
+                if isinstance(reason, Refused) and refusals >= _REFUSALS:
+                    self._give_up(reason)
+                    return False
+                self.tell(str(reason), logging.WARNING)
+                continue
+            self._opened(self.session)
+            self.session.info.declare_transport_events_listener(self._happened, history=True)
+            return True
+        return False
+
+    def _happened(self, event: Any) -> None:
+        """A connection has begun or ended; in a thread of Zenoh."""
+        begun = "PUT" in str(event.kind)
+        with self._wake:
+            self._links += 1 if begun else -1
+            self._wake.notify_all()
+        if not begun:
+            self._set_connected(False)
+
+    def _watch(self) -> None:
+        while True:
+            with self._wake:
+                self._wake.wait_for(lambda: self._closed or self._links > 0, timeout=_LEASE)
+                if self._closed:
+                    return
+                there = self._links > 0
+            if not there:
+                self.tell(str(self._why_not("the hub does not answer")), logging.WARNING)
+                continue
+            refusals = (self.forbids(*permission) for permission in self._permissions)
+            refused = next(filter(None, refusals), None)
+            with self._wake:
+                if refused is not None and not self._welcome:
+                    self._give_up(refused)
+                    return
+            if refused is None:
+                self._welcome = True
+                where = self.session.info.links()
+                self.tell(f"connected to {where[0].dst if where else self._options.connect[0]}")
+                self._set_connected(self._links > 0)
+            else:
+                self.tell(str(refused), logging.ERROR)
+            with self._wake:
+                self._wake.wait_for(lambda: self._closed or self._links <= 0)
+                if self._closed:
+                    return
+            self.tell("the hub is lost", logging.WARNING)
+
+    def _give_up(self, refused: Refused) -> None:
+        self.refused = refused
+        self.tell(str(refused), logging.ERROR)
+        self._changed(False)
+
+    def _set_connected(self, connected: bool) -> None:
+        if connected != self.connected:
+            self.connected = connected
+            self._changed(connected)
+
+    # -- why not
+
+    def forbids(self, verb: str, site: str) -> Refused | None:
+        """Why the hub does not let this end "put", "get" or "ask" a site; None: it does, or it does
+        not tell, as a hub that is not of igtl.
+
+        Raises:
+            ZError: the session was closed.
+        """
+
+        def answers(key: str) -> bool:
+            replies = self.session.get(key, timeout=_ANSWER)
+            return any(reply.ok is not None for reply in replies)
+
+        if answers(permission_key(verb, site)) or not answers(permission_key("know", "hub")):
+            return None
+        cert = self._options.cert
+        who = "this end" if cert is None else f"the certificate in {cert}"
+        every = "all sites" if site == ALL else f"site {site!r}"
+        return Refused(f"the hub does not allow {who} to {verb} {every}")
+
+    def _why_not(self, text: str) -> Exception:
+        """Why there is no connection: a Refused if the certificates are the reason."""
+        reasons = [self._probed(endpoint, text) for endpoint in self._options.connect]
+        refused = [reason for reason in reasons if isinstance(reason, Refused)]
+        if len(refused) == len(reasons):
+            return refused[0]
+        return next(reason for reason in reasons if not isinstance(reason, Refused))
+
+    def _probed(self, endpoint: str, text: str) -> Exception:
+        protocol, _, address = endpoint.partition("/")
+        host, _, port = address.rpartition(":")
+        host = host.strip("[]")
+        try:
+            with socket.create_connection((host, int(port)), self._options.open_timeout) as plain:
+                if protocol == "tls" and (reason := self._probed_tls(plain, host)):
+                    return Refused(f"{endpoint}: {reason}")
+        except (OSError, OverflowError) as error:
+            return ConnectionError(f"{endpoint}: {error}")
+        return ConnectionError(f"{endpoint}: {text}")
+
+    def _probed_tls(self, plain: socket.socket, host: str) -> str:
+        """What is wrong with the certificates of both ends; "" for nothing."""
+        import ssl
+
+        from igtl.session import tls
+
+        options = self._options
+        try:
+            context = tls.client(options.ca, cert=options.cert, key=options.key)
+            with context.wrap_socket(plain, server_hostname=host) as secure:
+                secure.recv(1)  # the hub says here what it thinks of this end's certificate
+        except ssl.SSLCertVerificationError as error:
+            return f"its certificate is not trusted: {error.verify_message}"
+        except ssl.SSLError as error:
+            return f"it refuses this end's certificate: {error.reason or error}"
+        except TimeoutError:
+            pass  # it waits for the first message
+        except ConnectionError:
+            return "it refuses this end's certificate"
+        return ""

@@ -1,0 +1,332 @@
+"""The end of a bridge where the messages of a site go in."""
+
+from __future__ import annotations
+
+import json
+import logging
+import secrets
+import threading
+import time
+from collections import Counter, OrderedDict
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple, Self, Unpack
+
+from igtl import _core
+from igtl._core import Frame
+from igtl._stream import Stats
+from igtl.bridge.asked import Asked
+from igtl.bridge.hub import Hub, Refused
+from igtl.bridge.lanes import Bounds, Kind, Lane, is_kept, kind_of, quality
+from igtl.bridge.names import (
+    Stamp,
+    checked_site,
+    clock_key,
+    message_key,
+    messages_key,
+    presence_key,
+    publisher_of,
+    request_key,
+)
+from igtl.codec.message import Message
+from igtl.extras import need
+from igtl.log import log
+from igtl.options import PublisherOptions, PublisherSettings, seconds
+
+MAX_STREAMS: Final = 4096
+"""Streams of one publisher: a source that invents names shall not fill the memory."""
+
+
+class _Item(NamedTuple):
+    """One message that waits in a lane."""
+
+    key: str
+    frame: Frame
+    kind: Kind
+    at: float
+
+
+class Publisher:
+    """Puts the messages of a site on a bridge.
+
+        with igtl.connect("tracker", reconnect=igtl.Backoff()) as link:
+            with igtl.bridge.Publisher("or1", link, connect="tcp/hub:7447") as publisher:
+                publisher.wait()
+
+    The hub may be away, at the beginning too: messages wait then, within the bounds of their lanes,
+    and of poses and images only the newest of each stream.
+
+    Args:
+        site: name of this site.
+        source: a link, or anything whose `frames()` gives frames (or pairs of a frame and its
+            sender) and whose `send(message)` takes commands and requests from far away. Its frames
+            are published in a thread until it ends. It stays its owner's. None: the caller puts.
+        on_event: called with a line about the connection to the hub; from any thread.
+        settings: see `igtl.options.PublisherOptions`; `connect=` is needed.
+
+    Attributes:
+        site: its name.
+        stats: what was put, in `sent`, and what was given up, in `dropped`: "superseded" by a newer
+            message of its stream, "overflow" of a lane, "streams" (more than MAX_STREAMS),
+            "unasked" (an answer that nothing waits for), "closed" (it waited when this end was
+            closed).
+
+    Raises:
+        ValueError, TypeError: the site or an option is not allowed.
+        MissingExtra: the extra `igtl[bridge]` is missing.
+    """
+
+    def __init__(
+        self,
+        site: str,
+        source: Any = None,
+        *,
+        on_event: Callable[[str], None] = lambda text: None,
+        **settings: Unpack[PublisherSettings],
+    ) -> None:
+        options = PublisherOptions.of(settings)
+        self.site = checked_site(site)
+        self.stats = Stats()
+        self._options = options
+        self._zenoh = need("zenoh", "bridge")
+        self._id = secrets.randbits(64)
+        self._source = source
+        self._lock = threading.Lock()
+        self._lanes: dict[Kind, Lane[_Item]] = {}
+        self._streams: dict[str, Any] = {}  # the publisher of Zenoh for each key
+        self._numbers = Counter[str]()
+        self._kept = OrderedDict[str, tuple[bytes, Stamp]]()
+        self._kept_bytes = 0
+        self._asked = Asked(options.request_timeout)
+        self._generation = 0
+        self._token: Any = None
+        self._others: set[int] = set()
+        self._error: BaseException | None = None
+        self._over = threading.Event()
+        self._closed = False
+        self._hub = Hub(
+            options, [("put", self.site)],
+            opened=self._opened, changed=self._changed, tell=on_event,
+        )  # fmt: skip
+        if source is not None:
+            threading.Thread(target=self._follow, name="igtl bridge source", daemon=True).start()
+
+    # -- messages
+
+    def put(self, message: Message | Frame) -> None:
+        """Publish a message; returns at once. An array of it may be changed afterwards. A frame is
+        published as it came, with a wrong CRC too. From any thread."""
+        at = time.monotonic()
+        frame = message
+        if not isinstance(frame, Frame):
+            frame = Frame.from_bytes(frame.pack())
+        if self._asked.answers(frame):
+            return
+        if frame.type_name.startswith("RTS_"):  # not for those that have not asked
+            self.stats.count_dropped(frame, "unasked")
+            return
+        key = message_key(self.site, frame)
+        kind = kind_of(frame)
+        with self._lock:
+            if self._closed:
+                self.stats.count_dropped(frame, "closed")
+                return
+            if key not in self._streams:
+                if len(self._streams) >= MAX_STREAMS:
+                    self._count(frame, "streams")
+                    return
+                self._streams[key] = None
+            lane = self._lanes.get(kind)
+            if lane is None:
+                bounds = Bounds(self._options.max_queued, self._options.max_queued_bytes)
+                lane = self._lanes[kind] = Lane(kind, bounds, self._send, self._lost)
+                lane.open(self._hub.connected)
+        lane.put(_Item(key, frame, kind, at), len(frame), _core.stream_key(frame))
+
+    def _lost(self, item: _Item, cause: str) -> None:
+        if cause == "superseded":
+            self.stats.count_dropped(item.frame, cause)
+        else:
+            self._count(item.frame, cause)
+
+    def _count(self, frame: Frame, cause: str) -> None:
+        self.stats.count_dropped(frame, cause)
+        log(
+            logging.WARNING, "site %s gives up messages: %s", self.site, cause,
+            type=frame.type_name, device=frame.device_name, cause=cause,
+        )  # fmt: skip
+
+    def _send(self, item: _Item) -> None:
+        """Hand a message to Zenoh; in the thread of its lane, waits where there is no room."""
+        key, frame, kind, at = item
+        self._numbers[key] += 1
+        stamp = Stamp(self._id, self._numbers[key], at)
+        data = bytes(frame.data)
+        if is_kept(frame.type_name):
+            self._keep(key, data, stamp)
+        try:
+            stream = self._streams[key]
+            if stream is None:
+                stream = self._hub.session.declare_publisher(key, **quality(self._zenoh, kind))
+                self._streams[key] = stream
+            stream.put(data, attachment=stamp.pack())
+        except self._zenoh.ZError as error:  # the session was closed
+            self.stats.count_dropped(frame, "closed")
+            log(logging.DEBUG, "not put: %s", error)
+            return
+        self.stats.count_sent(frame, len(frame))
+
+    # -- those that come later
+
+    def _keep(self, key: str, data: bytes, stamp: Stamp) -> None:
+        with self._lock:
+            before = self._kept.pop(key, None)
+            self._kept_bytes += len(data) - (0 if before is None else len(before[0]))
+            self._kept[key] = data, stamp
+            while self._kept_bytes > self._options.max_queued_bytes and len(self._kept) > 1:
+                _, (old, _) = self._kept.popitem(last=False)
+                self._kept_bytes -= len(old)
+
+    def _tell_last(self, query: Any) -> None:
+        """Answer with the last message of each stream that the asker does not have."""
+        known: dict[str, int] = {}
+        if query.payload is not None:
+            known = json.loads(query.payload.to_bytes()).get(f"{self._id:x}", {})
+        with self._lock:
+            kept = list(self._kept.items())
+        with query:
+            for key, (data, stamp) in kept:
+                if stamp.number > known.get(key, 0) and query.key_expr.intersects(key):
+                    query.reply(key, data, attachment=stamp.pack())
+
+    # -- the hub
+
+    def _opened(self, session: Any) -> None:
+        site = self.site
+        session.declare_queryable(messages_key(site), self._tell_last)
+        key = clock_key(site, self._id)
+        session.declare_queryable(key, _time_teller(key))
+        if self._options.requests and hasattr(self._source, "send"):
+            session.declare_queryable(request_key(site), self._ask)
+        session.liveliness().declare_subscriber(presence_key(site), self._met, history=True)
+
+    def _changed(self, connected: bool) -> None:
+        if connected:  # a new token: receivers ask for what they have missed
+            before, self._generation = self._token, self._generation + 1
+            key = presence_key(self.site, self._id, self._generation)
+            self._token = self._hub.session.liveliness().declare_token(key)
+            if before is not None:
+                before.undeclare()
+        with self._lock:
+            lanes = list(self._lanes.values())
+        for lane in lanes:
+            lane.open(connected)
+        if self._hub.refused is not None:
+            self._end(self._hub.refused)
+
+    def _met(self, sample: Any) -> None:
+        """Another publisher, or this one, has come or gone."""
+        other = publisher_of(str(sample.key_expr))
+        if other == self._id or "DELETE" in str(sample.kind):
+            self._others.discard(other)
+        elif other not in self._others:
+            self._others.add(other)
+            self._hub.tell(
+                f"there is another publisher of site {self.site!r}: receivers get the messages of "
+                "both, mixed", logging.WARNING,
+            )  # fmt: skip
+
+    # -- requests
+
+    def _ask(self, query: Any) -> None:
+        """Hand a command or request from far away to the source."""
+        try:
+            message = self._asked.begin(query)
+            if message is not None:
+                self._source.send(message)
+        except Exception as error:
+            query.reply_err(f"site {self.site!r} cannot ask its source: {error}")
+
+    # -- the source
+
+    def _follow(self) -> None:
+        error: BaseException | None = None
+        try:
+            for found in self._source.frames():
+                if self._closed:
+                    return
+                self.put(found[0] if isinstance(found, tuple) else found)
+        except Exception as failed:
+            error = failed
+        self._end(error)
+
+    def _end(self, error: BaseException | None) -> None:
+        self._error = self._error or error
+        self._over.set()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until the source has ended or this end was closed, or `timeout` seconds; returns
+        whether that is so.
+
+        Raises:
+            Refused: the hub does not let this end in.
+            Exception: what ended the source.
+        """
+        over = self._over.wait(seconds("timeout", timeout))
+        if self._error is not None:
+            raise self._error
+        return over
+
+    @property
+    def connected(self) -> bool:
+        """Whether the hub is there, and takes the messages of this site."""
+        return self._hub.connected
+
+    @property
+    def refused(self) -> Refused | None:
+        """Why the hub does not let this end in; None while it does, or is away."""
+        return self._hub.refused
+
+    @property
+    def waiting(self) -> int:
+        """Messages that wait to leave."""
+        with self._lock:
+            return sum(lane.waiting for lane in self._lanes.values())
+
+    def drain(self, timeout: float | None = None) -> bool:
+        """Wait until nothing waits to leave, or `timeout` seconds; returns whether that is so."""
+        patience = seconds("timeout", timeout)
+        end = None if patience is None else time.monotonic() + patience
+        with self._lock:
+            lanes = list(self._lanes.values())
+        return all(
+            lane.drain(None if end is None else max(0.0, end - time.monotonic())) for lane in lanes
+        )
+
+    def close(self) -> None:
+        """Leave the bridge: what has waited for up to a second now is given up."""
+        if self._hub.connected:
+            self.drain(1.0)
+        with self._lock:
+            self._closed = True
+            lanes = list(self._lanes.values())
+        for lane in lanes:
+            lane.close()
+        self._hub.close()
+        self._end(None)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Publisher of site {self.site!r} {self.stats}>"
+
+
+def _time_teller(key: str) -> Callable[[Any], None]:
+    def tell(query: Any) -> None:
+        with query:
+            query.reply(key, repr(time.monotonic()))
+
+    return tell
