@@ -501,15 +501,20 @@ class BridgeOptions(Options):
             raise ValueError("cert and key go together")
 
 
-class BridgeSettings(TypedDict, total=False):
-    """See `BridgeOptions`."""
+class WaySettings(TypedDict, total=False):
+    """See `BridgeOptions`: all but where the hub is."""
 
-    connect: str | Iterable[str]
     ca: str | os.PathLike[str] | None
     cert: str | os.PathLike[str] | None
     key: str | os.PathLike[str] | None
     send_buffer: int
     open_timeout: float | None
+
+
+class BridgeSettings(WaySettings, total=False):
+    """See `BridgeOptions`."""
+
+    connect: str | Iterable[str]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,8 +8,9 @@ with igtl.bridge.Subscriber("or1", connect="tcp/hub:7447"): ...       # where it
 from __future__ import annotations
 
 from igtl.bridge.hub import Refused
+from igtl.bridge.outlet import Outlet
 from igtl.bridge.publisher import Publisher
 from igtl.bridge.router import Router
 from igtl.bridge.subscriber import Received, Subscriber
 
-__all__ = ["Publisher", "Received", "Refused", "Router", "Subscriber"]
+__all__ = ["Outlet", "Publisher", "Received", "Refused", "Router", "Subscriber"]

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
+from igtl.bridge.events import Events, joined
 from igtl.bridge.names import ALL, permission_key
 from igtl.extras import need
 from igtl.log import log
@@ -64,6 +65,7 @@ class Hub:
         permissions: what this end wants to do there: ("put" | "get" | "ask", site).
         opened: called once with the session, before it is used.
         changed: called with each change of `connected`, from any thread.
+        events: handles what Zenoh reports.
         tell: called with a line for the user about the connection.
 
     Attributes:
@@ -79,6 +81,7 @@ class Hub:
         *,
         opened: Callable[[Any], None],
         changed: Callable[[bool], None],
+        events: Events,
         tell: Callable[[str], None],
     ) -> None:
         if not options.connect:
@@ -95,6 +98,7 @@ class Hub:
         self._permissions = list(permissions)
         self._opened = opened
         self._changed = changed
+        self._events = events
         self._tell = tell
         self._told = ""
         self._welcome = False  # whether the hub has ever let this end do what it wants
@@ -112,12 +116,11 @@ class Hub:
             self._tell(text)
 
     def close(self) -> None:
-        """Leave the hub."""
+        """Leave the hub: nothing more is reported."""
         with self._wake:
             self._closed = True
             self._wake.notify_all()
-        if threading.current_thread() is not self._thread:
-            self._thread.join(_LEASE)
+        joined(self._thread)
 
     # -- in the thread
 
@@ -145,12 +148,13 @@ class Hub:
                 self.tell(str(reason), logging.WARNING)
                 continue
             self._opened(self.session)
-            self.session.info.declare_transport_events_listener(self._happened, history=True)
+            happened = self._events.handler(self._happened)
+            self.session.info.declare_transport_events_listener(happened, history=True)
             return True
         return False
 
     def _happened(self, event: Any) -> None:
-        """A connection has begun or ended; in a thread of Zenoh."""
+        """A connection has begun or ended."""
         begun = "PUT" in str(event.kind)
         with self._wake:
             self._links += 1 if begun else -1
@@ -177,8 +181,8 @@ class Hub:
             if refused is None:
                 self._welcome = True
                 where = self.session.info.links()
-                self.tell(f"connected to {where[0].dst if where else self._options.connect[0]}")
                 self._set_connected(self._links > 0)
+                self.tell(f"connected to {where[0].dst if where else self._options.connect[0]}")
             else:
                 self.tell(str(refused), logging.ERROR)
             with self._wake:

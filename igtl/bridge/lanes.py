@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import Any, Final, Generic, Literal, NamedTuple, TypeVar
 
 from igtl._core import Frame
+from igtl.bridge.events import joined
 from igtl.session.inbox import STATES, is_event
 from igtl.session.outbox import Outbox
 
@@ -121,11 +122,15 @@ class Lane(Generic[T]):
             return self._changed.wait_for(lambda: not self.waiting, timeout)
 
     def close(self) -> None:
-        """End the thread, and give up what waits, as "closed"."""
+        """Give up what waits, as "closed", and let the thread end."""
         with self._changed:
             self._closed = True
             self._box.clear("closed")
             self._changed.notify_all()
+
+    def join(self) -> None:
+        """Wait for the thread, after `close`."""
+        joined(self._thread)
 
     def _run(self) -> None:
         while True:

@@ -15,6 +15,7 @@ from igtl import _core
 from igtl._core import Frame
 from igtl._stream import Stats
 from igtl.bridge.asked import Asked
+from igtl.bridge.events import Events
 from igtl.bridge.hub import Hub, Refused
 from igtl.bridge.lanes import Bounds, Kind, Lane, is_kept, kind_of, quality
 from igtl.bridge.names import (
@@ -57,9 +58,7 @@ class Publisher:
 
     Args:
         site: name of this site.
-        source: a link, or anything whose `frames()` gives frames (or pairs of a frame and its
-            sender) and whose `send(message)` takes commands and requests from far away. Its frames
-            are published in a thread until it ends. It stays its owner's. None: the caller puts.
+        source: followed from the beginning, see `follow`; None: the caller puts.
         on_event: called with a line about the connection to the hub; from any thread.
         settings: see `igtl.options.PublisherOptions`; `connect=` is needed.
 
@@ -89,7 +88,7 @@ class Publisher:
         self._options = options
         self._zenoh = need("zenoh", "bridge")
         self._id = secrets.randbits(64)
-        self._source = source
+        self._source: Any = None
         self._lock = threading.Lock()
         self._lanes: dict[Kind, Lane[_Item]] = {}
         self._streams: dict[str, Any] = {}  # the publisher of Zenoh for each key
@@ -103,12 +102,14 @@ class Publisher:
         self._error: BaseException | None = None
         self._over = threading.Event()
         self._closed = False
+        self._events = Events(self.close)
+        self._late = Events(self.close)  # its answers may be large, and take long
         self._hub = Hub(
             options, [("put", self.site)],
-            opened=self._opened, changed=self._changed, tell=on_event,
+            opened=self._opened, changed=self._changed, events=self._events, tell=on_event,
         )  # fmt: skip
         if source is not None:
-            threading.Thread(target=self._follow, name="igtl bridge source", daemon=True).start()
+            self.follow(source)
 
     # -- messages
 
@@ -201,13 +202,14 @@ class Publisher:
     # -- the hub
 
     def _opened(self, session: Any) -> None:
-        site = self.site
-        session.declare_queryable(messages_key(site), self._tell_last)
+        site, handler = self.site, self._events.handler
         key = clock_key(site, self._id)
-        session.declare_queryable(key, _time_teller(key))
-        if self._options.requests and hasattr(self._source, "send"):
-            session.declare_queryable(request_key(site), self._ask)
-        session.liveliness().declare_subscriber(presence_key(site), self._met, history=True)
+        session.declare_queryable(messages_key(site), self._late.handler(self._tell_last))
+        session.declare_queryable(key, handler(_time_teller(key)))
+        if self._options.requests:
+            session.declare_queryable(request_key(site), handler(self._ask))
+        met = handler(self._met)
+        session.liveliness().declare_subscriber(presence_key(site), met, history=True)
 
     def _changed(self, connected: bool) -> None:
         if connected:  # a new token: receivers ask for what they have missed
@@ -240,6 +242,8 @@ class Publisher:
     def _ask(self, query: Any) -> None:
         """Hand a command or request from far away to the source."""
         try:
+            if self._source is None:
+                raise LookupError("there is none")
             message = self._asked.begin(query)
             if message is not None:
                 self._source.send(message)
@@ -248,13 +252,33 @@ class Publisher:
 
     # -- the source
 
-    def _follow(self) -> None:
+    def follow(
+        self, source: Any, takes: Callable[[str, str], bool] = lambda type_name, device_name: True
+    ) -> None:
+        """Publish what a source sends, in a thread, until it ends; then `wait` returns. The source
+        stays its owner's. It gets the commands and requests from far away.
+
+        Args:
+            source: a link, or anything whose `frames()` gives frames (or pairs of a frame and its
+                sender), and whose `send(message)` takes messages.
+            takes: called with type and device name; whether such messages are published.
+        """
+        self._source = source
+        threading.Thread(
+            target=self._follow, args=(source, takes), name="igtl bridge source", daemon=True
+        ).start()
+
+    def _follow(self, source: Any, takes: Callable[[str, str], bool]) -> None:
         error: BaseException | None = None
         try:
-            for found in self._source.frames():
+            for found in source.frames():
                 if self._closed:
                     return
-                self.put(found[0] if isinstance(found, tuple) else found)
+                frame = found[0] if isinstance(found, tuple) else found
+                if takes(frame.type_name, frame.device_name):
+                    self.put(frame)
+                else:
+                    self._asked.answers(frame)
         except Exception as failed:
             error = failed
         self._end(error)
@@ -312,6 +336,10 @@ class Publisher:
         for lane in lanes:
             lane.close()
         self._hub.close()
+        for lane in lanes:
+            lane.join()
+        for events in (self._events, self._late):
+            events.close()
         self._end(None)
 
     def __enter__(self) -> Self:

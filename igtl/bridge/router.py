@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any, Self, Unpack
 
 from igtl.bridge.access import access_control, rules_of
+from igtl.bridge.events import Events
 from igtl.bridge.hub import configuration
 from igtl.bridge.names import ALL, presence_key, site_of
 from igtl.extras import need
@@ -77,9 +78,12 @@ class Router:
         except zenoh.ZError as error:
             raise OSError(f"{', '.join(options.listen)}: {error}") from None
         session = self._session
-        session.declare_queryable("igtl/@may/**", _allow)
-        session.info.declare_link_events_listener(self._linked, history=True)
-        session.liveliness().declare_subscriber(presence_key(ALL), self._met, history=True)
+        self._events = Events(self.close)
+        handler = self._events.handler
+        session.declare_queryable("igtl/@may/**", handler(_allow))
+        session.info.declare_link_events_listener(handler(self._linked), history=True)
+        met = handler(self._met)
+        session.liveliness().declare_subscriber(presence_key(ALL), met, history=True)
 
     @property
     def sites(self) -> list[str]:
@@ -120,6 +124,7 @@ class Router:
     def close(self) -> None:
         """Cut all connections, and stop listening."""
         self._session.close()
+        self._events.close()
 
     def __enter__(self) -> Self:
         return self

@@ -13,6 +13,7 @@ from igtl import _core
 from igtl._core import Frame
 from igtl._stream import Stats
 from igtl.bridge.clock import Clock
+from igtl.bridge.events import Events, joined
 from igtl.bridge.hub import Hub, Refused
 from igtl.bridge.lanes import is_live
 from igtl.bridge.names import (
@@ -35,6 +36,7 @@ from igtl.session.outbox import Outbox
 
 MAX_STREAMS: Final = 200_000
 """Streams of all sites together whose gaps are counted."""
+_READ_AHEAD: Final = 256  # messages between Zenoh and this end
 _CLOCK: Final = 10.0  # seconds between two questions for the clocks of the publishers
 _FIRST: Final = 1.0  # seconds that the first answer of a clock is waited for
 _LAST: Final = 60.0  # seconds for the last messages of all streams
@@ -122,9 +124,11 @@ class Subscriber:
         )  # fmt: skip
         self._changed = threading.Condition()
         self._closed = False
+        self._readers: list[threading.Thread] = []
+        self._events = Events(self.close)
         self._hub = Hub(
             options, [("get", name) for name in self.names],
-            opened=self._opened, changed=self._connected, tell=on_event,
+            opened=self._opened, changed=self._connected, events=self._events, tell=on_event,
         )  # fmt: skip
         self._asking = threading.Thread(target=self._ask, name="igtl bridge clock", daemon=True)
         self._asking.start()
@@ -132,9 +136,17 @@ class Subscriber:
     # -- the hub
 
     def _opened(self, session: Any) -> None:
+        met = self._events.handler(self._met)
         for name in self.names:
-            session.declare_subscriber(messages_key(name), self._came)
-            session.liveliness().declare_subscriber(presence_key(name), self._met, history=True)
+            # Zenoh waits, and so does the other end, where this one does not keep up
+            channel = self._zenoh.handlers.FifoChannel(_READ_AHEAD)
+            subscription = session.declare_subscriber(messages_key(name), channel)
+            reader = threading.Thread(
+                target=self._read, args=(subscription,), name="igtl bridge reader", daemon=True
+            )
+            self._readers.append(reader)
+            reader.start()
+            session.liveliness().declare_subscriber(presence_key(name), met, history=True)
 
     def _connected(self, connected: bool) -> None:
         with self._changed:
@@ -158,8 +170,16 @@ class Subscriber:
 
     # -- what arrives
 
+    def _read(self, subscription: Any) -> None:
+        try:
+            for sample in subscription:
+                if self._closed:
+                    return
+                self._came(sample)
+        except self._zenoh.ZError:  # the session was closed
+            return
+
     def _came(self, sample: Any) -> None:
-        """A message; called in threads of Zenoh, and in our own."""
         now = time.monotonic()
         try:
             frame = Frame.from_bytes(sample.payload.to_bytes())
@@ -212,12 +232,7 @@ class Subscriber:
                 log(logging.ERROR, "a handler failed", cause=error, error=error)
             return
         frame = received.frame
-        stream = (
-            _core.stream_key(frame)[:12]
-            + received.site.encode()
-            + b"/"
-            + _core.stream_key(frame)[12:]
-        )
+        stream = _core.stream_key(frame) + received.site.encode()
         with self._changed:
             self._box.put(received, len(frame), stream)
             self._changed.notify_all()
@@ -392,12 +407,29 @@ class Subscriber:
             except ConnectionClosed:
                 return
 
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until this end was closed, or `timeout` seconds; returns whether it is closed.
+
+        Raises:
+            Refused: the hub does not let this end in.
+        """
+        with self._changed:
+            self._changed.wait_for(
+                lambda: self._closed or self._hub.refused, seconds("timeout", timeout)
+            )
+        if self._hub.refused is not None:
+            raise self._hub.refused
+        return self._closed
+
     def close(self) -> None:
         """Leave the bridge."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
         self._hub.close()
+        for thread in (*self._readers, self._asking):
+            joined(thread)
+        self._events.close()
 
     def __enter__(self) -> Self:
         return self

@@ -17,6 +17,7 @@ from click.shell_completion import CompletionItem
 
 COMMANDS: Final = {
     "bench": "Measure igtl on this machine, or the round trip to a peer.",
+    "bridge": "Connect sites past one machine, by a hub (Zenoh).",
     "command": "Send a COMMAND and print the reply.",
     "completion": "Print what makes a shell complete igtl's commands.",
     "demo": "A tracking loop to watch, on simulated devices.",

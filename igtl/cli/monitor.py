@@ -201,7 +201,7 @@ def command(
     if away:
         raise Failure(away, UNREACHABLE)
     if not watch.streams and not as_json:
-        raise Failure(f"nothing came; see igtl doctor {named(address)}")
+        raise Failure(f"nothing came; {incoming.advice}")
 
 
 def _is_over(watch: Watch, end: float | None) -> bool:
@@ -235,9 +235,7 @@ def _screen(
     if watch.streams:
         parts.append(_table(watch, console, rows=console.height - 7))
     elif time.monotonic() - begun > 3:
-        parts.append(
-            styled((f"nothing has come yet; igtl doctor {named(address)} tells why", "yellow"))
-        )
+        parts.append(styled((f"nothing has come yet; {watch.source.advice}", "yellow")))
     return Group(*parts)
 
 
