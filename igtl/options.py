@@ -493,7 +493,7 @@ class BridgeOptions(Options):
     cert: str | None = _option(None, _path)
     key: str | None = _option(None, _path)
     send_buffer: int = _count(16 << 10, at_least=4096, at_most=1 << 30)
-    open_timeout: float | None = _seconds(1.0, at_least=0.1, at_most=60.0)
+    open_timeout: float | None = _seconds(0.7, at_least=0.1, at_most=60.0)
 
     def __post_init__(self) -> None:
         super().__post_init__()

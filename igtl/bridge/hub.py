@@ -6,6 +6,7 @@ import json
 import logging
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
@@ -17,8 +18,9 @@ from igtl.options import BridgeOptions
 
 _BATCH: Final = 8 << 10  # bytes that leave together: what a pose waits for on a slow way
 _LEASE: Final = 2.0  # seconds of silence after which the other end is lost
-_RETRY: Final = {"period_init_ms": 100, "period_max_ms": 500, "period_increase_factor": 1.5}
+_RETRY: Final = {"period_init_ms": 100, "period_max_ms": 250, "period_increase_factor": 1.5}
 _REFUSALS: Final = 3  # times that a certificate may be refused before this end gives up
+_AGAIN: Final = 0.1  # seconds until a question that the hub has not answered is asked again
 _ANSWER: Final = 5.0  # seconds for what the hub says about permissions
 
 
@@ -66,7 +68,8 @@ class Hub:
         opened: called once with the session, before it is used.
         changed: called with each change of `connected`, from any thread.
         events: handles what Zenoh reports.
-        tell: called with a line for the user about the connection.
+        tell: called with a line for the user about the connection; None: nothing is said, nor
+            logged.
 
     Attributes:
         connected: whether the hub is there, and lets this end do what it wants.
@@ -82,13 +85,13 @@ class Hub:
         opened: Callable[[Any], None],
         changed: Callable[[bool], None],
         events: Events,
-        tell: Callable[[str], None],
+        tell: Callable[[str], None] | None,
     ) -> None:
         if not options.connect:
             raise ValueError("connect= names the hub: tcp/HOST:PORT or tls/HOST:PORT")
         self._config = configuration(
             options, "client",
-            **{"connect/timeout_ms": int(1000 * (options.open_timeout or 60.0)),
+            **{"connect/timeout_ms": int(2000 * (options.open_timeout or 60.0)),
                "connect/exit_on_failure": True},
         )  # fmt: skip
         self.connected = False
@@ -106,11 +109,14 @@ class Hub:
         self._links = 0
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="igtl bridge", daemon=True)
+
+    def start(self) -> None:
+        """Begin to connect."""
         self._thread.start()
 
     def tell(self, text: str, level: int = logging.INFO) -> None:
         """A line for the log and the user; the same one is not said twice in a row."""
-        if text != self._told:
+        if self._tell is not None and text != self._told:
             self._told = text
             log(level, "%s", text)
             self._tell(text)
@@ -211,11 +217,15 @@ class Hub:
             ZError: the session was closed.
         """
 
-        def answers(key: str) -> bool:
-            replies = self.session.get(key, timeout=_ANSWER)
-            return any(reply.ok is not None for reply in replies)
+        def answers(key: str, tries: int) -> bool:
+            for left in reversed(range(tries)):
+                if any(reply.ok is not None for reply in self.session.get(key, timeout=_ANSWER)):
+                    return True
+                if left:
+                    time.sleep(_AGAIN)  # the connection is new, and the hub not yet told all
+            return False
 
-        if answers(permission_key(verb, site)) or not answers(permission_key("know", "hub")):
+        if not answers(permission_key("know", "hub"), 4) or answers(permission_key(verb, site), 2):
             return None
         cert = self._options.cert
         who = "this end" if cert is None else f"the certificate in {cert}"

@@ -55,7 +55,7 @@ def quality(zenoh: Any, kind: Kind) -> dict[str, Any]:
     """What Zenoh is told of the messages of a lane."""
     priority = zenoh.Priority
     how: dict[str, Any] = {
-        "live": {"priority": priority.REAL_TIME, "express": True},
+        "live": {"priority": priority.REAL_TIME},
         "bulk": {"priority": priority.DATA_LOW},
         "state": {"priority": priority.INTERACTIVE_HIGH},
     }[kind]

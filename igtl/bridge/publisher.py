@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import secrets
 import threading
 import time
-from collections import Counter, OrderedDict
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple, Self, Unpack
 
@@ -17,6 +15,7 @@ from igtl._stream import Stats
 from igtl.bridge.asked import Asked
 from igtl.bridge.events import Events
 from igtl.bridge.hub import Hub, Refused
+from igtl.bridge.kept import Kept
 from igtl.bridge.lanes import Bounds, Kind, Lane, is_kept, kind_of, quality
 from igtl.bridge.names import (
     Stamp,
@@ -37,12 +36,21 @@ MAX_STREAMS: Final = 4096
 """Streams of one publisher: a source that invents names shall not fill the memory."""
 
 
-class _Item(NamedTuple):
-    """One message that waits in a lane."""
+class _Stream:
+    """One key: its lane, which does not change, the last number, and Zenoh's publisher."""
 
-    key: str
+    def __init__(self, key: str, kind: Kind) -> None:
+        self.key = key
+        self.kind = kind
+        self.number = 0
+        self.publisher: Any = None
+
+
+class _Item(NamedTuple):
+    """One message that waits in a lane, and since when."""
+
+    stream: _Stream
     frame: Frame
-    kind: Kind
     at: float
 
 
@@ -91,23 +99,26 @@ class Publisher:
         self._source: Any = None
         self._lock = threading.Lock()
         self._lanes: dict[Kind, Lane[_Item]] = {}
-        self._streams: dict[str, Any] = {}  # the publisher of Zenoh for each key
-        self._numbers = Counter[str]()
-        self._kept = OrderedDict[str, tuple[bytes, Stamp]]()
-        self._kept_bytes = 0
+        self._streams: dict[str, _Stream] = {}
+        self._kept = Kept(self._id, options.max_queued_bytes)
         self._asked = Asked(options.request_timeout)
-        self._generation = 0
-        self._token: Any = None
         self._others: set[int] = set()
         self._error: BaseException | None = None
         self._over = threading.Event()
         self._closed = False
         self._events = Events(self.close)
         self._late = Events(self.close)  # its answers may be large, and take long
+        self._presence = threading.Lock()
+        self._generation = 0
+        self._token: Any = None
         self._hub = Hub(
             options, [("put", self.site)],
             opened=self._opened, changed=self._changed, events=self._events, tell=on_event,
         )  # fmt: skip
+        # A hub reads a connection in order: so that no pose waits there behind an image for a slow
+        # receiver, what is not live has a connection of its own, once there is such a thing.
+        self._wide: Hub | None = None
+        self._hub.start()
         if source is not None:
             self.follow(source)
 
@@ -126,22 +137,34 @@ class Publisher:
             self.stats.count_dropped(frame, "unasked")
             return
         key = message_key(self.site, frame)
-        kind = kind_of(frame)
         with self._lock:
             if self._closed:
                 self.stats.count_dropped(frame, "closed")
                 return
-            if key not in self._streams:
+            stream = self._streams.get(key)
+            if stream is None:
                 if len(self._streams) >= MAX_STREAMS:
                     self._count(frame, "streams")
                     return
-                self._streams[key] = None
-            lane = self._lanes.get(kind)
-            if lane is None:
-                bounds = Bounds(self._options.max_queued, self._options.max_queued_bytes)
-                lane = self._lanes[kind] = Lane(kind, bounds, self._send, self._lost)
-                lane.open(self._hub.connected)
-        lane.put(_Item(key, frame, kind, at), len(frame), _core.stream_key(frame))
+                stream = self._streams[key] = _Stream(key, kind_of(frame))
+            lane = self._lanes.get(stream.kind) or self._new_lane(stream.kind)
+        lane.put(_Item(stream, frame, at), len(frame), _core.stream_key(frame))
+
+    def _new_lane(self, kind: Kind) -> Lane[_Item]:
+        bounds = Bounds(self._options.max_queued, self._options.max_queued_bytes)
+        lane = self._lanes[kind] = Lane(kind, bounds, self._send, self._lost)
+        if kind != "live" and self._wide is None:
+            self._wide = Hub(
+                self._options, (), opened=self._opened_wide, changed=self._changed,
+                events=self._late, tell=None,
+            )  # fmt: skip
+            self._wide.start()
+        lane.open(self._is_open(kind))
+        return lane
+
+    def _is_open(self, kind: Kind) -> bool:
+        wide = kind == "live" or (self._wide is not None and self._wide.connected)
+        return self._hub.connected and wide
 
     def _lost(self, item: _Item, cause: str) -> None:
         if cause == "superseded":
@@ -158,72 +181,55 @@ class Publisher:
 
     def _send(self, item: _Item) -> None:
         """Hand a message to Zenoh; in the thread of its lane, waits where there is no room."""
-        key, frame, kind, at = item
-        self._numbers[key] += 1
-        stamp = Stamp(self._id, self._numbers[key], at)
+        stream, frame, at = item
+        stream.number += 1
+        stamp = Stamp(self._id, stream.number, at)
         data = bytes(frame.data)
         if is_kept(frame.type_name):
-            self._keep(key, data, stamp)
+            self._kept.keep(stream.key, data, stamp)
+        hub = self._hub if stream.kind == "live" or self._wide is None else self._wide
         try:
-            stream = self._streams[key]
-            if stream is None:
-                stream = self._hub.session.declare_publisher(key, **quality(self._zenoh, kind))
-                self._streams[key] = stream
-            stream.put(data, attachment=stamp.pack())
+            if stream.publisher is None:
+                how = quality(self._zenoh, stream.kind)
+                stream.publisher = hub.session.declare_publisher(stream.key, **how)
+            stream.publisher.put(data, attachment=stamp.pack())
         except self._zenoh.ZError as error:  # the session was closed
             self.stats.count_dropped(frame, "closed")
             log(logging.DEBUG, "not put: %s", error)
             return
         self.stats.count_sent(frame, len(frame))
 
-    # -- those that come later
-
-    def _keep(self, key: str, data: bytes, stamp: Stamp) -> None:
-        with self._lock:
-            before = self._kept.pop(key, None)
-            self._kept_bytes += len(data) - (0 if before is None else len(before[0]))
-            self._kept[key] = data, stamp
-            while self._kept_bytes > self._options.max_queued_bytes and len(self._kept) > 1:
-                _, (old, _) = self._kept.popitem(last=False)
-                self._kept_bytes -= len(old)
-
-    def _tell_last(self, query: Any) -> None:
-        """Answer with the last message of each stream that the asker does not have."""
-        known: dict[str, int] = {}
-        if query.payload is not None:
-            known = json.loads(query.payload.to_bytes()).get(f"{self._id:x}", {})
-        with self._lock:
-            kept = list(self._kept.items())
-        with query:
-            for key, (data, stamp) in kept:
-                if stamp.number > known.get(key, 0) and query.key_expr.intersects(key):
-                    query.reply(key, data, attachment=stamp.pack())
-
     # -- the hub
 
     def _opened(self, session: Any) -> None:
         site, handler = self.site, self._events.handler
         key = clock_key(site, self._id)
-        session.declare_queryable(messages_key(site), self._late.handler(self._tell_last))
         session.declare_queryable(key, handler(_time_teller(key)))
         if self._options.requests:
             session.declare_queryable(request_key(site), handler(self._ask))
         met = handler(self._met)
         session.liveliness().declare_subscriber(presence_key(site), met, history=True)
 
+    def _opened_wide(self, session: Any) -> None:
+        session.declare_queryable(messages_key(self.site), self._late.handler(self._kept.answer))
+
     def _changed(self, connected: bool) -> None:
-        if connected:  # a new token: receivers ask for what they have missed
-            before, self._generation = self._token, self._generation + 1
-            key = presence_key(self.site, self._id, self._generation)
-            self._token = self._hub.session.liveliness().declare_token(key)
-            if before is not None:
-                before.undeclare()
         with self._lock:
-            lanes = list(self._lanes.values())
-        for lane in lanes:
-            lane.open(connected)
+            for kind, lane in self._lanes.items():
+                lane.open(self._is_open(kind))
+        with self._presence:
+            if self._hub.connected and (self._wide is None or self._wide.connected):
+                self._announce()
         if self._hub.refused is not None:
             self._end(self._hub.refused)
+
+    def _announce(self) -> None:
+        """A new token: receivers ask for what they have missed."""
+        before, self._generation = self._token, self._generation + 1
+        key = presence_key(self.site, self._id, self._generation)
+        self._token = self._hub.session.liveliness().declare_token(key)
+        if before is not None:
+            before.undeclare()
 
     def _met(self, sample: Any) -> None:
         """Another publisher, or this one, has come or gone."""
@@ -335,7 +341,9 @@ class Publisher:
             lanes = list(self._lanes.values())
         for lane in lanes:
             lane.close()
-        self._hub.close()
+        for hub in (self._hub, self._wide):
+            if hub is not None:
+                hub.close()
         for lane in lanes:
             lane.join()
         for events in (self._events, self._late):

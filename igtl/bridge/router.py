@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
-from typing import Any, Self, Unpack
+from typing import Any, Final, Self, Unpack
 
 from igtl.bridge.access import access_control, rules_of
 from igtl.bridge.events import Events
@@ -14,6 +14,10 @@ from igtl.bridge.names import ALL, presence_key, site_of
 from igtl.extras import need
 from igtl.log import log
 from igtl.options import RouterOptions, RouterSettings
+
+# Microseconds that a connection may take nothing, while something waits for it: so long it holds up
+# those that send, which must be less than the time after which they are lost themselves.
+_STALL: Final = 1_000_000
 
 
 class Router:
@@ -70,6 +74,7 @@ class Router:
             options, "router",
             **{"listen/endpoints": options.listen, "connect/timeout_ms": -1,
                "connect/exit_on_failure": False,
+               "transport/link/tx/queue/congestion_control/block/wait_before_close": _STALL,
                "transport/unicast/max_sessions": options.max_connections,
                "transport/unicast/accept_pending": min(options.max_connections, 1000), **extra},
         )  # fmt: skip

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import threading
 import time
@@ -15,6 +14,7 @@ from igtl._stream import Stats
 from igtl.bridge.clock import Clock
 from igtl.bridge.events import Events, joined
 from igtl.bridge.hub import Hub, Refused
+from igtl.bridge.kept import asking
 from igtl.bridge.lanes import is_live
 from igtl.bridge.names import (
     ALL,
@@ -130,6 +130,7 @@ class Subscriber:
             options, [("get", name) for name in self.names],
             opened=self._opened, changed=self._connected, events=self._events, tell=on_event,
         )  # fmt: skip
+        self._hub.start()
         self._asking = threading.Thread(target=self._ask, name="igtl bridge clock", daemon=True)
         self._asking.start()
 
@@ -321,7 +322,7 @@ class Subscriber:
                     for publisher, number in stream.last.items():
                         known.setdefault(f"{publisher:x}", {})[key] = number
         replies = self._hub.session.get(
-            messages_key(site), target=zenoh.QueryTarget.ALL, payload=json.dumps(known),
+            messages_key(site), target=zenoh.QueryTarget.ALL, payload=asking(known),
             consolidation=zenoh.ConsolidationMode.NONE, priority=zenoh.Priority.DATA_LOW,
             congestion_control=zenoh.CongestionControl.BLOCK, timeout=_LAST,
         )  # fmt: skip

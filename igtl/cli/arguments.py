@@ -133,7 +133,7 @@ def bridging(command: F) -> F:
     @click.option("--cert", type=_EXISTING, help="Our certificate for the bridge (PEM).")
     @click.option("--key", type=_EXISTING, help="Its key.")
     @click.option(
-        "--open-timeout", type=click.FloatRange(0.1, 60.0), default=1.0, show_default=True,
+        "--open-timeout", type=click.FloatRange(0.1, 60.0), default=0.7, show_default=True,
         help="Seconds of a try to connect, handshakes included: six round trips at least.",
     )  # fmt: skip
     @click.option(
