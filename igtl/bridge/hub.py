@@ -12,12 +12,16 @@ from typing import Any, Final
 
 from igtl.bridge.events import Events, joined
 from igtl.bridge.names import ALL, permission_key
+from igtl.bridge.sockets import Sockets
 from igtl.extras import need
 from igtl.log import log
 from igtl.options import BridgeOptions
 
 _BATCH: Final = 8 << 10  # bytes that leave together: what a pose waits for on a slow way
-_LEASE: Final = 2.0  # seconds of silence after which the other end is lost
+LEASE: Final = 2.0  # seconds of silence after which the other end is lost
+# Seconds that a connection may take nothing, while something waits for it. So long it holds up
+# those that send, which must be less than LEASE, or they are lost themselves.
+_STALL: Final = 1.0
 _RETRY: Final = {"period_init_ms": 100, "period_max_ms": 250, "period_increase_factor": 1.5}
 _REFUSALS: Final = 3  # times that a certificate may be refused before this end gives up
 _AGAIN: Final = 0.1  # seconds until a question that the hub has not answered is asked again
@@ -50,7 +54,8 @@ def configuration(options: BridgeOptions, mode: str, **settings: Any) -> Any:
         "transport/link/tcp": tcp,
         "transport/link/tls": tls,
         "transport/link/tx/batch_size": _BATCH,
-        "transport/link/tx/lease": int(1000 * _LEASE),
+        "transport/link/tx/lease": int(1000 * LEASE),
+        "transport/link/tx/queue/congestion_control/block/wait_before_close": int(1e6 * _STALL),
         "transport/unicast/open_timeout": int(patience),
         **settings,
     }
@@ -106,7 +111,8 @@ class Hub:
         self._told = ""
         self._welcome = False  # whether the hub has ever let this end do what it wants
         self._wake = threading.Condition()
-        self._links = 0
+        self._there = False  # whether there is a connection
+        self._serial = 0  # of its beginnings and ends
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="igtl bridge", daemon=True)
 
@@ -160,39 +166,47 @@ class Hub:
         return False
 
     def _happened(self, event: Any) -> None:
-        """A connection has begun or ended."""
-        begun = "PUT" in str(event.kind)
+        """A connection has begun or ended; a client of Zenoh has one at a time."""
+        there = "PUT" in str(event.kind)
+        if there:
+            sockets = Sockets(LEASE)
+            for link in self.session.info.links():
+                sockets.begun(link.src, link.dst)
         with self._wake:
-            self._links += 1 if begun else -1
+            self._there = there
+            self._serial += 1
             self._wake.notify_all()
-        if not begun:
+        if not there:
             self._set_connected(False)
 
     def _watch(self) -> None:
         while True:
             with self._wake:
-                self._wake.wait_for(lambda: self._closed or self._links > 0, timeout=_LEASE)
+                self._wake.wait_for(lambda: self._closed or self._there, timeout=LEASE)
                 if self._closed:
                     return
-                there = self._links > 0
+                there, serial = self._there, self._serial
             if not there:
                 self.tell(str(self._why_not("the hub does not answer")), logging.WARNING)
                 continue
             refusals = (self.forbids(*permission) for permission in self._permissions)
             refused = next(filter(None, refusals), None)
             with self._wake:
-                if refused is not None and not self._welcome:
-                    self._give_up(refused)
-                    return
+                if serial != self._serial:
+                    continue  # the connection has ended meanwhile
             if refused is None:
                 self._welcome = True
+                self._set_connected(True)
                 where = self.session.info.links()
-                self._set_connected(self._links > 0)
                 self.tell(f"connected to {where[0].dst if where else self._options.connect[0]}")
-            else:
+            elif self._welcome:
                 self.tell(str(refused), logging.ERROR)
+            else:
+                self._give_up(refused)
+                return
             with self._wake:
-                self._wake.wait_for(lambda: self._closed or self._links <= 0)
+                while not self._closed and serial == self._serial:
+                    self._wake.wait()
                 if self._closed:
                     return
             self.tell("the hub is lost", logging.WARNING)

@@ -1,7 +1,7 @@
 """The queues in front of Zenoh: what a message needs is decided by its type.
 
     live    poses, sensors       the newest of each stream; before all others
-    bulk    2D images, video     the newest of each stream (VIDEO: all, in order); behind all others
+    bulk    2D images, video     the newest of each stream (VIDEO: all, in order)
     state   everything else      all, in order
 
 Zenoh waits wherever there is no room (its "block"), so it never drops; each lane has a thread of
@@ -53,14 +53,15 @@ def _slices(frame: Frame) -> int:
 
 def quality(zenoh: Any, kind: Kind) -> dict[str, Any]:
     """What Zenoh is told of the messages of a lane."""
-    priority = zenoh.Priority
-    how: dict[str, Any] = {
-        "live": {"priority": priority.REAL_TIME},
-        "bulk": {"priority": priority.DATA_LOW},
-        "state": {"priority": priority.INTERACTIVE_HIGH},
-    }[kind]
-    block = zenoh.CongestionControl.BLOCK
-    return {"congestion_control": block, "reliability": zenoh.Reliability.RELIABLE, **how}
+    # Bulk and state share a connection, and what waits there for longer than a moment behind what
+    # goes before it would end it: so they are equal. Messages that wait leave together ("express"
+    # is off): else a slow way carries two poses for each piece of an image.
+    priority = zenoh.Priority.REAL_TIME if kind == "live" else zenoh.Priority.DATA_LOW
+    return {
+        "congestion_control": zenoh.CongestionControl.BLOCK,
+        "reliability": zenoh.Reliability.RELIABLE,
+        "priority": priority,
+    }
 
 
 class Bounds(NamedTuple):

@@ -116,9 +116,13 @@ class Publisher:
             opened=self._opened, changed=self._changed, events=self._events, tell=on_event,
         )  # fmt: skip
         # A hub reads a connection in order: so that no pose waits there behind an image for a slow
-        # receiver, what is not live has a connection of its own, once there is such a thing.
-        self._wide: Hub | None = None
-        self._hub.start()
+        # receiver, what is not live has a connection of its own.
+        self._wide = Hub(
+            options, (), opened=self._opened_wide, changed=self._changed, events=self._late,
+            tell=None,
+        )  # fmt: skip
+        for hub in (self._hub, self._wide):
+            hub.start()
         if source is not None:
             self.follow(source)
 
@@ -153,18 +157,11 @@ class Publisher:
     def _new_lane(self, kind: Kind) -> Lane[_Item]:
         bounds = Bounds(self._options.max_queued, self._options.max_queued_bytes)
         lane = self._lanes[kind] = Lane(kind, bounds, self._send, self._lost)
-        if kind != "live" and self._wide is None:
-            self._wide = Hub(
-                self._options, (), opened=self._opened_wide, changed=self._changed,
-                events=self._late, tell=None,
-            )  # fmt: skip
-            self._wide.start()
         lane.open(self._is_open(kind))
         return lane
 
     def _is_open(self, kind: Kind) -> bool:
-        wide = kind == "live" or (self._wide is not None and self._wide.connected)
-        return self._hub.connected and wide
+        return self._hub.connected and (kind == "live" or self._wide.connected)
 
     def _lost(self, item: _Item, cause: str) -> None:
         if cause == "superseded":
@@ -187,7 +184,7 @@ class Publisher:
         data = bytes(frame.data)
         if is_kept(frame.type_name):
             self._kept.keep(stream.key, data, stamp)
-        hub = self._hub if stream.kind == "live" or self._wide is None else self._wide
+        hub = self._hub if stream.kind == "live" else self._wide
         try:
             if stream.publisher is None:
                 how = quality(self._zenoh, stream.kind)
@@ -205,20 +202,21 @@ class Publisher:
         site, handler = self.site, self._events.handler
         key = clock_key(site, self._id)
         session.declare_queryable(key, handler(_time_teller(key)))
-        if self._options.requests:
-            session.declare_queryable(request_key(site), handler(self._ask))
         met = handler(self._met)
         session.liveliness().declare_subscriber(presence_key(site), met, history=True)
 
     def _opened_wide(self, session: Any) -> None:
-        session.declare_queryable(messages_key(self.site), self._late.handler(self._kept.answer))
+        handler = self._late.handler
+        session.declare_queryable(messages_key(self.site), handler(self._kept.answer))
+        if self._options.requests:
+            session.declare_queryable(request_key(self.site), self._events.handler(self._ask))
 
     def _changed(self, connected: bool) -> None:
         with self._lock:
             for kind, lane in self._lanes.items():
                 lane.open(self._is_open(kind))
         with self._presence:
-            if self._hub.connected and (self._wide is None or self._wide.connected):
+            if self.connected:
                 self._announce()
         if self._hub.refused is not None:
             self._end(self._hub.refused)
@@ -309,7 +307,7 @@ class Publisher:
     @property
     def connected(self) -> bool:
         """Whether the hub is there, and takes the messages of this site."""
-        return self._hub.connected
+        return self._hub.connected and self._wide.connected
 
     @property
     def refused(self) -> Refused | None:
@@ -334,7 +332,7 @@ class Publisher:
 
     def close(self) -> None:
         """Leave the bridge: what has waited for up to a second now is given up."""
-        if self._hub.connected:
+        if self.connected:
             self.drain(1.0)
         with self._lock:
             self._closed = True
@@ -342,8 +340,7 @@ class Publisher:
         for lane in lanes:
             lane.close()
         for hub in (self._hub, self._wide):
-            if hub is not None:
-                hub.close()
+            hub.close()
         for lane in lanes:
             lane.join()
         for events in (self._events, self._late):

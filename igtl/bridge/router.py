@@ -5,19 +5,16 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
-from typing import Any, Final, Self, Unpack
+from typing import Any, Self, Unpack
 
 from igtl.bridge.access import access_control, rules_of
 from igtl.bridge.events import Events
-from igtl.bridge.hub import configuration
+from igtl.bridge.hub import LEASE, configuration
 from igtl.bridge.names import ALL, presence_key, site_of
+from igtl.bridge.sockets import Sockets
 from igtl.extras import need
 from igtl.log import log
 from igtl.options import RouterOptions, RouterSettings
-
-# Microseconds that a connection may take nothing, while something waits for it: so long it holds up
-# those that send, which must be less than the time after which they are lost themselves.
-_STALL: Final = 1_000_000
 
 
 class Router:
@@ -68,13 +65,13 @@ class Router:
             extra["access_control"] = access_control(rules)
         self.connections: dict[str, str] = {}
         self._tell = on_event
+        self._sockets = Sockets(LEASE)
         self._lock = threading.Lock()
         self._tokens: dict[str, set[str]] = {}
         config = configuration(
             options, "router",
             **{"listen/endpoints": options.listen, "connect/timeout_ms": -1,
                "connect/exit_on_failure": False,
-               "transport/link/tx/queue/congestion_control/block/wait_before_close": _STALL,
                "transport/unicast/max_sessions": options.max_connections,
                "transport/unicast/accept_pending": min(options.max_connections, 1000), **extra},
         )  # fmt: skip
@@ -105,6 +102,7 @@ class Router:
         where = link.dst.partition("/")[2]
         name = link.auth_identifier or ""
         begun = "PUT" in str(event.kind)
+        (self._sockets.begun if begun else self._sockets.ended)(link.src, link.dst)
         with self._lock:
             if begun:
                 self.connections[where] = name

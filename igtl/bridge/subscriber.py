@@ -351,7 +351,7 @@ class Subscriber:
         zenoh = self._zenoh
         replies = self._hub.session.get(
             request_key(site), payload=message.pack(), timeout=patience or LONGEST,
-            priority=zenoh.Priority.INTERACTIVE_HIGH,
+            priority=zenoh.Priority.DATA_LOW,
             congestion_control=zenoh.CongestionControl.BLOCK,
         )  # fmt: skip
         for reply in replies:
