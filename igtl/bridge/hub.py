@@ -8,7 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterable
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from igtl.bridge.events import Events, joined
 from igtl.bridge.names import ALL, permission_key
@@ -26,6 +26,9 @@ _RETRY: Final = {"period_init_ms": 100, "period_max_ms": 250, "period_increase_f
 _REFUSALS: Final = 3  # times that a certificate may be refused before this end gives up
 _AGAIN: Final = 0.1  # seconds until a question that the hub has not answered is asked again
 _ANSWER: Final = 5.0  # seconds for what the hub says about permissions
+
+
+Way = TypeVar("Way", bound=BridgeOptions)
 
 
 class Refused(PermissionError):
@@ -65,6 +68,17 @@ def configuration(options: BridgeOptions, mode: str, **settings: Any) -> Any:
     return config
 
 
+def checked(options: Way) -> Way:
+    """Options that name a hub.
+
+    Raises:
+        ValueError: these do not.
+    """
+    if not options.connect:
+        raise ValueError("connect= names the hub: tcp/HOST:PORT or tls/HOST:PORT")
+    return options
+
+
 class Hub:
     """A connection to the hub, opened and kept up by a thread.
 
@@ -92,8 +106,6 @@ class Hub:
         events: Events,
         tell: Callable[[str], None] | None,
     ) -> None:
-        if not options.connect:
-            raise ValueError("connect= names the hub: tcp/HOST:PORT or tls/HOST:PORT")
         self._config = configuration(
             options, "client",
             **{"connect/timeout_ms": int(2000 * (options.open_timeout or 60.0)),

@@ -14,7 +14,7 @@ from igtl._core import Frame
 from igtl._stream import Stats
 from igtl.bridge.asked import Asked
 from igtl.bridge.events import Events
-from igtl.bridge.hub import Hub, Refused
+from igtl.bridge.hub import Hub, Refused, checked
 from igtl.bridge.kept import Kept
 from igtl.bridge.lanes import Bounds, Kind, Lane, is_kept, kind_of, quality
 from igtl.bridge.names import (
@@ -90,7 +90,7 @@ class Publisher:
         on_event: Callable[[str], None] = lambda text: None,
         **settings: Unpack[PublisherSettings],
     ) -> None:
-        options = PublisherOptions.of(settings)
+        options = checked(PublisherOptions.of(settings))
         self.site = checked_site(site)
         self.stats = Stats()
         self._options = options

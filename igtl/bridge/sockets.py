@@ -32,15 +32,17 @@ class Sockets:
     def begun(self, src: str, dst: str) -> None:
         """A connection has begun, between these locators ("tcp/HOST:PORT")."""
         for descriptor in self._new():
-            with contextlib.suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as found:
-                local, peer = found.getsockname(), found.getpeername()
-                if (_ends(src, local), _ends(dst, peer)) == (True, True):
+            with contextlib.suppress(OSError):
+                found = _socket(descriptor)
+                with found:
+                    if not _is_between(found, src, dst):
+                        continue
                     self._known[f"{src} {dst}"] = descriptor
                     found.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _OFF)
                     if hasattr(socket, "TCP_USER_TIMEOUT"):
                         option = socket.TCP_USER_TIMEOUT
                         found.setsockopt(socket.IPPROTO_TCP, option, self._patience)
-                    return
+                return
 
     def ended(self, src: str, dst: str) -> None:
         """It has ended."""
@@ -53,6 +55,25 @@ class Sockets:
             with contextlib.suppress(OSError):
                 return sorted({int(name) for name in os.listdir(folder)} - known, reverse=True)
         return []
+
+
+def _socket(descriptor: int) -> socket.socket:
+    """Another object for the same socket.
+
+    Raises:
+        OSError: it is something else, or closed.
+    """
+    copy = os.dup(descriptor)
+    try:
+        return socket.socket(fileno=copy)
+    except OSError:
+        os.close(copy)
+        raise
+
+
+def _is_between(found: socket.socket, src: str, dst: str) -> bool:
+    """Whether a socket is the one of a connection."""
+    return _ends(src, found.getsockname()) and _ends(dst, found.getpeername())
 
 
 def _ends(locator: str, address: object) -> bool:

@@ -13,7 +13,7 @@ from igtl._core import Frame
 from igtl._stream import Stats
 from igtl.bridge.clock import Clock
 from igtl.bridge.events import Events, joined
-from igtl.bridge.hub import Hub, Refused
+from igtl.bridge.hub import Hub, Refused, checked
 from igtl.bridge.kept import asking
 from igtl.bridge.lanes import is_live
 from igtl.bridge.names import (
@@ -103,7 +103,7 @@ class Subscriber:
         on_event: Callable[[str], Any] = lambda text: None,
         **settings: Unpack[SubscriberSettings],
     ) -> None:
-        options = SubscriberOptions.of(settings)
+        options = checked(SubscriberOptions.of(settings))
         names = [sites] if isinstance(sites, str) else list(sites)
         self.names = [ALL] if ALL in names else [checked_site(name) for name in names]
         if not self.names:
