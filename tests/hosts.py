@@ -4,7 +4,7 @@
         process = net.start("hub", "tests.bridge_host", "router")
         net.pull("or1")
 
-What is pulled loses all its packets silently, as behind a dead cable; `slow` limits what a host sends.
+What is pulled loses all its packets silently, as behind a dead cable; `slow` limits what is sent to a host.
 Linux, root and iproute2 are needed; nothing outside the namespaces is touched, and they are removed at
 the end.
 """
@@ -45,7 +45,7 @@ class Hosts:
     def _space(self, name: str) -> str:
         return f"igtl-{name}{os.getpid()}"
 
-    def _open(self) -> None:
+    def open(self) -> None:
         _run(f"ip netns add {self._switch}")
         _run(f"ip -n {self._switch} link add name switch type bridge")
         _run(f"ip -n {self._switch} link set switch up")
@@ -72,9 +72,9 @@ class Hosts:
         _run(f"ip -n {self._switch} link set {name} master switch")
 
     def slow(self, name: str, mbit: float) -> None:
-        """What a host sends passes a line of so many Mbit/s, in front of which 20 ms wait."""
+        """What is sent to a host passes a line of so many Mbit/s, in front of which 20 ms wait."""
         shape = f"tbf rate {mbit}mbit burst 8kb latency 20ms"
-        _run(f"ip netns exec {self._space(name)} tc qdisc replace dev net root {shape}")
+        _run(f"ip netns exec {self._switch} tc qdisc replace dev {name} root {shape}")
 
     def start(self, name: str, module: str, *arguments: str) -> subprocess.Popen[str]:
         """A Python module that runs on a host; its standard output is read by the caller."""
@@ -92,7 +92,7 @@ def hosts(*names: str) -> Iterator[Hosts]:
     net = Hosts(names)
     try:
         try:
-            net._open()
+            net.open()
         except OSError as error:
             pytest.skip(f"no namespaces with a switch: {error}")
         yield net
