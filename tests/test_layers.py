@@ -253,6 +253,7 @@ NEEDS = {
     "data.md": ["nibabel", "SimpleITK"],
     "tools.md": ["mcap"],
     "view.md": ["nicegui", "simplejpeg"],
+    "bridge.md": ["zenoh"],
 }
 documents = pytest.mark.skipif(
     not (ROOT / "docs").is_dir(), reason="installed without the documents"

@@ -164,7 +164,8 @@ class Hub:
             try:
                 self.session = zenoh.open(self._config)
             except zenoh.ZError as error:
-                reason = self._why_not(str(error))
+                log(logging.DEBUG, "not opened: %s", error)
+                reason = self._why_not("the hub does not answer")
                 refusals = refusals + 1 if isinstance(reason, Refused) else 0
                 if isinstance(reason, Refused) and refusals >= _REFUSALS:
                     self._give_up(reason)
@@ -243,15 +244,22 @@ class Hub:
             ZError: the session was closed.
         """
 
-        def answers(key: str, tries: int) -> bool:
-            for left in reversed(range(tries)):
-                if any(reply.ok is not None for reply in self.session.get(key, timeout=_ANSWER)):
+        def answers(key: str) -> bool:
+            replies = self.session.get(key, timeout=_ANSWER)
+            return any(reply.ok is not None for reply in replies)
+
+        def knows() -> bool:
+            for _ in range(4):
+                if answers(permission_key("know", "hub")):
                     return True
-                if left:
-                    time.sleep(_AGAIN)  # the connection is new, and the hub not yet told all
+                time.sleep(_AGAIN)  # the connection is new, and the hub not yet told all
             return False
 
-        if not answers(permission_key("know", "hub"), 4) or answers(permission_key(verb, site), 2):
+        # a connection that ends meanwhile answers nothing either: so the hub must, before and after
+        for _ in range(2):
+            if not knows() or answers(permission_key(verb, site)):
+                return None
+        if not knows():
             return None
         cert = self._options.cert
         who = "this end" if cert is None else f"the certificate in {cert}"
