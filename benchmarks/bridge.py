@@ -60,7 +60,7 @@ def hub(endpoint: str) -> None:
 def receiver(endpoint: str, sites: int) -> None:
     """All sites, at one end."""
     with igtl.bridge.Subscriber(
-        "*", connect=endpoint, on_frame=lambda received: None, max_age=None
+        "*", connect=endpoint, open_timeout=10, on_frame=lambda received: None, max_age=None
     ) as subscriber:
         end = time.monotonic() + READY
         while len(subscriber.sites) < sites and time.monotonic() < end:
@@ -77,10 +77,13 @@ def receiver(endpoint: str, sites: int) -> None:
 
 def sites(endpoint: str, first: int, number: int, rate: float, seconds: float) -> None:
     """Some of the sites."""
-    publishers = [igtl.bridge.Publisher(f"s{first + k}", connect=endpoint) for k in range(number)]
+    publishers = []
     end = time.monotonic() + READY
-    while not all(p.connected for p in publishers) and time.monotonic() < end:
-        time.sleep(0.1)
+    for k in range(number):  # one after the other: all of them share two cores here
+        site = igtl.bridge.Publisher(f"s{first + k}", connect=endpoint, open_timeout=10)
+        publishers.append(site)
+        while not site.connected and time.monotonic() < end:
+            time.sleep(0.002)
     frames = [
         igtl.Frame.from_bytes(igtl.Transform(np.eye(4), device_name=f"T{k}").pack())
         for k in range(STREAMS)
