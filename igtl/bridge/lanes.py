@@ -10,12 +10,14 @@ its own, which waits with it. What is given up meanwhile is given up here, where
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
 from typing import Any, Final, Generic, Literal, NamedTuple, TypeVar
 
 from igtl._core import Frame
 from igtl.bridge.events import joined
+from igtl.log import log
 from igtl.session.inbox import STATES, is_event
 from igtl.session.outbox import Outbox
 
@@ -59,7 +61,6 @@ def quality(zenoh: Any, kind: Kind) -> dict[str, Any]:
     priority = zenoh.Priority.REAL_TIME if kind == "live" else zenoh.Priority.DATA_LOW
     return {
         "congestion_control": zenoh.CongestionControl.BLOCK,
-        "reliability": zenoh.Reliability.RELIABLE,
         "priority": priority,
     }
 
@@ -89,6 +90,7 @@ class Lane(Generic[T]):
     ) -> None:
         causes = {"latest": "superseded", "drop_oldest": "overflow"}
         self._send = send
+        self._lost = lost
         self._box: Outbox[T] = Outbox(
             "drop_oldest" if kind == "state" else "latest", *bounds,
             lambda item, cause: lost(item, causes.get(cause, cause)), max_age=None,
@@ -144,4 +146,8 @@ class Lane(Generic[T]):
                 item = self._box.get()
                 self._sending = True
             if item is not None:
-                self._send(item)
+                try:
+                    self._send(item)
+                except Exception as error:  # the others are sent
+                    log(logging.ERROR, "not sent: %s", error, cause=error, error=error)
+                    self._lost(item, "failed")

@@ -59,6 +59,12 @@ def messages_key(site: str) -> str:
     return f"igtl/{site_chunk(site)}/*/*"
 
 
+def wanted_key(site: str) -> str:
+    """One of the keys of a site, under which there is no message: a receiver of the site matches
+    it."""
+    return f"igtl/{site_chunk(site)}/_/_"
+
+
 def message_key(site: str, frame: Frame) -> str:
     """The key of one message."""
     stream = _core.stream_key(frame)

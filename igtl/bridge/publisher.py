@@ -7,7 +7,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable
-from typing import Any, Final, NamedTuple, Self, Unpack
+from typing import Any, Final, NamedTuple, Self, Unpack, get_args
 
 from igtl import _core
 from igtl._core import Frame
@@ -26,6 +26,7 @@ from igtl.bridge.names import (
     presence_key,
     publisher_of,
     request_key,
+    wanted_key,
 )
 from igtl.codec.message import Message
 from igtl.extras import need
@@ -37,13 +38,13 @@ MAX_STREAMS: Final = 4096
 
 
 class _Stream:
-    """One key: its lane, which does not change, the last number, and Zenoh's publisher."""
+    """One key: its lane, which does not change, the last number, and the key as Zenoh sends it."""
 
     def __init__(self, key: str, kind: Kind) -> None:
         self.key = key
         self.kind = kind
         self.number = 0
-        self.publisher: Any = None
+        self.short: Any = None
 
 
 class _Item(NamedTuple):
@@ -100,6 +101,8 @@ class Publisher:
         self._lock = threading.Lock()
         self._lanes: dict[Kind, Lane[_Item]] = {}
         self._streams: dict[str, _Stream] = {}
+        self._how = {kind: quality(self._zenoh, kind) for kind in get_args(Kind)}
+        self._wanted: dict[bool, Any] = {}  # whether there are receivers: of what is live or not
         self._kept = Kept(self._id, options.max_queued_bytes)
         self._asked = Asked(options.request_timeout)
         self._others: set[int] = set()
@@ -184,12 +187,16 @@ class Publisher:
         data = bytes(frame.data)
         if is_kept(frame.type_name):
             self._kept.keep(stream.key, data, stamp)
-        hub = self._hub if stream.kind == "live" else self._wide
+        live = stream.kind == "live"
+        session = (self._hub if live else self._wide).session
         try:
-            if stream.publisher is None:
-                how = quality(self._zenoh, stream.kind)
-                stream.publisher = hub.session.declare_publisher(stream.key, **how)
-            stream.publisher.put(data, attachment=stamp.pack())
+            if stream.short is None:
+                stream.short = session.declare_keyexpr(stream.key)
+            # one question for all streams of the site: a publisher of Zenoh for each stream asks
+            # the hub for each, which 20,000 of them do not survive
+            if self._wanted[live].matching_status.matching:
+                how = self._how[stream.kind]
+                session.put(stream.short, data, attachment=stamp.pack(), **how)
         except self._zenoh.ZError as error:  # the session was closed
             self.stats.count_dropped(frame, "closed")
             log(logging.DEBUG, "not put: %s", error)
@@ -200,6 +207,7 @@ class Publisher:
 
     def _opened(self, session: Any) -> None:
         site, handler = self.site, self._events.handler
+        self._wanted[True] = session.declare_publisher(wanted_key(site))
         key = clock_key(site, self._id)
         session.declare_queryable(key, handler(_time_teller(key)))
         met = handler(self._met)
@@ -207,6 +215,7 @@ class Publisher:
 
     def _opened_wide(self, session: Any) -> None:
         handler = self._late.handler
+        self._wanted[False] = session.declare_publisher(wanted_key(self.site))
         session.declare_queryable(messages_key(self.site), handler(self._kept.answer))
         if self._options.requests:
             session.declare_queryable(request_key(self.site), self._events.handler(self._ask))
