@@ -69,7 +69,10 @@ def receiver(endpoint: str, sites: int) -> None:
         sys.stdin.readline()
         before, begun = _usage(), time.monotonic()
         sys.stdin.readline()
-        stats = subscriber.stats
+        stats, last, end = subscriber.stats, -1, time.monotonic() + READY
+        while stats.received > last and time.monotonic() < end:  # what is on its way
+            last = stats.received
+            time.sleep(2)
         _reported(
             before, time.monotonic() - begun, received=stats.received, gap=stats.dropped["gap"]
         )
@@ -155,10 +158,10 @@ def measure(number: int, rate: float, seconds: float, processes: int) -> dict[st
         for part in parts:
             part.go_on()
         counted = [json.loads(sender.line()) for sender in senders]
-        time.sleep(3)  # what is on its way arrives
-        for part in (parts[0], parts[-1]):
+        found = {}
+        for name, part in (("receiver", parts[-1]), ("hub", parts[0])):
             part.go_on()
-        found = {"hub": json.loads(parts[0].line()), "receiver": json.loads(parts[-1].line())}
+            found[name] = json.loads(part.line())
         found["sites"] = {key: sum(each[key] for each in counted) for key in counted[0]}
         return found
     finally:
