@@ -25,6 +25,7 @@ import igtl
 from benchmarks.measure import say
 
 STREAMS = 50
+LEASE = 10.0  # seconds: all of them share two cores
 READY = 60.0  # seconds for all sites to be there
 
 
@@ -48,7 +49,7 @@ def _told(what: str) -> None:
 
 def hub(endpoint: str) -> None:
     """The router."""
-    with igtl.bridge.Router(listen=endpoint) as router:
+    with igtl.bridge.Router(listen=endpoint, lease=LEASE) as router:
         _told("ready")
         sys.stdin.readline()
         before, begun = _usage(), time.monotonic()
@@ -60,7 +61,12 @@ def hub(endpoint: str) -> None:
 def receiver(endpoint: str, sites: int) -> None:
     """All sites, at one end."""
     with igtl.bridge.Subscriber(
-        "*", connect=endpoint, open_timeout=10, on_frame=lambda received: None, max_age=None
+        "*",
+        connect=endpoint,
+        open_timeout=10,
+        lease=LEASE,
+        on_frame=lambda received: None,
+        max_age=None,
     ) as subscriber:
         end = time.monotonic() + READY
         while len(subscriber.sites) < sites and time.monotonic() < end:
@@ -83,7 +89,9 @@ def sites(endpoint: str, first: int, number: int, rate: float, seconds: float) -
     publishers = []
     end = time.monotonic() + READY
     for k in range(number):  # one after the other: all of them share two cores here
-        site = igtl.bridge.Publisher(f"s{first + k}", connect=endpoint, open_timeout=10)
+        site = igtl.bridge.Publisher(
+            f"s{first + k}", connect=endpoint, open_timeout=10, lease=LEASE
+        )
         publishers.append(site)
         while not site.connected and time.monotonic() < end:
             time.sleep(0.002)

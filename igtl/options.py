@@ -486,6 +486,8 @@ class BridgeOptions(Options):
             send_buffer / round trip, so a long way with a high rate needs more.
         open_timeout: seconds of one try to connect, handshakes included. A way whose round trip
             takes more than a sixth of it needs more.
+        lease: seconds of silence after which the other end takes this one for lost. A hub with
+            hundreds of sites, or a busy computer, needs more.
     """
 
     connect: tuple[str, ...] = _option((), _endpoints)
@@ -494,6 +496,7 @@ class BridgeOptions(Options):
     key: str | None = _option(None, _path)
     send_buffer: int = _count(16 << 10, at_least=4096, at_most=1 << 30)
     open_timeout: float | None = _seconds(0.7, at_least=0.1, at_most=60.0)
+    lease: float | None = _seconds(2.0, at_least=1.0, at_most=60.0)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -509,6 +512,7 @@ class WaySettings(TypedDict, total=False):
     key: str | os.PathLike[str] | None
     send_buffer: int
     open_timeout: float | None
+    lease: float | None
 
 
 class BridgeSettings(WaySettings, total=False):

@@ -19,9 +19,6 @@ from igtl.options import BridgeOptions
 
 _BATCH: Final = 8 << 10  # bytes that leave together: what a pose waits for on a slow way
 LEASE: Final = 2.0  # seconds of silence after which the other end is lost
-# Seconds that a connection may take nothing, while something waits for it. So long it holds up
-# those that send, which must be less than LEASE, or they are lost themselves.
-_STALL: Final = 1.0
 _RETRY: Final = {"period_init_ms": 100, "period_max_ms": 250, "period_increase_factor": 1.5}
 _REFUSALS: Final = 3  # times that a certificate may be refused before this end gives up
 _AGAIN: Final = 0.1  # seconds until a question that the hub has not answered is asked again
@@ -39,6 +36,7 @@ def configuration(options: BridgeOptions, mode: str, **settings: Any) -> Any:
     """The configuration of a session of Zenoh: nothing is searched for, nothing is dropped."""
     zenoh = need("zenoh", "bridge")
     tcp = {"so_sndbuf": options.send_buffer}
+    lease = options.lease or LEASE
     patience = 1000 * (options.open_timeout or 60.0)
     tls: dict[str, Any] = dict(tcp)
     if options.ca is not None:
@@ -57,8 +55,10 @@ def configuration(options: BridgeOptions, mode: str, **settings: Any) -> Any:
         "transport/link/tcp": tcp,
         "transport/link/tls": tls,
         "transport/link/tx/batch_size": _BATCH,
-        "transport/link/tx/lease": int(1000 * LEASE),
-        "transport/link/tx/queue/congestion_control/block/wait_before_close": int(1e6 * _STALL),
+        "transport/link/tx/lease": int(1000 * lease),
+        # so long a connection that takes nothing holds up those that send: less than the lease, or
+        # they are lost themselves
+        "transport/link/tx/queue/congestion_control/block/wait_before_close": int(5e5 * lease),
         "transport/unicast/open_timeout": int(patience),
         **settings,
     }
@@ -182,7 +182,7 @@ class Hub:
         """A connection has begun or ended; a client of Zenoh has one at a time."""
         there = "PUT" in str(event.kind)
         if there:
-            sockets = Sockets(LEASE)
+            sockets = Sockets(self._options.lease or LEASE)
             for link in self.session.info.links():
                 sockets.begun(link.src, link.dst)
         with self._wake:

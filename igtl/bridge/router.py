@@ -65,7 +65,7 @@ class Router:
             extra["access_control"] = access_control(rules)
         self.connections: dict[str, str] = {}
         self._tell = on_event
-        self._sockets = Sockets(LEASE)
+        self._sockets = Sockets(options.lease or LEASE)
         self._lock = threading.Lock()
         self._tokens: dict[str, set[str]] = {}
         config = configuration(

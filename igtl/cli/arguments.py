@@ -137,19 +137,23 @@ def bridging(command: F) -> F:
         help="Seconds of a try to connect, handshakes included: six round trips at least.",
     )  # fmt: skip
     @click.option(
+        "--lease", type=click.FloatRange(1.0, 60.0), default=2.0, show_default=True,
+        help="Seconds of silence after which an end is lost; hundreds of sites need 10.",
+    )  # fmt: skip
+    @click.option(
         "--send-buffer", type=click.IntRange(4096), default=16384, show_default=True,
         help="Bytes that wait in the system at most; a long way with a high rate needs more.",
     )  # fmt: skip
     @functools.wraps(command)
     def wrapped(
         *args: Any, ca: Path | None, cert: Path | None, key: Path | None, send_buffer: int,
-        open_timeout: float, **others: Any,
+        open_timeout: float, lease: float, **others: Any,
     ) -> Any:  # fmt: skip
         if (cert is None) != (key is None):
             raise click.UsageError("--cert and --key go together")
         way: WaySettings = {
             "ca": ca, "cert": cert, "key": key, "send_buffer": send_buffer,
-            "open_timeout": open_timeout,
+            "open_timeout": open_timeout, "lease": lease,
         }  # fmt: skip
         return command(*args, way=way, **others)
 
