@@ -155,7 +155,7 @@ from igtl.session.protocol import Protocol
 from igtl.tools.rate import Rate
 
 if TYPE_CHECKING:
-    from igtl import aio, devices, files, foxglove, ros, simulate, video
+    from igtl import aio, bridge, devices, files, foxglove, ros, simulate, video
     from igtl.blocking.server import Peer, Server, serve
     from igtl.codec import batch
     from igtl.files.exporting import export
@@ -173,7 +173,7 @@ _LAZY = {
     "Peer": "blocking.server", "Server": "blocking.server", "serve": "blocking.server",
     "Recorder": "recording", "Recording": "recording",
     "VideoDecoder": "video", "VideoEncoder": "video", "View": "view",
-    "aio": "aio", "batch": "codec.batch", "devices": "devices",
+    "aio": "aio", "batch": "codec.batch", "bridge": "bridge", "devices": "devices",
     "export": "files.exporting", "files": "files", "foxglove": "foxglove",
     "plus": "peers.plus", "ros": "ros",
     "simulate": "simulate", "slicer": "peers.slicer", "tls": "session.tls",
@@ -356,6 +356,7 @@ __all__ = [
     "View",
     "aio",
     "batch",
+    "bridge",
     "compress",
     "connect",
     "crc64",

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from igtl.addresses import websocket_address
 from igtl.codec.formatting import printable
-from igtl.options import UNIX
+from igtl.options import SITE, UNIX
 
 logger: Final = logging.getLogger("igtl")
 BURST: Final = 20
@@ -138,7 +138,7 @@ def named(peer: Any) -> str:
     """Address of a peer as people write it: "host:port"."""
     if isinstance(peer, tuple) and len(peer) >= 2:
         host, port = peer[:2]
-        if str(host).startswith(UNIX):
+        if str(host).startswith((UNIX, SITE)):
             return str(host)
         if url := websocket_address(str(host), port):
             return str(url)

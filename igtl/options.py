@@ -8,6 +8,8 @@ call: a misspelt name or a wrong value raises there, not in a later `recv`.
 from __future__ import annotations
 
 import math
+import os
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal, Self, TypedDict, get_args
@@ -26,6 +28,7 @@ InboxPolicy = Literal["drop_oldest", "drop_newest", "latest"]
 
 PORT = 18944  # assigned to OpenIGTLink by IANA
 UNIX = "unix:"  # what a host begins with that is the path of a Unix socket
+SITE = "site:"  # what a host begins with that is the name of a site of a bridge
 MAX_SIZE = 1 << 30
 LARGEST = 1 << 62  # bytes; nothing larger can be addressed
 LONGEST = 2_000_000.0  # seconds (23 days): the longest wait that every system can count
@@ -124,6 +127,20 @@ def _origins(name: str, value: Any) -> tuple[str, ...]:
     if isinstance(value, str) or not all(isinstance(each, str) for each in value):
         raise TypeError(f"{name} must be a list of texts, not {value!r}")
     return tuple(value)
+
+
+def _path(name: str, value: Any) -> str | None:
+    return None if value is None else os.fspath(value)
+
+
+def _endpoints(name: str, value: Any) -> tuple[str, ...]:
+    found = (value,) if isinstance(value, str) else tuple(value)
+    for each in found:
+        if not re.fullmatch(r"(tcp|tls)/.+:\d{1,5}", str(each)):
+            raise ValueError(
+                f"{name}: {each!r} is no endpoint; give tcp/HOST:PORT or tls/HOST:PORT"
+            )
+    return found
 
 
 def _any(default: Any) -> Any:
@@ -473,3 +490,129 @@ class ServerSettings(AcceptSettings, QueueSettings, total=False):
     max_requests: int
     max_commands: int
     max_streams: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class BridgeOptions(Options):
+    """What each end of a bridge knows of its way to the hub.
+
+    Attributes:
+        connect: endpoints of the hub: "tcp/HOST:PORT" or "tls/HOST:PORT", one or several; the first
+            that answers is taken.
+        ca: file of the authority (PEM) that has signed the certificates of the others.
+        cert, key: files of this end's own certificate and its key (PEM).
+        send_buffer: bytes that the system holds for the hub at most. A pose waits behind what is
+            there already, so it is small by default; a connection carries at most
+            send_buffer / round trip, so a long way with a high rate needs more.
+        open_timeout: seconds of one try to connect, handshakes included. A way whose round trip
+            takes more than a sixth of it needs more.
+        lease: seconds of silence after which the other end takes this one for lost. A hub with
+            hundreds of sites, or a busy computer, needs more.
+    """
+
+    connect: tuple[str, ...] = _option((), _endpoints)
+    ca: str | None = _option(None, _path)
+    cert: str | None = _option(None, _path)
+    key: str | None = _option(None, _path)
+    send_buffer: int = _count(16 << 10, at_least=4096, at_most=1 << 30)
+    open_timeout: float | None = _seconds(0.7, at_least=0.1, at_most=60.0)
+    lease: float | None = _seconds(2.0, at_least=1.0, at_most=60.0)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if (self.cert is None) != (self.key is None):
+            raise ValueError("cert and key go together")
+
+
+class WaySettings(TypedDict, total=False):
+    """See `BridgeOptions`: all but where the hub is."""
+
+    ca: str | os.PathLike[str] | None
+    cert: str | os.PathLike[str] | None
+    key: str | os.PathLike[str] | None
+    send_buffer: int
+    open_timeout: float | None
+    lease: float | None
+
+
+class BridgeSettings(WaySettings, total=False):
+    """See `BridgeOptions`."""
+
+    connect: str | Iterable[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublisherOptions(BridgeOptions):
+    """What the end of a bridge knows that puts the messages of a site.
+
+    Attributes:
+        requests: hand commands and GET_ requests from far away to the source.
+        request_timeout: seconds that the source has for an answer.
+        max_queued, max_queued_bytes: bounds of each lane. Beyond, the oldest message is dropped and
+            counted as "overflow". A message of any size fits an empty lane.
+    """
+
+    requests: bool = _flag(True)
+    request_timeout: float | None = _seconds(5.0)
+    max_queued: int = _count(4096)
+    max_queued_bytes: int = _count(256 << 20)
+
+
+class PublisherSettings(BridgeSettings, total=False):
+    """See `PublisherOptions`."""
+
+    requests: bool
+    request_timeout: float | None
+    max_queued: int
+    max_queued_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class SubscriberOptions(BridgeOptions):
+    """What the end of a bridge knows that gets the messages of sites.
+
+    Attributes:
+        max_age: seconds after which a pose or a value of a sensor is not handed out any more, but
+            counted as "stale"; None hands out all.
+        request_timeout: seconds until a request to a site is given up.
+        max_queued, max_queued_bytes: bounds of what waits for `recv`. Beyond, the oldest message is
+            dropped and counted as "unread".
+    """
+
+    max_age: float | None = _seconds(0.2)
+    request_timeout: float | None = _seconds(5.0)
+    max_queued: int = _count(10_000)
+    max_queued_bytes: int = _count(256 << 20)
+
+
+class SubscriberSettings(BridgeSettings, total=False):
+    """See `SubscriberOptions`."""
+
+    max_age: float | None
+    request_timeout: float | None
+    max_queued: int
+    max_queued_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class RouterOptions(BridgeOptions):
+    """What the hub of a bridge knows.
+
+    Attributes:
+        listen: endpoints where sites connect: "tcp/HOST:PORT" or "tls/HOST:PORT".
+        connect: endpoints of other hubs that belong to the same bridge; all of them.
+        allow: rules of access, see `igtl.bridge.Router`; None: every connection may do all.
+        max_connections: further ones are refused.
+    """
+
+    listen: tuple[str, ...] = _option("tcp/127.0.0.1:7447", _endpoints)
+    allow: Iterable[str] | None = _any(None)
+    max_connections: int = _count(10_000)
+
+
+class RouterSettings(BridgeSettings, total=False):
+    """See `RouterOptions`."""
+
+    listen: str | Iterable[str]
+    allow: Iterable[str] | None
+    max_connections: int

@@ -280,6 +280,15 @@ def test_tls(run: Any) -> None:
     assert "does not know the authority: refused, CERTIFICATE_VERIFY_FAILED" in out
 
 
+def test_bridge(run: Any) -> None:
+    pytest.importorskip("zenoh", reason="eclipse-zenoh is not installed")
+    lines = run("bridge", "--seconds", "0.5").splitlines()
+    assert {*lines[:2]} == {"or1 is there", "or2 is there"}
+    assert lines[-3].startswith("or1 ProbeToTracker [")
+    assert lines[-2].startswith("or2 ProbeToTracker [1")
+    assert lines[-1] == "gaps: 0"
+
+
 def test_reconnect(run: Any) -> None:
     out = run("reconnect", "--away", "0.3")
     assert out.count("connected") >= 3

@@ -33,7 +33,7 @@ LAYERS = [
     "calibration",
     "simulate doctor devices",
     "tools testing",
-    "view",
+    "view bridge",
     "__init__",
     "cli",
     "__main__",
@@ -258,6 +258,7 @@ NEEDS = {
     "data.md": ["nibabel", "SimpleITK"],
     "tools.md": ["mcap"],
     "view.md": ["nicegui", "simplejpeg"],
+    "bridge.md": ["zenoh"],
 }
 documents = pytest.mark.skipif(
     not (ROOT / "docs").is_dir(), reason="installed without the documents"

@@ -18,6 +18,7 @@ from click.shell_completion import CompletionItem
 
 COMMANDS: Final = {
     "bench": "Measure igtl on this machine, or the round trip to a peer.",
+    "bridge": "Connect sites past one machine, by a hub (Zenoh).",
     "calibrate": "Calibrate a tracked stylus and an ultrasound probe.",
     "command": "Send a COMMAND and print the reply.",
     "completion": "Print what makes a shell complete igtl's commands.",

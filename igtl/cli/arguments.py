@@ -13,7 +13,7 @@ import igtl
 from igtl.addresses import websocket_address
 from igtl.cli import UNREACHABLE, Failure
 from igtl.log import named
-from igtl.options import PORT, UNIX, Version
+from igtl.options import PORT, SITE, UNIX, Version, WaySettings
 from igtl.session.requests import name_fits
 
 if TYPE_CHECKING:
@@ -24,8 +24,8 @@ _EXISTING = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 class Address(click.ParamType):  # type: ignore[type-arg]
-    """HOST:PORT, HOST, :PORT or PORT; an IPv6 host stands in brackets; unix:/PATH; or
-    ws://HOST:PORT/PATH and wss://. Gives (host, port)."""
+    """HOST:PORT, HOST, :PORT or PORT; an IPv6 host stands in brackets; unix:/PATH;
+    ws://HOST:PORT/PATH and wss://; or site:NAME of a bridge. Gives (host, port)."""
 
     name = "address"
 
@@ -33,7 +33,7 @@ class Address(click.ParamType):  # type: ignore[type-arg]
         if isinstance(value, tuple):
             return value
         host, port = str(value), str(PORT)
-        if host.startswith(UNIX):
+        if host.startswith((UNIX, SITE)):
             return host, 0
         try:
             if url := websocket_address(host, PORT):
@@ -66,14 +66,21 @@ class Place(click.ParamType):  # type: ignore[type-arg]
 
 
 class Connection(NamedTuple):
-    """How to connect: the options of `connection`."""
+    """How to connect: the options of `connection`.
+
+    Attributes:
+        files: of TLS: the authority, our certificate and its key, as far as they were named.
+    """
 
     hello: bool
     version: Version
     context: SSLContext | None
+    files: WaySettings = {}
 
     def open(self, address: tuple[str, int], **settings: Any) -> igtl.Link:
         """The link, or a Failure that says who cannot be reached."""
+        if address[0].startswith(SITE):
+            raise Failure(f"{address[0]}: this command is for a server, not for a site of a bridge")
         try:
             link: igtl.Link = igtl.connect(
                 *address, hello=self.hello, version=self.version, ssl=self.context, **settings
@@ -83,26 +90,110 @@ class Connection(NamedTuple):
             raise Failure(f"{named(address)}: {error}", UNREACHABLE) from None
 
 
-def connection(command: F) -> F:
-    """Decorator: the options of a command that connects; it gets them as `how`."""
+def connection(command: F, *, of: str = "") -> F:
+    """Decorator: the options of a command that connects; it gets them as `how`.
+
+    Args:
+        of: what the names of the options of TLS begin with, where others go without.
+    """
 
     @click.option("--hello", is_flag=True, help="Offer header version 2 (PLUS, igtl).")
     @click.option(
         "--header-version", type=click.Choice(["auto", "1", "2"]), default="auto",
         show_default=True, help="Header version to write; auto: 1 until the peer has sent 2.",
     )  # fmt: skip
-    @click.option("--tls", is_flag=True, help="By TLS, checked by the system's authorities.")
-    @click.option("--ca", type=_EXISTING, help="By TLS, checked by this authority (PEM).")
-    @click.option("--cert", type=_EXISTING, help="By TLS, with this certificate of our own (PEM).")
-    @click.option("--key", type=_EXISTING, help="Its key, if it is not in the same file.")
+    @click.option(
+        f"--{of}tls", "link_tls", is_flag=True, help="By TLS, checked by the system's authorities."
+    )
+    @click.option(
+        f"--{of}ca", "link_ca", type=_EXISTING, help="By TLS, checked by this authority (PEM)."
+    )
+    @click.option(
+        f"--{of}cert",
+        "link_cert",
+        type=_EXISTING,
+        help="By TLS, with this certificate of our own (PEM).",
+    )
+    @click.option(
+        f"--{of}key", "link_key", type=_EXISTING, help="Its key, if it is not in the same file."
+    )
     @functools.wraps(command)
     def wrapped(
-        *args: Any, hello: bool, header_version: str, tls: bool, ca: Path | None,
-        cert: Path | None, key: Path | None, **others: Any,
+        *args: Any, hello: bool, header_version: str, link_tls: bool, link_ca: Path | None,
+        link_cert: Path | None, link_key: Path | None, **others: Any,
     ) -> Any:  # fmt: skip
-        context = igtl.tls.client(ca, cert=cert, key=key) if tls or ca or cert else None
+        context = None
+        if link_tls or link_ca or link_cert:
+            context = igtl.tls.client(link_ca, cert=link_cert, key=link_key)
         version: Version = {"1": 1, "2": 2}.get(header_version, "auto")  # type: ignore[assignment]
-        return command(*args, how=Connection(hello, version, context), **others)
+        files: WaySettings = {"ca": link_ca, "cert": link_cert, "key": link_key}
+        return command(*args, how=Connection(hello, version, context, files), **others)
+
+    return wrapped  # type: ignore[return-value]
+
+
+def hub(command: F) -> F:
+    """Decorator: where the hub of a bridge is; the command gets it as `hub`."""
+    return click.option(
+        "--connect", "hub", multiple=True, envvar="IGTL_BRIDGE", metavar="ENDPOINT",
+        help="Hub of the bridge: tcp/HOST:PORT or tls/HOST:PORT; may be repeated. Default: the "
+        "variable IGTL_BRIDGE.",
+    )(command)  # fmt: skip
+
+
+def bridging(command: F) -> F:
+    """Decorator: the options of a command that is an end of a bridge; it gets them as `way`."""
+
+    @click.option("--ca", type=_EXISTING, help="The authority of the bridge's certificates (PEM).")
+    @click.option("--cert", type=_EXISTING, help="Our certificate for the bridge (PEM).")
+    @click.option("--key", type=_EXISTING, help="Its key.")
+    @click.option(
+        "--open-timeout", type=click.FloatRange(0.1, 60.0), default=0.7, show_default=True,
+        help="Seconds of a try to connect, handshakes included: six round trips at least.",
+    )  # fmt: skip
+    @click.option(
+        "--lease", type=click.FloatRange(1.0, 60.0), default=2.0, show_default=True,
+        help="Seconds of silence after which an end is lost; hundreds of sites need 10.",
+    )  # fmt: skip
+    @click.option(
+        "--send-buffer", type=click.IntRange(4096), default=16384, show_default=True,
+        help="Bytes that wait in the system at most; a long way with a high rate needs more.",
+    )  # fmt: skip
+    @functools.wraps(command)
+    def wrapped(
+        *args: Any, ca: Path | None, cert: Path | None, key: Path | None, send_buffer: int,
+        open_timeout: float, lease: float, **others: Any,
+    ) -> Any:  # fmt: skip
+        if (cert is None) != (key is None):
+            raise click.UsageError("--cert and --key go together")
+        way: WaySettings = {
+            "ca": ca, "cert": cert, "key": key, "send_buffer": send_buffer,
+            "open_timeout": open_timeout, "lease": lease,
+        }  # fmt: skip
+        return command(*args, way=way, **others)
+
+    return wrapped  # type: ignore[return-value]
+
+
+def serving_too(command: F) -> F:
+    """Decorator: the options of a command that is a server beside being a client; it gets `context`
+    and `allow`."""
+
+    @click.option("--allow", multiple=True, help="Only these addresses or networks may connect.")
+    @click.option("--serve-cert", type=_EXISTING, help="TLS for clients, with this certificate.")
+    @click.option("--serve-key", type=_EXISTING, help="Its key, if it is not in the same file.")
+    @click.option("--client-ca", type=_EXISTING, help="Only clients certified by this authority.")
+    @functools.wraps(command)
+    def wrapped(
+        *args: Any, allow: tuple[str, ...], serve_cert: Path | None, serve_key: Path | None,
+        client_ca: Path | None, **others: Any,
+    ) -> Any:  # fmt: skip
+        if serve_cert is None and (serve_key or client_ca):
+            raise click.UsageError("--serve-key and --client-ca need --serve-cert")
+        context = None
+        if serve_cert is not None:
+            context = igtl.tls.server(serve_cert, serve_key, client_ca=client_ca)
+        return command(*args, context=context, allow=allow or None, **others)
 
     return wrapped  # type: ignore[return-value]
 

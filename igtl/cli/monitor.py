@@ -210,7 +210,7 @@ def command(
     if away:
         raise Failure(away, UNREACHABLE)
     if not watch.streams and not as_json:
-        raise Failure(f"nothing came; see igtl doctor {named(address)}")
+        raise Failure(f"nothing came; {incoming.advice}")
 
 
 def _is_over(watch: Watch, end: float | None) -> bool:
@@ -248,9 +248,7 @@ def _screen(
             _table(watch, console, rows=console.height - (7 if watch.source.clock is None else 9))
         )
     elif time.monotonic() - begun > 3:
-        parts.append(
-            styled((f"nothing has come yet; igtl doctor {named(address)} tells why", "yellow"))
-        )
+        parts.append(styled((f"nothing has come yet; {watch.source.advice}", "yellow")))
     return Group(*parts)
 
 

@@ -6,20 +6,21 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
-from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
 import igtl
-from igtl.cli.arguments import Address, Selection, ending, selecting
+from igtl.cli.arguments import Address, Selection, ending, selecting, serving_too
 from igtl.cli.echo import tell
 from igtl.cli.sources import Source, receiving
 from igtl.cli.terminal import say
 from igtl.log import named
 from igtl.tools.relay import Relay
 
-_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+if TYPE_CHECKING:
+    from ssl import SSLContext
+
 _VERSIONS: dict[str, Literal["as is", "auto", 1, 2]] = {
     "as-is": "as is", "auto": "auto", "1": 1, "2": 2,
 }  # fmt: skip
@@ -58,10 +59,7 @@ class _Renaming(click.ParamType):  # type: ignore[type-arg]
     "--both-ways", is_flag=True,
     help="Also send to the source what clients send; it answers their commands and requests.",
 )  # fmt: skip
-@click.option("--allow", multiple=True, help="Only these addresses or networks may connect.")
-@click.option("--serve-cert", type=_FILE, help="TLS for the clients, with this certificate (PEM).")
-@click.option("--serve-key", type=_FILE, help="Its key, if it is not in the same file.")
-@click.option("--client-ca", type=_FILE, help="Only clients with a certificate of this authority.")
+@serving_too
 @ending
 @selecting
 @receiving
@@ -72,10 +70,8 @@ def command(
     to_version: str,
     max_rate: float | None,
     both_ways: bool,
-    allow: tuple[str, ...],
-    serve_cert: Path | None,
-    serve_key: Path | None,
-    client_ca: Path | None,
+    allow: tuple[str, ...] | None,
+    context: SSLContext | None,
     count: int | None,
     seconds: float | None,
     selection: Selection,
@@ -91,14 +87,9 @@ def command(
     igtl relay plus:18944 --hello --to-version 1       # for clients with an old library
     igtl relay far:18944 --ca clinic.pem --rename Probe=ProbeToTracker
     """
-    if serve_cert is None and (serve_key or client_ca):
-        raise click.UsageError("--serve-key and --client-ca need --serve-cert")
-    context = None
-    if serve_cert is not None:
-        context = igtl.tls.server(serve_cert, serve_key, client_ca=client_ca)
     end = None if seconds is None else time.monotonic() + seconds
     with ExitStack() as stack:
-        server = stack.enter_context(igtl.serve(*at, ssl=context, allow=allow or None, start=False))
+        server = stack.enter_context(igtl.serve(*at, ssl=context, allow=allow, start=False))
         tell(server)
         relay = stack.enter_context(
             Relay(

@@ -1,5 +1,5 @@
-"""Where messages come from: a server, a client that connects, or datagrams. One way for all
-commands that receive."""
+"""Where messages come from: a server, a client that connects, datagrams, or a site of a bridge. One
+way for all commands that receive."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ import click
 
 import igtl
 from igtl.cli import UNREACHABLE, Failure
-from igtl.cli.arguments import Connection, connection
+from igtl.cli.arguments import Connection, connection, hub
 from igtl.cli.clock import PeerClock
 from igtl.cli.terminal import say
 from igtl.log import named
+from igtl.options import SITE
 from igtl.peers.plus.selection import Select
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -30,10 +31,11 @@ class Source:
     """One source of messages, opened by `with`.
 
     Args:
-        address: of the server; with `listen` and `udp` our own.
+        address: of the server; with `listen` and `udp` our own; or a site of a bridge.
         heal: go on when the connection is lost: connect again, or wait for the next client.
         select: what PLUS is asked for.
         ask_clock: ask the server for its clock.
+        hub: endpoints of the hub of the bridge.
         limited: the caller was told when to end, so that a peer that ends before, even in order,
             is lost.
         tell: called with what happens to the connection.
@@ -41,7 +43,6 @@ class Source:
 
     Attributes:
         peer: who sends.
-        away: why the connection is lost, while `heal` makes it anew; "" while there is one.
         stats: counters of the link.
         clock: the clock of the server, if it is to be asked.
     """
@@ -55,6 +56,7 @@ class Source:
         udp: bool = False,
         start: str | None = None,
         select: Select | None = None,
+        hub: tuple[str, ...] = (),
         crc: igtl.CRCPolicy = "verify",
         end: float | None = None,
         ask_clock: bool = False,
@@ -65,12 +67,14 @@ class Source:
     ) -> None:
         self.address = address
         self.peer: Any = named(address)
-        self.away = ""
+        self._away = ""
         self._how = how
         self._listen = listen
         self._udp = udp
         self._start = start
         self._select = select
+        self._hub = hub
+        self._site = address[0].removeprefix(SITE) if address[0].startswith(SITE) else None
         self._crc: igtl.CRCPolicy = crc
         self._end = end
         self._heal = heal
@@ -104,6 +108,8 @@ class Source:
         self._open.close()
 
     def _opened(self) -> Any:
+        if self._site is not None:
+            return self._of_site(self._site)
         if self._udp:
             host, port = self.address
             return igtl.udp.Receiver(port, host, crc=self._crc, on_error="raise")
@@ -135,6 +141,25 @@ class Source:
         clock: igtl.Clock = self._from.clock(samples, update=update)
         return clock
 
+    def _of_site(self, site: str) -> Any:
+        if not self._hub:
+            raise click.UsageError("site:NAME needs --connect, or the variable IGTL_BRIDGE")
+        if self._listen or self._udp or self._select or self._start or self.clock:
+            raise click.UsageError(
+                "--listen, --udp, --start, --select and --clock are not for a site"
+            )
+        self.peer = named(self.address)
+        try:
+            return igtl.bridge.Subscriber(
+                site, connect=self._hub, on_event=self._told, max_age=None, **self._how.files
+            )
+        except ValueError as error:
+            raise click.UsageError(str(error)) from None
+
+    def _told(self, text: str) -> None:
+        self._away = text
+        self._tell(text)
+
     def _accepted(self) -> igtl.Link:
         self._tell(f"waiting for a client on {named((self._listener.host, self._listener.port))}")
         link: igtl.Link = self._listener.accept(timeout=self._left())
@@ -148,7 +173,7 @@ class Source:
         self.peer = event.peer
         reason = f": {event.error}" if event.error else ""
         news = f"{named(event.peer)} {event.kind}{reason}"
-        self.away = "" if event.kind == "connected" else news
+        self._away = "" if event.kind == "connected" else news
         if self.clock is not None:
             self.clock.changed()
         self._tell(news)
@@ -173,18 +198,35 @@ class Source:
     def stats(self) -> igtl.Stats:
         return self._from.stats  # type: ignore[no-any-return]
 
+    @property
+    def away(self) -> str:
+        """Why the connection is lost, while it is made anew; "" while there is one."""
+        return "" if self._site is not None and self._from.connected else self._away
+
+    @property
+    def advice(self) -> str:
+        """What to do when nothing comes."""
+        if self._site is not None:
+            return "igtl bridge router says which sites there are"
+        return f"see igtl doctor {named(self.address)}"
+
+    @property
+    def _pairs(self) -> bool:
+        """Whether each message comes with its sender."""
+        return self._udp or self._site is not None
+
     def _left(self) -> float | None:
         return None if self._end is None else max(0.0, self._end - time.monotonic())
 
     def send(self, message: igtl.Message) -> None:
-        """Say something to the peer, if it is there and no sender of datagrams."""
-        if self._from is not None and not self._udp:
+        """Say something to the peer, if it is there, and neither sends datagrams nor is a site."""
+        if self._from is not None and not self._pairs:
             self._from.send(message)
 
     def messages(self) -> Iterator[igtl.Message]:
         """Each message, until the source ends or the time is up."""
         for found in self._each(lambda: self._from.recv(timeout=self._left())):
-            message = found[0] if self._udp else found
+            message = found[0] if self._pairs else found
             if self.clock is not None:
                 self.clock.saw(message)
             yield message
@@ -192,7 +234,7 @@ class Source:
     def frames(self) -> Iterator[tuple[igtl.Frame, Any]]:
         """Each message as it came, and from whom."""
         for found in self._each(lambda: self._from.recv_frame(timeout=self._left())):
-            yield found if self._udp else (found, self.peer)
+            yield found if self._pairs else (found, self.peer)
 
     def _each(self, take: Callable[[], T]) -> Iterator[T]:
         while True:
@@ -216,9 +258,13 @@ class Source:
             yield found
 
 
-def receiving(command: F) -> F:
+def receiving(command: F, *, of: str = "") -> F:
     """Decorator: the options of a command that receives; it gets `source`, which takes the address
-    and what else `Source` has, and gives a Source."""
+    and what else `Source` has, and gives a Source.
+
+    Args:
+        of: as of `connection`; then the command itself knows the hub of a bridge.
+    """
 
     @click.option("--listen", is_flag=True, help="Be the server: wait at ADDRESS for one client.")
     @click.option("--udp", is_flag=True, help="Receive datagrams at ADDRESS instead.")
@@ -227,7 +273,6 @@ def receiving(command: F) -> F:
         "--select", "names", multiple=True,
         help="Ask PLUS for this only: XToY, Image_Frame, TRACKEDFRAME, TDATA, or another type.",
     )  # fmt: skip
-    @connection
     @functools.wraps(command)
     def wrapped(
         *args: Any, listen: bool, udp: bool, start: str | None, names: tuple[str, ...],
@@ -244,8 +289,15 @@ def receiving(command: F) -> F:
         except ValueError as error:
             raise click.UsageError(f"--select: {error}") from None
         source = functools.partial(
-            Source, how=how, listen=listen, udp=udp, start=start, select=select
+            Source,
+            how=how,
+            listen=listen,
+            udp=udp,
+            start=start,
+            select=select,
+            hub=others["hub"] if of else others.pop("hub"),
         )
         return command(*args, source=source, **others)
 
-    return wrapped  # type: ignore[return-value]
+    connecting = connection(wrapped, of=of)
+    return connecting if of else hub(connecting)  # type: ignore[return-value]

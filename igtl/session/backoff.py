@@ -195,6 +195,6 @@ def _refusal(error: Exception | None) -> bool:
     ssl = sys.modules.get("ssl")  # never loaded for its own sake
     return (
         ssl is not None
-        and isinstance(error, ssl.SSLError)
+        and isinstance(error, getattr(ssl, "SSLError", ()))  # another thread may be loading it
         and not isinstance(error, (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError))
     )

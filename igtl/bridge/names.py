@@ -1,0 +1,131 @@
+"""Names on a bridge: the keys under which messages travel, and what travels beside each.
+
+    igtl/SITE/TYPE/DEVICE                   the messages of a site
+    igtl/SITE/@alive/PUBLISHER/GENERATION   present while this publisher of the site is connected
+    igtl/SITE/@clock/PUBLISHER              answers with the clock of this publisher
+    igtl/SITE/@ask                          answers commands and requests
+    igtl/@may/put|get|ask/SITE              answered by the hub if this connection may do so
+
+A chunk of a key that begins with @ is not matched by the wildcards of another key.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Final, NamedTuple
+from urllib.parse import quote_from_bytes, unquote_to_bytes
+
+from igtl import _core
+from igtl._core import Frame
+
+ALL: Final = "*"
+_LONGEST: Final = 128  # bytes of the name of a site
+
+
+def chunk_of(name: bytes) -> str:
+    """A name as one chunk of a key: letters, digits and `_.-~` as they are, the rest
+    percent-encoded; an empty one is "%00", which no name of a message contains."""
+    return quote_from_bytes(name, safe="") or "%00"
+
+
+def name_of(chunk: str) -> bytes:
+    """The name that `chunk_of` has made a chunk of."""
+    return b"" if chunk == "%00" else unquote_to_bytes(chunk)
+
+
+def checked_site(name: str) -> str:
+    """The name of a site.
+
+    Raises:
+        ValueError: it is empty, too long, or `*`, which means all sites.
+    """
+    if not name or name == ALL or len(name.encode()) > _LONGEST:
+        raise ValueError(f"a site has a name of 1 to {_LONGEST} bytes, not {name!r}")
+    return name
+
+
+def site_chunk(site: str) -> str:
+    """A site, or `*` for all of them, as a chunk."""
+    return ALL if site == ALL else chunk_of(site.encode())
+
+
+def site_of(key: str) -> str:
+    """The site in a key."""
+    return name_of(key.split("/", 2)[1]).decode("utf-8", "replace")
+
+
+def messages_key(site: str) -> str:
+    """The messages of a site; of all sites for `*`."""
+    return f"igtl/{site_chunk(site)}/*/*"
+
+
+def wanted_key(site: str) -> str:
+    """One of the keys of a site, under which there is no message: a receiver of the site matches
+    it."""
+    return f"igtl/{site_chunk(site)}/_/_"
+
+
+def message_key(site: str, frame: Frame) -> str:
+    """The key of one message."""
+    stream = _core.stream_key(frame)
+    type_name, device = (field.partition(b"\0")[0] for field in (stream[:12], stream[12:]))
+    return f"igtl/{site_chunk(site)}/{chunk_of(type_name)}/{chunk_of(device)}"
+
+
+def presence_key(site: str, publisher: int | None = None, generation: int = 0) -> str:
+    """The token of a publisher of a site; of all its publishers without one."""
+    tail = "*/*" if publisher is None else f"{publisher:x}/{generation}"
+    return f"igtl/{site_chunk(site)}/@alive/{tail}"
+
+
+def publisher_of(key: str) -> int:
+    """The publisher in the key of a token or a clock."""
+    return int(key.split("/")[3], 16)
+
+
+def clock_key(site: str, publisher: int | None = None) -> str:
+    """Where the clock of a publisher is asked for; of all publishers of a site without one."""
+    return f"igtl/{site_chunk(site)}/@clock/{'*' if publisher is None else f'{publisher:x}'}"
+
+
+def request_key(site: str) -> str:
+    """Where commands and requests to a site go."""
+    return f"igtl/{site_chunk(site)}/@ask"
+
+
+def permission_key(verb: str, site: str) -> str:
+    """What the hub answers if a connection may "put", "get" or "ask" this site."""
+    return f"igtl/@may/{verb}/{site_chunk(site)}"
+
+
+_STAMP: Final = struct.Struct("<QQd")
+
+
+class Stamp(NamedTuple):
+    """What travels beside a message.
+
+    Attributes:
+        publisher: a random number of one run of a publisher.
+        number: of the message in its stream, from 1 on.
+        sent: when the message was put, by the monotonic clock of the publisher, in seconds.
+    """
+
+    publisher: int
+    number: int
+    sent: float
+
+    def pack(self) -> bytes:
+        """As bytes."""
+        return _STAMP.pack(*self)
+
+    @classmethod
+    def unpack(cls, data: bytes) -> Stamp:
+        """From bytes.
+
+        Raises:
+            ValueError: they are no stamp.
+        """
+        try:
+            return cls(*_STAMP.unpack(data))
+        except struct.error:
+            raise ValueError(f"{len(data)} bytes are no stamp") from None

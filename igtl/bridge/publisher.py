@@ -1,0 +1,374 @@
+"""The end of a bridge where the messages of a site go in."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple, Self, Unpack, get_args
+
+from igtl import _core
+from igtl._core import Frame
+from igtl._stream import Stats
+from igtl.bridge.asked import Asked
+from igtl.bridge.events import Events
+from igtl.bridge.hub import Hub, Refused, checked
+from igtl.bridge.kept import Kept
+from igtl.bridge.lanes import Bounds, Kind, Lane, is_kept, kind_of, quality
+from igtl.bridge.names import (
+    Stamp,
+    checked_site,
+    clock_key,
+    message_key,
+    messages_key,
+    presence_key,
+    publisher_of,
+    request_key,
+    wanted_key,
+)
+from igtl.codec.message import Message
+from igtl.extras import need
+from igtl.log import log
+from igtl.options import PublisherOptions, PublisherSettings, seconds
+
+MAX_STREAMS: Final = 4096
+"""Streams of one publisher: a source that invents names shall not fill the memory."""
+
+
+class _Stream:
+    """One key: its lane, which does not change, the last number, and the key as Zenoh sends it."""
+
+    def __init__(self, key: str, kind: Kind) -> None:
+        self.key = key
+        self.kind = kind
+        self.number = 0
+        self.short: Any = None
+
+
+class _Item(NamedTuple):
+    """One message that waits in a lane, and since when."""
+
+    stream: _Stream
+    frame: Frame
+    at: float
+
+
+class Publisher:
+    """Puts the messages of a site on a bridge.
+
+        with igtl.connect("tracker", reconnect=igtl.Backoff()) as link:
+            with igtl.bridge.Publisher("or1", link, connect="tcp/hub:7447") as publisher:
+                publisher.wait()
+
+    The hub may be away, at the beginning too: messages wait then, within the bounds of their lanes,
+    and of poses and images only the newest of each stream.
+
+    Args:
+        site: name of this site.
+        source: followed from the beginning, see `follow`; None: the caller puts.
+        on_event: called with a line about the connection to the hub; from any thread.
+        settings: see `igtl.options.PublisherOptions`; `connect=` is needed.
+
+    Attributes:
+        site: its name.
+        stats: what was put, in `sent`, and what was given up, in `dropped`: "superseded" by a newer
+            message of its stream, "overflow" of a lane, "streams" (more than MAX_STREAMS),
+            "unasked" (an answer that nothing waits for), "closed" (it waited when this end was
+            closed).
+
+    Raises:
+        ValueError, TypeError: the site or an option is not allowed.
+        MissingExtra: the extra `igtl[bridge]` is missing.
+    """
+
+    def __init__(
+        self,
+        site: str,
+        source: Any = None,
+        *,
+        on_event: Callable[[str], None] = lambda text: None,
+        **settings: Unpack[PublisherSettings],
+    ) -> None:
+        options = checked(PublisherOptions.of(settings))
+        self.site = checked_site(site)
+        self.stats = Stats()
+        self._options = options
+        self._zenoh = need("zenoh", "bridge")
+        self._id = secrets.randbits(64)
+        self._source: Any = None
+        self._lock = threading.Lock()
+        self._lanes: dict[Kind, Lane[_Item]] = {}
+        self._streams: dict[str, _Stream] = {}
+        self._how = {kind: quality(self._zenoh, kind) for kind in get_args(Kind)}
+        self._wanted: dict[bool, Any] = {}  # whether there are receivers: of what is live or not
+        self._kept = Kept(self._id, options.max_queued_bytes)
+        self._asked = Asked(options.request_timeout)
+        self._others: set[int] = set()
+        self._error: BaseException | None = None
+        self._over = threading.Event()
+        self._closed = False
+        self._events = Events(self.close)
+        self._late = Events(self.close)  # its answers may be large, and take long
+        self._presence = threading.Lock()
+        self._generation = 0
+        self._token: Any = None
+        self._hub = Hub(
+            options, [("put", self.site)],
+            opened=self._opened, changed=self._changed, events=self._events, tell=on_event,
+        )  # fmt: skip
+        # A hub reads a connection in order: so that no pose waits there behind an image for a slow
+        # receiver, what is not live has a connection of its own.
+        self._wide = Hub(
+            options, (), opened=self._opened_wide, changed=self._changed, events=self._late,
+            tell=None,
+        )  # fmt: skip
+        for hub in (self._hub, self._wide):
+            hub.start()
+        if source is not None:
+            self.follow(source)
+
+    # -- messages
+
+    def put(self, message: Message | Frame) -> None:
+        """Publish a message; returns at once. An array of it may be changed afterwards. A frame is
+        published as it came, with a wrong CRC too. From any thread."""
+        at = time.monotonic()
+        frame = message
+        if not isinstance(frame, Frame):
+            frame = Frame.from_bytes(frame.pack())
+        if self._asked.answers(frame):
+            return
+        if frame.type_name.startswith("RTS_"):  # not for those that have not asked
+            self.stats.count_dropped(frame, "unasked")
+            return
+        key = message_key(self.site, frame)
+        with self._lock:
+            if self._closed:
+                self.stats.count_dropped(frame, "closed")
+                return
+            stream = self._streams.get(key)
+            if stream is None:
+                if len(self._streams) >= MAX_STREAMS:
+                    self._count(frame, "streams")
+                    return
+                stream = self._streams[key] = _Stream(key, kind_of(frame))
+            lane = self._lanes.get(stream.kind) or self._new_lane(stream.kind)
+        lane.put(_Item(stream, frame, at), len(frame), _core.stream_key(frame))
+
+    def _new_lane(self, kind: Kind) -> Lane[_Item]:
+        bounds = Bounds(self._options.max_queued, self._options.max_queued_bytes)
+        lane = self._lanes[kind] = Lane(kind, bounds, self._send, self._lost)
+        lane.open(self._is_open(kind))
+        return lane
+
+    def _is_open(self, kind: Kind) -> bool:
+        return self._hub.connected and (kind == "live" or self._wide.connected)
+
+    def _lost(self, item: _Item, cause: str) -> None:
+        if cause == "superseded":
+            self.stats.count_dropped(item.frame, cause)
+        else:
+            self._count(item.frame, cause)
+
+    def _count(self, frame: Frame, cause: str) -> None:
+        self.stats.count_dropped(frame, cause)
+        log(
+            logging.WARNING, "site %s gives up messages: %s", self.site, cause,
+            type=frame.type_name, device=frame.device_name, cause=cause,
+        )  # fmt: skip
+
+    def _send(self, item: _Item) -> None:
+        """Hand a message to Zenoh; in the thread of its lane, waits where there is no room."""
+        stream, frame, at = item
+        stream.number += 1
+        stamp = Stamp(self._id, stream.number, at)
+        data = bytes(frame.data)
+        if is_kept(frame.type_name):
+            self._kept.keep(stream.key, data, stamp)
+        live = stream.kind == "live"
+        session = (self._hub if live else self._wide).session
+        try:
+            if stream.short is None:
+                stream.short = session.declare_keyexpr(stream.key)
+            # one question for all streams of the site: a publisher of Zenoh for each stream asks
+            # the hub for each, which 20,000 of them do not survive
+            if self._wanted[live].matching_status.matching:
+                how = self._how[stream.kind]
+                session.put(stream.short, data, attachment=stamp.pack(), **how)
+        except self._zenoh.ZError as error:  # the session was closed
+            self.stats.count_dropped(frame, "closed")
+            log(logging.DEBUG, "not put: %s", error)
+            return
+        self.stats.count_sent(frame, len(frame))
+
+    # -- the hub
+
+    def _opened(self, session: Any) -> None:
+        site, handler = self.site, self._events.handler
+        self._wanted[True] = session.declare_publisher(wanted_key(site))
+        key = clock_key(site, self._id)
+        session.declare_queryable(key, handler(_time_teller(key)))
+        met = handler(self._met)
+        session.liveliness().declare_subscriber(presence_key(site), met, history=True)
+
+    def _opened_wide(self, session: Any) -> None:
+        handler = self._late.handler
+        self._wanted[False] = session.declare_publisher(wanted_key(self.site))
+        session.declare_queryable(messages_key(self.site), handler(self._kept.answer))
+        if self._options.requests:
+            session.declare_queryable(request_key(self.site), self._events.handler(self._ask))
+
+    def _changed(self, connected: bool) -> None:
+        with self._lock:
+            for kind, lane in self._lanes.items():
+                lane.open(self._is_open(kind))
+        with self._presence:
+            if self.connected:
+                self._announce()
+        if self._hub.refused is not None:
+            self._end(self._hub.refused)
+
+    def _announce(self) -> None:
+        """A new token: receivers ask for what they have missed."""
+        before, self._generation = self._token, self._generation + 1
+        key = presence_key(self.site, self._id, self._generation)
+        self._token = self._hub.session.liveliness().declare_token(key)
+        if before is not None:
+            before.undeclare()
+
+    def _met(self, sample: Any) -> None:
+        """Another publisher, or this one, has come or gone."""
+        other = publisher_of(str(sample.key_expr))
+        if other == self._id or "DELETE" in str(sample.kind):
+            self._others.discard(other)
+        elif other not in self._others:
+            self._others.add(other)
+            self._hub.tell(
+                f"there is another publisher of site {self.site!r}: receivers get the messages of "
+                "both, mixed", logging.WARNING,
+            )  # fmt: skip
+
+    # -- requests
+
+    def _ask(self, query: Any) -> None:
+        """Hand a command or request from far away to the source."""
+        try:
+            if self._source is None:
+                raise LookupError("there is none")
+            message = self._asked.begin(query)
+            if message is not None:
+                self._source.send(message)
+        except Exception as error:
+            query.reply_err(f"site {self.site!r} cannot ask its source: {error}")
+
+    # -- the source
+
+    def follow(
+        self, source: Any, takes: Callable[[str, str], bool] = lambda type_name, device_name: True
+    ) -> None:
+        """Publish what a source sends, in a thread, until it ends; then `wait` returns. The source
+        stays its owner's. It gets the commands and requests from far away.
+
+        Args:
+            source: a link, or anything whose `frames()` gives frames (or pairs of a frame and its
+                sender), and whose `send(message)` takes messages.
+            takes: called with type and device name; whether such messages are published.
+        """
+        self._source = source
+        threading.Thread(
+            target=self._follow, args=(source, takes), name="igtl bridge source", daemon=True
+        ).start()
+
+    def _follow(self, source: Any, takes: Callable[[str, str], bool]) -> None:
+        error: BaseException | None = None
+        try:
+            for found in source.frames():
+                if self._closed:
+                    return
+                frame = found[0] if isinstance(found, tuple) else found
+                if takes(frame.type_name, frame.device_name):
+                    self.put(frame)
+                else:
+                    self._asked.answers(frame)
+        except Exception as failed:
+            error = failed
+        self._end(error)
+
+    def _end(self, error: BaseException | None) -> None:
+        self._error = self._error or error
+        self._over.set()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until the source has ended or this end was closed, or `timeout` seconds; returns
+        whether that is so.
+
+        Raises:
+            Refused: the hub does not let this end in.
+            Exception: what ended the source.
+        """
+        over = self._over.wait(seconds("timeout", timeout))
+        if self._error is not None:
+            raise self._error
+        return over
+
+    @property
+    def connected(self) -> bool:
+        """Whether the hub is there, and takes the messages of this site."""
+        return self._hub.connected and self._wide.connected
+
+    @property
+    def refused(self) -> Refused | None:
+        """Why the hub does not let this end in; None while it does, or is away."""
+        return self._hub.refused
+
+    @property
+    def waiting(self) -> int:
+        """Messages that wait to leave."""
+        with self._lock:
+            return sum(lane.waiting for lane in self._lanes.values())
+
+    def drain(self, timeout: float | None = None) -> bool:
+        """Wait until nothing waits to leave, or `timeout` seconds; returns whether that is so."""
+        patience = seconds("timeout", timeout)
+        end = None if patience is None else time.monotonic() + patience
+        with self._lock:
+            lanes = list(self._lanes.values())
+        return all(
+            lane.drain(None if end is None else max(0.0, end - time.monotonic())) for lane in lanes
+        )
+
+    def close(self) -> None:
+        """Leave the bridge: what has waited for up to a second now is given up."""
+        if self.connected:
+            self.drain(1.0)
+        with self._lock:
+            self._closed = True
+            lanes = list(self._lanes.values())
+        for lane in lanes:
+            lane.close()
+        for hub in (self._hub, self._wide):
+            hub.close()
+        for lane in lanes:
+            lane.join()
+        for events in (self._events, self._late):
+            events.close()
+        self._end(None)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Publisher of site {self.site!r} {self.stats}>"
+
+
+def _time_teller(key: str) -> Callable[[Any], None]:
+    def tell(query: Any) -> None:
+        with query:
+            query.reply(key, repr(time.monotonic()))
+
+    return tell
