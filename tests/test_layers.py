@@ -33,6 +33,7 @@ LAYERS = [
     "simulate doctor",
     "tools testing",
     "view",
+    "gateway",
     "__init__",
     "cli",
     "__main__",

@@ -99,14 +99,14 @@ class TransformGraph:
         Raises:
             ValueError: the name is not of that form, or the matrix is not rigid.
         """
-        a, b = _frames(name)
+        a, b = frames_of(name)
         self._edges.pop((b, a), None)
         now = self._clock() if arrived is None else arrived
         self._edges[a, b] = _Edge(pose if isinstance(pose, Pose) else Pose(pose), now)
 
     def remove(self, name: str) -> None:
         """Take a link out, if it is there."""
-        a, b = _frames(name)
+        a, b = frames_of(name)
         self._edges.pop((a, b), None)
         self._edges.pop((b, a), None)
 
@@ -125,7 +125,7 @@ class TransformGraph:
 
     def pose(self, name: str) -> Pose:
         """As a Pose; see `graph[name]`."""
-        a, b = _frames(name)
+        a, b = frames_of(name)
         path = self._path(a, b, fresh=True)
         if path is None:
             raise NoTransform(name, self._why(a, b))
@@ -212,7 +212,12 @@ class TransformGraph:
         return found
 
 
-def _frames(name: str) -> tuple[str, str]:
+def frames_of(name: str) -> tuple[str, str]:
+    """X and Y of XToY.
+
+    Raises:
+        ValueError: the name is not of that form.
+    """
     match = _NAME.match(name)
     if match is None:
         raise ValueError(f"{name!r} is not of the form XToY, each with a capital first letter")

@@ -22,7 +22,7 @@ from igtl import _core
 from igtl._core import Frame
 from igtl.blocking.server import Peer, Server
 from igtl.codec.message import Message
-from igtl.errors import ConnectionClosed, ProtocolError
+from igtl.errors import ProtocolError
 from igtl.messages.general import Command
 from igtl.messages.queries import Get, Start, Stop
 from igtl.session.requests import Exchange
