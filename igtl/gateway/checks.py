@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from igtl.addresses import parsed
+from igtl.errors import EncodeError
 from igtl.geometry.graph import TransformGraph
 from igtl.options import Options, unknown
 from igtl.tools.routing import Renaming
@@ -128,7 +129,10 @@ def names(value: Any, folder: Path) -> dict[str, str]:
     """A table of new names by old ones."""
     if not isinstance(value, dict) or not all(isinstance(each, str) for each in value.values()):
         raise ValueError(f"must be a table of new names by old ones, not {value!r}")
-    Renaming(value)
+    try:
+        Renaming(value)
+    except EncodeError as error:
+        raise ValueError(error.reason) from None
     return value
 
 

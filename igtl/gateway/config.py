@@ -151,7 +151,7 @@ class _Reader:
         sinks = self._entries("sink", keys.SINKS, keys.SINK)
         routes = {name: self._route(name, sources, sinks) for name in self._table(("route",))}
         if not routes and not self._problems:
-            self._blame(("route",), "there is no [route.NAME]: nothing would be passed on")
+            self._problems.append(Problem(0, "there is no [route.NAME]: nothing is passed on"))
         if self._problems:
             raise ConfigError(self._path, self._problems)
         return Config(gateway.get("http", HTTP), poses, sources, sinks, routes)
@@ -219,6 +219,8 @@ class _Reader:
     def _check_together(self, path: tuple[str, ...], entry: Entry) -> None:
         """What depends on more than one key."""
         values = entry.values
+        if entry.kind == "site" and "hub" not in self._table(path):
+            self._blame(path, "needs hub: where the hub of the bridge is, tcp/HOST:PORT")
         serves = entry.kind in ("serve", "listen")
         secret = "client_ca" in values or "key" in values
         if secret and "cert" not in values and isinstance(entry.place, tuple):

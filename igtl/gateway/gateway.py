@@ -10,15 +10,28 @@ from typing import Any, Final, Self
 
 from igtl._core import Frame
 from igtl.gateway.archive import Archive
+from igtl.gateway.bridging import FromSite, ToSite
 from igtl.gateway.config import Config, Entry
 from igtl.gateway.parts import Part
 from igtl.gateway.route import Route
 from igtl.gateway.sinks import Connecting, Serving, Sink
-from igtl.gateway.sources import KINDS, Source
+from igtl.gateway.sources import (
+    Connected,
+    Datagrams,
+    Device,
+    Listening,
+    Replayed,
+    Simulated,
+    Source,
+)  # fmt: skip
 from igtl.log import log
 
+SOURCES: Final[Mapping[str, type[Source]]] = {
+    "connect": Connected, "listen": Listening, "udp": Datagrams, "site": FromSite,
+    "replay": Replayed, "simulate": Simulated, "device": Device,
+}  # fmt: skip
 SINKS: Final[Mapping[str, type[Sink]]] = {
-    "serve": Serving, "connect": Connecting, "record": Archive,
+    "serve": Serving, "connect": Connecting, "record": Archive, "site": ToSite,
 }  # fmt: skip
 _OPENING: Final = 1.0  # seconds for sinks to open before sources do
 _PATIENCE: Final = 5.0  # seconds for frames that are on their way through a route that ends
@@ -81,7 +94,7 @@ class Gateway:
             for sink in old_sinks:
                 sink.close()
             new_sources = [
-                KINDS[e.kind](e, self._take) for e in config.sources.values()
+                SOURCES[e.kind](e, self._take) for e in config.sources.values()
                 if e.name not in sources
             ]  # fmt: skip
             self.sources = sources | {source.name: source for source in new_sources}

@@ -43,6 +43,9 @@ _CLIENT_TLS: Final = {
     "tls": checks.flag, "ca": checks.file, "cert": checks.file, "key": checks.file,
 }  # fmt: skip
 _SERVER_TLS: Final = {"cert": checks.file, "key": checks.file, "client_ca": checks.file}
+_HUB: Final = {
+    "hub": checks.text, "ca": checks.file, "cert": checks.file, "key": checks.file,
+}  # fmt: skip
 _VERSION: Final = {"version": checks.choice("as is", "auto", 1, 2)}
 _POLICY: Final = {"policy": checks.choice("drop_oldest", "drop_newest", "latest")}
 
@@ -78,6 +81,7 @@ SOURCES: Final[Mapping[str, Kind]] = {
         {"loop": checks.flag, "speed": checks.number(), "restamp": checks.flag},
     ),
     "device": Kind(checks.text),
+    "site": Kind(checks.text, {**_HUB, "max_age": checks.number()}),
     "simulate": Kind(
         checks.devices,
         {
@@ -98,6 +102,7 @@ SINKS: Final[Mapping[str, Kind]] = {
         checks.address, {**_CLIENT_TLS, **_VERSION},
         {**_of(ReconnectOptions, "version", *_INBOX), **_POLICY},
     ),
+    "site": Kind(checks.text, _HUB),
     "record": Kind(
         checks.prefix,
         {

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from importlib.metadata import version
 from typing import Any, Final
 
 from igtl.extras import need
@@ -54,10 +55,8 @@ class Metrics:
 
     def collect(self) -> Iterator[Any]:
         """Families of numbers, for the registry."""
-        from igtl import __version__
-
         info = self._gauge("igtl_gateway_info", "Version of igtl.", labels=["version"])
-        info.add_metric([__version__], 1)
+        info.add_metric([version("igtl")], 1)
         yield info
         yield self._gauge(
             "igtl_gateway_start_time_seconds", "When the gateway began, seconds since 1970.",

@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from typing import Any, Final
 
+from igtl._stream import Stats
 from igtl.errors import IgtlError
 from igtl.gateway.config import Entry
 from igtl.log import log
@@ -140,3 +141,9 @@ class Tally:
         """The numbers as they are now."""
         with self._lock:
             return Counter(self._counts)
+
+
+def settle(lost: Tally, stats: Stats) -> None:
+    """Take over the losses of a connection that is over."""
+    lost.update(stats.dropped)
+    lost.update(stats.errors)

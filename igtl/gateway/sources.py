@@ -21,7 +21,14 @@ from igtl.codec.message import Message
 from igtl.errors import ConnectionClosed
 from igtl.extras import need
 from igtl.gateway.config import Entry
-from igtl.gateway.parts import BACKOFF, Part, Tally, context_of_client, context_of_server
+from igtl.gateway.parts import (
+    BACKOFF,
+    Part,
+    Tally,
+    context_of_client,
+    context_of_server,
+    settle,
+)  # fmt: skip
 from igtl.log import log, named
 from igtl.messages.queries import StartQuaternionTrackingData, StartTrackingData
 from igtl.session.access import AllowList
@@ -82,12 +89,6 @@ class Source(Part):
         if not self._failure and self._silent_after is not None and silent > self._silent_after:
             return f"no message for {silent:.1f} s"
         return self._failure
-
-
-def settle(lost: Tally, stats: Stats) -> None:
-    """Take over the losses of a connection that is over."""
-    lost.update(stats.dropped)
-    lost.update(stats.errors)
 
 
 class Connected(Source):
@@ -311,9 +312,3 @@ class Device(Source):
     def stop(self) -> None:
         if self._device is not None:
             self._device.close()
-
-
-KINDS: Final[dict[str, type[Source]]] = {
-    "connect": Connected, "listen": Listening, "udp": Datagrams, "replay": Replayed,
-    "simulate": Simulated, "device": Device,
-}  # fmt: skip
