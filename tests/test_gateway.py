@@ -38,7 +38,7 @@ GOLDEN = [(VECTORS / v["file"]).read_bytes() for v in manifest()]
 def pose(device_name: str = "ProbeToTracker", x: float = 0.0, **header: Any) -> igtl.Transform:
     matrix = np.eye(4)
     matrix[0, 3] = x
-    return igtl.Transform(matrix, device_name=device_name, **header)
+    return igtl.Transform(matrix, device_name=device_name, **{"timestamp": 1.0, **header})
 
 
 def as_frame(message: igtl.Message) -> Frame:
@@ -124,11 +124,15 @@ def test_frames_pass_as_they_came(tmp_path: Path) -> None:
 def test_choosing_renaming(tmp_path: Path) -> None:
     route = 'types = ["TRANS*"]\nnames = ["Probe*", "Stylus"]\nrename = { "Probe*" = "OR1_*" }'
     with rig(tmp_path, route) as it:
-        messages = [pose("ProbeX"), pose("Stylus"), pose("Other"), igtl.String("a", device_name="Probe")]
+        messages = [
+            pose("ProbeX"),
+            pose("Stylus"),
+            pose("Other"),
+            igtl.String("a", device_name="Probe"),
+        ]
         assert [m.device_name for m in it.pass_on(*messages)] == ["OR1_X", "Stylus"]
         assert it.way.filtered == 2
-        assert it.pass_on(pose("Probe" + "y" * 15, x=1)) == [pose("OR1_" + "y" * 15, x=1)] or True
-        assert it.pass_on(pose("Probe" + "y" * 15)) != []
+        assert it.pass_on(pose("Probe" + "y" * 15, x=1)) == [pose("OR1_" + "y" * 15, x=1)]
 
 
 def test_wrong_crcs_are_refused_if_asked(tmp_path: Path) -> None:
@@ -142,7 +146,10 @@ def test_wrong_crcs_are_refused_if_asked(tmp_path: Path) -> None:
 def test_at_most_so_often(tmp_path: Path) -> None:
     with rig(tmp_path, "max_rate = 0.001") as it:
         got = it.pass_on(*(pose(x=k) for k in range(5)), pose("Other"))
-        assert [(m.device_name, m.matrix[0, 3]) for m in got] == [("ProbeToTracker", 0), ("Other", 0)]
+        assert [(m.device_name, m.matrix[0, 3]) for m in got] == [
+            ("ProbeToTracker", 0),
+            ("Other", 0),
+        ]
         assert (it.way.thinned, it.way.kept) == (3, 1)
 
 
@@ -189,7 +196,8 @@ def test_in_another_frame(tmp_path: Path) -> None:
         points = igtl.Points.from_arrays([[1.0, 2, 3], [4, 5, 6]], device_name="Targets")
         (got,) = it.pass_on(points)
         np.testing.assert_allclose(got.points.positions, [[98, 1, 3], [95, 4, 6]])
-        assert it.pass_on(igtl.String("as it is")) == [igtl.String("as it is")] or True
+        text = igtl.String("as it is")
+        assert it.pass_on(text) == [text]
         # no way to that frame: not passed on, and counted
         assert it.pass_on(pose("ProbeToElsewhere")) == []
         assert it.way.failed == {"NoTransform": 1}
@@ -201,7 +209,7 @@ def test_a_fixed_transform_stays_what_the_file_says(tmp_path: Path) -> None:
         (got,) = it.pass_on(pose(x=7))
         np.testing.assert_allclose(got.matrix, ROOM @ pose(x=7).matrix)
         assert it.pass_on(pose("Nameless")) == []
-        assert it.way.failed == {"CannotExpress": 1}
+        assert it.way.failed == {"CannotExpress": 1, "NoTransform": 1}
 
 
 def test_an_old_pose_is_not_used(tmp_path: Path) -> None:
@@ -240,21 +248,23 @@ def test_images_to_video(tmp_path: Path) -> None:
     pixels = np.add.outer(np.arange(48), np.arange(64)).astype(np.uint8)[None]
     image = igtl.Image(pixels, device_name="Probe_Image", timestamp=3.0)
     volume = igtl.Image(np.zeros((2, 4, 4), np.uint8), device_name="CT")
-    with rig(tmp_path, 'convert = ["IMAGE to VIDEO"]\ncodec = "VP80"') as it:
+    with rig(tmp_path, 'convert = ["IMAGE to VIDEO"]\ncodec = "VP90"') as it:
         got = it.pass_on(image, image, volume)
         assert [type(m) for m in got] == [igtl.Video, igtl.Video]
         assert it.way.failed == {"EncodeError": 1}
     decoder = igtl.VideoDecoder()
     picture = decoder.decode(got[0])
     assert picture is not None
-    grey = np.asarray(picture)[..., 0].astype(int)
+    grey = np.asarray(picture).astype(int)
     assert np.abs(grey - pixels[0]).mean() < 10
 
 
 # ---- sources and sinks ------------------------------------------------------------------------
 
 
-def one_way(folder: Path, source: str, sink: str = 'serve = "127.0.0.1:0"', more: str = "") -> Gateway:
+def one_way(
+    folder: Path, source: str, sink: str = 'serve = "127.0.0.1:0"', more: str = ""
+) -> Gateway:
     path = folder / "one.toml"
     path.write_text(
         f"""{more}
@@ -279,11 +289,13 @@ def received(gateway: Gateway, number: int, kind: type[igtl.Message] = igtl.Mess
 def test_connecting_heals(tmp_path: Path) -> None:
     port = free_port()
     with one_way(tmp_path, f'connect = "127.0.0.1:{port}"') as gateway:
-        until(lambda: "Connection refused" in gateway.faults.get("source in", "") or os.name == "nt")
+        until(
+            lambda: "Connection refused" in gateway.faults.get("source in", "") or os.name == "nt"
+        )
         assert not gateway.healthy
         for x in (1.0, 2.0):
             with igtl.serve(port=port) as server:
-                until(lambda: server.clients)  # noqa: B023
+                until(lambda: server.clients)
                 until(lambda: gateway.healthy)
                 gateway.wait_open(10)
                 with igtl.connect(port=gateway.sinks["out"].port) as link:
@@ -296,7 +308,9 @@ def test_connecting_heals(tmp_path: Path) -> None:
 
 def test_streams_that_must_be_asked_for(tmp_path: Path) -> None:
     with igtl.simulate.serve("tracker", port=0) as simulator:
-        with one_way(tmp_path, f'connect = "127.0.0.1:{simulator.port}"\nstart = "TDATA"') as gateway:
+        with one_way(
+            tmp_path, f'connect = "127.0.0.1:{simulator.port}"\nstart = "TDATA"'
+        ) as gateway:
             (got,) = received(gateway, 1, igtl.TrackingData)
             assert len(got.tools) == 3
 
@@ -329,7 +343,7 @@ def test_websockets_and_a_server_as_sink(tmp_path: Path) -> None:
             tmp_path, 'listen = "ws://127.0.0.1:0"', f'connect = "ws://127.0.0.1:{listener.port}"'
         ) as gateway:
             with listener.accept(timeout=10) as out:
-                gateway.wait_open(10)
+                gateway.sources["in"].tried.wait(10)
                 with igtl.connect(f"ws://127.0.0.1:{gateway.sources['in'].port}") as link:
                     link.send(pose(x=4))
                     assert out.recv(timeout=10).matrix[0, 3] == 4
@@ -365,7 +379,7 @@ def test_who_may_send(tmp_path: Path) -> None:
     with one_way(tmp_path, 'listen = "127.0.0.1:0"\nallow = ["10.0.0.0/8"]') as gateway:
         gateway.wait_open(10)
         with igtl.connect(port=gateway.sources["in"].port) as link:
-            with pytest.raises((igtl.ConnectionClosed, OSError)):
+            with pytest.raises(ConnectionError):
                 link.recv(timeout=10)
         assert gateway.sources["in"].connections == 0
     with one_way(tmp_path, 'listen = "127.0.0.1:0"\nmax_clients = 1') as gateway:
@@ -373,7 +387,7 @@ def test_who_may_send(tmp_path: Path) -> None:
         port = gateway.sources["in"].port
         with igtl.connect(port=port):
             until(lambda: gateway.sources["in"].connections == 1)
-            with igtl.connect(port=port) as second, pytest.raises((igtl.ConnectionClosed, OSError)):
+            with igtl.connect(port=port) as second, pytest.raises(ConnectionError):
                 second.recv(timeout=10)
 
 
@@ -396,7 +410,9 @@ def test_a_part_that_does_not_open_leaves_the_others_alone(tmp_path: Path, caplo
         with rig(tmp_path, "", more) as it:
             assert it.pass_on(pose(x=1))[0].matrix[0, 3] == 1
             assert "sink other" in it.gateway.faults
-            assert str(port) in it.gateway.faults["sink other"] or "in use" in str(it.gateway.faults)
+            assert str(port) in it.gateway.faults["sink other"] or "in use" in str(
+                it.gateway.faults
+            )
             taken.close()
             until(lambda: not it.gateway.faults)
 
@@ -422,7 +438,7 @@ def test_a_reload_leaves_alone_what_has_not_changed(tmp_path: Path) -> None:
         it.write(text.replace('serve = "127.0.0.1:0"', 'serve = "127.0.0.1:0"\nmax_clients = 2'))
         assert it.gateway.apply(load(it.path)) == ["route way", "sink out"]
         assert it.gateway.sources["in"] is sender
-        with pytest.raises((igtl.ConnectionClosed, OSError)):
+        with pytest.raises(ConnectionError):
             it.receiver.recv(timeout=10)
         until(lambda: not it.gateway.faults)
         with igtl.connect(port=it.gateway.sinks["out"].port) as link:
@@ -550,9 +566,12 @@ def test_metrics_and_health(tmp_path: Path) -> None:
         it.reload()
         until(lambda: get(port, "/healthz")[0] == 200)  # it is down, and not required
         assert not json.loads(get(port, "/healthz")[2])["sources"]["far"]["up"]
-        assert samples(get(port, "/metrics")[2])[
-            "igtl_gateway_reloads_total", frozenset({("result", "changed")})
-        ] == 1
+        assert (
+            samples(get(port, "/metrics")[2])[
+                "igtl_gateway_reloads_total", frozenset({("result", "changed")})
+            ]
+            == 1
+        )
         assert get(port, "/")[0] == 404
 
 
@@ -651,7 +670,9 @@ def test_log_as_json() -> None:
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="needs SIGHUP")
 def test_the_command_obeys_signals(tmp_path: Path) -> None:
     path, port = tmp_path / "g.toml", free_port()
-    text = SERVICE.format(far=free_port(), required="false").replace("127.0.0.1:0", f"127.0.0.1:{port}", 1)
+    text = SERVICE.format(far=free_port(), required="false").replace(
+        "127.0.0.1:0", f"127.0.0.1:{port}", 1
+    )
     out = free_port()
     path.write_text(text.replace('serve = "127.0.0.1:0"', f'serve = "127.0.0.1:{out}"'))
     process = subprocess.Popen(
@@ -680,7 +701,7 @@ def test_the_command_obeys_signals(tmp_path: Path) -> None:
             assert get(port, "/healthz")[0] == 503
             process.terminate()
             assert process.wait(30) == 143
-            with pytest.raises((igtl.ConnectionClosed, OSError)):
+            with pytest.raises(ConnectionError):
                 link.recv(timeout=10)
     finally:
         process.kill()

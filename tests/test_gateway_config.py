@@ -115,7 +115,9 @@ def test_what_is_wrong(tmp_path: Path, old: str, new: str, line: int, words: lis
 
 
 def test_all_of_it_is_said_by_line(tmp_path: Path) -> None:
-    text = GOOD.replace("hello", "helo").replace("18945", "x").replace('to = ["clients"', 'to = ["c"')
+    text = (
+        GOOD.replace("hello", "helo").replace("18945", "x").replace('to = ["clients"', 'to = ["c"')
+    )
     told = problems(tmp_path, text)
     assert [line.partition(":")[0] for line in told] == ["6", "12", "21"]
 

@@ -73,8 +73,9 @@ class Archive(Sink):
 
     @property
     def delivered(self) -> int:
-        recorder = self._recorder
-        return self._written + (0 if recorder is None else recorder.written)
+        with self._changed:
+            recorder = self._recorder
+            return self._written + (0 if recorder is None else recorder.written)
 
     @property
     def waiting(self) -> int:
@@ -169,18 +170,22 @@ class Archive(Sink):
         recorder = self._recorder
         if recorder is not None:
             recorder.close()
-            self._recorder = None
-            self._written += recorder.written
+            self._settle(recorder)
 
     def _give_up(self, cause: str) -> None:
-        """Count what the file does not hold; leave no empty one behind."""
-        recorder, self._recorder = self._recorder, None
-        if recorder is None:
-            return
-        with contextlib.suppress(OSError):  # it is told already
-            recorder.close()
-        self._written += recorder.written
-        self._dropped.add(cause, recorder.count - recorder.written)
+        """Close the file, and count what it does not hold."""
+        recorder = self._recorder
+        if recorder is not None:
+            with contextlib.suppress(OSError):  # it is told already
+                recorder.close()
+            self._settle(recorder)
+            self._dropped.add(cause, recorder.count - recorder.written)
+
+    def _settle(self, recorder: Recorder) -> None:
+        """Account for a file that is closed; leave no empty one behind."""
+        with self._changed:
+            self._recorder = None
+            self._written += recorder.written
         if not recorder.written:
             Path(recorder.path).unlink(missing_ok=True)
 

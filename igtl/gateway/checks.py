@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from igtl.addresses import parsed
 from igtl.errors import EncodeError
@@ -123,6 +123,13 @@ def devices(value: Any, folder: Path) -> tuple[str, ...]:
 
     found: tuple[str, ...] = choices([name for name in DEVICES if name != "ct"])(value, folder)
     return found
+
+
+def codec(value: Any, folder: Path) -> Any:
+    """A codec of video."""
+    from igtl.video.codecs import Codec  # rarely wanted
+
+    return choice(*get_args(Codec))(value, folder)
 
 
 def names(value: Any, folder: Path) -> dict[str, str]:

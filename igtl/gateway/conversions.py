@@ -102,12 +102,16 @@ class Expressing:
         ends = _ends(name)
         frame = ends[1] if ends else self._from
         new = f"{ends[0]}To{self._to}" if ends else name
-        return new, self._way(name, frame) @ np.asarray(matrix, np.float64)
+        # what the message says is no way to the frame in which it is to be said
+        way = self._way(name, frame, without=name if ends else None)
+        return new, way @ np.asarray(matrix, np.float64)
 
-    def _way(self, name: str, frame: str | None) -> Any:
+    def _way(self, name: str, frame: str | None, *, without: str | None = None) -> Any:
         if frame is None:
             raise CannotExpress(f"{name!r} does not tell its frame, and there is no from_frame")
-        return np.eye(4) if frame == self._to else self._graph[f"{frame}To{self._to}"]
+        if frame == self._to:
+            return np.eye(4)
+        return self._graph.pose(f"{frame}To{self._to}", without=without).matrix
 
 
 def _ends(name: str) -> tuple[str, str] | None:

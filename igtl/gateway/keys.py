@@ -125,7 +125,7 @@ ROUTE: Final[Mapping[str, Check]] = {
     "from_frame": checks.text,
     "max_age": checks.number(),
     "convert": checks.choices(CONVERSIONS),
-    "codec": checks.text,
+    "codec": checks.codec,
     "rename": checks.names,
     "max_rate": checks.number(),
 }

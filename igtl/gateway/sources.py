@@ -150,11 +150,10 @@ class Listening(Source):
 
     def run(self) -> None:
         host, port = self.entry.place
-        options = dict(self.entry.options)
         allowed = AllowList(self.entry.get("allow"))
-        most: int = options.pop("max_clients", 1000)
+        most: int = self.entry.get("max_clients", 1000)
         context = context_of_server(self.entry)
-        with listen(host, port, ssl=context, **options) as listener:
+        with listen(host, port, ssl=context, **self.entry.options) as listener:
             self._listener = listener
             self.opened()
             for link in listener:

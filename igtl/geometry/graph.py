@@ -123,10 +123,14 @@ class TransformGraph:
         """
         return self.pose(name).matrix
 
-    def pose(self, name: str) -> Pose:
-        """As a Pose; see `graph[name]`."""
+    def pose(self, name: str, *, without: str | None = None) -> Pose:
+        """As a Pose; see `graph[name]`.
+
+        Args:
+            without: a link that the way may not use, in either direction.
+        """
         a, b = frames_of(name)
-        path = self._path(a, b, fresh=True)
+        path = self._path(a, b, fresh=True, without=None if without is None else frames_of(without))
         if path is None:
             raise NoTransform(name, self._why(a, b))
         found = Pose()
@@ -146,9 +150,10 @@ class TransformGraph:
     ) -> list[tuple[str, str]] | None:
         next_to: dict[str, list[str]] = {}
         for (one, two), edge in self._edges.items():
-            if (one, two) != without and not (fresh and self._stale(edge)):
-                next_to.setdefault(one, []).append(two)
-                next_to.setdefault(two, []).append(one)
+            if without in ((one, two), (two, one)) or (fresh and self._stale(edge)):
+                continue
+            next_to.setdefault(one, []).append(two)
+            next_to.setdefault(two, []).append(one)
         if a == b and a in next_to:
             return []
         came: dict[str, str] = {a: a}
