@@ -102,11 +102,10 @@ class Archive(Sink):
             with self._changed:
                 self._broken = ""
             self.opened()
-            while (item := self._next()) or not self.closed.is_set():
+            while (handed := self._next()) or self._items or not self.closed.is_set():
                 self._look_after()
-                handed = item or None
-                if item and self._recorder is not None:
-                    self._recorder.write(item.frame, peer=item.source, received=item.received)
+                if handed and self._recorder is not None:
+                    self._recorder.write(handed.frame, peer=handed.source, received=handed.received)
                 handed = None
             self._end()
         except OSError as error:
