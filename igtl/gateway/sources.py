@@ -303,11 +303,32 @@ class Device(Source):
         with need("igtl.devices", "devices").open(self.entry.place) as device:
             self._device = device
             self.opened()
-            for message in device:
-                self.take(Frame.from_bytes(message.pack()))
+            try:
+                for message in device:
+                    self.take(Frame.from_bytes(message.pack()))
+            finally:
+                self._device = None
+                self._lost.update(_lost_by(device))
         if not self.closed.is_set():
-            raise ConnectionClosed(f"the device {self.entry.place} has ended")
+            self.failed("the device has ended")
+            self.closed.wait()
+
+    @property
+    def reason(self) -> str:
+        device = self._device
+        if device is not None and device.error is not None:
+            return f"{type(device.error).__name__}: {device.error}"
+        return super().reason
+
+    @property
+    def lost(self) -> Counter[str]:
+        device = self._device
+        return super().lost + (Counter() if device is None else _lost_by(device))
 
     def stop(self) -> None:
-        if self._device is not None:
-            self._device.close()
+        if (device := self._device) is not None:
+            device.close()
+
+
+def _lost_by(device: Any) -> Counter[str]:
+    return Counter(drop_oldest=device.dropped, unreadable=device.unreadable)
