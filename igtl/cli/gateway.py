@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from igtl.cli.terminal import echo
+from igtl.cli.terminal import echo, say
 from igtl.log import JSONFormatter, logger
 
 _LEVELS = ("debug", "info", "warning", "error")
@@ -20,7 +20,8 @@ class _Invalid(click.ClickException):
     exit_code = 2
 
     def show(self, file: object = None) -> None:
-        click.echo(self.message, err=True)
+        for line in self.message.splitlines():
+            say(line)
 
 
 @click.command("gateway")
