@@ -55,11 +55,8 @@ class Part(ABC):
 
     @abstractmethod
     def run(self) -> None:
-        """Open it, call `opened`, and do its work until it is closed.
-
-        Raises:
-            IgtlError, OSError, ImportError, ValueError: it does not work; it is opened anew.
-        """
+        """Open it, call `opened`, and do its work until it is closed. Whatever it raises says why
+        it does not work; then it is opened anew."""
 
     def stop(self) -> None:  # noqa: B027  (there may be nothing to wake)
         """Make `run` return, in whichever thread it is called."""
@@ -76,7 +73,7 @@ class Part(ABC):
         text = str(error) or type(error).__name__
         if text != self._failure:
             cause = error if isinstance(error, Exception) else None
-            log(logging.ERROR, "%s: %s", str(self), text, cause=cause)
+            log(logging.ERROR, "%s: %s", str(self), text, cause=cause, error=unforeseen(cause))
         self._failure = text
         self.tried.set()
 
@@ -86,7 +83,7 @@ class Part(ABC):
             try:
                 self.run()
                 failures = 0
-            except (IgtlError, OSError, ImportError, ValueError, RuntimeError) as error:
+            except Exception as error:  # of a driver, or a fault of ours: the service goes on
                 if self.closed.is_set():
                     return
                 failures = failures + 1 if self._failure else 1
@@ -99,6 +96,11 @@ class Part(ABC):
         self.stop()
         if self._thread.is_alive() and self._thread is not threading.current_thread():
             self._thread.join(_PATIENCE)
+
+
+def unforeseen(error: Exception | None) -> Exception | None:
+    """An error whose traceback is worth a record: not one that says what is wrong in its text."""
+    return None if isinstance(error, IgtlError | OSError | ImportError | ValueError) else error
 
 
 def context_of_client(entry: Entry) -> Any:

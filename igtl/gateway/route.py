@@ -6,8 +6,7 @@ import contextlib
 import logging
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from igtl import _core
@@ -16,6 +15,7 @@ from igtl.codec.message import Message
 from igtl.errors import CRCError, IgtlError
 from igtl.gateway.config import Entry
 from igtl.gateway.conversions import POSES, Apart, Expressing, Film, Together
+from igtl.gateway.parts import unforeseen
 from igtl.log import log
 from igtl.session.requests import name_fits
 from igtl.tools.routing import Renaming, Stream, Streams, Thinner, renamed
@@ -48,11 +48,11 @@ class Route:
         self.entry = entry
         self.name = entry.name
         get = entry.get
-        self._types: tuple[str, ...] = get("types", ("*",))
-        self._names: tuple[str, ...] = get("names", ("*",))
+        self._types: tuple[str, ...] = get("types", ())
+        self._names: tuple[str, ...] = get("names", ())
         self._crc: str = get("crc", "off")
         self._deliver = deliver
-        self._rename = Renaming(get("rename", {}))
+        self._rename = Renaming(get("rename")) if get("rename") else None
         self._expressing: Expressing | None = None
         if to_frame := get("to_frame"):
             max_age: float = get("max_age", _MAX_AGE)
@@ -95,23 +95,25 @@ class Route:
         """Take a frame of a source."""
         with self._lock:
             self.received += 1
-            with self._counting(frame):
-                for each in self._changed(frame, source):
-                    with self._counting(each):
-                        self._send(each, source)
+            try:
+                frames = self._changed(frame, source)
+            except Exception as error:  # of a codec, say: the next frame may be right
+                self._fail(frame, error)
+                return
+            for each in frames:
+                try:
+                    self._send(each, source)
+                except Exception as error:
+                    self._fail(each, error)
 
-    @contextmanager
-    def _counting(self, frame: Frame) -> Iterator[None]:
+    def _fail(self, frame: Frame, error: Exception) -> None:
         """Count and log what cannot be done with a frame, by the name of the error."""
-        try:
-            yield
-        except (IgtlError, ImportError, ValueError) as error:
-            self.failed[type(error).__name__] += 1
-            log(
-                logging.WARNING, "route %s: %s/%s is not passed on: %s", self.name,
-                frame.type_name, frame.device_name, error, type=frame.type_name,
-                device=frame.device_name, cause=error,
-            )  # fmt: skip
+        self.failed[type(error).__name__] += 1
+        log(
+            logging.WARNING, "route %s: %s/%s is not passed on: %s", self.name,
+            frame.type_name, frame.device_name, error, type=frame.type_name,
+            device=frame.device_name, cause=error, error=unforeseen(error),
+        )  # fmt: skip
 
     def _changed(self, frame: Frame, source: str) -> list[Frame]:
         """What becomes of a frame: itself, as a rule."""
@@ -139,9 +141,7 @@ class Route:
         return [_packed(message, frame)]
 
     def _wants(self, kind: str, name: str) -> bool:
-        return any(name_fits(kind, each) for each in self._types) and any(
-            name_fits(name, each) for each in self._names
-        )
+        return _fits(kind, self._types) and _fits(name, self._names)
 
     def _check_crc(self, frame: Frame) -> None:
         if self._crc == "off":
@@ -158,8 +158,7 @@ class Route:
         )  # fmt: skip
 
     def _send(self, frame: Frame, source: str) -> None:
-        new = self._rename(frame.device_name)
-        if new is not None:
+        if self._rename is not None and (new := self._rename(frame.device_name)) is not None:
             frame = renamed(frame, new)
         stream = self._streams.of(frame)
         if self._thinner is None:
@@ -170,7 +169,7 @@ class Route:
 
     def _pass(self, frame: Frame, stream: Stream, source: str | None = None) -> None:
         """Hand a frame to the sinks; without a source, in the thread of the thinner."""
-        with self._lock:
+        with self._lock:  # which the thread of the thinner does not hold
             self.passed[stream] += 1
         self._deliver(frame, self._sources[stream] if source is None else source)
 
@@ -181,6 +180,10 @@ class Route:
         for conversion in self._conversions:
             if isinstance(conversion, Film):
                 conversion.close()
+
+
+def _fits(name: str, patterns: tuple[str, ...]) -> bool:
+    return not patterns or any(name_fits(name, each) for each in patterns)
 
 
 def _packed(message: Message, like: Frame) -> Frame:

@@ -18,7 +18,7 @@ from igtl.blocking.link import Link
 from igtl.blocking.listener import listen
 from igtl.blocking.udp import Receiver
 from igtl.codec.message import Message
-from igtl.errors import ConnectionClosed
+from igtl.errors import IgtlError
 from igtl.extras import need
 from igtl.gateway.config import Entry
 from igtl.gateway.parts import (
@@ -189,7 +189,7 @@ class Listening(Source):
         try:
             for frame in link.frames():
                 self.take(frame)
-        except (ConnectionClosed, OSError) as error:
+        except (IgtlError, OSError) as error:
             log(logging.INFO, "source %s: %s", self.name, error, peer=link.peer, cause=error)
         finally:
             link.close()

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import socket
 import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
+from socketserver import ThreadingTCPServer
 from typing import Any, ClassVar, Final
 
 from igtl.gateway.config import Entry
@@ -30,7 +31,7 @@ class Web(Part):
         super().__init__(Entry("", "http", address))
         self._gateway = gateway
         self._metrics = metrics
-        self._server: ThreadingHTTPServer | None = None
+        self._server: _Server | None = None
 
     def run(self) -> None:
         web = self
@@ -76,7 +77,8 @@ class Web(Part):
             self._server.shutdown()
 
 
-class _Server(ThreadingHTTPServer):
+class _Server(ThreadingTCPServer):
+    allow_reuse_address = True
     daemon_threads = True
     block_on_close = False
 
