@@ -24,6 +24,7 @@ import pytest
 import igtl
 from igtl import Frame
 from igtl.gateway import Gateway, Service, load
+from igtl.gateway.conversions import Expressing, Film, Together
 from igtl.gateway.systemd import Notifier
 from igtl.log import JSONFormatter
 from tests.conftest import VECTORS, manifest
@@ -313,6 +314,14 @@ def test_streams_that_must_be_asked_for(tmp_path: Path) -> None:
         ) as gateway:
             (got,) = received(gateway, 1, igtl.TrackingData)
             assert len(got.tools) == 3
+
+
+def test_what_plus_is_asked_for(tmp_path: Path) -> None:
+    with igtl.simulate.plus(port=0) as plus:
+        source = f'connect = "127.0.0.1:{plus.port}"\nhello = true\nselect = ["StylusToTracker"]'
+        with one_way(tmp_path, source) as gateway:
+            names = {m.device_name for m in received(gateway, 10, igtl.Transform)}
+    assert len(names) == 1
 
 
 def test_tls_both_ways(tmp_path: Path) -> None:
@@ -706,3 +715,31 @@ def test_the_command_obeys_signals(tmp_path: Path) -> None:
         process.wait()
         thread.join()
         process.stderr.close()
+
+
+# ---- limits -----------------------------------------------------------------------------------
+
+
+def test_invented_names_fill_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("igtl.gateway.conversions._MOST", 10)
+    together = Together()
+    made = [t for k in range(25) for t in together(pose(f"N{k}"), "in")]
+    assert [len(t.tools) for t in made] == [10, 10]  # type: ignore[attr-defined]
+    expressing = Expressing("Room", None, {"TrackerToRoom": ROOM}, 10.0)
+    for k in range(25):
+        expressing.learn(pose(f"N{k}ToTracker"))
+    assert expressing(pose("ToolToN9")).device_name == "ToolToRoom"
+    with pytest.raises(igtl.NoTransform):
+        expressing(pose("ToolToN10"))
+
+
+@pytest.mark.skipif(not find_spec("av"), reason="av is not installed")
+def test_so_many_encoders(tmp_path: Path) -> None:
+    image = igtl.Image(np.zeros((1, 16, 16), np.uint8))
+    film = Film("I420")
+    for k in range(16):
+        assert list(film(image, str(k)))
+    with pytest.raises(igtl.IgtlError, match="more than 16"):
+        list(film(image, "one more"))
+    assert list(film(image, "3"))
+    film.close()

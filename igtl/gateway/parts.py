@@ -12,7 +12,7 @@ from typing import Any, Final
 from igtl._stream import Stats
 from igtl.errors import IgtlError
 from igtl.gateway.config import Entry
-from igtl.log import log
+from igtl.log import log, named
 from igtl.session.backoff import Backoff
 
 BACKOFF: Final = Backoff(0.2, 5.0)
@@ -64,7 +64,9 @@ class Part(ABC):
     def opened(self) -> None:
         """It works now."""
         if self._failure:
-            log(logging.INFO, "%s is open", str(self))
+            place = self.entry.place
+            where = f" at {named(place)}" if isinstance(place, tuple) else ""
+            log(logging.INFO, "%s is open%s", str(self), where)
         self._failure = ""
         self.tried.set()
 
