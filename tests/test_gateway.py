@@ -426,6 +426,34 @@ def test_a_part_that_does_not_open_leaves_the_others_alone(tmp_path: Path, caplo
             until(lambda: not it.gateway.faults)
 
 
+def test_clients_ask_a_source(tmp_path: Path) -> None:
+    """Commands, requests and messages reach it; an answer goes to the one that has asked."""
+    with igtl.serve(port=0, start=False) as device:
+        heard: list[igtl.Message] = []
+        device.on(igtl.String)(lambda message, peer: heard.append(message))
+        device.command()(lambda command, peer: f"{command.text}!")
+        ct = igtl.Image(np.ones((2, 3, 4), np.uint8), device_name="CT")
+        device.provides(igtl.GetImage, "CT")(lambda request, peer: ct)
+        device.start()
+        with one_way(
+            tmp_path, f'connect = "127.0.0.1:{device.port}"', 'serve = "127.0.0.1:0"\nasks = "in"'
+        ) as gateway:
+            until(lambda: gateway.healthy and device.clients)
+            port = gateway.sinks["out"].port
+            with igtl.connect(port=port) as one, igtl.connect(port=port) as other:
+                until(lambda: len(gateway.sinks["out"].clients) == 2)
+                assert one.command("Name", "text").text == "text!"
+                got = other.query(igtl.GetImage(device_name="CT"))
+                assert isinstance(got, igtl.Image)
+                assert (got.array == ct.array).all()
+                one.send(igtl.String("news"))
+                until(lambda: [m.string for m in heard] == ["news"])  # type: ignore[attr-defined]
+                device.broadcast(pose())
+                assert {type(link.recv(timeout=10)) for link in (one, other)} == {igtl.Transform}
+            assert gateway.sinks["out"].answered == 2
+            assert gateway.routes["way"].received == 1
+
+
 # ---- reload -----------------------------------------------------------------------------------
 
 

@@ -85,6 +85,7 @@ def test_a_right_one(tmp_path: Path) -> None:
         ("max_clients = 5", 'key = "g.toml"', 13, ["[sink.clients] key: needs cert"]),
         ("localhost:18945", "wss://localhost:1", 12, ["serve: wss:// needs cert"]),
         ('"auto"', '"old"', 14, ["version: must be one of 'as is', 'auto', 1, 2, not 'old'"]),
+        ('"auto"', '1\nasks = "console"', 15, ["no 'console'", "can be asked are or1"]),
         ('"auto"', "true", 14, ["version: must be one of"]),
         ('record = "rec"', 'record = "no/rec"', 16, ["record: there is no folder"]),
         ("1_000_000", "-1", 17, ["rotate_bytes: must be a whole number, 1 or more, not -1"]),

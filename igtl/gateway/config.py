@@ -149,6 +149,11 @@ class _Reader:
                 self._blame(("transforms", name), str(error))
         sources = self._entries("source", keys.SOURCES, keys.SOURCE)
         sinks = self._entries("sink", keys.SINKS, keys.SINK)
+        servers = [name for name, entry in sources.items() if entry.kind == "connect"]
+        for name, entry in sinks.items():
+            if (asked := entry.get("asks")) is not None and asked not in servers:
+                text = f"there is no {unknown(asked, servers, 'sources that can be asked')}"
+                self._blame(("sink", name, "asks"), text)
         routes = {name: self._route(name, sources, sinks) for name in self._table(("route",))}
         if not routes and not self._problems:
             self._problems.append(Problem(0, "there is no [route.NAME]: nothing is passed on"))

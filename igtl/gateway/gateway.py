@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final, Self
 
 from igtl._core import Frame
+from igtl.codec.message import Message
 from igtl.gateway.archive import Archive
 from igtl.gateway.bridging import FromSite, ToSite
 from igtl.gateway.config import Config, Entry
@@ -57,6 +58,7 @@ class Gateway:
         self.sinks: Mapping[str, Sink] = {}
         self.routes: Mapping[str, Route] = {}
         self._routes_of: Mapping[str, tuple[Route, ...]] = {}
+        self._askers_of: Mapping[str, tuple[Serving, ...]] = {}
         self._applying = threading.Lock()
         self.apply(config)
 
@@ -79,6 +81,9 @@ class Gateway:
                 Route(e, config.transforms, self._deliver_to(e.get("to")))
                 for e in config.routes.values() if e.name not in routes
             ]  # fmt: skip
+            for sink in new_sinks:
+                if isinstance(sink, Serving) and sink.asks is not None:
+                    sink.ask = self._ask(sink.asks)
             for source in old_sources:
                 source.close()
             # from here on frames take the new ways, as far as these are open
@@ -88,6 +93,13 @@ class Gateway:
                 name: tuple(r for r in self.routes.values() if name in r.entry.get("from"))
                 for name in config.sources
             }
+            self._askers_of = {
+                name: tuple(
+                    sink for sink in self.sinks.values()
+                    if isinstance(sink, Serving) and sink.asks == name
+                )
+                for name in config.sources
+            }  # fmt: skip
             _wait_for_frames(sources.values())
             for route in old_routes:
                 route.close()
@@ -124,8 +136,19 @@ class Gateway:
     # -- frames
 
     def _take(self, frame: Frame, source: Source) -> None:
+        for sink in self._askers_of.get(source.name, ()):
+            if sink.answer(frame):
+                return
         for route in self._routes_of.get(source.name, ()):
             route.forward(frame, source.name)
+
+    def _ask(self, name: str) -> Callable[[Message], None]:
+        def ask(message: Message) -> None:
+            source = self.sources.get(name)
+            if isinstance(source, Connected):  # but in the moment in which it is made anew
+                source.send(message)
+
+        return ask
 
     def _deliver_to(self, names: tuple[str, ...]) -> Callable[[Frame, str], None]:
         def deliver(frame: Frame, source: str) -> None:

@@ -95,7 +95,7 @@ SOURCES: Final[Mapping[str, Kind]] = {
 SINK: Final[Mapping[str, Check]] = {"required": checks.flag}
 SINKS: Final[Mapping[str, Kind]] = {
     "serve": Kind(
-        checks.address, {**_SERVER_TLS, **_VERSION},
+        checks.address, {**_SERVER_TLS, **_VERSION, "asks": checks.text},
         {**_of(ServerOptions, "version", *_INBOX), **_POLICY},
     ),
     "connect": Kind(

@@ -150,6 +150,9 @@ class Metrics:
         refused = self._counter(
             "igtl_sink_refused", "Clients that were not let in.", labels=["sink", "cause"]
         )
+        answered = self._counter(
+            "igtl_sink_answered", "Answers of a source to one client.", labels=["sink"]
+        )
         files = self._counter("igtl_sink_files", "Files that were begun.", labels=["sink"])
         for name, sink in self._gateway.sinks.items():
             taken.add_metric([name], sink.taken)
@@ -161,8 +164,9 @@ class Metrics:
             if isinstance(sink, Serving):
                 clients.add_metric([name], len(sink.clients))
                 came.add_metric([name], sink.came)
+                answered.add_metric([name], sink.answered)
                 for cause, number in sink.refused.items():
                     refused.add_metric([name, cause], number)
             elif isinstance(sink, Archive):
                 files.add_metric([name], sink.files)
-        yield from (taken, delivered, dropped, waiting, up, clients, came, refused, files)
+        yield from (taken, delivered, dropped, waiting, up, clients, came, refused, answered, files)

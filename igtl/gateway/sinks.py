@@ -6,17 +6,20 @@ from __future__ import annotations
 import threading
 from abc import abstractmethod
 from collections import Counter
+from collections.abc import Callable
 from typing import Final
 
 from igtl._core import Frame
 from igtl.blocking.healing import ReconnectingLink, connect
 from igtl.blocking.server import Peer, Server, serve
+from igtl.codec.message import Message
 from igtl.errors import ConnectionClosed
 from igtl.gateway.config import Entry
 from igtl.gateway.parts import BACKOFF, Part, Tally, context_of_client, context_of_server
 from igtl.log import named
 from igtl.session.backoff import LinkEvent
-from igtl.tools.routing import Versions
+from igtl.tools.asking import Askers
+from igtl.tools.routing import Stream, Streams, Versions
 
 NOT_OPEN: Final = "not open"
 """The cause of what is dropped while a sink does not work."""
@@ -78,12 +81,21 @@ class Serving(Sink):
     Attributes:
         server: while it is open.
         came: clients that there were.
+        asks: the source that gets what clients send, and answers them; None: that is left out.
+        ask: sends to that source; the gateway sets it.
+        answered: answers that went to the client that has asked, and nowhere else.
     """
 
     server: Server | None = None
 
     def __init__(self, entry: Entry) -> None:
         super().__init__(entry)
+        self.asks: str | None = entry.get("asks")
+        self.ask: Callable[[Message], None] | None = None
+        self.answered = 0
+        self._askers = Askers()
+        self._streams = Streams()
+        self._passed: set[Stream] = set()
         self.came = 0
         self._sent: int = 0
 
@@ -93,6 +105,8 @@ class Serving(Sink):
             host, port, ssl=context_of_server(self.entry), start=False,
             **{"policy": "drop_oldest", **self.entry.options},
         ) as server:  # fmt: skip
+            if self.ask is not None:
+                self._askers.hand_on(server, self.ask)
             server.on_connect(self._arrived)
             server.on_disconnect(self._left)
             server.start()
@@ -124,10 +138,22 @@ class Serving(Sink):
         server = self.server
         if server is None:
             raise ConnectionClosed
+        if self.asks is not None:
+            self._passed.add(self._streams.of(frame))
         if self.versions.version == "auto":
             self.versions.send_to_each(frame, server.clients)
         else:
             server.broadcast(self.versions.of(frame, 1))
+
+    def answer(self, frame: Frame) -> bool:
+        """Hand a frame of the source that clients ask to the one that has asked; returns whether
+        it was an answer that the others do not get anyway."""
+        asker = self._askers.of(frame)
+        if asker is None or self._streams.of(frame) in self._passed:
+            return False
+        self.versions.send_to_each(frame, [asker])
+        self.answered += 1
+        return True
 
     @property
     def delivered(self) -> int:

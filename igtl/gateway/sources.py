@@ -18,7 +18,7 @@ from igtl.blocking.link import Link
 from igtl.blocking.listener import listen
 from igtl.blocking.udp import Receiver
 from igtl.codec.message import Message
-from igtl.errors import IgtlError
+from igtl.errors import ConnectionClosed, IgtlError
 from igtl.extras import need
 from igtl.gateway.config import Entry
 from igtl.gateway.parts import (
@@ -95,6 +95,17 @@ class Connected(Source):
     """A server that is connected to, again and again."""
 
     _link: Any = None
+
+    def send(self, message: Message) -> None:
+        """Say something to the server.
+
+        Raises:
+            ConnectionClosed: it is away.
+        """
+        link = self._link
+        if link is None or not link.connected:
+            raise ConnectionClosed(f"{self} is away")
+        link.send(message)
 
     def run(self) -> None:
         host, port = self.entry.place

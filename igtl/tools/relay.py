@@ -12,25 +12,15 @@ changed in their bytes.
 
 from __future__ import annotations
 
-import threading
-import time
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Callable, Mapping
-from typing import Any, Final, Self
+from typing import Any, Self
 
-from igtl import _core
 from igtl._core import Frame
 from igtl.blocking.server import Peer, Server
 from igtl.codec.message import Message
-from igtl.errors import ProtocolError
-from igtl.messages.general import Command
-from igtl.messages.queries import Get, Start, Stop
-from igtl.session.requests import Exchange
+from igtl.tools.asking import Askers
 from igtl.tools.routing import HeaderVersion, Renaming, Stream, Streams, Thinner, Versions, renamed
-
-_REQUESTS: Final = (Command, Get, Start, Stop)
-_PENDING: Final = 1000  # requests whose answers are awaited; the oldest is forgotten then
-_PATIENCE: Final = 600.0  # seconds until a request is forgotten that nothing has answered
 
 
 class Relay:
@@ -73,9 +63,7 @@ class Relay:
         self.lost = self._versions.lost
         self.answered = 0
         self._streams = Streams()
-        # requests on their way: who has asked, and when
-        self._asked = OrderedDict[Exchange, tuple[Peer, float]]()
-        self._asking = threading.Lock()
+        self._askers = Askers()
 
     def both_ways(self, send: Callable[[Message], None]) -> None:
         """Also hand on what clients send: messages, commands and requests, with their ids. The
@@ -85,42 +73,12 @@ class Relay:
         Args:
             send: sends to the source; what it raises is logged.
         """
-
-        def back(message: Message, peer: Peer) -> None:
-            now = time.monotonic()
-            with self._asking:
-                self._asked[Exchange(message)] = peer, now
-                _, oldest = next(iter(self._asked.values()))
-                if len(self._asked) > _PENDING or now - oldest > _PATIENCE:
-                    self._asked.popitem(last=False)
-            send(message)
-
-        for kind in _REQUESTS:
-            self._server.on(kind)(back)
-
-        @self._server.on()
-        def _(message: Message, peer: Peer) -> None:
-            if not isinstance(message, _REQUESTS):
-                send(message)
-
-    def _asker_of(self, frame: Frame) -> Peer | None:
-        """The client whose request this frame answers; None if it answers none."""
-        if not self._asked:
-            return None
-        try:
-            message = _core.unpack(frame.data)
-        except ProtocolError:
-            return None
-        with self._asking:
-            for exchange in self._asked:
-                if exchange.matches(message):
-                    return self._asked.pop(exchange)[0]
-        return None
+        self._askers.hand_on(self._server, send)
 
     def forward(self, frame: Frame) -> None:
         """Pass on a frame, or keep it until its time has come."""
         stream = self._streams.of(frame)
-        asker = self._asker_of(frame)
+        asker = self._askers.of(frame)
         if asker is not None and not self.passed[stream]:
             self._answer(frame, asker)
         elif not self._takes(frame.type_name, frame.device_name):
