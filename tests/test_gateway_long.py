@@ -265,6 +265,8 @@ def test_a_long_time(tmp_path: Path, disk: tuple[Path, bool]) -> None:
     client = Client(ports["clients"])
     end = time.monotonic() + SECONDS
     cycles = reloads = 0
+    new: dict[str, int] = {}
+    arrived: dict[str, int] = {}
     try:
         while True:
             cycles += 1
@@ -317,17 +319,15 @@ def test_a_long_time(tmp_path: Path, disk: tuple[Path, bool]) -> None:
             # the books are closed: what was sent was delivered, or counted
             steady.pause()
             flicker.pause()
-            sent = {"steady": steady.sent, "flicker": flicker.sent}
-            new = {name: sent[name] - counted[name] for name in sent}
-            arrived = dict.fromkeys(new, 0)
             waiting = -1
 
             def settled(m: Scrape) -> bool:
                 nonlocal waiting
+                for device in (steady, flicker):  # whose last message may be on its way to a socket
+                    new[device.name] = device.sent - counted[device.name]  # noqa: B023
+                    arrived[device.name] = m("source_messages_total", source=device.name)
                 waiting = m("sink_waiting")
-                for name in arrived:  # noqa: B023
-                    arrived[name] = m("source_messages_total", source=name)  # noqa: B023
-                return arrived == new and waiting == 0  # noqa: B023
+                return arrived == new and waiting == 0
 
             with contextlib.suppress(AssertionError):
                 eventually(settled)

@@ -157,6 +157,7 @@ class Recorder:
 
     def _write_all(self) -> None:
         flushed = time.monotonic()
+        self._flush()  # so that the file is a recording from the start
         unflushed = False
         while True:
             with self._changed:
