@@ -106,6 +106,8 @@ def test_old_files_go(folder: Path) -> None:
         sent += 1
         until(lambda: sink.waiting < 20)
         assert len(list(folder.iterdir())) <= 3 + 3
+    sink.put(frame(sent), "one")  # the last file is not empty
+    sent += 1
     sink.close()
     assert len(list(folder.iterdir())) == 3 + 3
     assert {"case-mine.mcap", "other"} < {path.name for path in folder.iterdir()}
