@@ -118,8 +118,12 @@ class Numbers:
             self._note(*self._server.clients)
         return sum(self._sent.values())
 
+    def peers(self) -> list[int]:
+        """Who is connected, by the numbers of the connections."""
+        return [peer.id for peer in self._server.clients] if self._server else []
+
     def connected(self) -> bool:
-        return bool(self._server and self._server.clients)
+        return bool(self.peers())
 
     def pause(self) -> None:
         self._going.clear()
@@ -177,13 +181,8 @@ class Client:
     def __init__(self, port: int) -> None:
         self.link = igtl.connect(port=port, reconnect=igtl.Backoff(0.05, 0.5))
         self.numbers: dict[str, list[int]] = {"steady": [], "flicker": []}
-        self.connections = 0
-        self.link.on_connect(self._came)
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
-
-    def _came(self) -> None:
-        self.connections += 1
 
     def _run(self) -> None:
         with contextlib.suppress(igtl.ConnectionClosed):
@@ -272,8 +271,10 @@ def test_a_long_time(tmp_path: Path, disk: tuple[Path, bool]) -> None:
             cycles += 1
             last = time.monotonic() + 12 > end
             until(steady.connected, PATIENCE)
-            until(lambda: client.connections == cycles, PATIENCE)  # noqa: B023
-            eventually(lambda m: m("sink_clients") == 1 and m("sink_up", sink="archive") == 1)
+            metrics = eventually(
+                lambda m: m("sink_clients") == 1 and m("sink_up", sink="archive") == 1
+            )
+            clients, peers = metrics("sink_connections_total"), steady.peers()
             told, counted = client.count, {"steady": steady.sent, "flicker": flicker.sent}
             steady.resume()
             flicker.resume()
@@ -296,7 +297,8 @@ def test_a_long_time(tmp_path: Path, disk: tuple[Path, bool]) -> None:
             write(3)
             reload("unchanged")
             reloads += 4
-            assert client.connections == cycles
+            assert steady.peers() == peers
+            assert eventually(lambda m: True)("sink_connections_total") == clients
 
             # a disk that is full: the rest goes on
             if small:
