@@ -272,7 +272,11 @@ def test_a_long_time(tmp_path: Path, disk: tuple[Path, bool]) -> None:
             last = time.monotonic() + 12 > end
             until(steady.connected, PATIENCE)
             metrics = eventually(
-                lambda m: m("sink_clients") == 1 and m("sink_up", sink="archive") == 1
+                lambda m: (
+                    m("sink_clients") == 1
+                    and m("sink_connections_total") >= 1
+                    and m("sink_up", sink="archive") == 1
+                )
             )
             clients, peers = metrics("sink_connections_total"), steady.peers()
             told, counted = client.count, {"steady": steady.sent, "flicker": flicker.sent}
