@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from igtl.options import PORT, SITE, UNIX
+
 _SCHEMES = ("ws://", "wss://")
 
 
@@ -51,6 +53,29 @@ def websocket_address(host: str, port: int) -> WebSocketAddress | None:
         raise ValueError(f"{host!r}: the path must be percent-encoded")
     where = parts.hostname or "localhost"
     return WebSocketAddress(parts.scheme == "wss", where, port if named is None else named, path)
+
+
+def parsed(text: str) -> tuple[str, int]:
+    """Host and port of HOST:PORT, HOST, :PORT or PORT, where the port is 18944 and the host
+    localhost if they are left out; an IPv6 host stands in brackets. Of unix:/PATH, site:NAME,
+    ws://HOST:PORT/PATH and wss://… the host is the whole text.
+
+    Raises:
+        ValueError: it is none of these.
+    """
+    if text.startswith((UNIX, SITE)):
+        return text, 0
+    if url := websocket_address(text, PORT):
+        return text, url.port
+    host, port = text, str(PORT)
+    if host.startswith("["):
+        host, _, tail = host[1:].partition("]")
+        port = tail.removeprefix(":") or port
+    elif ":" in host or host.isdecimal():  # the system would take a number for an address
+        host, _, port = host.rpartition(":")
+    if not port.isdecimal() or not 0 <= int(port) <= 65535:
+        raise ValueError(f"{text!r}: {port!r} is not a port")
+    return host or "localhost", int(port)
 
 
 def of_tcp(host: str, port: int) -> tuple[str, int]:

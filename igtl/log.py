@@ -22,6 +22,7 @@ logger: Final = logging.getLogger("igtl")
 BURST: Final = 20
 WINDOW: Final = 10.0
 _MAX_KINDS: Final = 256
+_FIELDS: Final = ("peer", "type", "device", "size", "cause")
 
 
 class _Kind:
@@ -119,6 +120,33 @@ def log(
         return
     fields = {"peer": peer, "type": type, "device": device, "size": size, "cause": cause}
     logger.log(level, text, *args, extra=fields, exc_info=error, stacklevel=2)
+
+
+class JSONFormatter(logging.Formatter):
+    """A record as one JSON object: "time" (UTC, ISO 8601), "level", "logger", "message", the fields
+    that apply, and "traceback" of an error that has one."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The text of a record."""
+        import json  # rarely wanted
+        from datetime import UTC, datetime
+
+        at = datetime.fromtimestamp(record.created, UTC)
+        told: dict[str, Any] = {
+            "time": at.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        for field in _FIELDS:
+            value = getattr(record, field, None)
+            if isinstance(value, Exception):
+                told[field] = f"{type(value).__name__}: {value}"
+            elif value is not None:
+                told[field] = value if isinstance(value, int) else named(value)
+        if record.exc_info:
+            told["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(told, ensure_ascii=False)
 
 
 class _Shown:

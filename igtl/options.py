@@ -54,6 +54,20 @@ def seconds(name: str, value: float | None) -> float | None:
     return min(float(value), LONGEST)
 
 
+def unknown(name: str, known: Iterable[str], noun: str = "options") -> str:
+    """What an error says of a name that does not exist: the one that was meant, and all there are.
+
+    Args:
+        noun: what the names are called.
+    """
+    from difflib import get_close_matches  # for the error only
+
+    names = sorted(known)
+    near = get_close_matches(name, names, 1)
+    hint = f" (did you mean {near[0]!r}?)" if near else ""
+    return f"{name!r}{hint}; the {noun} are {', '.join(names) or 'none'}"
+
+
 # -- how an option is checked
 
 
@@ -167,12 +181,7 @@ class Options:
         known = {each.name for each in fields(cls)}
         for name in settings:
             if name not in known:
-                from difflib import get_close_matches  # for the error only
-
-                near = get_close_matches(name, known, 1)
-                hint = f" (did you mean {near[0]!r}?)" if near else ""
-                options = ", ".join(sorted(known))
-                raise TypeError(f"there is no option {name!r}{hint}; the options are {options}")
+                raise TypeError(f"there is no option {unknown(name, known)}")
         return cls(**settings)
 
 

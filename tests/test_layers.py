@@ -34,6 +34,7 @@ LAYERS = [
     "simulate doctor devices",
     "tools testing",
     "view bridge",
+    "gateway",
     "__init__",
     "cli",
     "__main__",

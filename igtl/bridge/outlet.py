@@ -18,7 +18,7 @@ from igtl.errors import CommandFailed, ConnectionClosed, IgtlError
 from igtl.messages.general import Command, CommandReply, Status, StatusCode
 from igtl.messages.queries import Get, GetCapability, GetStatus, Start, Stop
 from igtl.options import SubscriberSettings
-from igtl.tools.relay import renamed
+from igtl.tools.routing import renamed
 
 MAX_REQUESTS: Final = 64
 """GET_ requests of all clients that wait for sites; further ones are refused."""

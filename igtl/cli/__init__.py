@@ -28,6 +28,7 @@ COMMANDS: Final = {
     "dump": "Print the messages a server sends.",
     "echo": "Send everything back to where it came from.",
     "export": "A recording as arrays, a table, a film, a sequence, a ROS 2 bag, or for Foxglove.",
+    "gateway": "Run relays and recorders from a configuration, as a service.",
     "info": "What is in a recording.",
     "monitor": "Watch the streams of a server: rates, jitter, gaps, errors.",
     "query": "Ask a server for one message.",

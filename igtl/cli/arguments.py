@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import click
 
 import igtl
-from igtl.addresses import websocket_address
+from igtl.addresses import parsed
 from igtl.cli import UNREACHABLE, Failure
 from igtl.log import named
-from igtl.options import PORT, SITE, UNIX, Version, WaySettings
+from igtl.options import SITE, Version, WaySettings
 from igtl.session.requests import name_fits
 
 if TYPE_CHECKING:
@@ -32,22 +32,10 @@ class Address(click.ParamType):  # type: ignore[type-arg]
     def convert(self, value: Any, param: Any, ctx: Any) -> tuple[str, int]:
         if isinstance(value, tuple):
             return value
-        host, port = str(value), str(PORT)
-        if host.startswith((UNIX, SITE)):
-            return host, 0
         try:
-            if url := websocket_address(host, PORT):
-                return host, url.port
+            return parsed(str(value))
         except ValueError as error:
             self.fail(str(error), param, ctx)
-        if host.startswith("["):
-            host, _, tail = host[1:].partition("]")
-            port = tail.removeprefix(":") or port
-        elif ":" in host or host.isdecimal():  # the system would take a number for an address
-            host, _, port = host.rpartition(":")
-        if not port.isdecimal() or not 0 <= int(port) <= 65535:
-            self.fail(f"{value!r}: {port!r} is not a port", param, ctx)
-        return host or "localhost", int(port)
 
 
 class Place(click.ParamType):  # type: ignore[type-arg]

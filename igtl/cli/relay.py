@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -17,11 +17,12 @@ from igtl.cli.sources import Source, receiving
 from igtl.cli.terminal import say
 from igtl.log import named
 from igtl.tools.relay import Relay
+from igtl.tools.routing import HeaderVersion, Renaming
 
 if TYPE_CHECKING:
     from ssl import SSLContext
 
-_VERSIONS: dict[str, Literal["as is", "auto", 1, 2]] = {
+_VERSIONS: dict[str, HeaderVersion] = {
     "as-is": "as is", "auto": "auto", "1": 1, "2": 2,
 }  # fmt: skip
 
@@ -35,8 +36,10 @@ class _Renaming(click.ParamType):  # type: ignore[type-arg]
         old, equals, new = str(value).partition("=")
         if not equals or not old or not new:
             self.fail(f"{value!r} is not OLD=NEW", param, ctx)
-        if len(new.encode()) > 20:
-            self.fail(f"{new!r} is longer than 20 bytes", param, ctx)
+        try:
+            Renaming({old: new})
+        except ValueError as error:
+            self.fail(f"{value!r}: {error}", param, ctx)
         return old, new
 
 
@@ -46,7 +49,9 @@ class _Renaming(click.ParamType):  # type: ignore[type-arg]
     "--at", type=Address(), default="localhost:18945", show_default=True,
     help="Where clients connect; host 0.0.0.0 accepts connections from other machines.",
 )  # fmt: skip
-@click.option("--rename", multiple=True, type=_Renaming(), help="Another device name: OLD=NEW.")
+@click.option(
+    "--rename", multiple=True, type=_Renaming(), help="Another device name: OLD=NEW; * is any text."
+)
 @click.option(
     "--to-version", type=click.Choice(list(_VERSIONS)), default="as-is", show_default=True,
     help="Header version for the clients. auto: 1 for each until it has sent 2.",

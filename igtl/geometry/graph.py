@@ -99,14 +99,14 @@ class TransformGraph:
         Raises:
             ValueError: the name is not of that form, or the matrix is not rigid.
         """
-        a, b = _frames(name)
+        a, b = frames_of(name)
         self._edges.pop((b, a), None)
         now = self._clock() if arrived is None else arrived
         self._edges[a, b] = _Edge(pose if isinstance(pose, Pose) else Pose(pose), now)
 
     def remove(self, name: str) -> None:
         """Take a link out, if it is there."""
-        a, b = _frames(name)
+        a, b = frames_of(name)
         self._edges.pop((a, b), None)
         self._edges.pop((b, a), None)
 
@@ -123,10 +123,14 @@ class TransformGraph:
         """
         return self.pose(name).matrix
 
-    def pose(self, name: str) -> Pose:
-        """As a Pose; see `graph[name]`."""
-        a, b = _frames(name)
-        path = self._path(a, b, fresh=True)
+    def pose(self, name: str, *, without: str | None = None) -> Pose:
+        """As a Pose; see `graph[name]`.
+
+        Args:
+            without: a link that the way may not use, in either direction.
+        """
+        a, b = frames_of(name)
+        path = self._path(a, b, fresh=True, without=None if without is None else frames_of(without))
         if path is None:
             raise NoTransform(name, self._why(a, b))
         found = Pose()
@@ -146,9 +150,10 @@ class TransformGraph:
     ) -> list[tuple[str, str]] | None:
         next_to: dict[str, list[str]] = {}
         for (one, two), edge in self._edges.items():
-            if (one, two) != without and not (fresh and self._stale(edge)):
-                next_to.setdefault(one, []).append(two)
-                next_to.setdefault(two, []).append(one)
+            if without in ((one, two), (two, one)) or (fresh and self._stale(edge)):
+                continue
+            next_to.setdefault(one, []).append(two)
+            next_to.setdefault(two, []).append(one)
         if a == b and a in next_to:
             return []
         came: dict[str, str] = {a: a}
@@ -212,7 +217,12 @@ class TransformGraph:
         return found
 
 
-def _frames(name: str) -> tuple[str, str]:
+def frames_of(name: str) -> tuple[str, str]:
+    """X and Y of XToY.
+
+    Raises:
+        ValueError: the name is not of that form.
+    """
     match = _NAME.match(name)
     if match is None:
         raise ValueError(f"{name!r} is not of the form XToY, each with a capital first letter")

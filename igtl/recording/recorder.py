@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import threading
@@ -40,7 +41,8 @@ class Recorder:
     """Writes messages to a new MCAP file, in a thread of its own; `write` may be called in any.
 
     What is half a second old is in the file even if the process is killed. If the disk is too slow,
-    `write` waits: nothing is left out.
+    `write` waits: nothing is left out. If it takes no more, the file is cut to what was `written`,
+    and can be read so far.
 
     Args:
         path: of the file, which must not exist yet.
@@ -49,6 +51,7 @@ class Recorder:
 
     Attributes:
         count, bytes: messages taken so far, and their bytes.
+        written: how many of them are in the file; all of them once it is closed.
 
     Raises:
         FileExistsError, OSError: the file cannot be made.
@@ -66,7 +69,7 @@ class Recorder:
         if compression not in ("lz4", "zstd", "none"):
             raise ValueError(f"compression must be 'lz4', 'zstd' or 'none', not {compression!r}")
         self.path = os.fspath(path)
-        self.count = self.bytes = 0
+        self.count = self.bytes = self.written = 0
         self._file = open(self.path, "xb")  # noqa: SIM115  (closed by the thread)
         self._writer = mcap.Writer(
             self._file, chunk_size=_CHUNK, compression=mcap.CompressionType[compression.upper()]
@@ -80,6 +83,8 @@ class Recorder:
         self._waiting = 0
         self._max_waiting = max_queued_bytes
         self._ended = False
+        self._added = 0  # messages that the writer has
+        self._safe = 0  # bytes of the file that hold what was written
         self._error: Exception | None = None
         self._thread = threading.Thread(target=self._run, name="igtl recorder", daemon=True)
         self._thread.start()
@@ -155,12 +160,15 @@ class Recorder:
                 self._write_all()
                 self._writer.finish()
         except Exception as error:
+            with contextlib.suppress(OSError):
+                os.truncate(self.path, self._safe)
             with self._changed:
                 self._error = error
                 self._changed.notify_all()
 
     def _write_all(self) -> None:
         flushed = time.monotonic()
+        self._flush()  # so that the file is a recording from the start
         unflushed = False
         while True:
             with self._changed:
@@ -168,7 +176,7 @@ class Recorder:
                 left = flushed + _FLUSH - time.monotonic() if unflushed else None
                 self._changed.wait_for(lambda: self._items or self._ended, left)
                 if self._ended and not self._items:
-                    return
+                    break
                 items, self._items = self._items, deque()
             for item in items:
                 self._add(item)
@@ -177,8 +185,14 @@ class Recorder:
                     self._changed.notify_all()
             unflushed = unflushed or bool(items)
             if unflushed and time.monotonic() - flushed >= _FLUSH:
-                self._writer.flush()
+                self._flush()
                 flushed, unflushed = time.monotonic(), False
+        self._flush()  # if there is no room for the index, it is the index that is missing
+
+    def _flush(self) -> None:
+        self._writer.flush()
+        self._safe = self._file.tell()
+        self.written = self._added
 
     def _add(self, item: _Item) -> None:
         if item.connection < 0:
@@ -199,11 +213,17 @@ class Recorder:
             channel = self._channel(key, f"{kind}/{device}", ENCODING, facts)
         stamp = _core.time_ns_of(int.from_bytes(item.wire[34:42], "big"))
         self._writer.add_message(channel, item.time_ns, item.wire, stamp or item.time_ns)
+        self._added += 1
 
     def _channel(self, key: Any, topic: str, encoding: str, facts: dict[str, str]) -> int:
         if key not in self._channels:
             self._channels[key] = self._writer.register_channel(topic, encoding, 0, facts)
         return self._channels[key]
+
+    @property
+    def error(self) -> Exception | None:
+        """Why nothing more is written; None while it is."""
+        return self._error
 
     # -- end
 
