@@ -15,7 +15,7 @@ from click.testing import CliRunner
 import igtl
 from igtl.cli import main
 from igtl.doctor import Diagnosis, examine
-from igtl.files.sequences import series_of
+from igtl.files.sequences import Stack, series_of
 from igtl.simulate import PlusSimulator
 from tests.test_tools import running
 
@@ -81,8 +81,9 @@ def test_record_and_save_as_a_sequence(server: PlusSimulator, tmp_path: Path) ->
     invoke("record", str(file), at, "-n", "9", "-t", "TRACKEDFRAME", "-q", *select)
     with igtl.Recording(file) as recording:
         assert {kind for kind, _ in recording.streams} == {"TRACKEDFRAME"}
-        with pytest.warns(igtl.FileWarning, match="the images move"):
-            series = series_of(recording, tmp_path / "a.igs.mha", 0.01)
+        path = tmp_path / "a.igs.mha"
+        with Stack(path) as stack, pytest.warns(igtl.FileWarning, match="the images move"):
+            series = series_of(recording, path, 0.01, stack)
     assert series.frames.shape[0] == 9
     assert series.fields[0]["StylusToTrackerTransformStatus"] == "OUT_OF_VIEW"
     assert series.fields[0]["ProbeToTrackerTransformStatus"] == "OK"
