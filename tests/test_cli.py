@@ -302,7 +302,7 @@ def test_errors_of_send_and_receive(tmp_path: Path) -> None:
 
 def test_a_port_in_use_and_a_mistyped_command_are_told_with_the_way_out() -> None:
     with igtl.listen(port=0) as taken:
-        for command in (["simulate", "tracker", "--at"], ["serve", "--at"], ["echo"]):
+        for command in (["simulate", "tracker", "--at"], ["serve", "--at"], ["echo", "--at"]):
             out = CliRunner().invoke(main, [*command, f"localhost:{taken.port}"])
             assert out.exit_code == 1
             assert f":{taken.port}: Address already in use: another program listens" in out.stderr

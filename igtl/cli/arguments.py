@@ -12,6 +12,7 @@ import click
 import igtl
 from igtl.addresses import websocket_address
 from igtl.cli import UNREACHABLE, Failure
+from igtl.cli.news import reason
 from igtl.log import named
 from igtl.options import PORT, UNIX, Version
 from igtl.session.requests import name_fits
@@ -56,16 +57,18 @@ class Connection(NamedTuple):
     hello: bool
     version: Version
     context: SSLContext | None
+    server_name: str | None = None
 
     def open(self, address: tuple[str, int], **settings: Any) -> igtl.Link:
         """The link, or a Failure that says who cannot be reached."""
         try:
             link: igtl.Link = igtl.connect(
-                *address, hello=self.hello, version=self.version, ssl=self.context, **settings
-            )
+                *address, hello=self.hello, version=self.version, ssl=self.context,
+                server_hostname=self.server_name, **settings,
+            )  # fmt: skip
             return link
         except (OSError, UnicodeError) as error:  # UnicodeError: no such host can be
-            raise Failure(f"{named(address)}: {error}", UNREACHABLE) from None
+            raise Failure(f"{named(address)}: {reason(error)}", UNREACHABLE) from None
 
 
 def connection(command: F) -> F:
@@ -80,14 +83,20 @@ def connection(command: F) -> F:
     @click.option("--ca", type=_EXISTING, help="By TLS, checked by this authority (PEM).")
     @click.option("--cert", type=_EXISTING, help="By TLS, with this certificate of our own (PEM).")
     @click.option("--key", type=_EXISTING, help="Its key, if it is not in the same file.")
+    @click.option(
+        "--server-name",
+        help="By TLS, with this name in the server's certificate; default the host of ADDRESS.",
+    )
     @functools.wraps(command)
     def wrapped(
         *args: Any, hello: bool, header_version: str, tls: bool, ca: Path | None,
-        cert: Path | None, key: Path | None, **others: Any,
+        cert: Path | None, key: Path | None, server_name: str | None, **others: Any,
     ) -> Any:  # fmt: skip
-        context = igtl.tls.client(ca, cert=cert, key=key) if tls or ca or cert else None
+        context = None
+        if tls or ca or cert or server_name:
+            context = igtl.tls.client(ca, cert=cert, key=key)
         version: Version = {"1": 1, "2": 2}.get(header_version, "auto")  # type: ignore[assignment]
-        return command(*args, how=Connection(hello, version, context), **others)
+        return command(*args, how=Connection(hello, version, context, server_name), **others)
 
     return wrapped  # type: ignore[return-value]
 

@@ -10,7 +10,7 @@ import click
 from igtl.cli import FAILED, UNREACHABLE
 from igtl.cli.arguments import Address, Connection, connection
 from igtl.cli.clock import option as clock_option
-from igtl.cli.tables import counted, table
+from igtl.cli.tables import counted, explain, table
 from igtl.cli.terminal import console as terminal
 from igtl.cli.terminal import echo, styled
 from igtl.doctor import Diagnosis, examine
@@ -58,7 +58,8 @@ def command(
     try:
         diagnosis = examine(
             *address, seconds=seconds, type_name=type_name, device_name=device_name,
-            hello=how.hello, ssl=how.context, listen=listen, ask_clock=ask_clock,
+            hello=how.hello, ssl=how.context, server_hostname=how.server_name, listen=listen,
+            ask_clock=ask_clock,
         )  # fmt: skip
     except ValueError as error:
         raise click.UsageError(str(error)) from None
@@ -110,9 +111,12 @@ def _table(diagnosis: Diagnosis, width: int) -> Table:
             diagnosis.streams.items(), key=lambda item: item[0][::-1]
         )
     ]  # fmt: skip
-    out = table(titles, rows, left=2, width=width)
-    out.caption = (
-        f"jitter, age, {late} (arrival after time stamp, {meaning}) in ms; CRC: wrong ones"
-    )
+    drop = ["bytes", "jitter", "age", late, "CRC", "number"]
+    out = table(titles, rows, left=2, width=width, drop=drop)
+    means = {
+        "jitter": "ms", "age": "ms", late: f"arrival after time stamp in ms, {meaning}",
+        "CRC": "wrong ones",
+    }  # fmt: skip
+    out.caption = explain(out, **means)
     out.caption_justify = "left"
     return out

@@ -84,4 +84,4 @@ def command(
     elif isinstance(answer, igtl.Capability):
         echo(*answer.types)
     else:
-        echo(line(answer))
+        echo(line(answer, verbose=True))

@@ -83,8 +83,9 @@ def command(
 
             try:
                 with source(
-                    place, end=end, heal=reconnect, limited=limited, tell=tell, bad=bad
-                ) as incoming:
+                    place, end=end, heal=reconnect, limited=limited, selection=selection,
+                    tell=tell, bad=bad,
+                ) as incoming:  # fmt: skip
                     sources.append(incoming)
                     note("connected", number, peer=incoming.peer)
                     for frame, peer in incoming.frames():

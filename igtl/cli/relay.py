@@ -107,8 +107,9 @@ def command(
             )
         )  # fmt: skip
         incoming = source(
-            address, end=end, heal=True, bad=lambda error: say(f"bad message: {error}")
-        )
+            address, end=end, heal=True, selection=selection,
+            bad=lambda error: say(f"bad message: {error}"),
+        )  # fmt: skip
         if both_ways:
             relay.both_ways(partial(_back, incoming))
         server.start()

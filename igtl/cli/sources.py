@@ -12,9 +12,10 @@ from typing import Any, Self, TypeVar
 import click
 
 import igtl
-from igtl.cli import UNREACHABLE, Failure
-from igtl.cli.arguments import Connection, connection
+from igtl.cli import TIMED_OUT, UNREACHABLE, Failure
+from igtl.cli.arguments import Connection, Selection, connection
 from igtl.cli.clock import PeerClock
+from igtl.cli.news import News
 from igtl.cli.terminal import say
 from igtl.log import named
 from igtl.peers.plus.selection import Select
@@ -36,12 +37,14 @@ class Source:
         ask_clock: ask the server for its clock.
         limited: the caller was told when to end, so that a peer that ends before, even in order,
             is lost.
+        selection: what the caller waits for. If none of it has come when the time is up, or the
+            peer ends without any message, the source ends with a Failure.
         tell: called with what happens to the connection.
         bad: called with each message that is bad.
 
     Attributes:
         peer: who sends.
-        away: why the connection is lost, while `heal` makes it anew; "" while there is one.
+        came: messages that came, bad ones too.
         stats: counters of the link.
         clock: the clock of the server, if it is to be asked.
     """
@@ -60,12 +63,13 @@ class Source:
         ask_clock: bool = False,
         heal: bool = False,
         limited: bool = False,
+        selection: Selection | None = None,
         tell: Callable[[str], None] = say,
         bad: Callable[[igtl.ProtocolError], None] = lambda error: None,
     ) -> None:
         self.address = address
         self.peer: Any = named(address)
-        self.away = ""
+        self.came = 0
         self._how = how
         self._listen = listen
         self._udp = udp
@@ -75,7 +79,11 @@ class Source:
         self._end = end
         self._heal = heal
         self._limited = limited
+        self._selection = selection or Selection((), ())
+        self._fitting = 0
         self._tell = tell
+        self._news = News(tell)
+        self._before = 0  # messages on earlier connections
         self._bad = bad
         self.clock = PeerClock(self._measure, tell) if ask_clock else None
         self._open = ExitStack()
@@ -146,12 +154,16 @@ class Source:
 
     def _happened(self, event: igtl.LinkEvent) -> None:
         self.peer = event.peer
-        reason = f": {event.error}" if event.error else ""
-        news = f"{named(event.peer)} {event.kind}{reason}"
-        self.away = "" if event.kind == "connected" else news
+        received = 0 if self._from is None else self.stats.received
+        self._news.happened(event, received > self._before)
+        self._before = received
         if self.clock is not None:
             self.clock.changed()
-        self._tell(news)
+
+    @property
+    def away(self) -> str:
+        """Why the connection is lost, while `heal` makes it anew; "" while there is one."""
+        return self._news.away
 
     def _goes_on(self, closed: igtl.ConnectionClosed) -> bool:
         """Return whether another link follows the one that has closed."""
@@ -160,6 +172,9 @@ class Source:
         if not (self._heal and self._listen):
             if not closed.clean:
                 raise Failure(str(closed), UNREACHABLE) from None
+            if not self.came:
+                text = f"{named(self.address)} closed the connection without a message"
+                raise Failure(text, UNREACHABLE) from None
             if self._limited:
                 text = f"{named(self.address)} closed the connection early"
                 raise Failure(text, UNREACHABLE) from None
@@ -187,12 +202,15 @@ class Source:
             message = found[0] if self._udp else found
             if self.clock is not None:
                 self.clock.saw(message)
+            self._fitting += self._selection.takes(message.type_name, message.device_name)
             yield message
 
     def frames(self) -> Iterator[tuple[igtl.Frame, Any]]:
         """Each message as it came, and from whom."""
         for found in self._each(lambda: self._from.recv_frame(timeout=self._left())):
-            yield found if self._udp else (found, self.peer)
+            frame, peer = found if self._udp else (found, self.peer)
+            self._fitting += self._selection.takes(frame.type_name, frame.device_name)
+            yield frame, peer
 
     def _each(self, take: Callable[[], T]) -> Iterator[T]:
         while True:
@@ -203,6 +221,8 @@ class Source:
                     raise
                 if self.away:
                     raise Failure(self.away, UNREACHABLE) from None
+                if not self._fitting:
+                    raise Failure(self.nothing, TIMED_OUT) from None
                 return  # the time is up
             except igtl.ConnectionClosed as closed:
                 if not self._goes_on(closed):
@@ -211,9 +231,23 @@ class Source:
             except igtl.MessageTooLarge:
                 raise
             except igtl.ProtocolError as error:
+                self._arrived()
                 self._bad(error)
                 continue
+            self._arrived()
             yield found
+
+    def _arrived(self) -> None:
+        self.came += 1
+        self._news.message(named(self.peer))
+
+    @property
+    def nothing(self) -> str:
+        """That nothing came, and what tells why."""
+        what = f"nothing of what was asked for among {self.came} messages" if self.came else (
+            "nothing came"
+        )  # fmt: skip
+        return f"{named(self.address)}: {what}; see igtl doctor {named(self.address)}"
 
 
 def receiving(command: F) -> F:

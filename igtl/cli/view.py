@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 
 import igtl
-from igtl.cli import Failure
+from igtl.cli import TIMED_OUT, UNREACHABLE, Failure
 from igtl.cli.arguments import Address
 from igtl.cli.clock import option as clock_option
 from igtl.cli.sources import Source, receiving
@@ -97,12 +97,14 @@ def command(
         )  # fmt: skip
     except (OSError, ValueError) as error:
         raise Failure(f"{named(at)}: {error}") from None
+    followed: list[Source] = []
     with ExitStack() as stack:
         stack.enter_context(view)
         for path in files:
             view.play(path, loop=loop)
         for address in addresses:
             incoming = _source(partial(source, ask_clock=ask_clock), address, view)
+            followed.append(incoming)
             stack.callback(incoming.close)
             threading.Thread(
                 target=_receive, args=(incoming, address, view), name="igtl view", daemon=True
@@ -113,17 +115,15 @@ def command(
         if opens:
             click.launch(view.url)
         threading.Event().wait(seconds)
+        if followed and not any(each.came for each in followed):
+            away = next((each.away for each in followed if each.away), "")
+            raise Failure(away or followed[0].nothing, UNREACHABLE if away else TIMED_OUT)
 
 
 def _source(source: Callable[..., Source], address: tuple[str, int], view: igtl.View) -> Source:
-    last = ""
-
     def tell(text: str) -> None:
-        nonlocal last
-        if text != last:  # each attempt to connect fails alike
-            last = text
-            say(text)
-            view.note(text, source=named(address))
+        say(text)
+        view.note(text, source=named(address))
 
     return source(address, heal=True, crc="warn", tell=tell)
 
