@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import functools
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -157,3 +159,19 @@ def ending(command: F) -> F:
         "-s", "--seconds", type=click.FloatRange(0, min_open=True), help="End after so long."
     )
     return count(seconds(command))
+
+
+def overwriting(command: F) -> F:
+    """Decorator: a file that exists is kept, unless `--force` is given. The command names the path
+    that it writes `path` or `file`."""
+
+    @click.option("--force", is_flag=True, help="Write over the file, if it exists.")
+    @functools.wraps(command)
+    def wrapped(*args: Any, force: bool, **others: Any) -> Any:
+        path: Path | None = others["path"] if "path" in others else others["file"]
+        if path is not None and path.exists() and not force:
+            text = f"{os.strerror(errno.EEXIST)}; --force writes over it"
+            raise FileExistsError(errno.EEXIST, text, str(path))
+        return command(*args, **others)
+
+    return wrapped  # type: ignore[return-value]

@@ -14,7 +14,9 @@ import igtl
 from igtl.cli import brief
 from igtl.cli.arguments import Address, Selection, ending, selecting
 from igtl.cli.sources import Source, receiving
-from igtl.cli.terminal import echo, first_that_fits, say
+from igtl.cli.terminal import echo, first_that_fits, say, width
+
+_WIDE = 98  # columns in which a pose and its angles have room
 
 
 def line(message: igtl.Message, *, verbose: bool = False) -> str:
@@ -29,12 +31,16 @@ def line(message: igtl.Message, *, verbose: bool = False) -> str:
     if verbose:
         details = repr(message)[1:-1].partition(" ")[2]  # without <ClassName … >
         return f"{arrival}  {message.type_name:<12}  {details}{marks}"
-    content, *shorter = brief.values(message)
-    narrow = f"{arrival} {message.type_name} {message.device_name}{marks}"
-    return first_that_fits(
-        f"{arrival}  {message.type_name:<9}  {message.device_name:<18}{marks} {content}",
-        *(f"{narrow} {each}" for each in shorter or [content]),
-    )
+    contents = brief.values(message)
+    kind, device = message.type_name, message.device_name
+    if (width() or _WIDE) >= _WIDE:
+        before = [f"{arrival}  {kind:<9}  {device:<18}{marks} "]
+    else:
+        contents = contents[1:] or contents
+        before = [f"{arrival} {kind:<9} {device:<14}{marks} "]
+        if len(contents) > 1:  # a pose, which can be seen
+            before.append(f"{arrival[:8]} {device}{marks} ")
+    return first_that_fits(*(start + content for start in before for content in contents))
 
 
 @click.command("dump")

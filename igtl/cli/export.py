@@ -8,6 +8,7 @@ import click
 
 import igtl
 from igtl.cli import Failure
+from igtl.cli.arguments import overwriting
 from igtl.cli.files import opened, told
 from igtl.cli.terminal import console as terminal
 from igtl.cli.terminal import say
@@ -17,12 +18,13 @@ from igtl.cli.terminal import say
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option(
     "--to", "path", required=True, type=click.Path(dir_okay=False, path_type=Path),
-    help="The file to write; its suffix chooses the format. Replaced if it exists.",
+    help="The file to write; its suffix chooses the format.",
 )  # fmt: skip
 @click.option("-d", "--stream", "streams", multiple=True, help="Only these device names or types.")
 @click.option("--from", "start", type=click.FloatRange(0), default=0.0, help="Seconds to skip.")
 @click.option("--until", "end", type=click.FloatRange(0), help="Seconds where to end.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress.")
+@overwriting
 def command(
     file: Path,
     path: Path,

@@ -36,17 +36,22 @@ def echo(*lines: str) -> None:
         click.echo(printable(line))
 
 
+def width() -> int | None:
+    """Columns of the terminal; None if standard output is none."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+
+
 def first_that_fits(*texts: str) -> str:
     """The first of these lines that the terminal has room for; of the last what there is room for.
     The first in full if standard output is no terminal."""
-    if not sys.stdout.isatty():
+    columns = width()
+    if columns is None:
         return texts[0]
-    width = shutil.get_terminal_size().columns
     for text in map(fitted, texts):
-        if len(text) <= width:
+        if len(text) <= columns:
             return text
     end = fitted("…")
-    return text[: width - len(end)].rsplit(" ", 1)[0] + end
+    return text[: columns - len(end)].rsplit(" ", 1)[0] + end
 
 
 def say(text: str) -> None:
