@@ -71,10 +71,14 @@ def test_dump_as_text(server: igtl.Server) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
     assert len(lines) == 4
-    assert re.match(r"\d\d:\d\d:\d\d\.\d{3}  TRANSFORM     'Probe' .*matrix=", lines[0])
+    begin = r"\d\d:\d\d:\d\d\.\d{3}  TRANSFORM "
+    assert re.match(rf"{begin} Probe +0\.00 +0\.00 +0\.00 mm +0\.0 +0\.0 +0\.0°", lines[0])
     assert "OK" in lines[1]
     assert "40×30×2 int16" in lines[2]
     assert "Größe" in lines[3]
+    play(server, MESSAGES)
+    done = dump(f"127.0.0.1:{server.port}", "-v")
+    assert re.match(rf"{begin}    'Probe' .*matrix=", done.stdout.splitlines()[0])
 
 
 def test_dump_as_json(server: igtl.Server) -> None:

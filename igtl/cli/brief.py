@@ -31,6 +31,8 @@ def value(message: igtl.Message) -> str:
             return f"{m.summary()} {missing}"
         case igtl.Sensor() as m:
             return f"{' '.join(f'{v:.3g}' for v in m.values)} {m.unit}"
+        case igtl.String() as m:
+            return repr(m.string)
         case m:
             return m.summary()
 
@@ -43,7 +45,8 @@ def values(message: igtl.Message) -> list[str]:
             status = m.metadata.get("TransformStatus", "")
             place = f"{x:.1f} {y:.1f} {z:.1f} mm"
             if not is_rigid(m.matrix):
-                return [f"{x:8.2f} {y:8.2f} {z:8.2f} mm  no rotation {status}".rstrip(), place]
+                wide = f"{x:8.2f} {y:8.2f} {z:8.2f} mm"
+                return [f"{each}  not rigid {status}".rstrip() for each in (wide, place)]
             a, b, c = angles(m.matrix)
             return [
                 f"{x:8.2f} {y:8.2f} {z:8.2f} mm {a:7.1f} {b:7.1f} {c:7.1f}° {status}".rstrip(),
@@ -51,8 +54,6 @@ def values(message: igtl.Message) -> list[str]:
                 f"{place} {a:.0f} {b:.0f} {c:.0f}° {status}".rstrip(),
                 place,
             ]
-        case igtl.String() as m:
-            return [repr(m.string)]
         case m:
             return [value(m)]
 

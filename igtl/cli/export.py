@@ -36,10 +36,10 @@ def command(
     """Write a recording, or a file of images in time, for other programs.
 
     \b
-    .npz, .h5            arrays of all streams: times, timestamps, frames, matrices ...
-    .csv                 a line for each pose, value or status, in order of arrival
+    .npz, .h5            arrays of all streams: times, frames, matrices ...
+    .csv                 a line for each pose, value or status
     .mp4                 the pictures of one stream
-    .igs.mha, .seq.nrrd  images with the transforms of their instant, for PLUS and 3D Slicer
+    .igs.mha, .seq.nrrd  images and their transforms, for PLUS and 3D Slicer
 
     What a format has no place for is left out, and said.
     """

@@ -121,7 +121,6 @@ def _show(found: dict[str, Any]) -> None:
             row += [f"{each['bytes'] / 1e6:.2f}", counted(each["wrong_crc"]), counted(each["bad"])]
         rows.append([*row, ", ".join(each["peers"])])
     drop = ["first s", "last s", "peer", "MB", "Hz", "CRC", "bad"]
-    drop = [title for title in drop if title in titles]
     console.print(table(titles, rows, left=2, width=console.width, trim=True, drop=drop))
     for event in found.get("events", ()):
         at = event["time_ns"] / 1e9 - found["start"]

@@ -174,7 +174,7 @@ def command(
             away = incoming.away
         except KeyboardInterrupt:
             away, stopped = "", True
-        if not as_json:
+        if watch.streams and not as_json:
             console.print(_table(watch, console))
     if stopped:
         if not watch.streams:

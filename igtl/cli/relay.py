@@ -88,7 +88,7 @@ def command(
 
     \b
     igtl relay tracker:18944 --at 0.0.0.0:18945 -t TRANSFORM --max-rate 30
-    igtl relay plus:18944 --hello --to-version 1       # for clients with an old library
+    igtl relay plus:18944 --hello --to-version 1   # for old libraries
     igtl relay far:18944 --ca clinic.pem --rename Probe=ProbeToTracker
     """
     if serve_cert is None and (serve_key or client_ca):

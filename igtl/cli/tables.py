@@ -30,7 +30,7 @@ def table(
         width: of the terminal.
         trim: the last column is text too, cut to what is left of the width.
         drop: titles of the columns that give way where the width does not suffice for all, the
-            least important first.
+            least important first. Others than those of the table are ignored.
     """
     from rich import box
     from rich.console import Console
@@ -43,8 +43,7 @@ def table(
     room = width - 1  # each column takes 2 more than its width
     shown = {n for n, title in enumerate(titles) if title not in drop}
     room -= sum(widths[n] + 2 for n in shown)
-    for title in reversed(drop):
-        n = list(titles).index(title)
+    for n in sorted(set(range(len(titles))) - shown, key=lambda n: -drop.index(titles[n])):
         if widths[n] + 2 <= room:
             shown.add(n)
             room -= widths[n] + 2
