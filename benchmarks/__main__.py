@@ -8,44 +8,64 @@ import os
 import sys
 import time
 from dataclasses import asdict
+from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any
 
-from benchmarks import codec, fanout, links, memory, report
-from benchmarks.measure import Row, machine, say, steady_environment
+from benchmarks import codec, fanout, links, load, memory, peers, report
+from benchmarks.measure import CPUS, Row, Work, machine, pin, say, steady_environment
 
 ROOT = Path(__file__).parents[1]
-SECTIONS = ("codec", "links", "fan-out", "memory")
+SECTIONS = {"codec": codec, "links": links, "load": load, "fan-out": fanout, "memory": memory}
 DOCUMENT = ROOT / "docs" / "performance.md"
 PICTURES = ROOT / "docs" / "performance"
 
 
+def chosen(options: argparse.Namespace) -> list[tuple[str, Work]]:
+    """What is to be measured, with the section that it is in."""
+    found = []
+    for section in options.only or SECTIONS:
+        module: Any = SECTIONS[section]
+        for work in module.works(options.openigtlink):
+            if any(fnmatchcase(name, options.rows + "*") for name in work.names):
+                found.append((section, work))
+    return found
+
+
 def measured(options: argparse.Namespace) -> tuple[list[Row], list[dict[str, float]]]:
+    works = chosen(options)
+    if not works:
+        raise SystemExit(f"no row begins with {options.rows!r}; --list names them")
+    expected = sum(work.seconds[options.quick] for _, work in works) / 60
+    say(
+        f"{sum(len(work.names) for _, work in works)} rows, about {expected:.1f} minutes; "
+        "the first time some more, to build the programs of other implementations"
+    )
     rows: list[Row] = []
     rates: list[dict[str, float]] = []
-    for section in options.only or SECTIONS:
-        say(section)
-        if section == "codec":
-            rows += codec.run(
-                only=options.rows,
-                repeats=5 if options.quick else 15,
-                openigtlink=options.openigtlink,
-            )
-        elif section == "links":
-            rows += links.run(quick=options.quick, openigtlink=options.openigtlink)
-            rates = links.rates(quick=options.quick)
-        elif section == "fan-out":
-            rows += fanout.run(quick=options.quick)
-        else:
-            rows += memory.run(quick=options.quick)
+    begun = time.monotonic()
+    for k, (section, work) in enumerate(works):
+        for row in work.run(options.quick):
+            if fnmatchcase(row.name, options.rows + "*"):
+                rows.append(row)
+        pin(CPUS)
+        took = time.monotonic() - begun
+        say(f"{took:5.0f} s  {k + 1}/{len(works)}  {section}: {work.names[-1]}")
+    if not options.rows and any(section == "links" for section, _ in works):
+        rates = links.rates(quick=options.quick)
     return rows, rates
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument(
-        "--only", action="append", choices=SECTIONS, help="one section; may be repeated"
+        "--only", action="append", choices=list(SECTIONS), help="one section; may be repeated"
     )
-    parser.add_argument("--rows", default="", help="of the codec: rows whose name contains this")
+    parser.add_argument(
+        "--rows", default="", metavar="PATTERN",
+        help="rows whose name begins so; the wildcards * and ? count",
+    )  # fmt: skip
+    parser.add_argument("--list", action="store_true", help="only name the rows")
     parser.add_argument("--quick", action="store_true", help="fewer repeats: a look, not a result")
     parser.add_argument(
         "--json", type=Path, default=ROOT / "build" / "benchmarks.json", help="default: %(default)s"
@@ -60,16 +80,25 @@ def main() -> None:
         help="measure the official C++ library installed in DIR (for example 3.x), not Debian's",
     )
     parser.add_argument("--from", dest="source", type=Path, help="no new run: show this JSON")
+    parser.add_argument(
+        "--compare", type=Path, metavar="FILE", help="also the ratio of each row to an earlier JSON"
+    )
     options = parser.parse_args()
-    if options.write and options.openigtlink:
-        parser.error("docs/performance.md shows Debian's library: no --write with --openigtlink")
+    if options.write and (options.openigtlink or options.rows or options.only):
+        parser.error(
+            "docs/performance.md shows all rows beside Debian's library: only --quick with --write"
+        )
+    if options.list:
+        print("\n".join(name for _, work in chosen(options) for name in work.names))
+        return
+    before = report.load(options.compare)[0] if options.compare else None
     if options.source:
         rows, data = report.load(options.source)
     else:
         rows, rates = measured(options)
         data = {
             "when": time.strftime("%Y-%m-%d"),
-            "machine": machine(),
+            "machine": {**machine(), "contenders": peers.versions()},
             "rates": rates,
         }
     text = report.markdown(rows, data["machine"], data["when"])
@@ -77,6 +106,8 @@ def main() -> None:
     failed = [row.name for row in rows if row.met is False]
     met = sum(row.met is True for row in rows)
     print(f"\n{met} goals met, {len(failed)} not: {'; '.join(failed) or '-'}")
+    if before is not None:
+        print(f"\n{report.comparison(rows, before)}")
     whole = json.dumps({**data, "rows": [asdict(row) for row in rows]}, indent=1)
     if not options.source:
         options.json.parent.mkdir(exist_ok=True)
@@ -87,7 +118,7 @@ def main() -> None:
     if options.write:
         report.write_into(DOCUMENT, text, data["when"])
         (PICTURES / "benchmarks.json").write_text(whole + "\n")
-    say(f"pictures: {', '.join(p.name for p in pictures)}")
+    say(f"{options.source or options.json}; pictures: {', '.join(p.name for p in pictures) or '-'}")
 
 
 if __name__ == "__main__":

@@ -15,6 +15,8 @@ import socket
 import struct
 import time
 from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,7 +24,7 @@ import numpy as np
 import igtl
 import igtl.aio
 from benchmarks.ends import SIZE
-from benchmarks.measure import CPUS, ONE, OTHER, Found, Row, percentiles, pin, say
+from benchmarks.measure import ONE, OTHER, Found, Row, Work, percentiles, pin
 
 STALLED = 10
 _NUMBER = 58 + 4 * 9  # where the x of the position stands in a TRANSFORM
@@ -128,24 +130,31 @@ def limits(clients: int) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 2 * clients + 500), hard))
 
 
-def run(*, quick: bool = False) -> Iterator[Row]:
+def rows(clients: int, quick: bool) -> Iterator[Row]:
     limits(1000)
     pin({ONE})
+    stalled = STALLED if clients == 1000 else 0
+    found = asyncio.run(fan_out(clients, stalled, 3 if quick else 20 if stalled else 5))
+    delivered = f"{found['delivered']:.2%} delivered"
+    each: Found = {key: value / clients for key, value in found["took"].items()}
+    broadcasts, lateness = names(clients)
+    yield Row("fan-out", broadcasts, {"igtl": each}, note=delivered)
+    if stalled:
+        note = (
+            f"{delivered} to the live ones; the stalled: at most "
+            f"{found['waiting']} messages waiting, {found['dropped']} dropped and counted"
+        )
+        yield Row("fan-out", lateness, {"igtl": found["late"]}, 20e-3, "absolute", note=note)
+    else:
+        yield Row("fan-out", lateness, {"igtl": found["late"]}, note=delivered)
+
+
+def names(clients: int) -> tuple[str, str]:
+    name = f"server, {clients} clients at 60 Hz"
+    late = f"{name}, 10 stalled: late (p99)" if clients == 1000 else f"{name}: late"
+    return f"{name}: broadcast, each client", late
+
+
+def works(openigtlink: Path | None = None) -> Iterator[Work]:
     for clients in (1, 10, 100, 300, 1000):
-        stalled = STALLED if clients == 1000 else 0
-        found = asyncio.run(fan_out(clients, stalled, 3 if quick else 20 if stalled else 5))
-        delivered = f"{found['delivered']:.2%} delivered"
-        each: Found = {key: value / clients for key, value in found["took"].items()}
-        name = f"server, {clients} clients at 60 Hz"
-        yield Row("fan-out", f"{name}: broadcast, each client", {"igtl": each}, note=delivered)
-        if stalled:
-            name += ", 10 stalled: late (p99)"
-            note = (
-                f"{delivered} to the live ones; the stalled: at most "
-                f"{found['waiting']} messages waiting, {found['dropped']} dropped and counted"
-            )
-            yield Row("fan-out", name, {"igtl": found["late"]}, 20e-3, "absolute", note=note)
-        else:
-            yield Row("fan-out", f"{name}: late", {"igtl": found["late"]}, note=delivered)
-        say(f"  {name}")
-    pin(CPUS)
+        yield Work(names(clients), (35, 16) if clients == 1000 else (8, 6), partial(rows, clients))

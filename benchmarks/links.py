@@ -16,6 +16,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ import igtl
 import igtl.aio
 from benchmarks import peers
 from benchmarks.ends import POSE, SIZE, WIRE, Ends, recv_exactly, running
-from benchmarks.measure import CPUS, ONE, OTHER, Found, Row, percentiles, pin, say
+from benchmarks.measure import CPUS, ONE, OTHER, Found, Row, Work, percentiles, pin
 
 Samples = dict[str, list[float]]
 
@@ -346,7 +347,7 @@ def rates(*, quick: bool = False) -> list[dict[str, float]]:
 # ---- rows ---------------------------------------------------------------------------------------
 
 
-def run(*, quick: bool = False, openigtlink: Path | None = None) -> Iterator[Row]:
+def round_trip_rows(openigtlink: Path | None, quick: bool) -> Iterator[Row]:
     rounds, pairs = (5, 3) if quick else (20, 9)
     pin({ONE})
     with ProcessPoolExecutor(
@@ -354,45 +355,84 @@ def run(*, quick: bool = False, openigtlink: Path | None = None) -> Iterator[Row
     ) as pool:
         measured = list(pool.map(in_fresh_processes, [rounds // 2] * pairs))
     blocking, aio = [m[0] for m in measured], [m[1] for m in measured]
-    row = Row(
-        "links", "TRANSFORM round trip, blocking", best_of(blocking), 1.3, "limit", "bare sockets"
-    )
+    found = best_of(blocking)
+    row = Row("links", ROUND_TRIPS[0], found, 1.3, "limit", "bare sockets")
     if (official := official_round_trips(openigtlink)) is not None:
         row.found["C++"] = official
-    say(f"  {row.name}")
     with running(ONE) as ends:
         if (theirs := pyigtl_round_trips(ends)) is not None:
             row.found["pyigtl"] = theirs
     yield row
-    name = "TRANSFORM round trip, asyncio"
-    yield Row("links", name, best_of(aio), 1.25, "limit", "bare asyncio")
-    say(f"  {name}")
+    yield Row("links", ROUND_TRIPS[1], best_of(aio), 1.25, "limit", "bare asyncio")
 
+
+def one_way_row(
+    name: str,
+    goal: float,
+    limit: str,
+    measure: Callable[[Ends, int], dict[str, Found]],
+    quick: bool,
+) -> Iterator[Row]:
+    """What flows one way has both processors."""
     pin({ONE})
     with running(OTHER) as ends:
-        found = one_way(ends, POSE, 2000, rounds)
-        name = "TRANSFORM one way, blocking"
-        yield Row("links", name, found, 1 / 0.6, "limit", "bare sockets", rate=True)
-        found = asyncio.run(aio_one_way(ends, 2000, rounds))
-        name = "TRANSFORM one way, asyncio"
-        yield Row("links", name, found, 1 / 0.6, "limit", "bare asyncio", rate=True)
-        say(f"  {name}")
-        volume = np.random.default_rng(1).integers(0, 4000, (100, 512, 512), np.uint16)
-        found = one_way(ends, igtl.Image(volume), 1, 5 if quick else 20)
-        name = "IMAGE 512x512x100 u16 one way, CRC checked"
-        yield Row("links", name, found, 1 / 0.9, "limit", "bare sockets", rate=True)
-        say(f"  {name}")
+        found = measure(ends, 5 if quick else 20)
+    yield Row("links", name, found, 1 / goal, "limit", limit, rate=True)
+
+
+def volumes(ends: Ends, rounds: int) -> dict[str, Found]:
+    volume = np.random.default_rng(1).integers(0, 4000, (100, 512, 512), np.uint16)
+    return one_way(ends, igtl.Image(volume), 1, rounds)
+
+
+def udp_back_to_back(quick: bool) -> Iterator[Row]:
+    pin({ONE})
     with running(ONE) as ends:
-        found = udp_round_trips(ends, rounds)
-        name = "UDP TRANSFORM round trip, back to back"
-        yield Row("links", name, found, 1.3, "limit", "bare sockets")
+        found = udp_round_trips(ends, 5 if quick else 20)
+    yield Row("links", UDP, found, 1.3, "limit", "bare sockets")
+
+
+def udp_at_120_hz(quick: bool) -> Iterator[Row]:
+    pin({ONE})
+    with running(ONE) as ends:
         looped = udp_loop(ends, 4 if quick else 60)
-    name = "UDP TRANSFORM at 120 Hz"
-    yield Row("links", f"{name}, lost", looped["lost"], 0, "absolute", unit="messages")
-    yield Row("links", f"{name}, sent too late (p99)", looped["late"], 0.2e-3, "absolute")
-    yield Row("links", f"{name}, round trip", looped["back"], 1.3, "limit", "bare sockets")
-    say(f"  {name}")
-    found = udp_maximum(rounds)
-    name = "UDP TRANSFORM, as many as one thread sends"
-    yield Row("links", name, found, 1 / 0.7, "limit", "bare sendto", rate=True)
-    pin(CPUS)
+    lost, late, back = UDP_LOOP
+    yield Row("links", lost, looped["lost"], 0, "absolute", unit="messages")
+    yield Row("links", late, looped["late"], 0.2e-3, "absolute")
+    yield Row("links", back, looped["back"], 1.3, "limit", "bare sockets")
+
+
+def udp_rate(quick: bool) -> Iterator[Row]:
+    pin({ONE})
+    found = udp_maximum(5 if quick else 20)
+    yield Row("links", UDP_RATE, found, 1 / 0.7, "limit", "bare sendto", rate=True)
+
+
+ROUND_TRIPS = "TRANSFORM round trip, blocking", "TRANSFORM round trip, asyncio"
+UDP = "UDP TRANSFORM round trip, back to back"
+UDP_LOOP = (
+    "UDP TRANSFORM at 120 Hz, lost",
+    "UDP TRANSFORM at 120 Hz, sent too late (p99)",
+    "UDP TRANSFORM at 120 Hz, round trip",
+)
+UDP_RATE = "UDP TRANSFORM, as many as one thread sends"
+ONE_WAY: tuple[tuple[str, float, str, Callable[[Ends, int], dict[str, Found]]], ...] = (
+    (
+        "TRANSFORM one way, blocking", 0.6, "bare sockets",
+        lambda ends, rounds: one_way(ends, POSE, 2000, rounds),
+    ),
+    (
+        "TRANSFORM one way, asyncio", 0.6, "bare asyncio",
+        lambda ends, rounds: asyncio.run(aio_one_way(ends, 2000, rounds)),
+    ),
+    ("IMAGE 512x512x100 u16 one way, CRC checked", 0.9, "bare sockets", volumes),
+)  # fmt: skip
+
+
+def works(openigtlink: Path | None = None) -> Iterator[Work]:
+    yield Work(ROUND_TRIPS, (40, 14), partial(round_trip_rows, openigtlink))
+    for name, goal, limit, measure in ONE_WAY:
+        yield Work((name,), (6, 3), partial(one_way_row, name, goal, limit, measure))
+    yield Work((UDP,), (3, 2), udp_back_to_back)
+    yield Work(UDP_LOOP, (125, 10), udp_at_120_hz)
+    yield Work((UDP_RATE,), (2, 1), udp_rate)

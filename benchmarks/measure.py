@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import statistics
 import sys
 import timeit
@@ -11,6 +12,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 import igtl
 
@@ -59,6 +62,21 @@ class Row:
         if self.goal is None or self.ratio is None:
             return None
         return self.ratio <= self.goal
+
+
+@dataclass
+class Work:
+    """Rows that are measured together.
+
+    Attributes:
+        names: of the rows.
+        seconds: about how long it takes, and with --quick.
+        run: measures; its argument says whether fewer repeats are enough.
+    """
+
+    names: tuple[str, ...]
+    seconds: tuple[float, float]
+    run: Callable[[bool], Iterable[Row]]
 
 
 def looped(statement: str, **names: Any) -> Timed:
@@ -124,6 +142,18 @@ def steady_environment() -> dict[str, str]:
     }
 
 
+def cpu_features() -> list[str]:
+    """Instructions of this CPU that igtl can use, where the system tells (Linux)."""
+    info = Path("/proc/cpuinfo")
+    found = (
+        re.search(r"^(?:flags|Features)\s*: (.*)$", info.read_text(), re.M)
+        if info.exists()
+        else None
+    )
+    useful = r"sse4_1|pclmulqdq|avx2|vpclmulqdq|avx512(f|bw|vl|dq)|asimd|pmull"
+    return [name for name in found[1].split() if re.fullmatch(useful, name)] if found else []
+
+
 def machine() -> dict[str, Any]:
     """Where it was measured."""
     model = platform.processor()
@@ -133,9 +163,11 @@ def machine() -> dict[str, Any]:
         model = lines[0].partition(": ")[2] if lines else model
     return {
         "cpu": model,
+        "features": cpu_features(),
         "processors": os.cpu_count(),
         "system": f"{platform.system()} {platform.release().partition('-')[0]}",
         "python": f"{platform.python_implementation()} {platform.python_version()}",
+        "numpy": np.__version__,
         "crc": igtl._core.crc_form(),
         "igtl": igtl.__version__,
     }

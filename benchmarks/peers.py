@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -15,6 +17,24 @@ from benchmarks.measure import Timed, looped, say
 
 HERE = Path(__file__).parent
 BUILD = HERE.parent / "build"
+
+
+def versions() -> dict[str, str]:
+    """Of the other implementations that take part."""
+    found = {}
+    if shutil.which("dpkg-query"):
+        asked = ["dpkg-query", "-W", "-f", "${Version}", "libopenigtlink-dev"]
+        debian = subprocess.run(asked, capture_output=True, text=True)
+        if debian.returncode == 0:
+            found["official C++"] = f"Debian {debian.stdout}"
+    lock = (HERE / "rust" / "Cargo.lock").read_text()
+    if shutil.which("cargo"):
+        crate = re.search(r'name = "openigtlink-rust"\nversion = "(.*?)"', lock)
+        assert crate
+        found["Rust crate"] = crate[1]
+    if importlib.util.find_spec("pyigtl"):
+        found["pyigtl"] = importlib.metadata.version("pyigtl")
+    return found
 
 
 class Program:

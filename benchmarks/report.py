@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.codec import SIDES, TOOLS
-from benchmarks.measure import PEERS, Row, shown
+from benchmarks.measure import PEERS, Row, say, shown
 
 TITLES = {
     "codec": "Packing and unpacking",
     "links": "Links",
     "fan-out": "One server, many clients",
+    "load": "In use",
     "memory": "Memory beside the pixels",
     "import": "Import",
 }
@@ -88,6 +89,13 @@ def markdown(rows: list[Row], machine: dict[str, Any], when: str) -> str:
         ]
     )
     out = [f"Measured {when} on {where}; CRC form {machine['crc']}. Medians."]
+    if "contenders" in machine:  # reports of older versions name none
+        peers = ", ".join(f"{name} {version}" for name, version in machine["contenders"].items())
+        features = ", ".join(machine["features"]) or "not told by the system"
+        out += [
+            "",
+            f"Contenders: {peers or 'none'}; numpy {machine['numpy']}. Instructions: {features}.",
+        ]
     for section, title in TITLES.items():
         some = [row for row in rows if row.section == section]
         if not some:
@@ -121,6 +129,31 @@ def markdown(rows: list[Row], machine: dict[str, Any], when: str) -> str:
     return "\n".join(out)
 
 
+def comparison(rows: list[Row], before: list[Row]) -> str:
+    """Row by row: what igtl takes now to what it took in an earlier run; and the same of its ratio
+    to the peer of the goal, or the first that was there both times, since the machine may be
+    another one or busy."""
+    then = {row.name: row for row in before}
+    out = [
+        "| work | before | now | now to before | ratio to | now to before |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        old = then.get(row.name)
+        if old is None or "igtl" not in row.found or not (was := old.found["igtl"]["p50"]):
+            continue
+        now = row.found["igtl"]["p50"]
+        cells = [row.name, value(old, "igtl"), value(row, "igtl"), number(now / was)]
+        for peer in (row.of, *PEERS[1:]):
+            theirs, once = row.found.get(peer), old.found.get(peer)
+            if theirs and once and theirs["p50"] and once["p50"]:
+                change = (now / theirs["p50"]) / (was / once["p50"])
+                cells += [row.limit if peer == "limit" else peer, number(change)]
+                break
+        out.append("| " + " | ".join([*cells, "", ""][:6]) + " |")
+    return "\n".join(out) if len(out) > 2 else "no row of the earlier run is among these"
+
+
 def write_into(path: Path, text: str, when: str) -> None:
     """Replace what stands between the markers."""
     whole = path.read_text()
@@ -140,7 +173,11 @@ def load(path: Path) -> tuple[list[Row], dict[str, Any]]:
 
 def curves(rows: list[Row], rates: list[dict[str, float]], folder: Path) -> list[Path]:
     """How cost grows: with tools, with image size, with clients, with the rate."""
-    import matplotlib
+    try:
+        import matplotlib
+    except ImportError:
+        say("without pictures (pip install matplotlib)")
+        return []
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt

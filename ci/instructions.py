@@ -8,14 +8,16 @@ import platform
 import re
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
+import tempfile
 from pathlib import Path
 
 import numpy as np
 
 BUDGET = Path(__file__).parent / "instructions.json"
 ROOM = 1.10
+WARM = 20  # repetitions that are not counted: caches fill, bytecode specializes
 SETUP = """
+import os, socket
 import numpy as np, igtl
 from igtl import batch
 pose = np.eye(4, dtype="f4")
@@ -27,55 +29,78 @@ T, unpack = igtl.Transform, igtl.unpack
 named = T(pose, device_name="Probe", metadata={"Mode": "fast", "Patient": "7"})
 noted = named.pack()
 Tool, Tools, names = igtl.Tool, igtl.TrackingData, ["Probe", "Drill", "Saw", "Ref", "Head"]
+tools = Tools([Tool(name, matrix=pose) for name in names])
+tracked = tools.pack()
+Image, pixels = igtl.Image, np.zeros((1, 64, 64), "u1")
+image = Image(pixels)
+pictured = image.pack()
+String, text = igtl.String, igtl.String("a few words")
+written = text.pack()
+NDArray, numbers = igtl.NDArray, np.arange(6.0)
+array = NDArray(numbers)
+listed = array.pack()
+points = igtl.Points.from_arrays(np.zeros((1000, 3)))
+listener = igtl.listen(port=0)
+near = igtl.connect("127.0.0.1", listener.port, hello=False)
+far = listener.accept(timeout=10)
 """
 WORKS = {
     "TRANSFORM pack": "m.pack()",
     "TRANSFORM build": "T(pose, device_name='Probe')",
+    "TRANSFORM build and pack": "T(pose, device_name='Probe').pack()",
     "TRANSFORM unpack": "unpack(wire).matrix",
     "TRANSFORM with metadata pack": "named.pack()",
     "TRANSFORM with metadata unpack": "unpack(noted).matrix",
     "TDATA of 5 build and pack": "Tools([Tool(name, matrix=pose) for name in names]).pack()",
+    "TDATA of 5 unpack": "unpack(tracked).tools.matrices",
+    "IMAGE 64x64 build": "Image(pixels)",
+    "IMAGE 64x64 pack": "image.pack()",
+    "IMAGE 64x64 unpack": "unpack(pictured).array",
+    "STRING build": "String('a few words')",
+    "STRING pack": "text.pack()",
+    "STRING unpack": "unpack(written).string",
+    "NDARRAY of 6 build": "NDArray(numbers)",
+    "NDARRAY of 6 pack": "array.pack()",
+    "NDARRAY of 6 unpack": "unpack(listed).array",
+    "POINT, one of 1000": "points.points[7].position",
     "TRANSFORM through a Protocol": "p.receive_data(wire); p.next_message()",
+    "TRANSFORM send and recv": "near.send(m); far.recv()",
     "TRANSFORM unpack in batches of 100": "batch.unpack(run)",
 }
 
 
-def instructions(work: str, times: int) -> int:
-    """Of a whole process that does this so often."""
-    # in a function: a global found there costs the same however many there are
-    code = f"{SETUP}\ndef work(n):\n    for _ in range(n): {work}\nwork({times})"
-    out = Path("build") / f"callgrind.{abs(hash((work, times)))}"
-    command = [
-        "valgrind",
-        "--tool=callgrind",
-        f"--callgrind-out-file={out}",
-        sys.executable,
-        "-c",
-        code,
-    ]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        raise SystemExit(f"{' '.join(command[:2])} failed:\n{done.stderr[-2000:]}")
-    out.unlink(missing_ok=True)
-    found = re.search(r"Collected : (\d+)", done.stderr)
-    assert found, done.stderr
-    return int(found.group(1))
-
-
 def often(work: str) -> int:
-    return 100 if "run" in work else 2000
+    return 50 if "run" in work or "send" in work else 500
+
+
+def program() -> str:
+    """All works in one process, each between two calls that make valgrind write down its count."""
+    lines = [SETUP]
+    for k, work in enumerate(WORKS.values()):
+        # in a function: a global found there costs the same however many there are
+        lines.append(f"def work{k}(n):\n    for _ in range(n): {work}")
+        lines.append(f"work{k}({WARM}); os.getppid(); work{k}({often(work)}); os.getppid()")
+    return "\n".join([*lines, "near.close(); far.close(); listener.close()"])
 
 
 def count() -> dict[str, int]:
-    """Instructions of one repetition: the difference of two processes."""
-    Path("build").mkdir(exist_ok=True)
-    jobs = [(work, times) for work in WORKS.values() for times in (10, 10 + often(work))]
-    with ThreadPoolExecutor(2) as pool:
-        totals = dict(zip(jobs, pool.map(lambda job: instructions(*job), jobs), strict=True))
-    return {
-        name: round((totals[work, 10 + often(work)] - totals[work, 10]) / often(work))
-        for name, work in WORKS.items()
-    }
+    """Instructions of one repetition of each work."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [
+            "valgrind", "--tool=callgrind", "--dump-before=getppid",
+            f"--callgrind-out-file={folder}/out", sys.executable, "-c", program(),
+        ]  # fmt: skip
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            raise SystemExit(f"{' '.join(command[:2])} failed:\n{done.stderr[-2000:]}")
+        found = {}
+        for k, (name, work) in enumerate(WORKS.items()):
+            # the dumps: what was before a work, the work, …
+            dump = Path(folder, f"out.{2 * k + 2}").read_text()
+            total = re.search(r"^totals: (\d+)$", dump, re.M)
+            assert total, name
+            found[name] = round(int(total.group(1)) / often(work))
+        return found
 
 
 def main() -> None:

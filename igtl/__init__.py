@@ -8,9 +8,10 @@ from igtl import fields
 from igtl._core import Frame, crc64, fit, matrix_of_quaternion, quaternion_of_matrix, unpack
 from igtl._stream import Decoder, Stats, StreamStats
 from igtl.blocking import udp
-from igtl.blocking.healing import ReconnectingLink, connect
+from igtl.blocking.healing import ReconnectingLink
 from igtl.blocking.link import Link
 from igtl.blocking.listener import Listener, listen
+from igtl.blocking.opening import connect
 from igtl.blocking.pipe import pipe
 from igtl.blocking.reconnect import reconnect
 from igtl.blocking.subscriber import Subscriber, subscribe
@@ -154,7 +155,7 @@ from igtl.session.protocol import Protocol
 from igtl.tools.rate import Rate
 
 if TYPE_CHECKING:
-    from igtl import aio, files, simulate, video
+    from igtl import aio, devices, files, foxglove, ros, simulate, video
     from igtl.blocking.server import Peer, Server, serve
     from igtl.codec import batch
     from igtl.files.exporting import export
@@ -172,8 +173,9 @@ _LAZY = {
     "Peer": "blocking.server", "Server": "blocking.server", "serve": "blocking.server",
     "Recorder": "recording", "Recording": "recording",
     "VideoDecoder": "video", "VideoEncoder": "video", "View": "view",
-    "aio": "aio", "batch": "codec.batch", "export": "files.exporting",
-    "files": "files", "plus": "peers.plus",
+    "aio": "aio", "batch": "codec.batch", "devices": "devices",
+    "export": "files.exporting", "files": "files", "foxglove": "foxglove",
+    "plus": "peers.plus", "ros": "ros",
     "simulate": "simulate", "slicer": "peers.slicer", "tls": "session.tls",
     "transfer": "tools.transfer", "video": "video",
 }  # fmt: skip
@@ -358,10 +360,12 @@ __all__ = [
     "connect",
     "crc64",
     "decompress",
+    "devices",
     "export",
     "fields",
     "files",
     "fit",
+    "foxglove",
     "get_include",
     "listen",
     "matrix_of_quaternion",
@@ -370,6 +374,7 @@ __all__ = [
     "plus",
     "quaternion_of_matrix",
     "reconnect",
+    "ros",
     "rtp",
     "serve",
     "simulate",

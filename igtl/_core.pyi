@@ -131,6 +131,7 @@ class Layout:
 @disjoint_base
 class Columns:
     __layout__: ClassVar[Any]
+    def __getitem__(self, key: Any, /) -> Any: ...
     @property
     def arrays(self) -> list[npt.NDArray[Any]]: ...
     @property

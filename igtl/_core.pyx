@@ -17,6 +17,7 @@ from cpython.bytes cimport PyBytes_AsString, PyBytes_FromStringAndSize
 from cpython.buffer cimport (
     PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer,
 )
+from cpython.exc cimport PyErr_Clear
 from cpython.mem cimport PyMem_Calloc, PyMem_Free
 from cpython.object cimport PyObject, PyTypeObject
 from cpython.pycapsule cimport PyCapsule_New
@@ -96,6 +97,7 @@ cdef extern from * nogil:
     void* igtl_new_of(PyObject*)
 
 cdef extern from "Python.h":
+    const char* utf8_of "PyUnicode_AsUTF8AndSize"(object, Py_ssize_t*)      # NULL: an error is set
     PyObject* PyDict_GetItemWithError(object, object) except? NULL
     PyObject* PyList_GetItem(list, Py_ssize_t) except NULL      # borrowed
     int64_t PyLong_AsLongLongAndOverflow(object, int*) except? -1
@@ -135,6 +137,7 @@ cdef enum:
     NOGIL_FROM = 5 * 1024       # below this, giving up the GIL costs more than it brings
     APART_FROM = 64 * 1024      # data of this size is sent from where it lies
     LARGE_FROM = 4 << 20        # memory that is worth large pages
+    SHORT = 4 * 1024            # characters of a text that keeps its UTF-8 beside it
     LATER_FROM = 64 * 1024      # texts of this size are decoded when they are read
     HEADS = 32                  # streams whose class and name are remembered
     MAX_DEPTH = 8               # of messages in messages: each level takes its part of the stack
@@ -260,7 +263,7 @@ _ENCODINGS.update({code: f"iso8859-{code - 3}" for code in range(5, 13)})
 _ENCODINGS.update({code: f"iso8859-{code - 96}" for code in range(109, 113)})
 _ENCODINGS.update({code: f"cp{code - 1000}" for code in range(2250, 2259)})
 
-def decode_text(bytes raw, int encoding):
+cpdef str decode_text(bytes raw, int encoding):
     """Text for display: valid UTF-8 as UTF-8 whatever the label says, except UTF-16 and UTF-32."""
     if not 1013 <= encoding <= 1017:
         try:
@@ -270,7 +273,7 @@ def decode_text(bytes raw, int encoding):
     name = _ENCODINGS.get(encoding, "utf-8")
     return raw.decode(name if name != "ascii" else "utf-8", "replace")
 
-def encode_text(text, int encoding):
+cpdef bytes encode_text(text, int encoding):
     """Bytes of a text under a MIBenum; 3 (US-ASCII) takes ASCII only, unknown numbers UTF-8."""
     if isinstance(text, (bytes, bytearray, memoryview)):
         return bytes(text)
@@ -333,6 +336,7 @@ cdef struct Taken:
     PyObject* values[MAX_FIELDS]
     Py_ssize_t[MAX_FIELDS] sizes    # bytes on the wire
     Py_ssize_t[MAX_FIELDS] numbers  # what a COUNT of this field says
+    PyObject* coded[MAX_FIELDS]     # what had to be encoded to be measured, or NULL; also references
 
 _INTEGERS = ("u1", "u2", "u4", "u8", "i1", "i2", "i4", "i8")
 _SCALARS_OF = {
@@ -379,7 +383,6 @@ cdef class Layout:
     cdef readonly object prepare     # and before writing
     cdef readonly bint prefers_v2
     cdef readonly bint columnar      # its fields fit columns, see unpack_run
-    cdef bint dynamic                # some field's size is not known beforehand
     cdef readonly bytes wire_type
     cdef tuple dtypes
     cdef readonly tuple columns      # dtypes of an element list's columns
@@ -501,7 +504,6 @@ cdef class Layout:
             self.minimum += op.itemsize * op.fixed * op.per
         self.columnar = self.columnar and not op.optional and op.kind in (
             INT, FLOAT, TEXT, ARRAY, MATRIX, COUNT, ZERO_ENDED, ELEMENTS)
-        self.dynamic = self.dynamic or op.kind in (DATA, TEXTS, STRING, ZERO_ENDED, CODED, TEXT)
 
     cdef const Op* op(self, int i) except NULL:
         if not 0 <= i < self.n:
@@ -644,16 +646,26 @@ cdef class Layout:
         return True
 
     cdef object _check_int(self, int i, value):
-        if type(value) is not int:
+        if isinstance(value, int):
+            if fits(integer(value), &self.ops[i]):
+                return value
+        else:
             operator.index(value)
-        info = np.iinfo(self.dtypes[i])
-        if not info.min <= value <= info.max:
-            raise EncodeError(self.owner, self.fields[i].name, f"{value} is outside {info.min}..{info.max}")
+        least, most = limits_of(self.dtypes[i])
+        if not least <= value <= most:
+            raise EncodeError(self.owner, self.fields[i].name, f"{value} is outside {least}..{most}")
         return value
 
     cdef object _coerce_array(self, int i, value):
         cdef Op* op = &self.ops[i]
+        cdef double[16] reals
+        cdef cnp.ndarray few
         name = self.fields[i].name
+        if (type(value) is tuple or type(value) is list) and 0 <= op.fixed <= 16 and not self.fields[i].per:
+            items = tuple(value)
+            few = new_numbers(self.dtypes[i], op.fixed, 0)
+            if len(items) == op.fixed and self._put_few(op, i, <uint8_t*>cnp.PyArray_DATA(few), items, reals):
+                return few
         array = as_numbers(value, self.dtypes[i], self.owner, name)
         if self.fields[i].per:
             if array.ndim != 2 and array.size == 0:
@@ -716,13 +728,13 @@ cdef class Layout:
         cdef double real
         cdef uint64_t bits
         cdef uint32_t bits32
+        cdef float* m
         for i in range(self.n):
             op = &self.ops[i]
             if op.kind == MATRIX:
                 self.need(i, 48, n - at)
-                array = new_array(2, 4, 4, cnp.NPY_FLOAT32)
-                matrix_in(<float*>cnp.PyArray_DATA(array), p + at)
-                values[i] = array
+                values[i] = new_matrix(&m)
+                matrix_in(m, p + at)
                 at += 48
             elif op.kind == INT or op.kind == COUNT or op.kind == SIZE:
                 if op.optional and n - at < op.itemsize:
@@ -798,7 +810,7 @@ cdef class Layout:
         if op.kind == STRING:
             raw = p[:k]
             value = decode_text(raw, code)
-            all_exact = encodes_to(value, code, raw)
+            all_exact = (code == 106 or code == 3) and raw.isascii() or encodes_to(value, code, raw)
         elif op.kind == ZERO_ENDED:
             value = text_of(p, k, &exact)
             all_exact = exact and memchr(p, 0, k) == p + k - 1
@@ -931,6 +943,26 @@ cdef class Layout:
             return bytes(kept[1])
         return plain
 
+    cdef const char* _plain_text(self, int i, Record r, Taken* taken, Py_ssize_t* n) except? NULL:
+        """The bytes of a short text that stand on the wire as UTF-8 has them, without a copy of them.
+        NULL: `_encoded` has to look at it."""
+        cdef Op* op = &self.ops[i]
+        cdef const char* text
+        value = <object>taken.values[i]
+        if (op.kind != STRING and op.kind != TEXT and op.kind != ZERO_ENDED or type(value) is not str
+                or len(<str>value) > SHORT or r.kept is not None and i in r.kept):
+            return NULL
+        text = utf8_of(value, n)
+        if text == NULL:
+            PyErr_Clear()           # half of a surrogate pair
+            return NULL
+        if op.kind == STRING:
+            code = 106 if op.encoding < 0 else <object>taken.values[op.encoding]
+            return text if code is None or code == 106 or code == 3 and n[0] == len(<str>value) else NULL
+        if memchr(text, 0, n[0]) != NULL or op.kind == TEXT and n[0] > op.itemsize:
+            return NULL
+        return text
+
     cdef int take(self, Record r, Taken* taken) except -1:
         """All values as they are now: no other thread runs meanwhile."""
         cdef int i
@@ -940,14 +972,16 @@ cdef class Layout:
         for i in range(self.n):
             taken.values[i] = PyList_GetItem(values, i)
             Py_XINCREF(taken.values[i])
+            taken.coded[i] = NULL
         taken.n = self.n
 
-    cdef Py_ssize_t measure(self, Record r, Taken* taken, list encoded, int depth) except -1:
-        """Sizes of all fields; what has to be encoded to know is left in `encoded`."""
+    cdef Py_ssize_t measure(self, Record r, Taken* taken, int depth) except -1:
+        """Sizes of all fields; what has to be encoded to know is left in `coded`."""
         cdef Py_ssize_t total = 0, size, number
         cdef int i
         cdef Op* op
         cdef PyObject* value
+        cdef bytes coded
         for i in range(self.n):
             op = &self.ops[i]
             value = taken.values[i]
@@ -963,19 +997,23 @@ cdef class Layout:
                 number = (<Columns?><object>value).rows
                 size = (<Columns>value).wire_size(number)
             elif op.kind == DATA:
-                encoded[i] = view = memoryview(<object>value)
+                view = memoryview(<object>value)
+                keep_coded(taken, i, view)
                 if not view.c_contiguous:
                     raise EncodeError(self.owner, self.fields[i].name, "must be contiguous in memory")
                 size = number = view.nbytes
                 if op.fixed >= 0 and size != op.fixed:
                     raise EncodeError(self.owner, self.fields[i].name, f"has {size} bytes, must have {op.fixed}")
+            elif self._plain_text(i, r, taken, &size) != NULL:
+                size = op.itemsize if op.kind == TEXT else size + (op.kind == ZERO_ENDED)
             else:
                 if op.counter >= 0:
                     number = elements_of(<object>value)
-                encoded[i] = self._encoded(i, r, taken, depth)
+                coded = self._encoded(i, r, taken, depth)
+                keep_coded(taken, i, coded)
                 if op.counter >= 0 and number != elements_of(<object>value):
                     self._changed(i)
-                size = len(encoded[i])
+                size = len(coded)
             taken.sizes[i] = size
             taken.numbers[i] = number
             total += size
@@ -1024,11 +1062,13 @@ cdef class Layout:
         if op.itemsize < 8 and n >> (8 * op.itemsize):
             unit = "bytes" if op.kind == SIZE else "elements"
             raise EncodeError(self.owner, self.fields[op.target].name,
-                              f"{n} {unit} do not fit the wire: at most {np.iinfo(self.dtypes[i]).max}")
+                              f"{n} {unit} do not fit the wire: at most {limits_of(self.dtypes[i])[1]}")
         put_int(p, op.itemsize, n)
 
-    cdef int write(self, Taken* taken, uint8_t* p, list encoded, Writer* w, list apart) except -1:
+    cdef int write(self, Taken* taken, uint8_t* p, Writer* w, list apart) except -1:
         """Write all fields at p. apart: takes large data, and where they belong, instead of p."""
+        cdef const char* text
+        cdef Py_ssize_t n
         cdef int i
         cdef Op* op
         cdef PyObject* value
@@ -1048,7 +1088,7 @@ cdef class Layout:
                 if op.constant:
                     self._put_number(p, i, self.fields[i].default)
                 elif op.target >= 0 and <object>value is None:      # encoding of a text, left to us
-                    put16(p, 3 if encoded[op.target].isascii() else 106)
+                    put16(p, 3 if self._is_ascii(op.target, taken) else 106)
                 elif taken.sizes[i]:
                     self._put_number(p, i, <object>value)
             elif op.kind == COUNT or op.kind == SIZE:
@@ -1062,28 +1102,61 @@ cdef class Layout:
             elif op.kind == ELEMENTS:
                 (<Columns>value).gather(p, taken.numbers[i])
             elif op.kind == DATA:
-                PyObject_GetBuffer(encoded[i], &view, PyBUF_SIMPLE)
+                PyObject_GetBuffer(<object>taken.coded[i], &view, PyBUF_SIMPLE)
                 if apart is not None and taken.sizes[i] >= APART_FROM:
                     sum_apart(w, p, <const uint8_t*>view.buf, view.len)
                     PyBuffer_Release(&view)
-                    apart.append((p - w.start, encoded[i]))
+                    apart.append((p - w.start, <object>taken.coded[i]))
                     continue
                 copy_and_sum(w, p, <const uint8_t*>view.buf, taken.sizes[i])
                 PyBuffer_Release(&view)
+            elif taken.coded[i] == NULL:        # a plain text
+                text = utf8_of(<object>value, &n)
+                memcpy(p, text, n)
+                memset(p + n, 0, taken.sizes[i] - n)
             else:
-                memcpy(p, PyBytes_AsString(encoded[i]), taken.sizes[i])
+                memcpy(p, PyBytes_AsString(<object>taken.coded[i]), taken.sizes[i])
             p += taken.sizes[i]
+
+    cdef bint _is_ascii(self, int i, Taken* taken) except -1:
+        """Whether the text of field i, which was measured, has ASCII characters only."""
+        if taken.coded[i] == NULL:
+            return taken.sizes[i] == len(<str>taken.values[i])
+        return (<bytes>taken.coded[i]).isascii()
+
+cdef inline void keep_coded(Taken* taken, int i, object coded) noexcept:
+    Py_INCREF(coded)
+    taken.coded[i] = <PyObject*>coded
 
 cdef void let_go(Taken* taken) noexcept:
     cdef int i
     for i in range(taken.n):
         Py_XDECREF(taken.values[i])
+        Py_XDECREF(taken.coded[i])
 
 cdef cnp.ndarray new_array(int nd, Py_ssize_t a, Py_ssize_t b, int typenum):
     cdef cnp.npy_intp shape[2]
     shape[0] = a
     shape[1] = b
     return cnp.PyArray_EMPTY(nd, shape, typenum, 0)
+
+@cython.final
+@cython.freelist(256)
+cdef class _Pose:
+    """Memory of one matrix, used again soon. That of an array of its own is asked of numpy by way of a
+    context variable and two capsules, which costs as much as the rest of the array."""
+
+    cdef float[16] m
+
+cdef cnp.ndarray new_matrix(float** m):
+    """A 4x4 array, and its numbers, not yet written."""
+    cdef _Pose pose = _Pose.__new__(_Pose)
+    cdef cnp.npy_intp[2] shape
+    shape[0] = shape[1] = 4
+    m[0] = pose.m
+    array = cnp.PyArray_SimpleNewFromData(2, shape, cnp.NPY_FLOAT32, pose.m)
+    cnp.set_array_base(array, pose)
+    return array
 
 cdef cnp.ndarray new_numbers(cnp.dtype dtype, Py_ssize_t n, Py_ssize_t per):
     return new_array(2 if per else 1, n, per, dtype.type_num)
@@ -1110,14 +1183,24 @@ cdef bint encodes_to(str value, int code, bytes raw):
     except UnicodeEncodeError:
         return False
 
+cdef dict _limits = {}      # dtype of integers -> least and greatest of them
+
+cdef tuple limits_of(dtype):
+    """The least and the greatest number; numpy takes long to say."""
+    limits = _limits.get(dtype)
+    if limits is None:
+        info = np.iinfo(dtype)
+        limits = _limits[dtype] = (info.min, info.max)
+    return limits
+
 def as_numbers(value, dtype, str owner, str name):
     """A contiguous copy of value as dtype. Integers are checked: none is wrapped or cut."""
     array = np.asarray(value)
     if dtype.kind in "iu" and array.dtype != dtype and array.size:
         if array.dtype.kind not in "iub":
             raise EncodeError(owner, name, f"{array.dtype} does not become {dtype} by itself: convert it")
-        info = np.iinfo(dtype)
-        if array.min() < info.min or array.max() > info.max:
+        least, most = limits_of(dtype)
+        if array.min() < least or array.max() > most:
             raise EncodeError(owner, name, f"values {array.min()}..{array.max()} do not fit {dtype}")
     elif array.dtype.kind not in "iubf" and array.size:
         raise TypeError(f"{owner}.{name}: {array.dtype} is not a kind of number it takes")
@@ -1189,10 +1272,11 @@ cpdef cnp.ndarray as_matrix(value, str owner="Transform", str name="matrix"):
     """4x4 float32 of a 4x4, 3x4 or 3x3 matrix, or of an object with as_matrix() (scipy)."""
     cdef cnp.ndarray out
     cdef cnp.ndarray given
+    cdef float* own
     cdef float[16] m
     if usual_matrix(value, m, owner, name):
-        out = new_array(2, 4, 4, cnp.NPY_FLOAT32)
-        memcpy(cnp.PyArray_DATA(out), m, 64)
+        out = new_matrix(&own)
+        memcpy(own, m, 64)
         return out
     if isinstance(value, np.ndarray):
         given = value
@@ -1205,7 +1289,7 @@ cpdef cnp.ndarray as_matrix(value, str owner="Transform", str name="matrix"):
     shape = (<object>given).shape
     if shape not in ((4, 4), (3, 4), (3, 3)):
         raise EncodeError(owner, name, f"shape {shape}, must be (4, 4), (3, 4) or (3, 3)")
-    out = new_array(2, 4, 4, cnp.NPY_FLOAT32)
+    out = new_matrix(&own)
     if shape[0] == 4:
         out[:, :] = given
         if not (given[3, 0] == 0 and given[3, 1] == 0 and given[3, 2] == 0 and given[3, 3] == 1):
@@ -1296,6 +1380,17 @@ cdef class Columns:
 
     def __setstate__(self, state):
         self.rows, self.arrays = state
+
+    def __getitem__(self, key):
+        cdef Py_ssize_t row
+        if type(key) is not int:
+            return self._chosen(key)
+        row = key
+        if row < 0:
+            row += self.rows
+        if not 0 <= row < self.rows:
+            raise IndexError(f"element {key} of {self.rows}")
+        return element_at(type(self).__item__, self, row)
 
     cdef uint8_t* cell(self, int i, Py_ssize_t row) except? NULL:
         """Where a value lies. NULL: its column is no longer as it was made, and numpy has to find it."""
@@ -1593,9 +1688,11 @@ cdef class Row:
         else:
             self.layout.put(i, self.at(i), value)
 
-def element_at(cls, Columns columns not None, Py_ssize_t row):
+cpdef element_at(cls, Columns columns, Py_ssize_t row):
     """The element that this row of columns is."""
     cdef Row element = <Row?>new_of(cls)
+    if columns is None:
+        raise TypeError("an element belongs to columns")
     element.columns = columns
     element.row = row
     return element
@@ -1685,6 +1782,8 @@ cdef class Record:
     def _init_header(self, dict kwargs):
         """For constructors written by hand: takes the header fields out of kwargs."""
         self.stamp = now()
+        if not kwargs:
+            return
         for name, which in _HEADER_FIELDS.items():
             value = kwargs.pop(name, REQUIRED)
             if value is not REQUIRED:
@@ -2226,7 +2325,6 @@ def content(Record r not None, int depth=1):
     """Content section of a message: what a BIND carries, and what `==` compares. depth: see Layout.read."""
     cdef Layout layout = r.layout
     cdef Taken taken
-    cdef list encoded = [None] * layout.n
     cdef Py_ssize_t total
     cdef bytes out, surplus
     cdef Writer w
@@ -2236,12 +2334,12 @@ def content(Record r not None, int depth=1):
     try:
         layout.take(r, &taken)
         surplus = r.surplus()
-        total = layout.measure(r, &taken, encoded, depth)
+        total = layout.measure(r, &taken, depth)
         out = PyBytes_FromStringAndSize(NULL, total + len(surplus))
         w.start = w.summed = <uint8_t*>PyBytes_AsString(out)
         w.crc = 0
         w.with_crc = False
-        layout.write(&taken, w.start, encoded, &w, None)
+        layout.write(&taken, w.start, &w, None)
         memcpy(w.start + total, PyBytes_AsString(surplus), len(surplus))
     finally:
         let_go(&taken)
@@ -2282,7 +2380,7 @@ cdef object packed(object message, const Packing* how):
 
 cdef object packed_from(Taken* taken, Record r, const Packing* how):
     cdef Layout layout = r.layout
-    cdef list encoded = None, apart = None
+    cdef list apart = None
     cdef Py_ssize_t content_size, head = HEADER, apart_size = 0, total
     cdef int chosen = choose_version(r, how.version), i
     cdef str device_name = r._device_name
@@ -2294,12 +2392,10 @@ cdef object packed_from(Taken* taken, Record r, const Packing* how):
     put_name(name, r, device_name, how.cut_name)
     if how.cut_name and chosen == 2:
         metadata = with_whole_name(r, metadata, device_name)
-    if layout.dynamic:
-        encoded = [None] * layout.n
     if r.kept is not None:
         surplus = r.kept.get("surplus")
         extra = r.kept.get("extended")
-    content_size = layout.measure(r, taken, encoded, 1)
+    content_size = layout.measure(r, taken, 1)
     if (content_size == 0 and not surplus and not has_entries(metadata) and r.id == 0 and extra is None
             and (how.sending or how.version == 0 and not r.header_version)):
         chosen = 1
@@ -2334,7 +2430,7 @@ cdef object packed_from(Taken* taken, Record r, const Packing* how):
         put32(p + 4, <uint32_t>len(entries))
         put32(p + 8, r.id)
         p = put_bytes(p + EXTENDED, extra)
-    layout.write(taken, p, encoded, &w, apart)
+    layout.write(taken, p, &w, apart)
     p = put_bytes(p + content_size - apart_size, surplus)
     if chosen == 2:
         p = put_bytes(put_bytes(p, index), entries)

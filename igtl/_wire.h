@@ -20,7 +20,7 @@ enum {
 };
 #define IGTL_MAX_BLOCK (PTRDIFF_MAX / 2) /* bytes of a message: sums of two of them fit */
 
-/* ---- numbers: written with shifts, which compilers turn into one access and a byte swap ---- */
+/* ---- numbers: shifts, which compilers turn into one access and a byte swap ---- */
 
 static inline uint16_t igtl_get16(const uint8_t *p)
 {
@@ -37,22 +37,35 @@ static inline uint64_t igtl_get64(const uint8_t *p)
     return (uint64_t)igtl_get32(p) << 32 | igtl_get32(p + 4);
 }
 
+/* Stores swap first and write at once: of single bytes one after the other, compilers make neither a
+ * swap nor one access where there are several numbers. */
+#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
+#define IGTL_BIG(swapped, v) (v)
+#else
+#define IGTL_BIG(swapped, v) (swapped)
+#endif
+
+static inline uint32_t igtl_swap32(uint32_t v)
+{
+    return v >> 24 | (v >> 8 & 0xff00u) | (v << 8 & 0xff0000u) | v << 24;
+}
+
 static inline void igtl_put16(uint8_t *p, uint16_t v)
 {
-    p[0] = (uint8_t)(v >> 8);
-    p[1] = (uint8_t)v;
+    v = IGTL_BIG((uint16_t)(v >> 8 | v << 8), v);
+    memcpy(p, &v, 2);
 }
 
 static inline void igtl_put32(uint8_t *p, uint32_t v)
 {
-    igtl_put16(p, (uint16_t)(v >> 16));
-    igtl_put16(p + 2, (uint16_t)v);
+    v = IGTL_BIG(igtl_swap32(v), v);
+    memcpy(p, &v, 4);
 }
 
 static inline void igtl_put64(uint8_t *p, uint64_t v)
 {
-    igtl_put32(p, (uint32_t)(v >> 32));
-    igtl_put32(p + 4, (uint32_t)v);
+    v = IGTL_BIG((uint64_t)igtl_swap32((uint32_t)v) << 32 | igtl_swap32((uint32_t)(v >> 32)), v);
+    memcpy(p, &v, 8);
 }
 
 /* Of 1, 2, 4 or 8 bytes. */

@@ -415,6 +415,36 @@ def test_the_data_set_travels_to_worker_processes(tmp_path: Path) -> None:
     twin.close()
 
 
+def test_devices(run: Any) -> None:
+    pytest.importorskip("av", reason="av is not installed")
+    out = run("devices", "camera", "--frames", "5")
+    assert "IMAGE Endoscope: (1, 240, 320, 3)" in out
+    assert "VIDEO Endoscope: 5 frames decoded" in out
+    pytest.importorskip("cv2", reason="opencv-python-headless is not installed")
+    out = run("devices", "marker", "--frames", "10")
+    found = re.search(r"Marker7ToCamera: 10 of 10 frames, error ([\d.]+) mm, ([\d.]+) mm", out)
+    assert found, out
+    assert float(found[2]) <= 2
+
+
+def test_ros_bag(run: Any, tmp_path: Path) -> None:
+    pytest.importorskip("rosbags")
+    out = run("ros_bag", "--keep", str(tmp_path / "bag"))
+    assert "  120 /arm/measured_cp  geometry_msgs/msg/PoseStamped" in out
+    assert "  260 /tf  tf2_msgs/msg/TFMessage" in out  # two tools, and where the image lies
+    assert re.search(r"Stylus in Tracker: -?0\.\d{3} ", out)
+    assert "500 messages came back, every byte the same: True" in out
+    assert len(list(igtl.ros.read(tmp_path / "bag"))) == 500
+
+
+def test_foxglove_view(run: Any) -> None:
+    pytest.importorskip("foxglove")
+    out = run("foxglove_view", "--port", "0", "--seconds", "0.5")
+    assert "open ws://localhost:" in out
+    assert "30 messages shown" in out
+    assert "case.foxglove.mcap: " in out
+
+
 def test_own_message_type(run: Any) -> None:
     out = run("own_message_type")
     assert "<Force 'Robot'" in out
@@ -427,3 +457,34 @@ def test_performance(run: Any) -> None:
     times = re.findall(r"^(.+): pack ([\d.]+) us, read ([\d.]+) us", out, re.MULTILINE)
     assert [name for name, *_ in times] == ["TRANSFORM", "STATUS", "IMAGE 1024 x 1024"]
     assert re.search(r"2000 poses received, [\d,]+ a second", out)
+
+
+def test_calibrate_stylus(run: Any) -> None:
+    out = run("calibrate_stylus")
+    assert re.search(r"20 poses: ", out)
+    (tip,) = re.findall(r"^off by ([\d.]+) mm", out, re.MULTILINE)
+    assert float(tip) < 0.3
+    (axis,) = re.findall(r"axis off by ([\d.]+)", out)
+    assert float(axis) < 0.1
+    assert "refused: the poses turn too little" in out
+
+
+def test_calibrate_probe(run: Any, tmp_path: Path) -> None:
+    config = tmp_path / "plus.xml"
+    out = run("calibrate_probe", "--to", str(config))
+    (lag,) = re.findall(r"lag off by ([\d.]+) ms", out)
+    assert float(lag) < 0.8
+    corners = [float(mm) for mm in re.findall(r"corners off by ([\d.]+) mm", out)]
+    assert len(corners) == 2
+    assert max(corners) < 0.2
+    assert config.read_text().count('<Transform From="Image" To="Probe"') == 1
+
+
+def test_reconstruct(run: Any, tmp_path: Path) -> None:
+    path = tmp_path / "ball.mha"
+    out = run("reconstruct", "--spacing", "0.8", "--to", str(path))
+    (size,) = re.findall(r"off by ([\d.]+) %", out)
+    assert float(size) < 2
+    (centre,) = re.findall(r"centre off by ([\d.]+) mm", out)
+    assert float(centre) < 0.15
+    assert isinstance(igtl.files.load(path), igtl.Image)

@@ -70,7 +70,7 @@ link = igtl.connect(port=listener.port, {options})
 held = threading.Event()
 
 HOLD = "with guard:\\n    held.set()\\n    sleep(1000)"  # with globals of its own: these are torn down
-own = {{"guard": link._guard, "held": held, "sleep": time.sleep}}
+own = {{"guard": link.guard, "held": held, "sleep": time.sleep}}
 threading.Thread(target=exec, args=(HOLD, own), daemon=True).start()
 held.wait()
 """

@@ -28,9 +28,10 @@ LAYERS = [
     "session",
     "net",
     "blocking aio tools.rate",
-    "files video recording",
+    "files video recording ros foxglove",
     "peers",
-    "simulate doctor",
+    "calibration",
+    "simulate doctor devices",
     "tools testing",
     "view",
     "__init__",
@@ -116,7 +117,7 @@ def test_blocking_and_asyncio_do_not_import_each_other() -> None:
     """Except the server of many clients, which runs the one of asyncio in a thread."""
     for module, path in MODULES.items():
         others = imported(path)
-        if module.startswith("blocking") and module != "blocking.server":
+        if module.startswith("blocking") and module not in ("blocking.server", "blocking.runner"):
             assert not {o for o in others if o.startswith("aio")}, module
         if module.startswith("aio"):
             assert not {o for o in others if o.startswith("blocking")}, module
@@ -251,6 +252,9 @@ NEEDS = {
     "links.md": ["websockets"],
     "tour.md": ["mcap"],
     "media.md": ["av"],
+    "devices.md": ["av"],
+    "foxglove.md": ["foxglove", "mcap"],
+    "ros.md": ["rosbags", "mcap"],
     "data.md": ["nibabel", "SimpleITK"],
     "tools.md": ["mcap"],
     "view.md": ["nicegui", "simplejpeg"],
@@ -271,7 +275,7 @@ def test_examples_of_the_documents_run(page: Path) -> None:
         pytest.importorskip(module, reason=f"{module} is not installed")
     blocks = page.read_text().split("```python\n")[1:]
     code = "\n".join(block.split("```")[0] for block in blocks)
-    exec(compile(code, str(page), "exec"), {"__name__": "page"})
+    exec(compile(code, str(page), "exec", dont_inherit=True), {"__name__": "page"})
 
 
 def test_every_package_is_shipped() -> None:
@@ -354,3 +358,22 @@ def test_types_as_an_editor_sees_them() -> None:
         ["--config-file", str(root / "pyproject.toml"), str(root / "tests" / "typing_cases.py")]
     )
     assert status == 0, out + errors
+
+
+@documents
+def test_benchmarks_name_and_compare_their_rows(tmp_path: Path) -> None:
+    def said(*arguments: str) -> list[str]:
+        command = [sys.executable, "-m", "benchmarks", *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
+        return done.stdout.splitlines()
+
+    names = said("--list")
+    assert len(names) == len(set(names)) > 90
+    chosen = said("--list", "--rows", "TRANSFORM")
+    assert chosen == [name for name in names if name.startswith("TRANSFORM")]
+    earlier = str(ROOT / "docs" / "performance" / "benchmarks.json")
+    tables = said("--from", earlier, "--compare", earlier, "--json", str(tmp_path / "new.json"))
+    compared = next(
+        line for line in tables if line.startswith("| TRANSFORM pack") and "1.00" in line
+    )
+    assert compared.endswith("| 1.00 | C++ | 1.00 |")

@@ -20,6 +20,7 @@ import pytest
 
 import igtl
 from igtl import Frame, Recorder, Recording
+from igtl.recording.chunks import Chunks
 from igtl.simulate import Tracker
 from tests.conftest import VECTORS, manifest
 from tests.wire import frame as wire_frame
@@ -344,7 +345,7 @@ def test_a_disk_that_cannot_be_read_is_reported(
     path = recorded(tmp_path / "a.mcap", WIRES[:1])
     with Recording(path) as recording:
         recording._file.close()
-        recording._file = Failing(path)  # type: ignore[assignment]
+        recording._file.file = Failing(path)  # type: ignore[assignment]
         with pytest.raises(OSError, match="Input/output") as told:
             list(recording)
         assert told.value.filename == str(path)
@@ -421,8 +422,34 @@ def test_a_damaged_part_is_left_out_and_counted(tmp_path: Path) -> None:
     path.write_bytes(content[:-200])  # and without its index
     with Recording(path) as recording:
         assert recording.truncated
-        assert recording.damaged == 1
         assert [bytes(r.frame) for r in recording] == found
+        assert recording.damaged == 1
+
+
+@pytest.mark.parametrize("cut", [False, True], ids=["whole", "cut"])
+def test_opening_reads_no_more_than_the_index(
+    tmp_path: Path, cut: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a cut file the heads of its chunks, one chunk of each stream, and the last one."""
+    image = igtl.Image.from_frame(np.zeros((256, 256), np.uint8), device_name="I")
+    wires = [igtl.Transform(np.eye(4), device_name="T").pack(), image.pack()] * 100
+    path = recorded(tmp_path / "a.mcap", wires, compression="none")
+    if cut:
+        path.write_bytes(path.read_bytes()[:-5000])
+    opened = []
+    read = Chunks._chunk_records
+
+    def counting(self: Chunks, at: int) -> Any:
+        opened.append(at)
+        return read(self, at)
+
+    monkeypatch.setattr(Chunks, "_chunk_records", counting)
+    with Recording(path) as recording:
+        assert recording.truncated == cut
+        assert len(opened) == (2 if cut else 0)
+        assert 190 < len(recording) <= 200
+        assert len(list(recording)) == len(recording)
+        assert len(set(opened)) > 20
 
 
 def test_random_damage_raises_nothing_else(tmp_path: Path) -> None:

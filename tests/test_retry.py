@@ -20,7 +20,7 @@ import pytest
 
 import igtl
 import igtl.aio
-from igtl.blocking.link import open_transport
+from igtl.blocking.opening import open_transport
 from igtl.session.backoff import Supervisor
 from tests.links import WEBSOCKETS, RawWebSocket
 from tests.test_links import until
@@ -774,7 +774,7 @@ def test_a_connection_that_is_made_when_the_link_was_closed(
         closed.wait(10)
         return opened[0]
 
-    monkeypatch.setattr("igtl.blocking.healing.open_transport", slow)
+    monkeypatch.setattr("igtl.blocking.opening.open_transport", slow)
     with igtl.listen(port=0) as listener:
         link = igtl.connect("127.0.0.1", listener.port, reconnect=QUICK)
         connecting.wait(10)

@@ -317,3 +317,32 @@ def test_send_one_image_of_a_file(tmp_path: Path) -> None:
     assert image.array.ravel().tolist() == list(range(72, 96))
     several = run("send", str(path), ":1")
     assert several.returncode in (1, 3)
+
+
+def test_transforms_alone_as_plus_writes_them(tmp_path: Path) -> None:
+    """Images of size 0, of a type that is none."""
+    path = tmp_path / "tracker.igs.mha"
+    igtl.files.save_sequence([m for m in tracked() if isinstance(m, Transform)], path)
+    data = path.read_bytes()
+    assert data.count(b"MET_UCHAR") == 1
+    path.write_bytes(data.replace(b"MET_UCHAR", b"MET_OTHER"))
+    found = igtl.files.load_sequence(path)
+    assert len(transforms_of(found, "ProbeToReference")) == 4
+    assert not frames_of(found)
+
+
+def test_a_volume_that_plus_has_reconstructed(tmp_path: Path) -> None:
+    """It has three axes of space, and fields of one frame."""
+    path = tmp_path / "volume.mha"
+    header = (
+        "ObjectType = Image\nNDims = 3\nBinaryData = True\nCompressedData = False\nDimSize = 4 3 2\n"
+        "ElementSpacing = 0.5 0.5 0.5\nElementType = MET_UCHAR\nKinds = domain domain domain\n"
+        "Offset = 1 2 3\nTransformMatrix = 1 0 0 0 1 0 0 0 1\nUltrasoundImageOrientation = MFA\n"
+        "Seq_Frame0000_ImageStatus = OK\nElementDataFile = LOCAL\n"
+    )
+    path.write_bytes(header.encode() + bytes(range(24)))
+    found = igtl.files.load(path)
+    assert isinstance(found, Image)
+    np.testing.assert_array_equal(found.array.ravel(), range(24))
+    assert found.array.shape == (2, 3, 4)
+    np.testing.assert_allclose(found.ijk_to_world[:3, 3], (1, 2, 3))

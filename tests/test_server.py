@@ -24,11 +24,11 @@ import pytest
 import igtl
 import igtl.aio
 from igtl import _core
-from igtl.aio.link import new_session
 from igtl.aio.transport import Connection
 from igtl.fields import u8
 from igtl.options import AioConnectOptions
 from igtl.session.access import AllowList
+from igtl.session.facade import new_session
 from igtl.session.packed import Packed
 from igtl.session.tls import TLSLayer
 from tests.links import Loop, contexts
@@ -1309,7 +1309,7 @@ def test_quick_requests_in_a_row_are_all_answered(kind: str) -> None:
 
 
 def test_threads_of_clients_that_left_count(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("igtl.blocking.server._MAX_THREADS", 4)
+    monkeypatch.setattr("igtl.blocking.runner._MAX_THREADS", 4)
     release = threading.Event()
     with igtl.serve(port=0) as server:
         serve_slowly(server, "sync", release)

@@ -47,7 +47,7 @@ def test_callbacks_and_latest() -> None:
         assert newest.position[0] == 20
         assert incoming.latest(igtl.Transform, "Probe*").position[0] == 2  # type: ignore[union-attr]
         assert incoming.latest(igtl.Image) is None
-    assert not [t for t in incoming._receiving.threads if t.is_alive()]
+    assert not [t for t in incoming._threads if t.is_alive()]
 
 
 def test_wait() -> None:
@@ -130,7 +130,7 @@ def test_a_subscriber_to_which_nothing_refers_closes_its_link(heals: bool) -> No
         with listener.accept(timeout=10) as peer:
             peer.send(transform())
             until(lambda: len(seen) == 1)
-            thread = incoming._receiving.threads[0]
+            thread = incoming._threads[0]
             with pytest.warns(ResourceWarning, match="unclosed"):  # noqa: PT031
                 del incoming
                 gc.collect()
@@ -157,7 +157,7 @@ def test_a_subscriber_to_which_nothing_refers_closes_its_link_in_asyncio() -> No
                 await peer.send(transform())
                 while not seen:
                     await asyncio.sleep(0.001)
-                task = incoming._receiving.receiving
+                task = incoming._reading
                 with pytest.warns(ResourceWarning, match="unclosed"):  # noqa: PT031
                     del incoming, link
                     gc.collect()

@@ -143,7 +143,7 @@ def completions(*words: str) -> list[str]:
 
 def test_what_is_completed() -> None:
     assert completions("do") == ["doctor"]
-    assert completions("re") == ["receive", "record", "relay", "replay"]
+    assert completions("re") == ["receive", "reconstruct", "record", "relay", "replay"]
     assert "--hello" in completions("monitor", "--h")
     assert completions("simulate", "ul") == ["ultrasound"]
     assert "IMAGE" in completions("query", "localhost", "IM")

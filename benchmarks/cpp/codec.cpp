@@ -20,7 +20,10 @@
 #include "igtlImageMessage.h"
 #include "igtlMessageHeader.h"
 #include "igtlPointMessage.h"
+#include "igtlPolyDataMessage.h"
 #include "igtlServerSocket.h"
+#include "igtlStringMessage.h"
+#include "igtlTimeStamp.h"
 #include "igtlTrackingDataMessage.h"
 #include "igtlTransformMessage.h"
 #include "igtl_util.h"
@@ -87,6 +90,44 @@ static TransformMessage::Pointer transform()
   Matrix4x4 pose;
   set_pose(pose);
   message->SetMatrix(pose);
+  return message;
+}
+
+// With the time of now in its header, which the library writes only when it is told.
+static TransformMessage::Pointer stamped()
+{
+  TransformMessage::Pointer message = transform();
+  TimeStamp::Pointer now = TimeStamp::New();
+  now->GetTime();
+  message->SetTimeStamp(now);
+  return message;
+}
+
+static StringMessage::Pointer text()
+{
+  StringMessage::Pointer message = StringMessage::New();
+  message->SetDeviceName("Probe");
+  message->SetString("a few words");
+  return message;
+}
+
+static PolyDataMessage::Pointer mesh(int triangles)
+{
+  PolyDataMessage::Pointer message = PolyDataMessage::New();
+  PolyDataPointArray::Pointer points = PolyDataPointArray::New();
+  PolyDataCellArray::Pointer cells = PolyDataCellArray::New();
+  for (int i = 0; i < triangles; ++i)
+    {
+    points->AddPoint(0, 0, 0);
+    igtlUint32 corners[3];
+    for (int k = 0; k < 3; ++k)
+      {
+      corners[k] = (3 * i + k) % triangles;
+      }
+    cells->AddCell(3, corners);
+    }
+  message->SetPoints(points);
+  message->SetPolygons(cells);
   return message;
 }
 
@@ -168,6 +209,47 @@ static void add_tools(int count)
   };
 }
 
+static void add_points(int count)
+{
+  const std::string name = "POINT " + std::to_string(count);
+  PointMessage::Pointer list = points(count);
+  auto wire = std::make_shared<Bytes>(packed(list));
+  works[name + " pack"] = [=]() mutable {
+    pack(list);
+    sink = sink + list->GetPackSize();
+  };
+  works[name + " build and pack"] = [=] {
+    PointMessage::Pointer message = points(count);
+    pack(message);
+    sink = sink + message->GetPackSize();
+  };
+  works[name + " unpack"] = [=] {
+    PointMessage::Pointer m = unpacked<PointMessage>(*wire);
+    float position[3];
+    for (int i = 0; i < m->GetNumberOfPointElement(); ++i)
+      {
+      PointElement::Pointer point = PointElement::New();
+      m->GetPointElement(i, point);
+      point->GetPosition(position);
+      sink = sink + static_cast<std::uint64_t>(position[1]);
+      }
+  };
+}
+
+static void add_mesh(int triangles)
+{
+  const std::string name = "POLYDATA " + std::to_string(triangles) + " triangles";
+  PolyDataMessage::Pointer message = mesh(triangles);
+  auto wire = std::make_shared<Bytes>(packed(message));
+  works[name + " pack"] = [=]() mutable {
+    pack(message);
+    sink = sink + message->GetPackSize();
+  };
+  works[name + " unpack"] = [=] {
+    sink = sink + unpacked<PolyDataMessage>(*wire)->GetPolygons()->GetNumberOfCells();
+  };
+}
+
 static bool receive(Socket* socket, void* to, igtlUint64 size)
 {
 #if OpenIGTLink_PROTOCOL_VERSION >= 3
@@ -240,6 +322,36 @@ int main()
     pack(message);
     sink = sink + message->GetPackSize();
   };
+  works["TRANSFORM stamped"] = [&] {
+    TransformMessage::Pointer message = stamped();
+    pack(message);
+    sink = sink + message->GetPackSize();
+  };
+  StringMessage::Pointer words = text();
+  const Bytes words_wire = packed(words);
+  works["STRING pack"] = [&] {
+    pack(words);
+    sink = sink + words->GetPackSize();
+  };
+  works["STRING build and pack"] = [&] {
+    StringMessage::Pointer message = text();
+    pack(message);
+    sink = sink + message->GetPackSize();
+  };
+  works["STRING unpack"] = [&] {
+    StringMessage::Pointer m = unpacked<StringMessage>(words_wire);
+    sink = sink + std::strlen(m->GetString());
+  };
+  works["TDATA 5 build and pack"] = [&] {
+    TrackingDataMessage::Pointer message = tools(5);
+    pack(message);
+    sink = sink + message->GetPackSize();
+  };
+  works["IMAGE 64x64 u8 build and pack"] = [&] {
+    ImageMessage::Pointer message = image(64, 64, 1, 3);
+    pack(message);
+    sink = sink + message->GetPackSize();
+  };
   works["TRANSFORM unpack"] = [&] {
     Matrix4x4 pose;
     unpacked<TransformMessage>(wire)->GetMatrix(pose);
@@ -256,23 +368,9 @@ int main()
   add_image("IMAGE 640x480 u8", 640, 480, 1, 3);
   add_image("IMAGE 512x512x100 u16", 512, 512, 100, 5);
 
-  PointMessage::Pointer list = points(10000);
-  const Bytes points_wire = packed(list);
-  works["POINT 10000 pack"] = [&] {
-    pack(list);
-    sink = sink + list->GetPackSize();
-  };
-  works["POINT 10000 unpack"] = [&] {
-    PointMessage::Pointer m = unpacked<PointMessage>(points_wire);
-    float position[3];
-    for (int i = 0; i < m->GetNumberOfPointElement(); ++i)
-      {
-      PointElement::Pointer point = PointElement::New();
-      m->GetPointElement(i, point);
-      point->GetPosition(position);
-      sink = sink + static_cast<std::uint64_t>(position[1]);
-      }
-  };
+  add_points(1000);
+  add_points(10000);
+  add_mesh(50000);
   for (std::size_t size : {48, 1048576, 52428800})
     {
     auto data = std::make_shared<Bytes>(size, 7);

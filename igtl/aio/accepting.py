@@ -13,7 +13,7 @@ import logging
 import os
 import socket
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from igtl.addresses import of_tcp
@@ -22,11 +22,16 @@ from igtl.log import log
 from igtl.net.sockets import (
     REST,
     Bound,
+    Resting,
     address_of,
     concerns_one_client,
     is_exhausted,
     unix_path,
 )  # fmt: skip
+from igtl.options import AcceptOptions
+from igtl.session.facade import server_layers
+from igtl.session.layers import Layer
+from igtl.session.session import Session
 
 _BACKLOG = 1024  # clients that wait in the system until they are taken in
 _TURNED_AWAY = 100  # clients that are told so each time
@@ -34,11 +39,12 @@ _NOT_HERE = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}  # a name may have address
 
 
 class Accepting:
-    """The listening sockets of one server.
+    """The listening sockets of one server, and the handshakes of its clients.
 
     Args:
-        admit: called with the address of a client: gives its Connection, or None to refuse it.
-        welcome: called with that Connection, which is then open.
+        options: of the server.
+        admit: called with the address of a client: gives its Session, or None to refuse it.
+        welcome: called with its Connection, which is then through with its handshake.
         refused: counts the clients that are turned away because the system has no descriptors
             left, as "descriptors".
         room: acquired before each client is taken in; the system holds those beyond it. None:
@@ -46,36 +52,45 @@ class Accepting:
 
     Attributes:
         host, port: where it listens.
+        coming: clients that are let in, but not yet through with a handshake.
         failed: called when a socket can accept no more. Without it that is tried again, and
             clients are turned away while the system has no descriptor left; with it they wait.
     """
 
     def __init__(
         self,
-        admit: Callable[[Any], Connection | None],
+        options: AcceptOptions,
+        admit: Callable[[Any], Session | None],
         welcome: Callable[[Connection], None],
         refused: Counter[str],
         room: asyncio.Semaphore | None = None,
     ) -> None:
         self.host = ""
         self.port = 0
+        self.coming = 0
+        self._options = options
+        self._new_layer: Callable[[], Layer | None] = lambda: None
         self._refused = refused
         self._room = room
         self.failed: Callable[[OSError], None] | None = None
         self._admit = admit
         self._welcome = welcome
         self._bound: list[Bound] = []
-        self._tasks: list[asyncio.Task[None]] = []
-        self._resting = False
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._resting = Resting()
+        self._started = False
         self._spare = -1  # a descriptor, so that a client can be turned away without any other
 
-    async def bind(self, host: str, port: int, sock: socket.socket | None = None) -> None:
-        """Take the port, on all addresses of the host; or the path of a Unix socket; or `sock`,
-        which has an address already.
+    async def bind(self, host: str, port: int) -> None:
+        """Take the port, on all addresses of the host; or the path of a Unix socket; or the socket
+        of the options, which has an address already.
 
         Raises:
             OSError: it cannot be had.
+            MissingExtra, ValueError: see `server_layers`.
         """
+        self._new_layer = server_layers(self._options, host)
+        sock = self._options.sock
         if sock is not None:
             self._keep(Bound(sock))
         elif (path := unix_path(host)) is not None:
@@ -112,18 +127,19 @@ class Accepting:
 
     def start(self) -> None:
         """Listen."""
-        if not self._tasks:
+        if not self._started:
+            self._started = True
             self._hold_spare()
             for bound in self._bound:
                 bound.sock.listen(_BACKLOG)
-                self._tasks.append(asyncio.get_running_loop().create_task(self._accept(bound)))
+                self._start_task(self._accept(bound))
 
     async def close(self) -> None:
         """Stop listening, and give the port back."""
         was_bound, self._bound = self._bound, []
         for bound in was_bound:
             bound.stop()  # closing alone would leave it listening in a forked process
-        for task in self._tasks:
+        for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         for bound in was_bound:
@@ -145,7 +161,7 @@ class Accepting:
                 if bound not in self._bound or not await self._goes_on(listening, error):
                     return
                 continue
-            self._resting = False
+            self._resting.ends()
             await self._take_in(sock, address_of(address) or bound.host)
 
     async def _goes_on(self, listening: socket.socket, error: OSError) -> bool:
@@ -156,9 +172,7 @@ class Accepting:
         if not is_exhausted(error) and self.failed is not None:
             self.failed(error)
             return False
-        if not self._resting:
-            self._resting = True
-            log(logging.WARNING, "accepting rests: %s", error, cause=error)
+        self._resting.begins(error)
         if is_exhausted(error) and self.failed is None:
             self._turn_away(listening)
         await asyncio.sleep(REST)
@@ -166,18 +180,41 @@ class Accepting:
 
     async def _take_in(self, sock: socket.socket, peer: Any) -> None:
         try:
-            connection = self._admit(peer)
-            if connection is None:
+            session = self._admit(peer)
+            if session is None:
                 sock.close()
                 await asyncio.sleep(0)
                 return
+            layer = self._new_layer()
+            connection = Connection(session, layer, keepalive=self._options.keepalive)
             loop = asyncio.get_running_loop()
             await loop.connect_accepted_socket(lambda: connection, sock)
-            self._welcome(connection)
+            if layer is None:
+                self._welcome(connection)
+            else:
+                self.coming += 1
+                self._start_task(self._shake_hands(connection))
         except Exception as error:  # one client must not keep the next ones out
             sock.close()
             log(logging.ERROR, "%s could not be taken in", peer,
                 peer=peer, cause=error, error=error)  # fmt: skip
+
+    async def _shake_hands(self, connection: Connection) -> None:
+        try:
+            await connection.handshake(self._options.handshake_timeout)
+        except OSError as error:  # SSLError and TimeoutError are OSErrors
+            connection.count_refusal(self._refused, error)
+            if self._room is not None:
+                self._room.release()
+        else:
+            self._welcome(connection)
+        finally:
+            self.coming -= 1
+
+    def _start_task(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     def _turn_away(self, listening: socket.socket) -> None:
         """The system has nothing left: close what waits, so that clients know."""

@@ -9,7 +9,7 @@ import logging
 import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator
-from typing import Any, TypeVar
+from typing import Any
 
 from igtl import _core
 from igtl._core import Frame
@@ -30,8 +30,8 @@ from igtl.session.requests import (
     reply_to,
     with_status,
 )  # fmt: skip
+from igtl.session.serving import Functions, ServerBase
 
-F = TypeVar("F", bound=Callable[..., Any])
 _ASKS = (Get, Start, Stop)
 # of answers to requests without one: a STATUS without a name ends 3D Slicer
 _NAMELESS = "igtl"
@@ -114,84 +114,30 @@ class Runner:
             frames.close()
 
 
-class Answers:
+class Answers(ServerBase):
     """The user's functions of a server, and when they are called."""
 
     def __init__(self, runner: Runner | None = None) -> None:
+        super().__init__(Functions())
         self.runner = runner or Runner()
-        self._handlers: list[tuple[type[Message], str, Callable[..., Any]]] = []
-        self._providers: list[tuple[type[Message], str, Callable[..., Any]]] = []
-        self._commands: dict[str, Callable[..., Any]] = {}
-
-    def on(self, kind: type[Message] = Message, name: str = "*") -> Callable[[F], F]:
-        """Decorator: call this with (message, peer) for each message of a class whose device name
-        fits; a coroutine function is awaited. One message of a client after the other.
-
-        The connection is read meanwhile: messages for which the handlers have no time wait, within
-        the bounds of the inbox (see `igtl.options.SocketOptions`), and then count as "unread".
-        """
-        if not (isinstance(kind, type) and issubclass(kind, Message)):
-            raise TypeError(f"a handler is called for a class of messages, not for {kind!r}")
-
-        def register(handler: F) -> F:
-            self._handlers.append((kind, name, handler))
-            return handler
-
-        return register
-
-    def provides(
-        self, kind: type[Get[Any]] | type[Start[Any]], name: str = "*"
-    ) -> Callable[[F], F]:
-        """Decorator: this answers requests of a Get or Start class whose device name fits.
-
-        Called with (request, peer); may be a coroutine function. For Get it returns the message,
-        or None if there is none. A message without a name gets the one that was asked for. For
-        Start it returns an iterable of messages, or is a (possibly async) generator of them, or
-        returns None to refuse; RTS_ is sent for it, the rate that the request allows is kept, and
-        STP_ or the client's end stops it.
-        """
-        if not issubclass(kind, Get | Start):
-            raise TypeError(f"{kind.__name__} is not a Get or Start class")
-
-        def register(provider: F) -> F:
-            self._providers.append((kind, name, provider))
-            return provider
-
-        return register
-
-    def command(self, name: str = "*") -> Callable[[F], F]:
-        """Decorator: this carries out the COMMAND of a name ("*": any other).
-
-        Called with (command, peer), beside the handlers, so it may take its time; may be a
-        coroutine function. What it returns is the reply: text, a dict that becomes metadata, both
-        as (text, dict), or None. What it raises is reported as a failure with the text of the
-        exception. A CommandReply is sent as it is, with a `Status` if it has none: 3D Slicer takes
-        a reply without one for a failure.
-        """
-
-        def register(handler: F) -> F:
-            self._commands[name] = handler
-            return handler
-
-        return register
 
     # -- messages
 
     async def handle(self, peer: Peer, message: Message) -> None:
         handled = False
-        for kind, name, handler in self._handlers:
+        for kind, name, handler in self.functions.handlers:
             if fits(message, kind, name):
                 handled = handled or kind is not Message
                 await self.guarded(peer, handler, message, peer)
         if isinstance(message, Command):
-            work = self._commands.get(message.name) or self._commands.get("*")
+            work = self.functions.commands.get(message.name) or self.functions.commands.get("*")
             if work is not None or not handled:
                 await self._command(peer, message, work)
         elif isinstance(message, _ASKS):
             provider = self._provider_of(message)
             if provider is not None or not handled:
                 await self._answer(peer, message, provider)
-        elif not handled and not any(kind is Message for kind, _, _ in self._handlers):
+        elif not handled and not any(kind is Message for kind, _, _ in self.functions.handlers):
             peer.stats.count_dropped(message, "unhandled")
 
     async def _called(self, how: Callable[..., Any], work: Callable[..., Any], *args: Any) -> Any:
@@ -258,7 +204,7 @@ class Answers:
     # -- requests
 
     def _provider_of(self, request: Message) -> Callable[..., Any] | None:
-        for kind, name, provider in self._providers:
+        for kind, name, provider in self.functions.providers:
             if isinstance(request, Stop):
                 same = issubclass(kind, Start) and kind.answer is type(request).answer
             else:

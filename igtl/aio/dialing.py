@@ -10,9 +10,10 @@ from igtl.addresses import of_tcp, websocket_address
 from igtl.aio.answers import Runner
 from igtl.aio.peer import Peer
 from igtl.aio.server import Server
+from igtl.aio.transport import Connection
 from igtl.options import ConnectOptions, ServerOptions
 from igtl.session.backoff import Backoff, Supervisor
-from igtl.session.facade import client_layer
+from igtl.session.facade import client_layer, new_session
 
 _OPEN = 5.0  # seconds to connect
 
@@ -94,7 +95,8 @@ class Dialing(Server):
             await asyncio.sleep(pause)
 
     async def _dial(self) -> Peer:
-        connection = self._new_connection(self._address)
+        session = new_session(self.options, self.options, peer=self._address)
+        connection = Connection(session, self._new_layer(), keepalive=self.options.keepalive)
         connection.resets = True
         self._over.clear()
         loop, (host, port) = asyncio.get_running_loop(), of_tcp(*self._address)

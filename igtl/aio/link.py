@@ -19,95 +19,81 @@ from typing import Any, Generic, Self, TypeVar, Unpack, overload
 
 from igtl._core import Frame
 from igtl.addresses import of_tcp
+from igtl.aio.steps import method, run
 from igtl.aio.transport import Connection
-from igtl.codec.message import Message, NoData
-from igtl.errors import ConnectionClosed, MessageTooLarge
+from igtl.codec.message import Message
+from igtl.errors import MessageTooLarge
 from igtl.log import named
-from igtl.messages.general import Command, CommandReply
-from igtl.messages.queries import Get, Ready, Start
+from igtl.messages.queries import Start
 from igtl.net.sockets import unix_path
 from igtl.options import (
     PORT,
     AioConnectOptions,
     AioConnectSettings,
     LinkOptions,
-    QueueOptions,
     seconds,
 )  # fmt: skip
-from igtl.session.clock import Clock, Measuring
+from igtl.session import operations
 from igtl.session.facade import (
-    LinkBase,
-    PairsOf,
-    StreamOf,
+    AnyLink,
     client_layer,
     greeting,
-    new_inbox,
-    new_outbox,
-    new_protocol,
-    pairing_of,
+    new_session,
 )  # fmt: skip
-from igtl.session.inbox import Wanted
+from igtl.session.operations import OVER, Pairs, Streaming, StreamMessages, Synchronized
 from igtl.session.packed import Packed
-from igtl.session.pairing import By, Method
 from igtl.session.protocol import hello_message
-from igtl.session.requests import ANYTHING, Exchange, new_command, selection, stop_for
-from igtl.session.session import Session
+from igtl.session.requests import ANYTHING, Exchange, StreamOf
 
 M = TypeVar("M", bound=Message)
 T = TypeVar("T")
 _CLOSE_TIMEOUT = 5.0
-_STOP_TIMEOUT = 1.0  # seconds for a peer to acknowledge the end of a stream
 
 
 class Asking:
     """The requests of whatever can send one and wait for its answer."""
 
     request: Callable[[Exchange, float | None], Coroutine[Any, Any, Message]]
-
-    async def query(self, request: Get[M], *, timeout: float | None = 5.0) -> M | NoData:
-        """Ask for one message and wait for it; see `igtl.Link.query`."""
-        exchange = Exchange(request)
-        answer: M | NoData = exchange.result(await self.request(exchange, timeout))
-        return answer
-
-    async def command(
-        self, name: str, text: str = "", *, device_name: str = "", timeout: float | None = 5.0
-    ) -> CommandReply:
-        """Send a COMMAND and wait for its reply; see `igtl.Link.command`."""
-        return await self.ask(new_command(name, text, device_name), timeout=timeout)
-
-    async def ask(self, command: Command, *, timeout: float | None = 5.0) -> CommandReply:
-        """As `command`, for a Command that the caller has made."""
-        exchange = Exchange(command)
-        reply: CommandReply = exchange.result(await self.request(exchange, timeout))
-        return reply
-
-    async def clock(
-        self,
-        samples: int = 8,
-        *,
-        timeout: float | None = 5.0,
-        update: Clock | None = None,
-        device_name: str | None = None,
-    ) -> Clock:
-        """Measure the peer's clock; see `igtl.Link.clock`."""
-        measuring = Measuring(samples, timeout, update, device_name)
-        for pause in measuring:
-            await asyncio.sleep(pause)
-            measuring.add(await self.request(measuring.exchange(), measuring.left()))
-        return measuring.clock
+    query = method(operations.query)
+    command = method(operations.command)
+    ask = method(operations.ask)
+    clock = method(operations.clock)
+    sleep = staticmethod(asyncio.sleep)
 
 
-class Link(LinkBase, Asking):
+class StreamReader(StreamMessages[M]):
+    async def recv(self, *, timeout: float | None = None) -> M:
+        """The next message of the stream; see Link.recv."""
+        return await self.link.recv_selected(self, timeout)  # type: ignore[no-any-return]
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> M:
+        return await self.recv()
+
+
+class SyncReader(Pairs):
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> tuple[Any, ...]:
+        found = await run(self.next_pair())
+        if found is None:
+            raise StopAsyncIteration
+        return found
+
+
+class Link(AnyLink, Asking, Synchronized[SyncReader]):
     """A connection to one peer, in one event loop.
 
     `async for message in link` yields messages until the peer closes cleanly. Several tasks may
     send and ask at once; one at a time receives.
 
-    Attributes:
-        options: what was asked for.
-        others: see `LinkBase`.
+    Attributes: see `igtl.Link`.
     """
+
+    reader = SyncReader
 
     def __init__(
         self, connection: Connection, options: LinkOptions, *, ends_quietly: bool = False
@@ -123,17 +109,7 @@ class Link(LinkBase, Asking):
     async def send(self, message: Message | Frame, *, crc: bool = True) -> None:
         """Send one message. It is packed at once, so the caller may reuse its arrays, and goes
         out behind what was sent before; when the queue is full this waits, or drops by its
-        policy (see `connect`).
-
-        Args:
-            message: a Frame (see `frames`) is sent on as it came.
-            crc: False writes 0 in its place.
-
-        Raises:
-            EncodeError: the message cannot be sent; the link is as before.
-            ConnectionClosed: the link is closed.
-            TimeoutError: the peer took nothing for the link's write_timeout. The link ends.
-        """
+        policy (see `connect`). For the rest see `igtl.Link.send`."""
         connection = self._connection
         protocol = self.session.protocol
         if protocol.peer_takes:
@@ -145,7 +121,7 @@ class Link(LinkBase, Asking):
             await connection.queue(packed, self.options.write_timeout)
 
     async def send_hello(self) -> None:
-        """Offer header version 2, see `connect`."""
+        """See `igtl.Link.send_hello`."""
         packed = Packed(hello_message(), as_it_is=True)
         await self._connection.put_wait(packed, self.options.write_timeout)
 
@@ -185,13 +161,9 @@ class Link(LinkBase, Asking):
                 raise
             self._connection.expired(time.monotonic())
 
-    def _within(
+    def until(
         self, take: Callable[[], T | None], wanted: Any, timeout: float | None
     ) -> Coroutine[Any, Any, T]:
-        if timeout is None:
-            timeout = self.options.read_timeout
-        else:
-            timeout = seconds("timeout", timeout)
         return self._until(take) if timeout is None else self._until_time(take, wanted, timeout)
 
     async def _until_time(
@@ -206,10 +178,6 @@ class Link(LinkBase, Asking):
                 raise self.session.unseen(wanted, timeout) from None
             raise
 
-    def recv_selected(self, wanted: Wanted, timeout: float | None) -> Coroutine[Any, Any, Message]:
-        """As `recv`, for any selection of messages."""
-        return self._within(partial(self.session.take, wanted), wanted, timeout)
-
     @overload
     async def recv(self, *, timeout: float | None = None) -> Message: ...
     @overload
@@ -217,72 +185,37 @@ class Link(LinkBase, Asking):
     async def recv(
         self, kind: type[Message] = Message, name: str = "*", *, timeout: float | None = None
     ) -> Message:
-        """The next message, or the next of a type and device name; others stay queued, in order.
+        """The next message, or the next of a type and device name; see `igtl.Link.recv`."""
+        wanted, take = self.session.taking(kind, name)
+        timeout = self.options.read_timeout if timeout is None else seconds("timeout", timeout)
+        return await self.until(take, wanted, timeout)
 
-        Args:
-            kind: a message class.
-            name: device name, with the wildcards * and ?.
-            timeout: seconds; 0 looks at what is there. None: the link's read_timeout.
-
-        Raises:
-            TimeoutError: nothing came in time; the text lists what was seen meanwhile.
-            ConnectionClosed: the link is closed.
-            ProtocolError: a bad message came; the next one can be read (not after
-                MessageTooLarge, which closes the link).
-            RuntimeError: another task is receiving.
-        """
-        wanted = selection(kind, name)
-        take = (
-            self.session.take
-            if wanted is ANYTHING
-            else partial(self.session.take, wanted, fresh=True)
-        )
-        return await self._within(take, wanted, timeout)
-
-    async def latest(
-        self,
-        kind: type[M],
-        name: str = "*",
-        *,
-        max_age: float | None = None,
-        timeout: float | None = None,
-    ) -> M:
-        """The newest message of a type and device name; see `igtl.Link.latest`."""
-        wanted = selection(kind, name)
-        max_age = seconds("max_age", max_age)
-
-        def newest() -> Message | None:
-            newer_than = None if max_age is None else time.monotonic() - max_age
-            return self.session.latest(wanted, newer_than)
-
-        found: Any = await self._within(newest, wanted, timeout)
-        return found  # type: ignore[no-any-return]
+    latest = method(operations.latest)
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> Message:
         try:
-            return await self._within(self.session.take, ANYTHING, None)
-        except (ConnectionClosed, MessageTooLarge) as error:
+            return await self.until(self.session.take, ANYTHING, self.options.read_timeout)
+        except OVER as error:
             if self.ends_iteration(error):
                 raise StopAsyncIteration from None
             raise
 
     async def recv_frame(self, *, timeout: float | None = None) -> Frame:
         """The next message as it came, for relays and recorders; see `igtl.Link.recv_frame`."""
-        return await self._within(self.session.take_frame, "message", timeout)
+        timeout = self.options.read_timeout if timeout is None else seconds("timeout", timeout)
+        return await self.until(self.session.take_frame, "message", timeout)
 
     async def frames(self) -> AsyncIterator[Frame]:
-        """All messages as they come, until the peer closes cleanly; see recv_frame."""
-        while True:
-            try:
-                frame = await self.recv_frame()
-            except (ConnectionClosed, MessageTooLarge) as error:
-                if self.ends_iteration(error):
-                    return
+        """All messages as they come; see `igtl.Link.frames`."""
+        try:
+            while True:
+                yield await self.recv_frame()
+        except OVER as error:
+            if not self.ends_iteration(error):
                 raise
-            yield frame
 
     # -- requests
 
@@ -295,55 +228,18 @@ class Link(LinkBase, Asking):
         self, start: Start[M], *, timeout: float | None = 5.0
     ) -> AsyncIterator[StreamReader[M]]:
         """Ask for a stream, and end it in any case; see `igtl.Link.stream`."""
-        exchange = Exchange(start)
-        acknowledged = refused = False
+        streaming = Streaming(self, start)
         try:
-            reply = await self.request(exchange, timeout)
-            acknowledged = isinstance(reply, Ready)
-            if isinstance(reply, type(start).answer):
-                self.session.inbox.put_back(reply, 0)
-            else:
-                refused = True
-                exchange.result(reply)
-                refused = False
+            await run(streaming.begin(timeout))
             yield StreamReader(self, start)
         finally:
-            if not refused:
-                with contextlib.suppress(ConnectionClosed, OSError):
-                    await self._stop(start, acknowledged)
+            await run(streaming.end())
 
-    async def _stop(self, start: Start[Any], acknowledged: bool) -> None:
-        stop = Exchange(stop_for(start))
-        if acknowledged:
-            with contextlib.suppress(TimeoutError):  # the peer ignores it
-                await self.request(stop, _STOP_TIMEOUT)
-        else:  # the peer will not acknowledge this either
-            await self.send(stop.request)
+    def drop_rest(self, stream: StreamOf[Any]) -> None:
         self.session.sort()
-        self.session.inbox.drop(StreamOf(start), "after_stop")
+        super().drop_rest(stream)
 
-    async def wait_compressed(self, timeout: float | None = 1.0) -> bool:
-        """Wait for the peer to say that it reads compressed messages; see
-        `igtl.Link.wait_compressed`."""
-
-        def told() -> bool | None:
-            self.session.sort()
-            return self.session.protocol.peer_takes or None
-
-        try:
-            return await self._until_time(told, "offer", seconds("timeout", timeout))
-        except TimeoutError:
-            return False
-
-    def sync(
-        self,
-        *streams: tuple[type[Message], str],
-        tolerance: float,
-        method: Method = "nearest",
-        by: By = "timestamp",
-    ) -> SyncReader:
-        """Iterate over messages that belong to the same instant; see `igtl.Link.sync`."""
-        return SyncReader(self, pairing_of(streams, tolerance, method, by))
+    wait_compressed = method(operations.wait_compressed)
 
     # -- end
 
@@ -386,52 +282,6 @@ class Link(LinkBase, Asking):
         await self.close()
 
 
-class StreamReader(StreamOf[M]):
-    """The messages of one stream; see Link.stream."""
-
-    def __init__(self, link: Link, start: Start[M]) -> None:
-        super().__init__(start)
-        self._link = link
-
-    async def recv(self, *, timeout: float | None = None) -> M:
-        """The next message of the stream; see Link.recv."""
-        return await self._link.recv_selected(self, timeout)  # type: ignore[return-value]
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> M:
-        return await self.recv()
-
-
-class SyncReader(PairsOf):
-    """Iterator over messages of the same instant; see Link.sync."""
-
-    def __init__(self, link: Link, pairing: Any) -> None:
-        super().__init__(pairing, link.options.read_timeout)
-        self._link = link
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> tuple[Any, ...]:
-        while (found := self._next(time.monotonic())) is None:
-            wait = self._wait(time.monotonic())
-            take = partial(self._link.session.take, self._pairing)
-            try:
-                message = await self._link._until_time(take, self._pairing, wait)
-            except TimeoutError:
-                continue
-            except (ConnectionClosed, MessageTooLarge) as error:
-                if (found := self._next(float("inf"))) is not None:
-                    return found
-                if self._link.ends_iteration(error):
-                    raise StopAsyncIteration from None
-                raise
-            self._pairing.add(message, time.monotonic())
-        return found
-
-
 C = TypeVar("C", bound=Any)
 
 
@@ -454,31 +304,11 @@ class Opening(Generic[C]):
         await self._result.close()
 
 
-def new_session(options: LinkOptions, queue: QueueOptions, *, peer: Any = None) -> Session:
-    """The session of a link with these options."""
-    protocol = new_protocol(options, peer=peer)
-    return Session(
-        protocol,
-        inbox=new_inbox(options, protocol.stats),
-        outbox=new_outbox(queue, protocol.stats),
-        message_timeout=options.message_timeout,
-    )
-
-
 def connect(
     host: str = "localhost", port: int = PORT, **settings: Unpack[AioConnectSettings]
 ) -> Opening[Link]:
-    """Connect to a server: `async with connect(...) as link`, or `link = await connect(...)`.
-
-    Args:
-        host, port: of the server.
-        settings: see `igtl.options.AioConnectOptions`.
-
-    Raises:
-        TypeError, ValueError: an option does not exist, or its value is not allowed.
-        OSError: no connection (ConnectionRefusedError, socket.gaierror, TimeoutError, …).
-        ssl.SSLError: a check of TLS failed; the text says which.
-    """
+    """Connect to a server: `async with connect(...) as link`, or `link = await connect(...)`; see
+    `igtl.connect`. The settings are `igtl.options.AioConnectOptions`."""
     return Opening(connect_once(host, port, AioConnectOptions.of(settings)))
 
 

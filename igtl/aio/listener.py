@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import Any, Self, Unpack
 
 from igtl.aio.accepting import Accepting
-from igtl.aio.link import Link, Opening, new_session
+from igtl.aio.link import Link, Opening
 from igtl.aio.transport import Connection
 from igtl.errors import ConnectionClosed
 from igtl.options import PORT, AioListenOptions, AioListenSettings, seconds
-from igtl.session.facade import server_layers
-from igtl.session.layers import Layer
+from igtl.session.facade import new_session
+from igtl.session.session import Session
 
 MAX_ARRIVED = 100  # clients that wait for `accept`; the system holds what comes beyond them
 
 
 class Listener:
-    """A listening socket that hands out a Link for each client; see `listen`.
+    """Hands out a Link for each client; see `listen`.
 
     `async for link in listener` yields links as clients come, until it is closed.
 
@@ -33,11 +33,9 @@ class Listener:
         self._options = options
         self._arrived: asyncio.Queue[Link | None] = asyncio.Queue()
         self._closed = False
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._new_layer: Callable[[], Layer | None] = lambda: None
         self._room = asyncio.Semaphore(MAX_ARRIVED)
         self._failed: OSError | None = None
-        self._accepting = Accepting(self._admit, self._welcome, self.refused, self._room)
+        self._accepting = Accepting(options, self._admit, self._welcome, self.refused, self._room)
         self._accepting.failed = self._fail
 
     @property
@@ -56,41 +54,22 @@ class Listener:
         Raises:
             OSError: the address cannot be used.
         """
-        self._new_layer = server_layers(self._options, host)
-        await self._accepting.bind(host, port, self._options.sock)
+        await self._accepting.bind(host, port)
         self._accepting.start()
 
     def _fail(self, error: OSError) -> None:
         self._failed = error
         self._arrived.put_nowait(None)
 
-    def _admit(self, peer: Any) -> Connection:
-        options = self._options
-        session = new_session(options, options, peer=peer)
-        return Connection(session, self._new_layer(), keepalive=options.keepalive)
+    def _admit(self, peer: Any) -> Session:
+        return new_session(self._options, self._options, peer=peer)
 
     def _welcome(self, connection: Connection) -> None:
-        task = asyncio.get_running_loop().create_task(self._hand_out(connection))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _hand_out(self, connection: Connection) -> None:
-        try:
-            await connection.handshake(self._options.handshake_timeout)
-        except OSError as error:  # SSLError and TimeoutError are OSErrors
-            connection.count_refusal(self.refused, error)
-            self._room.release()
-            return
         self._arrived.put_nowait(Link(connection, self._options))
 
     async def accept(self, *, timeout: float | None = None) -> Link:
-        """Wait for the next client, whose handshake (TLS, WebSocket) is then done.
-
-        Raises:
-            TimeoutError: none came within `timeout` seconds.
-            ConnectionClosed: the listener was closed.
-            OSError: the system accepts no more on this socket.
-        """
+        """Wait for the next client, whose handshake (TLS, WebSocket) is then done; see
+        `igtl.Listener.accept`."""
         timeout = seconds("timeout", timeout)
         limit = asyncio.timeout(timeout)
         try:
@@ -115,12 +94,10 @@ class Listener:
             yield link
 
     async def close(self) -> None:
-        """Stop listening; links that were handed out live on."""
+        """See `igtl.Listener.close`."""
         if not self._closed:
             self._closed = True
             await self._accepting.close()
-            for task in list(self._tasks):
-                task.cancel()
             while not self._arrived.empty():  # no task will take them any more
                 link = self._arrived.get_nowait()
                 if link is not None:
@@ -137,16 +114,8 @@ class Listener:
 def listen(
     host: str = "127.0.0.1", port: int = PORT, **settings: Unpack[AioListenSettings]
 ) -> Opening[Listener]:
-    """Listen for clients, and treat each as a Link of your own; see `igtl.listen`.
-
-    Args:
-        host, port: see `igtl.listen`.
-        settings: see `igtl.options.AioListenOptions`.
-
-    Raises:
-        TypeError, ValueError: an option does not exist, or its value is not allowed.
-        OSError: the address cannot be used.
-    """
+    """Listen for clients, and treat each as a Link of your own; see `igtl.listen`. The settings are
+    `igtl.options.AioListenOptions`."""
     options = AioListenOptions.of(settings)
 
     async def opened() -> Listener:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from functools import partial
 from typing import Any, Literal
@@ -16,24 +15,22 @@ from igtl.codec.message import Message
 from igtl.errors import ConnectionClosed, ProtocolError
 from igtl.log import log
 from igtl.options import seconds
-from igtl.session.facade import LinkBase
 from igtl.session.requests import Exchange
+from igtl.session.serving import PeerBase
 
 _LEAVE = 10.0  # seconds to send what is queued for a client that is disconnected
 Limit = Literal["max_requests", "max_commands", "max_streams"]
 """What is in progress for one client, and bounded; the cause of a refusal in its `stats`."""
 
 
-class Peer(LinkBase, Asking):
+class Peer(PeerBase, Asking):
     """One client of a server.
 
     Attributes:
-        id: number of this client, from 1 on, never used again.
-        connected_at: when it came, seconds since 1970.
         connection: moves its bytes.
         gone: why it has left, for `Server.gone`; "" while it is there.
         facade: this peer for other threads, see `igtl.blocking.server`.
-        others: see `LinkBase`.
+        others: see `PeerBase`.
     """
 
     def __init__(
@@ -44,13 +41,10 @@ class Peer(LinkBase, Asking):
         limits: Mapping[Limit, int],
         left: Callable[[Peer], None],
     ) -> None:
-        super().__init__(connection)
-        self.id = number
-        self.connected_at = time.time()
+        super().__init__(connection, number)
         self.connection = connection
         self.gone = ""
         self.facade: Any = None
-        self._since = time.monotonic()
         self._handle = handle
         self._limits = limits
         self._left = left  # takes it out of the clients
@@ -59,40 +53,17 @@ class Peer(LinkBase, Asking):
         connection.drains = True
         connection.on_change = self._wake.set
 
-    @property
-    def uptime(self) -> float:
-        """Seconds since it came."""
-        return time.monotonic() - self._since
-
-    @property
-    def queued(self) -> int:
-        """Messages that wait to be sent to it."""
-        outbox = self.session.outbox
-        return 0 if outbox is None else len(outbox)
-
-    @property
-    def stripped(self) -> int:
-        """Messages that it got without their metadata and id, because it has not shown that it
-        understands header version 2."""
-        return self.session.protocol.stripped
-
     async def send(self, message: Message | Frame, *, crc: bool = True) -> None:
         """Queue a message for this client under the server's policy; with "block", wait for room.
-
-        Raises:
-            EncodeError: the message cannot be sent to it as it is.
-            ConnectionClosed: it is gone.
-        """
+        See `igtl.Peer.send`."""
         await self.connection.send(message, crc=crc)
 
     async def request(self, exchange: Exchange, timeout: float | None) -> Message:
-        """Send this client a request and wait for its answer."""
         send = partial(self.send, exchange.request)
         return await self.connection.ask(exchange, seconds("timeout", timeout), send)
 
     async def disconnect(self) -> None:
-        """Send what is queued for it, then close; then it is none of the server's clients. A
-        handler may call it, for its own client too, which it does not wait for."""
+        """See `igtl.Peer.disconnect`."""
         self.gone = self.gone or "disconnected"
         await self.connection.finish(_LEAVE, discard=False)
         self._left(self)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
+from functools import partial
 from typing import Unpack
 
 from igtl.aio.link import Link, connect_once
+from igtl.aio.steps import run
 from igtl.options import PORT, AioConnectOptions, AioConnectSettings
-from igtl.session.backoff import Backoff, OnEvent, Supervisor
+from igtl.session.backoff import Backoff, OnEvent, Reconnecting, Supervisor
 
 
 def reconnect(
@@ -25,22 +27,15 @@ def reconnect(
 
     See `igtl.reconnect`.
     """
+    options = AioConnectOptions.of(settings).for_reconnecting()
     supervisor = Supervisor((host, port), backoff or Backoff(), on_event)
-    return _links(host, port, supervisor, AioConnectOptions.of(settings).for_reconnecting())
+    open_link = partial(connect_once, host, port, options, ends_quietly=True)
+    return _links(Reconnecting(supervisor, open_link, asyncio.sleep))
 
 
-async def _links(
-    host: str, port: int, supervisor: Supervisor, options: AioConnectOptions
-) -> AsyncGenerator[Link]:
-    while True:
-        try:
-            link = await connect_once(host, port, options, ends_quietly=True)
-        except OSError as error:
-            await asyncio.sleep(supervisor.failed(error))
-            continue
-        supervisor.connected()
-        try:
-            yield link
-        finally:
-            await link.close()
-        await asyncio.sleep(supervisor.lost(link.close_reason))
+async def _links(reconnecting: Reconnecting) -> AsyncGenerator[Link]:
+    try:
+        while True:
+            yield await run(reconnecting.next_link())
+    finally:
+        await run(reconnecting.close())

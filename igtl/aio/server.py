@@ -11,8 +11,8 @@ import itertools
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Coroutine
-from typing import Any, Self, TypeVar, Unpack
+from collections.abc import Coroutine
+from typing import Any, Self, Unpack
 
 from igtl import _core
 from igtl._core import Frame
@@ -20,18 +20,18 @@ from igtl.aio.accepting import Accepting
 from igtl.aio.answers import Answers, Runner
 from igtl.aio.link import Opening
 from igtl.aio.peer import Peer
+from igtl.aio.steps import method
 from igtl.aio.transport import Connection
 from igtl.codec.message import Message
 from igtl.errors import ConnectionClosed
 from igtl.log import log, sum_up
 from igtl.options import PORT, UNIX, ServerOptions, ServerSettings, seconds
+from igtl.session import serving
 from igtl.session.access import AllowList
-from igtl.session.facade import new_inbox, new_outbox, new_protocol, server_layers
-from igtl.session.layers import Layer
+from igtl.session.facade import new_session
 from igtl.session.packed import Packed
 from igtl.session.session import Session
 
-F = TypeVar("F", bound=Callable[..., Any])
 _WATCH = 0.05, 0.5  # seconds between two looks at clients, at least and at most
 
 
@@ -40,11 +40,8 @@ class Server(Answers):
 
     Attributes:
         options: what was asked for.
-        refused: connections not let in, by cause: "max_clients", "not allowed", "tls",
-            "websocket", "closing", "descriptors" (the system has none left).
-        gone: clients that have left, by cause: "closed", "stalled", "unfinished", "idle",
-            "disconnected", or the name of an error.
         peers: the clients, by id.
+        others: see `igtl.session.serving.ServerBase`.
     """
 
     def __init__(self, options: ServerOptions, runner: Runner | None = None) -> None:
@@ -55,26 +52,12 @@ class Server(Answers):
         self.peers: dict[int, Peer] = {}
         self._allow = AllowList(options.allow)
         self._ids = itertools.count(1)
-        self._new_layer: Callable[[], Layer | None] = lambda: None
-        self._coming = 0  # let in, but not yet through with a handshake
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._connected: list[Callable[..., Any]] = []
-        self._disconnected: list[Callable[..., Any]] = []
         self._latched: dict[bytes, Packed] = {}
-        self._accepting = Accepting(self._admit, self._arrived, self.refused)
+        self._accepting = Accepting(options, self._admit, self._welcome, self.refused)
         self._shutdown: asyncio.Task[None] | None = None
         self._closers: set[asyncio.Task[Any] | None] = set()  # who waits for the shutdown
         self._compressing = asyncio.Lock()
-
-    def on_connect(self, handler: F) -> F:
-        """Decorator: call this with each new peer."""
-        self._connected.append(handler)
-        return handler
-
-    def on_disconnect(self, handler: F) -> F:
-        """Decorator: call this with each peer that is gone, see its close_reason."""
-        self._disconnected.append(handler)
-        return handler
 
     @property
     def host(self) -> str:
@@ -87,7 +70,7 @@ class Server(Answers):
         return self._accepting.port
 
     async def start(self) -> None:
-        """Begin to listen, if `serve` was told not to."""
+        """See `igtl.Server.start`."""
         self._accepting.start()
 
     async def bind(self, host: str, port: int) -> None:
@@ -97,8 +80,7 @@ class Server(Answers):
             OSError: the address cannot be used.
             ValueError: allow= was given for a Unix socket, whose clients have no address.
         """
-        self._new_layer = server_layers(self.options, host)
-        await self._accepting.bind(host, port, self.options.sock)
+        await self._accepting.bind(host, port)
         if self.options.allow is not None and self.host.startswith(UNIX):
             await self._accepting.close()
             raise ValueError("allow= is for addresses; the permissions of a Unix socket decide")
@@ -108,21 +90,14 @@ class Server(Answers):
 
     @property
     def clients(self) -> list[Peer]:
-        """Who is connected."""
+        """The peers that are connected."""
         return list(self.peers.values())
 
     async def broadcast(
         self, message: Message | Frame, *, latch: bool = False, crc: bool = True
     ) -> int:
-        """Send a message to all clients. It is packed once, at once; what a client's header version
-        and compression want is made of that when it leaves.
-
-        Clients still at version 1 get it without metadata and id, which is counted in
-        `Peer.stripped`; a new client has a quarter of a second to show version 2.
-
-        Args:
-            latch: also hand it to every client that comes later, at once, until a newer one of
-                this type and device name takes its place.
+        """Send a message to all clients; see `igtl.Server.broadcast`. It is packed once, at once;
+        what a client's header version and compression want is made of that when it leaves.
 
         Returns:
             To how many clients it was queued.
@@ -174,31 +149,15 @@ class Server(Answers):
             peer.connection.put(packed)
         return len(peers)
 
-    async def send_to(self, client: int, message: Message | Frame, *, crc: bool = True) -> None:
-        """Send to the client with this id.
+    def peer_of(self, client: int) -> Peer:
+        return self.peers[client]
 
-        Raises:
-            KeyError: there is none.
-        """
-        await self.peers[client].send(message, crc=crc)
-
-    async def disconnect(self, client: int) -> None:
-        """Send what is queued for the client with this id, then close it; then it is not in
-        `clients`. A handler may call it.
-
-        Raises:
-            KeyError: there is none.
-        """
-        await self.peers[client].disconnect()
+    send_to = method(serving.send_to)
+    disconnect = method(serving.disconnect)
 
     async def shutdown(self, *, timeout: float | None = 5.0) -> None:
-        """Stop listening, send what is queued, handle what still comes, and close. A handler may
-        call it: what waits behind that handler is not handled.
-
-        Args:
-            timeout: seconds until a client that has not taken everything is cut. None: wait for
-                all.
-        """
+        """Stop listening, send what is queued, handle what still comes, and close; see
+        `igtl.Server.shutdown`."""
         timeout = seconds("timeout", timeout)
         self._closers.add(asyncio.current_task())
         if self._shutdown is None:
@@ -211,7 +170,7 @@ class Server(Answers):
         await self._accepting.close()
         for peer in self.clients:
             peer.stop(lambda key: True)
-        for task in list(self._tasks):  # handshakes, and the watch
+        for task in list(self._tasks):  # the watch
             if task.get_name() != "igtl peer":
                 task.cancel()
         await asyncio.gather(
@@ -223,9 +182,7 @@ class Server(Answers):
             task.cancel()
         sum_up(all=True)
 
-    async def close(self) -> None:
-        """As shutdown."""
-        await self.shutdown()
+    close = method(serving.close)
 
     async def __aenter__(self) -> Self:
         return self
@@ -235,11 +192,11 @@ class Server(Answers):
 
     # -- coming and going
 
-    def _admit(self, address: Any) -> Connection | None:
+    def _admit(self, address: Any) -> Session | None:
         cause = None
         if not self._allow.admits(address):
             cause = "not allowed"
-        elif len(self.peers) + self._coming >= self.options.max_clients:
+        elif len(self.peers) + self._accepting.coming >= self.options.max_clients:
             cause = "max_clients"
         elif self._shutdown is not None:
             cause = "closing"
@@ -247,37 +204,7 @@ class Server(Answers):
             self.refused[cause] += 1
             log(logging.WARNING, "%s was refused: %s", address, cause, peer=address, cause=cause)
             return None
-        return self._new_connection(address)
-
-    def _new_connection(self, address: Any) -> Connection:
-        options = self.options
-        protocol = new_protocol(options, peer=address)
-        session = Session(
-            protocol,
-            inbox=new_inbox(options, protocol.stats),
-            outbox=new_outbox(options, protocol.stats),
-            message_timeout=options.message_timeout,
-            idle_timeout=options.idle_timeout,
-            stall_timeout=options.stall_timeout,
-        )
-        return Connection(session, self._new_layer(), keepalive=options.keepalive)
-
-    def _arrived(self, connection: Connection) -> None:
-        if connection.layer is None:
-            self._welcome(connection)
-        else:
-            self._coming += 1
-            self._start_task(self._shake_hands(connection))
-
-    async def _shake_hands(self, connection: Connection) -> None:
-        try:
-            await connection.handshake(self.options.handshake_timeout)
-        except OSError as error:  # SSLError and TimeoutError are OSErrors
-            connection.count_refusal(self.refused, error)
-        else:
-            self._welcome(connection)
-        finally:
-            self._coming -= 1
+        return new_session(self.options, self.options, peer=address)
 
     def _start_task(self, work: Coroutine[Any, Any, None], name: str | None = None) -> None:
         task = asyncio.get_running_loop().create_task(work, name=name)
@@ -303,7 +230,7 @@ class Server(Answers):
 
     async def _serve(self, peer: Peer) -> None:
         try:
-            for handler in self._connected:
+            for handler in self.functions.connected:
                 await self.guarded(peer, handler, peer)
             await peer.run()
         except Exception as error:
@@ -318,7 +245,7 @@ class Server(Answers):
                 self._left(peer)  # a connection counts until it is closed
             log(logging.INFO, "%s is gone: %s", peer.peer, peer.close_reason,
                 peer=peer.peer, cause=peer.gone)  # fmt: skip
-            for handler in self._disconnected:
+            for handler in self.functions.disconnected:
                 await self.guarded(peer, handler, peer)
             peer.facade = None  # which refers to it
 
@@ -357,14 +284,7 @@ def serve(
     runner: Runner | None = None,
     **settings: Unpack[ServerSettings],
 ) -> Opening[Server]:
-    """Serve many clients: `async with igtl.aio.serve(port=18944) as server: ...`.
-
-    Args: see `igtl.serve`.
-
-    Raises:
-        TypeError, ValueError: an option does not exist, or its value is not allowed.
-        OSError: the address cannot be used.
-    """
+    """`async with igtl.aio.serve(port=18944) as server: ...`; see `igtl.serve`."""
     return Opening(open_server(host, port, ServerOptions.of(settings), start, runner))
 
 

@@ -14,21 +14,20 @@ import socket
 import struct
 import sys
 import threading
-import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Generator
-from typing import Any, cast
+from collections.abc import Awaitable, Callable
+from typing import cast
 
-from igtl._core import Frame
+from igtl.aio.sending import Sending
+from igtl.aio.waiter import Waiter
 from igtl.codec.message import Message
-from igtl.errors import ConnectionClosed, ProtocolError
 from igtl.log import log
 from igtl.net.sockets import address_of, tune, unsent
 from igtl.session.compress import CompressingProtocol
 from igtl.session.layers import SCRATCH, Layer
 from igtl.session.packed import Packed
 from igtl.session.requests import Exchange
-from igtl.session.session import SLICE, Session, closed_by
+from igtl.session.session import Session
 
 # What asyncio and the system hold back has left the outbox, so a pose cannot overtake it: the less,
 # the sooner a pose leaves on a slow network. Fast ones were not measured to need more.
@@ -36,7 +35,6 @@ _HIGH = 0  # bytes in the transport's buffer beyond which it asks for a pause
 _UNSENT = 32 * 1024  # bytes that the system may hold back
 _LINGER = "hh" if sys.platform == "win32" else "ii"  # the layout of a struct linger
 _GRACE = 0.5  # seconds for a peer to close after this end has said that nothing more comes
-_BESIDE = 256 * 1024  # bytes from which a message is compressed in a thread
 
 
 _of_thread = threading.local()
@@ -51,57 +49,7 @@ def _scratch() -> memoryview:
     return found
 
 
-class Waiter:
-    """What a receiver awaits, one task at a time, again and again. Once woken, the task goes on at
-    once, within the callback that brought the bytes: a Future would wake it a turn of the event
-    loop later, with one more look at the sockets."""
-
-    __slots__ = ("_asyncio_future_blocking", "_cancelled", "_context", "_loop", "_resume")
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._asyncio_future_blocking = False
-        self._loop = loop
-        self._resume: Callable[[Any], object] | None = None
-        self._context: Any = None
-        self._cancelled: asyncio.CancelledError | None = None
-
-    def wake(self) -> None:
-        """Let the task go on."""
-        resume, self._resume = self._resume, None
-        if resume is None:
-            return
-        if asyncio.current_task(self._loop) is None:
-            self._context.run(resume, self)
-        else:  # one task at a time
-            self._loop.call_soon(resume, self, context=self._context)
-
-    # -- what asyncio wants of an object that a task can wait for, as far as a task uses it
-
-    def __await__(self) -> Generator[Any, None, None]:
-        self._asyncio_future_blocking = True
-        yield self
-
-    def get_loop(self) -> asyncio.AbstractEventLoop:
-        return self._loop
-
-    def add_done_callback(self, fn: Callable[[Any], object], *, context: Any) -> None:
-        self._resume, self._context = fn, context
-
-    def cancel(self, msg: Any = None) -> bool:
-        resume, self._resume = self._resume, None
-        if resume is None:
-            return False
-        self._cancelled = asyncio.CancelledError() if msg is None else asyncio.CancelledError(msg)
-        self._loop.call_soon(resume, self, context=self._context)
-        return True
-
-    def result(self) -> None:
-        cancelled, self._cancelled = self._cancelled, None
-        if cancelled is not None:
-            raise cancelled
-
-
-class Connection(asyncio.BufferedProtocol):
+class Connection(Sending, asyncio.BufferedProtocol):
     """Drives a session over a transport of asyncio.
 
     Args:
@@ -117,28 +65,16 @@ class Connection(asyncio.BufferedProtocol):
         resets: close by RST once the peer has closed, so that its system frees the port at once.
     """
 
-    transport: asyncio.Transport
-
     def __init__(
         self, session: Session, layer: Layer | None = None, *, keepalive: float | None = None
     ) -> None:
-        self.session = session
-        self.layer = layer
+        super().__init__(session, layer)
         self._keepalive = keepalive
-        self._loop = asyncio.get_running_loop()
-        self._ready: asyncio.Future[None] = self._loop.create_future()
-        self._lost: asyncio.Future[None] = self._loop.create_future()
         self.waiter = Waiter(self._loop)
         self.on_change: Callable[[], None] = self.waiter.wake
         self.drains = self.resets = False
-        self._full = False  # the transport asked for a pause
-        self._finishing = False  # the peer was told that nothing more comes
         self._discarding = False
-        self._handed = self._taken = 0
-        self._later: asyncio.TimerHandle | None = None
-        self._room: asyncio.Future[None] | None = None
-        self._putting = asyncio.Lock()
-        self._compressing = asyncio.Lock()
+        self._taken = 0
         if isinstance(session.protocol, CompressingProtocol):
             session.protocol.answer = self._answer
 
@@ -226,7 +162,7 @@ class Connection(asyncio.BufferedProtocol):
         session.over.tell(session.close_reason)
 
     def fileno(self) -> int:
-        """Descriptor of the socket; -1 where there is none."""
+        """See `igtl.session.facade.Carrier`."""
         if self._lost.done() or not hasattr(self, "transport"):
             return -1
         return int(self.transport.get_extra_info("socket").fileno())
@@ -241,14 +177,6 @@ class Connection(asyncio.BufferedProtocol):
             rest.setblocking(False)
             while not self.session.ended and (n := rest.recv_into(self.get_buffer(-1))):
                 self.buffer_updated(n)
-
-    def pause_writing(self) -> None:
-        self._full = True
-
-    def resume_writing(self) -> None:
-        self._full = False
-        # asyncio calls this from within its own write, and does not expect another one there
-        self._loop.call_soon(self.flush)
 
     # -- receiving
 
@@ -341,13 +269,6 @@ class Connection(asyncio.BufferedProtocol):
         if layer.ready and not self._ready.done():
             self._begin()
 
-    def _send_layer(self) -> None:
-        """Send what the layer has to send of its own."""
-        assert self.layer is not None
-        if (data := self.layer.outgoing()) and not self.transport.is_closing():
-            self._handed += len(data)
-            self.transport.write(data)
-
     async def handshake(self, timeout: float | None) -> None:
         """Wait until messages may be sent; at once where there is no layer.
 
@@ -382,175 +303,7 @@ class Connection(asyncio.BufferedProtocol):
             self._ready.set_exception(error)
             self._ready.exception()  # the task that waits for it may be gone
 
-    # -- sending
-
-    @property
-    def _may_send(self) -> bool:
-        """Whether the layer, if there is one, is through with its handshake."""
-        return self._ready.done() and self._ready.exception() is None
-
-    @property
-    def is_over(self) -> bool:
-        """Whether nothing more can be sent."""
-        return self._lost.done() or self._is_closing
-
-    @property
-    def _is_closing(self) -> bool:
-        return hasattr(self, "transport") and self.transport.is_closing()
-
-    @property
-    def _buffered(self) -> int:
-        """Bytes that asyncio holds."""
-        return 0 if self._lost.done() else self.transport.get_write_buffer_size()
-
-    @property
-    def idle(self) -> bool:
-        """Whether everything has left."""
-        return not self.session.has_more and not self._buffered
-
-    def put_now(self, wire: bytes) -> bool:
-        """Hand a packed message to the system past the outbox, if nothing waits there; whether it
-        was handed on."""
-        session = self.session
-        if (
-            self._full
-            or session.has_more
-            or len(wire) > SLICE
-            or self.is_over
-            or self._finishing
-            or not self._may_send
-        ):
-            return False
-        self._write(wire)
-        session.protocol.stats.count_sent(wire, len(wire))
-        return True
-
-    def put(self, packed: Packed) -> None:
-        """Queue a packed message, under the policy of the outbox."""
-        if self.is_over or self._finishing:
-            self.session.protocol.stats.count_dropped(packed.wire, "disconnected")
-            return
-        self.session.put(packed)
-        self.flush()
-
-    async def send(
-        self,
-        message: Message | Frame,
-        *,
-        crc: bool = True,
-        timeout: float | None = None,
-        wait: bool = False,
-    ) -> None:
-        """Pack a message at once and queue it, compressed if the peer takes that.
-
-        Args:
-            timeout: see put_wait.
-            wait: for room, whatever the policy of the outbox.
-        """
-        session = self.session
-        packed = session.pack(message, crc=crc)
-        if session.protocol.peer_takes or self._compressing.locked():
-            async with self._compressing:  # what is sent later stays behind it
-                if packed.size >= _BESIDE:
-                    await asyncio.to_thread(packed.wire_for, session.protocol)
-                await self.queue(packed, timeout, wait=wait)
-        else:
-            await self.queue(packed, timeout, wait=wait)
-
-    async def queue(self, packed: Packed, timeout: float | None, *, wait: bool = False) -> None:
-        """Queue a packed message; wait for room where the policy is to block."""
-        outbox = self.session.outbox
-        assert outbox is not None
-        if wait or outbox.policy == "block" or self.is_over:
-            await self.put_wait(packed, timeout)
-        else:
-            self.put(packed)
-
-    async def put_wait(self, packed: Packed, timeout: float | None) -> None:
-        """Queue a packed message when there is room. If this is cancelled before, the message is
-        not sent.
-
-        Raises:
-            ConnectionClosed: the connection is closed.
-            TimeoutError: the peer took nothing for `timeout` seconds; the connection is cut.
-        """
-        outbox = self.session.outbox
-        assert outbox is not None
-        if self._putting.locked() or not outbox.has_room(packed.size):
-            async with self._putting:  # first come, first served
-                while not outbox.has_room(packed.size) and not self.is_over:
-                    await self._wait_room(timeout)
-        if self.is_over or self._finishing:
-            reason = self.session.close_reason or ConnectionClosed("this link was closed")
-            raise closed_by(self.session.protocol.peer, reason)
-        self.put(packed)
-
-    async def _wait_room(self, timeout: float | None) -> None:
-        before = self.taken
-        self._room = self._loop.create_future()
-        try:
-            async with asyncio.timeout(timeout):
-                await self._room
-        except TimeoutError:
-            if self.taken == before:
-                error = TimeoutError(f"the peer took nothing for {timeout} s")
-                self.session.lost(error)
-                self.abort()
-                raise error from None
-        finally:
-            self._room = None
-
-    def _wake_room(self) -> None:
-        if self._room is not None and not self._room.done():
-            self._room.set_result(None)
-
-    def flush(self) -> None:
-        """Hand on what waits, until the transport asks for a pause."""
-        session = self.session
-        if self.layer is not None and not self._full:
-            self._send_layer()
-        while not self._full and self._may_send and not self._is_closing:
-            piece = session.to_send()
-            if piece is None:
-                self._flush_later()
-                break
-            try:
-                self._write(piece)
-            except OSError as error:  # of the layer below: the peer has ended TLS, or broken it
-                session.lost(error)
-                self.abort()
-                break
-            session.sent(len(piece))
-        self._wake_room()
-
-    def _flush_later(self) -> None:
-        """Send what waits for the peer's header version when the time for that has passed."""
-        if self.session.has_more and self._later is None:
-            wait = max(0.0, self.session.next_deadline() - time.monotonic())
-            self._later = self._loop.call_later(wait, self._flush_now)
-
-    def _flush_now(self) -> None:
-        self._later = None
-        self.flush()
-
-    def _write(self, data: bytes | memoryview) -> None:
-        if self.layer is None:
-            self._handed += len(data)
-            self.transport.write(data)
-        else:
-            self.layer.wrap(data)
-            self._send_layer()
-
     # -- time
-
-    @property
-    def taken(self) -> int:
-        """Bytes that the peer's system has taken so far (this one's, where it does not tell): while
-        it stays the same, nothing arrives."""
-        if self._lost.done() or self._is_closing:
-            return self._handed
-        sock = self.transport.get_extra_info("socket")
-        return self._handed - self._buffered - unsent(sock)
 
     def expired(self, now: float) -> str | None:
         """End the connection if the peer has exceeded a limit, see `Session.expired`."""
@@ -604,11 +357,6 @@ class Connection(asyncio.BufferedProtocol):
                 )
         self.transport.close()
 
-    def _send_closing(self) -> None:
-        if self.layer is not None:
-            self.layer.prepare_close(self.session.close_reason)
-            self._send_layer()
-
     async def _until(self, ready: Callable[[], bool], discard: bool) -> None:
         pause = 0.001
         while not self._lost.done() and not self._is_closing and not ready():
@@ -617,19 +365,7 @@ class Connection(asyncio.BufferedProtocol):
             await asyncio.sleep(pause)
             pause = min(2 * pause, 0.05)
 
-    @property
-    def is_lost(self) -> bool:
-        """Whether the connection is no more."""
-        return self._lost.done()
-
     def abort_threadsafe(self) -> None:
         """As abort, from any thread, for example a collector of garbage."""
         with contextlib.suppress(RuntimeError):  # the loop is closed, and everything with it
             self._loop.call_soon_threadsafe(self.abort)
-
-    def abort(self) -> None:
-        """Cut it at once."""
-        if hasattr(self, "transport") and not self._lost.done():
-            if isinstance(self.session.close_reason, ProtocolError):
-                self._send_closing()  # it tells the peer why
-            self.transport.abort()

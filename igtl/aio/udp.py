@@ -23,13 +23,8 @@ class Sender(Outgoing):
     """Sends messages to one address; arguments as `igtl.net.datagrams.Outgoing`."""
 
     async def send(self, message: Message | Frame, *, crc: bool = True) -> None:
-        """Send one message, header version 2 only if it needs it (or goes by RTP); waits while
-        the system has no room.
-
-        Raises:
-            EncodeError: it cannot be sent.
-            ConnectionClosed: the sender was closed.
-        """
+        """Send one message, see `igtl.blocking.udp.Sender.send`; waits while the system has no
+        room."""
         self._sock.setblocking(False)
         for packet in self._datagrams(message, crc):
             while True:
@@ -58,18 +53,12 @@ class Receiver(Incoming):
     _waiter: asyncio.Future[None] | None = None
 
     async def recv(self, *, timeout: float | None = None) -> tuple[Message, Any]:
-        """The next message and where it came from; may be cancelled without loss.
-
-        Raises:
-            TimeoutError: none came within `timeout` seconds; None (the default) waits for ever.
-            ConnectionClosed: the receiver was closed.
-            ProtocolError: a bad datagram, with on_error="raise".
-            RuntimeError: another task is receiving.
-        """
+        """The next message and where it came from, see `igtl.blocking.udp.Receiver.recv`; may be
+        cancelled without loss. One task at a time receives."""
         return await self._next(self._take, timeout)
 
     async def recv_frame(self, *, timeout: float | None = None) -> tuple[Frame, Any]:
-        """As recv, but the message as it came: undecoded, its CRC unchecked."""
+        """See `igtl.blocking.udp.Receiver.recv_frame`."""
         return await self._next(self._take_frame, timeout)
 
     async def _next(self, take: Callable[..., T | None], timeout: float | None) -> tuple[T, Any]:

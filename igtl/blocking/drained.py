@@ -20,17 +20,18 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from igtl._core import Frame
+from igtl.blocking.changes import Changes
+from igtl.blocking.channel import Channel
 from igtl.blocking.link import Answer, Link
 from igtl.blocking.transport import SocketTransport
 from igtl.codec.message import Message
 from igtl.errors import ConnectionClosed, ProtocolError
 from igtl.messages.queries import Stop
-from igtl.net.sockets import LINGER, broken, finish
+from igtl.net.sockets import LINGER, finish
 from igtl.options import LinkOptions, QueueOptions
 from igtl.session.compress import CompressingProtocol
-from igtl.session.facade import LinkBase, new_outbox
+from igtl.session.facade import AnyLink, new_outbox
 from igtl.session.inbox import Wanted
-from igtl.session.layers import SCRATCH
 from igtl.session.packed import Packed
 from igtl.session.protocol import hello_message
 from igtl.session.session import Session, closed_by
@@ -38,108 +39,6 @@ from igtl.session.session import Session, closed_by
 T = TypeVar("T")
 _WINDOWS = sys.platform == "win32"
 _QUEUE = QueueOptions(policy="block", max_queued_bytes=1 << 20)
-
-
-class Channel:
-    """Moves the bytes of a session over a socket that does not block: what the system gives and
-    takes at once.
-
-    Args:
-        transport: a connection that is through with its handshake; the channel takes it over.
-    """
-
-    def __init__(self, transport: SocketTransport) -> None:
-        self.session = transport.session
-        self.sock = transport.sock
-        self._layer = transport.layer
-        self._encrypted = memoryview(b"")  # out of the layer, and not taken by the system yet
-        self._scratch = memoryview(b"") if self._layer is None else memoryview(bytearray(SCRATCH))
-        self.sock.setblocking(False)
-
-    def read(self) -> bool:
-        """Feed the session with what is there; a broken connection closes it. Returns whether there
-        may be more."""
-        session, layer = self.session, self._layer
-        buffer = session.get_buffer() if layer is None else self._scratch
-        try:
-            n = self.sock.recv_into(buffer)
-            if layer is None:
-                if n:
-                    session.received(n)
-                else:
-                    session.received_eof()
-                return n > 0
-            if n:
-                layer.feed(buffer[:n])
-            else:
-                layer.feed_eof()
-            while (k := layer.read_into(session.get_buffer())) is not None:
-                if k == 0:
-                    session.received_eof(clean=layer.clean_end)
-                    return False
-                session.received(k)
-            if not self._encrypted:
-                self._encrypted = memoryview(layer.outgoing())  # answers of the layer itself
-            return n > 0
-        except BlockingIOError:
-            return False
-        except (OSError, ValueError) as error:  # ValueError: the socket was closed
-            session.lost(broken(error) if isinstance(error, OSError) else error)
-            return False
-
-    @property
-    def wants_write(self) -> bool:
-        """Whether something waits for the system to take it."""
-        return self.session.can_send and (bool(self._encrypted) or self.session.wants_write)
-
-    def write(self) -> None:
-        """Send what the system takes at once."""
-        session, layer = self.session, self._layer
-        if not session.can_send:
-            return
-        try:
-            while True:
-                if self._encrypted:
-                    self._encrypted = self._encrypted[self.sock.send(self._encrypted) :]
-                elif layer is None:
-                    if (piece := session.to_send()) is None:
-                        return
-                    session.sent(self.sock.send(piece))
-                else:
-                    if (piece := session.to_send()) is not None:
-                        layer.wrap(piece)
-                        session.sent(len(piece))
-                    self._encrypted = memoryview(layer.outgoing())
-                    if not self._encrypted:
-                        return
-        except BlockingIOError:
-            return
-        except (OSError, ValueError) as error:
-            session.send_failed(broken(error) if isinstance(error, OSError) else error)
-
-    def peer_has_closed(self) -> bool:
-        """Whether the peer has closed or reset the connection, though what it sent before may not
-        have been read."""
-        try:
-            return not self.sock.recv(1, socket.MSG_PEEK)
-        except BlockingIOError:
-            return False
-        except (OSError, ValueError):
-            return True
-
-    def send_closing(self) -> None:
-        """Send the closing message of the layer, if the system takes it at once."""
-        if self._layer is None or self._encrypted:
-            return
-        with contextlib.suppress(OSError, ValueError):
-            self._layer.prepare_close(self.session.close_reason)
-            self.sock.send(self._layer.outgoing())
-
-    def close(self) -> None:
-        """Give the socket back; a thread that waits for it goes on."""
-        with contextlib.suppress(OSError):
-            self.sock.shutdown(socket.SHUT_RDWR)
-        self.sock.close()
 
 
 class Pump:
@@ -153,7 +52,7 @@ class Pump:
 
     def __init__(self, session: Session) -> None:
         self.session = session
-        self.changed = threading.Condition(threading.RLock())
+        self.changed = Changes()
         self.channel: Channel | None = None
         self.closed = False
         self._process = os.getpid()
@@ -317,10 +216,10 @@ class DrainedLink(Link):
     """
 
     def __init__(self, pump: Pump, options: LinkOptions, *, ends_quietly: bool = False) -> None:
-        LinkBase.__init__(self, pump, ends_quietly=ends_quietly)
+        AnyLink.__init__(self, pump, ends_quietly=ends_quietly)
         self._pump = pump
         self.options = options
-        self._guard = pump.changed
+        self.guard = pump.changed
 
     # -- sending
 
@@ -349,7 +248,6 @@ class DrainedLink(Link):
             self._queue(self.session.pack(message, crc=crc))
 
     def send_hello(self) -> None:
-        """Offer header version 2, see `connect`."""
         with self._pump.changed:
             self._check_open()
             self._queue(Packed(hello_message(), as_it_is=True))
@@ -381,11 +279,11 @@ class DrainedLink(Link):
                 left = None if deadline is None else deadline - time.monotonic()
                 if left is not None and left <= 0:
                     raise TimeoutError
-                wait(changed, left)
+                changed.pause(left)
             return found
 
-    def _newest(self, wanted: Wanted, newer_than: float | None) -> Message | None:
-        return self.session.latest(wanted, newer_than)
+    def newest(self, wanted: Wanted, newer_than: float | None) -> Message | None:
+        return AnyLink.newest(self, wanted, newer_than)
 
     # -- requests
 
@@ -425,17 +323,6 @@ class DrainedLink(Link):
             warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
             if not sys.is_finalizing():  # the thread stands still then, and may hold the lock
                 pump.close(linger=False)
-
-
-def wait(changed: threading.Condition, timeout: float | None) -> bool:
-    """Wait for a notification. Ctrl-C interrupts it, on Windows too, where a lock cannot be."""
-    if not _WINDOWS:
-        return changed.wait(timeout)
-    end = math.inf if timeout is None else time.monotonic() + timeout
-    while (left := end - time.monotonic()) > 0:
-        if changed.wait(min(0.2, left)):
-            return True
-    return False
 
 
 def drained(transport: SocketTransport, options: LinkOptions) -> DrainedLink:

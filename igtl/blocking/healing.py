@@ -1,33 +1,32 @@
-"""A link that reconnects by itself, and `connect`, which makes it or a plain one."""
+"""A link that reconnects by itself."""
 
 from __future__ import annotations
 
 import contextlib
-import math
 import socket
 import time
-from collections.abc import Callable, Iterator
-from typing import Any, TypeVar, Unpack, overload
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from igtl._core import Frame
-from igtl.blocking.drained import Channel, DrainedLink, Pump, drained, wait
-from igtl.blocking.link import Link, StreamReader, connect_once, new_session, open_transport
+from igtl.blocking.channel import Channel
+from igtl.blocking.drained import DrainedLink, Pump
 from igtl.blocking.transport import SocketTransport
 from igtl.codec.message import Message
 from igtl.errors import ConnectionClosed, MessageTooLarge, ProtocolError
 from igtl.log import named
 from igtl.messages.queries import Start
 from igtl.options import (
-    PORT,
-    ConnectOptions,
-    ConnectSettings,
-    QueueSettings,
     ReconnectOptions,
-    ReconnectSettings,
     seconds,
 )  # fmt: skip
-from igtl.session.backoff import Backoff, OnEvent, Supervisor
-from igtl.session.facade import client_layer, greeting, new_inbox, new_outbox, new_protocol
+from igtl.session.backoff import Supervisor
+from igtl.session.facade import (
+    greeting,
+    new_inbox,
+    new_outbox,
+    new_protocol,
+)
 from igtl.session.once import Once, call
 from igtl.session.packed import Packed
 from igtl.session.requests import Exchange
@@ -225,7 +224,7 @@ class ReconnectingLink(DrainedLink):
     Sending while the peer is away, or takes nothing, queues under a policy; receiving waits. A
     thread keeps the connection and reads it; on a new one it sends the hello, asks again for the
     streams that are open, and sends what was latched and what is queued, in this order. Iterating
-    goes on over all of them.
+    goes on over all of them, and so does a stream.
 
     What had been handed to the system when a connection broke may or may not have arrived: this end
     cannot tell. Everything else that is lost is in `stats.dropped`.
@@ -261,15 +260,18 @@ class ReconnectingLink(DrainedLink):
         Raises:
             ConnectionClosed, or the error with which the backoff gave up: it never will be.
         """
-        timeout = seconds("timeout", timeout)
-        end = math.inf if timeout is None else time.monotonic() + timeout
-        with self._pump.changed:
-            while not self._pump.connected:
+        pump = self._pump
+
+        def connected() -> bool | None:
+            if not pump.connected:
                 self._check_open()
-                left = end - time.monotonic()
-                if left <= 0 or not wait(self._pump.changed, None if left == math.inf else left):
-                    return self._pump.connected
+                return None
             return True
+
+        try:
+            return pump.changed.until(connected, seconds("timeout", timeout))
+        except TimeoutError:
+            return pump.connected
 
     def send(self, message: Message | Frame, *, crc: bool = True, latch: bool = False) -> None:
         """Send one message, or queue it while the peer is away; it is packed at once.
@@ -310,7 +312,7 @@ class ReconnectingLink(DrainedLink):
             answers: list[Any] = []
             self._pump.open_stream(exchange.request, answers.append)
             take = lambda: answers[0] if answers else None  # noqa: E731
-            answer: Message = self._within(take, exchange, math.inf if timeout is None else timeout)
+            answer: Message = self.until(take, exchange, timeout)
             return answer
         began = time.monotonic()
         if not self.wait_connected(timeout):
@@ -319,89 +321,10 @@ class ReconnectingLink(DrainedLink):
             timeout = max(0.0, timeout - (time.monotonic() - began))
         return super().request(exchange, timeout)
 
-    @contextlib.contextmanager
-    def stream(self, start: Start[M], *, timeout: float | None = 5.0) -> Iterator[StreamReader[M]]:
-        """As Link.stream; after a reconnect it is asked for again, and goes on."""
-        try:
-            with super().stream(start, timeout=timeout) as frames:
-                yield frames
-        finally:
-            self._pump.leave_stream(start)
-
-    def _stop(self, start: Start[Any], acknowledged: bool) -> None:
+    def leaves(self, start: Start[Any]) -> bool:
         self._pump.leave_stream(start)  # before STP_: a connection that is made now does not ask
-        if self._pump.connected:
-            super()._stop(start, acknowledged)
+        return self._pump.connected
 
     def __repr__(self) -> str:
         state = "connected to" if self.connected else "waiting for"
         return f"<ReconnectingLink {state} {named(self.peer)} {self.stats}>"
-
-
-@overload
-def connect(
-    host: str = ..., port: int = ..., *, reconnect: None = None, **settings: Unpack[ConnectSettings]
-) -> Link: ...
-@overload
-def connect(
-    host: str = ...,
-    port: int = ...,
-    *,
-    reconnect: Backoff,
-    on_event: OnEvent | None = ...,
-    **settings: Unpack[ReconnectSettings],
-) -> ReconnectingLink: ...
-def connect(
-    host: str = "localhost",
-    port: int = PORT,
-    *,
-    reconnect: Backoff | None = None,
-    on_event: OnEvent | None = None,
-    **settings: Any,
-) -> Link:
-    """Connect to a server.
-
-    Args:
-        host, port: of the server; "unix:/path" as the host is a Unix socket, "ws://host:port/path"
-            and "wss://…" are WebSockets (`igtl[websocket]`).
-        reconnect: makes it a ReconnectingLink, which is returned at once, connected or not.
-        on_event: for it: called with each LinkEvent, in its thread.
-        settings: see `igtl.options.ConnectOptions`; with `reconnect` also
-            `igtl.options.ReconnectOptions`.
-
-    Raises:
-        TypeError, ValueError: an option does not exist, or its value is not allowed.
-        OSError: no connection (ConnectionRefusedError, socket.gaierror, TimeoutError, …).
-        ssl.SSLError: a check of TLS failed; the text says which.
-    """
-    if reconnect is not None:
-        supervisor = Supervisor((host, port), reconnect, on_event)
-        healing = ReconnectOptions.of(settings).for_reconnecting()
-        return reconnecting(host, port, healing, supervisor)
-    away = set(settings) & set(QueueSettings.__annotations__)
-    if away:
-        raise TypeError(f"{', '.join(sorted(away))} are for links with reconnect=")
-    options = ConnectOptions.of(settings)
-    if not options.drain:
-        return connect_once(host, port, options)
-    session = new_session(options)
-    transport = open_transport(host, port, options, session)
-    for wire in greeting(session.protocol, hello=options.hello):
-        session.greeting.append(Packed(wire, as_it_is=True))
-    return drained(transport, options)
-
-
-def reconnecting(
-    host: str, port: int, options: ReconnectOptions, supervisor: Supervisor
-) -> ReconnectingLink:
-    """A link that reconnects by itself, with these options."""
-
-    def open_connection(
-        session: Session, opened: Callable[[socket.socket], None]
-    ) -> SocketTransport:
-        return open_transport(host, port, options, session, opened)
-
-    client_layer(options, host, port)  # tells now what can never be
-    pump = Supervised((host, port), options, supervisor, open_connection)
-    pump.start("igtl reconnect", pump.supervise)
-    return ReconnectingLink(pump, options)

@@ -8,126 +8,74 @@ from __future__ import annotations
 
 import contextlib
 import math
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
-from functools import partial
 from typing import Any, Self, TypeVar, overload
 
 from igtl._core import Frame
-from igtl.addresses import of_tcp
-from igtl.blocking.transport import SocketTransport, Transport
-from igtl.codec.message import Message, NoData
+from igtl.blocking.steps import method, run
+from igtl.blocking.transport import Transport
+from igtl.codec.message import Message
 from igtl.errors import ConnectionClosed, MessageTooLarge
-from igtl.messages.general import Command, CommandReply
-from igtl.messages.queries import Get, Ready, Start
-from igtl.net.sockets import address_of, connected_socket, tune
-from igtl.options import ConnectOptions, LinkOptions, seconds
-from igtl.session.clock import Clock, Measuring
+from igtl.messages.queries import Start
+from igtl.options import LinkOptions, seconds
+from igtl.session import operations
 from igtl.session.compress import CompressingProtocol
 from igtl.session.facade import (
-    LinkBase,
-    PairsOf,
-    StreamOf,
-    client_layer,
+    AnyLink,
     greeting,
-    new_inbox,
-    new_protocol,
-    pairing_of,
 )  # fmt: skip
 from igtl.session.inbox import Wanted
-from igtl.session.pairing import By, Method, Pairing
+from igtl.session.operations import OVER, Pairs, Streaming, StreamMessages, Synchronized
 from igtl.session.protocol import Parts, hello_message
-from igtl.session.requests import ANYTHING, Exchange, new_command, selection, stop_for
-from igtl.session.session import Session, closed_by
+from igtl.session.requests import ANYTHING, Exchange
+from igtl.session.session import closed_by
 
 M = TypeVar("M", bound=Message)
 T = TypeVar("T")
 Answer = Message | Exception
-_STOP_TIMEOUT = 1.0  # seconds for a peer to acknowledge the end of a stream
 
 
 class Asking:
     """The requests of whatever can send one and wait for its answer."""
 
     request: Callable[[Exchange, float | None], Message]
-
-    def query(self, request: Get[M], *, timeout: float | None = 5.0) -> M | NoData:
-        """Ask for one message and wait for it; what else comes stays queued.
-
-        Args:
-            request: for example GetImage(device_name="CT"). An empty name accepts any.
-            timeout: seconds; None waits without end.
-
-        Returns:
-            The answer; NoData if the peer has none (an empty answer, or STATUS "not found").
-
-        Raises:
-            CommandFailed: the peer answered with another error.
-            TimeoutError: no answer came in time.
-            ConnectionClosed: the link is closed.
-        """
-        exchange = Exchange(request)
-        answer: M | NoData = exchange.result(self.request(exchange, timeout))
-        return answer
-
-    def command(
-        self, name: str, text: str = "", *, device_name: str = "", timeout: float | None = 5.0
-    ) -> CommandReply:
-        """Send a COMMAND with an id of its own and wait for the reply with that id.
-
-        Args:
-            name: at most 128 bytes.
-            text: usually XML.
-            timeout: seconds; None waits without end.
-
-        Raises:
-            CommandFailed: the reply says so (in its metadata or XML); it is in `.reply`.
-            TimeoutError, ConnectionClosed: see query.
-        """
-        return self.ask(new_command(name, text, device_name), timeout=timeout)
-
-    def ask(self, command: Command, *, timeout: float | None = 5.0) -> CommandReply:
-        """As `command`, for a Command that the caller has made."""
-        exchange = Exchange(command)
-        reply: CommandReply = exchange.result(self.request(exchange, timeout))
-        return reply
-
-    def clock(
-        self,
-        samples: int = 8,
-        *,
-        timeout: float | None = 5.0,
-        update: Clock | None = None,
-        device_name: str | None = None,
-    ) -> Clock:
-        """Measure the peer's clock, as NTP does: the peer stamps its answers to GET_STATUS. The
-        servers of igtl do, and programs of the official library that set the time stamp; PLUS
-        writes 0. Never ask 3D Slicer: it crashes.
-
-        Args:
-            samples: exchanges, 20 ms apart.
-            timeout: seconds for all of them; None waits without end.
-            update: a clock that was measured before: these exchanges are added to it, and it is
-                returned. Exchanges over a minute or more tell the drift.
-            device_name: whose status is asked for. Default: a name that no other STATUS has.
-                A peer that answers for its own devices only wants one of them, or "".
-
-        Raises:
-            ClockUnknown: the peer sets no time stamp, or one that is not its clock; see `.reason`.
-            TimeoutError: no answer came in time.
-            ConnectionClosed: the link is closed.
-        """
-        measuring = Measuring(samples, timeout, update, device_name)
-        for pause in measuring:
-            time.sleep(pause)
-            measuring.add(self.request(measuring.exchange(), measuring.left()))
-        return measuring.clock
+    query = method(operations.query)
+    command = method(operations.command)
+    ask = method(operations.ask)
+    clock = method(operations.clock)
+    sleep = staticmethod(time.sleep)
 
 
-class Link(LinkBase, Asking):
+class StreamReader(StreamMessages[M]):
+    """The messages of one stream; see Link.stream."""
+
+    def recv(self, *, timeout: float | None = None) -> M:
+        """The next message of the stream; see Link.recv."""
+        return self.link.recv_selected(self, timeout)  # type: ignore[no-any-return]
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> M:
+        return self.recv()
+
+
+class SyncReader(Pairs):
+    """Iterator over messages of the same instant; see Link.sync."""
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> tuple[Any, ...]:
+        found = run(self.next_pair())
+        if found is None:
+            raise StopIteration
+        return found
+
+
+class Link(AnyLink, Asking, Synchronized[SyncReader]):
     """A connection to one peer.
 
     Iterating yields messages until the peer closes cleanly. Use as a context manager, or close().
@@ -137,18 +85,13 @@ class Link(LinkBase, Asking):
         others: see `LinkBase`.
     """
 
+    reader = SyncReader
     _waiting = 0  # threads that wait for an answer while another one receives
     _asking = False  # whether the thread that receives does so for the sake of an answer
     _queueing = 0  # threads that wait for such a one to give way
-    # held where the session is used beside receiving; of a plain link only its caller does that
-    _guard: AbstractContextManager[Any] = contextlib.nullcontext()
 
     def __init__(
-        self,
-        transport: Transport,
-        options: LinkOptions,
-        *,
-        ends_quietly: bool = False,
+        self, transport: Transport, options: LinkOptions, *, ends_quietly: bool = False
     ) -> None:
         super().__init__(transport, ends_quietly=ends_quietly)
         self._transport = transport
@@ -204,8 +147,8 @@ class Link(LinkBase, Asking):
     def _write(self, parts: Parts) -> None:
         if self.closed:
             raise self._over()
-        sent = parts[0] if len(parts) == 1 else parts.copy()
-        size = sum(map(len, parts))
+        whole: Any = parts[0] if len(parts) == 1 else parts.copy()
+        size = len(whole) if len(parts) == 1 else sum(map(len, parts))
         try:
             self._transport.send(parts, self.options.write_timeout)
         except BaseException as error:
@@ -219,7 +162,7 @@ class Link(LinkBase, Asking):
             self.session.lost(told)
             self._transport.shutdown()
             raise
-        self.session.protocol.stats.count_sent(sent, size)
+        self.session.protocol.stats.count_sent(whole, size)
 
     # -- receiving
 
@@ -273,7 +216,7 @@ class Link(LinkBase, Asking):
         deadline = math.inf if timeout is None else time.monotonic() + timeout
         left = timeout
         while True:
-            if session.end() is not None:
+            if session.ended:
                 raise self._over()
             try:
                 self._transport.receive(left)
@@ -303,8 +246,7 @@ class Link(LinkBase, Asking):
         reason = self.session.end() or ConnectionClosed("this link was closed")
         return reason.with_traceback(None)  # which would grow each time that it is raised
 
-    def _within(self, take: Callable[[], T | None], wanted: Any, timeout: float | None) -> T:
-        timeout = self.options.read_timeout if timeout is None else seconds("timeout", timeout)
+    def until(self, take: Callable[[], T | None], wanted: Any, timeout: float | None) -> T:
         try:
             return self._until(take, timeout)
         except TimeoutError:
@@ -330,65 +272,29 @@ class Link(LinkBase, Asking):
             ConnectionClosed: the link is closed.
             ProtocolError: a bad message came; the next one can be read (not after
                 MessageTooLarge, which closes the link).
-            RuntimeError: another thread is receiving.
+            RuntimeError: another thread (in asyncio: another task) is receiving.
         """
-        wanted = selection(kind, name)
-        take = (
-            self.session.take
-            if wanted is ANYTHING
-            else partial(self.session.take, wanted, fresh=True)
-        )
-        return self._within(take, wanted, timeout)
+        wanted, take = self.session.taking(kind, name)
+        timeout = self.options.read_timeout if timeout is None else seconds("timeout", timeout)
+        return self.until(take, wanted, timeout)
 
-    def recv_selected(self, wanted: Wanted, timeout: float | None) -> Message:
-        """As `recv`, for any selection of messages."""
-        return self._within(partial(self.session.take, wanted), wanted, timeout)
+    latest = method(operations.latest)
 
-    def latest(
-        self,
-        kind: type[M],
-        name: str = "*",
-        *,
-        max_age: float | None = None,
-        timeout: float | None = None,
-    ) -> M:
-        """The newest message of a type and device name, of all that has arrived; where there is
-        none, the next one. Older ones of that stream are dropped, and counted as "superseded".
-
-        Args:
-            kind: a message class.
-            name: device name, with the wildcards * and ?.
-            max_age: seconds since its arrival; an older one is not returned, but waited for.
-            timeout: seconds to wait. None: the link's read_timeout.
-
-        Raises:
-            as recv.
-        """
-        wanted = selection(kind, name)
-        max_age = seconds("max_age", max_age)
-
-        def newest() -> Any:
-            newer_than = None if max_age is None else time.monotonic() - max_age
-            return self._newest(wanted, newer_than)
-
-        found: M = self._within(newest, wanted, timeout)
-        return found
-
-    def _newest(self, wanted: Wanted, newer_than: float | None) -> Message | None:
-        """The newest that has arrived, in the system's buffers too."""
+    def newest(self, wanted: Wanted, newer_than: float | None) -> Message | None:
+        """The newest that has arrived, in the system's buffers too; see `AnyLink.newest`."""
         with contextlib.suppress(TimeoutError):
             while not self.session.ended:
                 self._transport.receive(0.0)
                 self.session.sort()
-        return self.session.latest(wanted, newer_than)
+        return super().newest(wanted, newer_than)
 
     def __iter__(self) -> Self:
         return self
 
     def __next__(self) -> Message:
         try:
-            return self._within(self.session.take, ANYTHING, None)
-        except (ConnectionClosed, MessageTooLarge) as error:
+            return self.until(self.session.take, ANYTHING, self.options.read_timeout)
+        except OVER as error:
             if self.ends_iteration(error):
                 raise StopIteration from None
             raise
@@ -400,18 +306,17 @@ class Link(LinkBase, Asking):
         Raises:
             as recv.
         """
-        return self._within(self.session.take_frame, "message", timeout)
+        timeout = self.options.read_timeout if timeout is None else seconds("timeout", timeout)
+        return self.until(self.session.take_frame, "message", timeout)
 
     def frames(self) -> Iterator[Frame]:
         """All messages as they come, until the peer closes cleanly; see recv_frame."""
-        while True:
-            try:
-                frame = self.recv_frame()
-            except (ConnectionClosed, MessageTooLarge) as error:
-                if self.ends_iteration(error):
-                    return
+        try:
+            while True:
+                yield self.recv_frame()
+        except OVER as error:
+            if not self.ends_iteration(error):
                 raise
-            yield frame
 
     # -- requests
 
@@ -426,7 +331,7 @@ class Link(LinkBase, Asking):
                 with self._turns:
                     self._turns.notify_all()
 
-        with self._guard:
+        with self.guard:
             self.session.ask(exchange, done)
         withdraw = self._send_request(exchange.request)
         try:
@@ -494,81 +399,14 @@ class Link(LinkBase, Asking):
             TimeoutError: no answer. STP_ is sent all the same.
             ConnectionClosed: see recv.
         """
-        exchange = Exchange(start)
-        acknowledged = refused = False
+        streaming = Streaming(self, start)
         try:
-            reply = self.request(exchange, timeout)
-            acknowledged = isinstance(reply, Ready)
-            if isinstance(reply, type(start).answer):
-                with self._guard:
-                    self.session.inbox.put_back(reply, 0)
-            else:
-                refused = True
-                exchange.result(reply)
-                refused = False
+            run(streaming.begin(timeout))
             yield StreamReader(self, start)
         finally:
-            if not refused:
-                with contextlib.suppress(ConnectionClosed, OSError):
-                    self._stop(start, acknowledged)
+            run(streaming.end())
 
-    def _stop(self, start: Start[Any], acknowledged: bool) -> None:
-        stop = Exchange(stop_for(start))
-        if acknowledged:
-            with contextlib.suppress(TimeoutError):  # the peer ignores it
-                self.request(stop, _STOP_TIMEOUT)
-        else:  # the peer will not acknowledge this either
-            self.send(stop.request)
-        with self._guard:
-            self.session.inbox.drop(StreamOf(start), "after_stop")
-
-    def wait_compressed(self, timeout: float | None = 1.0) -> bool:
-        """Wait for the peer to say that it reads compressed messages; what else comes stays
-        queued. For links that only send: one that receives hears of it by that.
-
-        Args:
-            timeout: seconds; a peer that was not told to compress never says so.
-
-        Returns:
-            Whether messages are compressed from now on.
-
-        Raises:
-            ConnectionClosed, RuntimeError: see recv.
-        """
-
-        def told() -> bool | None:
-            self.session.sort()
-            return self.session.protocol.peer_takes or None
-
-        try:
-            return self._until(told, seconds("timeout", timeout))
-        except TimeoutError:
-            return False
-
-    def sync(
-        self,
-        *streams: tuple[type[Message], str],
-        tolerance: float,
-        method: Method = "nearest",
-        by: By = "timestamp",
-    ) -> SyncReader:
-        """Iterate over messages that belong to the same instant:
-
-            for image, probe in link.sync(
-                (Image, "Image_Reference"), (Transform, "ProbeToReference"), tolerance=0.005
-            ): ...
-
-        Args:
-            streams: (class, device name) each. The first leads: for each of its messages the
-                sample of the others that is nearest in time.
-            tolerance: seconds between them at most. A message waits so long for a later sample.
-            method: "interpolate" puts a rigid TRANSFORM between its neighbours by slerp.
-            by: "timestamp" of the messages (their arrival where none is set), or "arrival".
-
-        The iterator raises TimeoutError when there was no pair for the link's read_timeout; the
-        text says how far the time stamps of the streams are apart.
-        """
-        return SyncReader(self, pairing_of(streams, tolerance, method, by))
+    wait_compressed = method(operations.wait_compressed)
 
     # -- end
 
@@ -598,122 +436,3 @@ class Link(LinkBase, Asking):
 
     def __exit__(self, *exc: object) -> None:
         self.close()
-
-
-class StreamReader(StreamOf[M]):
-    """The messages of one stream; see Link.stream."""
-
-    def __init__(self, link: Link, start: Start[M]) -> None:
-        super().__init__(start)
-        self._link = link
-
-    def recv(self, *, timeout: float | None = None) -> M:
-        """The next message of the stream; see Link.recv."""
-        return self._link.recv_selected(self, timeout)  # type: ignore[return-value]
-
-    def __iter__(self) -> Self:
-        return self
-
-    def __next__(self) -> M:
-        return self.recv()
-
-
-class SyncReader(PairsOf):
-    """Iterator over messages of the same instant; see Link.sync."""
-
-    def __init__(self, link: Link, pairing: Pairing) -> None:
-        super().__init__(pairing, link.options.read_timeout)
-        self._link = link
-
-    def __iter__(self) -> Self:
-        return self
-
-    def __next__(self) -> tuple[Any, ...]:
-        while (found := self._next(time.monotonic())) is None:
-            wait = self._wait(time.monotonic())
-            take = partial(self._link.session.take, self._pairing)
-            try:
-                message = self._link._until(take, wait)
-            except TimeoutError:
-                continue
-            except (ConnectionClosed, MessageTooLarge) as error:
-                if (found := self._next(float("inf"))) is not None:
-                    return found
-                if self._link.ends_iteration(error):
-                    raise StopIteration from None
-                raise
-            self._pairing.add(message, time.monotonic())
-        return found
-
-
-def new_session(options: LinkOptions, *, peer: Any = None, local: Any = None) -> Session:
-    """The session of a link with these options."""
-    protocol = new_protocol(options, peer=peer)
-    return Session(
-        protocol,
-        inbox=new_inbox(options, protocol.stats),
-        local=local,
-        message_timeout=options.message_timeout,
-        stall_timeout=options.write_timeout,
-    )
-
-
-def open_transport(
-    host: str,
-    port: int,
-    options: ConnectOptions,
-    session: Session,
-    opened: Callable[[socket.socket], None] = lambda sock: None,
-) -> SocketTransport:
-    """Connect, and shake hands if it is TLS or WebSocket.
-
-    Args:
-        opened: called with the socket before the handshake; another thread may shut it down.
-
-    Raises:
-        OSError: no connection, or it was refused in the handshake.
-    """
-    start = time.monotonic()
-    # 0 is no time-out of a socket, but makes it one that does not wait, and fails in another way
-    timeout = None if options.open_timeout is None else max(options.open_timeout, 0.001)
-    sock = options.sock
-    try:
-        layer = client_layer(options, host, port)
-        if sock is None:
-            sock = connected_socket(*of_tcp(host, port), timeout)
-        sock.settimeout(timeout)
-        opened(sock)
-        tune(sock, options.keepalive)
-        session.local = address_of(sock.getsockname())
-        session.protocol.peer = address_of(sock.getpeername()) or session.local
-        transport = SocketTransport(sock, session, layer)
-        try:
-            left = None if timeout is None else max(0.0, start + timeout - time.monotonic())
-            transport.handshake(left)
-        except TimeoutError:
-            assert layer is not None
-            raise TimeoutError(f"the {layer.name} handshake took too long") from None
-    except BaseException:
-        if sock is not None:
-            sock.close()
-        raise
-    return transport
-
-
-def connect_once(
-    host: str, port: int, options: ConnectOptions, *, ends_quietly: bool = False
-) -> Link:
-    """One connection; see `igtl.connect`.
-
-    Args:
-        ends_quietly: iteration ends on any disconnect, see `Link.close_reason`.
-    """
-    session = new_session(options)
-    transport = open_transport(host, port, options, session)
-    link = Link(transport, options, ends_quietly=ends_quietly)
-    try:
-        link.greet(hello=options.hello)
-    except BaseException:
-        transport.close()
-        raise
-    return link

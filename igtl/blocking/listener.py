@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import socket
 import threading
 import time
@@ -11,13 +10,13 @@ from typing import Self, Unpack
 
 from igtl.addresses import of_tcp
 from igtl.blocking.drained import drained
-from igtl.blocking.link import Link, new_session
+from igtl.blocking.link import Link
 from igtl.blocking.transport import SocketTransport
 from igtl.errors import ConnectionClosed
-from igtl.log import log
 from igtl.net.sockets import (
     REST,
     Bound,
+    Resting,
     Waiter,
     address_of,
     concerns_one_client,
@@ -26,7 +25,7 @@ from igtl.net.sockets import (
     unix_path,
 )  # fmt: skip
 from igtl.options import PORT, ListenOptions, ListenSettings, seconds
-from igtl.session.facade import server_layers
+from igtl.session.facade import new_session, server_layers
 
 
 class Listener:
@@ -46,7 +45,7 @@ class Listener:
         self._readable = Waiter(self._sock)
         self._accepting = threading.Lock()  # one thread after the other waits at the socket
         self._ended = threading.Event()
-        self._resting = False
+        self._resting = Resting()
         self.host, self.port = bound.host, bound.port
 
     def accept(self, *, timeout: float | None = None) -> Link:
@@ -91,7 +90,7 @@ class Listener:
             self._readable(left())
             try:
                 sock, _ = self._sock.accept()
-                self._resting = False
+                self._resting.ends()
                 return sock
             except BlockingIOError:  # it has left
                 return None
@@ -99,18 +98,14 @@ class Listener:
                 if self._ended.is_set():
                     raise
                 if is_exhausted(error):
-                    self._rest(error, left())
+                    self._resting.begins(error)
+                    wait = left()
+                    self._ended.wait(REST if wait is None else min(REST, wait))
                 elif not concerns_one_client(error):
                     raise
                 return None
         finally:
             self._accepting.release()
-
-    def _rest(self, error: OSError, wait: float | None) -> None:
-        if not self._resting:
-            self._resting = True
-            log(logging.WARNING, "accepting rests: %s", error, cause=error)
-        self._ended.wait(REST if wait is None else min(REST, wait))
 
     def __iter__(self) -> Iterator[Link]:
         while True:

@@ -6,8 +6,9 @@ import threading
 from collections import deque
 from typing import Unpack
 
-from igtl.blocking.link import Link, new_session
+from igtl.blocking.link import Link
 from igtl.options import LinkOptions, LinkSettings
+from igtl.session.facade import new_session
 from igtl.session.protocol import Parts
 from igtl.session.session import Session
 

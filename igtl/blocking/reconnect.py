@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Generator
+from functools import partial
 from typing import Unpack
 
-from igtl.blocking.link import Link, connect_once
+from igtl.blocking.link import Link
+from igtl.blocking.opening import connect_once
+from igtl.blocking.steps import run
 from igtl.options import PORT, ConnectOptions, ConnectSettings
-from igtl.session.backoff import Backoff, OnEvent, Supervisor
+from igtl.session.backoff import Backoff, OnEvent, Reconnecting, Supervisor
 
 
 def reconnect(
@@ -37,22 +40,15 @@ def reconnect(
         TypeError, ValueError: an option does not exist, or its value is not allowed.
         OSError, ssl.SSLError, ProtocolError: the last error, when the backoff gives up.
     """
+    options = ConnectOptions.of(settings).for_reconnecting()
     supervisor = Supervisor((host, port), backoff or Backoff(), on_event)
-    return _links(host, port, supervisor, ConnectOptions.of(settings).for_reconnecting())
+    open_link = partial(connect_once, host, port, options, ends_quietly=True)
+    return _links(Reconnecting(supervisor, open_link, time.sleep))
 
 
-def _links(
-    host: str, port: int, supervisor: Supervisor, options: ConnectOptions
-) -> Generator[Link]:
-    while True:
-        try:
-            link = connect_once(host, port, options, ends_quietly=True)
-        except OSError as error:
-            time.sleep(supervisor.failed(error))
-            continue
-        supervisor.connected()
-        try:
-            yield link
-        finally:
-            link.close()
-        time.sleep(supervisor.lost(link.close_reason))
+def _links(reconnecting: Reconnecting) -> Generator[Link]:
+    try:
+        while True:
+            yield run(reconnecting.next_link())
+    finally:
+        run(reconnecting.close())

@@ -1,362 +1,41 @@
-"""A server for many clients, for programs without an event loop: `igtl.serve`.
-
-It is `igtl.aio.server` in one I/O thread. Handlers run in a second thread, one after the other;
-commands, providers and streams each in a thread of their own, so that they may take their time.
-All of them are daemonic: a forgotten close cannot hang the interpreter's exit.
-"""
+"""A server for many clients, for programs without an event loop: `igtl.serve`. It is
+`igtl.aio.server` in one I/O thread; `igtl.blocking.runner` calls the functions of its user."""
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import inspect
-import os
-import queue
 import sys
 import threading
-from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Coroutine
-from concurrent.futures import CancelledError as Cancelled
-from concurrent.futures import Future
-from concurrent.futures import TimeoutError as NotYet
-from typing import Any, Self, TypeVar, Unpack
+from collections.abc import Callable
+from typing import Any, Self, Unpack
 
 from igtl._core import Frame
-from igtl._stream import Stats
 from igtl.aio import server as aio
-from igtl.aio.answers import Busy, Runner, as_exception
+from igtl.aio.answers import Runner
 from igtl.aio.peer import Peer as AioPeer
 from igtl.blocking.link import Asking
+from igtl.blocking.runner import Loop, Threads
+from igtl.blocking.steps import method
 from igtl.codec.message import Message
 from igtl.errors import ConnectionClosed
 from igtl.log import named
-from igtl.messages.queries import Get, Start
 from igtl.options import PORT, ServerOptions, ServerSettings, seconds
+from igtl.session import serving
 from igtl.session.requests import Exchange
-
-M = TypeVar("M", bound=Message)
-F = TypeVar("F", bound=Callable[..., Any])
-T = TypeVar("T")
-_IN_FLIGHT = 64  # calls on their way to the I/O thread; then the caller waits for it
-_MAX_THREADS = 1000  # of commands, providers and streams of all clients, of those that left too
-_LAST_WORDS = 0.5  # seconds for what is cancelled when the I/O thread ends
+from igtl.session.serving import PeerBase, ServerBase
 
 
-def _result(future: Future[T], timeout: float | None = None) -> T:
-    """Wait for a result of the I/O thread; Ctrl-C interrupts the wait, on Windows too."""
-    if sys.platform != "win32":
-        return future.result(timeout)
-    while True:
-        try:
-            return future.result(0.2)
-        except NotYet:
-            if future.done():
-                raise
-
-
-class _Loop:
-    """An event loop in a thread."""
-
-    def __init__(self) -> None:
-        self.loop = asyncio.new_event_loop()
-        self._process = os.getpid()
-        self._slots = threading.BoundedSemaphore(_IN_FLIGHT)
-        self.thread = threading.Thread(target=self._run, name="igtl I/O", daemon=True)
-        self.thread.start()
-
-    def _run(self) -> None:
-        asyncio.set_event_loop(self.loop)
-        try:
-            self.loop.run_forever()
-        finally:
-            self._cancel_all()
-            self.loop.run_until_complete(self.loop.shutdown_asyncgens())
-            self.loop.close()
-            with contextlib.suppress(ValueError):  # none was taken
-                self._slots.release()  # wakes the threads that wait in `post`, one after the other
-
-    def _cancel_all(self) -> None:
-        """End what still runs, so that no thread waits for it for ever. A second time ends what
-        waits for a thread of the user."""
-        for _ in range(2):
-            if tasks := asyncio.all_tasks(self.loop):
-                for task in tasks:
-                    task.cancel()
-                self.loop.run_until_complete(asyncio.wait(tasks, timeout=_LAST_WORDS))
-
-    @property
-    def is_here(self) -> bool:
-        """Whether the thread is one of this process: a forked child has none."""
-        return os.getpid() == self._process
-
-    def _check_process(self) -> None:
-        if not self.is_here:
-            raise RuntimeError("this server belongs to the process that this one was forked from")
-
-    def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run a coroutine there and wait for it."""
-        try:
-            self._check_process()
-            if threading.current_thread() is self.thread:
-                raise RuntimeError("this would wait for the I/O thread in the I/O thread: await it")
-            future = asyncio.run_coroutine_threadsafe(work, self.loop)
-        except RuntimeError as error:
-            work.close()
-            if self.loop.is_closed():
-                raise ConnectionClosed("this server was closed") from None
-            raise error from None
-        try:
-            return _result(future)
-        except Cancelled:  # the loop has ended
-            raise ConnectionClosed("this server was closed") from None
-        except BaseException:
-            future.cancel()
-            raise
-
-    def post(self, work: Callable[[], Any]) -> None:
-        """Call something there soon, in the order of the calls; in the I/O thread, now."""
-        self._check_process()
-        if threading.current_thread() is self.thread:
-            work()
-            return
-
-        def call() -> None:
-            self._slots.release()
-            work()
-
-        self._slots.acquire()
-        try:
-            self.loop.call_soon_threadsafe(call)
-        except RuntimeError:
-            self._slots.release()
-            raise ConnectionClosed("this server was closed") from None
-
-    def stop(self) -> None:
-        """End the thread."""
-        self.loop.call_soon_threadsafe(self.loop.stop)
-        if threading.current_thread() is not self.thread:
-            self.thread.join()
-
-
-class _Threads(Runner):
-    """Runs the user's functions in threads; coroutine functions run in the event loop, and get
-    the peer of `igtl.aio`."""
-
-    def __init__(self) -> None:
-        self.io: _Loop
-        self._work: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self._thread: threading.Thread | None = None
-        self._current: asyncio.Future[Any] | None = None  # of the handler that runs now
-        self._apart = 0  # threads of commands, providers and streams
-        self._left = False
-
-    def wrapped(self, arg: Any) -> Any:
-        """A peer as its user sees it; anything else as it is."""
-        if not isinstance(arg, AioPeer):
-            return arg
-        if arg.facade is None:
-            arg.facade = Peer(arg, self.io)
-        return arg.facade
-
-    def _call(self, answer: asyncio.Future[Any], work: Callable[..., Any], args: Any) -> None:
-        result: Any = None
-        error: Exception | None = None
-        try:
-            result = work(*map(self.wrapped, args))
-        except BaseException as failed:
-            error = as_exception(failed)
-        with contextlib.suppress(RuntimeError):  # the server was closed meanwhile
-            self.io.loop.call_soon_threadsafe(_settle, answer, result, error)
-
-    # -- handlers
-
-    def _serve_handlers(self) -> None:
-        while (item := self._work.get()) is not None:
-            self._current = item[0]
-            self._call(*item)
-
-    async def in_order(self, work: Callable[..., Any], *args: Any) -> Any:
-        if inspect.iscoroutinefunction(work):
-            return await work(*args)
-        if self._left:
-            raise ConnectionClosed("this server was closed")
-        if self._thread is None:
-            self._thread = threading.Thread(
-                target=self._serve_handlers, name="igtl handlers", daemon=True
-            )
-            self._thread.start()
-        answer = asyncio.get_running_loop().create_future()
-        self._work.put((answer, work, args))
-        return await answer
-
-    async def leave(self) -> None:
-        """The handler that runs now closes the server, so nothing waits for it any more, nor for
-        the ones behind it, which will not run."""
-        self._left = True
-        waiting = [self._current]
-        with contextlib.suppress(queue.Empty):
-            while True:
-                waiting.append(self._work.get_nowait()[0])
-        for answer in waiting:
-            if answer is not None:
-                _settle(answer, None, ConnectionClosed("this server was closed"))
-
-    @property
-    def in_handler(self) -> bool:
-        """Whether this is the thread of the handlers."""
-        return threading.current_thread() is self._thread
-
-    # -- commands, providers and streams
-
-    def _started(self, name: str, work: Callable[..., Any], *args: Any) -> asyncio.Future[Any]:
-        """What a thread of its own makes of a function."""
-        if self._apart >= _MAX_THREADS:
-            raise Busy(f"is one more than {_MAX_THREADS} in progress for all clients")
-        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._apart += 1
-        answer.add_done_callback(self._ended)
-        threading.Thread(
-            target=self._call, args=(answer, work, args), name=f"igtl {name}", daemon=True
-        ).start()
-        return answer
-
-    def _ended(self, answer: asyncio.Future[Any]) -> None:
-        self._apart -= 1
-
-    async def apart(self, work: Callable[..., Any], *args: Any) -> Any:
-        if inspect.iscoroutinefunction(work):
-            return await work(*args)
-        answer = self._started(getattr(work, "__name__", "command"), work, *args)
-        try:
-            return await asyncio.shield(answer)
-        except asyncio.CancelledError:
-            await _over(answer)
-            raise
-
-    async def begun(self, provider: Callable[..., Any], *args: Any) -> Any:
-        if inspect.iscoroutinefunction(provider) or inspect.isasyncgenfunction(provider):
-            return await super().begun(provider, *args)
-        answer = self._started("stream", provider, *args)
-        try:
-            return await asyncio.shield(answer)
-        except asyncio.CancelledError:
-            await _over(answer)
-            if answer.exception() is None:
-                await self.closed(answer.result())
-            raise
-
-    async def closed(self, frames: Any) -> None:
-        if hasattr(frames, "aclose"):
-            await super().closed(frames)
-        elif hasattr(frames, "close"):
-            await self.apart(frames.close)
-
-    async def iterated(self, frames: Any) -> AsyncGenerator[Message]:
-        if hasattr(frames, "__aiter__"):
-            async for message in super().iterated(frames):
-                yield message
-            return
-        items: asyncio.Queue[Any] = asyncio.Queue()
-        room = threading.Semaphore(1)  # one frame at a time: the thread waits for the client
-        stopped = threading.Event()
-
-        def pull() -> None:
-            try:
-                for message in frames:
-                    room.acquire()
-                    if stopped.is_set():
-                        break
-                    with contextlib.suppress(RuntimeError):  # the server was closed meanwhile
-                        self.io.loop.call_soon_threadsafe(items.put_nowait, message)
-            finally:
-                if hasattr(frames, "close"):
-                    frames.close()
-
-        end = self._started("stream", pull)
-        end.add_done_callback(items.put_nowait)
-        try:
-            while (item := await items.get()) is not end:
-                yield item
-                room.release()
-            end.result()
-        finally:
-            stopped.set()
-            room.release()
-            await _over(end)  # until then it counts
-
-    def stop(self) -> None:
-        """End the thread of the handlers when it has done what it does."""
-        self._work.put(None)
-        if self._thread is not None and not self.in_handler:
-            self._thread.join(1)
-
-
-def _settle(answer: asyncio.Future[Any], result: Any, error: Exception | None) -> None:
-    if answer.done():
-        return
-    if error is not None:
-        answer.set_exception(error)
-    else:
-        answer.set_result(result)
-
-
-async def _over(answer: asyncio.Future[Any]) -> None:
-    """Return when a thread has ended, whatever became of it."""
-    await asyncio.wait([answer])
-    if not answer.cancelled():
-        answer.exception()  # which is not reported as one that was never looked at
-
-
-class Peer(Asking):
+class Peer(PeerBase, Asking):
     """One client of a server; may be used in any thread.
 
-    Attributes:
-        id: number of this client, from 1 on, never used again.
-        peer: its address, (host, port).
-        connected_at: when it came, seconds since 1970.
+    Attributes: see `PeerBase`.
     """
 
-    def __init__(self, peer: AioPeer, io: _Loop) -> None:
+    def __init__(self, peer: AioPeer, io: Loop) -> None:
+        super().__init__(peer.connection, peer.id)
+        self.connected_at, self.since = peer.connected_at, peer.since
         self._peer = peer
         self._io = io
-        self.id = peer.id
-        self.peer = peer.peer
-        self.connected_at = peer.connected_at
-
-    @property
-    def uptime(self) -> float:
-        """Seconds since it came."""
-        return self._peer.uptime
-
-    @property
-    def stats(self) -> Stats:
-        """Its counters."""
-        return self._peer.stats
-
-    @property
-    def header_version(self) -> int:
-        """Header version of what is sent to it now."""
-        return self._peer.header_version
-
-    @property
-    def stripped(self) -> int:
-        """Broadcast messages that it got without their metadata and id."""
-        return self._peer.stripped
-
-    @property
-    def queued(self) -> int:
-        """Messages that wait to be sent to it."""
-        return self._peer.queued
-
-    @property
-    def connected(self) -> bool:
-        """Whether it is there, as far as this end knows."""
-        return self._peer.connected
-
-    @property
-    def close_reason(self) -> Exception | None:
-        """Why it is gone; None while it is there."""
-        return self._peer.close_reason
 
     def send(self, message: Message | Frame, *, crc: bool = True) -> None:
         """Queue a message for this client under the server's policy; packed at once.
@@ -374,7 +53,6 @@ class Peer(Asking):
             self._io.post(lambda: connection.put(packed))
 
     def request(self, exchange: Exchange, timeout: float | None) -> Message:
-        """Send this client a request and wait for its answer."""
         return self._io.run(self._peer.request(exchange, timeout))
 
     def disconnect(self) -> None:
@@ -386,16 +64,17 @@ class Peer(Asking):
         return f"<Peer {self.id} {named(self.peer)} {self.stats}>"
 
 
-class Server:
+class Server(ServerBase):
     """A server for many clients; see `serve`. Its methods may be called in any thread.
 
     Attributes:
         host, port: where it listens.
+        others: see `igtl.session.serving.ServerBase`.
     """
 
     def __init__(self, open_server: Callable[[Runner], Any]) -> None:
-        self._threads = _Threads()
-        self._io = self._threads.io = _Loop()
+        self._threads = Threads(Peer)
+        self._io = self._threads.io
         self._closed = threading.Event()
         self._closing = threading.Lock()
         try:
@@ -403,45 +82,9 @@ class Server:
         except BaseException:
             self._io.stop()
             raise
+        super().__init__(self._server.functions)
         self.host, self.port = self._server.host, self._server.port
-
-    def on(self, kind: type[Message] = Message, name: str = "*") -> Callable[[F], F]:
-        """Decorator: call this with (message, peer) for each message of a class whose device name
-        fits (wildcards * and ?). Handlers run one after the other, in one thread."""
-        return self._server.on(kind, name)
-
-    def provides(
-        self, kind: type[Get[Any]] | type[Start[Any]], name: str = "*"
-    ) -> Callable[[F], F]:
-        """Decorator: this answers requests of a Get or Start class whose device name fits.
-
-        Called with (request, peer), in a thread of its own. For Get it returns the message, or
-        None if there is none; one without a name gets the name that was asked for. For Start it
-        returns an iterable of messages, or is a generator of them, or returns None to refuse; RTS_
-        is sent for it, the rate that the request allows is kept, and STP_ or the client's end stops
-        it.
-
-        A request without a provider is answered with STATUS "not found".
-        """
-        return self._server.provides(kind, name)
-
-    def command(self, name: str = "*") -> Callable[[F], F]:
-        """Decorator: this carries out the COMMAND of a name ("*": any other).
-
-        Called with (command, peer), in a thread of its own, so it may take its time. What it
-        returns is the reply: text, a dict that becomes metadata, both as (text, dict), or None.
-        What it raises is reported as a failure with the text of the exception. A CommandReply is
-        sent as it is, with a `Status` if it has none.
-        """
-        return self._server.command(name)
-
-    def on_connect(self, handler: F) -> F:
-        """Decorator: call this with each new peer."""
-        return self._server.on_connect(handler)
-
-    def on_disconnect(self, handler: F) -> F:
-        """Decorator: call this with each peer that is gone, see its close_reason."""
-        return self._server.on_disconnect(handler)
+        self.refused, self.gone = self._server.refused, self._server.gone
 
     def start(self) -> None:
         """Begin to listen, if `serve` was told not to."""
@@ -451,18 +94,6 @@ class Server:
     def clients(self) -> list[Peer]:
         """Who is connected."""
         return [self._threads.wrapped(peer) for peer in self._server.clients]
-
-    @property
-    def refused(self) -> Counter[str]:
-        """Connections not let in, by cause: "max_clients", "not allowed", "tls", "closing",
-        "descriptors" (the system has none left)."""
-        return self._server.refused
-
-    @property
-    def gone(self) -> Counter[str]:
-        """Clients that have left, by cause: "closed", "stalled", "unfinished", "idle",
-        "disconnected", or the name of an error."""
-        return self._server.gone
 
     def broadcast(self, message: Message | Frame, *, latch: bool = False, crc: bool = True) -> None:
         """Send a message to all clients; packed once, at once, for each header version.
@@ -483,22 +114,12 @@ class Server:
         else:
             self._io.post(lambda: self._server.deliver_now(packed))
 
-    def send_to(self, client: int, message: Message | Frame, *, crc: bool = True) -> None:
-        """Send to the client with this id.
+    def peer_of(self, client: int) -> Peer:
+        found: Peer = self._threads.wrapped(self._server.peers[client])
+        return found
 
-        Raises:
-            KeyError: there is none.
-        """
-        self._threads.wrapped(self._server.peers[client]).send(message, crc=crc)
-
-    def disconnect(self, client: int) -> None:
-        """Send what is queued for the client with this id, then close it; then it is not in
-        `clients`. A handler may call it.
-
-        Raises:
-            KeyError: there is none.
-        """
-        self._io.run(self._server.disconnect(client))
+    send_to = method(serving.send_to)
+    disconnect = method(serving.disconnect)
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until the server is closed, or `timeout` seconds; returns whether it is closed.
@@ -534,9 +155,7 @@ class Server:
             self._io.stop()
             self._closed.set()
 
-    def close(self) -> None:
-        """As shutdown."""
-        self.shutdown()
+    close = method(serving.close)
 
     def __enter__(self) -> Self:
         return self

@@ -30,8 +30,6 @@ class Sender(Outgoing):
             EncodeError: it cannot be sent.
             ConnectionClosed: the sender was closed.
         """
-        if self._closed:
-            raise ConnectionClosed("this sender was closed")
         for packet in self._datagrams(message, crc):
             # an earlier one met a closed port: news of the past, and UDP does not promise anything
             with contextlib.suppress(ConnectionRefusedError):

@@ -53,6 +53,21 @@ class Address(click.ParamType):  # type: ignore[type-arg]
         return host or "localhost", int(port)
 
 
+class Place(click.ParamType):  # type: ignore[type-arg]
+    """A file that there is, or an address: a Path, or (host, port)."""
+
+    name = "source"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Path | tuple[str, int]:
+        path = Path(value)
+        if path.is_file():
+            return path
+        if path.suffix in (".mcap", ".mha", ".mhd", ".nrrd"):
+            self.fail(f"{value}: there is no such file", param, ctx)
+        address: tuple[str, int] = Address().convert(value, param, ctx)
+        return address
+
+
 class Connection(NamedTuple):
     """How to connect: the options of `connection`."""
 

@@ -1,4 +1,4 @@
-"""`igtl export`: a recording as arrays, a table, a film or a sequence of images."""
+"""`igtl export`: a recording as files of other programs."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import click
 import igtl
 from igtl.cli import Failure
 from igtl.cli.arguments import overwriting
-from igtl.cli.files import opened, told
+from igtl.cli.files import opened, size_of, told
 from igtl.cli.terminal import console as terminal
 from igtl.cli.terminal import say
 
 
 @click.command("export")
-@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("file", type=click.Path(exists=True, path_type=Path))
 @click.option(
-    "--to", "path", required=True, type=click.Path(dir_okay=False, path_type=Path),
+    "--to", "path", required=True, type=click.Path(path_type=Path),
     help="The file to write; its suffix chooses the format.",
 )  # fmt: skip
 @click.option("-d", "--stream", "streams", multiple=True, help="Only these device names or types.")
@@ -33,13 +33,16 @@ def command(
     end: float | None,
     quiet: bool,
 ) -> None:
-    """Write a recording, or a file of images in time, for other programs.
+    """Write a recording, a ROS 2 bag, or a file of images in time, for other programs.
 
     \b
     .npz, .h5            arrays of all streams: times, frames, matrices ...
     .csv                 a line for each pose, value or status
     .mp4                 the pictures of one stream
     .igs.mha, .seq.nrrd  images and their transforms, for PLUS and 3D Slicer
+    bag/ (no suffix)     a ROS 2 bag: tf, images, topics, and all messages
+    .foxglove.mcap       for Foxglove
+    .mcap                a recording: of a bag, or of a part of another
 
     What a format has no place for is left out, and said.
     """
@@ -65,4 +68,4 @@ def command(
             except KeyError as error:
                 raise Failure(str(error.args[0])) from None
     if not quiet:
-        say(f"{path}: {path.stat().st_size / 1e6:.1f} MB")
+        say(f"{path}: {size_of(path) / 1e6:.1f} MB")

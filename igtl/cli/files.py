@@ -8,7 +8,7 @@ import re
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -16,7 +16,7 @@ import click
 
 import igtl
 from igtl.cli.terminal import say
-from igtl.files import sequences
+from igtl.files import exporting, sequences
 
 F = TypeVar("F", bound=Callable[..., Any])
 _CHOSEN: Final = re.compile(r"(.+)\[(\d+)\]")
@@ -56,6 +56,11 @@ def told() -> Iterator[None]:
             warnings.warn_explicit(each.message, each.category, each.filename, each.lineno)
 
 
+def size_of(path: Path) -> int:
+    """Bytes of a file, or of all files in a folder."""
+    return sum(each.stat().st_size for each in [path, *path.rglob("*")] if each.is_file())
+
+
 def load(word: str, **how: Any) -> igtl.Message:
     """The message of a file, or of one of its images: `FILE[3]`."""
     path, frame = place(word) or (Path(word), None)
@@ -71,10 +76,12 @@ def save(message: igtl.Message, path: Path) -> None:
 
 @contextmanager
 def opened(path: Path) -> Iterator[igtl.Recording]:
-    """A recording, or a file of several images as one: it is copied into a recording that exists
-    meanwhile."""
+    """A recording, or a file of several images or a ROS 2 bag as one: these are copied into a
+    recording that exists meanwhile."""
     if not sequences.has_images(path):
-        with igtl.Recording(path) as recording:
+        with ExitStack() as stack:
+            with told():
+                recording = stack.enter_context(exporting.opened(path))
             yield recording
         return
     with tempfile.TemporaryDirectory(prefix="igtl-") as folder:

@@ -12,7 +12,7 @@ import click
 
 import igtl
 from igtl.cli import FAILED
-from igtl.cli.files import opened
+from igtl.cli.files import opened, size_of
 from igtl.cli.tables import Cell, counted, table
 from igtl.cli.terminal import console as terminal
 from igtl.cli.terminal import echo, styled
@@ -21,13 +21,13 @@ _DATED = 1e8  # seconds since 1970: files of images count from their beginning
 
 
 @click.command("info")
-@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("file", type=click.Path(exists=True, path_type=Path))
 @click.option("--check", is_flag=True, help="Read all of it: sizes, wrong CRCs, bad bodies.")
 @click.option("--events", is_flag=True, help="What happened to the connections.")
 @click.option("--json", "as_json", is_flag=True, help="As a JSON object.")
 def command(file: Path, check: bool, events: bool, as_json: bool) -> None:
-    """What is in a recording, or in a file of images in time (.igs.mha, .seq.nrrd, .nii …):
-    streams, rates, times, and whether it was cut.
+    """What is in a recording, a ROS 2 bag, or a file of images in time (.igs.mha, .seq.nrrd,
+    .nii …): streams, rates, times, and whether it was cut.
 
     With --check exits with 1 if a message is bad or a part of the file cannot be read.
     """
@@ -50,7 +50,7 @@ def command(file: Path, check: bool, events: bool, as_json: bool) -> None:
 def _facts(recording: igtl.Recording, file: Path) -> dict[str, Any]:
     return {
         "file": str(file),
-        "size": file.stat().st_size,
+        "size": size_of(file),
         "truncated": recording.truncated,
         "start": recording.start_ns / 1e9,
         "duration": recording.duration,

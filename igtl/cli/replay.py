@@ -42,7 +42,7 @@ class _Speed(click.ParamType):  # type: ignore[type-arg]
 
 
 @click.command("replay")
-@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("file", type=click.Path(exists=True, path_type=Path))
 @click.option(
     "--at", "address", type=Address(), default="localhost:18944", show_default=True,
     help="Be a server there, and begin when the first client has come.",

@@ -12,7 +12,7 @@ import click
 
 import igtl
 from igtl.cli import TIMED_OUT, UNREACHABLE, Failure
-from igtl.cli.arguments import Address
+from igtl.cli.arguments import Address, Place
 from igtl.cli.clock import option as clock_option
 from igtl.cli.sources import Source, receiving
 from igtl.cli.terminal import echo, say
@@ -22,23 +22,8 @@ _EXISTING = click.Path(exists=True, dir_okay=False, path_type=Path)
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
-class _What(click.ParamType):  # type: ignore[type-arg]
-    """A recording, or an address."""
-
-    name = "source"
-
-    def convert(self, value: str, param: object, ctx: object) -> Path | tuple[str, int]:
-        path = Path(value)
-        if path.is_file():
-            return path
-        if path.suffix == ".mcap":
-            self.fail(f"{value}: there is no such file")
-        address: tuple[str, int] = Address().convert(value, param, ctx)
-        return address
-
-
 @click.command("view")
-@click.argument("sources", type=_What(), nargs=-1, metavar="[ADDRESS | FILE]...")
+@click.argument("sources", type=Place(), nargs=-1, metavar="[ADDRESS | FILE]...")
 @click.option(
     "--at", type=Address(), default="localhost:8080", show_default=True,
     help="Where the page is served.",
@@ -58,6 +43,10 @@ class _What(click.ParamType):  # type: ignore[type-arg]
 @click.option("--open", "opens", is_flag=True, help="Open the page in the browser of this machine.")
 @click.option("--page-cert", type=_EXISTING, help="Serve by HTTPS, with this certificate (PEM).")
 @click.option("--page-key", type=_EXISTING, help="Its key, if it is not in the same file.")
+@click.option(
+    "--foxglove", type=click.IntRange(0, 65535), is_flag=False, flag_value=8765, metavar="[PORT]",
+    help="Serve Foxglove instead, at this port of this machine; 8765 if none is given.",
+)  # fmt: skip
 @click.option("-s", "--seconds", type=click.FloatRange(0, min_open=True), help="End after so long.")
 @clock_option
 @receiving
@@ -73,6 +62,7 @@ def command(
     opens: bool,
     page_cert: Path | None,
     page_key: Path | None,
+    foxglove: int | None,
     seconds: float | None,
     ask_clock: bool,
     source: Callable[..., Source],
@@ -82,7 +72,8 @@ def command(
 
     ADDRESS is HOST:PORT, default localhost:18944; several are shown together, and connected to
     again when they come back. A FILE is a recording. Open the printed address in a browser; the
-    part behind # lets it in.
+    part behind # lets it in. With --foxglove (after the sources), Foxglove shows it instead:
+    "Open connection", "Foxglove WebSocket", and the printed address.
     """
     files = [s for s in sources if isinstance(s, Path)]
     addresses = [s for s in sources if not isinstance(s, Path)]
@@ -90,6 +81,11 @@ def command(
         raise click.UsageError("one recording, or any number of addresses")
     if not sources:
         addresses = [Address().convert("localhost", None, None)]
+    if foxglove is not None:
+        if ask_clock:
+            raise click.UsageError("--clock is for the page: Foxglove shows no delays")
+        _serve_foxglove(foxglove, files, addresses, loop, seconds, source)
+        return
     try:
         view = igtl.View(
             host=at[0], port=at[1], token=token, control=control, folder=folder,
@@ -103,24 +99,62 @@ def command(
         for path in files:
             view.play(path, loop=loop)
         for address in addresses:
-            incoming = _source(partial(source, ask_clock=ask_clock), address, view)
-            followed.append(incoming)
-            stack.callback(incoming.close)
-            threading.Thread(
-                target=_receive, args=(incoming, address, view), name="igtl view", daemon=True
-            ).start()
+            following = partial(source, ask_clock=ask_clock)
+            followed.append(_follow(stack, following, address, view))
         if at[0] not in _LOOPBACK:
             say(f"anyone who knows the address below can watch from {at[0]}; see docs/view.md")
         echo(view.url)
         if opens:
             click.launch(view.url)
         threading.Event().wait(seconds)
-        if followed and not any(each.came for each in followed):
-            away = next((each.away for each in followed if each.away), "")
-            raise Failure(away or followed[0].nothing, UNREACHABLE if away else TIMED_OUT)
+        _check(followed)
 
 
-def _source(source: Callable[..., Source], address: tuple[str, int], view: igtl.View) -> Source:
+def _serve_foxglove(
+    port: int,
+    files: list[Path],
+    addresses: list[tuple[str, int]],
+    loop: bool,
+    seconds: float | None,
+    source: Callable[..., Source],
+) -> None:
+    with ExitStack() as stack:
+        server = stack.enter_context(igtl.foxglove.Server(port=port))
+        for path in files:
+            server.play(path, loop=loop)
+        followed = [_follow(stack, source, address, server) for address in addresses]
+        echo(server.url)
+        threading.Event().wait(seconds)
+        _check(followed)
+
+
+def _check(followed: list[Source]) -> None:
+    """Fail if nothing came of any server."""
+    if followed and not any(each.came for each in followed):
+        away = next((each.away for each in followed if each.away), "")
+        raise Failure(away or followed[0].nothing, UNREACHABLE if away else TIMED_OUT)
+
+
+def _follow(
+    stack: ExitStack,
+    source: Callable[..., Source],
+    address: tuple[str, int],
+    view: igtl.View | igtl.foxglove.Server,
+) -> Source:
+    """Show what a server sends, in a thread."""
+    incoming = _source(source, address, view)
+    stack.callback(incoming.close)
+    threading.Thread(
+        target=_receive, args=(incoming, address, view), name="igtl view", daemon=True
+    ).start()
+    return incoming
+
+
+def _source(
+    source: Callable[..., Source],
+    address: tuple[str, int],
+    view: igtl.View | igtl.foxglove.Server,
+) -> Source:
     def tell(text: str) -> None:
         say(text)
         view.note(text, source=named(address))
@@ -128,10 +162,16 @@ def _source(source: Callable[..., Source], address: tuple[str, int], view: igtl.
     return source(address, heal=True, crc="warn", tell=tell)
 
 
-def _receive(incoming: Source, address: tuple[str, int], view: igtl.View) -> None:
+def _receive(
+    incoming: Source, address: tuple[str, int], view: igtl.View | igtl.foxglove.Server
+) -> None:
     """Show what a source sends; in a thread, for a source may wait for its client."""
     try:
         with incoming:
+            if isinstance(view, igtl.foxglove.Server):
+                for message in incoming.messages():
+                    view.show(message)
+                return
             view.watch(lambda: incoming.stats)
             clock = incoming.clock
             for message in incoming.messages():

@@ -37,6 +37,11 @@ class Elements(_core.Columns, Generic[E]):
     if TYPE_CHECKING:
 
         def __getattr__(self, column: str) -> Any: ...
+        @overload
+        def __getitem__(self, key: int | str, /) -> E: ...
+        @overload
+        def __getitem__(self, key: slice, /) -> list[E]: ...
+        def __getitem__(self, key: Any, /) -> Any: ...
 
     def __len__(self) -> int:
         return self.rows
@@ -44,21 +49,17 @@ class Elements(_core.Columns, Generic[E]):
     def __iter__(self) -> Iterator[E]:
         return (_core.element_at(self.__item__, self, row) for row in range(self.rows))
 
-    @overload
-    def __getitem__(self, key: int | str) -> E: ...
-    @overload
-    def __getitem__(self, key: slice) -> list[E]: ...
-    def __getitem__(self, key: int | str | slice) -> E | list[E]:
+    def _chosen(self, key: Any) -> Any:
+        """What an index that is no int means: a slice, a name, an integer of another type."""
         if isinstance(key, slice):
             rows = range(*key.indices(self.rows))
             return [_core.element_at(self.__item__, self, row) for row in rows]
         if isinstance(key, str):
             for row, name in enumerate(self.names):
                 if name == key:
-                    return _core.element_at(self.__item__, self, row)  # type: ignore[no-any-return]
+                    return _core.element_at(self.__item__, self, row)
             raise KeyError(key)
-        row = range(self.rows)[key]
-        return _core.element_at(self.__item__, self, row)  # type: ignore[no-any-return]
+        return _core.element_at(self.__item__, self, range(self.rows)[key])
 
     def append(self, element: E) -> None:
         """Add one element, copied. For many at once build the list first."""

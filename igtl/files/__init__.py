@@ -247,5 +247,5 @@ def save_sequence(
         form = _format_of(path, folder=not path.suffix)
         if not isinstance(form, ImageFormat):
             raise FileError(path, "this format holds no images")
-        with blamed(path):
-            form.write(sequences.series_of(messages, path, tolerance), path)
+        with blamed(path), sequences.Stack(path) as stack:
+            form.write(sequences.series_of(messages, path, tolerance, stack), path)

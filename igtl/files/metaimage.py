@@ -76,10 +76,11 @@ def _series(path: Path, header: Header, start: int) -> Series:
     dimension = len(sizes)
     if dimension not in (2, 3, 4) or int(header.get("NDims", dimension)) != dimension:
         raise FileError(path, f"has the sizes {sizes}, two to four can be read")
-    kinds = header.get("Kinds", "").split() or [
-        header.get(f"NRRD_kinds[{n}]", "domain") for n in range(dimension)
-    ]
-    several = dimension == 4 or "list" in kinds or any(k.startswith("Seq_Frame") for k in header)
+    told = header.get("Kinds", "").split()
+    kinds = told or [header.get(f"NRRD_kinds[{n}]", "domain") for n in range(dimension)]
+    # a volume that PLUS has reconstructed has fields of a frame, and says that it is no list
+    framed = not told and any(key.startswith("Seq_Frame") for key in header)
+    several = dimension == 4 or "list" in kinds or framed
     if "list" in kinds[:-1] or (several and dimension == 2):
         raise FileError(path, f"its axes {' '.join(kinds)} are not those of images one by one")
     channels = int(header.get("ElementNumberOfChannels", 1))
@@ -118,6 +119,8 @@ def _matrix(header: Header, dimension: int, axes: int) -> Any:
 
 def _pixels(path: Path, header: Header, sizes: list[int], start: int) -> Voxels:
     kind = _TYPES.get(header.get("ElementType", "").removesuffix("_ARRAY"))
+    if kind is None and 0 in sizes:  # PLUS writes MET_OTHER where there are transforms only
+        kind = "u1"
     if kind is None:
         raise FileError(path, f"its pixels are {header.get('ElementType')!r}")
     wanted = int(np.prod(sizes, dtype=object)) * int(kind[1])

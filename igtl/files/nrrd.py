@@ -7,7 +7,7 @@ Which axes of a file are in space follows from their directions and kinds. An ax
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, BinaryIO, Final, NamedTuple
 
 import numpy as np
 
@@ -238,6 +238,33 @@ def write(series: Series, path: Path) -> None:
         if not f"{key}{value}".isascii():
             note(f"{key.split('_', 2)[-1]!r} is left out: the headers of this format are ASCII")
             del header[key]
-    if len(series.frames) == 1 and not series.fields and series.times is None:
+    nrrd = need("nrrd", "imaging")
+    if len(series.frames) > 1:
+        _write_each(nrrd, series.frames, path, data[..., :1], header)
+        return
+    if not series.fields and series.times is None:
         data, header = data[..., 0], _without_last(header)
-    need("nrrd", "imaging").write(str(path), data, header)
+    nrrd.write(str(path), data, header)
+
+
+def _write_each(nrrd: Any, frames: Voxels, path: Path, first: Voxels, header: Header) -> None:
+    """A file of pynrrd with the first image, of which the number of images is put right, and the
+    others behind it: pynrrd copies all that it writes."""
+    nrrd.write(str(path), first, header | {"encoding": "raw"})
+    head, _, _ = path.read_bytes().partition(b"\n\n")
+    lines = head.splitlines()
+    at = next(n for n, line in enumerate(lines) if line.startswith(b"sizes: "))
+    lines[at] = b"%s %d" % (lines[at].rpartition(b" ")[0], len(frames))
+    detached = path.suffix.lower() == ".nhdr"
+    with path.open("wb") as file:
+        file.write(b"\n".join(lines) + b"\n\n")
+        if not detached:
+            _write_frames(frames, file)
+    if detached:
+        with path.with_suffix(".raw").open("wb") as file:
+            _write_frames(frames, file)
+
+
+def _write_frames(frames: Voxels, file: BinaryIO) -> None:
+    for frame in frames:
+        file.write(np.ascontiguousarray(frame).data)

@@ -3,10 +3,12 @@ Slicer record them, to timed messages and back."""
 
 from __future__ import annotations
 
+import math
+import tempfile
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Self
 
 import numpy as np
 
@@ -79,42 +81,104 @@ class _Sample(NamedTuple):
     status: str
 
 
-def series_of(messages: Iterable[Message] | Recording, path: Path, tolerance: float) -> Series:
-    """Of the images among messages, with the transforms nearest in time."""
-    images: list[Image] = []
+class _Facts(NamedTuple):
+    """What is kept of an image besides its pixels."""
+
+    time: float | None
+    place: Any
+    metadata: dict[str, Any]
+
+
+class Stack:
+    """The pixels of images, one after the other, in a file that exists meanwhile: of long
+    sequences they do not fit into memory.
+
+    Args:
+        path: of the sequence, in whose folder the file lies.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file: Any = None
+        self._shape: tuple[int, ...] = ()
+        self._dtype = np.dtype(np.uint8)
+        self._count = 0
+
+    def __enter__(self) -> Self:
+        self._file = tempfile.TemporaryFile(dir=self._path.parent, prefix="igtl-")
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._file.close()
+
+    def add(self, pixels: Any) -> None:
+        """Append the pixels of an image.
+
+        Raises:
+            FileError: they differ from the others in shape or type.
+        """
+        if not self._count:
+            self._shape, self._dtype = pixels.shape, pixels.dtype
+        if pixels.shape != self._shape or pixels.dtype != self._dtype:
+            raise FileError(
+                self._path, f"the images differ: {self._dtype} {self._shape}, "
+                f"{pixels.dtype} {pixels.shape}",
+            )  # fmt: skip
+        self._file.write(np.ascontiguousarray(pixels).data)
+        self._count += 1
+
+    def array(self) -> Any:
+        """(n, k, j, i[, components]), of which the pages that are used are in memory."""
+        shape = self._count, *self._shape
+        if not math.prod(shape):
+            return np.zeros(shape, self._dtype)
+        self._file.flush()
+        return np.memmap(self._file, self._dtype, "r", shape=shape)
+
+
+def series_of(
+    messages: Iterable[Message] | Recording, path: Path, tolerance: float, stack: Stack
+) -> Series:
+    """Of the images among messages, with the transforms nearest in time; their pixels are in the
+    stack."""
+    images: list[_Facts] = []
+    names: set[str] = set()
     streams: dict[str, list[_Sample]] = {}
     left_out: set[str] = set()
     for message in _each(messages):
-        if isinstance(message, Image):
-            images.append(message)
-        elif isinstance(message, Transform | TrackingData | TrackedFrame):
-            if isinstance(message, TrackedFrame):
-                images.append(_image_of(message))
+        if isinstance(message, Transform | TrackingData | TrackedFrame):
             for name, matrix, status in tool_states(message):
                 streams.setdefault(name, []).append(
                     _Sample(message.timestamp, np.array(matrix), str(status))
                 )
-        else:
+        image = _image_of(message) if isinstance(message, TrackedFrame) else message
+        if isinstance(image, Image):
+            names.add(image.device_name)
+            if len(names) > 1:
+                raise FileError(
+                    path, f"a sequence has images of one device, not of {', '.join(sorted(names))}"
+                )
+            stack.add(image.array)
+            images.append(_Facts(image.timestamp, placed(image, "RAS"), dict(image.metadata)))
+        elif not isinstance(message, Transform | TrackingData):
             left_out.add(message.type_name)
     if left_out:
         note(f"a sequence has no place for {', '.join(sorted(left_out))}")
-    names = sorted({image.device_name for image in images})
-    if len(names) > 1:
-        raise FileError(path, f"a sequence has images of one device, not of {', '.join(names)}")
     if not images and not streams:
         raise FileError(path, "there is neither an image nor a transform")
     clock = max(streams.values(), key=len) if not images else []
-    times = [message.timestamp for message in images] or [sample.time for sample in clock]
-    series = _stack(images, path) if images else Series(
+    times = [image.time for image in images] or [sample.time for sample in clock]
+    series = Series(stack.array(), images[0].place) if images else Series(
         np.zeros((len(times), 1, 0, 0), np.uint8), np.eye(4)
     )  # fmt: skip
     series.fields = _fields(images, times, streams, tolerance)
-    if images and not np.allclose(places := _places(images), places[0], atol=1e-4):
-        name = "To".join(names[0].split("_")) if names[0].count("_") == 1 else "ImageToReference"
+    if images and any(not np.allclose(i.place, images[0].place, atol=1e-4) for i in images):
+        (device,) = names
+        name = "To".join(device.split("_")) if device.count("_") == 1 else "ImageToReference"
         note(f"the images move: where each one is, is written as the transform {name}")
         series.ijk_to_world = np.eye(4)
-        for each, place in zip(series.fields, places, strict=True):
-            each[name + _TRANSFORM] = _numbers(place)
+        for each, facts in zip(series.fields, images, strict=True):
+            each[name + _TRANSFORM] = _numbers(facts.place)
             each[f"{name}{_STATUS}"] = "OK"
     return series
 
@@ -135,23 +199,8 @@ def _each(messages: Iterable[Message] | Recording) -> Iterator[Message]:
         yield from messages
 
 
-def _places(images: list[Image]) -> Any:
-    return np.array([placed(image, "RAS") for image in images])
-
-
-def _stack(images: list[Image], path: Path) -> Series:
-    first = images[0].array
-    for image in images:
-        if image.array.shape != first.shape or image.array.dtype != first.dtype:
-            raise FileError(
-                path, f"the images differ: {first.dtype} {first.shape}, "
-                f"{image.array.dtype} {image.array.shape}",
-            )  # fmt: skip
-    return Series(np.stack([image.array for image in images]), placed(images[0], "RAS"))
-
-
 def _fields(
-    images: list[Image],
+    images: list[_Facts],
     times: Sequence[float | None],
     streams: dict[str, list[_Sample]],
     tolerance: float,
@@ -179,7 +228,7 @@ def _fields(
     return out
 
 
-def _texts(image: Image) -> dict[str, str]:
+def _texts(image: _Facts) -> dict[str, str]:
     """The metadata of an image that a line of text holds."""
     out = {}
     for key, value in image.metadata.items():

@@ -1,130 +1,137 @@
-"""Poses from points, and the tip of a stylus from its poses."""
+"""What all calibrations have in common: residuals, outliers, and the refusal of what does not
+determine the answer."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Final, NamedTuple
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from igtl.errors import IgtlError
-from igtl.geometry.pose import Floats, Pose
 
-_FLAT: Final = 1e-3  # of its length: what is thinner is a line to a registration
-_TURNED: Final = 0.02  # least singular value of a pivot's poses; about 3 degrees each way
+T = TypeVar("T")
+Floats = npt.NDArray[np.float64]
+Flags = npt.NDArray[np.bool_]
+
+_FAR: Final = 4.0  # times the median residual: what is farther away is an outlier
+_FLOOR: Final = 1e-6  # residuals below are rounding errors
+_ROUNDS: Final = 20
 
 
 class CalibrationError(IgtlError, ValueError):
     """What was measured does not determine the answer: too few points, on a line, not finite."""
 
 
-class Registration(NamedTuple):
-    """What `register` found.
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Calibration:
+    """How well a calibration fits its samples.
 
     Attributes:
-        pose: maps source to target.
-        fre: fiducial registration error, mm: root mean square of `errors`.
-        errors: (n,), mm, what is left at each point.
-        source: (n, 3), the points.
+        residuals: what is left at each sample, mm if the calibration does not say otherwise; NaN
+            for a sample that was not measured.
+        used: which samples were used, of the shape of residuals; the others are outliers.
+        conditioning: 0 to 1, how well the samples determine the answer: the least singular value
+            of the equations as a share of the greatest.
     """
 
-    pose: Pose
-    fre: float
-    errors: Floats
-    source: Floats
+    residuals: Floats = field(repr=False)
+    used: Flags = field(repr=False)
+    conditioning: float
 
-    def tre(self, points: npt.ArrayLike) -> Floats:
-        """Expected target registration error at points (3,) or (n, 3) of the source, mm, from the
-        FRE and how the fiducials lie (Fitzpatrick, West and Maurer, 1998). With three points
-        the FRE says little."""
-        targets = np.atleast_2d(np.asarray(points, np.float64))
-        n = len(self.source)
-        fle2 = self.fre**2 / (1 - 2 / n)
-        centre = self.source.mean(axis=0)
-        _, _, axes = np.linalg.svd(self.source - centre)
-        along = (self.source - centre) @ axes.T
-        there = (targets - centre) @ axes.T
-        share = np.zeros(len(targets))
-        for k in range(3):
-            others = [axis for axis in range(3) if axis != k]
-            f2 = np.mean(np.sum(along[:, others] ** 2, axis=1))
-            share += np.sum(there[:, others] ** 2, axis=1) / f2 / 3
-        found: Floats = np.sqrt(fle2 / n * (1 + share))
-        return found
+    @property
+    def error(self) -> float:
+        """Root mean square of the residuals that were used."""
+        return float(np.sqrt(np.mean(self.residuals[self.used] ** 2)))
+
+    @property
+    def worst(self) -> float:
+        """The greatest residual that was used."""
+        return float(self.residuals[self.used].max())
+
+    @property
+    def samples(self) -> int:
+        """How many were measured."""
+        return int(np.isfinite(self.residuals).sum())
+
+    @property
+    def rejected(self) -> int:
+        """How many samples are outliers."""
+        return self.samples - int(self.used.sum())
 
 
-def register(source: npt.ArrayLike, target: npt.ArrayLike) -> Registration:
-    """The rigid pose that brings points closest to their partners (least squares, Kabsch 1976).
+def fitted(
+    solve: Callable[[Floats], T],
+    errors: Callable[[T], Floats],
+    count: int,
+    *,
+    least: int,
+    outliers: float = 1 / 3,
+) -> tuple[T, Floats, Flags]:
+    """A least-squares fit without outliers: the sum of absolute residuals is minimised first, by
+    weights, since outliers hardly move it; samples that are then farther away than four times the
+    median are left out.
 
     Args:
-        source, target: (n, 3), mm, n ≥ 3, in the same order, not on a line.
+        solve: the solution for weights (count,) of the samples.
+        errors: (count,) the residuals of a solution, 0 or more.
+        count: of samples. least: samples that are needed.
+        outliers: the share that is allowed.
+
+    Returns:
+        The solution, all residuals, and which samples were used.
 
     Raises:
-        CalibrationError: too few points, on a line, not finite, or not as many in both.
+        CalibrationError: there are too few samples, or more outliers than are allowed.
     """
-    a, b = np.asarray(source, np.float64), np.asarray(target, np.float64)
-    if a.ndim != 2 or a.shape != b.shape or a.shape[1:] != (3,):
-        raise CalibrationError(f"points {a.shape} and {b.shape}: must both be (n, 3)")
-    if len(a) < 3:
-        raise CalibrationError(f"{len(a)} points: three are needed")
-    if not (np.isfinite(a).all() and np.isfinite(b).all()):
-        raise CalibrationError("a coordinate is not finite")
-    centre_a, centre_b = a.mean(axis=0), b.mean(axis=0)
-    for points, centre, which in ((a, centre_a, "source"), (b, centre_b, "target")):
-        widths = np.linalg.svd(points - centre, compute_uv=False)
-        if widths[1] <= _FLAT * widths[0]:
-            raise CalibrationError(f"the {which} points lie on a line: the turn about it is free")
-    u, _, v = np.linalg.svd((a - centre_a).T @ (b - centre_b))
-    mirror = np.diag([1.0, 1.0, np.sign(np.linalg.det(v.T @ u.T))])
-    rotation = v.T @ mirror @ u.T
-    pose = Pose.of(rotation, centre_b - rotation @ centre_a)
-    errors = np.linalg.norm(pose @ a - b, axis=1)
-    return Registration(pose, float(np.sqrt(np.mean(errors**2))), errors, a)
-
-
-class PivotCalibration(NamedTuple):
-    """What `calibrate_pivot` found.
-
-    Attributes:
-        tip: (3,), mm, the tip in the frame of the stylus.
-        pivot: (3,), mm, the place it stood on, in the frame of the tracker.
-        error: root mean square of `residuals`, mm.
-        residuals: (n,), mm, how far the tip is from the pivot in each pose.
-    """
-
-    tip: Floats
-    pivot: Floats
-    error: float
-    residuals: Floats
-
-
-def calibrate_pivot(poses: Iterable[Pose | npt.ArrayLike]) -> PivotCalibration:
-    """The tip of a stylus that was turned about its tip (least squares of R · tip + t = pivot).
-
-    Args:
-        poses: of the stylus in the tracker, three or more, turned about more than one axis; 4x4
-            or Pose.
-
-    Raises:
-        CalibrationError: too few of them, or they turn too little, or about one axis only.
-        ValueError: one is not rigid.
-    """
-    listed = [pose if isinstance(pose, Pose) else Pose(pose) for pose in poses]
-    n = len(listed)
-    if n < 3:
-        raise CalibrationError(f"{n} poses: three are needed")
-    system = np.zeros((n, 3, 6))
-    system[:, :, :3] = [pose.rotation for pose in listed]
-    system[:, :, 3:] = -np.eye(3)
-    offsets = np.array([pose.translation for pose in listed])
-    flat = system.reshape(-1, 6)
-    widths = np.linalg.svd(flat, compute_uv=False)
-    if widths[-1] < _TURNED * np.sqrt(n):
+    if count < least:
+        raise CalibrationError(f"{count} samples: at least {least} are needed")
+    weights = np.ones(count)
+    for _ in range(_ROUNDS // 2):
+        left = errors(solve(weights))
+        weights = 1 / np.maximum(left, max(_FLOOR, 0.1 * float(np.median(left))))
+        weights /= weights.mean()
+    used = left <= max(_FLOOR, _FAR * float(np.median(left)))
+    for _ in range(_ROUNDS):
+        solution = solve(used.astype(np.float64))
+        left = errors(solution)
+        before = used
+        used = left <= max(_FLOOR, _FAR * float(np.median(left[used])))
+        if np.array_equal(before, used):
+            break
+    used = before  # what the solution was made of
+    if used.sum() < max(least, (1 - outliers) * count):
         raise CalibrationError(
-            "the poses turn too little, or about one axis only: swing the stylus in two directions"
+            f"{count - int(used.sum())} of {count} samples do not fit the others: was it moved, or "
+            "is another tool meant?"
         )
-    found, *_ = np.linalg.lstsq(flat, -offsets.reshape(-1), rcond=None)
-    residuals = np.linalg.norm((flat @ found).reshape(-1, 3) + offsets, axis=1)
-    error = float(np.sqrt(np.mean(residuals**2)))
-    return PivotCalibration(found[:3], found[3:], error, residuals)
+    return solution, left, used
+
+
+def least_squares(system: Floats, target: Floats) -> Floats:
+    """(k,) x with the least sum of squares of system · x - target, by the normal equations: for a
+    system of many rows (n, k) that is well conditioned."""
+    normal = system.T @ system
+    return np.asarray(np.linalg.lstsq(normal, system.T @ target, rcond=None)[0], np.float64)
+
+
+def finite(name: str, values: npt.ArrayLike, shape: tuple[int | None, ...]) -> Floats:
+    """The values as float64.
+
+    Args:
+        name: for the error. shape: None stands for any length.
+
+    Raises:
+        CalibrationError: the shape is another one, or a value is not finite.
+    """
+    array = np.asarray(values, np.float64)
+    if array.ndim != len(shape) or any(
+        wanted not in (None, there) for wanted, there in zip(shape, array.shape, strict=True)
+    ):
+        told = ", ".join("n" if n is None else str(n) for n in shape)
+        raise CalibrationError(f"{name} {array.shape}: must be ({told})")
+    if not np.isfinite(array).all():
+        raise CalibrationError(f"{name}: a value is not finite")
+    return array

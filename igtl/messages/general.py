@@ -163,6 +163,8 @@ class _NDArrayCodec:
     _types: Final = {
         2: "i1", 3: "u1", 4: "i2", 5: "u2", 6: "i4", 7: "u4", 10: "f4", 11: "f8", 13: "c16",
     }  # fmt: skip
+    _wire: Final = {code: np.dtype(">" + kind) for code, kind in _types.items()}
+    _codes: Final = {np.dtype(kind): code for code, kind in _types.items()}
 
     def decode(self, view: memoryview, count: int) -> npt.NDArray[Any] | bytes:
         code, dims = view[0], view[1]
@@ -171,7 +173,7 @@ class _NDArrayCodec:
         if len(view) < 2 + 2 * dims:
             raise ValueError(f"{dims} dimensions announced, {len(view) - 2} bytes are left")
         shape = struct.unpack_from(f">{dims}H", view, 2)
-        wire = np.dtype(">" + self._types[code])
+        wire = self._wire[code]
         size = 1
         for extent in shape:
             size *= extent
@@ -181,7 +183,7 @@ class _NDArrayCodec:
         if dims > _NUMPY_DIMENSIONS:
             return bytes(view)
         values = np.frombuffer(view, wire, size, 2 + 2 * dims)
-        return values.astype(wire.newbyteorder("=")).reshape(shape)
+        return values.astype(self._types[code]).reshape(shape)
 
     def size(self, value: npt.NDArray[Any] | bytes) -> int:
         if isinstance(value, bytes):
@@ -194,8 +196,10 @@ class _NDArrayCodec:
         return array
 
     def _code(self, dtype: np.dtype[Any]) -> int:
-        for code, name in self._types.items():
-            if dtype.newbyteorder("=") == np.dtype(name):
+        if code := self._codes.get(dtype):
+            return code
+        for kind, code in self._codes.items():  # another byte order, or another name for it
+            if dtype.newbyteorder("=") == kind:
                 return code
         wanted = "int8 … uint32, float32, float64 or complex128"
         raise EncodeError(
@@ -207,8 +211,9 @@ class _NDArrayCodec:
             return value
         if value.ndim > 255 or max(value.shape, default=0) > 65535:
             raise ValueError(f"extents {value.shape}: at most 65535 each")
-        head = struct.pack(f">BB{value.ndim}H", self._code(value.dtype), value.ndim, *value.shape)
-        return head + value.astype(value.dtype.newbyteorder(">"), order="C").tobytes()
+        code = self._code(value.dtype)
+        head = struct.pack(f">BB{value.ndim}H", code, value.ndim, *value.shape)
+        return head + value.astype(self._wire[code]).tobytes()
 
 
 class NDArray(Message, type_name="NDARRAY"):

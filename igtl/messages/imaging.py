@@ -35,8 +35,17 @@ from igtl.fields import (
 Space = Literal["RAS", "LPS"]
 _DTYPES: Final = {2: "i1", 3: "u1", 4: "i2", 5: "u2", 6: "i4", 7: "u4", 10: "f4", 11: "f8"}
 _CODES: Final = {dtype: code for code, dtype in _DTYPES.items()}
+# by dtype, since numpy takes long to spell one; by endian and code, since it does to make one
+_CODE_OF: Final = {np.dtype(kind): code for kind, code in _CODES.items()}
+_WIRE: Final = {
+    (endian, code): np.dtype((">" if endian == 1 else "<") + kind)
+    for code, kind in _DTYPES.items()
+    for endian in (1, 2)
+}
 _SPACES: Final[dict[str, int]] = {"RAS": 1, "LPS": 2}
 _LARGE: Final = 16  # rows and columns from which an array with 3 or 4 values looks like a picture
+_UNIT: Final = (1.0, 1.0, 1.0)
+_EYE: Final = np.eye(4)
 _FLIP: Final = np.diag([-1.0, -1.0, 1.0, 1.0])  # RAS <-> LPS, its own inverse
 _INSTEAD: Final = {
     "int64": "convert with .astype(np.int16) if the values fit, else np.int32, which 3D Slicer "
@@ -65,7 +74,7 @@ class ScalarType(IntEnum):
 
 def scalar_code(dtype: np.dtype[Any]) -> int:
     """Code of a dtype in any byte order; EncodeError says what to do where the wire has none."""
-    code = _CODES.get(dtype.str[1:])
+    code = _CODE_OF.get(dtype) or _CODES.get(dtype.str[1:])
     if code is None:
         remedy = _INSTEAD.get(dtype.name, "convert it to one of int8 … uint32, float32, float64")
         raise EncodeError("Image", "array", f"OpenIGTLink images have no {dtype.name}: {remedy}")
@@ -90,11 +99,21 @@ def _placement(value: npt.ArrayLike) -> npt.NDArray[np.float64]:
     return m
 
 
-def _checked_spacing(value: tuple[float, float, float]) -> npt.NDArray[np.float64]:
-    spacing = np.asarray(value, np.float64)
-    if spacing.shape != (3,) or not (np.isfinite(spacing) & (spacing > 0)).all():
-        raise ValueError(f"spacing must be three positive numbers, mm along i, j, k, not {value!r}")
-    return spacing
+def _spaced(spacing: tuple[float, float, float]) -> npt.NDArray[np.float64]:
+    """4x4 of an image with straight axes, centred at the origin."""
+    if spacing is _UNIT:
+        return _EYE
+    try:
+        i, j, k = map(float, spacing)
+    except (TypeError, ValueError):
+        i = j = k = math.nan
+    if not (0 < i < math.inf and 0 < j < math.inf and 0 < k < math.inf):
+        raise ValueError(
+            f"spacing must be three positive numbers, mm along i, j, k, not {spacing!r}"
+        )
+    m = _EYE.copy()
+    m[0, 0], m[1, 1], m[2, 2] = i, j, k
+    return m
 
 
 class _Placed(Message):
@@ -170,10 +189,13 @@ class _Placed(Message):
         return out
 
     def _check_part(self) -> tuple[str, str] | None:
-        size = np.asarray(self.size, np.int64)
-        end = np.asarray(self.offset, np.int64) + np.asarray(self.sub_size, np.int64)
-        if (end > size).any():
-            return "sub_size", f"part ends at {end.tolist()}, the image at {size.tolist()}"
+        # Python's numbers: of three each, they take a tenth of the time of numpy's arrays
+        i, j, k = size = self.size.tolist()
+        at_i, at_j, at_k = self.offset.tolist()
+        n_i, n_j, n_k = self.sub_size.tolist()
+        if at_i + n_i > i or at_j + n_j > j or at_k + n_k > k:
+            end = [at_i + n_i, at_j + n_j, at_k + n_k]
+            return "sub_size", f"part ends at {end}, the image at {size}"
         return None
 
 
@@ -214,13 +236,13 @@ class Image(_Placed, type_name="IMAGE"):
         @property
         def _array(self) -> npt.NDArray[Any] | None: ...
         @_array.setter
-        def _array(self, value: npt.NDArray[Any]) -> None: ...
+        def _array(self, value: npt.NDArray[Any] | None) -> None: ...
 
     def __init__(
         self,
         array: npt.ArrayLike,
         *,
-        spacing: tuple[float, float, float] = (1.0, 1.0, 1.0),
+        spacing: tuple[float, float, float] = _UNIT,
         ijk_to_world: npt.ArrayLike | None = None,
         space: Space = "RAS",
         **header: Unpack[HeaderFields],
@@ -247,7 +269,7 @@ class Image(_Placed, type_name="IMAGE"):
         self.endian = 2
         self.array = array
         if ijk_to_world is None:
-            self.matrix = np.diag([*_checked_spacing(spacing), 1.0])
+            self.matrix = _spaced(spacing)
         else:
             m = _placement(ijk_to_world)
             self.ijk_to_world = _FLIP @ m if space == "LPS" else m
@@ -257,7 +279,7 @@ class Image(_Placed, type_name="IMAGE"):
         cls,
         array: npt.ArrayLike,
         *,
-        spacing: tuple[float, float, float] = (1.0, 1.0, 1.0),
+        spacing: tuple[float, float, float] = _UNIT,
         ijk_to_world: npt.ArrayLike | None = None,
         space: Space = "RAS",
         **header: Unpack[HeaderFields],
@@ -310,17 +332,20 @@ class Image(_Placed, type_name="IMAGE"):
 
     @property
     def array(self) -> npt.NDArray[Any]:
-        values: npt.NDArray[Any] | None = getattr(self, "_array", None)
+        try:
+            values = self._array
+        except AttributeError:
+            values = None
         if values is None:
             if self.scalar_type not in _DTYPES:
                 raise EncodeError("Image", "scalar_type", f"{self.scalar_type} does not exist")
-            wire = np.dtype((">" if self.endian == 1 else "<") + _DTYPES[self.scalar_type])
-            size = memoryview(self._pixels).nbytes
-            if size != wire.itemsize * math.prod(self._shape()):
+            wire, shape = _WIRE[1 if self.endian == 1 else 2, self.scalar_type], self._shape()
+            pixels = memoryview(self._pixels)
+            if pixels.nbytes != wire.itemsize * math.prod(shape):
                 raise EncodeError(
-                    "Image", "array", f"{size} bytes of pixels do not make {wire} {self._shape()}"
+                    "Image", "array", f"{pixels.nbytes} bytes of pixels do not make {wire} {shape}"
                 )
-            values = np.frombuffer(self._pixels, wire).reshape(self._shape())
+            values = np.ndarray(shape, wire, pixels)
             if not (values.dtype.isnative and values.flags.aligned):
                 values = values.astype(wire.newbyteorder("="))
             self._array = values
@@ -345,30 +370,32 @@ class Image(_Placed, type_name="IMAGE"):
             raise EncodeError(
                 "Image", "array", f"shape {pixels.shape} is over 65535 or 255 components"
             )
-        self._array = np.ascontiguousarray(pixels, pixels.dtype.newbyteorder("="))
+        if not (pixels.flags.c_contiguous and pixels.dtype.isnative):
+            pixels = np.ascontiguousarray(pixels, pixels.dtype.newbyteorder("="))
+        self._array = pixels
         self.scalar_type = code
         self.components = components
         self.size = self.sub_size = pixels.shape[2::-1]
         self.offset = (0, 0, 0)
 
     def _shape(self) -> tuple[int, ...]:
-        i, j, k = (int(n) for n in self.sub_size)
+        i, j, k = self.sub_size.tolist()
         return (k, j, i) if self.components == 1 else (k, j, i, self.components)
 
     def _check(self) -> None:
         """After reading: the pixels are all there, and the type exists."""
+        self._array = None
         if self.scalar_type not in _DTYPES:
             raise BodyError("IMAGE", "scalar_type", f"{self.scalar_type} does not exist")
         if self.components == 0:
             raise BodyError("IMAGE", "components", "is 0")
         if wrong := self._check_part():
             raise BodyError("IMAGE", *wrong)
-        i, j, k = (int(n) for n in self.sub_size)
-        wanted = i * j * k * self.components * int(_DTYPES[self.scalar_type][1])
-        here = memoryview(self._pixels)
-        if here.nbytes < wanted:
-            raise BodyError("IMAGE", "pixels", f"need {wanted} bytes, {here.nbytes} are left")
-        if here.nbytes > wanted:
+        wanted = math.prod(self._shape()) * _WIRE[1, self.scalar_type].itemsize
+        here = self._pixels.nbytes
+        if here < wanted:
+            raise BodyError("IMAGE", "pixels", f"need {wanted} bytes, {here} are left")
+        if here > wanted:
             self._cut_surplus("_pixels", wanted)
 
     def _prepare(self) -> None:
@@ -385,8 +412,8 @@ class Image(_Placed, type_name="IMAGE"):
         if not pixels.flags.c_contiguous:
             raise EncodeError("Image", "array", "must stay contiguous")
         if (self.endian == 1) == (sys.byteorder == "big") or pixels.itemsize == 1:
-            if self._pixels is None or pixels.base is not self._pixels:
-                self._pixels = pixels.reshape(-1).view(np.uint8)
+            if self._pixels is not pixels:
+                self._pixels = pixels
         else:
             self._pixels = pixels.byteswap().reshape(-1).view(np.uint8)
 

@@ -127,7 +127,9 @@ class Outgoing(Socket):
             self._sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, number4)
 
     def _datagrams(self, message: Message | Frame, crc: bool) -> list[bytes]:
-        """What to send for one message; counted as sent."""
+        """What to send for one message; counted as sent. ConnectionClosed after `close`."""
+        if self._closed:
+            raise ConnectionClosed("this sender was closed")
         if isinstance(message, Frame):
             wire = bytes(message.data)
         else:

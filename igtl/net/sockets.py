@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import os
 import select
 import socket
@@ -15,7 +16,7 @@ import sys
 import time
 from typing import Any
 
-from igtl.log import named
+from igtl.log import log, named
 from igtl.options import UNIX
 
 if sys.platform == "linux":
@@ -210,6 +211,23 @@ def is_exhausted(error: OSError) -> bool:
 def concerns_one_client(error: OSError) -> bool:
     """Whether accept has failed because of the one client that was to be taken in."""
     return error.errno is not None and error.errno in _ONE_CLIENT
+
+
+class Resting:
+    """Accepting rests where the system has no descriptor or no memory left; logged once."""
+
+    def __init__(self) -> None:
+        self._told = False
+
+    def begins(self, error: OSError) -> None:
+        """Accepting has failed."""
+        if not self._told:
+            self._told = True
+            log(logging.WARNING, "accepting rests: %s", error, cause=error)
+
+    def ends(self) -> None:
+        """A client was accepted."""
+        self._told = False
 
 
 def unsent(sock: socket.socket) -> int:

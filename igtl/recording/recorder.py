@@ -7,6 +7,7 @@ import os
 import threading
 import time
 from collections import deque
+from fractions import Fraction
 from typing import Any, Final, Literal, NamedTuple, Self
 
 from igtl import _core
@@ -89,15 +90,15 @@ class Recorder:
         *,
         peer: Any = None,
         connection: int = 0,
-        received: float | None = None,
+        received: float | Fraction | None = None,
     ) -> None:
         """Record a message: a frame as it came, or one that is packed for it.
 
         Args:
             peer: who sent it; kept as text ("host:port" of an address).
             connection: number of the connection, if there are several.
-            received: arrival, seconds since 1970. Default: now. (`message.received` is what the
-                link or the kernel noted.)
+            received: arrival, seconds since 1970; a Fraction is exact to the nanosecond. Default:
+                now. (`message.received` is what the link or the kernel noted.)
 
         Raises:
             OSError: the file could not be written.
@@ -111,14 +112,24 @@ class Recorder:
             self.count += 1
             self.bytes += len(wire)
 
-    def event(self, what: str, *, peer: Any = None, connection: int = 0, **facts: Any) -> None:
+    def event(
+        self,
+        what: str,
+        *,
+        peer: Any = None,
+        connection: int = 0,
+        received: float | Fraction | None = None,
+        **facts: Any,
+    ) -> None:
         """Record what happened to a connection: "connected", "disconnected", "error", …
 
         Args:
+            received: when, as `write` has it.
             facts: JSON-able.
         """
         told = {"event": what, "peer": named(peer), "connection": connection, **facts}
-        self._put(_Item(self._now(), json.dumps(told).encode(), "", "", "", -1))
+        at = self._now() if received is None else round(received * _NS)
+        self._put(_Item(at, json.dumps(told).encode(), "", "", "", -1))
 
     def _now(self) -> int:
         return self._zero + time.perf_counter_ns()

@@ -42,7 +42,7 @@ class Rows(NamedTuple):
         starts: (N,) row from which a decoder must begin in order to show this one; empty of all
             but VIDEO.
         shapes: of pictures.
-        bad: messages that are left out.
+        bad_ns: (M,) arrivals of messages that are left out, rising.
     """
 
     times_ns: Numbers
@@ -52,7 +52,7 @@ class Rows(NamedTuple):
     kinds: Small
     starts: Numbers
     shapes: tuple[Shape, ...]
-    bad: int
+    bad_ns: Numbers
 
 
 class RowsBuilder:
@@ -60,12 +60,16 @@ class RowsBuilder:
     the beginning."""
 
     def __init__(self) -> None:
-        self.bad = 0
+        self._bad = array("q")
         self._times, self._stamps = array("q"), array("q")
         self._chunks, self._places = array("i"), array("i")
         self._kinds = array("i")  # of pictures
         self._needs, self._ids = array("i"), array("q")  # of VIDEO
         self._shapes: dict[Shape, int] = {}
+
+    def add_bad(self, time_ns: int) -> None:
+        """One that is left out."""
+        self._bad.append(time_ns)
 
     def add(self, time_ns: int, chunk: int, place: int, message: Message) -> None:
         """One good message."""
@@ -87,20 +91,21 @@ class RowsBuilder:
         if (times[1:] < times[:-1]).any():
             order = np.argsort(times, kind="stable")
         starts = np.zeros(0, np.int64)
-        bad = self.bad
+        bad = np.frombuffer(self._bad, np.int64)
         if len(self._kinds) != len(times):  # of a channel that several types share
             self._kinds = array("i")
         if self._needs and len(self._needs) == len(times):
             needs, ids = np.frombuffer(self._needs, np.int32), np.frombuffer(self._ids, np.int64)
             usable, starts = _decodable(needs[order].tolist(), ids[order].tolist())
-            bad += len(times) - len(usable)
-            order = np.arange(len(times))[order][usable]
+            ordered = np.arange(len(times))[order]
+            order = ordered[usable]
+            bad = np.concatenate([bad, times[np.setdiff1d(ordered, order)]])
         return Rows(
             times[order], np.frombuffer(self._stamps, np.int64)[order],
             np.frombuffer(self._chunks, np.int32)[order],
             np.frombuffer(self._places, np.int32)[order],
             np.frombuffer(self._kinds, np.int32)[order if self._kinds else slice(None)],
-            starts, tuple(self._shapes), bad,
+            starts, tuple(self._shapes), np.sort(bad),
         )  # fmt: skip
 
 

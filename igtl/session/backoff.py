@@ -9,11 +9,12 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from igtl.errors import ConnectionClosed, ProtocolError
 from igtl.log import log, logger
 from igtl.options import LONGEST, seconds
+from igtl.session.steps import Steps
 
 _REFUSALS = 3  # times that a peer may refuse this client, or talk nonsense, before it is given up
 
@@ -146,6 +147,45 @@ class Supervisor:
                 self._on_event(event)
             except Exception:
                 logger.exception("on_event failed")
+
+
+class Reconnecting:
+    """A new link after each disconnect, in steps (see `igtl.session.steps`).
+
+    Args:
+        open_link: makes one connection.
+        sleep: waits for some seconds.
+    """
+
+    def __init__(
+        self,
+        supervisor: Supervisor,
+        open_link: Callable[[], Any],
+        sleep: Callable[[float], Any],
+    ) -> None:
+        self._supervisor = supervisor
+        self._open_link = open_link
+        self._sleep = sleep
+        self._link: Any = None
+
+    def next_link(self) -> Steps[Any]:
+        """Close the link there was, wait, and connect."""
+        if self._link is not None:
+            yield from self.close()
+            yield self._sleep(self._supervisor.lost(self._link.close_reason))
+        while True:
+            try:
+                self._link = yield self._open_link()
+            except OSError as error:
+                yield self._sleep(self._supervisor.failed(error))
+            else:
+                self._supervisor.connected()
+                return self._link
+
+    def close(self) -> Steps[None]:
+        """Close the link there is."""
+        if self._link is not None:
+            yield self._link.close()
 
 
 def _refusal(error: Exception | None) -> bool:

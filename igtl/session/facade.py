@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import math
-import time
+import contextlib
 from collections.abc import Callable
-from typing import Any, Generic, TypeVar
+from contextlib import AbstractContextManager
+from functools import partial
+from typing import Any, TypeVar
 from typing import Protocol as Interface
 
 from igtl._stream import Stats
@@ -18,22 +19,23 @@ from igtl.options import (
     UNIX,
     AcceptOptions,
     ConnectOptions,
+    LinkOptions,
     QueueOptions,
+    ServerOptions,
     SocketOptions,
     WireOptions,
+    seconds,
 )
 from igtl.session.compress import CompressingProtocol, protocol_for
-from igtl.session.inbox import Inbox
+from igtl.session.inbox import Inbox, Wanted
 from igtl.session.layers import Layer, Stack
 from igtl.session.outbox import Outbox
 from igtl.session.packed import Packed
-from igtl.session.pairing import By, Method, Pairing
 from igtl.session.protocol import Protocol, hello_message
-from igtl.session.requests import Selection, part_of_stream
+from igtl.session.requests import StreamOf
 from igtl.session.session import Session
 
 F = TypeVar("F", bound=Callable[[Exception], Any])
-M = TypeVar("M", bound=Message)
 
 
 # -- parts of a session, as options describe them
@@ -65,6 +67,28 @@ def new_outbox(options: QueueOptions, stats: Stats) -> Outbox[Packed]:
     return Outbox(
         options.policy, options.max_queued, options.max_queued_bytes, lost, max_age=options.max_age
     )
+
+
+def new_session(
+    options: LinkOptions | ServerOptions,
+    queue: QueueOptions | None = None,
+    *,
+    peer: Any = None,
+    local: Any = None,
+) -> Session:
+    """The session of a connection with these options; without a queue its driver sends each message
+    at once."""
+    protocol = new_protocol(options, peer=peer)
+    outbox = None if queue is None else new_outbox(queue, protocol.stats)
+    idle = stall = None
+    if isinstance(options, ServerOptions):
+        idle, stall = options.idle_timeout, options.stall_timeout
+    elif queue is None:
+        stall = options.write_timeout
+    return Session(
+        protocol, inbox=new_inbox(options, protocol.stats), outbox=outbox, local=local,
+        message_timeout=options.message_timeout, idle_timeout=idle, stall_timeout=stall,
+    )  # fmt: skip
 
 
 def greeting(protocol: Protocol, *, hello: bool) -> list[bytes]:
@@ -233,57 +257,43 @@ class LinkBase:
         return f"<{type(self).__name__} to {named(self.peer)} {self.stats}>"
 
 
-class StreamOf(Generic[M]):
-    """Picks the messages of the stream that `start` has asked for."""
-
-    def __init__(self, start: Start[M]) -> None:
-        self._start = start
-
-    def matches(self, m: Message) -> bool:
-        """Whether m belongs to the stream."""
-        return part_of_stream(self._start, m)
-
-    def __str__(self) -> str:
-        return f"{type(self._start).answer.__name__} of the stream"
-
-
-class PairsOf:
-    """What blocking and asyncio readers of `sync` share.
+class AnyLink(LinkBase):
+    """What blocking and asyncio links share.
 
     Attributes:
-        unmatched: messages without a partner so far, by their selection.
+        options: what was asked for.
+        guard: held where the session is used beside receiving.
+        request, send, recv, recv_frame: see `igtl.Link`.
+        until: gives what a function of no argument returns, as soon as it returns something. After
+            the seconds of its last argument it raises TimeoutError, whose text says that there was
+            none of the second. None waits without end.
     """
 
-    def __init__(self, pairing: Pairing, timeout: float | None) -> None:
-        self._pairing = pairing
-        self._timeout = timeout
-        self._since = time.monotonic()
-        self.unmatched = pairing.unmatched
+    options: LinkOptions
+    guard: AbstractContextManager[Any] = contextlib.nullcontext()
+    request: Callable[..., Any]
+    send: Callable[..., Any]
+    recv: Callable[..., Any]
+    recv_frame: Callable[..., Any]
+    until: Callable[..., Any]
 
-    def _next(self, now: float) -> tuple[Any, ...] | None:
-        found = self._pairing.next(now)
-        if found is not None:
-            self._since = now
-        return found
+    def patience(self, timeout: float | None) -> float | None:
+        """Seconds that a receiver waits which has named this time-out."""
+        return self.options.read_timeout if timeout is None else seconds("timeout", timeout)
 
-    def _wait(self, now: float) -> float | None:
-        """Seconds until something must be looked at again; None: until a message arrives.
+    def recv_selected(self, wanted: Wanted, timeout: float | None) -> Any:
+        """As `recv`, for any selection of messages."""
+        return self.until(partial(self.session.take, wanted), wanted, self.patience(timeout))
 
-        Raises:
-            TimeoutError: there was no pair for the link's read_timeout; the text says how far the
-                time stamps of the streams are apart.
-        """
-        end = math.inf if self._timeout is None else self._since + self._timeout
-        if now >= end:
-            self._since = now
-            raise TimeoutError(f"no {self._pairing} within {self._timeout} s{self._pairing.gaps()}")
-        due = self._pairing.due()
-        at = end if due is None else min(due, end)
-        return None if at == math.inf else max(0.0, at - now)
+    def newest(self, wanted: Wanted, newer_than: float | None) -> Message | None:
+        """The newest that has arrived, and not before that time of the monotonic clock."""
+        return self.session.latest(wanted, newer_than)
 
+    def leaves(self, start: Start[Any]) -> bool:
+        """A stream is over for this end; whether the peer is to be told."""
+        return True
 
-def pairing_of(
-    streams: tuple[tuple[type[Message], str], ...], tolerance: float, method: Method, by: By
-) -> Pairing:
-    """The state of a `sync`, for the streams that a caller names."""
-    return Pairing([Selection(*stream) for stream in streams], tolerance, method, by)
+    def drop_rest(self, stream: StreamOf[Any]) -> None:
+        """Drop what still waits of a stream that is over."""
+        with self.guard:
+            self.session.inbox.drop(stream, "after_stop")

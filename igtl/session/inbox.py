@@ -69,6 +69,7 @@ class Inbox:
     Attributes:
         raw: whether messages wait as they came, for a receiver of frames, or decoded.
         bytes: of all messages that wait.
+        streams: those of which messages wait, by type and device name.
         errors: what was wrong with messages that arrived, for the receiver; of more than 100 the
             oldest are only counted in the stats.
     """
@@ -93,7 +94,7 @@ class Inbox:
         self._max_total_bytes = max_total_bytes
         self._max_age = max_age
         self._clock = clock
-        self._streams: dict[tuple[str, str], Stream] = {}
+        self.streams: dict[tuple[str, str], Stream] = {}
         self._serial = 0
         self._first = 0
         self._warned: set[tuple[str, tuple[str, str]]] = set()
@@ -102,14 +103,14 @@ class Inbox:
         self.errors: deque[Exception] = deque(maxlen=100)
 
     def __bool__(self) -> bool:
-        return bool(self._streams)
+        return bool(self.streams)
 
     def __len__(self) -> int:
-        return sum(len(stream.entries) for stream in self._streams.values())
+        return sum(len(stream.entries) for stream in self.streams.values())
 
     def __iter__(self) -> Iterator[Any]:
         """All messages that wait, stream by stream."""
-        for stream in self._streams.values():
+        for stream in self.streams.values():
             for entry in stream.entries:
                 yield entry.message
 
@@ -118,19 +119,19 @@ class Inbox:
     def put(self, message: Message | Frame, size: int) -> None:
         """Keep a message that has arrived, decoded or as it came."""
         key = message.type_name, message.device_name
-        stream = self._streams.get(key)
+        stream = self.streams.get(key)
         if stream is None:
-            stream = self._streams[key] = Stream()
+            stream = self.streams[key] = Stream()
         elif not self._make_room(key, stream, message, size):
             return
         self._serial += 1
         self._add(stream, Entry(self._serial, message, size))
         while self.bytes > self._max_total_bytes and len(self) > 1:
-            self._drop_oldest(*max(self._streams.items(), key=lambda item: item[1].bytes))
+            self._drop_oldest(*max(self.streams.items(), key=lambda item: item[1].bytes))
 
     def put_back(self, message: Message, size: int) -> None:
         """Put a message back that was taken: it is the first again."""
-        stream = self._streams.setdefault((message.type_name, message.device_name), Stream())
+        stream = self.streams.setdefault((message.type_name, message.device_name), Stream())
         self._first -= 1
         stream.entries.appendleft(Entry(self._first, message, size))
         stream.bytes += size
@@ -163,7 +164,7 @@ class Inbox:
         self._warn_unread(key, stream)
         self._drop(key, stream, "unread")
         if not stream.entries:
-            del self._streams[key]
+            del self.streams[key]
 
     def _drop(self, key: tuple[str, str], stream: Stream, cause: str) -> None:
         self._stats.count_dropped(self._pop(stream), cause)
@@ -238,12 +239,12 @@ class Inbox:
         for key, stream in self._matching(wanted):
             while stream.entries:
                 self._drop(key, stream, cause)
-            del self._streams[key]
+            del self.streams[key]
 
     def _matching(self, wanted: Wanted | None) -> list[tuple[tuple[str, str], Stream]]:
         return [
             (key, stream)
-            for key, stream in self._streams.items()
+            for key, stream in self.streams.items()
             if wanted is None or wanted.matches(stream.entries[0].message)
         ]
 
@@ -257,7 +258,7 @@ class Inbox:
     def _taken(self, key: tuple[str, str], stream: Stream) -> Any:
         message = self._pop(stream)
         if not stream.entries:
-            del self._streams[key]
+            del self.streams[key]
         elif (late := _arrived(stream.entries[-1].message) - _arrived(message)) > BEHIND:
             self._warn_behind(key, late)
         return message

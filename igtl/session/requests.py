@@ -12,7 +12,7 @@ import os
 import re
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from igtl._core import Frame
 from igtl.codec.message import Message, NoData, Unknown, message_types
@@ -145,6 +145,20 @@ def part_of_stream(start: Start[Any], m: Message) -> bool:
     )
 
 
+class StreamOf(Generic[M]):
+    """Picks the messages of the stream that `start` has asked for."""
+
+    def __init__(self, start: Start[M]) -> None:
+        self._start = start
+
+    def matches(self, m: Message) -> bool:
+        """Whether m belongs to the stream."""
+        return part_of_stream(self._start, m)
+
+    def __str__(self) -> str:
+        return f"{type(self._start).answer.__name__} of the stream"
+
+
 # PLUS ignores an id it has seen lately, so a new process must not begin where the last one did
 _ids = itertools.count(int.from_bytes(os.urandom(3), "big") << 6 | 1)
 
@@ -275,17 +289,6 @@ def named_after(request: Message, answer: M) -> M:
         answer = copy.copy(answer)
         answer.device_name = request.device_name
     return answer
-
-
-class Stopping(Exchange):
-    """STP_ for a stream: matches its answer, and what the stream still sends."""
-
-    def __init__(self, start: Start[Any]) -> None:
-        super().__init__(stop_for(start))
-        self._start = start
-
-    def matches(self, m: Message) -> bool:
-        return super().matches(m) or part_of_stream(self._start, m)
 
 
 class Selection:

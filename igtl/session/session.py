@@ -17,6 +17,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 from igtl import _core
@@ -30,7 +31,7 @@ from igtl.session.once import Once
 from igtl.session.outbox import Outbox
 from igtl.session.packed import Packed
 from igtl.session.protocol import Protocol
-from igtl.session.requests import Exchange
+from igtl.session.requests import ANYTHING, Exchange, Selection
 
 READ_AHEAD = 256 * 1024  # bytes that may lie undecoded before the driver stops reading
 SLICE = 256 * 1024  # bytes of a large message that are handed to the driver at once
@@ -55,6 +56,7 @@ class Session:
         clock: for tests; as `time.monotonic`.
 
     Attributes:
+        ended: whether nothing more can arrive. What has arrived may still wait to be taken.
         close_reason: why nothing more can arrive; None while something can.
         greeting: what leaves before anything else.
         over: what is to be called when the link has closed.
@@ -91,7 +93,7 @@ class Session:
         self.greeting: deque[Packed] = deque()
         self._packed: Packed | None = None  # the message that is being sent
         self._leaving: memoryview | None = None  # the rest of it
-        self._eof = self._cut = self._closed = False
+        self.ended = self._cut = self._closed = False
         self._send_error: Exception | None = None
         self.can_send = True
         self.close_reason: Exception | None = None
@@ -114,8 +116,9 @@ class Session:
 
     def listens(self) -> None:
         """This end takes bytes from now on. It did not before, so silence was not the peer's."""
-        now = self._clock()
-        self.heard += max(0.0, now - max(self.heard, self._listened))
+        silent = self._clock() - (self._listened if self._listened > self.heard else self.heard)
+        if silent > 0:
+            self.heard += silent
 
     def listened(self) -> None:
         """This end takes no bytes from now on; it has taken what was there."""
@@ -127,11 +130,12 @@ class Session:
         Args:
             clean: False: a layer below knows that the stream was cut.
         """
-        self._eof = True
+        self.ended = True
         self._cut = self._cut or not clean
 
     def lost(self, error: Exception) -> None:
         """The connection broke, or this end gives it up. The first reason counts."""
+        self.ended = True
         if self.close_reason is None:
             kept = isinstance(error, ProtocolError)
             self.close_reason = error if kept else closed_by(self.protocol.peer, error)
@@ -147,13 +151,8 @@ class Session:
 
     def close(self) -> None:
         """This end was closed."""
-        self._closed = True
+        self.ended = self._closed = True
         self._tell_requests()
-
-    @property
-    def ended(self) -> bool:
-        """Whether nothing more can arrive. What has arrived may still wait to be taken."""
-        return self._eof or self._closed or self.close_reason is not None
 
     def end(self) -> Exception | None:
         """Why nothing more can be taken, asked after `take` has returned None; else None."""
@@ -193,16 +192,24 @@ class Session:
         """
         if self.inbox.raw:
             self._keep(raw=False)
-        message: Message | None = self.inbox.take(wanted, fresh=fresh) if self.inbox else None
+        inbox = self.inbox
+        message: Message | None = inbox.take(wanted, fresh=fresh) if inbox.streams else None
         if message is not None:
             return message
-        if self.inbox.errors:
-            raise self.inbox.errors.popleft()
+        if inbox.errors:
+            raise inbox.errors.popleft()
         while (message := self._next()) is not None:
             if wanted is None or wanted.matches(message):
                 return message
-            self.inbox.put(message, self.protocol.last_size)
+            inbox.put(message, self.protocol.last_size)
         return None
+
+    def taking(self, kind: type[Message], name: str) -> tuple[Wanted, Callable[[], Message | None]]:
+        """What `recv(kind, name)` wants, and the function that takes it."""
+        if kind is Message and name == "*":
+            return ANYTHING, self.take
+        wanted = Selection(kind, name)
+        return wanted, partial(self.take, wanted, fresh=True)
 
     def latest(self, wanted: Wanted, newer_than: float | None = None) -> Message | None:
         """The newest message of those that are wanted, of all that has arrived; older ones of its

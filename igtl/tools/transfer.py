@@ -22,13 +22,16 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from igtl.aio import steps as aio
 from igtl.aio.link import Link as AioLink
+from igtl.blocking import steps as blocking
 from igtl.blocking.link import Link
 from igtl.codec.message import Message
 from igtl.errors import BodyError, ConnectionClosed
 from igtl.messages.imaging import Image
 from igtl.messages.queries import ReadyImage
-from igtl.session.facade import LinkBase
+from igtl.session.facade import AnyLink
+from igtl.session.steps import Steps
 
 KEY: Final = "igtl.transfer"
 SLAB_BYTES: Final = 4 << 20
@@ -111,40 +114,28 @@ class Upload:
             ConnectionClosed: the link has closed: resume on another.
             TimeoutError: the receiver no longer confirms.
         """
-        self._begin(link)
-        while not self._finished:
-            if (slab := self._next()) is not None:
-                try:
-                    link.send(slab)
-                except ConnectionClosed:
-                    with contextlib.suppress(ConnectionClosed, TimeoutError):
-                        while True:  # what was confirmed before the end
-                            self._take(link.recv_selected(self, 0.0))
-                    raise
-            else:
-                try:
-                    self._take(link.recv_selected(self, self._patience(timeout)))
-                except TimeoutError:
-                    self._silence(timeout)
-            self._tell(progress)
+        blocking.run(self._sending(link, progress, timeout))
 
     async def send_async(
         self, link: AioLink, *, progress: Progress | None = None, timeout: float = 10.0
     ) -> None:
         """As send, for a link of `igtl.aio`."""
+        await aio.run(self._sending(link, progress, timeout))
+
+    def _sending(self, link: AnyLink, progress: Progress | None, timeout: float) -> Steps[None]:
         self._begin(link)
         while not self._finished:
             if (slab := self._next()) is not None:
                 try:
-                    await link.send(slab)
+                    yield link.send(slab)
                 except ConnectionClosed:
                     with contextlib.suppress(ConnectionClosed, TimeoutError):
-                        while True:
-                            self._take(await link.recv_selected(self, 0.0))
+                        while True:  # what was confirmed before the end
+                            self._take((yield link.recv_selected(self, 0.0)))
                     raise
             else:
                 try:
-                    self._take(await link.recv_selected(self, self._patience(timeout)))
+                    self._take((yield link.recv_selected(self, self._patience(timeout))))
                 except TimeoutError:
                     self._silence(timeout)
             self._tell(progress)
@@ -159,7 +150,7 @@ class Upload:
     def __str__(self) -> str:
         return f"confirmation of slab {self.confirmed + 1} of {self._image.device_name!r}"
 
-    def _begin(self, link: LinkBase) -> None:
+    def _begin(self, link: AnyLink) -> None:
         self._tagged = link.header_version == 2
         if not (self._tagged and self.confirms):
             self.confirmed = 0

@@ -4,31 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import inspect
-import logging
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator
 from typing import Any, Self, TypeVar, Unpack, overload
 
-import numpy.typing as npt
-
 from igtl._stream import Stats
+from igtl.aio.changes import Changes, guarded
 from igtl.aio.link import Link, Opening
-from igtl.aio.peer import Peer
 from igtl.aio.reconnect import reconnect
 from igtl.aio.server import Server, open_server
+from igtl.aio.steps import method, run
 from igtl.codec.message import Message
-from igtl.errors import ConnectionClosed, MessageTooLarge, ProtocolError
-from igtl.log import log, logger, named
-from igtl.messages.imaging import Image
-from igtl.messages.plus import ClientInfo, Placed, TrackedFrame
-from igtl.messages.queries import (
-    GetStatus,
-    ReadyTrackingData,
-    StartTrackingData,
-    StopTrackingData,
-)  # fmt: skip
+from igtl.errors import ConnectionClosed
+from igtl.log import named
+from igtl.messages.plus import TrackedFrame
 from igtl.options import (
     PORT,
     AioConnectOptions,
@@ -37,16 +27,15 @@ from igtl.options import (
     ServerSettings,
     seconds,
 )  # fmt: skip
-from igtl.peers.plus import core, devices
-from igtl.peers.plus.core import BACKOFF, SETTINGS, Matrix, Reading, Reply, Request, State, Tools
-from igtl.peers.plus.rules import check_for_server
+from igtl.peers.plus import client, core, devices, serving
+from igtl.peers.plus.client import Client, Devices, ParametersOf, ReconstructionOf
+from igtl.peers.plus.core import BACKOFF, SETTINGS, Reading, State
 from igtl.peers.plus.selection import Select
+from igtl.peers.plus.serving import Serving
+from igtl.session import subscribing
 from igtl.session.backoff import Backoff, LinkEvent, OnEvent
-from igtl.session.requests import Exchange, Selection
 
 M = TypeVar("M", bound=Message)
-T = TypeVar("T")
-F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Frames(Reading[M]):
@@ -64,68 +53,27 @@ class Frames(Reading[M]):
         return await self._plus.until(self.next, self.wanted, self._timeout)
 
 
-class Parameters:
+class Parameters(ParametersOf["Plus"]):
     """The parameters of one ultrasound device: `await plus.us["UsDevice"].set("DepthMm", 50)`."""
 
-    def __init__(self, plus: Plus, device: str) -> None:
-        self._plus = plus
-        self._device = device
-
-    async def get(self, name: str) -> float | str:
-        """A number, or a text of several."""
-        return await self._plus.ask(core.get_parameter(self._device, name))
-
-    async def set(self, name: str, value: object) -> None:
-        """Set a parameter."""
-        await self._plus.ask(core.set_parameter(self._device, name, value))
+    get = method(client.parameter)
+    set = method(client.set_parameter)
 
 
-class Devices:
-    """The ultrasound devices, by their id."""
-
-    def __init__(self, plus: Plus) -> None:
-        self._plus = plus
-
-    def __getitem__(self, device: str) -> Parameters:
-        return Parameters(self._plus, device)
-
-
-class Reconstruction:
+class Reconstruction(ReconstructionOf["Plus"]):
     """A volume that is reconstructed; see `igtl.plus.Plus.reconstruct`."""
 
-    def __init__(self, plus: Plus, name: str, device: str | None, timeout: float) -> None:
-        self.image: Image | None = None
-        self._plus = plus
-        self._name = name
-        self._device = device
-        self._timeout = timeout
-
-    async def _step(self, step: str) -> None:
-        request = core.reconstruction(step, self._name, self._device)
-        await self._plus.ask(request, timeout=self._timeout)
-
-    async def _image(self, step: str) -> Image:
-        frames = Frames(self._plus, Image, self._name, self._timeout)
-        await self._step(step)
-        return await anext(frames)
-
-    async def snapshot(self) -> Image:
-        """The volume so far."""
-        return await self._image("snapshot")
+    snapshot = method(client.snapshot)
 
     async def __aenter__(self) -> Self:
-        await self._step("start")
+        await run(self.step("start"))
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        if exc[0] is None:
-            self.image = await self._image("stop")
-        else:
-            with contextlib.suppress(Exception):  # what was raised is told
-                await self._step("stop")
+        await run(self.end(exc[0] is not None))
 
 
-class Plus:
+class Plus(Client):
     """A client of PLUS; see `connect` and `igtl.plus.Plus`. A task reads, another one calls
     handlers."""
 
@@ -140,33 +88,18 @@ class Plus:
         settings: AioConnectSettings,
     ) -> None:
         self.stats = Stats()
-        self.state = State(self.stats, silence)
-        if select is not None:
-            self.state.select(select)
-        self.us = Devices(self)
+        state = State(self.stats, silence)
+        super().__init__(state, Changes(), guarded, address, select, timeout)
+        self.us = Devices(self, Parameters)
         self.failed: Exception | None = None
-        self._address = address
         self._select = select
-        self._timeout = timeout
         self._backoff = backoff
         self._on_event = on_event
         self._settings = settings
-        self._link: Link | None = None
+        self.link: Link | None = None
         self._past: Counter[str] = Counter()  # losses of the connections before
-        self._changed = asyncio.Event()
         loop = asyncio.get_running_loop()
-        self._tasks = [loop.create_task(self._run()), loop.create_task(self._call_handlers())]
-
-    @property
-    def tools(self) -> Tools:
-        """The statuses of the tools by name, and `tools.on_change`."""
-        return self.state.tools
-
-    # -- the tasks
-
-    def _tell(self) -> None:
-        self._changed.set()
-        self._changed = asyncio.Event()
+        self._tasks = [loop.create_task(self._run()), loop.create_task(run(self.call_handlers()))]
 
     async def _run(self) -> None:
         links = reconnect(
@@ -178,40 +111,22 @@ class Plus:
                     with contextlib.suppress(ConnectionClosed, OSError):
                         if self._select is not None:
                             await link.send(self._select.message())
-                        self._link = link
-                        self._tell()
-                        await self._read(link)
-                    self._link = None
+                        self.link = link
+                        self.changed.tell()
+                        await run(self.read(link))
+                    self.link = None
                     self._past = self.lost_on(link)
         except Exception as error:
             self.state.reason = error
         finally:
-            self._link = None
+            self.link = None
             self.state.reason = self.state.reason or ConnectionClosed("this link was closed")
-            self._tell()
+            self.changed.tell()
 
     def _happened(self, event: LinkEvent) -> None:
         self.failed = event.error
         if self._on_event is not None:
             self._on_event(event)
-
-    async def _read(self, link: Link) -> None:
-        """Take what arrives on a connection until the connection closes."""
-        while True:
-            left = self.state.tools.next_deadline() - time.monotonic()
-            message: Message | None = None
-            try:
-                message = await link.recv(timeout=max(0.0, left) if left < 3600 else None)
-            except TimeoutError:
-                pass
-            except (ConnectionClosed, MessageTooLarge, OSError):
-                return
-            except ProtocolError:  # it is counted
-                continue
-            if message is not None:
-                self.state.take(message, link.session.protocol.last_size)
-            self.state.expire(time.monotonic())
-            self._tell()
 
     def lost_on(self, link: Link) -> Counter[str]:
         """What was lost until the end of a connection."""
@@ -220,41 +135,36 @@ class Plus:
             found["interrupted"] += 1
         return found
 
-    async def _call_handlers(self) -> None:
-        state = self.state
-        while True:
-            changed = self._changed
-            changes, state.changes = state.changes, []
-            for change in changes:
-                for told in state.tools.handlers:
-                    await _call(told, *change)
-            if (message := state.waiting.take()) is not None:
-                for handler in state.handlers_of(message):
-                    await _call(handler, message)
-            elif not changes:
-                if state.reason is not None:
-                    return
-                left = state.tools.next_deadline() - time.monotonic()
-                with contextlib.suppress(TimeoutError):
-                    # a tool becomes silent while there is no connection too
-                    async with asyncio.timeout(max(0.0, left) if left < 3600 else None):
-                        await changed.wait()
-                if self._link is None:
-                    state.expire(time.monotonic())
+    def idle(self) -> float | None:
+        """A tool becomes silent while there is no connection too."""
+        return self.until_silent()
 
-    async def until(self, take: Callable[[], T | None], wanted: object, timeout: float | None) -> T:
-        """What `take` returns, as soon as it returns something; see `igtl.plus.Plus.until`."""
-        limit = asyncio.timeout(timeout)
-        try:
-            async with limit:
-                while (found := take()) is None:
-                    await self._changed.wait()
-                return found
-        except TimeoutError:
-            if limit.expired():
-                text = f"no {wanted} within {timeout} s; seen: {self.state.seen()}"
-                raise TimeoutError(text) from None
-            raise
+    def rest(self) -> None:
+        """Time has passed."""
+        if self.link is None:
+            self.state.expire(time.monotonic())
+
+    async def here(self) -> Link:
+        """The connection there is, or the next one."""
+        return await self.until(self._connection, "connection", self.timeout)
+
+    def _connection(self) -> Link | None:
+        if self.link is None and self.state.reason is not None:
+            raise self.state.reason.with_traceback(None)
+        return self.link
+
+    until = method(subscribing.until)
+    wait = method(subscribing.wait)
+    send = method(client.send)
+    ask = method(client.ask)
+    command = method(client.command)
+    version = method(client.version)
+    device_ids = method(client.device_ids)
+    channel_ids = method(client.channel_ids)
+    transform = method(client.transform)
+    update_transform = method(client.update_transform)
+    save_config = method(client.save_config)
+    ping = method(client.ping)
 
     # -- what arrives
 
@@ -270,110 +180,11 @@ class Plus:
         """Iterate over frames, always the newest; see `igtl.plus.Plus.frames`."""
         return Frames(self, kind, name, seconds("timeout", timeout))
 
-    def latest(self, kind: type[M], name: str = "*", *, max_age: float | None = None) -> M | None:
-        """The newest message of a class whose device name fits, or None."""
-        return self.state.newest(kind, name, seconds("max_age", max_age))
-
-    async def wait(
-        self,
-        kind: type[M],
-        name: str = "*",
-        *,
-        max_age: float | None = None,
-        timeout: float | None = None,
-    ) -> M:
-        """As `latest`, but waits for it."""
-        timeout, max_age = seconds("timeout", timeout), seconds("max_age", max_age)
-        take = lambda: self.state.newest(kind, name, max_age)  # noqa: E731
-        return await self.until(take, Selection(kind, name), timeout)
-
-    def on(self, kind: type[Message] = Message, name: str = "*") -> Callable[[F], F]:
-        """Decorator: call this with each message of a class whose device name fits; a coroutine
-        function is awaited."""
-        return self.state.on(kind, name)
-
-    # -- what is sent
-
-    async def _here(self) -> Link:
-        """The connection there is, or the next one."""
-
-        def take() -> Link | None:
-            if self._link is None and self.state.reason is not None:
-                raise self.state.reason.with_traceback(None)
-            return self._link
-
-        return await self.until(take, "connection", self._timeout)
-
-    async def send(self, message: Message, *, force: bool = False) -> None:
-        """Send a message, unless it harms PLUS; see `igtl.plus.Plus.send`."""
-        if not force:
-            check_for_server(message)
-        await (await self._here()).send(message)
-
     async def select(self, select: Select) -> None:
         """Ask for something else, now and after each reconnection."""
         self._select = select
         self.state.select(select)
-        await (await self._here()).send(select.message())
-
-    async def ask(
-        self, request: Request[T], *, timeout: float | None = None, force: bool = False
-    ) -> T:
-        """Carry out a command, and return what its reply means."""
-        if not force:
-            check_for_server(request.exchange.request)
-        timeout = self._timeout if timeout is None else timeout
-        link = await self._here()
-        return request.result(await link.request(request.exchange, timeout))
-
-    async def command(
-        self,
-        name: str,
-        inner: str = "",
-        *,
-        legacy: bool = False,
-        device_name: str = "",
-        timeout: float | None = None,
-        force: bool = False,
-        **attributes: object,
-    ) -> Reply:
-        """Carry out any command of PLUS; see `igtl.plus.Plus.command`."""
-        request = Request(
-            name, core.as_it_is, attributes, inner=inner, legacy=legacy, device_name=device_name
-        )
-        return await self.ask(request, timeout=timeout, force=force)
-
-    async def version(self) -> str:
-        """The version of PLUS."""
-        return await self.ask(core.version())
-
-    async def device_ids(self, kind: str | None = None) -> list[str]:
-        """The ids of its devices."""
-        return await self.ask(core.device_ids(kind))
-
-    async def channel_ids(self) -> list[str]:
-        """The ids of its output channels."""
-        return await self.ask(core.channel_ids())
-
-    async def transform(self, name: str) -> Matrix:
-        """4x4 of XToY, mm."""
-        return await self.ask(core.transform(name))
-
-    async def update_transform(
-        self,
-        name: str,
-        matrix: npt.ArrayLike,
-        *,
-        persistent: bool = True,
-        error: float | None = None,
-        date: str | None = None,
-    ) -> str:
-        """Set a transform; see `igtl.plus.Plus.update_transform`."""
-        return await self.ask(core.update_transform(name, matrix, persistent, error, date))
-
-    async def save_config(self, filename: str | None = None) -> str:
-        """Write the configuration."""
-        return await self.ask(core.save_config(filename))
+        await (await self.here()).send(select.message())
 
     @contextlib.asynccontextmanager
     async def recording(
@@ -392,35 +203,18 @@ class Plus:
         """Let PLUS reconstruct a volume while the `async with` block runs."""
         return Reconstruction(self, name, device, timeout)
 
-    async def ping(self, timeout: float | None = None) -> float:
-        """Seconds until PLUS answers; see `igtl.plus.Plus.ping`."""
-        timeout = self._timeout if timeout is None else timeout
-        link = await self._here()
-        begun = time.perf_counter()
-        await link.request(Exchange(GetStatus()), timeout)
-        return time.perf_counter() - begun
-
     # -- the connection
-
-    @property
-    def connected(self) -> bool:
-        """Whether PLUS is there, as far as this end knows."""
-        return self._link is not None and self._link.connected
 
     @property
     def lost(self) -> Counter[str]:
         """What was lost over all connections, by cause; see `igtl.plus.Plus.lost`."""
-        now = core.losses(self._link.stats) if self._link is not None else Counter()
+        now = core.losses(self.link.stats) if self.link is not None else Counter()
         return self._past + now + core.losses(self.stats)
 
     async def open(self, timeout: float | None) -> Self:
         """Wait for the first connection."""
         try:
-            async with asyncio.timeout(timeout):
-                while self._link is None:
-                    if self.state.reason is not None:
-                        raise self.state.reason
-                    await self._changed.wait()
+            await self.changed.until(self._connection, timeout)
         except TimeoutError:
             await self.close()
             raise self.failed or TimeoutError(f"{named(self._address)} does not answer") from None
@@ -443,19 +237,6 @@ class Plus:
 
     async def __aexit__(self, *exc: object) -> None:
         await self.close()
-
-    def __repr__(self) -> str:
-        state = "connected to" if self.connected else "waiting for"
-        return f"<Plus {state} {named(self._address)}>"
-
-
-async def _call(handler: Callable[..., Any], *arguments: Any) -> None:
-    try:
-        result = handler(*arguments)
-        if inspect.isawaitable(result):
-            await result
-    except Exception as error:
-        logger.error("a handler failed", exc_info=error, extra={"cause": error})
 
 
 def connect(
@@ -486,72 +267,15 @@ def connect(
     return Opening(opened())
 
 
-class PlusServer:
+class PlusServer(Serving):
     """Sends tools and frames to devices of PLUS; see `serve` and `igtl.plus.PlusServer`."""
 
     def __init__(self, server: Server) -> None:
-        self.server = server
-        self.host, self.port = server.host, server.port
-        self._devices = devices.Devices()
-        server.on_connect(self._devices.connected)
-        server.on_disconnect(self._devices.gone)
-        server.on(ClientInfo)(self._chosen)
-        server.on(StartTrackingData)(self._started)
-        server.on(StopTrackingData)(self._stopped)
+        super().__init__(server, Changes(), method)
 
-    def _chosen(self, info: ClientInfo, peer: Peer) -> None:
-        try:
-            self._devices.chose(info, peer)
-        except ValueError as error:
-            log(
-                logging.WARNING, "%s has sent a CLIENTINFO that cannot be read: %s", peer.peer,
-                error, peer=peer.peer, cause=error,
-            )  # fmt: skip
-
-    async def _started(self, request: StartTrackingData, peer: Peer) -> None:
-        await peer.send(self._devices.started(request, peer))
-        self._devices.streams(peer, True)
-
-    async def _stopped(self, request: StopTrackingData, peer: Peer) -> None:
-        self._devices.streams(peer, False)
-        await peer.send(ReadyTrackingData(0))
-
-    @property
-    def clients(self) -> list[devices.Device]:
-        """The devices that are connected, and what each has asked for."""
-        return list(self._devices.by_id.values())
-
-    async def _send(self, sending: devices.Sending) -> None:
-        for peer, message in sending:
-            with contextlib.suppress(ConnectionClosed):  # it has left
-                await peer.send(message)
-
-    async def send(self, message: Message, *, force: bool = False) -> None:
-        """Send a message to each device that has asked for it, unless it harms PLUS."""
-        await self._send(self._devices.sending(message, force=force))
-
-    async def tool(
-        self,
-        name: str,
-        pose: npt.ArrayLike,
-        *,
-        status: str = "OK",
-        timestamp: float | None = None,
-        force: bool = False,
-    ) -> None:
-        """Send the pose of a tool; see `igtl.plus.PlusServer.tool`."""
-        await self._send(self._devices.tool(name, pose, status, timestamp, force))
-
-    async def frame(
-        self,
-        image: Image | npt.ArrayLike,
-        transforms: Mapping[str, Placed] = {},
-        *,
-        fields: Mapping[str, object] = {},
-        timestamp: float | None = None,
-    ) -> None:
-        """Send an image with the transforms of its instant; see `igtl.plus.PlusServer.frame`."""
-        await self.send(devices.frame_of(image, transforms, fields, timestamp))
+    send = method(serving.send)
+    tool = method(serving.tool)
+    frame = method(serving.frame)
 
     async def close(self) -> None:
         """Stop serving."""

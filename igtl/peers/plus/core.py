@@ -21,7 +21,6 @@ from igtl.codec.message import Message
 from igtl.codec.xml import element, elements
 from igtl.errors import BodyError, CommandFailed
 from igtl.messages.general import CommandReply, Status, String
-from igtl.messages.imaging import Image
 from igtl.messages.plus import tool_states
 from igtl.messages.tracking import Position, Transform
 from igtl.peers.plus.selection import Select
@@ -438,11 +437,6 @@ def reconstruction(step: str, name: str, device: str | None) -> Request[str]:
     return Request(command, message_of, {
         "volume_reconstructor_device_id": device, "output_vol_device_name": name,
     })  # fmt: skip
-
-
-def volume(name: str) -> Selection:
-    """The images of a reconstruction."""
-    return Selection(Image, name)
 
 
 def get_parameter(device: str, name: str) -> Request[float | str]:

@@ -11,7 +11,8 @@ import weakref
 from collections.abc import Callable
 
 from igtl._core import Frame
-from igtl.blocking.healing import ReconnectingLink, connect
+from igtl.blocking.healing import ReconnectingLink
+from igtl.blocking.opening import connect
 from igtl.blocking.server import Server, serve
 from igtl.blocking.subscriber import Subscriber, subscribe
 from igtl.codec.message import Message

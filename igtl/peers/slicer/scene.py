@@ -26,7 +26,7 @@ from igtl.messages.tracking import Tool, TrackingData, Transform
 from igtl.peers.slicer.convert import image_of, labels_of, mesh_of
 from igtl.peers.slicer.rules import UTF8, SlicerRefuses, check
 from igtl.session.inbox import Inbox, is_event
-from igtl.session.requests import fits, named_after, new_command
+from igtl.session.requests import fits, named_after
 from igtl.session.subscriptions import Subscriptions
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -446,11 +446,6 @@ class Scene:
                 return get(name)
 
             return carry_out(command, change)
-
-    def _new_command(self, name: str, text: str, metadata: Mapping[str, Any] | None) -> Command:
-        command = new_command(name, text, "command")
-        command.metadata = metadata
-        return command
 
 
 class Camera:

@@ -1,0 +1,240 @@
+"""The sending half of a connection in asyncio: from the outbox of a session, through its layer, to
+the transport."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from igtl._core import Frame
+from igtl.codec.message import Message
+from igtl.errors import ConnectionClosed, ProtocolError
+from igtl.net.sockets import unsent
+from igtl.session.layers import Layer
+from igtl.session.packed import Packed
+from igtl.session.session import SLICE, Session, closed_by
+
+_BESIDE = 256 * 1024  # bytes from which a message is compressed in a thread
+
+
+class Sending:
+    """Sends what a session has to send. See `igtl.aio.transport.Connection`.
+
+    Attributes:
+        transport: of asyncio, once there is one.
+    """
+
+    transport: asyncio.Transport
+
+    def __init__(self, session: Session, layer: Layer | None) -> None:
+        self.session = session
+        self.layer = layer
+        self._loop = asyncio.get_running_loop()
+        self._ready: asyncio.Future[None] = self._loop.create_future()  # after a handshake
+        self._lost: asyncio.Future[None] = self._loop.create_future()
+        self._full = False  # the transport asked for a pause
+        self._finishing = False  # the peer was told that nothing more comes
+        self._handed = 0  # bytes
+        self._later: asyncio.TimerHandle | None = None
+        self._room: asyncio.Future[None] | None = None
+        self._putting = asyncio.Lock()
+        self._compressing = asyncio.Lock()
+
+    def pause_writing(self) -> None:
+        self._full = True
+
+    def resume_writing(self) -> None:
+        self._full = False
+        # asyncio calls this from within its own write, and does not expect another one there
+        self._loop.call_soon(self.flush)
+
+    def _send_layer(self) -> None:
+        """Send what the layer has to send of its own."""
+        assert self.layer is not None
+        if (data := self.layer.outgoing()) and not self.transport.is_closing():
+            self._handed += len(data)
+            self.transport.write(data)
+
+    def _send_closing(self) -> None:
+        """Send the closing message of the layer, if there is one."""
+        if self.layer is not None:
+            self.layer.prepare_close(self.session.close_reason)
+            self._send_layer()
+
+    @property
+    def _may_send(self) -> bool:
+        """Whether the layer, if there is one, is through with its handshake."""
+        return self._ready.done() and self._ready.exception() is None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing more can be sent."""
+        return self._lost.done() or self._is_closing
+
+    @property
+    def _is_closing(self) -> bool:
+        return hasattr(self, "transport") and self.transport.is_closing()
+
+    @property
+    def _buffered(self) -> int:
+        """Bytes that asyncio holds."""
+        return 0 if self._lost.done() else self.transport.get_write_buffer_size()
+
+    @property
+    def idle(self) -> bool:
+        """Whether everything has left."""
+        return not self.session.has_more and not self._buffered
+
+    def put_now(self, wire: bytes) -> bool:
+        """Hand a packed message to the system past the outbox, if nothing waits there; whether it
+        was handed on."""
+        session = self.session
+        if (
+            self._full
+            or session.has_more
+            or len(wire) > SLICE
+            or self.is_over
+            or self._finishing
+            or not self._may_send
+        ):
+            return False
+        self._write(wire)
+        session.protocol.stats.count_sent(wire, len(wire))
+        return True
+
+    def put(self, packed: Packed) -> None:
+        """Queue a packed message, under the policy of the outbox."""
+        if self.is_over or self._finishing:
+            self.session.protocol.stats.count_dropped(packed.wire, "disconnected")
+            return
+        self.session.put(packed)
+        self.flush()
+
+    async def send(
+        self,
+        message: Message | Frame,
+        *,
+        crc: bool = True,
+        timeout: float | None = None,
+        wait: bool = False,
+    ) -> None:
+        """Pack a message at once and queue it, compressed if the peer takes that.
+
+        Args:
+            timeout: see put_wait.
+            wait: for room, whatever the policy of the outbox.
+        """
+        session = self.session
+        packed = session.pack(message, crc=crc)
+        if session.protocol.peer_takes or self._compressing.locked():
+            async with self._compressing:  # what is sent later stays behind it
+                if packed.size >= _BESIDE:
+                    await asyncio.to_thread(packed.wire_for, session.protocol)
+                await self.queue(packed, timeout, wait=wait)
+        else:
+            await self.queue(packed, timeout, wait=wait)
+
+    async def queue(self, packed: Packed, timeout: float | None, *, wait: bool = False) -> None:
+        """Queue a packed message; wait for room where the policy is to block."""
+        outbox = self.session.outbox
+        assert outbox is not None
+        if wait or outbox.policy == "block" or self.is_over:
+            await self.put_wait(packed, timeout)
+        else:
+            self.put(packed)
+
+    async def put_wait(self, packed: Packed, timeout: float | None) -> None:
+        """Queue a packed message when there is room. If this is cancelled before, the message is
+        not sent.
+
+        Raises:
+            ConnectionClosed: the connection is closed.
+            TimeoutError: the peer took nothing for `timeout` seconds; the connection is cut.
+        """
+        outbox = self.session.outbox
+        assert outbox is not None
+        if self._putting.locked() or not outbox.has_room(packed.size):
+            async with self._putting:  # first come, first served
+                while not outbox.has_room(packed.size) and not self.is_over:
+                    await self._wait_room(timeout)
+        if self.is_over or self._finishing:
+            reason = self.session.close_reason or ConnectionClosed("this link was closed")
+            raise closed_by(self.session.protocol.peer, reason)
+        self.put(packed)
+
+    async def _wait_room(self, timeout: float | None) -> None:
+        before = self.taken
+        self._room = self._loop.create_future()
+        try:
+            async with asyncio.timeout(timeout):
+                await self._room
+        except TimeoutError:
+            if self.taken == before:
+                error = TimeoutError(f"the peer took nothing for {timeout} s")
+                self.session.lost(error)
+                self.abort()
+                raise error from None
+        finally:
+            self._room = None
+
+    def _wake_room(self) -> None:
+        if self._room is not None and not self._room.done():
+            self._room.set_result(None)
+
+    def flush(self) -> None:
+        """Hand on what waits, until the transport asks for a pause."""
+        session = self.session
+        if self.layer is not None and not self._full:
+            self._send_layer()
+        while not self._full and self._may_send and not self._is_closing:
+            piece = session.to_send()
+            if piece is None:
+                self._flush_later()
+                break
+            try:
+                self._write(piece)
+            except OSError as error:  # of the layer below: the peer has ended TLS, or broken it
+                session.lost(error)
+                self.abort()
+                break
+            session.sent(len(piece))
+        self._wake_room()
+
+    def _flush_later(self) -> None:
+        """Send what waits for the peer's header version when the time for that has passed."""
+        if self.session.has_more and self._later is None:
+            wait = max(0.0, self.session.next_deadline() - time.monotonic())
+            self._later = self._loop.call_later(wait, self._flush_now)
+
+    def _flush_now(self) -> None:
+        self._later = None
+        self.flush()
+
+    def _write(self, data: bytes | memoryview) -> None:
+        if self.layer is None:
+            self._handed += len(data)
+            self.transport.write(data)
+        else:
+            self.layer.wrap(data)
+            self._send_layer()
+
+    @property
+    def taken(self) -> int:
+        """Bytes that the peer's system has taken so far (this one's, where it does not tell): while
+        it stays the same, nothing arrives."""
+        if self._lost.done() or self._is_closing:
+            return self._handed
+        sock = self.transport.get_extra_info("socket")
+        return self._handed - self._buffered - unsent(sock)
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the connection is no more."""
+        return self._lost.done()
+
+    def abort(self) -> None:
+        """Cut it at once."""
+        if hasattr(self, "transport") and not self._lost.done():
+            if isinstance(self.session.close_reason, ProtocolError):
+                self._send_closing()  # it tells the peer why
+            self.transport.abort()

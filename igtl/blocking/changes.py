@@ -1,0 +1,57 @@
+"""What threads that share something wait for, and how they call functions of the user."""
+
+from __future__ import annotations
+
+import math
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from igtl.log import logger
+
+T = TypeVar("T")
+_WINDOWS = sys.platform == "win32"
+
+
+class Changes(threading.Condition):
+    """Held by a thread that uses what is shared, and told when something has happened."""
+
+    def tell(self) -> None:
+        """Wake all threads that wait."""
+        with self:
+            self.notify_all()
+
+    def pause(self, timeout: float | None) -> bool:
+        """As `wait`, but Ctrl-C interrupts it on Windows too, where a lock cannot be."""
+        if not _WINDOWS:
+            return self.wait(timeout)
+        end = math.inf if timeout is None else time.monotonic() + timeout
+        while (left := end - time.monotonic()) > 0:
+            if self.wait(min(0.2, left)):
+                return True
+        return False
+
+    def until(self, take: Callable[[], T | None], timeout: float | None) -> T:
+        """What `take` returns, as soon as it returns something.
+
+        Raises:
+            TimeoutError: that took longer than `timeout` seconds; None waits without end.
+        """
+        end = math.inf if timeout is None else time.monotonic() + timeout
+        with self:
+            while (found := take()) is None:
+                left = end - time.monotonic()
+                if left <= 0 or not self.pause(None if left == math.inf else left):
+                    raise TimeoutError
+            return found
+
+
+def guarded(handler: Callable[..., Any], *args: Any, peer: Any = None) -> None:
+    """Call a function of the user; what it raises is logged."""
+    try:
+        handler(*args)
+    except BaseException as error:  # SystemExit would end the thread, and every handler with it
+        fields = {"peer": peer, "cause": error}
+        logger.error("a handler failed", exc_info=error, extra=fields)
