@@ -603,7 +603,10 @@ def test_record_info_replay(devices: simulate.Simulator, tmp_path: Path) -> None
     assert "refused" in away.stderr
     assert not (tmp_path / "b.mcap").exists()
     again = run("record", str(file), f":{devices.port}")
-    assert (again.returncode, again.stderr) == (1, f"Error: {file}: File exists; --force writes over it\n")
+    assert (again.returncode, again.stderr) == (
+        1,
+        f"Error: {file}: File exists; --force writes over it\n",
+    )
     with running("replay", str(file), "--at", ":0", "--speed", "4") as command:
         with igtl.connect(port=command.port) as link:
             assert [bytes(link.recv_frame(timeout=10)) for _ in wires] == wires

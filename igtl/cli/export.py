@@ -20,7 +20,7 @@ from igtl.cli.terminal import say
     "--to", "path", required=True, type=click.Path(path_type=Path),
     help="The file to write; its suffix chooses the format.",
 )  # fmt: skip
-@click.option("-d", "--stream", "streams", multiple=True, help="Only these device names or types.")
+@click.option("-d", "--device", "streams", multiple=True, help="Only these device names or types.")
 @click.option("--from", "start", type=click.FloatRange(0), default=0.0, help="Seconds to skip.")
 @click.option("--until", "end", type=click.FloatRange(0), help="Seconds where to end.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress.")
