@@ -3,7 +3,9 @@ lack characters."""
 
 from __future__ import annotations
 
+import io
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -12,13 +14,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from rich.console import Console
+from rich.live import Live
 
 import igtl
 from igtl.cli import main
 from igtl.cli.brief import angles, values
 from igtl.cli.news import News, reason
 from igtl.cli.tables import explain, table
-from igtl.cli.terminal import console
+from igtl.cli.terminal import console, say
 from tests.cpp import free_port
 from tests.test_screens import once, serving, silent
 
@@ -146,6 +150,16 @@ def test_outputs_that_lack_characters(encoding: str) -> None:
     )  # fmt: skip
     assert (wrong.returncode, b"Traceback" in wrong.stderr) == (2, False)
     assert "\\u65e5:x" in wrong.stderr.decode(encoding)
+
+
+def test_lines_go_through_what_draws() -> None:
+    """rich puts itself in the place of standard error, so that lines stand above what it draws."""
+    out = Console(file=io.StringIO(), force_terminal=True, width=40)
+    with Live("drawn", console=out, auto_refresh=False) as live:
+        live.refresh()
+        say("said")
+    shown = out.file.getvalue()  # type: ignore[attr-defined]
+    assert re.search(r"drawn.*\x1b\[2K.*said\n.*drawn", shown, re.DOTALL)
 
 
 def drawn(width: int, **settings: object) -> list[str]:

@@ -33,7 +33,7 @@ def fitted(text: str) -> str:
 def echo(*lines: str) -> None:
     """On standard output, each a line."""
     for line in lines:
-        click.echo(printable(line))
+        click.echo(printable(line), file=sys.stdout)
 
 
 def width() -> int | None:
@@ -55,8 +55,8 @@ def first_that_fits(*texts: str) -> str:
 
 
 def say(text: str) -> None:
-    """A line on standard error."""
-    click.echo(printable(text), err=True)
+    """A line on standard error, above what is drawn there."""
+    click.echo(printable(text), file=sys.stderr)  # what draws has put itself there
 
 
 def console(*, stderr: bool = False) -> Console:
