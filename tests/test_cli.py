@@ -71,10 +71,14 @@ def test_dump_as_text(server: igtl.Server) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
     assert len(lines) == 4
-    assert re.match(r"\d\d:\d\d:\d\d\.\d{3}  TRANSFORM     'Probe' .*matrix=", lines[0])
+    begin = r"\d\d:\d\d:\d\d\.\d{3}  TRANSFORM "
+    assert re.match(rf"{begin} Probe +0\.00 +0\.00 +0\.00 mm +0\.0 +0\.0 +0\.0°", lines[0])
     assert "OK" in lines[1]
     assert "40×30×2 int16" in lines[2]
     assert "Größe" in lines[3]
+    play(server, MESSAGES)
+    done = dump(f"127.0.0.1:{server.port}", "-v")
+    assert re.match(rf"{begin}    'Probe' .*matrix=", done.stdout.splitlines()[0])
 
 
 def test_dump_as_json(server: igtl.Server) -> None:
@@ -302,7 +306,7 @@ def test_errors_of_send_and_receive(tmp_path: Path) -> None:
 
 def test_a_port_in_use_and_a_mistyped_command_are_told_with_the_way_out() -> None:
     with igtl.listen(port=0) as taken:
-        for command in (["simulate", "tracker", "--at"], ["serve", "--at"], ["echo"]):
+        for command in (["simulate", "tracker", "--at"], ["serve", "--at"], ["echo", "--at"]):
             out = CliRunner().invoke(main, [*command, f"localhost:{taken.port}"])
             assert out.exit_code == 1
             assert f":{taken.port}: Address already in use: another program listens" in out.stderr

@@ -477,7 +477,9 @@ def test_command(case: Path, tmp_path: Path) -> None:
     assert f"{out}: 0.0 MB" in result.output
     with np.load(out) as arrays:
         assert arrays["TRANSFORM/Probe/times"].tolist() == [0.5, 0.525, 0.55, 0.575, 0.6]
-    result = CliRunner().invoke(main, ["export", str(case), "--to", str(out), "-d", "Needle"])
+    result = CliRunner().invoke(
+        main, ["export", str(case), "--to", str(out), "-d", "Needle", "--force"]
+    )
     assert result.exit_code == 1
     assert "'Needle' is not recorded" in result.output
     result = CliRunner().invoke(main, ["export", str(case), "--to", str(tmp_path / "a.csv")])

@@ -19,8 +19,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 import igtl
+from igtl.cli import main
 from igtl.doctor import Diagnosis, examine
 from tests.cpp import free_port
 from tests.test_cli import run
@@ -456,10 +458,12 @@ def test_websockets(authority: Any) -> None:
 @pytest.mark.parametrize("stamps", ["stand still", "seconds", "new"])
 def test_time_stamps_that_do_not_change(stamps: str) -> None:
     def stamp(n: int) -> float:
-        return {"stand still": 1e9, "seconds": 1e9 + (n >= 2), "new": 1e9 + n}[stamps]
+        return {"stand still": 1e9, "seconds": 1e9 + (n >= 2), "new": 1e9 + n / 100}[stamps]
 
     found = examined(streaming(lambda n: pose(timestamp=stamp(n))), seconds=0.6)
-    told = [f for f in found.findings if f.cause == "clock" and "behind" not in f.text]
+    told = [
+        f for f in found.findings if f.cause == "clock" and "do not count from 1970" not in f.text
+    ]
     match stamps:
         case "stand still":
             assert found.cause == "clock"
@@ -467,7 +471,7 @@ def test_time_stamps_that_do_not_change(stamps: str) -> None:
         case "seconds":
             assert found.cause == ""
             assert [f.level for f in told] == ["note"]
-            assert "have the same time stamp" in told[0].text
+            assert "are whole seconds" in told[0].text
         case _:
             assert told == []
 
@@ -526,11 +530,75 @@ def test_poses_that_can_be() -> None:
 def test_matrices_that_do_more_than_turn_and_move() -> None:
     pixels = igtl.Transform(np.diag([0.1, 0.1, 1, 1]), device_name="Dev").pack()
     by_rows = transform_of(1, 0, 0, 10, 0, 1, 0, 20, 0, 0, 1, 30)
-    for wire in (pixels, by_rows):
+    sheared = transform_of(1, 0, 0, 0.2, 1, 0, 0, 0, 1, 10, 20, 30)
+    mirrored = igtl.Transform(np.diag([1, 1, -1, 1]), device_name="Dev").pack()
+    for wire, how in ((pixels, "scaled"), (sheared, "sheared"), (mirrored, "mirrored")):
         found = examined(lambda sock, wire=wire: (sock.sendall(wire), silent(sock))[1])
         assert found.problems == []
         (note,) = [f for f in found.findings if f.cause == "pose"]
-        assert "1 of 1 TRANSFORM 'Dev' do more than turn and move" in note.text
+        assert (
+            f"1 of 1 TRANSFORM 'Dev' do more than turn and move: their axes are {how}" in note.text
+        )
+    found = examined(lambda sock: (sock.sendall(by_rows), silent(sock))[1])
+    assert found.cause == "pose"
+    assert "if their 12 numbers are read row by row" in found.verdict
+
+
+def test_content_that_never_changes() -> None:
+    found = examined(streaming(lambda n: pose()), seconds=1.5)
+    (note,) = [f for f in found.findings if f.cause == "frozen"]
+    assert "TRANSFORM 'ProbeToTracker' have the same content, to the last bit" in note.text
+
+    def moving(n: int) -> bytes:
+        wire = igtl.Transform(np.eye(4), device_name="P")
+        wire.position[0] = n
+        return wire.pack()
+
+    assert "frozen" not in {f.cause for f in examined(streaming(moving), seconds=1.5).findings}
+
+
+def test_names_padded_with_spaces() -> None:
+    found = examined(streaming(lambda n: pose("Needle ")))
+    (note,) = [f for f in found.findings if f.cause == "names"]
+    assert "The name 'Needle ' begins or ends with spaces" in note.text
+
+
+@pytest.mark.parametrize("fraction", [0, 1e9, 1e6])
+def test_fractions_of_time_stamps(fraction: float) -> None:
+    def make(n: int) -> bytes:
+        message = igtl.Transform(np.eye(4), device_name="P")
+        message.timestamp_raw = (int(time.time()) + n << 32) + int(fraction * (n * 0.377 % 1))
+        return message.pack()
+
+    found = examined(streaming(make))
+    text = next(f.text for f in found.findings if f.cause == "clock")
+    word = {0: "are whole seconds", 1e9: "nanoseconds", 1e6: "microseconds"}[fraction]
+    assert word in text
+
+
+def test_time_stamps_that_count_from_another_beginning() -> None:
+    found = examined(streaming(lambda n: pose(timestamp=5000 + n / 100)))
+    text = next(f.text for f in found.findings if f.cause == "clock")
+    assert "are of 1970-01-01: they do not count from 1970" in text
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_hints_for_containers(inside: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("igtl.doctor.surroundings._MARKS", (__file__,) if inside else ())
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+    away = examine("127.0.0.1", free_port())
+    assert ("host.docker.internal" in away.verdict) is inside
+    alone = examine("127.0.0.1", free_port(), listen=True, seconds=0.1)
+    assert ("publish the port" in alone.verdict) is inside
+    assert ("Only this machine can connect to it." in alone.verdict) is not inside
+
+    def unknown(*args: Any, **kw: Any) -> Any:
+        raise socket.gaierror(-2, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    host = examine("host.docker.internal")
+    assert host.cause == "host"
+    assert ("--add-host host.docker.internal:host-gateway" in host.verdict) is inside
 
 
 @pytest.mark.parametrize("version", [1, 2])
@@ -588,7 +656,6 @@ def test_as_a_server() -> None:
     assert ("STATUS", "C") in found.streams
     alone = examine("127.0.0.1", port, listen=True, seconds=0.2)
     assert alone.cause == "no client"
-    assert "Only this machine can connect to it." in alone.verdict
     with socket.create_server(("127.0.0.1", 0)) as taken:
         busy = examine("127.0.0.1", taken.getsockname()[1], listen=True)
     assert busy.cause == "address"
@@ -610,3 +677,42 @@ def test_the_command(tmp_path: Path) -> None:
     away = run("doctor", f":{free_port()}")
     assert away.returncode == 3
     assert "Nothing listens" in " ".join(away.stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("behave", "code"), [(silent, 4), (lambda sock: None, 3)], ids=["silent", "closes"]
+)
+def test_exit_codes_of_the_command(behave: Callable[[socket.socket], None], code: int) -> None:
+    with peer(behave) as port:
+        assert CliRunner().invoke(main, ["doctor", f":{port}", "-s", "0.3"]).exit_code == code
+
+
+def test_each_finding_is_shown_once_and_reported(tmp_path: Path) -> None:
+    file = tmp_path / "found.md"
+    with peer(streaming(lambda n: pose("Needle "))) as port:
+        args = ["doctor", f":{port}", "-s", "0.5", "-d", "Probe", "--report", str(file)]
+        done = CliRunner(env={"COLUMNS": "300"}).invoke(main, args)
+        again = CliRunner().invoke(main, args)
+    assert done.exit_code == 1
+    shown = [line.rstrip() for line in done.stdout.splitlines() if line.strip()]
+    assert "Needle" in shown[2]  # the table comes first
+    findings = [line[2:] for line in shown if line[0] in "✓!✗"]
+    assert len(findings) == len(set(findings)) >= 5
+    assert shown[-1] == "1 problem: names"
+    report = file.read_text("utf-8")
+    assert all(text in report for text in findings)
+    assert "| `Needle ` | `TRANSFORM` |" in report
+    assert f"igtl {igtl.__version__}" in report
+    assert socket.gethostname() not in report
+    assert (again.exit_code, "--force writes over it" in again.stderr) == (1, True)
+
+
+def test_it_tells_how_far_it_is() -> None:
+    seen: list[tuple[float, int]] = []
+    examined(
+        streaming(lambda n: pose()), seconds=0.5,
+        watch=lambda found: seen.append((found.seconds, len(found.streams))),
+    )  # fmt: skip
+    assert len(seen) >= 3
+    assert seen == sorted(seen)
+    assert seen[-1][1] == 1

@@ -159,7 +159,7 @@ def test_query_and_command() -> None:
 @pytest.mark.processes
 @pytest.mark.parametrize("command", ["serve", "echo", "relay"])
 def test_commands_that_serve(command: str, server: igtl.Server) -> None:
-    args = ["--at", "127.0.0.1:0"] if command == "serve" else ["127.0.0.1:0"]
+    args = ["--at", "127.0.0.1:0"]
     if command == "relay":
         play(server, [], WIRE + BAD)
         args = [f"127.0.0.1:{server.port}", "--at", "127.0.0.1:0", "-n", str(len(MESSAGES))]
@@ -173,7 +173,7 @@ def test_commands_that_serve(command: str, server: igtl.Server) -> None:
                 link._transport.send(
                     [WIRE, BAD, struct.pack(">H12s", 3, TYPE.encode()) + bytes(44)]
                 )
-            process.wait_for("- ")
+            process.wait_for("is gone")
             out, err = process.stop()
     clean(out + err, *([SHOWN, TYPE_SHOWN] if command == "serve" else []))
 

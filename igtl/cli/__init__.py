@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import codecs
 import difflib
 import errno
 import importlib
+import io
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -56,6 +59,14 @@ _OF_THE_NETWORK: Final = (
     errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTUNREACH, getattr(errno, "EHOSTDOWN", None),
 )  # fmt: skip
 
+_ASCII: Final = "igtl_ascii"
+_PLAIN: Final = {
+    "✓": "+", "✗": "x", "–": "-", "—": "-", "…": "...", "·": "-", "×": "x", "±": "+-", "µ": "u",
+    "°": " deg", "→": "->", "≤": "<=", "≥": ">=", "Δ": "d", "“": '"', "”": '"', "’": "'", "━": "-",
+    "─": "-", "╸": "-", "╺": "-", "▀": "#", "●": "o", "•": "o", "∙": ".",
+}  # fmt: skip
+"""Characters of ours, and what stands for them where the encoding has none of them."""
+
 
 class Failure(click.ClickException):
     """An error for the user, with an exit code."""
@@ -102,6 +113,40 @@ def leave_signals_to_parent() -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
+def _replaced(error: UnicodeError) -> tuple[str, int]:
+    """An error handler for an output: our own characters get a likeness, others are escaped."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    found = error.object[error.start : error.end]
+    return "".join(_PLAIN.get(c) or ascii(c)[1:-1] for c in found), error.end
+
+
+def _kept(name: str) -> codecs.CodecInfo | None:
+    """ASCII by another name: click writes UTF-8 to an output whose encoding is named ASCII."""
+    if name != _ASCII:
+        return None
+    ascii_ = codecs.lookup("ascii")
+    return codecs.CodecInfo(
+        ascii_.encode, ascii_.decode, ascii_.streamreader, ascii_.streamwriter,
+        ascii_.incrementalencoder, ascii_.incrementaldecoder, name=_ASCII,
+    )  # fmt: skip
+
+
+def _tolerate() -> None:
+    """Let both outputs write what their encodings lack in other characters."""
+    codecs.register_error("igtl", _replaced)
+    codecs.register(_kept)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and not is_utf(stream.encoding):
+            is_ascii = codecs.lookup(stream.encoding).name == "ascii"
+            stream.reconfigure(encoding=_ASCII if is_ascii else None, errors="igtl")
+
+
+def is_utf(encoding: str | None) -> bool:
+    """Whether an output can write any character."""
+    return (encoding or "utf-8").lower().startswith("utf")
+
+
 class _Commands(click.Group):
     """Finds subcommands by name, so that starting one does not import the others."""
 
@@ -128,6 +173,10 @@ class _Commands(click.Group):
             if name.startswith(incomplete)
         ]
         return names or super(click.Group, self).shell_complete(ctx, incomplete)
+
+    def make_context(self, *args: Any, **others: Any) -> click.Context:
+        _tolerate()  # before help or an error is printed
+        return super().make_context(*args, **others)
 
     def invoke(self, ctx: click.Context) -> Any:
         with ended_by_signals() as signals:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import functools
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -12,6 +14,7 @@ import click
 import igtl
 from igtl.addresses import parsed
 from igtl.cli import UNREACHABLE, Failure
+from igtl.cli.news import reason
 from igtl.log import named
 from igtl.options import SITE, Version, WaySettings
 from igtl.session.requests import name_fits
@@ -64,6 +67,7 @@ class Connection(NamedTuple):
     version: Version
     context: SSLContext | None
     files: WaySettings = {}
+    server_name: str | None = None
 
     def open(self, address: tuple[str, int], **settings: Any) -> igtl.Link:
         """The link, or a Failure that says who cannot be reached."""
@@ -71,11 +75,12 @@ class Connection(NamedTuple):
             raise Failure(f"{address[0]}: this command is for a server, not for a site of a bridge")
         try:
             link: igtl.Link = igtl.connect(
-                *address, hello=self.hello, version=self.version, ssl=self.context, **settings
-            )
+                *address, hello=self.hello, version=self.version, ssl=self.context,
+                server_hostname=self.server_name, **settings,
+            )  # fmt: skip
             return link
         except (OSError, UnicodeError) as error:  # UnicodeError: no such host can be
-            raise Failure(f"{named(address)}: {error}", UNREACHABLE) from None
+            raise Failure(f"{named(address)}: {reason(error)}", UNREACHABLE) from None
 
 
 def connection(command: F, *, of: str = "") -> F:
@@ -105,17 +110,21 @@ def connection(command: F, *, of: str = "") -> F:
     @click.option(
         f"--{of}key", "link_key", type=_EXISTING, help="Its key, if it is not in the same file."
     )
+    @click.option(
+        f"--{of}server-name", "server_name",
+        help="By TLS, with this name in the server's certificate; default the host of ADDRESS.",
+    )  # fmt: skip
     @functools.wraps(command)
     def wrapped(
         *args: Any, hello: bool, header_version: str, link_tls: bool, link_ca: Path | None,
-        link_cert: Path | None, link_key: Path | None, **others: Any,
+        link_cert: Path | None, link_key: Path | None, server_name: str | None, **others: Any,
     ) -> Any:  # fmt: skip
         context = None
-        if link_tls or link_ca or link_cert:
+        if link_tls or link_ca or link_cert or server_name:
             context = igtl.tls.client(link_ca, cert=link_cert, key=link_key)
         version: Version = {"1": 1, "2": 2}.get(header_version, "auto")  # type: ignore[assignment]
         files: WaySettings = {"ca": link_ca, "cert": link_cert, "key": link_key}
-        return command(*args, how=Connection(hello, version, context, files), **others)
+        return command(*args, how=Connection(hello, version, context, files, server_name), **others)
 
     return wrapped  # type: ignore[return-value]
 
@@ -242,3 +251,19 @@ def ending(command: F) -> F:
         "-s", "--seconds", type=click.FloatRange(0, min_open=True), help="End after so long."
     )
     return count(seconds(command))
+
+
+def overwriting(command: F) -> F:
+    """Decorator: a file that exists is kept, unless `--force` is given. The command names the path
+    that it writes `path` or `file`."""
+
+    @click.option("--force", is_flag=True, help="Write over the file, if it exists.")
+    @functools.wraps(command)
+    def wrapped(*args: Any, force: bool, **others: Any) -> Any:
+        path: Path | None = others["path"] if "path" in others else others["file"]
+        if path is not None and path.exists() and not force:
+            text = f"{os.strerror(errno.EEXIST)}; --force writes over it"
+            raise FileExistsError(errno.EEXIST, text, str(path))
+        return command(*args, **others)
+
+    return wrapped  # type: ignore[return-value]

@@ -173,4 +173,5 @@ def _show(results: dict[str, list[Row]]) -> None:
         cells = [
             [f"{v:,.2f}" if isinstance(v, float) else str(v) for v in row.values()] for row in rows
         ]
-        console.print(table(titles[key], cells, left=1, width=console.width))
+        columns = table(titles[key], cells, left=1, width=console.width, drop=("bytes", "number"))
+        console.print(columns)

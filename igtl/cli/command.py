@@ -44,7 +44,7 @@ def command(
 
     \b
     igtl command localhost:18944 RequestDeviceIds
-    igtl command localhost:18944 SaveConfig '<Command Name="SaveConfig" Filename="a.xml"/>'
+    igtl command localhost:18944 SaveConfig '<Command Name="SaveConfig"/>'
     """
     if text is None:
         text = element("Command", {"Name": name})

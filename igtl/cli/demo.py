@@ -18,7 +18,6 @@ from typing import Any
 
 import click
 import numpy as np
-from rich import box
 from rich.console import Console, Group
 from rich.live import Live
 from rich.panel import Panel
@@ -27,7 +26,7 @@ from rich.text import Text
 
 import igtl
 from igtl.cli import leave_signals_to_parent
-from igtl.cli.tables import Cell
+from igtl.cli.tables import Cell, table
 from igtl.cli.terminal import console as terminal
 from igtl.cli.terminal import say, styled
 from igtl.simulate import Stream, Tracker, Ultrasound
@@ -164,36 +163,23 @@ class Client:
 
 
 def _table(client: Client, width: int, *, title: str) -> Table:
-    table = Table(
-        title=title, title_style="bold", header_style="bold cyan", box=box.SIMPLE_HEAD,
-        padding=(0, 0 if width < 100 else 1, 0, 0), pad_edge=False,
+    titles = (
+        "device", "type", "via", "Hz", "jitter ms", "latency ms", "lost", "age ms", "last value"
     )  # fmt: skip
-    columns = ["device", "type", "via", "Hz", "jitter", "latency", "lost", "age", "last value"]
-    if width < 100:
-        columns = [name for name in columns if name not in ("via", "latency")]
-    for name in columns:
-        left = name in ("device", "type", "via", "last value")
-        unit = " ms" if name in ("jitter", "latency", "age") else ""
-        table.add_column(
-            name + unit, justify="left" if left else "right", no_wrap=True,
-            min_width=len(name + unit),
-        )  # fmt: skip
+    rows: list[list[Cell]] = []
     for (type_name, device), source in sorted(client.sources.items()):
         lost, age = source.lost(), source.age()
         latency = 1000 * statistics.median(source.latency) if source.latency else 0.0
-        cells: dict[str, Cell] = {
-            "device": device,
-            "type": type_name,
-            "via": source.via,
-            "Hz": f"{source.rate():.1f}",
-            "jitter": f"{1000 * source.jitter():.2f}",
-            "latency": f"{latency:.2f}",
-            "lost": (str(lost), "red" if lost else "green"),
-            "age": (f"{1000 * age:.0f}", "green" if age < 0.5 else "red"),
-            "last value": source.value(),
-        }
-        table.add_row(*(styled(cells[name]) for name in columns))
-    return table
+        rows.append([
+            device, type_name, source.via, f"{source.rate():.1f}",
+            f"{1000 * source.jitter():.2f}", f"{latency:.2f}",
+            (str(lost), "red" if lost else "green"),
+            (f"{1000 * age:.0f}", "green" if age < 0.5 else "red"), source.value(),
+        ])  # fmt: skip
+    drop = ["via", "latency ms", "jitter ms", "age ms", "last value"]
+    out = table(titles, rows, left=3, width=width, trim=True, drop=drop)
+    out.title, out.title_style = title, "bold"
+    return out
 
 
 def _picture(image: igtl.Image, columns: int = 42, rows: int = 16) -> Text:

@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from igtl.cli import FAILED, UNREACHABLE
-from igtl.cli.arguments import Address, Connection, connection
+from igtl.cli import FAILED, TIMED_OUT, UNREACHABLE
+from igtl.cli.arguments import Address, Connection, connection, overwriting
 from igtl.cli.clock import option as clock_option
-from igtl.cli.tables import counted, table
+from igtl.cli.tables import counted, explain, table
 from igtl.cli.terminal import console as terminal
 from igtl.cli.terminal import echo, styled
-from igtl.doctor import Diagnosis, examine
+from igtl.doctor import Diagnosis, examine, markdown
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 _MARKS = {"ok": ("✓", "green"), "note": ("!", "yellow"), "problem": ("✗", "red")}
-_AWAY = ("host", "refused", "unreachable", "no client", "address")
+_LEVELS = tuple(_MARKS)  # the decisive ones last
+_CODES = {
+    "host": UNREACHABLE, "refused": UNREACHABLE, "unreachable": UNREACHABLE, "closed": UNREACHABLE,
+    "address": FAILED, "no client": TIMED_OUT, "silent": TIMED_OUT,
+}  # fmt: skip
 
 
 @click.command("doctor")
@@ -32,6 +39,11 @@ _AWAY = ("host", "refused", "unreachable", "no client", "address")
 @click.option("-d", "--device", "device_name", default="*", help="The device name you wait for.")
 @click.option("--listen", is_flag=True, help="Be the server: wait at ADDRESS for one client.")
 @click.option("--json", "as_json", is_flag=True, help="The findings as a JSON object.")
+@click.option(
+    "--report", "path", type=click.Path(dir_okay=False, path_type=Path),
+    help="Write all of it to this file too, in Markdown: findings, streams, versions.",
+)  # fmt: skip
+@overwriting
 @clock_option
 @connection
 def command(
@@ -41,6 +53,7 @@ def command(
     device_name: str,
     listen: bool,
     as_json: bool,
+    path: Path | None,
     ask_clock: bool,
     how: Connection,
 ) -> None:
@@ -51,42 +64,71 @@ def command(
     for come?
 
     It sends nothing that could harm a peer. Exits with 0 if all is well, 1 if something is wrong, 3
-    if the peer cannot be reached.
+    if the peer cannot be reached or closes at once, 4 if it says nothing.
     """
     if ask_clock and listen:
         raise click.UsageError("--clock is for a server: a client is not asked")
     try:
-        diagnosis = examine(
-            *address, seconds=seconds, type_name=type_name, device_name=device_name,
-            hello=how.hello, ssl=how.context, listen=listen, ask_clock=ask_clock,
-        )  # fmt: skip
+        with _progress(seconds) as watch:
+            diagnosis = examine(
+                *address, seconds=seconds, type_name=type_name, device_name=device_name,
+                hello=how.hello, ssl=how.context, server_hostname=how.server_name, listen=listen,
+                ask_clock=ask_clock, watch=watch,
+            )  # fmt: skip
     except ValueError as error:
         raise click.UsageError(str(error)) from None
+    if path is not None:
+        path.write_text(markdown(diagnosis), "utf-8")
     if as_json:
         echo(json.dumps(diagnosis.to_dict()))
     else:
         _show(diagnosis)
     if diagnosis.problems:
-        away = diagnosis.cause in _AWAY
-        raise click.exceptions.Exit(UNREACHABLE if away else FAILED)
+        raise click.exceptions.Exit(_CODES.get(diagnosis.cause, FAILED))
+
+
+@contextmanager
+def _progress(seconds: float) -> Iterator[Callable[[Diagnosis], None] | None]:
+    """Shows how far it is, on standard error if that is a terminal."""
+    console = terminal(stderr=True)
+    if not console.is_terminal:
+        yield None
+        return
+    from rich.progress import BarColumn, Progress, TextColumn
+
+    columns = TextColumn("{task.description}"), BarColumn(20), TextColumn("{task.fields[came]}")
+    with Progress(*columns, console=console, transient=True) as progress:
+        bar = progress.add_task("connecting", total=seconds, came="")
+
+        def watch(found: Diagnosis) -> None:
+            number = sum(seen.count for seen in found.streams.values())
+            came = f"{number} messages of {len(found.streams)} streams"
+            progress.update(bar, description="listening", completed=found.seconds, came=came)
+
+        yield watch
 
 
 def _show(diagnosis: Diagnosis) -> None:
+    """The streams, each finding once, the decisive ones last, and a line that sums it up."""
     console = terminal()
-    for level, _, text in diagnosis.findings:
-        console.print(_marked(level, text))
     if diagnosis.streams:
         console.print(_table(diagnosis, console.width))
-    # the sentence to take away, unless it has just been said
-    if diagnosis.findings[-1:] != diagnosis.problems:
-        level, style = ("problem", "red") if diagnosis.problems else ("ok", "green")
-        console.print(_marked(level, diagnosis.verdict), style=style)
+    for wanted in _LEVELS:
+        for level, _, text in diagnosis.findings:
+            if level == wanted:
+                console.print(_marked(level, text))
+    if not diagnosis.problems:
+        console.print(_marked("ok", diagnosis.verdict), style="green")
+    elif len(diagnosis.findings) > 1:
+        number = len(diagnosis.problems)
+        which = "1 problem" if number == 1 else f"{number} problems, the likely cause first"
+        console.print(styled((f"{which}: {', '.join(f.cause for f in diagnosis.problems)}", "red")))
 
 
 def _marked(level: str, text: str) -> Any:
     from rich.table import Table
 
-    grid = Table.grid(padding=(0, 1))
+    grid = Table.grid(padding=(0, 1, 0, 0))
     grid.add_row(styled(_MARKS[level]), styled(text))
     return grid
 
@@ -110,9 +152,12 @@ def _table(diagnosis: Diagnosis, width: int) -> Table:
             diagnosis.streams.items(), key=lambda item: item[0][::-1]
         )
     ]  # fmt: skip
-    out = table(titles, rows, left=2, width=width)
-    out.caption = (
-        f"jitter, age, {late} (arrival after time stamp, {meaning}) in ms; CRC: wrong ones"
-    )
+    drop = ["bytes", "jitter", "age", late, "CRC", "number"]
+    out = table(titles, rows, left=2, width=width, drop=drop)
+    means = {
+        "jitter": "ms", "age": "ms", late: f"arrival after time stamp in ms, {meaning}",
+        "CRC": "wrong ones",
+    }  # fmt: skip
+    out.caption = explain(out, **means)
     out.caption_justify = "left"
     return out

@@ -11,21 +11,41 @@ from datetime import datetime
 import click
 
 import igtl
+from igtl.cli import brief
 from igtl.cli.arguments import Address, Selection, ending, selecting
 from igtl.cli.sources import Source, receiving
-from igtl.cli.terminal import echo, say
+from igtl.cli.terminal import echo, first_that_fits, say, width
+
+_WIDE = 98  # columns in which a pose and its angles have room
 
 
-def line(message: igtl.Message) -> str:
-    """A message in one line: arrival, type, and the rest of its repr."""
+def line(message: igtl.Message, *, verbose: bool = False) -> str:
+    """A message in one line: arrival, type, device, and what it says in a few words, cut to the
+    width of the terminal if there is one.
+
+    Args:
+        verbose: all of its repr instead, in full.
+    """
     arrival = datetime.fromtimestamp(message.received or time.time()).strftime("%H:%M:%S.%f")[:-3]
     marks = "" if message.crc_ok is not False else "  WRONG CRC"
-    details = repr(message)[1:-1].partition(" ")[2]  # without <ClassName … >
-    return f"{arrival}  {message.type_name:<12}  {details}{marks}"
+    if verbose:
+        details = repr(message)[1:-1].partition(" ")[2]  # without <ClassName … >
+        return f"{arrival}  {message.type_name:<12}  {details}{marks}"
+    contents = brief.values(message)
+    kind, device = message.type_name, message.device_name
+    if (width() or _WIDE) >= _WIDE:
+        before = [f"{arrival}  {kind:<9}  {device:<18}{marks} "]
+    else:
+        contents = contents[1:] or contents
+        before = [f"{arrival} {kind:<9} {device:<14}{marks} "]
+        if len(contents) > 1:  # a pose, which can be seen
+            before.append(f"{arrival[:8]} {device}{marks} ")
+    return first_that_fits(*(start + content for start in before for content in contents))
 
 
 @click.command("dump")
 @click.argument("address", type=Address(), default="localhost:18944")
+@click.option("-v", "--verbose", is_flag=True, help="Matrices, metadata and all other fields.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
 @click.option("--arrays", is_flag=True, help="With --json: large arrays in full.")
 @click.option(
@@ -37,6 +57,7 @@ def line(message: igtl.Message) -> str:
 @receiving
 def command(
     address: tuple[str, int],
+    verbose: bool,
     as_json: bool,
     arrays: bool,
     crc: igtl.CRCPolicy,
@@ -45,18 +66,24 @@ def command(
     selection: Selection,
     source: Callable[..., Source],
 ) -> None:
-    """Print the messages a server sends.
+    """Print the messages a server sends, each in a line: arrival, type, device, and its content in
+    a few words. Poses are x, y, z and the angles about x, y, z, applied in this order.
 
     ADDRESS is HOST:PORT, default localhost:18944. Bad messages are told on standard error.
     """
     end = None if seconds is None else time.monotonic() + seconds
     shown = 0
     limited = count is not None or seconds is not None
-    with source(address, end=end, limited=limited, crc=crc, bad=_complain) as incoming:
+    with source(
+        address, end=end, limited=limited, selection=selection, crc=crc, bad=_complain
+    ) as incoming:
         for message in incoming.messages():
             if not selection.takes(message.type_name, message.device_name):
                 continue
-            echo(json.dumps(message.to_dict(arrays=arrays)) if as_json else line(message))
+            echo(
+                json.dumps(message.to_dict(arrays=arrays)) if as_json
+                else line(message, verbose=verbose)
+            )  # fmt: skip
             sys.stdout.flush()
             shown += 1
             if shown == count:

@@ -8,6 +8,7 @@ import click
 
 import igtl
 from igtl.cli.arguments import Address, serving
+from igtl.cli.news import reason
 from igtl.cli.terminal import say
 from igtl.log import named
 
@@ -16,14 +17,14 @@ if TYPE_CHECKING:
 
 
 @click.command("echo")
-@click.argument("address", type=Address(), default="localhost:18944")
+@click.option(
+    "--at", "address", type=Address(), default="localhost:18944", show_default=True,
+    help="Where to listen; host 0.0.0.0 accepts connections from other machines.",
+)  # fmt: skip
 @click.option("-q", "--quiet", is_flag=True, help="Say nothing of clients that come and go.")
 @serving
 def command(address: tuple[str, int], quiet: bool, context: SSLContext | None) -> None:
-    """Send every message back to the client it came from: to try a program, or for `igtl bench`.
-
-    ADDRESS is where to listen, HOST:PORT, default localhost:18944.
-    """
+    """Send every message back to the client it came from: to try a program, or for `igtl bench`."""
     with igtl.serve(*address, ssl=context, start=False) as server:
         server.on()(lambda message, peer: peer.send(message))
         if not quiet:
@@ -38,10 +39,14 @@ def tell(server: igtl.Server) -> None:
 
     @server.on_connect
     def _(peer: Any) -> None:
-        say(f"+ {named(peer.peer)}")
+        say(f"{named(peer.peer)} connected")
 
     @server.on_disconnect
     def _(peer: Any) -> None:
-        counted = f"{peer.stats.received} received, {peer.stats.sent} sent"
-        lost = f", {peer.stats.lost} lost {dict(peer.stats.dropped)}" if peer.stats.lost else ""
-        say(f"- {named(peer.peer)}: {counted}{lost}; {peer.close_reason}")
+        stats = peer.stats
+        causes = ", ".join(f"{number} {cause}" for cause, number in stats.dropped.items())
+        lost = f", {stats.lost} lost ({causes})" if stats.lost else ""
+        say(
+            f"{named(peer.peer)} is gone: {reason(peer.close_reason)}; {stats.received} received, "
+            f"{stats.sent} sent{lost}"
+        )

@@ -8,6 +8,7 @@ import click
 
 import igtl
 from igtl.cli import Failure
+from igtl.cli.arguments import overwriting
 from igtl.cli.files import opened, size_of, told
 from igtl.cli.terminal import console as terminal
 from igtl.cli.terminal import say
@@ -17,12 +18,13 @@ from igtl.cli.terminal import say
 @click.argument("file", type=click.Path(exists=True, path_type=Path))
 @click.option(
     "--to", "path", required=True, type=click.Path(path_type=Path),
-    help="The file to write; its suffix chooses the format. Replaced if it exists.",
+    help="The file to write; its suffix chooses the format.",
 )  # fmt: skip
-@click.option("-d", "--stream", "streams", multiple=True, help="Only these device names or types.")
+@click.option("-d", "--device", "streams", multiple=True, help="Only these device names or types.")
 @click.option("--from", "start", type=click.FloatRange(0), default=0.0, help="Seconds to skip.")
 @click.option("--until", "end", type=click.FloatRange(0), help="Seconds where to end.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress.")
+@overwriting
 def command(
     file: Path,
     path: Path,
@@ -34,13 +36,13 @@ def command(
     """Write a recording, a ROS 2 bag, or a file of images in time, for other programs.
 
     \b
-    .npz, .h5            arrays of all streams: times, timestamps, frames, matrices ...
-    .csv                 a line for each pose, value or status, in order of arrival
+    .npz, .h5            arrays of all streams: times, frames, matrices ...
+    .csv                 a line for each pose, value or status
     .mp4                 the pictures of one stream
-    .igs.mha, .seq.nrrd  images with the transforms of their instant, for PLUS and 3D Slicer
-    bag/ (no suffix)     a ROS 2 bag: tf, images, topics, and each message as it came
+    .igs.mha, .seq.nrrd  images and their transforms, for PLUS and 3D Slicer
+    bag/ (no suffix)     a ROS 2 bag: tf, images, topics, and all messages
     .foxglove.mcap       for Foxglove
-    .mcap                a recording: of a bag, or of a part of another recording
+    .mcap                a recording: of a bag, or of a part of another
 
     What a format has no place for is left out, and said.
     """

@@ -3,9 +3,7 @@ several images, and sequences of images are handled as recordings."""
 
 from __future__ import annotations
 
-import errno
 import functools
-import os
 import re
 import tempfile
 import warnings
@@ -106,8 +104,6 @@ def sequences_too(command: F) -> F:
     def wrapped(*args: Any, file: Path, **others: Any) -> Any:
         if not sequences.is_sequence(file):
             return command(*args, file=file, **others)
-        if file.exists():
-            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(file))
         with tempfile.TemporaryDirectory(prefix="igtl-") as folder:
             copy = Path(folder, file.name)
             try:

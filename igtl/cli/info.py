@@ -120,7 +120,8 @@ def _show(found: dict[str, Any]) -> None:
         if checked:
             row += [f"{each['bytes'] / 1e6:.2f}", counted(each["wrong_crc"]), counted(each["bad"])]
         rows.append([*row, ", ".join(each["peers"])])
-    console.print(table(titles, rows, left=2, width=console.width, trim=True))
+    drop = ["first s", "last s", "peer", "MB", "Hz", "CRC", "bad"]
+    console.print(table(titles, rows, left=2, width=console.width, trim=True, drop=drop))
     for event in found.get("events", ()):
         at = event["time_ns"] / 1e9 - found["start"]
         text = f"{event['event']:<13} {event.get('peer', '')}  {event.get('text', '')}"

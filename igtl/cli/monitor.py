@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import igtl
-from igtl.cli import UNREACHABLE, Failure
+from igtl.cli import TIMED_OUT, UNREACHABLE, Failure
 from igtl.cli.arguments import Address, Selection, selecting
+from igtl.cli.brief import value
 from igtl.cli.clock import delay
 from igtl.cli.clock import option as clock_option
 from igtl.cli.sources import Source, receiving
-from igtl.cli.tables import Cell, counted, table
+from igtl.cli.tables import Cell, counted, explain, table
 from igtl.cli.terminal import console as terminal
 from igtl.cli.terminal import echo, say, styled
 from igtl.log import named
-from igtl.messages.plus import tool_states
 
 if TYPE_CHECKING:
     from rich.console import Console, Group
@@ -62,36 +62,7 @@ class Watched:
 
     def value(self) -> str:
         """The newest, in a few words."""
-        match self.last:
-            case None:
-                return ""
-            case igtl.Transform() as m:
-                x, y, z = m.position
-                status = m.metadata.get("TransformStatus", "")
-                return f"{x:.1f} {y:.1f} {z:.1f} mm {status}".rstrip()
-            case igtl.TrackingData() as m:
-                shown = (
-                    tool.name if tool.status == "OK" else f"{tool.name} {tool.status}"
-                    for tool in tool_states(m)
-                )  # fmt: skip
-                return f"{len(m.tools)} tools: {', '.join(shown)}"
-            case igtl.QuaternionTrackingData() as m:
-                return f"{len(m.tools)} tools: {', '.join(m.tools.names)}"
-            case igtl.Image() as m if missing := _invalid(m):
-                return f"{m.summary()} {missing}"
-            case igtl.Sensor() as m:
-                return f"{' '.join(f'{v:.3g}' for v in m.values)} {m.unit}"
-            case m:
-                return m.summary()
-
-
-def _invalid(image: igtl.Image) -> str:
-    """The tools that are not valid, of an image of PLUS, which is sent all the same."""
-    end = "TransformStatus"
-    states = {key: value for key, value in image.metadata.items() if key.endswith(end)}
-    return ", ".join(
-        f"{key.removesuffix(end)} {value}" for key, value in states.items() if value != "OK"
-    )
+        return "" if self.last is None else value(self.last)
 
 
 class Watch:
@@ -171,7 +142,7 @@ def command(
     console = terminal()
     end = None if seconds is None else time.monotonic() + seconds
     news: list[str] = []
-    drawing = False
+    drawing = stopped = False
 
     def tell(text: str) -> None:
         news.append(text)
@@ -202,15 +173,19 @@ def command(
                             live.update(_screen(watch, console, begun, address, news), refresh=True)
             away = incoming.away
         except KeyboardInterrupt:
-            away = ""
-        if not as_json:
+            away, stopped = "", True
+        if watch.streams and not as_json:
             console.print(_table(watch, console))
+    if stopped:
+        if not watch.streams:
+            say(incoming.nothing)
+        return
     if watch.error is not None:
-        raise Failure(str(watch.error), UNREACHABLE)
+        raise watch.error
     if away:
         raise Failure(away, UNREACHABLE)
-    if not watch.streams and not as_json:
-        raise Failure(f"nothing came; {incoming.advice}")
+    if not watch.streams:
+        raise Failure(incoming.nothing, TIMED_OUT)
 
 
 def _is_over(watch: Watch, end: float | None) -> bool:
@@ -257,12 +232,11 @@ def _shown(delay: float | None) -> str:
 
 
 def _table(watch: Watch, console: Console, rows: int | None = None) -> Table:
-    wide = ("count", "MB") if console.width >= 100 else ()
     clock = watch.source.clock
     late = () if clock is None else ("delay",)
-    gap = () if late and not wide else ("gap",)  # it would leave the values no place
     titles = (
-        "device", "type", "Hz", "jitter", *gap, "age", *late, *wide, "missing", "CRC", "last value"
+        "device", "type", "Hz", "jitter", "gap", "age", *late, "count", "MB", "missing", "CRC",
+        "last value",
     )  # fmt: skip
     found = watch.rows()
     hidden = 0 if rows is None else max(0, len(found) - max(1, rows))
@@ -271,17 +245,22 @@ def _table(watch: Watch, console: Console, rows: int | None = None) -> Table:
         age = row["age"] or 0.0
         cells.append([
             row["device_name"], row["type"], f"{row['rate']:.1f}", f"{1000 * row['jitter']:.2f}",
-            *(f"{1000 * row['gap']:.0f}" for _ in gap),
+            f"{1000 * row['gap']:.0f}",
             (f"{1000 * age:.0f}", "green" if age < _STALE else "red"),
             *(_shown(row["delay"]) for _ in late),
-            *((str(row["received"]), f"{row['bytes'] / 1e6:.1f}") if wide else ()),
+            str(row["received"]), f"{row['bytes'] / 1e6:.1f}",
             counted(row["missing"]), counted(row["wrong_crc"]), row["value"],
         ])  # fmt: skip
-    out = table(titles, cells, left=2, width=console.width, trim=True)
+    counts = {"missing": "missing", "CRC": "wrong_crc"}
+    zero = [t for t, key in counts.items() if not any(row[key] for row in found)]
+    bad = [t for t in counts if t not in zero]
+    drop = ["MB", "count", *zero, "gap", "jitter", "last value", *late, *bad, "age"]
+    out = table(titles, cells, left=2, width=console.width, trim=True, drop=drop)
     more = f"{hidden} more streams; " if hidden else ""
-    out.caption = (
-        f"{more}jitter, {'greatest gap of late, ' if gap else ''}age in ms; missing: message ids"
-    )
+    means = {
+        "jitter": "ms", "gap": "ms", "age": "ms", "missing": "message ids", "CRC": "wrong ones",
+    }  # fmt: skip
+    out.caption = more + explain(out, **means)
     if clock is not None:
         out.caption += f"\ndelay from time stamp to arrival in ms; {clock.text}"
     out.caption_justify = "left"

@@ -10,7 +10,7 @@ import click
 
 import igtl
 from igtl.cli import FAILED, Failure
-from igtl.cli.arguments import Address, Connection, connection
+from igtl.cli.arguments import Address, Connection, connection, overwriting
 from igtl.cli.dump import line
 from igtl.cli.files import save
 from igtl.cli.terminal import echo
@@ -47,6 +47,7 @@ class _Asked(click.ParamType):  # type: ignore[type-arg]
     "--timeout", type=click.FloatRange(0), default=5.0, show_default=True, help="Seconds to wait."
 )
 @click.option("--to", "path", type=click.Path(path_type=Path), help="Save it as this file.")
+@overwriting
 @click.option("--json", "as_json", is_flag=True, help="As a JSON object.")
 @click.option("--arrays", is_flag=True, help="With --json: large arrays in full.")
 @connection
@@ -84,4 +85,4 @@ def command(
     elif isinstance(answer, igtl.Capability):
         echo(*answer.types)
     else:
-        echo(line(answer))
+        echo(line(answer, verbose=True))

@@ -11,11 +11,12 @@ from pathlib import Path
 import click
 
 import igtl
-from igtl.cli import FAILED
+from igtl.cli import FAILED, TIMED_OUT, Failure
 from igtl.cli.arguments import Address, Selection, ending, selecting
 from igtl.cli.files import save
 from igtl.cli.sources import Source, receiving
 from igtl.cli.terminal import echo, say
+from igtl.log import named
 
 _STRANGE = re.compile(r"[^\w.-]+")
 
@@ -83,7 +84,7 @@ def command(
 
     folder.mkdir(parents=True, exist_ok=True)
     limited = count is not None or seconds is not None
-    with source(address, end=end, limited=limited, bad=bad) as incoming:
+    with source(address, end=end, limited=limited, selection=selection, bad=bad) as incoming:
         for message in incoming.messages():
             suffix = suffixes.get(type(message))
             if suffix is None:
@@ -108,3 +109,5 @@ def command(
         say(f"not saved: {listed}")
     if failed:
         raise click.exceptions.Exit(FAILED)
+    if seconds is not None and not saved:
+        raise Failure(f"{named(address)}: no image, mesh or points came", TIMED_OUT)

@@ -13,7 +13,7 @@ import click
 
 import igtl
 from igtl.cli import Failure
-from igtl.cli.arguments import Address, Selection, ending, selecting
+from igtl.cli.arguments import Address, Selection, ending, overwriting, selecting
 from igtl.cli.files import sequences_too
 from igtl.cli.sources import Source, receiving
 from igtl.cli.terminal import console as terminal
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 @ending
 @selecting
 @receiving
+@overwriting
 @sequences_too
 def command(
     file: Path,
@@ -66,6 +67,7 @@ def command(
     limited = count is not None or seconds is not None
     stopped = threading.Event()
     errors: list[Exception] = []
+    file.unlink(missing_ok=True)  # --force was given
     with igtl.Recorder(file, compression=compression) as recorder:
 
         def note(what: str, number: int, **facts: Any) -> None:
@@ -83,8 +85,9 @@ def command(
 
             try:
                 with source(
-                    place, end=end, heal=reconnect, limited=limited, tell=tell, bad=bad
-                ) as incoming:
+                    place, end=end, heal=reconnect, limited=limited, selection=selection,
+                    tell=tell, bad=bad,
+                ) as incoming:  # fmt: skip
                     sources.append(incoming)
                     note("connected", number, peer=incoming.peer)
                     for frame, peer in incoming.frames():

@@ -89,7 +89,7 @@ def command(
 
     \b
     igtl relay tracker:18944 --at 0.0.0.0:18945 -t TRANSFORM --max-rate 30
-    igtl relay plus:18944 --hello --to-version 1       # for clients with an old library
+    igtl relay plus:18944 --hello --to-version 1   # for old libraries
     igtl relay far:18944 --ca clinic.pem --rename Probe=ProbeToTracker
     """
     end = None if seconds is None else time.monotonic() + seconds
@@ -103,8 +103,9 @@ def command(
             )
         )  # fmt: skip
         incoming = source(
-            address, end=end, heal=True, bad=lambda error: say(f"bad message: {error}")
-        )
+            address, end=end, heal=True, selection=selection,
+            bad=lambda error: say(f"bad message: {error}"),
+        )  # fmt: skip
         if both_ways:
             relay.both_ways(partial(_back, incoming))
         server.start()

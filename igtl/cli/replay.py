@@ -54,7 +54,7 @@ class _Speed(click.ParamType):  # type: ignore[type-arg]
 @click.option("--loop", is_flag=True, help="Again and again.")
 @click.option("--from", "start", type=click.FloatRange(0), default=0.0, help="Seconds to skip.")
 @click.option("--until", "end", type=click.FloatRange(0), help="Seconds where to end.")
-@click.option("-d", "--stream", "streams", multiple=True, help="Only these device names or types.")
+@click.option("-d", "--device", "streams", multiple=True, help="Only these device names or types.")
 @click.option("--restamp", is_flag=True, help="Make the time stamps look new.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress.")
 @serving

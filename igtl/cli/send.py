@@ -114,7 +114,8 @@ def command(
     igtl send ct.nii.gz skin.stl localhost:18944
     igtl send STATUS code=OK message="all is well" localhost
     igtl send TRANSFORM device_name=Probe metadata.TransformStatus=OK \\
-        matrix="[[1,0,0,5],[0,1,0,0],[0,0,1,0],[0,0,0,1]]" localhost --header-version 2
+        matrix="[[1,0,0,5],[0,1,0,0],[0,0,1,0],[0,0,0,1]]" \\\\
+        localhost --header-version 2
     igtl send '{"type": "STRING", "string": "hello"}' localhost --rate 10
 
     ADDRESS is HOST:PORT. --to-slicer refuses what 3D Slicer cannot take, with the reason and the

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     "--origin", "origins", multiple=True, help="At ws://: pages of this origin may connect."
 )
 @click.option("--compress", is_flag=True, help="Compressed, to clients that ask for it.")
+@click.option("-v", "--verbose", is_flag=True, help="Print matrices, metadata and all fields.")
 @click.option("--json", "as_json", is_flag=True, help="Print what comes as JSON, one a line.")
 @click.option(
     "-t", "--print-type", "types", multiple=True, help="Print only these (wildcards * ?)."
@@ -61,6 +62,7 @@ def command(
     allow: tuple[str, ...],
     origins: tuple[str, ...],
     compress: bool,
+    verbose: bool,
     as_json: bool,
     types: tuple[str, ...],
     names: tuple[str, ...],
@@ -99,7 +101,10 @@ def command(
         def _(message: igtl.Message, peer: Any) -> None:
             if not broken and selection.takes(message.type_name, message.device_name):
                 try:
-                    echo(json.dumps(message.to_dict()) if as_json else line(message))
+                    as_text = json.dumps(message.to_dict()) if as_json else (
+                        line(message, verbose=verbose)
+                    )  # fmt: skip
+                    echo(as_text)
                     sys.stdout.flush()
                 except OSError as error:
                     broken.append(error)

@@ -12,9 +12,10 @@ from typing import Any, Self, TypeVar
 import click
 
 import igtl
-from igtl.cli import UNREACHABLE, Failure
-from igtl.cli.arguments import Connection, connection, hub
+from igtl.cli import TIMED_OUT, UNREACHABLE, Failure
+from igtl.cli.arguments import Connection, Selection, connection, hub
 from igtl.cli.clock import PeerClock
+from igtl.cli.news import News
 from igtl.cli.terminal import say
 from igtl.log import named
 from igtl.options import SITE
@@ -38,11 +39,14 @@ class Source:
         hub: endpoints of the hub of the bridge.
         limited: the caller was told when to end, so that a peer that ends before, even in order,
             is lost.
+        selection: what the caller waits for. If none of it has come when the time is up, or the
+            peer ends without any message, the source ends with a Failure.
         tell: called with what happens to the connection.
         bad: called with each message that is bad.
 
     Attributes:
         peer: who sends.
+        came: messages that came, bad ones too.
         stats: counters of the link.
         clock: the clock of the server, if it is to be asked.
     """
@@ -62,12 +66,13 @@ class Source:
         ask_clock: bool = False,
         heal: bool = False,
         limited: bool = False,
+        selection: Selection | None = None,
         tell: Callable[[str], None] = say,
         bad: Callable[[igtl.ProtocolError], None] = lambda error: None,
     ) -> None:
         self.address = address
         self.peer: Any = named(address)
-        self._away = ""
+        self.came = 0
         self._how = how
         self._listen = listen
         self._udp = udp
@@ -79,7 +84,11 @@ class Source:
         self._end = end
         self._heal = heal
         self._limited = limited
+        self._selection = selection or Selection((), ())
+        self._fitting = 0
         self._tell = tell
+        self._news = News(tell)
+        self._before = 0  # messages on earlier connections
         self._bad = bad
         self.clock = PeerClock(self._measure, tell) if ask_clock else None
         self._open = ExitStack()
@@ -157,7 +166,7 @@ class Source:
             raise click.UsageError(str(error)) from None
 
     def _told(self, text: str) -> None:
-        self._away = text
+        self._news.away = text
         self._tell(text)
 
     def _accepted(self) -> igtl.Link:
@@ -171,12 +180,11 @@ class Source:
 
     def _happened(self, event: igtl.LinkEvent) -> None:
         self.peer = event.peer
-        reason = f": {event.error}" if event.error else ""
-        news = f"{named(event.peer)} {event.kind}{reason}"
-        self._away = "" if event.kind == "connected" else news
+        received = 0 if self._from is None else self.stats.received
+        self._news.happened(event, received > self._before)
+        self._before = received
         if self.clock is not None:
             self.clock.changed()
-        self._tell(news)
 
     def _goes_on(self, closed: igtl.ConnectionClosed) -> bool:
         """Return whether another link follows the one that has closed."""
@@ -185,6 +193,9 @@ class Source:
         if not (self._heal and self._listen):
             if not closed.clean:
                 raise Failure(str(closed), UNREACHABLE) from None
+            if not self.came:
+                text = f"{named(self.address)} closed the connection without a message"
+                raise Failure(text, UNREACHABLE) from None
             if self._limited:
                 text = f"{named(self.address)} closed the connection early"
                 raise Failure(text, UNREACHABLE) from None
@@ -201,14 +212,7 @@ class Source:
     @property
     def away(self) -> str:
         """Why the connection is lost, while it is made anew; "" while there is one."""
-        return "" if self._site is not None and self._from.connected else self._away
-
-    @property
-    def advice(self) -> str:
-        """What to do when nothing comes."""
-        if self._site is not None:
-            return "igtl bridge router says which sites there are"
-        return f"see igtl doctor {named(self.address)}"
+        return "" if self._site is not None and self._from.connected else self._news.away
 
     @property
     def _pairs(self) -> bool:
@@ -229,12 +233,15 @@ class Source:
             message = found[0] if self._pairs else found
             if self.clock is not None:
                 self.clock.saw(message)
+            self._fitting += self._selection.takes(message.type_name, message.device_name)
             yield message
 
     def frames(self) -> Iterator[tuple[igtl.Frame, Any]]:
         """Each message as it came, and from whom."""
         for found in self._each(lambda: self._from.recv_frame(timeout=self._left())):
-            yield found if self._pairs else (found, self.peer)
+            frame, peer = found if self._pairs else (found, self.peer)
+            self._fitting += self._selection.takes(frame.type_name, frame.device_name)
+            yield frame, peer
 
     def _each(self, take: Callable[[], T]) -> Iterator[T]:
         while True:
@@ -245,6 +252,8 @@ class Source:
                     raise
                 if self.away:
                     raise Failure(self.away, UNREACHABLE) from None
+                if not self._fitting:
+                    raise Failure(self.nothing, TIMED_OUT) from None
                 return  # the time is up
             except igtl.ConnectionClosed as closed:
                 if not self._goes_on(closed):
@@ -253,9 +262,30 @@ class Source:
             except igtl.MessageTooLarge:
                 raise
             except igtl.ProtocolError as error:
+                self._arrived()
                 self._bad(error)
                 continue
+            self._arrived()
             yield found
+
+    def _arrived(self) -> None:
+        self.came += 1
+        self._news.message(named(self.peer))
+
+    @property
+    def nothing(self) -> str:
+        """That nothing came, and what tells why."""
+        what = f"nothing of what was asked for among {self.came} messages" if self.came else (
+            "nothing came"
+        )  # fmt: skip
+        return f"{named(self.address)}: {what}; {self.advice}"
+
+    @property
+    def advice(self) -> str:
+        """What to do when nothing comes."""
+        if self._site is not None:
+            return "igtl bridge router says which sites there are"
+        return f"see igtl doctor {named(self.address)}"
 
 
 def receiving(command: F, *, of: str = "") -> F:

@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 
 import igtl
-from igtl.cli import Failure
+from igtl.cli import TIMED_OUT, UNREACHABLE, Failure
 from igtl.cli.arguments import Address, Place
 from igtl.cli.clock import option as clock_option
 from igtl.cli.sources import Source, receiving
@@ -93,18 +93,21 @@ def command(
         )  # fmt: skip
     except (OSError, ValueError) as error:
         raise Failure(f"{named(at)}: {error}") from None
+    followed: list[Source] = []
     with ExitStack() as stack:
         stack.enter_context(view)
         for path in files:
             view.play(path, loop=loop)
         for address in addresses:
-            _follow(stack, partial(source, ask_clock=ask_clock), address, view)
+            following = partial(source, ask_clock=ask_clock)
+            followed.append(_follow(stack, following, address, view))
         if at[0] not in _LOOPBACK:
             say(f"anyone who knows the address below can watch from {at[0]}; see docs/view.md")
         echo(view.url)
         if opens:
             click.launch(view.url)
         threading.Event().wait(seconds)
+        _check(followed)
 
 
 def _serve_foxglove(
@@ -119,10 +122,17 @@ def _serve_foxglove(
         server = stack.enter_context(igtl.foxglove.Server(port=port))
         for path in files:
             server.play(path, loop=loop)
-        for address in addresses:
-            _follow(stack, source, address, server)
+        followed = [_follow(stack, source, address, server) for address in addresses]
         echo(server.url)
         threading.Event().wait(seconds)
+        _check(followed)
+
+
+def _check(followed: list[Source]) -> None:
+    """Fail if nothing came of any server."""
+    if followed and not any(each.came for each in followed):
+        away = next((each.away for each in followed if each.away), "")
+        raise Failure(away or followed[0].nothing, UNREACHABLE if away else TIMED_OUT)
 
 
 def _follow(
@@ -130,13 +140,14 @@ def _follow(
     source: Callable[..., Source],
     address: tuple[str, int],
     view: igtl.View | igtl.foxglove.Server,
-) -> None:
+) -> Source:
     """Show what a server sends, in a thread."""
     incoming = _source(source, address, view)
     stack.callback(incoming.close)
     threading.Thread(
         target=_receive, args=(incoming, address, view), name="igtl view", daemon=True
     ).start()
+    return incoming
 
 
 def _source(
@@ -144,14 +155,9 @@ def _source(
     address: tuple[str, int],
     view: igtl.View | igtl.foxglove.Server,
 ) -> Source:
-    last = ""
-
     def tell(text: str) -> None:
-        nonlocal last
-        if text != last:  # each attempt to connect fails alike
-            last = text
-            say(text)
-            view.note(text, source=named(address))
+        say(text)
+        view.note(text, source=named(address))
 
     return source(address, heal=True, crc="warn", tell=tell)
 

@@ -9,6 +9,7 @@ version 1, which OpenIGTLink ignores, and on which web and TLS servers show what
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from igtl.addresses import websocket_address
@@ -22,6 +23,7 @@ from igtl.doctor.reaching import (
     connected,
     speaks_tls,
 )  # fmt: skip
+from igtl.doctor.report import markdown
 from igtl.doctor.session import TLS, Session
 from igtl.extras import need
 from igtl.options import PORT
@@ -29,7 +31,7 @@ from igtl.options import PORT
 if TYPE_CHECKING:
     from ssl import SSLContext
 
-__all__ = ["Diagnosis", "Finding", "Seen", "examine"]
+__all__ = ["Diagnosis", "Finding", "Seen", "examine", "markdown"]
 
 
 def examine(
@@ -44,6 +46,7 @@ def examine(
     server_hostname: str | None = None,
     listen: bool = False,
     ask_clock: bool = False,
+    watch: Callable[[Diagnosis], None] | None = None,
 ) -> Diagnosis:
     """Connect to a server, listen for a while, and say what is likely wrong. Never raises for what
     it finds.
@@ -59,6 +62,7 @@ def examine(
         listen: be the server, and wait for one client.
         ask_clock: ask a server that sets time stamps for its clock, by GET_STATUS. Not 3D Slicer:
             it crashes. A peer that sets no time stamps is not asked, as Slicer sets none.
+        watch: called ten times a second while it listens, with what was found so far.
 
     Raises:
         ValueError: a WebSocket is to be served, or does not fit `ssl`.
@@ -92,7 +96,7 @@ def examine(
         if through is None:
             return None
         with contextlib.closing(through):
-            found = Session(diagnosis, through, seconds, hello, ask_clock and not listen)
+            found = Session(diagnosis, through, seconds, hello, ask_clock and not listen, watch)
             found.run()
         return found
 

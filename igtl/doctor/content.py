@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from typing import Any, Final
+from zlib import crc32
 
 import numpy as np
 
 from igtl.codec.message import Message
 from igtl.geometry import is_rigid
+from igtl.messages.general import Sensor
+from igtl.messages.imaging import Image
 from igtl.messages.tracking import Position, QuaternionTrackingData, TrackingData, Transform
 
 _SCALES: Final = 1e-6, 1e6  # lengths of axes that units of length could explain
 _FAR: Final = 1e9  # mm
 _FLAT: Final = 1e-6  # of the volume that axes of these lengths could have
+_RIGHT: Final = 1e-3  # cosine of axes that stand at right angles
+_SMALL: Final = 1 << 20  # bytes of an image
 _NOT_FINITE: Final = "it holds numbers that are not finite"
 _WRONG_ORDER: Final = "its numbers are near 0 or huge, as little-endian ones read as big-endian are"
 
@@ -56,6 +61,39 @@ def _impossible_quaternions(positions: Any, quaternions: Any) -> str:
     return ""
 
 
-def is_distorted(message: Message) -> bool:
-    """Whether a TRANSFORM does more than turn and move."""
-    return isinstance(message, Transform) and not is_rigid(message.matrix)
+def distortion(message: Message) -> str:
+    """What a TRANSFORM does beyond turning and moving: "scaled", "mirrored" or "sheared"; "by rows"
+    if it does no more where its numbers are read row by row; "" if it does no more."""
+    if not isinstance(message, Transform) or is_rigid(message.matrix):
+        return ""
+    m = np.asarray(message.matrix, np.float64)
+    if is_rigid(m[:3].ravel(order="F").reshape(3, 4)):
+        return "by rows"
+    axes = m[:3, :3]
+    if np.linalg.det(axes) < 0:
+        return "mirrored"
+    products = axes.T @ axes
+    lengths = np.sqrt(np.diag(products))
+    cosines = products / np.outer(lengths, lengths)
+    return "sheared" if np.abs(cosines - np.eye(3)).max() > _RIGHT else "scaled"
+
+
+def measured(message: Message) -> int | None:
+    """A number that stands for what a message measures, the same for the same content; None for
+    types that do not measure, and for large images."""
+    match message:
+        case Transform():
+            values = message.matrix
+        case TrackingData():
+            values = message.tools.matrices
+        case Position():
+            values = np.concatenate([message.position, message.quaternion])
+        case QuaternionTrackingData():
+            values = np.hstack([message.tools.positions, message.tools.quaternions])
+        case Sensor():
+            values = message.values
+        case Image() if message.array.nbytes <= _SMALL:
+            values = message.array
+        case _:
+            return None
+    return crc32(np.ascontiguousarray(values).tobytes())

@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 from igtl._core import Frame
 from igtl.codec.formatting import printable
 from igtl.codec.message import Message
-from igtl.doctor.content import impossible, is_distorted
+from igtl.doctor.content import distortion, impossible, measured
 from igtl.errors import CRCError, ProtocolError
 from igtl.session.clock import Clock
 
@@ -23,8 +23,8 @@ class Finding(NamedTuple):
     Attributes:
         level: "ok", "note", or "problem".
         cause: in one word: "refused", "unreachable", "host", "silent", "closed", "crc", "body",
-            "pose", "version", "http", "tls", "other", "cut", "large", "names", "stopped", "clock",
-            ….
+            "pose", "frozen", "version", "http", "tls", "other", "cut", "large", "names", "stopped",
+            "clock", ….
         text: in a sentence.
     """
 
@@ -40,8 +40,9 @@ class Seen:
         count, bytes: messages, and their bytes.
         wrong_crc, zero_crc, bad: messages with a wrong CRC; those of them whose CRC is 0; those
             that could not be decoded.
-        impossible, distorted: messages that hold no pose, though their type is of poses; TRANSFORM
-            that do more than turn and move.
+        impossible, distorted, by_rows: messages that hold no pose, though their type is of poses;
+            TRANSFORM that do more than turn and move; those that do not if they are read by rows.
+        distortion: what the last of them does: "scaled", "mirrored" or "sheared".
         surplus: bytes of the first message that its type has no place for.
         rate, jitter: messages a second, and standard deviation of the intervals in seconds.
         age: seconds from the last one to the end of the examination.
@@ -50,7 +51,9 @@ class Seen:
 
     def __init__(self) -> None:
         self.count = self.bytes = self.wrong_crc = self.zero_crc = self.bad = 0
-        self.impossible = self.distorted = self.surplus = 0
+        self.impossible = self.distorted = self.by_rows = self.surplus = 0
+        self.distortion = ""
+        self._contents: set[int | None] = set()
         self.arrivals: list[float] = []
         self.offsets: list[float] = []
         self.stamps: set[int] = set()
@@ -81,8 +84,13 @@ class Seen:
         if reason := impossible(message):
             self.impossible += 1
             self.impossible_reason = reason
-        else:
-            self.distorted += is_distorted(message)
+        elif (more := distortion(message)) == "by rows":
+            self.by_rows += 1
+        elif more:
+            self.distorted += 1
+            self.distortion = more
+        if len(self._contents) < 2:  # more than one is all that is asked
+            self._contents.add(measured(message))
 
     def _gaps(self) -> list[float]:
         return [b - a for a, b in pairwise(self.arrivals)]
@@ -105,6 +113,11 @@ class Seen:
         else."""
         regular = self.count >= 5 and self.arrivals[-1] - self.arrivals[0] >= 0.3
         return self.count // len(self.stamps) if regular and self.stamps else 1
+
+    def is_frozen(self) -> bool:
+        """Whether all of many messages hold the same measured content."""
+        lasted = self.count >= 20 and self.arrivals[-1] - self.arrivals[0] >= 1.0
+        return lasted and len(self._contents) == 1 and None not in self._contents
 
     def has_stopped(self) -> bool:
         """Whether it came regularly, and then no more."""
@@ -163,8 +176,7 @@ class Diagnosis:
             return self.problems[0].text
         count = sum(seen.count for seen in self.streams.values())
         return (
-            f"All is well: {count} messages of {len(self.streams)} streams in "
-            f"{self.seconds:.1f} s, with right CRCs."
+            f"All is well: {count} messages of {len(self.streams)} streams in {self.seconds:.1f} s."
         )
 
     def to_dict(self) -> dict[str, Any]:

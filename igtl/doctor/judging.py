@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import difflib
-import statistics
 
 from igtl.doctor.diagnosis import Diagnosis
 from igtl.doctor.reaching import DROPPED
 from igtl.doctor.session import Session
+from igtl.doctor.stamps import judge_stamps
 from igtl.errors import MessageTooLarge
 from igtl.session.requests import name_fits
 
@@ -41,7 +41,7 @@ def judge(diagnosis: Diagnosis, session: Session, type_name: str, device_name: s
     if session.is_plus:
         _judge_plus(diagnosis, session, type_name, device_name)
     _judge_end(diagnosis, session)
-    _judge_clock(diagnosis, session)
+    judge_stamps(diagnosis, session)
 
 
 def _judge_silence(diagnosis: Diagnosis, session: Session) -> None:
@@ -61,7 +61,8 @@ def _judge_silence(diagnosis: Diagnosis, session: Session) -> None:
             if session.hello
             else DROPPED
             if session.reset
-            else "Does it have its client already, or let in certain addresses only?"
+            else "Does it have its client already, let in certain addresses only, or is it a "
+            "tunnel (ssh -L) or a container's port with nothing behind it?"
         )
         cause = "version" if session.hello else "closed"
         diagnosis.found(
@@ -112,7 +113,7 @@ def _judge_content(diagnosis: Diagnosis) -> None:
             "problem", "crc", f"{wrong} of {count} messages have a wrong CRC ({which}). {why}"
         )
     else:
-        diagnosis.found("ok", "crc", f"{count} messages, all CRCs right.")
+        diagnosis.found("ok", "crc", "All CRCs are right.")
     for (kind, device), seen in sorted(streams.items()):
         if seen.bad:
             diagnosis.found(
@@ -132,12 +133,31 @@ def _judge_content(diagnosis: Diagnosis) -> None:
                 f"{seen.impossible} of {seen.count} {kind} {device!r} hold no pose: "
                 f"{seen.impossible_reason}.",
             )  # fmt: skip
+        elif seen.by_rows:
+            diagnosis.found(
+                "problem", "pose",
+                f"{seen.by_rows} of {seen.count} {kind} {device!r} are rotations and translations "
+                "if their 12 numbers are read row by row: the sender writes rows, where a "
+                "TRANSFORM holds columns.",
+            )  # fmt: skip
         elif seen.distorted:
             diagnosis.found(
                 "note", "pose",
                 f"{seen.distorted} of {seen.count} {kind} {device!r} do more than turn and move: "
-                "calibrations and images to world do, but a matrix that is sent row by row looks "
-                "the same.",
+                f"their axes are {seen.distortion}. Calibrations and images to world do, the poses "
+                "of a tool never.",
+            )  # fmt: skip
+        if seen.is_frozen():
+            diagnosis.found(
+                "note", "frozen",
+                f"All {seen.count} {kind} {device!r} have the same content, to the last bit: a "
+                "fixed value, or a sender that repeats what it once got.",
+            )  # fmt: skip
+        if device != device.strip():
+            diagnosis.found(
+                "note", "names",
+                f"The name {device!r} begins or ends with spaces, which count: who looks for "
+                f"{device.strip()!r} finds nothing.",
             )  # fmt: skip
 
 
@@ -227,44 +247,3 @@ def _judge_end(diagnosis: Diagnosis, session: Session) -> None:
             else "The others go on: a tool out of sight is not sent by some trackers."
         )
         diagnosis.found("problem", "stopped", f"No more comes of {', '.join(stopped)}. {hint}")
-
-
-def _judge_clock(diagnosis: Diagnosis, session: Session) -> None:
-    for (kind, device), seen in sorted(diagnosis.streams.items()):
-        if len(seen.stamps) == 1 < seen.repeated():
-            diagnosis.found(
-                "problem", "clock",
-                f"The time stamp of {kind} {device!r} stands still: the sender repeats one "
-                "message, or does not set it anew.",
-            )  # fmt: skip
-        elif seen.repeated() > 2:
-            diagnosis.found(
-                "note", "clock",
-                f"{seen.repeated()} {kind} {device!r} after another have the same time stamp: its "
-                "clock ticks more slowly than it sends.",
-            )  # fmt: skip
-    offsets = [s.offset for s in diagnosis.streams.values() if s.offset is not None]
-    if not offsets:
-        asked = ", so its clock cannot be known, and is not asked for" if session.ask_clock else ""
-        diagnosis.found("note", "clock", f"It sets no time stamps (3D Slicer never does){asked}.")
-        return
-    offset = statistics.median(offsets)
-    if diagnosis.clock.known:
-        diagnosis.found(
-            "ok", "clock",
-            f"{str(diagnosis.clock).capitalize()}. By it messages arrive "
-            f"{1000 * (offset + diagnosis.clock.offset):.1f} ms after their time stamps.",
-        )  # fmt: skip
-        return
-    if diagnosis.clock_failure:
-        diagnosis.found("note", "clock", f"Its clock cannot be known: {diagnosis.clock_failure}.")
-    if abs(offset) > 1:
-        way = "behind" if offset > 0 else "ahead of"
-        hint = "" if session.ask_clock else ", or the clock of the peer is asked for: --clock"
-        diagnosis.found(
-            "note", "clock",
-            f"Its time stamps are {abs(offset):.1f} s {way} the clock here: latencies that are "
-            f"computed from them mean nothing until the clocks are set by NTP{hint}.",
-        )  # fmt: skip
-    else:
-        diagnosis.found("ok", "clock", f"Arrivals are {1000 * offset:.1f} ms behind time stamps.")

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from igtl.addresses import WebSocketAddress
 from igtl.doctor.diagnosis import Diagnosis
+from igtl.doctor.surroundings import of_no_client, of_no_listener, of_no_name
 from igtl.session.layers import SCRATCH, Layer
 
 if TYPE_CHECKING:
     from ssl import SSLContext
 
 _OTHERS: Final = (18944, 18945, 18946, 18947, 18904)  # ports that OpenIGTLink programs use
-_LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
 DROPPED: Final = (
     "Either it does not let this client in, or something else accepts connections there and drops "
     "them: the published port of a container, or a tunnel, whose program does not run, or listens "
@@ -37,7 +37,8 @@ def connected(diagnosis: Diagnosis, host: str, port: int) -> socket.socket | Non
     except (OSError, UnicodeError) as error:  # UnicodeError: no such name can be
         reason = getattr(error, "strerror", None) or error
         diagnosis.found("problem", "host", f"The name {host!r} cannot be found: {reason}. "
-                        "Is it spelled right, and is this machine in that network?")  # fmt: skip
+                        "Is it spelled right, and is this machine in that network?"
+                        f"{of_no_name(host)}")  # fmt: skip
         return None
     start = time.monotonic()
     try:
@@ -48,7 +49,8 @@ def connected(diagnosis: Diagnosis, host: str, port: int) -> socket.socket | Non
         diagnosis.found(
             "problem", "refused",
             f"Nothing listens on port {port} of {host}. Is the program running, and its server "
-            f"switched on? (3D Slicer: the connector must be a server, and active.){near}",
+            f"switched on? (3D Slicer: the connector must be a server, and active.){near}"
+            f"{of_no_listener(host)}",
         )  # fmt: skip
         return None
     except ConnectionResetError:
@@ -94,11 +96,10 @@ def accepted(diagnosis: Diagnosis, host: str, port: int, seconds: float) -> sock
         try:
             sock, peer = server.accept()
         except TimeoutError:
-            here = " Only this machine can connect to it." if host in _LOOPBACK else ""
             diagnosis.found(
                 "problem", "no client",
-                f"No client connected to {diagnosis.address} within {seconds:g} s.{here} Is the "
-                "other program a client, and set to this address?",
+                f"No client connected to {diagnosis.address} within {seconds:g} s."
+                f"{of_no_client(host)} Is the other program a client, and set to this address?",
             )  # fmt: skip
             return None
     diagnosis.found("ok", "reachable", f"{peer[0]}:{peer[1]} has connected.")

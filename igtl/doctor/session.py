@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from igtl._core import Frame
@@ -20,6 +20,7 @@ from igtl.session.protocol import Protocol, hello_message
 from igtl.session.requests import Exchange
 
 _QUIET: Final = 1.0  # seconds of silence before the STATUS is sent
+_TICK: Final = 0.1  # seconds between two calls of who watches
 _CLOCK_TIMEOUT: Final = 3.0
 _HEADER: Final = 58
 TLS: Final = "a TLS server: connect by TLS (--tls, or --ca with its authority)"
@@ -44,6 +45,7 @@ class Session:
         seconds: float,
         hello: bool,
         ask_clock: bool = False,
+        watch: Callable[[Diagnosis], None] | None = None,
     ) -> None:
         self.diagnosis = diagnosis
         self.hello = hello
@@ -61,6 +63,7 @@ class Session:
         self.statuses: dict[str, str] = {}  # of tools, as PLUS tells them
         self._sock = sock
         self._seconds = seconds
+        self._watch = watch
         self.ask_clock = ask_clock
         self._asked: Exchange | None = None  # for the clock, and not answered yet
         self._reply: Message | None = None
@@ -79,6 +82,10 @@ class Session:
                     self._probe()
                 else:
                     until = quiet
+            if self._watch is not None:
+                self.diagnosis.seconds = now - start
+                self._watch(self.diagnosis)
+                until = min(until, now + _TICK)
             if not self._receive(until - now):
                 self.closed_after = time.monotonic() - start
                 break

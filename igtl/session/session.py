@@ -311,7 +311,10 @@ class Session:
 
     def unseen(self, wanted: Wanted, timeout: float | None) -> TimeoutError:
         """The error of a receiver that waited in vain: it lists what was seen instead."""
-        seen = sorted(f"{type_name} {name!r}" for type_name, name in self.protocol.stats.streams)
+        seen = sorted(
+            f"{type_name} {name!r}"
+            for (type_name, name), stream in self.protocol.stats.streams.items() if stream.received
+        )  # fmt: skip
         more = f" and {len(seen) - 20} more" if len(seen) > 20 else ""
         return TimeoutError(
             f"no {wanted} within {timeout} s; seen: {', '.join(seen[:20]) or 'nothing'}{more}"

@@ -23,10 +23,10 @@ M = TypeVar("M", bound=Message)
 DEVICES: Final = {
     "tracker": "TRANSFORM of three tools, 60 Hz each; TDATA on request (STT_TDATA)",
     "ultrasound": "IMAGE Image_Reference and TRANSFORM NeedleToReference, 20 Hz",
-    "ct": "IMAGE CT, 60 × 256 × 256, to each new client, and on request (GET_IMAGE)",
+    "ct": "IMAGE CT, 60 × 256 × 256, to each new client, and to GET_IMAGE",
     "force": "SENSOR Force, 100 Hz",
     "imu": "SENSOR Acceleration and Rate, 100 Hz",
-    "robot": "TRANSFORM arm/measured_cp at 1 kHz, NDARRAY arm/measured_js at 100 Hz",
+    "robot": "TRANSFORM arm/measured_cp, 1 kHz; NDARRAY arm/measured_js, 100 Hz",
 }
 """What can be simulated, and what it sends."""
 
