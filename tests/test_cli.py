@@ -195,7 +195,7 @@ def test_demo() -> None:
     }
     assert sent.keys() == {"TRANSFORM", "TDATA", "IMAGE"}
     for type_name, expected in (("TRANSFORM", 240), ("TDATA", 120), ("IMAGE", 40)):
-        assert sent[type_name][0] == sent[type_name][1] > expected / 2  # slow machines skip ticks
+        assert sent[type_name][0] == sent[type_name][1] > expected / 10  # slow machines skip ticks
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no process groups to interrupt")

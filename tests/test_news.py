@@ -71,12 +71,12 @@ def test_reasons() -> None:
 
 def test_relay_and_view_when_nothing_comes() -> None:
     with serving(silent) as address:
-        done = CliRunner().invoke(main, ["relay", address, "--at", ":0", "-s", "0.3"])
+        done = CliRunner().invoke(main, ["relay", address, "--at", ":0", "-s", "2"])
         assert (done.exit_code, "nothing came; see igtl doctor" in done.stderr) == (4, True)
     pytest.importorskip("aiohttp")
     for where, code in ((address, 3), ("", 4)):
         with serving(silent) as quiet:
-            args = ["view", where or quiet, "--at", "localhost:0", "-s", "0.5"]
+            args = ["view", where or quiet, "--at", "localhost:0", "-s", "2"]
             done = CliRunner().invoke(main, args)
         assert done.exit_code == code, done.output
 
@@ -87,7 +87,7 @@ def test_what_was_asked_for_does_not_come() -> None:
         silent(link)
 
     with serving(others) as address:
-        done = CliRunner().invoke(main, ["dump", address, "-d", "Needle", "-s", "0.3"])
+        done = CliRunner().invoke(main, ["dump", address, "-d", "Needle", "-s", "2"])
     assert done.exit_code == 4
     assert f"{address}: nothing of what was asked for among 8 messages" in done.stderr
 
