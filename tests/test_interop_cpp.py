@@ -126,9 +126,14 @@ def test_status_server(programs: Path) -> None:
 @pytest.mark.parametrize(
     ("program", "arguments", "options", "line"),
     [
-        ("TrackerServer", [50], [], r"TRANSFORM +'Tracker' matrix="),
-        ("TrackingDataServer", [], ["--start", "TDATA"], r"TDATA +'Tracker' tools=3 × Tool"),
-        ("QuaternionTrackingDataServer", [], ["--start", "QTDATA"], r"QTDATA +'Tracker' tools=3"),
+        ("TrackerServer", [50], [], r"TRANSFORM +Tracker +-?[\d.]+ +-?[\d.]+ +-?[\d.]+ mm"),
+        ("TrackingDataServer", [], ["--start", "TDATA"], r"TDATA +Tracker +3 tools: Channel 0"),
+        (
+            "QuaternionTrackingDataServer",
+            [],
+            ["--start", "QTDATA"],
+            r"QTDATA +Tracker +3 tools: Channel 0",
+        ),
     ],
 )
 def test_dump_of_cpp_servers(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import socket
@@ -91,13 +92,17 @@ class View:
         self._socket = socket.create_server((address, port), family=family)
         self.host, self.port = self._socket.getsockname()[:2]
         self._server = uvicorn.Server(config)
-        self._thread = threading.Thread(
-            target=self._server.run, kwargs={"sockets": [self._socket]}, name="igtl view server",
-            daemon=True,
-        )  # fmt: skip
+        self._thread = threading.Thread(target=self._run, name="igtl view server", daemon=True)
         self._thread.start()
         if link is not None:
             self.follow(link)
+
+    def _run(self) -> None:
+        from websockets.exceptions import InvalidState
+
+        # uvicorn raises it on shutdown if a browser closes its WebSocket at the same moment
+        with contextlib.suppress(InvalidState):
+            self._server.run(sockets=[self._socket])
 
     @property
     def url(self) -> str:
