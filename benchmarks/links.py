@@ -59,9 +59,10 @@ def bare_socket(port: int) -> socket.socket:
     return sock
 
 
-def round_trips(ends: Ends, rounds: int) -> dict[str, Found]:
+@contextlib.contextmanager
+def there_and_back(ends: Ends) -> Iterator[dict[str, Callable[[], None]]]:
+    """One round trip of a TRANSFORM, by bare sockets ("limit") and by igtl."""
     buffer = memoryview(bytearray(SIZE))
-    samples: Samples = {"igtl": [], "limit": []}
     with (
         bare_socket(ends.ports["bare"]) as sock,
         igtl.connect("127.0.0.1", ends.ports["igtl"]) as link,
@@ -75,9 +76,15 @@ def round_trips(ends: Ends, rounds: int) -> dict[str, Found]:
             link.send(POSE)
             link.recv()
 
+        yield {"limit": bare, "igtl": ours}
+
+
+def round_trips(ends: Ends, rounds: int) -> dict[str, Found]:
+    samples: Samples = {"igtl": [], "limit": []}
+    with there_and_back(ends) as trips:
         for _ in range(rounds):
-            samples["limit"] += singly(200, bare)
-            samples["igtl"] += singly(200, ours)
+            for name, once in trips.items():
+                samples[name] += singly(200, once)
     return {name: percentiles(s) for name, s in samples.items()}
 
 

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 import igtl
-from benchmarks.ends import POSE, SIZE, WIRE, recv_exactly, running
-from benchmarks.links import bare_socket
+from benchmarks.ends import running
+from benchmarks.links import bare_socket, there_and_back
 from benchmarks.measure import CPUS, ONE, OTHER, Found, Row, Work, interleaved, percentiles, pin
 
 TOOLS, TOOLS_HZ, IMAGES_HZ = 8, 120, 30
@@ -99,25 +99,11 @@ def robot(quick: bool) -> Iterator[Row]:
     """A pose to the controller and its answer, each millisecond; both ends on one processor."""
     seconds = 1 if quick else 5
     pin({ONE})
-    buffer = memoryview(bytearray(SIZE))
     back: dict[str, list[float]] = {"limit": [], "igtl": []}
     late: list[float] = []
-    with (
-        running(ONE) as ends,
-        bare_socket(ends.ports["bare"]) as sock,
-        igtl.connect("127.0.0.1", ends.ports["igtl"]) as link,
-    ):
-
-        def bare() -> None:
-            sock.sendall(WIRE)
-            recv_exactly(sock, buffer)
-
-        def ours() -> None:
-            link.send(POSE)
-            link.recv()
-
+    with running(ONE) as ends, there_and_back(ends) as trips:
         for _ in range(4):
-            for name, once in (("limit", bare), ("igtl", ours)):
+            for name, once in trips.items():
                 rate = igtl.Rate(1000)
                 start = time.perf_counter()
                 for tick in rate:
