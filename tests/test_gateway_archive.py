@@ -78,7 +78,8 @@ def test_files_by_size_follow_each_other(folder: Path) -> None:
     sink.close()
     assert numbers(folder) == list(range(sent))
     assert (sink.taken, sink.delivered, sink.dropped) == (sent, sent, {})
-    assert sink.files == len(list(folder.iterdir()))
+    # a last one without a message is gone
+    assert sink.files - len(list(folder.iterdir())) in (0, 1)
     with igtl.Recording(min(folder.iterdir())) as recording:
         assert {each.peer for each in recording} == {"one"}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import igtl
 from igtl import Frame
 from igtl.session import packed
 from igtl.tools.relay import Relay
-from igtl.tools.routing import Renaming, renamed
+from igtl.tools.routing import Renaming, Thinner, renamed
 from tests.conftest import VECTORS, manifest
 from tests.cpp import running
 from tests.test_interop_cpp import check_printed, sample_messages
@@ -291,3 +292,29 @@ def test_a_stalled_client_delays_nobody() -> None:
                 assert slow.stats.dropped["drop_oldest"] > 100
                 assert slow.queued <= 20
     assert np.median(ages) < 0.5
+
+
+def test_a_late_thread_of_a_thinner_breaks_no_order() -> None:
+    """What it has kept gives way to a newer frame whose time has come, and what it is sending is
+    not overtaken."""
+    sent: list[int] = []
+    sending, go_on = threading.Event(), threading.Event()
+
+    def send(frame: igtl.Frame, stream: tuple[str, str]) -> None:
+        number = frame.unpack().message_id
+        if threading.current_thread().name == "igtl thinner":
+            sending.set()
+            assert go_on.wait(10)
+        sent.append(number)
+
+    thinner = Thinner(100, send)
+    stream = "TRANSFORM", "Probe"
+    for number in (1, 2):
+        thinner.offer(as_frame(pose(message_id=number)), stream)
+    assert sending.wait(10)  # the thread has taken 2, and is held up for longer than an interval
+    time.sleep(0.05)
+    thinner.offer(as_frame(pose(message_id=3)), stream)
+    assert sent == [1]
+    go_on.set()
+    thinner.close()
+    assert sent == [1, 2, 3]

@@ -114,6 +114,7 @@ class Thinner:
         self._changed = threading.Condition()
         self._due: dict[Stream, float] = {}
         self._kept: dict[Stream, Frame] = {}
+        self._leaving: set[Stream] = set()  # streams of which the thread sends a frame now
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="igtl thinner", daemon=True)
         self._thread.start()
@@ -127,12 +128,13 @@ class Thinner:
         """Hand on a frame, or keep it until its time has come."""
         with self._changed:
             now = time.monotonic()
-            if now < self._due.get(stream, 0.0):
-                if stream in self._kept:
-                    self.thinned[stream] += 1
+            if stream in self._kept:
+                self.thinned[stream] += 1
+            if now < self._due.get(stream, 0.0) or stream in self._leaving:
                 self._kept[stream] = frame
                 self._changed.notify()
                 return
+            self._kept.pop(stream, None)  # its time had come, and the thread was late
             self._take_turn(stream, now)
         self._send(frame, stream)
 
@@ -149,6 +151,7 @@ class Thinner:
                 now = time.monotonic()
                 ripe = [stream for stream in self._kept if self._due[stream] <= now]
                 frames = [(self._kept.pop(stream), stream) for stream in ripe]
+                self._leaving = set(ripe)
                 for stream in ripe:
                     self._take_turn(stream, now)
                 if not frames:
@@ -160,6 +163,8 @@ class Thinner:
                     self._send(frame, stream)
                 except ConnectionClosed:  # what takes them was closed
                     return
+            with self._changed:
+                self._leaving = set()
 
     def close(self) -> None:
         """Hand on what was kept, and end the thread."""

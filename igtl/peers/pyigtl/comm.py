@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 import weakref
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 
 from igtl._core import Frame
@@ -26,7 +27,7 @@ logger = logging.getLogger(__name__)
 _POLL = 0.001  # seconds between two looks at what is still queued
 
 
-class OpenIGTLinkBase:
+class OpenIGTLinkBase(ABC):
     """What the client and the server have in common."""
 
     def __init__(self) -> None:
@@ -36,17 +37,17 @@ class OpenIGTLinkBase:
         # what is queued still leaves when a script ends without stop()
         atexit.register(lambda: (stop := close()) and stop())
 
+    @abstractmethod
     def start(self) -> None:
         """Begin to communicate; the constructor does so unless told `start_now=False`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def stop(self) -> None:
         """Close the connection, after what is queued has left (for at most a second)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def is_connected(self) -> bool:
         """Whether a peer is there."""
-        raise NotImplementedError
 
     def wait_for_message(self, device_name: str, timeout: float | None = -1) -> MessageBase | None:
         """The newest message of a device name, which is then forgotten; waits for one if there
@@ -89,8 +90,8 @@ class OpenIGTLinkBase:
         self._send(Frame.from_bytes(message.pack()), wait)
         return True
 
-    def _send(self, frame: Frame, wait: bool) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def _send(self, frame: Frame, wait: bool) -> None: ...
 
     def _take(self, message: Message) -> None:
         kind = TYPES.get(message.type_name)
