@@ -690,3 +690,41 @@ def test_dialing_refuses_what_can_never_be() -> None:
             asyncio.run(dial(host, ssl=contexts()[1]))
     with pytest.raises(ValueError, match="no user"):
         asyncio.run(dial("ws://me@127.0.0.1"))
+
+
+@pytest.mark.parametrize("kind", ["plain", "drained", "healing", "aio"])
+def test_a_message_that_comes_with_the_answer_to_the_handshake(kind: str) -> None:
+    from websockets.server import ServerProtocol
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
+
+        def answer() -> None:
+            sock, _ = listening.accept()
+            with sock:
+                protocol = ServerProtocol()
+                while not (events := protocol.events_received()):
+                    protocol.receive_data(sock.recv(4096))
+                protocol.send_response(protocol.accept(events[0]))  # type: ignore[arg-type]
+                protocol.send_binary(transform("one").pack())
+                sock.sendall(b"".join(protocol.data_to_send()))
+                while sock.recv(4096):
+                    pass
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        if kind == "aio":
+
+            async def receive() -> igtl.Message:
+                async with igtl.aio.connect("ws://127.0.0.1", port) as link:
+                    return await link.recv(timeout=10)
+
+            got = asyncio.run(receive())
+        else:
+            how: dict[str, Any] = {"drained": {"drain": True}, "plain": {}}.get(
+                kind, {"reconnect": igtl.Backoff(5, 5)}
+            )
+            with igtl.connect("ws://127.0.0.1", port, **how) as link:
+                got = link.recv(timeout=10)
+        thread.join(10)
+    assert got.device_name == "one"

@@ -7,7 +7,7 @@ import socket
 
 from igtl.blocking.transport import SocketTransport
 from igtl.net.sockets import broken
-from igtl.session.layers import SCRATCH
+from igtl.session.layers import SCRATCH, Layer
 
 
 class Channel:
@@ -43,19 +43,33 @@ class Channel:
                 layer.feed(buffer[:n])
             else:
                 layer.feed_eof()
-            while (k := layer.read_into(session.get_buffer())) is not None:
-                if k == 0:
-                    session.received_eof(clean=layer.clean_end)
-                    return False
-                session.received(k)
-            if not self._encrypted:
-                self._encrypted = memoryview(layer.outgoing())  # answers of the layer itself
-            return n > 0
+            return self._read_layer(layer) and n > 0
         except BlockingIOError:
             return False
         except (OSError, ValueError) as error:  # ValueError: the socket was closed
             session.lost(broken(error) if isinstance(error, OSError) else error)
             return False
+
+    def begin(self) -> None:
+        """Feed the session with what came together with the end of the layer's handshake: the
+        socket shows nothing of it."""
+        if self._layer is not None:
+            try:
+                self._read_layer(self._layer)
+            except OSError as error:
+                self.session.lost(broken(error))
+
+    def _read_layer(self, layer: Layer) -> bool:
+        """Feed the session with what the layer has; whether more may come."""
+        session = self.session
+        while (k := layer.read_into(session.get_buffer())) is not None:
+            if k == 0:
+                session.received_eof(clean=layer.clean_end)
+                return False
+            session.received(k)
+        if not self._encrypted:
+            self._encrypted = memoryview(layer.outgoing())  # answers of the layer itself
+        return True
 
     @property
     def wants_write(self) -> bool:

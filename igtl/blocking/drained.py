@@ -130,6 +130,10 @@ class Pump:
     def run(self, channel: Channel) -> None:
         """Move bytes until the session ends."""
         session = channel.session
+        with self.changed:
+            channel.begin()
+            self.sort(session)
+            self.changed.notify_all()
         while True:
             with self.changed:
                 if self.closed or session.ended:
