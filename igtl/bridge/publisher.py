@@ -268,8 +268,8 @@ class Publisher:
     def follow(
         self, source: Any, takes: Callable[[str, str], bool] = lambda type_name, device_name: True
     ) -> None:
-        """Publish what a source sends, in a thread, until it ends; then `wait` returns. The source
-        stays its owner's. It gets the commands and requests from far away.
+        """Publish what a source sends, in a thread, until the source ends; then `wait` returns. The
+        source stays its owner's. It gets the commands and requests from far away.
 
         Args:
             source: a link, or anything whose `frames()` gives frames (or pairs of a frame and its

@@ -92,7 +92,7 @@ class Device(ABC):
 
     @abstractmethod
     def messages(self) -> Iterator[Item]:
-        """Open the device, and yield what it sends until it ends; close it in a `finally`.
+        """Open the device, and yield what it sends until the device ends; close it in a `finally`.
 
         It runs in a thread of its own, and is closed there, at a yield: so a device that waits
         longer than half a second yields None meanwhile. It yields ALIVE where the device has

@@ -148,6 +148,6 @@ class Tally:
 
 
 def settle(lost: Tally, stats: Stats) -> None:
-    """Take over the losses of a connection that is over."""
+    """Take over the losses of a connection that has closed."""
     lost.update(stats.dropped)
     lost.update(stats.errors)

@@ -290,10 +290,10 @@ class AnyLink(LinkBase):
         return self.session.latest(wanted, newer_than)
 
     def leaves(self, start: Start[Any]) -> bool:
-        """A stream is over for this end; whether the peer is to be told."""
+        """End a stream at this end; whether the peer is to be told."""
         return True
 
     def drop_rest(self, stream: StreamOf[Any]) -> None:
-        """Drop what still waits of a stream that is over."""
+        """Drop what still waits of a stream that has ended."""
         with self.guard:
             self.session.inbox.drop(stream, "after_stop")
