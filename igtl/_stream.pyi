@@ -1,13 +1,21 @@
 """Types of _stream.pyx: a stream of messages without I/O."""
 
-from collections import Counter
-from typing import Any, Literal, final
+from asyncio import AbstractEventLoop
+from collections import Counter, deque
+from collections.abc import Callable, Generator
+from typing import Any, Literal, Self, TypeVar, final
 
 from typing_extensions import Buffer, disjoint_base
 
 from igtl._core import Frame, Record
 from igtl.codec.message import Message
 from igtl.options import CRCPolicy
+from igtl.session import inbox
+from igtl.session.inbox import Wanted
+from igtl.session.protocol import Protocol
+from igtl.session.requests import Exchange
+
+T = TypeVar("T")
 
 @final
 class StreamStats:
@@ -147,3 +155,98 @@ class Stream(Decoder):
     def decoded(self, frame: Frame) -> Message: ...
     def parts(self, message: Message | Frame, *, crc: bool = True) -> list[bytes | memoryview]: ...
     def pack(self, message: Message | Frame, *, crc: bool = True) -> bytes: ...
+
+@disjoint_base
+class Waiting:
+    """The part of an inbox at which every message looks. See `igtl.session.inbox.Inbox`, which says
+    what the attributes are."""
+
+    raw: bool
+    @property
+    def streams(self) -> dict[tuple[str, str], inbox.Stream]: ...
+    @property
+    def errors(self) -> deque[Exception]: ...
+
+@disjoint_base
+class Flow:
+    """The part of a session that every message passes on its way in. See
+    `igtl.session.session.Session`, which has what this calls.
+
+    Args:
+        protocol: the stream of messages.
+        inbox: messages that wait for their receiver.
+        clock: as `time.monotonic`.
+
+    Attributes:
+        requests: those that wait for an answer, each with what is called with it.
+        others: see `igtl.session.session.Session`.
+    """
+
+    def __init__(
+        self, protocol: Protocol, inbox: inbox.Inbox, clock: Callable[[], float]
+    ) -> None: ...
+    inbox: inbox.Inbox
+    close_reason: Exception | None
+    ended: bool
+    heard: float
+    @property
+    def protocol(self) -> Protocol: ...
+    @property
+    def requests(self) -> dict[Exchange, Callable[[Message | Exception], None]]: ...
+    @property
+    def wants_read(self) -> bool: ...
+    def received(self, n: int) -> None: ...
+    def listens(self) -> None: ...
+    def listened(self) -> None: ...
+    def take(self, wanted: Wanted | None = None, *, fresh: bool = False) -> Message | None: ...
+    def next_message(self) -> Message | None: ...
+
+@final
+class Lock:
+    """As `threading.Lock`, for fewer instructions where it is free."""
+
+    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool: ...
+    def release(self) -> None: ...
+    def locked(self) -> bool: ...
+    def __enter__(self) -> bool: ...
+    def __exit__(self, *exc: object) -> None: ...
+
+@disjoint_base
+class Line:
+    """The part of `igtl.Link` that every message passes. See there, and in
+    `igtl.blocking.transport`, what this calls.
+
+    Attributes:
+        closed: whether this end was closed.
+    """
+
+    closed: bool
+    _waiting: int
+    @property
+    def _sending(self) -> Lock: ...
+    @property
+    def _receiving(self) -> Lock: ...
+    def _begin(self, flow: Flow, transport: Any, patience: float | None) -> None: ...
+    def send(self, message: Message | Frame, *, crc: bool = True) -> None: ...
+    def _write(self, parts: list[bytes | memoryview]) -> None: ...
+    def until(self, take: Callable[[], T | None], wanted: Any, timeout: float | None) -> T: ...
+    def _receive_until(self, take: Callable[[], T | None], timeout: float | None) -> T: ...
+
+@final
+class Waiter:
+    """What a task of asyncio awaits that receives, one task at a time, again and again.
+
+    Args:
+        loop: in which it runs.
+    """
+
+    _asyncio_future_blocking: bool
+    def __init__(self, loop: AbstractEventLoop) -> None: ...
+    def wake(self) -> None: ...
+    def __await__(self) -> Generator[Any, None, None]: ...
+    def __iter__(self) -> Self: ...
+    def __next__(self) -> Self: ...
+    def get_loop(self) -> AbstractEventLoop: ...
+    def add_done_callback(self, fn: Callable[[Any], object], *, context: Any) -> None: ...
+    def cancel(self, msg: Any = None) -> bool: ...
+    def result(self) -> None: ...

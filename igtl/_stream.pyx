@@ -2,14 +2,18 @@
 # cython: embedsignature=True, embedsignature.format=clinic, auto_pickle=False, binding=False
 """A stream of messages without I/O: what was counted, how it is cut into frames, both directions.
 
-Layout of this file: Stats (counters) · Decoder (framing) · Stream (under `igtl.Protocol`). Messages
-and frames are those of _core.pyx, whose functions do all that looks into them.
+Layout of this file: Stats (counters) · Decoder (framing) · Stream (under `igtl.Protocol`) · Flow (under
+the session of a connection) · Line (under `igtl.Link`), and the Lock of it · Waiter (of tasks that receive). Messages and frames are those
+of _core.pyx, whose functions do all that looks into them; bytes are moved by functions that Flow and Line
+are given.
 
 Rules. An object of these has one owner; only counters take calls from several threads, and lock for it.
 """
 
 cimport cython
+from cpython.exc cimport PyErr_CheckSignals
 from cpython.bytes cimport PyBytes_AsString, PyBytes_FromStringAndSize
+from libc.math cimport INFINITY, fmax, fmin
 from libc.stdint cimport uint8_t, uint64_t
 from libc.string cimport memcmp, memcpy
 
@@ -22,8 +26,19 @@ from igtl._wire cimport (
     next_header, same_header, stream_name, text_size,
 )
 
+cdef extern from "pythread.h" nogil:
+    ctypedef void* PyThread_type_lock
+    ctypedef enum PyLockStatus:
+        PY_LOCK_FAILURE
+        PY_LOCK_ACQUIRED
+        PY_LOCK_INTR
+    PyThread_type_lock PyThread_allocate_lock()
+    void PyThread_free_lock(PyThread_type_lock)
+    PyLockStatus PyThread_acquire_lock_timed(PyThread_type_lock, long long microseconds, int intr_flag)
+    void PyThread_release_lock(PyThread_type_lock)
+
 import operator
-from collections import Counter
+from collections import Counter, deque
 from time import monotonic
 
 from igtl.errors import EncodeError, MessageTooLarge, ProtocolError, VersionError
@@ -33,6 +48,7 @@ cdef enum:
     SMALL = 64 * 1024           # bytes of the buffer that the others pass through, at first
     LARGE_FROM = 4 << 20        # a buffer of this size is given back
     MAX_TRIES = 8               # headers tried, one after the other, where step was lost
+    READ_AHEAD = 256 * 1024     # bytes that may lie undecoded before a driver stops reading
     MAX_STREAMS = 4096          # a peer that invents names shall not fill the memory
 
 cdef bytes OTHERS = b"*".ljust(12, b"\0") + b"*".ljust(20, b"\0")
@@ -159,7 +175,7 @@ cdef class Stats:
                 raise ValueError("no message header")
         self.arrived(p, size, now)
 
-    def count_sent(self, what, uint64_t size, int times=1):
+    cpdef count_sent(self, what, uint64_t size, int times=1):
         """A message was handed on: itself, packed, or in parts."""
         cdef StreamStats stream
         with cython.critical_section(self):
@@ -279,6 +295,9 @@ cdef class Decoder:
     def waiting(self):
         """Bytes received behind the message that is arriving: a reader that has more than it can
         use stops reading."""
+        return self.behind()
+
+    cdef Py_ssize_t behind(self) noexcept:
         if self.large is None or self.filled < self.frame_size:
             return self.end - self.start
         return self.end - self.start + self.frame_size
@@ -343,6 +362,9 @@ cdef class Decoder:
 
     def get_buffer(self):
         """Writable memory for the next bytes; tell `received` how many came."""
+        return self.room()
+
+    cdef object room(self):
         if self.large is not None and self.filled < self.frame_size:
             return memoryview(self.large)[self.filled:]
         self.reserve(16 * 1024)
@@ -350,6 +372,9 @@ cdef class Decoder:
 
     def received(self, Py_ssize_t n):
         """n bytes were written to the start of what get_buffer returned."""
+        self.came(n)
+
+    cdef int came(self, Py_ssize_t n) except -1:
         self.ready()
         if n < 0:
             raise ValueError("received a negative number of bytes")
@@ -600,3 +625,362 @@ cdef class Stream(Decoder):
             frame_bytes(message, &size)
             return bytes(message.data)
         return self.wire_of(message, crc, False)
+
+# ---- between a stream and its driver ------------------------------------------------------------
+
+cdef class Waiting:
+    """The part of `igtl.session.inbox.Inbox` at which every message looks."""
+
+    cdef readonly dict streams
+    cdef readonly object errors
+    cdef public bint raw
+
+    def __cinit__(self):
+        self.streams = {}
+        self.errors = deque(maxlen=100)
+
+cdef class Flow:
+    """The part of `igtl.session.session.Session` that every message passes on its way in."""
+
+    cdef readonly Stream protocol
+    cdef public Waiting inbox
+    cdef public object close_reason
+    cdef public bint ended
+    cdef public double heard
+    cdef double silent_from     # when this end ceased to listen
+    cdef readonly dict requests
+    cdef object clock
+    cdef object next            # that of the protocol, whose class may have one of its own
+
+    def __init__(self, Stream protocol not None, Waiting inbox not None, clock):
+        self.protocol = protocol
+        self.inbox = inbox
+        self.requests = {}
+        self.clock = clock
+        self.next = protocol.next_message
+        self.heard = clock()
+
+    def received(self, Py_ssize_t n):
+        """n bytes were written to the start of what `get_buffer` returned."""
+        self.came(n)
+
+    cdef int came(self, Py_ssize_t n) except -1:
+        self.protocol.came(n)
+        self.heard = self.clock()
+
+    cdef int fill(self, read) except -1:
+        """Take what this function reads into a buffer, as a socket's `recv_into` does."""
+        cdef Py_ssize_t n = read(self.protocol.room())
+        if n:
+            self.came(n)
+        else:
+            self.received_eof()
+
+    @property
+    def wants_read(self):
+        """Whether the driver should go on reading."""
+        return not self.ended and self.protocol.behind() <= READ_AHEAD
+
+    def listens(self):
+        """This end takes bytes from now on. It did not before, so silence was not the peer's."""
+        self.begin()
+
+    cdef int begin(self) except -1:
+        self.heard += fmax(0, <double>self.clock() - fmax(self.silent_from, self.heard))
+
+    def listened(self):
+        """This end takes no bytes from now on; it has taken what was there."""
+        self.silent_from = self.clock()
+
+    def take(self, wanted=None, *, bint fresh=False):
+        """The next message, or the next of those that are wanted; None while there is none.
+
+        Args:
+            fresh: see `Inbox.take`.
+
+        Raises:
+            ProtocolError: a message cannot be used; the next one can be taken. After
+                MessageTooLarge the framing is lost, and the session has ended.
+        """
+        cdef Waiting inbox = self.inbox
+        if inbox.raw:
+            self._keep(raw=False)
+        if inbox.streams:
+            message = inbox.take(wanted, fresh=fresh)
+            if message is not None:
+                return message
+        if inbox.errors:
+            raise inbox.errors.popleft()
+        while True:
+            message = self.following()
+            if message is None or wanted is None or wanted.matches(message):
+                return message
+            inbox.put(message, self.protocol.last_size)
+
+    def next_message(self):
+        """The next message off the wire that is not the answer to a request; None while there is none.
+
+        Raises:
+            as take.
+        """
+        return self.following()
+
+    cdef object following(self):
+        try:
+            while True:
+                message = self.next()
+                if message is None or not self.requests or not self._answers(message):
+                    return message
+        except (MessageTooLarge, MemoryError) as error:
+            if self.close_reason is not None:   # it was raised before
+                return None
+            self.lost(error)
+            raise
+
+@cython.final
+cdef class Lock:
+    """As `threading.Lock`. Where it is free, `with` takes a tenth of the instructions."""
+
+    cdef PyThread_type_lock lock
+    cdef bint held
+
+    def __cinit__(self):
+        self.lock = PyThread_allocate_lock()
+        if self.lock == NULL:
+            raise MemoryError
+
+    def __dealloc__(self):
+        if self.lock != NULL:
+            PyThread_free_lock(self.lock)
+
+    cdef bint take(self, double timeout) except -1:
+        """Whether it was free, or became so within these seconds; infinity: wait without end."""
+        cdef int state = PyThread_acquire_lock_timed(self.lock, 0, 0)
+        cdef double end
+        if state != PY_LOCK_ACQUIRED and timeout > 0:
+            end = <double>monotonic() + timeout
+            while True:
+                with nogil:
+                    state = PyThread_acquire_lock_timed(
+                        self.lock, -1 if timeout == INFINITY else <long long>(1e6 * fmax(timeout, 0)), 1)
+                if state != PY_LOCK_INTR:
+                    break
+                PyErr_CheckSignals()
+                timeout = end - <double>monotonic()
+        self.held |= state == PY_LOCK_ACQUIRED
+        return state == PY_LOCK_ACQUIRED
+
+    cdef int give(self) except -1:
+        if not self.held:
+            raise RuntimeError("release unlocked lock")
+        self.held = False
+        PyThread_release_lock(self.lock)
+
+    def acquire(self, bint blocking=True, double timeout=-1):
+        """See `threading.Lock`."""
+        return self.take(0 if not blocking else INFINITY if timeout < 0 else timeout)
+
+    def release(self):
+        """See `threading.Lock`."""
+        self.give()
+
+    def locked(self):
+        """See `threading.Lock`."""
+        return self.held
+
+    def __enter__(self):
+        return self.take(INFINITY)
+
+    def __exit__(self, *exc):
+        self.give()
+
+cdef class Line:
+    """The part of `igtl.Link` that every message passes. One thread at a time sends, one receives."""
+
+    cdef public bint closed
+    cdef public int _waiting        # threads that wait for an answer while another one receives
+    cdef readonly Lock _sending
+    cdef readonly Lock _receiving
+    cdef Flow flow
+    cdef object transport
+    cdef object patience            # the write_timeout
+    cdef object read                # the socket's `recv_into` and `sendall`, where they are all that is to be done
+    cdef object write
+
+    def __cinit__(self):
+        self._sending = Lock()
+        self._receiving = Lock()
+
+    def _begin(self, Flow flow not None, transport, patience):
+        """Move the messages of this session by this transport."""
+        self.flow = flow
+        self.transport = transport
+        self.patience = patience
+        self.read = transport.read
+        self.write = transport.write if patience is None else None
+
+    # -- sending
+
+    def send(self, message, *, bint crc=True):
+        """Send one message; returns when the system has taken all of it. Pixels are not copied.
+
+        Args:
+            message: a Frame (see `frames`) is sent on as it came.
+            crc: False writes 0 in its place.
+
+        Raises:
+            EncodeError: the message cannot be sent; the link is as before.
+            ConnectionClosed: the link is closed.
+            TimeoutError: the peer took nothing for the link's write_timeout. The link ends, since
+                half of the message may be out.
+        """
+        self._sending.take(INFINITY)
+        try:
+            self.hand_on(self.flow.protocol.parts(message, crc=crc))
+        finally:
+            self._sending.give()
+
+    def _write(self, list parts):
+        """Send one packed message; `_sending` is held."""
+        self.hand_on(parts)
+
+    cdef int hand_on(self, list parts) except -1:
+        cdef Py_ssize_t size = 0
+        if self.closed:
+            raise self._over()
+        for part in parts:
+            size += len(part)
+        whole = parts[0] if len(parts) == 1 else parts.copy()
+        try:
+            if self.write is not None and len(parts) == 1:
+                self.write(whole)
+            else:
+                self.transport.send(parts, self.patience)
+        except BaseException as error:
+            raise self._unsent(error)
+        self.flow.protocol.stats.count_sent(whole, size)
+
+    # -- receiving
+
+    def until(self, take, wanted, timeout):
+        """What `take` returns, as soon as it returns something; see `igtl.session.facade.AnyLink`."""
+        try:
+            left = timeout
+            if not self._receiving.take(0):
+                if self.closed:             # it is held by the thread that closes
+                    raise self._over()
+                left = self._take_turn(timeout)
+            try:
+                return self.receive_until(take, left)
+            finally:
+                self._receiving.give()
+                if self._waiting:
+                    self._tell_turns()
+        except Exception as error:
+            self.flow.over.tell(self.flow.close_reason)
+            if isinstance(error, TimeoutError):
+                raise self.flow.unseen(wanted, timeout) from None
+            raise
+
+    def _receive_until(self, take, timeout):
+        """As `until`, of a thread that has its turn. TimeoutError without text after `timeout` seconds; data
+        that is there is looked at first."""
+        return self.receive_until(take, timeout)
+
+    cdef object receive_until(self, take, timeout):
+        cdef Flow flow = self.flow
+        cdef double deadline = INFINITY, now, end
+        found = take()
+        if found is not None:
+            return found
+        flow.begin()
+        if timeout is not None:
+            deadline = <double>monotonic() + <double>timeout
+        left = timeout
+        while True:
+            if flow.ended:
+                raise self._over()
+            try:
+                if left is None and self.read is not None:
+                    flow.fill(self.read)
+                else:
+                    self.transport.receive(left)
+            except (OSError, ValueError) as error:      # ValueError: polled a closed socket
+                self._unread(error)
+            try:
+                found = take()
+            except MessageTooLarge:
+                self.transport.shutdown()
+                raise
+            if found is not None:
+                return found
+            now = monotonic()
+            if now >= deadline and not flow.ended:
+                flow.listened()
+                raise TimeoutError
+            end = fmin(deadline, flow.next_deadline())
+            left = None if end == INFINITY else fmax(0, end - now)
+
+@cython.final
+cdef class Waiter:
+    """What a task of asyncio awaits that receives, one task at a time, again and again. Once woken, the task
+    goes on at once, within the callback that brought the bytes: a Future would wake it a turn of the event
+    loop later, with one more look at the sockets."""
+
+    cdef public bint _asyncio_future_blocking
+    cdef object loop, current_task, resume, context, cancelled
+    cdef bint waits
+
+    def __init__(self, loop):
+        from asyncio import current_task
+
+        self.loop = loop
+        self.current_task = current_task
+
+    def wake(self):
+        """Let the task go on."""
+        resume, self.resume = self.resume, None
+        if resume is None:
+            return
+        if self.current_task(self.loop) is None:
+            self.context.run(resume, self)
+        else:                           # one task at a time
+            self.loop.call_soon(resume, self, context=self.context)
+
+    # -- what asyncio wants of an object that a task can wait for, as far as a task uses it
+
+    def __await__(self):
+        self.waits = True
+        return self
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        if not self.waits:
+            raise StopIteration
+        self.waits = False
+        self._asyncio_future_blocking = True
+        return self
+
+    def get_loop(self):
+        return self.loop
+
+    def add_done_callback(self, fn, *, context):
+        self.resume = fn
+        self.context = context
+
+    def cancel(self, msg=None):
+        resume, self.resume = self.resume, None
+        if resume is None:
+            return False
+        from asyncio import CancelledError
+
+        self.cancelled = CancelledError() if msg is None else CancelledError(msg)
+        self.loop.call_soon(resume, self, context=self.context)
+        return True
+
+    def result(self):
+        cancelled, self.cancelled = self.cancelled, None
+        if cancelled is not None:
+            raise cancelled

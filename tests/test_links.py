@@ -504,7 +504,7 @@ def test_second_receiver_is_refused(ends: Pair) -> None:
 
 
 def test_interrupted_send_ends_the_link(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pair("tcp") as (a, b):
+    with pair("tcp", write_timeout=60) as (b, a):  # so that it goes through `send`
         send = a._transport.send
 
         def cut(parts: Any, patience: Any) -> None:
@@ -573,7 +573,14 @@ def break_with(link: Any, error: OSError) -> None:
         link.loop(fail())
         return
     transport = link._transport
-    transport.sock = Failing(transport.sock, error)
+    use(link, Failing(transport.sock, error))
+
+
+def use(link: Any, sock: Any) -> None:
+    """Let a blocking link move its bytes by this socket."""
+    transport = link._transport
+    transport.sock = sock
+    link._begin(link.session, transport, link.options.write_timeout)
 
 
 @pytest.mark.parametrize("kind", SOCKETS)
@@ -594,12 +601,11 @@ def test_an_error_of_the_system_ends_a_link_with_its_reason(kind: str, number: i
 def test_an_error_that_the_sender_has_met_reaches_the_receiver(kind: str) -> None:
     """The system tells it once; then the end looks like one in order."""
     with raw_pair(kind) as (link, other):
-        transport = link._transport
-        sock = transport.sock
-        transport.sock = Failing(sock, OSError(errno.ETIMEDOUT, "what the system says"))
+        sock = link._transport.sock
+        use(link, Failing(sock, OSError(errno.ETIMEDOUT, "what the system says")))
         with pytest.raises(igtl.ConnectionClosed, match="what the system says"):
             link.send(transform())
-        transport.sock = sock
+        use(link, sock)
         other.sendall(transform("on its way").pack())
         assert next(link).device_name == "on its way"
         other.close()

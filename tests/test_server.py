@@ -983,18 +983,19 @@ def test_a_type_whose_check_fails_costs_its_message_alone(kind: str) -> None:
 def test_no_memory_for_a_message_ends_its_client_alone(
     kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    real, poor = igtl.Protocol.next_message, []
+
+    def next_message(self: igtl.Protocol) -> Any:
+        if self.peer in poor:
+            raise MemoryError
+        return real(self)
+
+    monkeypatch.setattr(igtl.Protocol, "next_message", next_message)
     with serving(kind) as server, igtl.connect(port=server.port) as good:
         seen = echoing(server)
         with igtl.connect(port=server.port) as bad:
             until(lambda: len(server.clients) == 2)
-            real, poor = igtl.Protocol.next_message, bad.local
-
-            def next_message(self: igtl.Protocol) -> Any:
-                if self.peer == poor:
-                    raise MemoryError
-                return real(self)
-
-            monkeypatch.setattr(igtl.Protocol, "next_message", next_message)
+            poor.append(bad.local)
             bad.send(igtl.String("large"))
             until(lambda: server.gone == {"MemoryError": 1})
         good.send(igtl.String("good"))

@@ -43,7 +43,7 @@ from igtl.session.facade import (
 from igtl.session.operations import OVER, Pairs, Streaming, StreamMessages, Synchronized
 from igtl.session.packed import Packed
 from igtl.session.protocol import hello_message
-from igtl.session.requests import ANYTHING, Exchange, StreamOf
+from igtl.session.requests import ANYTHING, Exchange, Selection, StreamOf
 
 M = TypeVar("M", bound=Message)
 T = TypeVar("T")
@@ -100,6 +100,7 @@ class Link(AnyLink, Asking, Synchronized[SyncReader]):
     ) -> None:
         super().__init__(connection, ends_quietly=ends_quietly)
         self._connection = connection
+        self._take = connection.session.take
         self.options = options
         self._receiving = False
         connection.drains = options.drain
@@ -111,7 +112,7 @@ class Link(AnyLink, Asking, Synchronized[SyncReader]):
         out behind what was sent before; when the queue is full this waits, or drops by its
         policy (see `connect`). For the rest see `igtl.Link.send`."""
         connection = self._connection
-        protocol = self.session.protocol
+        protocol = connection.session.protocol
         if protocol.peer_takes:
             await connection.send(message, crc=crc, timeout=self.options.write_timeout)
             return
@@ -133,12 +134,14 @@ class Link(AnyLink, Asking, Synchronized[SyncReader]):
             raise RuntimeError("another task is receiving on this link")
         self._receiving = True
         try:
+            connection = self._connection
+            session = connection.session
             while (found := take()) is None:
-                if (end := self.session.end()) is not None:
-                    self._connection.tell_end()
+                if session.ended and (end := session.end()) is not None:
+                    connection.tell_end()
                     raise end.with_traceback(None)
-                if self.session.protocol.at_boundary:
-                    await self._connection.more()
+                if session.protocol.at_boundary:
+                    await connection.more()
                 else:
                     await self._more_of_message()
             return found
@@ -186,9 +189,11 @@ class Link(AnyLink, Asking, Synchronized[SyncReader]):
         self, kind: type[Message] = Message, name: str = "*", *, timeout: float | None = None
     ) -> Message:
         """The next message, or the next of a type and device name; see `igtl.Link.recv`."""
-        wanted, take = self.session.taking(kind, name)
         timeout = self.options.read_timeout if timeout is None else seconds("timeout", timeout)
-        return await self.until(take, wanted, timeout)
+        if kind is Message and name == "*":
+            return await self.until(self._take, ANYTHING, timeout)
+        wanted = Selection(kind, name)
+        return await self.until(partial(self.session.take, wanted, fresh=True), wanted, timeout)
 
     latest = method(operations.latest)
 
@@ -197,7 +202,7 @@ class Link(AnyLink, Asking, Synchronized[SyncReader]):
 
     async def __anext__(self) -> Message:
         try:
-            return await self.until(self.session.take, ANYTHING, self.options.read_timeout)
+            return await self.until(self._take, ANYTHING, self.options.read_timeout)
         except OVER as error:
             if self.ends_iteration(error):
                 raise StopAsyncIteration from None

@@ -32,6 +32,7 @@ class Sending:
         self._loop = asyncio.get_running_loop()
         self._ready: asyncio.Future[None] = self._loop.create_future()  # after a handshake
         self._lost: asyncio.Future[None] = self._loop.create_future()
+        self._straight = False  # the next message goes to the transport, past the outbox
         self._full = False  # the transport asked for a pause
         self._finishing = False  # the peer was told that nothing more comes
         self._handed = 0  # bytes
@@ -42,6 +43,7 @@ class Sending:
 
     def pause_writing(self) -> None:
         self._full = True
+        self._straight = False
 
     def resume_writing(self) -> None:
         self._full = False
@@ -88,19 +90,11 @@ class Sending:
     def put_now(self, wire: bytes) -> bool:
         """Hand a packed message to the system past the outbox, if nothing waits there; whether it
         was handed on."""
-        session = self.session
-        if (
-            self._full
-            or session.has_more
-            or len(wire) > SLICE
-            or self.is_over
-            or self._finishing
-            or not self._may_send
-        ):
+        if not self._straight or len(wire) > SLICE or self.transport.is_closing():
             return False
         if not self._write(wire):
             return False
-        session.protocol.stats.count_sent(wire, len(wire))
+        self.session.protocol.stats.count_sent(wire, len(wire))
         return True
 
     def put(self, packed: Packed) -> None:
@@ -108,6 +102,7 @@ class Sending:
         if self.is_over or self._finishing:
             self.session.protocol.stats.count_dropped(packed.wire, "disconnected")
             return
+        self._straight = False
         self.session.put(packed)
         self.flush()
 
@@ -195,6 +190,9 @@ class Sending:
             if not self._write(piece):
                 break
             session.sent(len(piece))
+        self._straight = self._may_send and not (
+            self._full or self._finishing or self.is_over or session.has_more
+        )
         self._wake_room()
 
     def _flush_later(self) -> None:

@@ -18,8 +18,8 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import cast
 
+from igtl._stream import Waiter
 from igtl.aio.sending import Sending
-from igtl.aio.waiter import Waiter
 from igtl.codec.message import Message
 from igtl.log import log
 from igtl.net.sockets import address_of, tune, unsent
@@ -74,6 +74,7 @@ class Connection(Sending, asyncio.BufferedProtocol):
         self.on_change: Callable[[], None] = self.waiter.wake
         self.drains = self.resets = False
         self._discarding = False
+        self._reads = True  # the transport does
         self._taken = 0
         if isinstance(session.protocol, CompressingProtocol):
             session.protocol.answer = self._answer
@@ -145,6 +146,7 @@ class Connection(Sending, asyncio.BufferedProtocol):
         if not self._ready.done():
             self._fail_handshake(error)
         session.give_up("disconnected")
+        self._straight = False
         if not self._lost.done():
             self._lost.set_result(None)
         if self._later is not None:
@@ -181,7 +183,7 @@ class Connection(Sending, asyncio.BufferedProtocol):
     # -- receiving
 
     def _turn(self) -> None:
-        if self.drains or self.session.is_asking:
+        if self.drains or self.session.requests:
             self.session.sort()
         self.on_change()
         self.update_reading()
@@ -190,17 +192,16 @@ class Connection(Sending, asyncio.BufferedProtocol):
 
     def update_reading(self) -> None:
         """Read, or stop reading, as the session wants it now."""
-        transport = self.transport
-        if transport.is_closing():
-            return
         wanted = self.session.wants_read
-        if wanted != transport.is_reading():
-            if wanted:
-                self.session.listens()
-                transport.resume_reading()
-            else:
-                self.session.listened()
-                transport.pause_reading()
+        if wanted is self._reads or self.transport.is_closing():
+            return
+        self._reads = wanted
+        if wanted:
+            self.session.listens()
+            self.transport.resume_reading()
+        else:
+            self.session.listened()
+            self.transport.pause_reading()
 
     def more(self) -> Waiter:
         """Done when bytes have arrived or the connection has ended; for one task."""
@@ -335,7 +336,7 @@ class Connection(Sending, asyncio.BufferedProtocol):
             async with asyncio.timeout(timeout):
                 await self._until(lambda: self.idle and not unsent(sock), discard)
                 if not self.is_over:
-                    self._finishing = True
+                    self._finishing, self._straight = True, False
                     self._send_closing()
                 if not discard and not self._is_closing:
                     with contextlib.suppress(OSError):  # the peer has just reset it
@@ -360,7 +361,8 @@ class Connection(Sending, asyncio.BufferedProtocol):
     async def _until(self, ready: Callable[[], bool], discard: bool) -> None:
         pause = 0.001
         while not self._lost.done() and not self._is_closing and not ready():
-            if discard and not self.transport.is_reading():
+            if discard and not self._reads:
+                self._reads = True
                 self.transport.resume_reading()
             await asyncio.sleep(pause)
             pause = min(2 * pause, 0.05)

@@ -286,6 +286,15 @@ class DrainedLink(Link):
                 changed.pause(left)
             return found
 
+    def _take(self) -> Message | None:  # type: ignore[override]
+        return self.session.take()
+
+    def until(self, take: Callable[[], T | None], wanted: Any, timeout: float | None) -> T:
+        try:
+            return self._until(take, timeout)
+        except TimeoutError:
+            raise self.session.unseen(wanted, timeout) from None
+
     def newest(self, wanted: Wanted, newer_than: float | None) -> Message | None:
         return AnyLink.newest(self, wanted, newer_than)
 

@@ -11,14 +11,17 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, Self, TypeVar, overload
 
 from igtl._core import Frame
+from igtl._stream import Line
 from igtl.blocking.steps import method, run
 from igtl.blocking.transport import Transport
 from igtl.codec.message import Message
 from igtl.errors import ConnectionClosed, MessageTooLarge
 from igtl.messages.queries import Start
+from igtl.net.sockets import broken
 from igtl.options import LinkOptions, seconds
 from igtl.session import operations
 from igtl.session.compress import CompressingProtocol
@@ -28,8 +31,8 @@ from igtl.session.facade import (
 )  # fmt: skip
 from igtl.session.inbox import Wanted
 from igtl.session.operations import OVER, Pairs, Streaming, StreamMessages, Synchronized
-from igtl.session.protocol import Parts, hello_message
-from igtl.session.requests import ANYTHING, Exchange
+from igtl.session.protocol import hello_message
+from igtl.session.requests import ANYTHING, Exchange, Selection
 from igtl.session.session import closed_by
 
 M = TypeVar("M", bound=Message)
@@ -75,7 +78,7 @@ class SyncReader(Pairs):
         return found
 
 
-class Link(AnyLink, Asking, Synchronized[SyncReader]):
+class Link(AnyLink, Asking, Synchronized[SyncReader], Line):
     """A connection to one peer.
 
     Iterating yields messages until the peer closes cleanly. Use as a context manager, or close().
@@ -86,7 +89,6 @@ class Link(AnyLink, Asking, Synchronized[SyncReader]):
     """
 
     reader = SyncReader
-    _waiting = 0  # threads that wait for an answer while another one receives
     _asking = False  # whether the thread that receives does so for the sake of an answer
     _queueing = 0  # threads that wait for such a one to give way
 
@@ -96,30 +98,14 @@ class Link(AnyLink, Asking, Synchronized[SyncReader]):
         super().__init__(transport, ends_quietly=ends_quietly)
         self._transport = transport
         self.options = options
-        self._sending = threading.Lock()
-        self._receiving = threading.Lock()
+        self._take = transport.session.take
+        self._begin(transport.session, transport, options.write_timeout)
         self._turns = threading.Condition()  # guards these three
         protocol = self.session.protocol
         if isinstance(protocol, CompressingProtocol):
             protocol.answer = self._answer
 
     # -- sending
-
-    def send(self, message: Message | Frame, *, crc: bool = True) -> None:
-        """Send one message; returns when the system has taken all of it. Pixels are not copied.
-
-        Args:
-            message: a Frame (see `frames`) is sent on as it came.
-            crc: False writes 0 in its place.
-
-        Raises:
-            EncodeError: the message cannot be sent; the link is as before.
-            ConnectionClosed: the link is closed.
-            TimeoutError: the peer took nothing for the link's write_timeout. The link ends, since
-                half of the message may be out.
-        """
-        with self._sending:
-            self._write(self.session.protocol.parts(message, crc=crc))
 
     def send_hello(self) -> None:
         """Offer header version 2, see `connect`."""
@@ -144,43 +130,25 @@ class Link(AnyLink, Asking, Synchronized[SyncReader]):
             self._sending.release()
         return True
 
-    def _write(self, parts: Parts) -> None:
-        if self.closed:
-            raise self._over()
-        whole: Any = parts[0] if len(parts) == 1 else parts.copy()
-        size = len(whole) if len(parts) == 1 else sum(map(len, parts))
-        try:
-            self._transport.send(parts, self.options.write_timeout)
-        except BaseException as error:
-            if self.closed and isinstance(error, OSError):  # by another thread
-                raise self._over() from error
-            if isinstance(error, ConnectionError):
-                self.session.send_failed(error)
-                raise closed_by(self.peer, error) from error
-            # perhaps cut in the middle of a message: whatever followed would be out of step
-            told = error if isinstance(error, Exception) else ConnectionAbortedError(repr(error))
-            self.session.lost(told)
-            self._transport.shutdown()
-            raise
-        self.session.protocol.stats.count_sent(whole, size)
+    def _unsent(self, error: BaseException) -> BaseException:
+        """What a sender is told, to whom this happened."""
+        if self.closed and isinstance(error, OSError):  # by another thread
+            told = self._over()
+            told.__cause__ = error
+            return told
+        if isinstance(error, OSError):
+            error = broken(error)
+        if isinstance(error, ConnectionError):
+            self.session.send_failed(error)
+            return closed_by(self.peer, error)
+        # perhaps cut in the middle of a message: whatever followed would be out of step
+        self.session.lost(
+            error if isinstance(error, Exception) else ConnectionAbortedError(repr(error))
+        )
+        self._transport.shutdown()
+        return error
 
     # -- receiving
-
-    def _until(self, take: Callable[[], T | None], timeout: float | None) -> T:
-        """What `take` returns, as soon as it returns something. TimeoutError without text after
-        `timeout` seconds; data that is there is looked at first."""
-        if not self._receiving.acquire(blocking=False):
-            if self.closed:  # it is held by the thread that closes
-                raise self._over()
-            timeout = self._take_turn(timeout)
-        try:
-            try:
-                return self._receive_until(take, timeout)
-            finally:
-                self._end_turn()
-        except Exception:
-            self.session.over.tell(self.session.close_reason)
-            raise
 
     def _take_turn(self, timeout: float | None) -> float | None:
         """Receive next, where another thread receives for the sake of an answer only: that one
@@ -201,56 +169,25 @@ class Link(AnyLink, Asking, Synchronized[SyncReader]):
                 self._turns.notify_all()
         return None if timeout is None else max(0.0, timeout - (time.monotonic() - began))
 
-    def _end_turn(self) -> None:
-        self._receiving.release()
-        if self._waiting:
-            with self._turns:
-                self._turns.notify_all()
+    def _tell_turns(self) -> None:
+        """The one that has received does so no more."""
+        with self._turns:
+            self._turns.notify_all()
 
-    def _receive_until(self, take: Callable[[], T | None], timeout: float | None) -> T:
-        found = take()
-        if found is not None:
-            return found
+    def _unread(self, error: OSError | ValueError) -> None:
+        """No bytes have come. Raises it if that is for want of time only."""
         session = self.session
-        session.listens()
-        deadline = math.inf if timeout is None else time.monotonic() + timeout
-        left = timeout
-        while True:
-            if session.ended:
-                raise self._over()
-            try:
-                self._transport.receive(left)
-            except TimeoutError:
-                session.listened()
-                if session.expired(time.monotonic()) is None:
-                    raise
-                self._transport.shutdown()
-            except (OSError, ValueError) as error:  # ValueError: polled a closed socket
-                if not self.closed:
-                    session.lost(error)
-            try:
-                found = take()
-            except MessageTooLarge:
-                self._transport.shutdown()
-                raise
-            if found is not None:
-                return found
-            now = time.monotonic()
-            if now >= deadline and not session.ended:
-                session.listened()
-                raise TimeoutError
-            end = min(deadline, session.next_deadline())
-            left = None if end == math.inf else max(0.0, end - now)
+        if isinstance(error, TimeoutError) and error.errno is None:  # none of the system's
+            session.listened()
+            if session.expired(time.monotonic()) is None:
+                raise error
+            self._transport.shutdown()
+        elif not self.closed:
+            session.lost(broken(error) if isinstance(error, OSError) else error)
 
     def _over(self) -> Exception:
         reason = self.session.end() or ConnectionClosed("this link was closed")
         return reason.with_traceback(None)  # which would grow each time that it is raised
-
-    def until(self, take: Callable[[], T | None], wanted: Any, timeout: float | None) -> T:
-        try:
-            return self._until(take, timeout)
-        except TimeoutError:
-            raise self.session.unseen(wanted, timeout) from None
 
     @overload
     def recv(self, *, timeout: float | None = None) -> Message: ...
@@ -274,9 +211,11 @@ class Link(AnyLink, Asking, Synchronized[SyncReader]):
                 MessageTooLarge, which closes the link).
             RuntimeError: another thread (in asyncio: another task) is receiving.
         """
-        wanted, take = self.session.taking(kind, name)
         timeout = self.options.read_timeout if timeout is None else seconds("timeout", timeout)
-        return self.until(take, wanted, timeout)
+        if kind is Message and name == "*":
+            return self.until(self._take, ANYTHING, timeout)
+        wanted = Selection(kind, name)
+        return self.until(partial(self.session.take, wanted, fresh=True), wanted, timeout)
 
     latest = method(operations.latest)
 
@@ -293,7 +232,7 @@ class Link(AnyLink, Asking, Synchronized[SyncReader]):
 
     def __next__(self) -> Message:
         try:
-            return self.until(self.session.take, ANYTHING, self.options.read_timeout)
+            return self.until(self._take, ANYTHING, self.options.read_timeout)
         except OVER as error:
             if self.ends_iteration(error):
                 raise StopIteration from None
@@ -378,7 +317,8 @@ class Link(AnyLink, Asking, Synchronized[SyncReader]):
             finally:
                 with self._turns:
                     self._asking = False
-                    self._end_turn()
+                    self._receiving.release()
+                    self._turns.notify_all()
         return answers[0]
 
     @contextlib.contextmanager

@@ -12,6 +12,7 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Callable
 from typing import Protocol
 
 from igtl.errors import ProtocolError
@@ -30,9 +31,17 @@ class Transport(Protocol):
 
     Attributes:
         session: whose bytes.
+        read: writes what the system has to the start of a buffer, as `socket.recv_into`, waiting
+            without end; None where that is not all there is to be done.
+        write: hands one buffer to the system, as `socket.sendall`; None as for `read`.
     """
 
     session: Session
+
+    @property
+    def read(self) -> Callable[[memoryview], int] | None: ...
+    @property
+    def write(self) -> Callable[[bytes | memoryview], None] | None: ...
 
     def send(self, parts: Parts, patience: float | None = None) -> None:
         """Return when the system has taken all bytes; what it has taken leaves `parts`.
@@ -90,6 +99,7 @@ class SocketTransport:
         self.session = session
         sock.setblocking(True)
         self.layer = layer
+        self._plain = layer is None and not _WINDOWS
         self._readable = Waiter(sock)
         self._writable = Waiter(sock, write=True)
         self._handshake_timeout = handshake_timeout
@@ -102,6 +112,14 @@ class SocketTransport:
         self._scratch = memoryview(b"") if layer is None else memoryview(bytearray(SCRATCH))
         if layer is not None:
             layer.begin()
+
+    @property
+    def read(self) -> Callable[[memoryview], int] | None:
+        return self.sock.recv_into if self._plain else None
+
+    @property
+    def write(self) -> Callable[[bytes | memoryview], None] | None:
+        return self.sock.sendall if self._plain else None
 
     # -- sending
 
@@ -124,8 +142,6 @@ class SocketTransport:
     def _send(self, parts: Parts, patience: float | None) -> None:
         try:
             if patience is None and not _WINDOWS:
-                if len(parts) == 1:
-                    self.sock.sendall(parts.pop())
                 while parts:
                     _take(parts, self.sock.sendmsg(parts[:_PARTS]))
             elif DONTWAIT:

@@ -31,9 +31,10 @@ class Sender(Outgoing):
             ConnectionClosed: the sender was closed.
         """
         for packet in self._datagrams(message, crc):
-            # an earlier one met a closed port: news of the past, and UDP does not promise anything
-            with contextlib.suppress(ConnectionRefusedError):
+            try:
                 self._sock.sendto(packet, self.address)
+            except ConnectionRefusedError:
+                pass  # an earlier one met a closed port, and UDP does not promise anything
 
 
 class Receiver(Incoming):
@@ -77,7 +78,9 @@ class Receiver(Incoming):
     def _await(self, deadline: float | None) -> None:
         """Return when there is something to read; TimeoutError at the deadline, or when a message
         is to be given up."""
-        until = min(math.inf if deadline is None else deadline, self._expiry())
+        until = self._expiry()
+        if deadline is not None and deadline < until:
+            until = deadline
         if until < math.inf:
             self._readable(until - time.monotonic())
         elif not _LINUX:  # elsewhere nothing but a time-out ends a receive

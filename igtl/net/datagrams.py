@@ -344,16 +344,16 @@ class Incoming(Socket):
 
     def _whole(self, data: bytes, address: Any, now: float) -> bytes | None:
         """The message that a datagram is, or completes."""
-        with self._lock:
-            if self._closed:
-                raise ConnectionClosed("this receiver was closed")
-            try:
-                if data[:1] != b"\x80":
-                    return data
+        try:
+            if data[:1] != b"\x80":
+                return data
+            with self._lock:
+                if self._closed:
+                    raise ConnectionClosed("this receiver was closed")
                 return self._put_together(rtp.parse(data), address, now)
-            finally:
-                if self._expiry() <= now and self._is_drained():
-                    self._give_up(now)
+        finally:
+            if self._sources and self._expiry() <= now and self._is_drained():
+                self._give_up(now)
 
     def _bad(self, error: ProtocolError, data: bytes, address: Any) -> None:
         self.stats.count_error(type(error).__name__)
@@ -365,17 +365,20 @@ class Incoming(Socket):
     # -- order
 
     def _watch_stamp(self, message: Message, key: Any) -> None:
-        stamp = message.timestamp_raw
+        stamp, stamps = message.timestamp_raw, self._stamps
         if not stamp:
             return
-        newest, last_id = self._stamps.get(key, (0, 0))
-        if newest and stamp < newest:
+        number = message.message_id
+        newest, last = stamps.get(key, (0, 0))
+        if stamp > newest:
+            newest = stamp
+        elif stamp < newest:
             self.reordered += 1
-        elif stamp == newest and message.message_id == last_id:
+        elif number == last:
             self.duplicates += 1
-        self._stamps[key] = max(stamp, newest), message.message_id
-        if len(self._stamps) > 16 * _SOURCES:
-            del self._stamps[next(iter(self._stamps))]
+        stamps[key] = newest, number
+        if len(stamps) > 16 * _SOURCES:
+            del stamps[next(iter(stamps))]
 
     def _watch_number(self, source: _Source, sequence: int) -> None:
         ahead = (sequence - source.next) & 0xFFFF
@@ -448,7 +451,7 @@ class Incoming(Socket):
 
     def _expiry(self) -> float:
         """When (monotonic) a message is given up next."""
-        if self._reassembly_timeout is None:
+        if not self._sources or self._reassembly_timeout is None:
             return math.inf
         with self._lock:
             since = min((source.since for source in self._sources.values()), default=math.inf)

@@ -71,9 +71,10 @@ def tune(sock: socket.socket, keepalive: float | None, *, unsent_low: int | None
 
 def broken(error: OSError) -> OSError:
     """A failure of a connection that the system tells of, by whatever class, as the class for it.
-    A TimeoutError of the system (ETIMEDOUT), for example, is no time-out of one call. Errors of TLS
-    stay, since they say what is wrong."""
-    if isinstance(error, ConnectionError) or type(error).__module__ == "ssl":
+    A TimeoutError of the system (ETIMEDOUT), for example, is no time-out of one call; one without a
+    number is. Errors of TLS stay, since they say what is wrong."""
+    own = isinstance(error, TimeoutError) and error.errno is None
+    if own or isinstance(error, ConnectionError) or type(error).__module__ == "ssl":
         return error
     return ConnectionAbortedError(error.errno, error.strerror)
 

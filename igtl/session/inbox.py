@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, Protocol, get_args
 
 from igtl._core import Frame
-from igtl._stream import Stats
+from igtl._stream import Stats, Waiting
 from igtl.codec.message import Message
 from igtl.log import log
 from igtl.options import InboxPolicy, SocketOptions
@@ -49,7 +49,7 @@ class Entry(NamedTuple):
     size: int
 
 
-class Inbox:
+class Inbox(Waiting):
     """Messages that wait, in order within their stream; every loss is counted.
 
     A single message that is larger than a bound always passes.
@@ -94,13 +94,10 @@ class Inbox:
         self._max_total_bytes = max_total_bytes
         self._max_age = max_age
         self._clock = clock
-        self.streams: dict[tuple[str, str], Stream] = {}
         self._serial = 0
         self._first = 0
         self._warned: set[tuple[str, tuple[str, str]]] = set()
-        self.raw = False
         self.bytes = 0
-        self.errors: deque[Exception] = deque(maxlen=100)
 
     def __bool__(self) -> bool:
         return bool(self.streams)

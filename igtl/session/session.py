@@ -17,12 +17,11 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import Any
 
 from igtl import _core
 from igtl._core import Frame
-from igtl._stream import Stream
+from igtl._stream import Flow, Stream
 from igtl.codec.message import Message
 from igtl.errors import ConnectionClosed, MessageTooLarge, ProtocolError
 from igtl.log import log, named
@@ -31,16 +30,15 @@ from igtl.session.once import Once
 from igtl.session.outbox import Outbox
 from igtl.session.packed import Packed
 from igtl.session.protocol import Protocol
-from igtl.session.requests import ANYTHING, Exchange, Selection
+from igtl.session.requests import Exchange
 
-READ_AHEAD = 256 * 1024  # bytes that may lie undecoded before the driver stops reading
 SLICE = 256 * 1024  # bytes of a large message that are handed to the driver at once
 UNDECIDED = 0.25  # seconds in which a new peer may show its header version
 
 Done = Callable[[Message | Exception], None]
 
 
-class Session:
+class Session(Flow):
     """The state of one connection.
 
     Args:
@@ -79,8 +77,7 @@ class Session:
         stall_timeout: float | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.protocol = protocol
-        self.inbox = Inbox(protocol.stats) if inbox is None else inbox
+        super().__init__(protocol, Inbox(protocol.stats) if inbox is None else inbox, clock)
         self.outbox = outbox
         self.local = local
         self.get_buffer = protocol.get_buffer
@@ -88,41 +85,23 @@ class Session:
         self._idle_timeout = idle_timeout
         self._stall_timeout = stall_timeout
         self._clock = clock
-        self._requests: dict[Exchange, Done] = {}
         self.over = Once()
         self.greeting: deque[Packed] = deque()
         self._packed: Packed | None = None  # the message that is being sent
         self._leaving: memoryview | None = None  # the rest of it
-        self.ended = self._cut = self._closed = False
+        self._cut = self._closed = False
         self._send_error: Exception | None = None
         self.can_send = True
-        self.close_reason: Exception | None = None
-        self.heard = self.moved = clock()
+        self.moved = self.heard
         self._began = -math.inf
         self._warned = False
         self.held = 0
-        self._listened = 0.0
 
     def opened(self) -> None:
         """The connection is there. Call it before the first `to_send`."""
         self._began = self._clock()
 
     # -- bytes in
-
-    def received(self, n: int) -> None:
-        """n bytes were written to the start of what `get_buffer` returned."""
-        self.protocol.received(n)
-        self.heard = self._clock()
-
-    def listens(self) -> None:
-        """This end takes bytes from now on. It did not before, so silence was not the peer's."""
-        silent = self._clock() - (self._listened if self._listened > self.heard else self.heard)
-        if silent > 0:
-            self.heard += silent
-
-    def listened(self) -> None:
-        """This end takes no bytes from now on; it has taken what was there."""
-        self._listened = self._clock()
 
     def received_eof(self, *, clean: bool = True) -> None:
         """The peer sends nothing more.
@@ -173,43 +152,7 @@ class Session:
         reason = self.close_reason
         return None if reason is None else closed_by(self.protocol.peer, reason)
 
-    @property
-    def wants_read(self) -> bool:
-        """Whether the driver should go on reading."""
-        return not self.ended and self.protocol.waiting <= READ_AHEAD
-
     # -- messages in
-
-    def take(self, wanted: Wanted | None = None, *, fresh: bool = False) -> Message | None:
-        """The next message, or the next of those that are wanted; None while there is none.
-
-        Args:
-            fresh: see `Inbox.take`.
-
-        Raises:
-            ProtocolError: a message cannot be used; the next one can be taken. After
-                MessageTooLarge the framing is lost, and the session has ended.
-        """
-        if self.inbox.raw:
-            self._keep(raw=False)
-        inbox = self.inbox
-        message: Message | None = inbox.take(wanted, fresh=fresh) if inbox.streams else None
-        if message is not None:
-            return message
-        if inbox.errors:
-            raise inbox.errors.popleft()
-        while (message := self._next()) is not None:
-            if wanted is None or wanted.matches(message):
-                return message
-            inbox.put(message, self.protocol.last_size)
-        return None
-
-    def taking(self, kind: type[Message], name: str) -> tuple[Wanted, Callable[[], Message | None]]:
-        """What `recv(kind, name)` wants, and the function that takes it."""
-        if kind is Message and name == "*":
-            return ANYTHING, self.take
-        wanted = Selection(kind, name)
-        return wanted, partial(self.take, wanted, fresh=True)
 
     def latest(self, wanted: Wanted, newer_than: float | None = None) -> Message | None:
         """The newest message of those that are wanted, of all that has arrived; older ones of its
@@ -233,7 +176,7 @@ class Session:
         """Put all that has arrived into the inbox, decoded or as it came, and hand answers to those
         who asked, so that the driver can go on reading whatever the receiver does. What is wrong
         with a message is kept in `inbox.errors`, for `take`."""
-        take = self._next_frame if self.inbox.raw else self._next
+        take = self._next_frame if self.inbox.raw else self.next_message
         while True:
             try:
                 found = take()
@@ -281,7 +224,7 @@ class Session:
     def _next_frame(self) -> Frame | None:
         try:
             while (frame := self.protocol.next_frame()) is not None:
-                if not self._requests or not self._is_answer(frame):
+                if not self.requests or not self._is_answer(frame):
                     return frame
         except MessageTooLarge as error:
             if self.close_reason is not None:  # it was raised before
@@ -295,19 +238,6 @@ class Session:
             return self._answers(self.protocol.decoded(frame))
         except ProtocolError:
             return False
-
-    def _next(self) -> Message | None:
-        """The next message that is not the answer to a request."""
-        try:
-            while (message := self.protocol.next_message()) is not None:
-                if not self._requests or not self._answers(message):
-                    return message
-        except (MessageTooLarge, MemoryError) as error:
-            if self.close_reason is not None:  # it was raised before
-                return None
-            self.lost(error)
-            raise
-        return None
 
     def unseen(self, wanted: Wanted, timeout: float | None) -> TimeoutError:
         """The error of a receiver that waited in vain: it lists what was seen instead."""
@@ -325,30 +255,25 @@ class Session:
     def ask(self, exchange: Exchange, done: Done) -> None:
         """Call `done` with the answer to this request when it arrives, or with the reason why none
         will; the answer does not pass the inbox."""
-        self._requests[exchange] = done
+        self.requests[exchange] = done
         if self.ended:
             self._tell_requests()
 
-    @property
-    def is_asking(self) -> bool:
-        """Whether a caller waits for an answer."""
-        return bool(self._requests)
-
     def forget(self, exchange: Exchange) -> None:
         """The caller does not wait for this answer any more."""
-        self._requests.pop(exchange, None)
+        self.requests.pop(exchange, None)
 
     def _answers(self, message: Message) -> bool:
-        for exchange, done in self._requests.items():
+        for exchange, done in self.requests.items():
             if exchange.matches(message):
-                del self._requests[exchange]
+                del self.requests[exchange]
                 done(message)
                 return True
         return False
 
     def _tell_requests(self) -> None:
-        while self._requests:
-            exchange, done = self._requests.popitem()
+        while self.requests:
+            exchange, done = self.requests.popitem()
             text = f"{named(self.protocol.peer)} was lost before it answered: {exchange}"
             error = ConnectionClosed(text, clean=False)
             error.__cause__ = self.close_reason
