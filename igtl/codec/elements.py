@@ -168,6 +168,7 @@ class ElementMeta(type):
     __columns__: type[Elements[Any]]
 
     def __new__(mcs, name: str, bases: tuple[type, ...], namespace: dict[str, Any]) -> ElementMeta:
+        """Make the element class and its column class."""
         declared = collect(bases, namespace)
         namespace.setdefault("__slots__", ())
         cls = super().__new__(mcs, name, bases, namespace)
@@ -245,6 +246,9 @@ class Element(_core.Row, metaclass=ElementMeta):
         """Many elements at once, from whole columns: `Point.columns(names=..., positions=...)`.
 
         Columns left out have the field's default, or are empty texts and zeros.
+
+        Raises:
+            TypeError: there is no such column.
         """
         if not columns:
             return cls.__columns__.of([])

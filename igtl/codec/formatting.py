@@ -66,8 +66,11 @@ def short(value: Any) -> str:
 
 
 def printable(text: str) -> str:
-    """A text of one line for a terminal: what `repr` escapes is escaped (control characters, those
-    that turn the direction of writing, line breaks), except tabs, and nothing else."""
+    """A text of one line for a terminal.
+
+    What `repr` escapes is escaped (control characters, those that change the direction of writing,
+    line breaks), except tabs, and nothing else.
+    """
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() or c == "\t" else repr(c)[1:-1] for c in text)

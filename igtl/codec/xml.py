@@ -30,8 +30,8 @@ def elements(text: str) -> list[Element]:
     """All elements of a document, in the order in which they begin. Texts between are left out.
 
     Raises:
-        ValueError: it is not well-formed, or declares a document type, in which a short text can
-            stand for a long one.
+        ValueError: the text is not well-formed, or declares a document type, by which a short text
+            can expand to a very long one.
     """
     from xml.parsers import expat  # for texts of peers only
 
