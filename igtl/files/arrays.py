@@ -67,7 +67,7 @@ def _values(stream: RecordedStream) -> Iterator[_Column]:
 
 
 def _name(stream: RecordedStream) -> str:
-    """Of its arrays; one that HDF5 and zip files take, and no other stream has."""
+    """The name of a stream's arrays, which HDF5 and zip files accept and no other stream has."""
     device = stream.device_name.translate(_NAMES)
     if device in (".", ".."):
         device = device.replace(".", "%2E")

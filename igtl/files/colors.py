@@ -30,7 +30,11 @@ def to_matplotlib(table: ColorTable) -> Any:
 
 
 def from_pil(image: Any, *, device_name: str = "") -> ColorTable:
-    """From a PIL image with a palette (mode "P")."""
+    """From a PIL image with a palette (mode "P").
+
+    Raises:
+        EncodeError: the image has no palette.
+    """
     palette = image.getpalette("RGB")
     if palette is None:
         raise EncodeError("ColorTable", "table", f"an image of mode {image.mode!r} has no palette")
@@ -41,7 +45,7 @@ def from_pil(image: Any, *, device_name: str = "") -> ColorTable:
 
 
 def to_pil(table: ColorTable) -> list[int]:
-    """As `PIL.Image.putpalette` takes it."""
+    """The table as a list for `PIL.Image.putpalette`."""
     flat: list[int] = _rgb(table)[:256].ravel().tolist()
     return flat
 
@@ -62,6 +66,7 @@ def label_meta(
     """What a server says of the labels of a label map.
 
     Args:
+        image: the label map; the device name is that of it.
         names: by label; every label of the image needs one.
         table: colours by label; default none.
 

@@ -53,7 +53,7 @@ class _Frame:
 
     @property
     def spacing(self) -> tuple[float, float] | None:
-        """mm from row to row, and from column to column."""
+        """Millimetres from row to row, and from column to column."""
         for name in _SPACINGS:
             if (found := self.find(name, "PixelMeasuresSequence")) is not None:
                 return float(found[0]), float(found[1])
@@ -91,13 +91,16 @@ def _or(value: Any, default: float) -> Any:
 
 
 def from_dicom(slices: Sequence[Any], *, device_name: str = "") -> Image:
-    """From the data sets of one series (pydicom.Dataset), in any order; values are rescaled,
-    palettes become RGB, and MONOCHROME1 is turned so that high values are bright.
+    """From the data sets of one series (pydicom.Dataset), in any order.
+
+    Values are rescaled, palettes become RGB, and MONOCHROME1 is inverted so that high values are
+    bright.
 
     Raises:
-        EncodeError: they are no evenly spaced stack of equal slices, or a series in time.
-        ModuleNotFoundError: they are compressed, and what decodes them is missing; the text says
-            what brings it.
+        EncodeError: the slices are not an evenly spaced stack of equal slices, or are a series in
+            time.
+        ModuleNotFoundError: the pixels are compressed, and their decoder is missing; the text says
+            which package has it.
     """
     series = _series(slices).fitted()
     if len(series.frames) != 1:
@@ -254,7 +257,7 @@ def _need_decoder(data_set: Any) -> None:
 
 
 def read(path: Path) -> Series:
-    """A folder with one series, or one file of it alone."""
+    """Read a folder with one series, or one file."""
     pydicom = need("pydicom", "imaging")
     files = sorted(p for p in path.iterdir() if p.is_file()) if path.is_dir() else [path]
     found: dict[str, list[Any]] = {}
@@ -291,7 +294,7 @@ def _read(pydicom: Any, file: Path) -> Any:
 
 
 def to_dicom(image: Image) -> list[Any]:
-    """As data sets of pydicom, one a slice: a new series of CT images (secondary, derived).
+    """As data sets of pydicom, one for each slice: a new series of CT images (secondary, derived).
 
     Raises:
         EncodeError: the voxels are not 8 or 16 bit integers, or 8 bit colours; or the axes are
@@ -350,7 +353,7 @@ def _ds(number: float) -> str:
 
 
 def write(series: Series, path: Path) -> None:
-    """A folder of one file a slice, or one file of one slice."""
+    """Write a folder with one file for each slice, or one file of one slice."""
     slices = to_dicom(one(series, path))
     if path.suffix:
         if len(slices) != 1:

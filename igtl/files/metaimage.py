@@ -36,8 +36,10 @@ Header = dict[str, str]
 
 
 def read(path: Path) -> Series:
-    """Read here, for the library of ITK does not survive every damaged header; but for numbers in
-    text and pixels in several files, which SimpleITK reads."""
+    """Read a file without ITK, whose library crashes on some damaged headers.
+
+    SimpleITK reads only numbers in text and pixels in several files.
+    """
     header, start = _header(path)
     place = header["ElementDataFile"]
     if (
@@ -142,8 +144,10 @@ def _pixels(path: Path, header: Header, sizes: list[int], start: int) -> Voxels:
 
 
 def write(series: Series, path: Path) -> None:
-    """One image by SimpleITK; several, or one with fields, as PLUS (.igs.mha) and 3D Slicer
-    (.seq.mha) have them."""
+    """Write one image with SimpleITK; several, or one with fields, as PLUS or 3D Slicer does.
+
+    A file .igs.mha is for PLUS, .seq.mha for 3D Slicer.
+    """
     if len(series.frames) == 1 and not series.fields and series.times is None:
         images.write(series, path)
         return

@@ -260,7 +260,7 @@ def _attributes(columns: Columns, *, cells: bool = False) -> list[Attribute]:
 
 
 def write(mesh: PolyData, path: Path, mark: str) -> None:
-    """As binary PLY; the mark is a comment. Triangle strips become triangles."""
+    """Write binary PLY; the mark is a comment. Triangle strips become triangles."""
     cloud = len(mesh.vertices) == len(mesh.points) and not any(
         map(len, (mesh.lines, mesh.polygons, mesh.triangle_strips))
     )

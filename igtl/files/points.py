@@ -71,7 +71,7 @@ def _text(path: Path) -> str:
 
 
 def load_markups(path: Path) -> Points:
-    """Of .mrk.json: the control points of all its lists."""
+    """Read .mrk.json: the control points of all its lists."""
     whole = json.loads(_text(path))
     found = []
     for markup in whole["markups"]:
@@ -98,8 +98,11 @@ def load_markups(path: Path) -> Points:
 
 
 def save_markups(message: Message, path: Path) -> None:
-    """As .mrk.json: fiducials in one list, in the colour of the first, and each run of points of a
-    line or curve as such."""
+    """Write .mrk.json.
+
+    Fiducials go into one list, in the colour of the first, and each run of points of a line or
+    curve becomes such a line or curve.
+    """
     markups: list[tuple[str, list[Point]]] = []
     for p in _points(message, path):
         kind = p.group if p.group in _KINDS else _FIDUCIAL
@@ -135,7 +138,7 @@ def _markup(kind: str, points: list[Point]) -> dict[str, Any]:
 
 
 def _left_out(points: Any, groups: tuple[str, ...], *, colors: bool) -> None:
-    """Say what a format has no place for."""
+    """Note what a format has no place for."""
     lost = []
     if any(p.group not in groups for p in points):
         lost.append("groups")
@@ -155,7 +158,7 @@ def _differ(points: list[Point]) -> bool:
 
 
 def load_fcsv(path: Path) -> Points:
-    """Of .fcsv. Without a version it is a list of 3D Slicer 3: in RAS, with other columns."""
+    """Read .fcsv. Without a version it is a list of 3D Slicer 3: in RAS, with other columns."""
     system = columns = None
     versioned = False
     rows = []
@@ -195,7 +198,7 @@ def load_fcsv(path: Path) -> Points:
 
 
 def save_fcsv(message: Message, path: Path) -> None:
-    """As .fcsv, in LPS."""
+    """Write .fcsv, in LPS."""
     points = list(_points(message, path))
     text = io.StringIO()
     text.write("# Markups fiducial file version = 4.11\n# CoordinateSystem = LPS\n")

@@ -1,5 +1,7 @@
-"""Sequences: files of images in time with the transforms of the same instants, as PLUS and 3D
-Slicer record them, to timed messages and back."""
+"""Sequences, files of images in time with transforms, to timed messages and back.
+
+PLUS and 3D Slicer record them; the transforms are those of the same instants.
+"""
 
 from __future__ import annotations
 
@@ -33,12 +35,15 @@ def is_sequence(path: Path) -> bool:
 
 
 def has_images(path: Path) -> bool:
-    """Whether a file is one of images, by its name: of these all but pictures may be several."""
+    """Whether a file is one of images, by its name.
+
+    All formats of images but pictures can hold several.
+    """
     return path.name.lower().endswith((".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd", ".dcm"))
 
 
 def messages_of(series: Series, path: Path, device_name: str) -> list[Message]:
-    """In the order of time: each image, then the transforms of its instant."""
+    """The messages in the order of time: each image, then the transforms of its instant."""
     times = times_of(series)
     out: list[Message] = []
     for n in range(len(series.frames)):
@@ -90,11 +95,12 @@ class _Facts(NamedTuple):
 
 
 class Stack:
-    """The pixels of images, one after the other, in a file that exists meanwhile: of long
-    sequences they do not fit into memory.
+    """The pixels of images, one after the other, in a temporary file.
+
+    The pixels of long sequences do not fit into memory.
 
     Args:
-        path: of the sequence, in whose folder the file lies.
+        path: of the sequence, in whose folder the temporary file lies.
     """
 
     def __init__(self, path: Path) -> None:
@@ -128,7 +134,7 @@ class Stack:
         self._count += 1
 
     def array(self) -> Any:
-        """(n, k, j, i[, components]), of which the pages that are used are in memory."""
+        """(n, k, j, i[, components]); the system loads the pages that are used."""
         shape = self._count, *self._shape
         if not math.prod(shape):
             return np.zeros(shape, self._dtype)
@@ -139,8 +145,8 @@ class Stack:
 def series_of(
     messages: Iterable[Message] | Recording, path: Path, tolerance: float, stack: Stack
 ) -> Series:
-    """Of the images among messages, with the transforms nearest in time; their pixels are in the
-    stack."""
+    """The images among messages, with the transforms nearest in time; the stack has their pixels.
+    """
     images: list[_Facts] = []
     names: set[str] = set()
     streams: dict[str, list[_Sample]] = {}

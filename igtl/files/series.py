@@ -32,7 +32,7 @@ class Series:
         frames: (n, k, j, i) or (n, k, j, i, components). No image has a size of 0 if the file
             has transforms only.
         ijk_to_world: 4x4 of the first voxel, mm, RAS.
-        times: in seconds, one an image; None if the file has none.
+        times: in seconds, one for each image; None if the file has none.
         fields: what the file says of each image, as text; empty if it says nothing.
     """
 
@@ -43,11 +43,12 @@ class Series:
 
     @classmethod
     def of(cls, image: Image) -> Self:
-        """Of one image: of its part, if it is one."""
+        """The series of one image, or of the part that the message holds."""
         return cls(image.array[np.newaxis], placed(image, "RAS"))
 
     @property
     def components(self) -> int:
+        """Numbers of each voxel."""
         return int(self.frames.shape[4]) if self.frames.ndim == 5 else 1
 
     def image(self, number: int) -> Image:
@@ -55,14 +56,16 @@ class Series:
         return Image.from_volume(self.frames[number], ijk_to_world=self.ijk_to_world)
 
     def fitted(self) -> Self:
-        """With integers of the smallest type that holds them all."""
+        """The series with integers of the smallest type that holds them all."""
         self.frames = fitted(self.frames)
         return self
 
 
 def fitted(values: Voxels) -> Voxels:
-    """Integers of more than 16 bits in the smallest type that holds them all: int16 first, and
-    int32 or uint32 with a warning, since 3D Slicer shows these wrong. Other values as they are."""
+    """Integers of more than 16 bits in the smallest type that holds them all; others as they are.
+
+    int16 is tried first; int32 and uint32 give a warning, since 3D Slicer shows these wrong.
+    """
     if values.dtype.kind not in "iu" or values.dtype.itemsize <= 2 or not values.size:
         return values
     low, high = int(values.min()), int(values.max())
@@ -91,7 +94,7 @@ def chosen(series: Series, path: Path, frame: int | None) -> Image:
 
 
 def one(series: Series, path: Path) -> Image:
-    """For formats of one image; FileError if there are more."""
+    """The image, for formats of one image; FileError if there are more."""
     if len(series.frames) != 1:
         raise FileError(path, f"this format holds one image, not {len(series.frames)}")
     lose_fields(series)
@@ -99,7 +102,7 @@ def one(series: Series, path: Path) -> Image:
 
 
 def lose_fields(series: Series) -> None:
-    """Say what the images have besides voxels, for formats that hold no more."""
+    """Note what the images have besides voxels, for formats that hold only these."""
     names = {name for each in series.fields for name in each} - _USUAL
     if names:
         note(f"this format has no place for {', '.join(sorted(names))}")
@@ -109,7 +112,7 @@ def lose_fields(series: Series) -> None:
 
 
 def placed(image: Image, space: Space) -> Matrix:
-    """4x4 of the first voxel that is there: of the part, if the image is one."""
+    """4x4 of the first voxel of the array: of the part, if the image is one."""
     matrix: Matrix = image.to(space).array_to_world
     return matrix
 
@@ -164,7 +167,7 @@ def plus_keys(series: Series) -> dict[str, str]:
 
 
 def frame_fields(header: dict[str, Any], count: int) -> list[dict[str, str]]:
-    """Of keys like "Seq_Frame0000_Timestamp": what they say of each image; [] if there are none."""
+    """What keys like "Seq_Frame0000_Timestamp" say of each image; [] if there are none."""
     found: list[dict[str, str]] = [{} for _ in range(count)]
     for key, value in header.items():
         if key.startswith("Seq_Frame"):
@@ -191,5 +194,5 @@ def times_of(series: Series) -> Sequence[float] | None:
 
 
 def text_of(times: Sequence[float]) -> str:
-    """Times as the formats have them."""
+    """Times as text of the formats."""
     return " ".join(f"{time:.15g}" for time in times)

@@ -82,7 +82,7 @@ def _merged(corners: Any) -> PolyData:
 
 
 def write(mesh: PolyData, path: Path, mark: str) -> None:
-    """As binary STL, in triangles; the mark stands in the header."""
+    """Write binary STL, in triangles; the mark stands in the header."""
     faces, _ = surface(mesh, path)
     marks.left_out(mesh.attributes)
     out = np.zeros(len(faces), _TRIANGLE)

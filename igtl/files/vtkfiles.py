@@ -68,7 +68,7 @@ def _field(data: Any) -> str:
 
 
 def write_vtk(mesh: PolyData, path: Path, mark: str) -> None:
-    """As .vtk of version 4.2, which 3D Slicer and most programs read; the mark is its title."""
+    """Write .vtk of version 4.2, which 3D Slicer and most programs read; the mark is its title."""
     writer = need("vtkmodules.vtkIOLegacy", "vtk").vtkPolyDataWriter()
     writer.SetFileVersion(42)
     writer.SetFileTypeToBinary()
@@ -77,7 +77,7 @@ def write_vtk(mesh: PolyData, path: Path, mark: str) -> None:
 
 
 def write_vtp(mesh: PolyData, path: Path, mark: str) -> None:
-    """As .vtp; the mark is in its field data."""
+    """Write .vtp; the mark is in its field data."""
     writer = need("vtkmodules.vtkIOXML", "vtk").vtkXMLPolyDataWriter()
     data = to_vtk(mesh)
     array = need("vtkmodules.vtkCommonCore", "vtk").vtkStringArray()
@@ -98,8 +98,10 @@ def _write(writer: Any, data: Any, path: Path) -> None:
 
 @contextlib.contextmanager
 def _heard() -> Iterator[list[str]]:
-    """What VTK has to say meanwhile, instead of on standard error: for a file that was cut it has
-    a warning only."""
+    """The warnings of VTK, collected instead of printed to standard error.
+
+    For a file that was cut VTK has a warning only.
+    """
     core = need("vtkmodules.vtkCommonCore", "vtk")
     before, window = core.vtkOutputWindow.GetInstance(), core.vtkStringOutputWindow()
     lines: list[str] = []
@@ -138,8 +140,11 @@ def _field_of_vtu(path: Path) -> str:
 
 
 def write_vtu(mesh: PolyData, path: Path, mark: str) -> None:
-    """As .vtu. The mark is in its field data, which meshio cannot read: only where it says
-    something else than a file without a mark."""
+    """Write .vtu.
+
+    The mark is in its field data, which meshio cannot read: it is written only where it differs
+    from the default of a file without a mark.
+    """
     meshio = need("meshio", "mesh")
     meshio.write(path, to_meshio(mesh))
     if mark.endswith(UNMARKED):
