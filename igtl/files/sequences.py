@@ -145,8 +145,7 @@ class Stack:
 def series_of(
     messages: Iterable[Message] | Recording, path: Path, tolerance: float, stack: Stack
 ) -> Series:
-    """The images among messages, with the transforms nearest in time; the stack has their pixels.
-    """
+    """The images among messages, with the transforms nearest in time; pixels are in the stack."""
     images: list[_Facts] = []
     names: set[str] = set()
     streams: dict[str, list[_Sample]] = {}
