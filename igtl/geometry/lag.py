@@ -61,17 +61,18 @@ def calibrate_time(
     """The lag of a tracker against pictures, to a fraction of the time between two of them.
 
     Args:
-        times, values: (n,) seconds, and (n,) or (n, k), for example the depth of a line in each
-            picture, from `igtl.geometry.bright_line`; NaN where there is none.
-        other_times, other_values: (m,) seconds, and (m,) or (m, k), for example the positions of
-            the probe.
+        times: (n,) seconds, of the pictures.
+        values: (n,) or (n, k), for example the depth of a line in each picture, from
+            `igtl.geometry.bright_line`; NaN where there is none.
+        other_times: (m,) seconds, of the tracker.
+        other_values: (m,) or (m, k), for example the positions of the probe.
         most: seconds, the greatest lag that is looked for.
         smoothing: seconds, standard deviation of the filter that both pass first. Without it noise
             between the samples pulls the lag towards half of their distance.
 
     Raises:
-        CalibrationError: there is too little in common, no motion, the signals do not follow each
-            other, or several lags fit, as for a motion that repeats itself.
+        CalibrationError: the signals have too little time in common, show no motion or do not
+            follow each other, or several lags fit, as for a motion that repeats itself.
     """
     t, x = _signal("the pictures", times, values)
     u, y = _signal("the tracker", other_times, other_values)

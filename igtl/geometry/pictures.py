@@ -15,11 +15,14 @@ _STRAIGHT = 0.03  # of the height: what is farther from a line is none
 
 
 def grey(picture: npt.ArrayLike) -> npt.NDArray[np.float32]:
-    """(height, width) float32 of a picture: (height, width), with colours (height, width, c), or
-    of one slice (1, height, width[, c]).
+    """(height, width) float32 of a picture.
+
+    Args:
+        picture: (height, width), with colours (height, width, c), or of one slice
+            (1, height, width[, c]).
 
     Raises:
-        CalibrationError: it is none of these.
+        CalibrationError: the shape is none of these.
     """
     array = np.asarray(picture)
     while array.ndim > 2 and array.shape[0] == 1:
@@ -32,8 +35,11 @@ def grey(picture: npt.ArrayLike) -> npt.NDArray[np.float32]:
 
 
 def bright_line(picture: npt.ArrayLike) -> float:
-    """The row of the brightest line across a picture, such as the bottom of a water tank, in the
-    middle column, to a fraction of a pixel; NaN if there is none. The line may be oblique."""
+    """The row of the brightest line across a picture, such as the bottom of a water tank.
+
+    The row is that in the middle column, to a fraction of a pixel; NaN if there is no line. The
+    line may be oblique.
+    """
     array = grey(picture)
     height, width = array.shape
     blocks = np.array_split(array, min(_BLOCKS, width), axis=1)
@@ -72,11 +78,12 @@ def bright_spots(picture: npt.ArrayLike, count: int, *, radius: float = 4.0) -> 
     """The brightest spots of a picture, such as the tip of a stylus in water, or wires.
 
     Args:
+        picture: see `grey`.
         count: of spots that are looked for.
         radius: pixels, how large a spot is; two are at least twice as far apart.
 
     Returns:
-        (m, 2), columns and rows to a fraction of a pixel, brightest first; m ≤ count: less where
+        (m, 2), columns and rows to a fraction of a pixel, brightest first; m ≤ count: fewer where
         fewer spots are brighter than all of the rest.
     """
     smooth = grey(picture)

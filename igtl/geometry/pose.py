@@ -24,8 +24,10 @@ def is_rigid(matrix: npt.ArrayLike) -> bool:
 
 
 def slerp(p: npt.ArrayLike, q: npt.ArrayLike, share: float | npt.ArrayLike) -> Floats:
-    """Unit quaternions at `share` (0…1) of the shorter way from p to q: (4,), or (n, 4) each with
-    shares (n,)."""
+    """Unit quaternions at `share` (0…1) of the shorter way from p to q.
+
+    The result is (4,), or (n, 4) for shares (n,).
+    """
     a, b = np.asarray(p, np.float64), np.asarray(q, np.float64)
     cosine = np.sum(a * b, -1, keepdims=True)
     b = np.where(cosine < 0, -b, b)
@@ -43,7 +45,7 @@ def slerp(p: npt.ArrayLike, q: npt.ArrayLike, share: float | npt.ArrayLike) -> F
 
 
 class Pose:
-    """A rotation and a translation. Never changed: what computes with it makes a new one.
+    """A rotation and a translation. It never changes: every operation makes a new Pose.
 
     Args:
         matrix: 4x4 or 3x4. Rounding errors are taken out of its rotation.
@@ -89,7 +91,7 @@ class Pose:
 
     @classmethod
     def from_message(cls, message: Any) -> Pose:
-        """Of a TRANSFORM, POSITION or QTRANS, or of a tool of TDATA or QTDATA.
+        """The pose of a TRANSFORM, POSITION or QTRANS, or of a tool of TDATA or QTDATA.
 
         Raises:
             ValueError: its matrix is not rigid.
@@ -122,7 +124,7 @@ class Pose:
 
     @property
     def inverse(self) -> Pose:
-        """The way back."""
+        """The inverse pose."""
         m = np.eye(4)
         m[:3, :3] = self.rotation.T
         m[:3, 3] = -self.rotation.T @ self.translation

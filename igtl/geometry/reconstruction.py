@@ -78,7 +78,7 @@ class _Box(NamedTuple):
         return bool((self.low <= other.low).all() and (other.high <= self.high).all())
 
     def slices(self, inner: _Box) -> tuple[slice, ...]:
-        """Where another box lies in the array of this one."""
+        """The slices that another box takes in the array of this one."""
         starts = (inner.low - self.low).tolist()
         ends = (inner.high - self.low + 1).tolist()
         return tuple(slice(a, b) for a, b in zip(starts[::-1], ends[::-1], strict=True))
