@@ -1,5 +1,7 @@
-"""The configuration file of PLUS: its transforms, its phantom and its time offsets are read, and
-changed in place; all else stays as it is, byte for byte."""
+"""The configuration file of PLUS: its transforms, its phantom and its time offsets.
+
+They are read, and changed in place; all else stays as it is, byte for byte.
+"""
 
 from __future__ import annotations
 
@@ -128,8 +130,12 @@ def _numbers(text: str, count: int, what: str, path: Path) -> Floats:
 def read_config(path: str | os.PathLike[str]) -> PlusConfig:
     """Read a configuration of PLUS.
 
+    Args:
+        path: of the file.
+
     Raises:
-        FileError: it is none, or damaged. OSError: it cannot be read.
+        FileError: the file is not a configuration, or damaged.
+        OSError: it cannot be read.
     """
     path = Path(path)
     transforms, wires, devices = {}, [], []
@@ -160,16 +166,19 @@ def update_config(
     transforms: Sequence[NamedTransform] = (),
     offsets: Mapping[str, float] = {},
 ) -> None:
-    """Set transforms and time offsets in a configuration of PLUS; a file that does not exist is
-    made. The file is replaced at once.
+    """Set transforms and time offsets in a configuration of PLUS.
+
+    A file that does not exist is made. The file is replaced in one step.
 
     Args:
+        path: of the file.
         transforms: set in CoordinateDefinitions.
         offsets: LocalTimeOffsetSec of devices by their id, seconds: PLUS adds it to time stamps.
 
     Raises:
-        FileError: it is no configuration of PLUS, or has no such device, or holds the inverse of
-            a transform. OSError: it cannot be read or written.
+        FileError: the file is not a configuration of PLUS, has no such device, or holds the
+            inverse of a transform.
+        OSError: it cannot be read or written.
     """
     path = Path(path)
     data = path.read_bytes() if path.exists() else (
@@ -193,7 +202,7 @@ def update_config(
 
 
 def _changed(data: bytes, tag: _Tag, values: Mapping[str, str]) -> bytes:
-    """With attributes of a start tag set."""
+    """The bytes with attributes of a start tag set."""
     text = data[tag.start : tag.end]
     for name, value in values.items():
         new = _ascii(f"{name}={quoted(value)}")
@@ -240,7 +249,7 @@ def _with_transform(data: bytes, transform: NamedTransform, path: Path) -> bytes
 
 
 def _inserted(data: bytes, at: int, line: bytes, indent: bytes, text: bytes) -> bytes:
-    """With a line of its own before an end tag."""
+    """The bytes with a line of its own before an end tag."""
     before = data[:at].rstrip(b" \t")
     own = before.endswith(b"\n")
     tail = data[len(before) : at] if own else b""

@@ -48,6 +48,7 @@ class Time(Seen):
         self._parts: list[Floats] = []
 
     def see(self, array: Any, message: Message) -> None:
+        """Keep the time, the brightest line and the parts of a picture."""
         if len(self._times) < _PICTURES:
             picture = grey(array)
             self._times.append(time_of(message, self.by))
@@ -55,6 +56,7 @@ class Time(Seen):
             self._parts.append(_divided(picture))
 
     def needs(self) -> list[Goal]:
+        """Enough time, pictures with a line, and motion up and down."""
         times = self._times
         seconds = times[-1] - times[0] if times else 0.0
         line = float(np.mean(np.isfinite(self._lines))) if times else 0.0
@@ -70,6 +72,7 @@ class Time(Seen):
         ]  # fmt: skip
 
     def solve(self) -> Outcome:
+        """The lag; see `Step.solve`."""
         name = self.tracks.chosen(self._tool, "--tool", "Probe")
         stamps, poses = self.tracks.of(name)
         times, lines = np.array(self._times), np.array(self._lines)
@@ -130,7 +133,7 @@ def _scaled(values: Floats) -> Floats:
 
 
 class _Spots(Seen):
-    """Of bright spots in pictures."""
+    """A calibration from bright spots in pictures."""
 
     count: int
 
@@ -173,8 +176,9 @@ class _Spots(Seen):
 
 
 class Touches(_Spots):
-    """Image to probe, by a stylus whose tip is the brightest spot of the pictures; see
-    `igtl.geometry.calibrate_probe`.
+    """Image to probe, by a stylus whose tip is the brightest spot of the pictures.
+
+    See `igtl.geometry.calibrate_probe`.
 
     Args:
         tool, stylus: names of the poses of the probe and the stylus, in the same frame.
@@ -201,6 +205,7 @@ class Touches(_Spots):
         self._known = transforms
 
     def needs(self) -> list[Goal]:
+        """Enough pictures with the tip, in all parts of the picture."""
         pixels = np.array(self._spots).reshape(-1, 2)
         return [
             Goal("pictures", len(pixels), 30, "",
@@ -210,6 +215,7 @@ class Touches(_Spots):
         ]  # fmt: skip
 
     def solve(self) -> Outcome:
+        """ImageToProbe; see `Step.solve`."""
         tool = self.tracks.chosen(self._tool, "--tool", "Probe")
         stylus = self.tracks.chosen(self._stylus, "--stylus", "Stylus")
         self.tracks.same_base(tool, stylus)
@@ -236,9 +242,10 @@ class Touches(_Spots):
 
 
 class Wires(_Spots):
-    """Image to probe, by a phantom of wires in the shape of N; see
-    `igtl.geometry.calibrate_wires`. In a picture the N lie one under the other, and their wires
-    side by side, in the order of `wires`; whether from left to right or the other way is found out.
+    """Image to probe, by a phantom of wires in the shape of N; see `igtl.geometry.calibrate_wires`.
+
+    In a picture the N lie one under the other, and their wires side by side, in the order of
+    `wires`; the fit tells whether from left to right or the other way.
 
     Args:
         wires: (m, 2, 3), mm, the ends of the wires in the phantom.
@@ -284,6 +291,7 @@ class Wires(_Spots):
         return tool, _ordered(spots), inverses(probe[known]) @ there[known] @ registered
 
     def needs(self) -> list[Goal]:
+        """Enough pictures, taken along the wires and with the probe turned."""
         poses = self._relative()[2]
         turned = swings(poses[:, :3, :3])[0] if len(poses) else np.zeros(3)
         width = np.ptp(poses[:, :3, 3], axis=0).max() if len(poses) else 0.0
@@ -294,6 +302,7 @@ class Wires(_Spots):
         ]  # fmt: skip
 
     def solve(self) -> Outcome:
+        """ImageToProbe; see `Step.solve`."""
         tool, pixels, poses = self._relative()
         mirrored = pixels.reshape(len(pixels), -1, 3, 2)[:, :, ::-1].reshape(pixels.shape)
         found: ProbeCalibration | None = None

@@ -84,15 +84,17 @@ class Tracks:
 
     @property
     def names(self) -> list[str]:
-        """The names that have arrived."""
+        """The names of the poses that have arrived."""
         return sorted(self._poses)
 
     def chosen(self, name: str | None, option: str, *starts: str) -> str:
-        """The name that is meant: the one that was given; or the only one that starts so; or the
-        only one at all.
+        """The name that is meant.
+
+        It is the name that was given, or the only one that starts with one of `starts`, or the only
+        one at all.
 
         Raises:
-            CalibrationError: it has not arrived, or several fit; the text lists them.
+            CalibrationError: the name has not arrived, or several fit; the text lists them.
         """
         if not self.names:
             raise CalibrationError("no pose has arrived")
@@ -108,7 +110,7 @@ class Tracks:
         return found[0]
 
     def count(self, name: str) -> int:
-        """How many valid poses there are."""
+        """How many valid poses of this name have arrived."""
         return len(self._poses[name][0])
 
     def of(self, name: str) -> tuple[Floats, Floats]:
@@ -125,7 +127,7 @@ class Tracks:
         return max(times, default=-np.inf)
 
     def forget(self, before: float) -> None:
-        """Let go of poses that are older, but for those next to that time."""
+        """Drop poses that are older than a time, except those next to it."""
         for name in self._poses:
             times, matrices = self.of(name)
             first = max(0, int(np.searchsorted(times, before)) - 2)
@@ -158,8 +160,10 @@ class Tracks:
 
 
 def _rigid(matrix: npt.ArrayLike) -> Floats | None:
-    """The pose that is nearest, of one that scales by a hundredth at most: electromagnetic trackers
-    count their quaternions in few bits. None of any other matrix."""
+    """The nearest rigid pose of a matrix that scales by a hundredth at most; None for any other.
+
+    Electromagnetic trackers count their quaternions in few bits.
+    """
     out = np.array(matrix, np.float64)
     if not np.isfinite(out).all():
         return None
@@ -202,8 +206,10 @@ class Pictures:
         self._decoder: Any = None
 
     def take(self, message: Message) -> npt.NDArray[Any] | None:
-        """The pixels of a message: (slices, height, width[, colours]), or (height, width[,
-        colours]) of VIDEO. None if it is no picture, another's, or cannot be decoded yet.
+        """The pixels of a message, or None.
+
+        They are (slices, height, width[, colours]), of VIDEO (height, width[, colours]). None if
+        the message is not a picture of this device, or cannot be decoded yet.
 
         Raises:
             CalibrationError: several devices send pictures, and none was chosen.
