@@ -46,12 +46,14 @@ class Chunks:
         path: of the file.
         file: the file itself.
         truncated: whether the file was cut.
-        channels: by number. counts: the messages of each.
+        channels: by number.
+        counts: the messages of each channel.
         chunks: in the order of the index.
-        damaged: what could not be read so far.
+        damaged: number of parts that could not be read so far.
 
     Raises:
-        FileError: it is no MCAP file. OSError: it cannot be read.
+        FileError: the file is not an MCAP file.
+        OSError: it cannot be read.
         ModuleNotFoundError: the package mcap is missing.
     """
 
@@ -119,9 +121,11 @@ class Chunks:
         return True
 
     def _scan(self) -> None:
-        """Make the index of a file that has none, up to where it was cut: of the heads of its
-        chunks and the indexes behind them. A chunk is read as a whole only if these do not say
-        all."""
+        """Make the index of a file that has none, up to where it was cut.
+
+        It is made of the heads of the chunks and the indexes behind them. A chunk is read as a
+        whole only if these do not tell everything.
+        """
         size = os.fstat(self.file.fileno()).st_size
         at = len(_MAGIC)
         chunk = -1  # the one to which indexes belong
@@ -191,8 +195,11 @@ class Chunks:
         return list(self._records_in(content))
 
     def _records_in(self, content: bytes) -> Iterator[Any]:
-        """Channels and messages of a chunk: most of the time of reading small messages passes
-        here, which is why the package's own reader is not used."""
+        """Channels and messages of a chunk.
+
+        Most of the time of reading small messages is spent here, which is why the package's own
+        reader is not used.
+        """
         at, message = 0, self.records.Message
         while at < len(content):
             opcode, length = _RECORD.unpack_from(content, at)
@@ -220,7 +227,7 @@ class Chunks:
         )
 
     def limits(self, start: float, end: float | None) -> tuple[int | None, int | None]:
-        """Nanoseconds since 1970, of seconds from the beginning."""
+        """The nanoseconds since 1970 for seconds from the beginning; None: no limit."""
         first = self.span[0] + round(start * NS) if start else None
         return first, None if end is None else self.span[0] + round(end * NS)
 
@@ -245,8 +252,10 @@ class Chunks:
         )  # fmt: skip
 
     def messages(self, chosen: set[int], first: int | None, last: int | None) -> Iterator[Any]:
-        """In order of arrival, which may differ from that of the file; of equal times, in the
-        order of the file."""
+        """The messages in order of arrival, which may differ from that of the file.
+
+        Messages of equal times are in the order of the file.
+        """
         fitting = [
             chunk for chunk in sorted(self.chunks, key=lambda c: (c.start, c.offset))
             if chosen & chunk.channels
@@ -275,7 +284,7 @@ class Chunks:
         ]  # fmt: skip
 
     def records_of(self, offset: int) -> list[Any]:
-        """All records of a chunk; none of one that is damaged."""
+        """All records of a chunk; none if it is damaged."""
         try:
             return self._chunk_records(offset)
         except OSError:  # of the disk
@@ -285,7 +294,7 @@ class Chunks:
             return []
 
     def recorded_at(self, offset: int, place: int) -> Recorded:
-        """A good message, by its place; the chunks that were opened last are at hand."""
+        """A good message, by its place; the chunks that were opened last are in memory."""
         with self._opening:
             if offset not in self._opened:
                 records = self._chunk_records(offset)
