@@ -21,7 +21,7 @@ _RATE: Final = 30.0  # of a camera that is not told one, for the bit rate
 
 @dataclass(frozen=True, kw_only=True)
 class Filmed(Device):
-    """Base of devices that look at the frames of a camera or a film."""
+    """Base of devices that read the frames of a camera or a film."""
 
     size: tuple[int, int] | None = option(None, "width and height to ask a camera for")
     fps: float | None = option(None, "frames a second to ask a camera for, or to play a film at")
@@ -39,6 +39,7 @@ class Filmed(Device):
 
     @classmethod
     def found(cls) -> list[str] | None:
+        """The cameras that FFmpeg can list; None if it cannot."""
         look = getattr(ffmpeg(), "enumerate_input_devices", None)  # of newer versions of PyAV
         if look is None:
             return None
@@ -51,6 +52,7 @@ class Filmed(Device):
 
     @property
     def live(self) -> bool:
+        """Whether the input is live, and not a film."""
         return self.input.live
 
     @property
@@ -89,6 +91,7 @@ class Camera(Filmed):
     needs: ClassVar = {"av": "video"}
 
     def messages(self) -> Iterator[Item]:
+        """The frames as IMAGE, or as VIDEO with `encode`."""
         return messages_of(self.pictures(), self.name, self.encode, self.fps or _RATE)
 
 
@@ -125,6 +128,7 @@ class Screen(Device):
         return Input(url, kind, options)
 
     def messages(self) -> Iterator[Item]:
+        """The frames as IMAGE, or as VIDEO with `encode`."""
         return messages_of(pictures(self.input), self.name, self.encode, self.fps)
 
 

@@ -58,6 +58,7 @@ def pictures(source: Input, *, loop: bool = False, pace: bool = True) -> Iterato
     which it was read. A frame of a film has the time at which it is due.
 
     Args:
+        source: what FFmpeg opens.
         loop: a film begins again at its end.
         pace: a film takes its time; False: as fast as the caller takes the frames.
 
@@ -122,6 +123,9 @@ def messages_of(
     """The frames as IMAGE, or as VIDEO of a codec.
 
     Args:
+        found: the frames; None is passed on.
+        name: device name of the messages.
+        codec: of VIDEO; None: IMAGE.
         fps: frames a second that are expected, for the bit rate.
     """
     encoder = None if codec is None else VideoEncoder(codec, fps=fps, device_name=name)

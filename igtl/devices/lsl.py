@@ -46,10 +46,17 @@ class Lsl(Device):
 
     @classmethod
     def found(cls) -> list[str] | None:
+        """The streams on this network, after a second of listening."""
         streams = need("pylsl", "lsl").resolve_streams(wait_time=1.0)
         return [f"{s.name()} ({s.type()}, {s.channel_count()} channels)" for s in streams]
 
     def messages(self) -> Iterator[Item]:
+        """A SENSOR for each sample, or a STRING of a stream of text.
+
+        Raises:
+            OSError: there is no such stream.
+            ValueError: it has more channels than a SENSOR has numbers.
+        """
         lsl = need("pylsl", "lsl")
         info = yield from self._found(lsl)
         if info is None:

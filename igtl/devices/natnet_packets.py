@@ -134,7 +134,7 @@ def split(data: bytes) -> tuple[int, bytes]:
     """Id and payload of a packet.
 
     Raises:
-        ValueError: it is cut.
+        ValueError: the packet is cut.
     """
     if len(data) < 4:
         raise ValueError(f"a NatNet packet has 4 bytes at least, not {len(data)}")
@@ -145,10 +145,10 @@ def split(data: bytes) -> tuple[int, bytes]:
 
 
 def read_server_info(payload: bytes) -> ServerInfo:
-    """SERVER_INFO.
+    """Read the payload of SERVER_INFO.
 
     Raises:
-        ValueError: it cannot be read.
+        ValueError: the payload is damaged.
     """
     cursor = _Cursor(payload)
     cursor.skip(_NAME)
@@ -160,12 +160,12 @@ def read_server_info(payload: bytes) -> ServerInfo:
 
 
 def read_names(payload: bytes, version: Version) -> dict[int, str]:
-    """MODELS: the names of the rigid bodies by their id.
+    """Read the payload of MODELS: the names of the rigid bodies by their id.
 
     Before 4.1 the descriptions behind one of an unknown kind cannot be found: they are left out.
 
     Raises:
-        ValueError: it cannot be read.
+        ValueError: the payload is damaged.
     """
     cursor = _Cursor(payload)
     names: dict[int, str] = {}
@@ -207,10 +207,10 @@ def _described_body(cursor: _Cursor, version: Version) -> tuple[int, str]:
 
 
 def read_frame(payload: bytes, version: Version) -> Frame:
-    """FRAME.
+    """Read the payload of FRAME.
 
     Raises:
-        ValueError: it cannot be read.
+        ValueError: the payload is damaged.
     """
     cursor = _Cursor(payload)
     number = cursor.number()

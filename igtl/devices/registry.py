@@ -1,5 +1,7 @@
-"""Which kinds of devices there are: those of igtl, and those that other packages add by entry
-points of the group "igtl.devices"."""
+"""Which kinds of devices there are: those of igtl, and those of other packages.
+
+Other packages add kinds by entry points of the group "igtl.devices".
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,7 @@ def device_class(kind: str) -> type[Device]:
 
     Raises:
         ValueError: there is no such kind; the text lists those that there are.
-        ImportError: another package offers it, and it cannot be loaded, or is no device.
+        ImportError: another package offers it, and it cannot be loaded, or is not a device.
     """
     added = entry_points(group=GROUP, name=kind)
     if kind in BUILT_IN:

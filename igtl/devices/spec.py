@@ -88,7 +88,7 @@ def _check(kind: str, name: str, known: dict[str, Option]) -> None:
 
 
 def _plain(kind: Any) -> Any:
-    """Without the None of an optional type."""
+    """The type without the None of an optional one."""
     if isinstance(kind, types.UnionType) or typing.get_origin(kind) is typing.Union:
         (kind,) = (t for t in typing.get_args(kind) if t is not type(None))
     return kind
