@@ -42,6 +42,7 @@ def from_ros(topic: str, kind: str, ros: Any) -> Iterator[Message]:
     """The messages of OpenIGTLink in a message of ROS.
 
     Args:
+        topic: from which it came; it names the messages.
         kind: one of `READ`.
         ros: with the fields of that type as attributes.
 
@@ -102,7 +103,7 @@ def _picture(topic: str, ros: Any) -> Iterator[tuple[Message, Any]]:
 
 
 def _jpeg(topic: str, ros: Any) -> Iterator[tuple[Message, Any]]:
-    """As VIDEO of the codec MJPG, whose payload is the JPEG as it is."""
+    """VIDEO of the codec MJPG, whose payload is the JPEG as it is."""
     payload = bytes(ros.data)
     width, height, components = _jpeg_size(payload)
     kind = FrameType.KEY << 8 if components == 1 else FrameType.KEY
@@ -111,7 +112,7 @@ def _jpeg(topic: str, ros: Any) -> Iterator[tuple[Message, Any]]:
 
 
 def _jpeg_size(payload: bytes) -> tuple[int, int, int]:
-    """Width, height and number of components, of the segment SOF."""
+    """Width, height and number of components, from the segment SOF."""
     at = 2
     while (
         payload[:2] == b"\xff\xd8" and payload[at : at + 1] == b"\xff" and at + 10 <= len(payload)

@@ -39,6 +39,7 @@ def to_ros(message: Message, time_ns: int, make: Make) -> Iterator[Published]:
     """What a message is in ROS: nothing, if ROS has no message for it.
 
     Args:
+        message: of OpenIGTLink.
         time_ns: for the header, nanoseconds since 1970.
         make: makes messages of ROS.
 
