@@ -1,4 +1,4 @@
-"""What freezes, ends or confuses PLUS, and why: in both roles. Measured with PlusServer 2.9."""
+"""What freezes, ends or confuses PLUS, and why, in both roles. Measured with PlusServer 2.9."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def check_for_server(message: Message) -> None:
     """Refuse what harms a PlusServer.
 
     Raises:
-        PlusRefuses: it does; the text says how.
+        PlusRefuses: the message does harm; the text says how.
     """
     _check(message, _harm_to_server(message))
 
@@ -143,7 +143,7 @@ def check_for_device(message: Message) -> None:
     """Refuse what harms a device of PLUS (OpenIGTLinkTracker, OpenIGTLinkVideo) that is a client.
 
     Raises:
-        PlusRefuses: it does; the text says how.
+        PlusRefuses: the message does harm; the text says how.
     """
     _check(message, _harm_to_device(message))
 

@@ -47,11 +47,10 @@ class OpenIGTLinkBase(ABC):
 
     @abstractmethod
     def is_connected(self) -> bool:
-        """Whether a peer is there."""
+        """Whether a peer is connected."""
 
     def wait_for_message(self, device_name: str, timeout: float | None = -1) -> MessageBase | None:
-        """The newest message of a device name, which is then forgotten; waits for one if there
-        is none.
+        """The newest message of a device name, which is then forgotten; waits for one if needed.
 
         Args:
             device_name: exactly as the peer writes it.
@@ -135,6 +134,7 @@ class OpenIGTLinkClient(OpenIGTLinkBase):
             self.start()
 
     def start(self) -> None:
+        """Connect, and connect again when the connection is lost."""
         if self._subscriber is not None:
             return
         self._link = connect(
@@ -146,11 +146,13 @@ class OpenIGTLinkClient(OpenIGTLinkBase):
         self._subscriber.start()
 
     def stop(self) -> None:
+        """Close the connection, after what is queued has left (for at most a second)."""
         if self._subscriber is not None:
             subscriber, self._subscriber = self._subscriber, None
             subscriber.close()
 
     def is_connected(self) -> bool:
+        """Whether the server is connected."""
         return self._subscriber is not None and self._link.connected
 
     def _send(self, frame: Frame, wait: bool) -> None:
@@ -192,6 +194,7 @@ class OpenIGTLinkServer(OpenIGTLinkBase):
             self.start()
 
     def start(self) -> None:
+        """Begin to listen."""
         if self._server is not None:
             return
         self._server = serve(
@@ -206,11 +209,13 @@ class OpenIGTLinkServer(OpenIGTLinkBase):
         self.port = self._server.port
 
     def stop(self) -> None:
+        """Close all connections, after what is queued has left (for at most a second)."""
         if self._server is not None:
             server, self._server = self._server, None
             server.shutdown(timeout=1.0)
 
     def is_connected(self) -> bool:
+        """Whether at least one client is connected."""
         return self._server is not None and bool(self._server.clients)
 
     def _send(self, frame: Frame, wait: bool) -> None:

@@ -1,5 +1,7 @@
-"""The message classes of pyigtl: plain objects with its attributes, turned into messages of igtl
-when they are sent or packed, and made from them when they arrive."""
+"""The message classes of pyigtl: plain objects with its attributes.
+
+They become messages of igtl when they are sent or packed, and are made from these on arrival.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +54,7 @@ class MessageBase:
 
     @property
     def message_type(self) -> str:
-        """Type name on the wire: "IMAGE", "TRANSFORM", …"""
+        """Type name on the wire, such as "IMAGE" or "TRANSFORM"."""
         return self._kind.type_name
 
     @property
@@ -119,7 +121,7 @@ class MessageBase:
         """The fields of a header, as a dict.
 
         Raises:
-            ProtocolError: it is not 58 bytes long.
+            ProtocolError: the header is not 58 bytes long.
         """
         if len(header) != _HEADER.size:
             raise ProtocolError(f"a header has {_HEADER.size} bytes, not {len(header)}")
@@ -157,7 +159,7 @@ class MessageBase:
         return ""
 
     def metadata_asstring(self) -> str:
-        """The metadata as text, a line an entry."""
+        """The metadata as text, a line for each entry."""
         return "\n".join(f"{key}: {text}" for key, text in self.metadata.items())
 
 
@@ -191,6 +193,7 @@ class ImageMessage(MessageBase):
             self.ijk_to_world_matrix = np.asarray(ijk_to_world_matrix, np.float32)
 
     def content_asstring(self) -> str:
+        """Size, matrix and coordinate system, as text."""
         shape = None if self.image is None else self.image.shape
         matrix = str(self.ijk_to_world_matrix).replace("\n", "\n  ")
         return (
@@ -235,6 +238,7 @@ class TransformMessage(MessageBase):
                 raise ValueError(f"a transform is a 4x4 matrix, not {self.matrix.shape}")
 
     def content_asstring(self) -> str:
+        """The matrix as text."""
         return f"Matrix:\n  {str(self.matrix).replace(chr(10), chr(10) + '  ')}"
 
     def _content(self) -> Message:
@@ -263,6 +267,7 @@ class StringMessage(MessageBase):
         self.string = string or ""
 
     def content_asstring(self) -> str:
+        """The text behind "String: "."""
         return f"String: {self.string}"
 
     def _content(self) -> Message:
@@ -315,6 +320,7 @@ class PointMessage(MessageBase):
         self.owners: Any = owners
 
     def content_asstring(self) -> str:
+        """A line for each point: name, position and colour."""
         return "\n".join(
             f"Point {n}: name: '{point.name}', xyz: {point.position.tolist()}, "
             f"rgba: {point.color.tolist()}"
@@ -378,6 +384,7 @@ class PositionMessage(MessageBase):
         self.quaternions: Any = quaternions
 
     def content_asstring(self) -> str:
+        """Position and quaternion as text."""
         return f"Position: xyz: {self.positions}, quaternion: {self.quaternions}"
 
     def _content(self) -> Message:
@@ -435,6 +442,7 @@ class PolyDataMessage(MessageBase):
             self._take(meshes.from_vtk(vtk_poly_data))
 
     def content_asstring(self) -> str:
+        """The numbers of points and cells, a line each."""
         mesh = self._mesh()
         return "\n".join(
             [f"Points: {len(mesh.points)}"]

@@ -1,7 +1,7 @@
 """What must not be sent to 3D Slicer, and what to send instead.
 
 Measured on its network code (OpenIGTLinkIO) and on the connector node of its extension, headless:
-what ends the process, what is ignored without a word, what is shown wrongly.
+what crashes Slicer, what it ignores silently, what it shows wrongly.
 """
 
 from __future__ import annotations
@@ -66,8 +66,8 @@ def check(message: Message) -> None:
     """Raise if 3D Slicer cannot take a message as it is meant.
 
     Raises:
-        SlicerRefuses: it crashes on it, ignores it or shows it wrongly; the text has the reason and
-            the remedy.
+        SlicerRefuses: Slicer crashes on the message, ignores it or shows it wrongly; the text has
+            the reason and the remedy.
     """
     for field, reason, remedy in _refusals(message):
         raise SlicerRefuses(type(message).__name__, field, reason, remedy)
