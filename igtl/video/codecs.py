@@ -34,19 +34,23 @@ FORMATS: Final = {"RGB": "rgb24", "BGR": "bgr24", "I420": "yuv420p"}
 
 
 def ffmpeg() -> Any:
-    """PyAV."""
+    """The module of PyAV.
+
+    Raises:
+        MissingExtra: it is not installed.
+    """
     os.environ.setdefault("SVT_LOG", "0")  # or SVT-AV1 tells its settings on standard error
     return need("av", "video")
 
 
 def check_order(order: str) -> None:
-    """ValueError for an order of bytes that does not exist."""
+    """Raise ValueError for an order of bytes that does not exist."""
     if order not in FORMATS:
         raise ValueError(f"order must be one of {tuple(FORMATS)}, not {order!r}")
 
 
 def codecs_here() -> tuple[Codec, ...]:
-    """The codecs that can be encoded here, now."""
+    """The codecs that can be encoded on this system."""
     out: list[Any] = ["I420"]
     try:
         available = ffmpeg().codecs_available
