@@ -1,5 +1,7 @@
-"""What there is to see: the newest of each stream. Filled by the threads that receive, read by
-the tasks of the browsers; does no I/O."""
+"""The data of the page: the newest message of each stream.
+
+Filled by the threads that receive, read by the tasks of the browsers; does no I/O.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +53,7 @@ class Stream:
         newest: the newest message.
         changed: number of the change with which it came; see `Feed.changes`.
         packed: of a pose: its 64 bytes.
-        drawn: of a shape: what the page gets, once it is prepared.
+        drawn: of a shape: the facts for the page, once it is prepared.
     """
 
     def __init__(self, number: int, key: Key) -> None:
@@ -118,11 +120,12 @@ class Line(NamedTuple):
 
 
 class Feed:
-    """The newest of each stream. `take` may be called in any thread.
+    """The newest message of each stream. `take` may be called in any thread.
 
     Args:
         patients: whether names of patients are shown.
         on_change: called after each change, in the thread that made it.
+        clock: gives the time in seconds; default the monotonic clock.
 
     Attributes:
         changes: number of changes so far.
@@ -166,8 +169,9 @@ class Feed:
         """Take a message of any type.
 
         Args:
+            message: the message.
             received: when it came, seconds since 1970; default what the link noted.
-            clock: of its sender; its delay is by it.
+            clock: of its sender, by which its delay is computed.
         """
         for tap in tuple(self.taps):
             tap(message)
@@ -189,7 +193,7 @@ class Feed:
         self._on_change()
 
     def watch(self, stats: Callable[[], Stats]) -> None:
-        """Count the losses of a link too."""
+        """Count the losses of a link, from its counters."""
         self._stats.append(stats)
 
     def reset(self) -> None:
@@ -204,17 +208,20 @@ class Feed:
             self._decoders.clear()
 
     def draw(self, stream: Stream, changed: int, drawn: dict[str, Any]) -> None:
-        """A shape is prepared."""
+        """Note the facts of a shape that is prepared."""
         with self._lock:
             self.changes += 1
             stream.drawn = self.changes, {**drawn, "id": stream.number, "from": changed}
         self._on_change()
 
     def _decoded(self, message: Video) -> Image | None:
-        """Without the lock, for it takes its time. A stream is received by one thread.
+        """The image of a VIDEO; called without the lock, since it takes long.
+
+        One thread receives a stream.
 
         Raises:
-            BodyError: it is damaged. ValueError: there are too many streams.
+            BodyError: the message is damaged.
+            ValueError: there are too many streams.
         """
         decoder = self._decoders.get(message.device_name)
         if decoder is None:
@@ -321,7 +328,7 @@ class Feed:
         self._change(stream, image)
 
     def _pasted(self, stream: Stream, part: Image, now: float) -> Image | None:
-        """The volume of which this is a part, once a second and when its end has come.
+        """The volume of which this is a part, once a second and with its last part; else None.
 
         Raises:
             ValueError: it is too large.
@@ -372,8 +379,10 @@ class Feed:
             return list(self.streams.values())
 
     def table(self) -> dict[str, Any]:
-        """The rows of the table, the links between frames, and what is wrong with them; made at
-        most five times a second, for all browsers."""
+        """The rows of the table, the links between frames, and what is wrong with them.
+
+        Made at most five times a second, for all browsers.
+        """
         now = self._clock()
         if self._table is None or now - self._table[0] > 0.2:
             self._table = now, self._tabled(now)

@@ -50,7 +50,7 @@ SIZES: Final = (45.0, 30.0, 20.0, 8.0, 5.0, 2.0, 1.0)
 
 
 def pose(stream: int, valid: bool, timestamp: float, matrix: npt.NDArray[Any]) -> bytes:
-    """One pose, 64 bytes. What is not finite in the matrix makes it invalid."""
+    """One pose, 64 bytes. A number that is not finite in the matrix makes it invalid."""
     rows = matrix[:3].ravel().tolist()
     if not np.isfinite(rows).all():
         valid, rows = False, np.eye(4)[:3].ravel().tolist()
