@@ -1,4 +1,4 @@
-"""From what came to what is likely wrong."""
+"""What is likely wrong, from what came."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from igtl.session.requests import name_fits
 
 
 def judge(diagnosis: Diagnosis, session: Session, type_name: str, device_name: str) -> None:
+    """Add the findings that follow from what a session has received."""
     if session.foreign is not None:
         cause, what = session.foreign
         diagnosis.found("problem", cause, f"{diagnosis.address} does not speak OpenIGTLink; it is "
@@ -184,7 +185,7 @@ def _judge_wanted(diagnosis: Diagnosis, type_name: str, device_name: str) -> Non
 
 
 def _judge_plus(diagnosis: Diagnosis, session: Session, type_name: str, device_name: str) -> None:
-    """It is PLUS: what it would take to get what was asked for."""
+    """Say what the caller can do to get from PLUS what is missing."""
     advice = []
     if 2 not in diagnosis.versions and not session.hello:
         advice.append(

@@ -1,4 +1,4 @@
-"""Where this program runs, as far as it explains why a peer is not found."""
+"""Whether this program runs in a container, as far as that explains why a peer is not found."""
 
 from __future__ import annotations
 
