@@ -61,7 +61,7 @@ class SpinCalibration(Calibration):
     turned: float
 
     def matrix(self, tip: npt.ArrayLike | None = None) -> Floats:
-        """4x4, mm, to the frame of the tool, from one whose z axis is the axis and points to the tip.
+        """4x4, mm, to the frame of the tool, from one whose z axis is the axis, towards the tip.
 
         Its x axis is the one that is nearest to the x axis of the tool.
 
