@@ -35,15 +35,18 @@ LONGEST = 2_000_000.0  # seconds (23 days): the longest wait that every system c
 
 
 def seconds(name: str, value: float | None) -> float | None:
-    """A time-out in seconds, checked. 0 means at once; None and infinity mean that there is none.
-    One over LONGEST is shortened to LONGEST.
+    """A time-out in seconds, checked.
+
+    0 means at once; None and infinity mean that there is none. One over LONGEST is shortened to
+    LONGEST.
 
     Args:
         name: of the argument, for the error.
+        value: of the argument.
 
     Raises:
         ValueError: it is negative or not a number.
-        TypeError: it is no number at all.
+        TypeError: it is of another type.
     """
     if value is None or value == math.inf:
         return None
@@ -55,9 +58,11 @@ def seconds(name: str, value: float | None) -> float | None:
 
 
 def unknown(name: str, known: Iterable[str], noun: str = "options") -> str:
-    """What an error says of a name that does not exist: the one that was meant, and all there are.
+    """The text of an error for a name that does not exist: a similar name, and all there are.
 
     Args:
+        name: the wrong name.
+        known: all names.
         noun: what the names are called.
     """
     from difflib import get_close_matches  # for the error only
@@ -393,8 +398,10 @@ class QueueSettings(TypedDict, total=False):
 
 @dataclass(frozen=True, kw_only=True)
 class ReconnectOptions(ConnectOptions, QueueOptions):
-    """What a link that reconnects by itself knows; its queue holds what is sent while the peer is
-    away."""
+    """What a link that reconnects by itself knows.
+
+    Its queue holds what is sent while the peer is away.
+    """
 
 
 class ReconnectSettings(ConnectSettings, QueueSettings, total=False):

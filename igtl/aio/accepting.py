@@ -82,11 +82,12 @@ class Accepting:
         self._spare = -1  # a descriptor, so that a client can be turned away without any other
 
     async def bind(self, host: str, port: int) -> None:
-        """Take the port, on all addresses of the host; or the path of a Unix socket; or the socket
-        of the options, which has an address already.
+        """Take the port, on all addresses of the host.
+
+        A host may also be the path of a Unix socket; or the options have a socket with an address.
 
         Raises:
-            OSError: it cannot be had.
+            OSError: the address is not available.
             MissingExtra, ValueError: see `server_layers`.
         """
         self._new_layer = server_layers(self._options, host)

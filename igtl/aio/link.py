@@ -1,5 +1,6 @@
-"""Links in asyncio: `connect`, `pipe`, and the Link that they and `listen` hand out. Behaviour as
-in `igtl.blocking`, awaited.
+"""Links in asyncio: `connect`, `pipe`, and the Link that they and `listen` hand out.
+
+Behaviour as in `igtl.blocking`, awaited.
 
 Waiting can be cancelled at any time, by `asyncio.timeout` too, and nothing is lost: a `recv` that
 was cancelled has taken nothing, a `send` that was cancelled is either not sent at all or whole.
@@ -62,6 +63,8 @@ class Asking:
 
 
 class StreamReader(StreamMessages[M]):
+    """The messages of one stream; see `igtl.Link.stream`."""
+
     async def recv(self, *, timeout: float | None = None) -> M:
         """The next message of the stream; see Link.recv."""
         return await self.link.recv_selected(self, timeout)  # type: ignore[no-any-return]
@@ -74,6 +77,8 @@ class StreamReader(StreamMessages[M]):
 
 
 class SyncReader(Pairs):
+    """Iterator over messages of the same instant; see `igtl.Link.sync`."""
+
     def __aiter__(self) -> Self:
         return self
 
@@ -107,9 +112,12 @@ class Link(AnyLink, Asking, Synchronized[SyncReader]):
     # -- sending
 
     async def send(self, message: Message | Frame, *, crc: bool = True) -> None:
-        """Send one message. It is packed at once, so the caller may reuse its arrays, and goes
-        out behind what was sent before; when the queue is full this waits, or drops by its
-        policy (see `connect`). For the rest see `igtl.Link.send`."""
+        """Send one message.
+
+        It is packed at once, so the caller may reuse its arrays, and goes out behind what was sent
+        before; when the queue is full this waits, or drops by its policy (see `connect`). For the
+        rest see `igtl.Link.send`.
+        """
         connection = self._connection
         protocol = self.session.protocol
         if protocol.peer_takes:
@@ -164,6 +172,7 @@ class Link(AnyLink, Asking, Synchronized[SyncReader]):
     def until(
         self, take: Callable[[], T | None], wanted: Any, timeout: float | None
     ) -> Coroutine[Any, Any, T]:
+        """What `take` returns, as soon as it returns something; see `AnyLink`."""
         return self._until(take) if timeout is None else self._until_time(take, wanted, timeout)
 
     async def _until_time(
@@ -220,6 +229,7 @@ class Link(AnyLink, Asking, Synchronized[SyncReader]):
     # -- requests
 
     async def request(self, exchange: Exchange, timeout: float | None) -> Message:
+        """Send a request and wait for its answer; other tasks may send and receive."""
         send = partial(self.send, exchange.request)
         return await self._connection.ask(exchange, seconds("timeout", timeout), send)
 
@@ -236,6 +246,7 @@ class Link(AnyLink, Asking, Synchronized[SyncReader]):
             await run(streaming.end())
 
     def drop_rest(self, stream: StreamOf[Any]) -> None:
+        """Drop what still waits of a stream that has ended."""
         self.session.sort()
         super().drop_rest(stream)
 
@@ -244,8 +255,9 @@ class Link(AnyLink, Asking, Synchronized[SyncReader]):
     # -- end
 
     async def close(self, *, timeout: float | None = _CLOSE_TIMEOUT) -> None:
-        """Send what is queued, then end the link; a recv that waits in another task raises
-        ConnectionClosed.
+        """Send what is queued, then end the link.
+
+        A recv that waits in another task raises ConnectionClosed.
 
         Args:
             timeout: seconds to send it; then the link is cut, and the rest counted as dropped.
@@ -307,8 +319,10 @@ class Opening(Generic[C]):
 def connect(
     host: str = "localhost", port: int = PORT, **settings: Unpack[AioConnectSettings]
 ) -> Opening[Link]:
-    """Connect to a server: `async with connect(...) as link`, or `link = await connect(...)`; see
-    `igtl.connect`. The settings are `igtl.options.AioConnectOptions`."""
+    """Connect to a server: `async with igtl.aio.connect(…) as link`, or await it.
+
+    See `igtl.connect`. The settings are `igtl.options.AioConnectOptions`.
+    """
     return Opening(connect_once(host, port, AioConnectOptions.of(settings)))
 
 
@@ -318,6 +332,9 @@ async def connect_once(
     """One connection; see `connect`.
 
     Args:
+        host: see `igtl.connect`.
+        port: of the server.
+        options: of the connection.
         ends_quietly: iteration ends on any disconnect, see `Link.close_reason`.
     """
     session = new_session(options, options)
@@ -349,8 +366,9 @@ async def connect_once(
 
 
 async def pipe(**settings: Unpack[AioConnectSettings]) -> tuple[Link, Link]:
-    """Two links joined without a port, each the other's peer. Both write header version 2, unless
-    told otherwise.
+    """Two links joined without a port, each the other's peer.
+
+    Both write header version 2, unless told otherwise.
 
     Args:
         settings: of both, see `igtl.options.AioConnectOptions`.

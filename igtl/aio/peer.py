@@ -55,10 +55,13 @@ class Peer(PeerBase, Asking):
 
     async def send(self, message: Message | Frame, *, crc: bool = True) -> None:
         """Queue a message for this client under the server's policy; with "block", wait for room.
-        See `igtl.Peer.send`."""
+
+        See `igtl.Peer.send`.
+        """
         await self.connection.send(message, crc=crc)
 
     async def request(self, exchange: Exchange, timeout: float | None) -> Message:
+        """Send a request to this client and wait for its answer."""
         send = partial(self.send, exchange.request)
         return await self.connection.ask(exchange, seconds("timeout", timeout), send)
 
@@ -124,8 +127,10 @@ class Peer(PeerBase, Asking):
         return True
 
     def stop(self, wanted: Callable[[Any], bool]) -> list[asyncio.Task[None]]:
-        """Stop the streams whose key is wanted; returns their tasks, of which some may take a
-        moment to end, or may have been stopped before."""
+        """Stop the streams whose key is wanted; returns their tasks.
+
+        Some may take a moment to end, or may have been stopped before.
+        """
         tasks = [task for task, key in self._work["max_streams"].items() if wanted(key)]
         for task in tasks:
             if not task.cancelling():

@@ -21,7 +21,7 @@ def reconnect(
     on_event: OnEvent | None = None,
     **settings: Unpack[AioConnectSettings],
 ) -> AsyncGenerator[Link]:
-    """Yield a new link after each disconnect:
+    """Yield a new link after each disconnect.
 
         async for link in igtl.aio.reconnect("tracker"): ...
 

@@ -96,8 +96,10 @@ class Server(Answers):
     async def broadcast(
         self, message: Message | Frame, *, latch: bool = False, crc: bool = True
     ) -> int:
-        """Send a message to all clients; see `igtl.Server.broadcast`. It is packed once, at once;
-        what a client's header version and compression want is made of that when it leaves.
+        """Send a message to all clients; see `igtl.Server.broadcast`.
+
+        It is packed once, at once; what a client's header version and compression want is made of
+        that when it leaves.
 
         Returns:
             To how many clients it was queued.
@@ -150,14 +152,17 @@ class Server(Answers):
         return len(peers)
 
     def peer_of(self, client: int) -> Peer:
+        """The client with this id; KeyError if there is none."""
         return self.peers[client]
 
     send_to = method(serving.send_to)
     disconnect = method(serving.disconnect)
 
     async def shutdown(self, *, timeout: float | None = 5.0) -> None:
-        """Stop listening, send what is queued, handle what still comes, and close; see
-        `igtl.Server.shutdown`."""
+        """Stop listening, send what is queued, handle what still comes, and close.
+
+        See `igtl.Server.shutdown`.
+        """
         timeout = seconds("timeout", timeout)
         self._closers.add(asyncio.current_task())
         if self._shutdown is None:
@@ -284,7 +289,7 @@ def serve(
     runner: Runner | None = None,
     **settings: Unpack[ServerSettings],
 ) -> Opening[Server]:
-    """`async with igtl.aio.serve(port=18944) as server: ...`; see `igtl.serve`."""
+    """Serve many clients: `async with igtl.aio.serve(port=18944) as server`; see `igtl.serve`."""
     return Opening(open_server(host, port, ServerOptions.of(settings), start, runner))
 
 

@@ -9,8 +9,10 @@ from igtl.session.steps import P, S, Steps, T, describe
 
 
 async def run(steps: Steps[T]) -> T:
-    """Carry out an operation; returns what it returns. What ends a step, a cancellation too, is
-    raised in the operation."""
+    """Carry out an operation; returns what it returns.
+
+    What ends a step, a cancellation too, is raised in the operation.
+    """
     result: Any = None
     resume: Callable[[Any], Any] = steps.send
     try:

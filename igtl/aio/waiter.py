@@ -1,4 +1,4 @@
-"""What a task awaits that receives."""
+"""What a receiving task awaits."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from typing import Any
 
 
 class Waiter:
-    """What a receiver awaits, one task at a time, again and again. Once woken, the task goes on at
-    once, within the callback that brought the bytes: a Future would wake it a turn of the event
-    loop later, with one more look at the sockets."""
+    """What a receiver awaits, one task at a time, again and again.
+
+    Once woken, the task goes on at once, within the callback that brought the bytes: a Future would
+    wake it a turn of the event loop later, with one more look at the sockets.
+    """
 
     __slots__ = ("_asyncio_future_blocking", "_cancelled", "_context", "_loop", "_resume")
 
@@ -38,12 +40,15 @@ class Waiter:
         yield self
 
     def get_loop(self) -> asyncio.AbstractEventLoop:
+        """The event loop."""
         return self._loop
 
     def add_done_callback(self, fn: Callable[[Any], object], *, context: Any) -> None:
+        """Remember what resumes the task."""
         self._resume, self._context = fn, context
 
     def cancel(self, msg: Any = None) -> bool:
+        """Resume the task with a CancelledError; returns whether it waited."""
         resume, self._resume = self._resume, None
         if resume is None:
             return False
@@ -52,6 +57,7 @@ class Waiter:
         return True
 
     def result(self) -> None:
+        """Raise the CancelledError of `cancel`, if there is one."""
         cancelled, self._cancelled = self._cancelled, None
         if cancelled is not None:
             raise cancelled

@@ -1,8 +1,7 @@
-"""A link whose connection is read and written by a thread, so that its peer never waits for the
-program that uses it.
+"""A link whose connection is read and written by a thread.
 
-What arrives waits in the inbox, within its bounds; what is sent waits in the outbox, under its
-policy, and is packed at the call.
+So its peer never waits for the program that uses it. What arrives waits in the inbox, within its
+bounds; what is sent waits in the outbox, under its policy, and is packed at the call.
 """
 
 from __future__ import annotations
@@ -236,11 +235,13 @@ class DrainedLink(Link):
             return leaving + (0 if outbox is None else len(outbox))
 
     def send(self, message: Message | Frame, *, crc: bool = True) -> None:
-        """Send one message: packed at once and queued; the link's thread sends what the system
-        does not take now.
+        """Send one message: it is packed at once and queued.
+
+        The link's thread sends what the system does not take now.
 
         Args:
-            message, crc: see Link.send.
+            message: see Link.send.
+            crc: see Link.send.
 
         Raises:
             EncodeError: the message cannot be sent.
@@ -252,6 +253,7 @@ class DrainedLink(Link):
             self._queue(self.session.pack(message, crc=crc))
 
     def send_hello(self) -> None:
+        """Offer header version 2; see `Link.send_hello`."""
         with self._pump.changed:
             self._check_open()
             self._queue(Packed(hello_message(), as_it_is=True))
@@ -287,6 +289,7 @@ class DrainedLink(Link):
             return found
 
     def newest(self, wanted: Wanted, newer_than: float | None) -> Message | None:
+        """The newest that has arrived; see `AnyLink.newest`."""
         return AnyLink.newest(self, wanted, newer_than)
 
     # -- requests

@@ -133,8 +133,10 @@ class Link(AnyLink, Asking, Synchronized[SyncReader]):
                 self._write([wire])
 
     def _answer(self, offer: bytes) -> bool:
-        """Send an offer of compression, unless another thread is sending: it might wait for the
-        peer, which may wait for the thread that receives here."""
+        """Send an offer of compression, unless another thread is sending.
+
+        It might wait for the peer, which may wait for the thread that receives here.
+        """
         if not self._sending.acquire(blocking=False):
             return False
         try:
@@ -167,8 +169,10 @@ class Link(AnyLink, Asking, Synchronized[SyncReader]):
     # -- receiving
 
     def _until(self, take: Callable[[], T | None], timeout: float | None) -> T:
-        """What `take` returns, as soon as it returns something. TimeoutError without text after
-        `timeout` seconds; data that is there is looked at first."""
+        """What `take` returns, as soon as it returns something.
+
+        TimeoutError without text after `timeout` seconds; data that is there is looked at first.
+        """
         if not self._receiving.acquire(blocking=False):
             if self.closed:  # it is held by the thread that closes
                 raise self._over()
@@ -183,8 +187,10 @@ class Link(AnyLink, Asking, Synchronized[SyncReader]):
             raise
 
     def _take_turn(self, timeout: float | None) -> float | None:
-        """Receive next, where another thread receives for the sake of an answer only: that one
-        gives way as soon as bytes have arrived. Returns what is left of the time-out."""
+        """Receive next, where another thread receives for the sake of an answer only.
+
+        That one gives way as soon as bytes have arrived. Returns what is left of the time-out.
+        """
         began = time.monotonic()
         with self._turns:
             if self._receiving.acquire(blocking=False):
@@ -247,6 +253,7 @@ class Link(AnyLink, Asking, Synchronized[SyncReader]):
         return reason.with_traceback(None)  # which would grow each time that it is raised
 
     def until(self, take: Callable[[], T | None], wanted: Any, timeout: float | None) -> T:
+        """What `take` returns, as soon as it returns something; see `AnyLink`."""
         try:
             return self._until(take, timeout)
         except TimeoutError:
@@ -259,8 +266,10 @@ class Link(AnyLink, Asking, Synchronized[SyncReader]):
     def recv(
         self, kind: type[Message] = Message, name: str = "*", *, timeout: float | None = None
     ) -> Message:
-        """The next message, or the next of a type and device name; others stay queued, in order,
-        within the bounds of the inbox (see `igtl.options.SocketOptions`).
+        """The next message, or the next of a type and device name.
+
+        Others stay queued, in order, within the bounds of the inbox (see
+        `igtl.options.SocketOptions`).
 
         Args:
             kind: a message class.
@@ -301,6 +310,7 @@ class Link(AnyLink, Asking, Synchronized[SyncReader]):
 
     def recv_frame(self, *, timeout: float | None = None) -> Frame:
         """The next message as it came, for relays and recorders: undecoded, its CRC unchecked.
+
         Messages that `recv` has queued are packed again; answers to requests are not among them.
 
         Raises:
@@ -321,6 +331,7 @@ class Link(AnyLink, Asking, Synchronized[SyncReader]):
     # -- requests
 
     def request(self, exchange: Exchange, timeout: float | None) -> Message:
+        """Send a request and wait for its answer; other messages stay queued."""
         timeout = seconds("timeout", timeout)
         deadline = None if timeout is None else time.monotonic() + timeout
         answers: list[Answer] = []
@@ -351,8 +362,10 @@ class Link(AnyLink, Asking, Synchronized[SyncReader]):
         return lambda: None
 
     def _wait_answer(self, answers: list[Answer], deadline: float | None) -> Answer:
-        """Receive until the answer is there; or wait while another thread receives, which hands it
-        over."""
+        """Receive until the answer is there; or wait while another thread receives.
+
+        That thread hands the answer over.
+        """
 
         def take() -> bool | None:
             self.session.sort()
@@ -383,7 +396,7 @@ class Link(AnyLink, Asking, Synchronized[SyncReader]):
 
     @contextlib.contextmanager
     def stream(self, start: Start[M], *, timeout: float | None = 5.0) -> Iterator[StreamReader[M]]:
-        """Ask for a stream, and end it in any case:
+        """Ask for a stream, and end it in any case.
 
             with link.stream(StartTrackingData(resolution_ms=20)) as frames:
                 for tracking_data in frames: ...

@@ -49,8 +49,10 @@ class Listener:
         self.host, self.port = bound.host, bound.port
 
     def accept(self, *, timeout: float | None = None) -> Link:
-        """Wait for the next client; any number of threads may. A handshake (TLS, WebSocket) takes
-        place at the first recv or send, so that one that hangs does not keep the others waiting.
+        """Wait for the next client; any number of threads may.
+
+        A handshake (TLS, WebSocket) takes place at the first recv or send, so that one that hangs
+        does not keep the others waiting.
 
         Where the system has no descriptor or no memory left, this is logged once, and tried again
         every second.
@@ -131,8 +133,9 @@ class Listener:
 def listen(
     host: str = "127.0.0.1", port: int = PORT, **settings: Unpack[ListenSettings]
 ) -> Listener:
-    """Listen for clients, and treat each as a Link of your own: for a program that serves one
-    peer, or a thread a client. `igtl.serve` serves many.
+    """Listen for clients, and treat each as a Link of your own.
+
+    For a program that serves one peer, or each client in a thread. `igtl.serve` serves many.
 
     Args:
         host: address to listen on; default loopback only, "0.0.0.0" for all. "unix:/path" makes

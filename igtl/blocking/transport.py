@@ -1,7 +1,7 @@
-"""How a blocking link moves the bytes of its session: over a socket, through a layer such as TLS if
-there is one.
+"""How a blocking link moves the bytes of its session: over a socket, perhaps through a layer.
 
-One thread sends and one receives at a time; any thread may shut a transport down.
+A layer is TLS, for example. One thread sends and one receives at a time; any thread may shut a
+transport down.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ class Transport(Protocol):
         """Return when the system has taken all bytes; what it has taken leaves `parts`.
 
         Args:
+            parts: buffers, in order.
             patience: seconds in which the peer must take something; None waits without end.
 
         Raises:
@@ -54,8 +55,10 @@ class Transport(Protocol):
         """
 
     def ended(self) -> bool:
-        """Whether the peer has closed or reset the connection, as far as this can be seen without
-        waiting and without taking what it has sent."""
+        """Whether the peer has closed or reset the connection, as far as this can be seen.
+
+        It does not wait, and takes nothing of what the peer has sent.
+        """
 
     def finish(self) -> None:
         """Tell the peer that nothing more comes, and let its system take what was sent."""
@@ -105,6 +108,7 @@ class SocketTransport:
     # -- sending
 
     def send(self, parts: Parts, patience: float | None = None) -> None:
+        """Send through the layer, if there is one; see `Transport.send`."""
         if self.layer is None:
             self._send(parts, patience)
             return
@@ -173,6 +177,7 @@ class SocketTransport:
     # -- receiving
 
     def receive(self, timeout: float | None) -> None:
+        """Wait for bytes, or for the handshake to go on; see `Transport.receive`."""
         session = self.session
         if self.layer is not None:
             if self.layer.ready:
@@ -271,6 +276,7 @@ class SocketTransport:
     # -- the end
 
     def ended(self) -> bool:
+        """Whether the peer has closed the connection; False on Windows, where a send will tell."""
         if not DONTWAIT:  # Windows: a send will tell
             return False
         try:
@@ -281,6 +287,7 @@ class SocketTransport:
             return True
 
     def finish(self) -> None:
+        """Send the closing message of the layer, then see `Transport.finish`."""
         self._send_closing(_CLOSING)
         finish(self.sock)
 
@@ -292,15 +299,18 @@ class SocketTransport:
                 self._flush(patience, wait=wait)
 
     def shutdown(self) -> None:
+        """End both directions, and any wait in `send` and `receive`."""
         if isinstance(self.session.close_reason, ProtocolError):
             self._send_closing(0.0, wait=False)  # it tells the peer why
         with contextlib.suppress(OSError):  # the peer was faster
             self.sock.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
+        """Close the socket."""
         self.sock.close()
 
     def fileno(self) -> int:
+        """Descriptor of the socket; -1 after `close`."""
         return self.sock.fileno()
 
 

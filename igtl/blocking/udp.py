@@ -37,8 +37,10 @@ class Sender(Outgoing):
 
 
 class Receiver(Incoming):
-    """Receives messages on one port; arguments as `igtl.net.datagrams.Incoming`. Iterating yields
-    (message, address) until it is closed."""
+    """Receives messages on one port; arguments as `igtl.net.datagrams.Incoming`.
+
+    Iterating yields (message, address) until it is closed.
+    """
 
     def recv(self, *, timeout: float | None = None) -> tuple[Message, Any]:
         """The next message and where it came from.
@@ -75,8 +77,10 @@ class Receiver(Incoming):
                 return found, address
 
     def _await(self, deadline: float | None) -> None:
-        """Return when there is something to read; TimeoutError at the deadline, or when a message
-        is to be given up."""
+        """Return when there is something to read.
+
+        TimeoutError at the deadline, or when a message is to be given up.
+        """
         until = min(math.inf if deadline is None else deadline, self._expiry())
         if until < math.inf:
             self._readable(until - time.monotonic())

@@ -1,4 +1,4 @@
-"""Who may connect to a server."""
+"""Which addresses may connect to a server."""
 
 from __future__ import annotations
 

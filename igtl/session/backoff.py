@@ -1,5 +1,7 @@
-"""When to connect again: behind `reconnect`, `igtl.aio.reconnect`, and the link that reconnects by
-itself. No I/O."""
+"""When to connect again, without I/O.
+
+`reconnect`, `igtl.aio.reconnect`, and the link that reconnects by itself use it.
+"""
 
 from __future__ import annotations
 
@@ -20,21 +22,28 @@ _REFUSALS = 3  # times that a peer may refuse this client, or talk nonsense, bef
 
 
 def _share() -> float:
-    """Between 0 and 1, another one in each process. (The module random is slow to import.)"""
+    """A number between 0 and 1, another one in each process.
+
+    The module random is slow to import.
+    """
     return int.from_bytes(os.urandom(6), "big") / 2**48
 
 
 class Backoff:
-    """How long to wait before the next try: a random time ("full jitter") up to a limit that
-    doubles with each failure, so that many clients do not come back at the same moment.
+    """How long to wait before the next try: a random time ("full jitter") up to a limit.
+
+    The limit doubles with each failure, so that many clients do not come back at the same moment.
 
     Args:
         initial: first limit, in seconds; default 0.1.
         maximum: largest limit; default 30.
         attempts: failures in a row until the error is raised; None (default): never. Refused
             certificates and broken framing are raised after 3 in any case.
-        settled: seconds a connection must have lived for the limit to start anew; so a peer that
-            accepts and closes is not asked in a hot loop. Default 5.
+        settled: seconds a connection must have lived for the limit to start anew; so a client does
+            not connect in a hot loop to a peer that accepts and closes. Default 5.
+
+    Raises:
+        ValueError: a limit or a number is not allowed.
     """
 
     def __init__(

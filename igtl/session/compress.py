@@ -68,12 +68,15 @@ class CompressingProtocol(Protocol):
     # -- sending
 
     def wrap(self, wire: bytes) -> bytes:
+        """A packed message, compressed if the peer reads that."""
         return self.compression.wrap(wire, zstd=self.method == "zstd") if self.peer_takes else wire
 
     def pack(self, message: Message | Frame, *, crc: bool = True) -> bytes:
+        """See `Protocol.pack`; compressed if the peer reads that."""
         return self.wrap(super().pack(message, crc=crc))
 
     def parts(self, message: Message | Frame, *, crc: bool = True) -> Parts:
+        """See `Protocol.parts`; compressed if the peer reads that, with an offer that is due."""
         parts: Parts = []
         if self.peer_takes:
             parts.append(self.pack(message, crc=crc))
@@ -88,6 +91,7 @@ class CompressingProtocol(Protocol):
     # -- receiving
 
     def next_frame(self) -> Frame | None:
+        """See `Protocol.next_frame`; a COMPRESSED is opened, unless it is damaged."""
         try:
             frame = self._next()
             if frame is None or frame.type_name != TAKES:
@@ -101,6 +105,7 @@ class CompressingProtocol(Protocol):
             raise
 
     def next_message(self) -> Message | None:
+        """See `Protocol.next_message`; a COMPRESSED is opened."""
         while True:
             try:
                 frame = self._next()
@@ -109,6 +114,7 @@ class CompressingProtocol(Protocol):
                 self._failed(error)
 
     def decoded(self, frame: Frame) -> Message:
+        """See `Protocol.decoded`; a COMPRESSED is opened."""
         if frame.type_name != TAKES:
             return super().decoded(frame)
         try:

@@ -76,8 +76,10 @@ def new_session(
     peer: Any = None,
     local: Any = None,
 ) -> Session:
-    """The session of a connection with these options; without a queue its driver sends each message
-    at once."""
+    """The session of a connection with these options.
+
+    Without a queue its driver sends each message at once.
+    """
     protocol = new_protocol(options, peer=peer)
     outbox = None if queue is None else new_outbox(queue, protocol.stats)
     idle = stall = None
@@ -100,12 +102,13 @@ def greeting(protocol: Protocol, *, hello: bool) -> list[bytes]:
 
 
 def server_layers(options: AcceptOptions, host: str) -> Callable[[], Layer | None]:
-    """What makes the layer that a server of this host puts between a session and the network; it
-    makes None for nothing.
+    """A function that makes the layer between a session and the network for a server of this host.
+
+    It makes None where there is no layer.
 
     Raises:
         MissingExtra: the host is a WebSocket, and the package for that is not installed.
-        ValueError: it is not one, or does not fit `ssl`.
+        ValueError: the host is a damaged address of a WebSocket, or does not fit `ssl`.
     """
     context = options.ssl
     try:
@@ -231,15 +234,19 @@ class LinkBase:
         return not self.session.ended
 
     def fileno(self) -> int:
-        """Descriptor of the socket; -1 where there is none: in memory, closed, or not connected
-        now. On a plain blocking link it may be given to `select` (what a readable one means is up
-        to `recv`). Every other link is read by its own thread or event loop, whatever its program
-        does, so that its descriptor is for options of the socket only."""
+        """Descriptor of the socket; -1 where there is none: in memory, closed, or not connected.
+
+        On a plain blocking link it may be given to `select` (what a readable one means is up to
+        `recv`). Every other link is read by its own thread or event loop, also while its program is
+        busy, so that its descriptor is for options of the socket only.
+        """
         return self._carrier.fileno()
 
     def on_close(self, callback: F) -> F:
-        """Call this once, with the reason, when nothing more will arrive; at once if that is so
-        already. May be used as a decorator. Messages that have arrived before may still be taken.
+        """Call a function once, with the reason, when nothing more will arrive.
+
+        It is called at once if that is so already. May be used as a decorator. Messages that have
+        arrived before may still be taken.
 
         It is called where the end is noticed: in the link's own thread; in the event loop; on a
         plain blocking link in the thread that receives, or closes it. For a link that reconnects

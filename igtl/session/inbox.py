@@ -206,6 +206,7 @@ class Inbox:
         """The first message in the order of arrival, of all streams or of those that are wanted.
 
         Args:
+            wanted: picks messages; None: all.
             fresh: pass over poses that have waited longer than max_age, where a newer one waits.
         """
         found = None
@@ -220,6 +221,7 @@ class Inbox:
         """The newest message that is wanted; older ones of its streams are passed over.
 
         Args:
+            wanted: picks messages.
             newer_than: only one that arrived after this time of the clock. An older one stays.
         """
         found: tuple[tuple[str, str], Stream] | None = None

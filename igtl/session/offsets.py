@@ -136,8 +136,7 @@ def _tick(stamps: npt.NDArray[np.float64]) -> float:
 def _pairs(
     at: npt.NDArray[np.float64], low: npt.NDArray[np.float64], high: npt.NDArray[np.float64]
 ) -> tuple[npt.NDArray[np.float64], ...]:
-    """Of each two exchanges: the time between them, the least and the most that the offset can have
-    grown."""
+    """Of each two exchanges: the time between them, the least and the most growth of the offset."""
     i, j = np.triu_indices(len(at), 1)
     return np.maximum(at[j] - at[i], 1e-9), low[j] - high[i], high[j] - low[i]
 
@@ -145,8 +144,10 @@ def _pairs(
 def _drifts(
     at: npt.NDArray[np.float64], low: npt.NDArray[np.float64], high: npt.NDArray[np.float64]
 ) -> tuple[float, float]:
-    """The least and the greatest slope of a line that passes through all intervals; there is none
-    if the least is greater."""
+    """The least and the greatest slope of a line that passes through all intervals.
+
+    There is no line if the least is greater.
+    """
     between, least, most = _pairs(at, low, high)
     limit = _DRIFT * 1e-6
     if not len(between):

@@ -86,6 +86,8 @@ class Outbox(Generic[T]):
         """Add an item, and drop what the policy says. With "block" it is added in any case.
 
         Args:
+            item: what waits.
+            size: its bytes.
             stream: type and device name, as `igtl._core.stream_key` gives them.
         """
         lane = self._lane(stream)

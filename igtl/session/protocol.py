@@ -144,8 +144,9 @@ class Protocol(_stream.Stream):
         return message
 
     def send(self, message: Message | Frame, *, crc: bool = True) -> Parts:
-        """Buffers to write, one after the other. Large data is not copied; a Frame goes out as
-        it came.
+        """Buffers to write, one after the other.
+
+        Large data is not copied; a Frame goes out as it came.
 
         Raises:
             EncodeError: the message cannot be sent as it is.

@@ -24,14 +24,15 @@ M = TypeVar("M", bound=Message)
 
 
 def name_fits(name: str, pattern: str) -> bool:
-    """Whether a name fits a pattern whose only wildcards are * (any text) and ? (any one
-    character); case counts."""
+    """Whether a name fits a pattern; case counts.
+
+    The only wildcards are * (any text) and ? (any one character).
+    """
     return pattern in ("*", name) or fnmatchcase(name, pattern.replace("[", "[[]"))
 
 
 def fits(message: Message | Frame, kind: type[Message], name: str) -> bool:
-    """Whether a message, decoded or as it came, has this class, and a device name that fits this
-    pattern."""
+    """Whether a message, decoded or as it came, has this class and a device name that fits."""
     cls = type(message)
     if isinstance(message, Frame):
         cls = message_types().get(message.type_name, Unknown)
@@ -79,10 +80,10 @@ class Exchange:
         )
 
     def result(self, m: Message) -> Any:
-        """What the user gets for the answer m.
+        """The result of the request, from the answer m.
 
         Raises:
-            CommandFailed: the peer says no.
+            CommandFailed: the peer refused the request.
         """
         asked = self.request
         if isinstance(m, CommandReply):
@@ -175,8 +176,10 @@ _SUCCESS = ("SUCCESS", "TRUE", "OK", "1")
 
 
 def _attributes(text: str) -> dict[str, str]:
-    """Attributes of the first element of an XML text, as far as its first 10,000 characters show
-    them; of two of a name the first one."""
+    """Attributes of the first element of an XML text; of two of a name the first one.
+
+    Only its first 10,000 characters are read.
+    """
     from html import unescape  # with its table of entities, for replies only
 
     head = _HEAD.search(text[:10_000])
@@ -187,8 +190,10 @@ def _attributes(text: str) -> dict[str, str]:
 
 
 def _failed(reply: CommandReply) -> bool:
-    """Whether a reply says that the command failed: in its metadata (Slicer, PLUS), else in the
-    head of its XML (PLUS). One that says nothing is a success."""
+    """Whether a reply says that the command failed, in its metadata (Slicer, PLUS) or XML (PLUS).
+
+    One that says nothing is a success.
+    """
     if reply.metadata.get("ErrorMessage"):  # Slicer's Status says nothing then
         return True
     status = reply.metadata.get("Status")
@@ -274,8 +279,10 @@ def reply_to(
 
 
 def with_status(reply: CommandReply, version: int) -> CommandReply:
-    """A reply that its handler has built, with a Status in its metadata if they can carry one and
-    have none."""
+    """A reply that its handler has built, with a Status in its metadata.
+
+    Metadata that have one, or that cannot be sent, are not changed.
+    """
     if version == 2 and "Status" not in reply.metadata:
         failed = "FAIL" if _failed(reply) else "SUCCESS"
         reply = copy.copy(reply)

@@ -55,9 +55,11 @@ class ServerBase:
         self.functions = functions
 
     def on(self, kind: type[Message] = Message, name: str = "*") -> Callable[[F], F]:
-        """Decorator: call this with (message, peer) for each message of a class whose device name
-        fits (wildcards * and ?). One message of a client after the other; the handlers of a
-        blocking server run one after the other, in one thread. A coroutine function is awaited.
+        """Decorator: the function is called with (message, peer) for each message of a class.
+
+        The device name must fit (wildcards * and ?). One message of a client after the other is
+        handled; the handlers of a blocking server run one after the other, in one thread. A
+        coroutine function is awaited.
 
         The connection is read meanwhile: messages for which the handlers have no time wait, within
         the bounds of the inbox (see `igtl.options.SocketOptions`), and then count as "unread".
@@ -114,7 +116,7 @@ def _kept(keep: Callable[[Any], Any]) -> Callable[[F], F]:
 
 
 def close(server: ServerBase) -> Steps[None]:
-    """As shutdown."""
+    """The same as `shutdown`."""
     yield server.shutdown()
 
 
@@ -131,6 +133,7 @@ def send_to(
 
 def disconnect(server: ServerBase, client: int) -> Steps[None]:
     """Send what is queued for the client with this id, then close it; then it is not in `clients`.
+
     A handler may call it.
 
     Raises:
@@ -167,6 +170,8 @@ class PeerBase(LinkBase):
 
     @property
     def stripped(self) -> int:
-        """Messages that it got without their metadata and id, because it has not shown that it
-        understands header version 2."""
+        """Messages that it got without their metadata and id.
+
+        The peer had not shown that it understands header version 2.
+        """
         return self.session.protocol.stripped

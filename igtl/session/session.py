@@ -110,7 +110,7 @@ class Session:
     # -- bytes in
 
     def received(self, n: int) -> None:
-        """n bytes were written to the start of what `get_buffer` returned."""
+        """Take n bytes that were written to the start of what `get_buffer` returned."""
         self.protocol.received(n)
         self.heard = self._clock()
 
@@ -142,9 +142,11 @@ class Session:
         self._tell_requests()
 
     def send_failed(self, error: Exception) -> None:
-        """Nothing more can be sent. What the peer had sent before may still arrive; the reason is
-        told at its end, since the system tells it once. (A broken pipe says only that the peer has
-        closed.)"""
+        """Nothing more can be sent.
+
+        What the peer had sent before may still arrive; the reason is told at its end, since the
+        system tells it once. (A broken pipe says only that the peer has closed.)
+        """
         self.can_send = False
         if self._send_error is None and not isinstance(error, BrokenPipeError):
             self._send_error = error
@@ -184,6 +186,7 @@ class Session:
         """The next message, or the next of those that are wanted; None while there is none.
 
         Args:
+            wanted: picks messages; None: all.
             fresh: see `Inbox.take`.
 
         Raises:
@@ -212,10 +215,12 @@ class Session:
         return wanted, partial(self.take, wanted, fresh=True)
 
     def latest(self, wanted: Wanted, newer_than: float | None = None) -> Message | None:
-        """The newest message of those that are wanted, of all that has arrived; older ones of its
-        stream are passed over.
+        """The newest message of those that are wanted, of all that has arrived.
+
+        Older ones of its stream are passed over.
 
         Args:
+            wanted: picks messages.
             newer_than: time of the clock; None is returned for a message that arrived before.
 
         Raises:
@@ -230,9 +235,11 @@ class Session:
         return found
 
     def sort(self) -> None:
-        """Put all that has arrived into the inbox, decoded or as it came, and hand answers to those
-        who asked, so that the driver can go on reading whatever the receiver does. What is wrong
-        with a message is kept in `inbox.errors`, for `take`."""
+        """Put all that has arrived into the inbox, and give answers to the callers that wait.
+
+        So the driver can go on reading while the receiver is busy. What is wrong with a message is
+        kept in `inbox.errors`, for `take`.
+        """
         take = self._next_frame if self.inbox.raw else self._next
         while True:
             try:
@@ -264,6 +271,7 @@ class Session:
 
     def take_frame(self) -> Frame | None:
         """The next message as it came, for relays and recorders; None while there is none.
+
         Messages that wait decoded are packed again.
 
         Raises:
@@ -323,8 +331,10 @@ class Session:
     # -- requests
 
     def ask(self, exchange: Exchange, done: Done) -> None:
-        """Call `done` with the answer to this request when it arrives, or with the reason why none
-        will; the answer does not pass the inbox."""
+        """Call `done` with the answer to this request when it arrives, or the reason why none will.
+
+        The answer does not pass the inbox.
+        """
         self._requests[exchange] = done
         if self.ended:
             self._tell_requests()
@@ -405,9 +415,11 @@ class Session:
         return self._packed
 
     def _waits_for_version(self) -> bool:
-        """Whether the next message waits: it would lose its metadata, and the peer is so new that
-        it may still show that it reads version 2. Those behind it wait too, since the order within
-        a stream stays."""
+        """Whether the next message waits for the peer to show that it reads version 2.
+
+        It would lose its metadata, and the peer is new. Those behind it wait too, since the order
+        within a stream stays.
+        """
         if (
             self._leaving is not None
             or self.protocol.version == 2
@@ -419,8 +431,10 @@ class Session:
         return packed is not None and "metadata" in packed.form(1).lost
 
     def to_send(self) -> memoryview | None:
-        """The next bytes to send, at most SLICE; None when nothing waits. The driver says with
-        `sent` how many of them have left."""
+        """The next bytes to send, at most SLICE; None when nothing waits.
+
+        The driver says with `sent` how many of them have left.
+        """
         if self._leaving is None:
             packed = self._next_packed()
             if packed is None or self._waits_for_version():
@@ -441,7 +455,7 @@ class Session:
             )  # fmt: skip
 
     def sent(self, n: int) -> None:
-        """n of the bytes that `to_send` returned have left."""
+        """Note that n of the bytes that `to_send` returned have left."""
         leaving = self._leaving
         assert leaving is not None
         self.moved = self._clock()
@@ -467,8 +481,7 @@ class Session:
     # -- time
 
     def next_deadline(self) -> float:
-        """Time of the clock at which `expired` and `wants_write` should be asked; infinity for
-        never."""
+        """Time of the clock at which to ask `expired` and `wants_write`; infinity for never."""
         deadline = min((at for at, _, _ in self._deadlines()), default=math.inf)
         return min(deadline, self._began + UNDECIDED) if self._waits_for_version() else deadline
 
@@ -502,8 +515,11 @@ class Session:
 
 
 def closed_by(peer: Any, error: Exception) -> Exception:
-    """What a receiver is told of the error that ended its connection. An error of the system
-    becomes ConnectionClosed; one of TLS stays, since it says what is wrong with a certificate."""
+    """What a receiver is told of the error that ended its connection.
+
+    An error of the system becomes ConnectionClosed; one of TLS stays, since it says what is wrong
+    with a certificate.
+    """
     if isinstance(error, ConnectionClosed) or type(error).__module__ == "ssl":
         return error
     closed = ConnectionClosed(f"{named(peer)}: {error}", clean=False)

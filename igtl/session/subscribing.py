@@ -1,5 +1,7 @@
-"""What blocking and asyncio subscribers share: what they show, and what their threads or tasks do,
-in steps (see `igtl.session.steps`)."""
+"""What blocking and asyncio subscribers share, in steps (see `igtl.session.steps`).
+
+That is what they show, and what their threads or tasks do.
+"""
 
 from __future__ import annotations
 
@@ -28,8 +30,10 @@ T = TypeVar("T")
 
 
 class Changing(AbstractContextManager[Any], Interface):
-    """Held by what uses something that is shared, and told when it has changed: the `Changes` of
-    `igtl.blocking` and of `igtl.aio`."""
+    """Held while something shared is used, and told when it has changed.
+
+    The `Changes` of `igtl.blocking` and of `igtl.aio` are such.
+    """
 
     def tell(self) -> None:
         """Wake all that wait."""
@@ -49,18 +53,24 @@ class Heard:
     changed: Changing
 
     def on(self, kind: type[Message] = Message, name: str = "*") -> Callable[[F], F]:
-        """Decorator: call this with each message of a class whose device name fits (wildcards *
-        and ?); in asyncio a coroutine function is awaited. Handlers run one after the other; what
-        they raise is logged. Messages for which they have no time wait, up to 1,000 and 64 MiB of a
-        stream; then the oldest is dropped and counted as "unread"."""
+        """Decorator: the function is called with each message of a class whose device name fits.
+
+        The name may have the wildcards * and ?; in asyncio a coroutine function is awaited.
+        Handlers run one after the other; what they raise is logged. Messages for which they have no
+        time wait, up to 1,000 and 64 MiB of a stream; then the oldest is dropped and counted as
+        "unread".
+        """
         return self.state.on(kind, name)
 
     def latest(self, kind: type[M], name: str = "*", *, max_age: float | None = None) -> M | None:
-        """The newest message of a class whose device name fits, or None. The newest of each
-        (type, device name) is kept, of up to 1000 of them.
+        """The newest message of a class whose device name fits, or None.
+
+        The newest of each (type, device name) is kept, of up to 1000 of them.
 
         Args:
-            max_age: seconds since its arrival; an older one counts as none.
+            kind: class of the message.
+            name: with the wildcards * and ?.
+            max_age: seconds since its arrival; an older one is not returned.
 
         Raises:
             ConnectionClosed, OSError: the link is closed, and no message is younger than `max_age`.
@@ -98,6 +108,8 @@ def wait(
     """The newest message of a class whose device name fits, as soon as there is one.
 
     Args:
+        kind: class of the message.
+        name: with the wildcards * and ?.
         max_age: see latest.
         timeout: seconds; None waits without end.
 
@@ -111,8 +123,10 @@ def wait(
 
 
 class Receiving:
-    """What the threads or tasks of a subscriber do, and share with it. They do not refer to the
-    subscriber, so one that its user has forgotten is collected, which closes the link.
+    """What the threads or tasks of a subscriber do, and share with it.
+
+    They do not refer to the subscriber, so one that its user has forgotten is collected, which
+    closes the link.
 
     Args:
         changed: of the driver.
@@ -188,4 +202,5 @@ class SubscriberOf(Heard, Generic[L]):
         return self.state.reason is None and self.link.connected
 
     def request(self, exchange: Exchange, timeout: float | None) -> Any:
+        """Send a request on the link and wait for its answer."""
         return self.link.request(exchange, timeout)

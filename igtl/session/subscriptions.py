@@ -1,5 +1,8 @@
-"""What a subscription knows, without I/O: which handler wants what, the newest message of each
-stream, and what waits for the handlers."""
+"""The state of a subscription, without I/O.
+
+It knows which handler wants what, the newest message of each stream, and what waits for the
+handlers.
+"""
 
 from __future__ import annotations
 
@@ -65,8 +68,9 @@ class Subscriptions:
             self.waiting.put(message, len(message) if isinstance(message, Frame) else size)
 
     def newest(self, kind: type[M], name: str, max_age: float | None) -> M | None:
-        """The newest message of a class whose device name fits, at most so many seconds old; None
-        if there is none.
+        """The newest message of a class whose device name fits, at most so many seconds old.
+
+        None if there is none.
 
         Raises:
             the reason: nothing more will arrive, and no message is that young.

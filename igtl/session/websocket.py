@@ -123,8 +123,9 @@ class WebSocketLayer:
         return self._protocol.accept(request)
 
     def read_into(self, buffer: memoryview) -> int | None:
-        """Copy the data of frames to the start of the buffer; see `Layer`. The handshake goes on
-        here.
+        """Copy the data of frames to the start of the buffer; see `Layer`.
+
+        The handshake goes on here.
 
         Raises:
             ConnectionRefusedError: the server answers with another HTTP status.
@@ -250,8 +251,11 @@ class WebSocketLayer:
             self._unsent = None
 
     def prepare_close(self, reason: Exception | None = None) -> None:
-        """Prepare the close frame: code 1009 if a message was too large, 1002 if the bytes of the
-        peer were wrong in another way, else 1000."""
+        """Prepare the close frame.
+
+        Its code is 1009 if a message was too large, 1002 if the bytes of the peer were wrong in
+        another way, else 1000.
+        """
         if self._protocol.state is not self._open:
             return
         if isinstance(reason, ProtocolError):
