@@ -76,6 +76,7 @@ class Failure(click.ClickException):
         self.exit_code = exit_code  # type: ignore[misc]
 
     def format_message(self) -> str:
+        """The text, escaped for a terminal."""
         from igtl.codec.formatting import printable  # loads numpy
 
         return printable(self.message)
@@ -83,10 +84,13 @@ class Failure(click.ClickException):
 
 @contextmanager
 def ended_by_signals() -> Iterator[list[int]]:
-    """Until the end of the block, each signal that asks the program to end raises
-    KeyboardInterrupt in the main thread, as Ctrl-C does. Later ones are ignored, so that they do
-    not interrupt what the first has begun, but for another Ctrl-C. A signal that the parent of the
-    process has turned off (nohup) stays off. Yields the signals that came."""
+    """Raise KeyboardInterrupt for each signal that asks the program to end, as for Ctrl-C.
+
+    This lasts until the end of the block; it is raised in the main thread. Later signals are
+    ignored, so that they do not interrupt what the first has begun, but for another Ctrl-C. A
+    signal that the parent of the process has turned off (nohup) stays off. Yields the signals that
+    came.
+    """
     came: list[int] = []
 
     def end(number: int, frame: FrameType | None) -> None:
@@ -107,8 +111,7 @@ def ended_by_signals() -> Iterator[list[int]]:
 
 
 def leave_signals_to_parent() -> None:
-    """For a child process, which its parent ends: what a terminal sends to both is for the
-    parent."""
+    """Ignore the signals that a terminal sends, in a child process, which its parent ends."""
     for number in _ENDING:
         signal.signal(number, signal.SIG_IGN)
 

@@ -27,12 +27,15 @@ _EXISTING = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 class Address(click.ParamType):  # type: ignore[type-arg]
-    """HOST:PORT, HOST, :PORT or PORT; an IPv6 host stands in brackets; unix:/PATH;
-    ws://HOST:PORT/PATH and wss://; or site:NAME of a bridge. Gives (host, port)."""
+    """HOST:PORT, HOST, :PORT or PORT, as (host, port); an IPv6 host stands in brackets.
+
+    Also unix:/PATH; ws://HOST:PORT/PATH and wss://; or site:NAME of a bridge.
+    """
 
     name = "address"
 
     def convert(self, value: Any, param: Any, ctx: Any) -> tuple[str, int]:
+        """The (host, port) of a text."""
         if isinstance(value, tuple):
             return value
         try:
@@ -42,11 +45,12 @@ class Address(click.ParamType):  # type: ignore[type-arg]
 
 
 class Place(click.ParamType):  # type: ignore[type-arg]
-    """A file that there is, or an address: a Path, or (host, port)."""
+    """A file that exists, or an address: a Path, or (host, port)."""
 
     name = "source"
 
     def convert(self, value: Any, param: Any, ctx: Any) -> Path | tuple[str, int]:
+        """The Path or the address of a text."""
         path = Path(value)
         if path.is_file():
             return path
@@ -70,7 +74,7 @@ class Connection(NamedTuple):
     server_name: str | None = None
 
     def open(self, address: tuple[str, int], **settings: Any) -> igtl.Link:
-        """The link, or a Failure that says who cannot be reached."""
+        """The link, or a Failure that says which server cannot be reached."""
         if address[0].startswith(SITE):
             raise Failure(f"{address[0]}: this command is for a server, not for a site of a bridge")
         try:
@@ -87,6 +91,7 @@ def connection(command: F, *, of: str = "") -> F:
     """Decorator: the options of a command that connects; it gets them as `how`.
 
     Args:
+        command: the command.
         of: what the names of the options of TLS begin with, where others go without.
     """
 
@@ -173,8 +178,10 @@ def bridging(command: F) -> F:
 
 
 def serving_too(command: F) -> F:
-    """Decorator: the options of a command that is a server beside being a client; it gets `context`
-    and `allow`."""
+    """Decorator: the options of a command that is a server beside being a client.
+
+    It gets `context` and `allow`.
+    """
 
     @click.option("--allow", multiple=True, help="Only these addresses or networks may connect.")
     @click.option("--serve-cert", type=_EXISTING, help="TLS for clients, with this certificate.")
@@ -254,8 +261,10 @@ def ending(command: F) -> F:
 
 
 def overwriting(command: F) -> F:
-    """Decorator: a file that exists is kept, unless `--force` is given. The command names the path
-    that it writes `path` or `file`."""
+    """Decorator: a file that exists is kept, unless `--force` is given.
+
+    The command names the path that it writes `path` or `file`.
+    """
 
     @click.option("--force", is_flag=True, help="Write over the file, if it exists.")
     @functools.wraps(command)

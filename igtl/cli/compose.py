@@ -33,11 +33,12 @@ def fields_of(cls: type[igtl.Message]) -> list[str]:
 
 
 def from_words(cls: type[igtl.Message], words: Iterable[str]) -> igtl.Message:
-    """A message of `field=value` words. A value is JSON, or a text; `metadata.key=value` is an
-    entry of the metadata.
+    """A message from `field=value` words.
+
+    A value is JSON, or a text; `metadata.key=value` is an entry of the metadata.
 
     Raises:
-        ValueError: a word is wrong; the text says what there is.
+        ValueError: a word is wrong; the text lists the fields.
     """
     texts = {f.name for f in cls.__fields__ if f.kind in ("text", "string", "zero_ended")}
     values: dict[str, Any] = {}
@@ -56,10 +57,10 @@ def from_words(cls: type[igtl.Message], words: Iterable[str]) -> igtl.Message:
 
 
 def from_dict(values: dict[str, Any]) -> igtl.Message:
-    """A message of a JSON object; "type" says which.
+    """A message from a JSON object, whose "type" names its type.
 
     Raises:
-        ValueError: it is none.
+        ValueError: the object is not a message.
     """
     values = dict(values)
     name = values.pop("type", None)
@@ -78,7 +79,7 @@ def from_dict(values: dict[str, Any]) -> igtl.Message:
 
 
 def build(cls: type[igtl.Message], values: dict[str, Any]) -> igtl.Message:
-    """A message of plain values.
+    """A message from plain values.
 
     Raises:
         ValueError: a value is wrong, missing, or too much.
@@ -98,7 +99,7 @@ def _header(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _exact(values: dict[str, Any]) -> int | None:
-    """The time stamp in ns, which goes before the one in seconds."""
+    """The time stamp in ns, which has precedence over the one in seconds."""
     exact: int | None = values.pop("time_ns", None)
     if exact is not None:
         values.pop("timestamp", None)

@@ -60,7 +60,7 @@ def run_devices(control: Any, udp_address: tuple[str, int]) -> None:
 
 
 class Source:
-    """What is known of one (type, device)."""
+    """The messages of one (type, device)."""
 
     def __init__(self, via: str) -> None:
         self.via = via
@@ -72,6 +72,7 @@ class Source:
         self.trail: deque[tuple[float, float]] = deque(maxlen=120)
 
     def add(self, message: igtl.Message) -> None:
+        """Count a message."""
         now = time.perf_counter()
         self.first_id = self.first_id or message.message_id
         self.count += 1
@@ -83,10 +84,12 @@ class Source:
             self.trail.append((float(message.position[0]), float(message.position[1])))
 
     def recent(self) -> list[float]:
+        """Arrivals of the last two seconds."""
         start = time.perf_counter() - _WINDOW
         return [t for t in list(self.arrivals) if t >= start]
 
     def rate(self) -> float:
+        """Messages a second."""
         times = self.recent()
         return (len(times) - 1) / (times[-1] - times[0]) if len(times) > 1 else 0.0
 
@@ -101,9 +104,11 @@ class Source:
         return self.last.message_id - self.first_id + 1 - self.count if self.last else 0
 
     def age(self) -> float:
+        """Seconds since the last message; infinity before there is one."""
         return time.perf_counter() - self.arrivals[-1] if self.arrivals else float("inf")
 
     def value(self) -> str:
+        """The last message in a few words."""
         match self.last:
             case igtl.Transform() as m:
                 x, y, z = m.position
@@ -158,6 +163,7 @@ class Client:
             )
 
     def join(self) -> None:
+        """Wait until both threads have ended."""
         for thread in self._threads:
             thread.join(5)
 

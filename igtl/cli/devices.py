@@ -22,6 +22,7 @@ class Specification(click.ParamType[Device]):
     name = "spec"
 
     def convert(self, value: Any, param: Any, ctx: Any) -> Device:
+        """The Device of a text."""
         try:
             return value if isinstance(value, Device) else device_of(value)
         except ModuleNotFoundError:
