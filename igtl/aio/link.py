@@ -172,7 +172,7 @@ class Link(AnyLink, Asking, Synchronized[SyncReader]):
     def until(
         self, take: Callable[[], T | None], wanted: Any, timeout: float | None
     ) -> Coroutine[Any, Any, T]:
-        """What `take` returns, as soon as it returns something; see `AnyLink`."""
+        """See `igtl.Link.until`."""
         return self._until(take) if timeout is None else self._until_time(take, wanted, timeout)
 
     async def _until_time(
@@ -329,14 +329,7 @@ def connect(
 async def connect_once(
     host: str, port: int, options: AioConnectOptions, *, ends_quietly: bool = False
 ) -> Link:
-    """One connection; see `connect`.
-
-    Args:
-        host: see `igtl.connect`.
-        port: of the server.
-        options: of the connection.
-        ends_quietly: iteration ends on any disconnect, see `Link.close_reason`.
-    """
+    """One connection; arguments as `igtl.blocking.opening.connect_once`."""
     session = new_session(options, options)
     loop, path, sock = asyncio.get_running_loop(), unix_path(host), options.sock
     try:

@@ -61,7 +61,7 @@ class Peer(PeerBase, Asking):
         await self.connection.send(message, crc=crc)
 
     async def request(self, exchange: Exchange, timeout: float | None) -> Message:
-        """Send a request to this client and wait for its answer."""
+        """See `igtl.Peer.request`."""
         send = partial(self.send, exchange.request)
         return await self.connection.ask(exchange, seconds("timeout", timeout), send)
 

@@ -25,7 +25,7 @@ def reconnect(
 
         async for link in igtl.aio.reconnect("tracker"): ...
 
-    See `igtl.reconnect`.
+    Arguments are those of `igtl.reconnect`.
     """
     options = AioConnectOptions.of(settings).for_reconnecting()
     supervisor = Supervisor((host, port), backoff or Backoff(), on_event)

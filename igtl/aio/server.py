@@ -152,17 +152,14 @@ class Server(Answers):
         return len(peers)
 
     def peer_of(self, client: int) -> Peer:
-        """The client with this id; KeyError if there is none."""
+        """See `igtl.Server.peer_of`."""
         return self.peers[client]
 
     send_to = method(serving.send_to)
     disconnect = method(serving.disconnect)
 
     async def shutdown(self, *, timeout: float | None = 5.0) -> None:
-        """Stop listening, send what is queued, handle what still comes, and close.
-
-        See `igtl.Server.shutdown`.
-        """
+        """See `igtl.Server.shutdown`."""
         timeout = seconds("timeout", timeout)
         self._closers.add(asyncio.current_task())
         if self._shutdown is None:

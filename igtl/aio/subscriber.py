@@ -18,8 +18,7 @@ from igtl.session.subscribing import SubscriberOf
 class Subscriber(SubscriberOf[Link], Asking):
     """Reads a link in a task; see `subscribe`.
 
-    Others may send on the link, and ask with `query` and `command`, also in a handler. Keep the
-    subscriber: its link is closed when nothing refers to it any more.
+    All else is as in `igtl.Subscriber`: its link is closed when nothing refers to it any more.
 
     Attributes: see `SubscriberOf`.
     """

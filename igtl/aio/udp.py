@@ -49,9 +49,9 @@ class Sender(Outgoing):
 
 
 class Receiver(Incoming):
-    """Receives messages on one port; arguments as `igtl.net.datagrams.Incoming`.
+    """Receives messages on one port; `async for` yields (message, address) until it is closed.
 
-    `async for` yields (message, address) until it is closed.
+    Arguments are those of `igtl.net.datagrams.Incoming`.
     """
 
     _waiter: asyncio.Future[None] | None = None
