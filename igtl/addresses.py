@@ -29,7 +29,7 @@ class WebSocketAddress(NamedTuple):
 
 
 def websocket_address(host: str, port: int) -> WebSocketAddress | None:
-    """The address of a WebSocket, if a host names one ("ws://host:port/path"); else None.
+    """Return the address of a WebSocket, if a host names one ("ws://host:port/path"); else None.
 
     Args:
         host: a host, or such an address.

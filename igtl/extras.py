@@ -11,7 +11,7 @@ class MissingExtra(ModuleNotFoundError):
 
 
 def need(module: str, extra: str) -> Any:
-    """The module of an extra.
+    """Return the module of an extra.
 
     Raises:
         MissingExtra: it is not installed; the text says which extra has it.

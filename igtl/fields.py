@@ -98,7 +98,7 @@ class Codec(Protocol[T]):
         """Bytes of this value. ValueError says why it cannot be encoded."""
 
     def coerce(self, value: Any) -> T:
-        """The value to keep for what a user assigned."""
+        """Return the value to keep for what a user assigned."""
 
 
 class NestingCodec(Protocol[T]):
@@ -117,7 +117,10 @@ class NestingCodec(Protocol[T]):
         """
 
     def print_of(self, value: T, depth: int) -> Any:
-        """What shows whether a value was edited since it was decoded, without a copy of it."""
+        """Return what shows whether a value was edited since it was decoded.
+
+        It is not a copy of the value.
+        """
 
     def encode(self, value: T, depth: int) -> bytes:
         """See Codec.encode."""
@@ -275,7 +278,7 @@ def text(size: int, *, default: str = REQUIRED) -> Any:
 
 
 def texts(size: int, *, default: Any = REQUIRED) -> Any:
-    """All that remains as a list of texts of `size` bytes each."""
+    """Return all that remains as a list of texts of `size` bytes each."""
     return Field("texts", size=size, count=rest, default=default)
 
 
@@ -321,7 +324,7 @@ def array(
 
 
 def forms(*counts: int) -> tuple[int, ...]:
-    """The counts an array at the end of the content may have; its size tells which."""
+    """Return the counts an array at the end of the content may have; its size tells which."""
     return tuple(sorted(counts))
 
 
@@ -336,14 +339,17 @@ def data(length: str | int = rest, *, default: bytes = REQUIRED) -> Any:
 
 
 def elements(item: type[Any], *, default: Any = REQUIRED) -> Any:
-    """All that remains as a list of `item`; a remainder shorter than one is ignored."""
+    """Return all that remains as a list of `item`; a remainder shorter than one is ignored."""
     return Field("elements", item=item, count=rest, default=default)
 
 
 def coded(
     codec: Codec[Any] | NestingCodec[Any], length: str = rest, *, default: Any = REQUIRED
 ) -> Any:
-    """A part with a form of its own, of `length` bytes (a `size_of` field) or all that remain."""
+    """Declare a part with a form of its own.
+
+    It has `length` bytes (a `size_of` field), or all that remain.
+    """
     return Field("coded", item=codec, count=length, default=default)
 
 
@@ -380,7 +386,7 @@ def reserved(scalar: Scalar, *, init: Literal[False] = False) -> Any:
 
 
 def optional(field: Any, *, default: Any = None) -> Any:
-    """A number at the end of the content that may be missing: None then."""
+    """Return a number at the end of the content that may be missing: None then."""
     field.optional = True
     field.default = default
     return field

@@ -53,7 +53,7 @@ class Bounded:
         self._kinds: dict[tuple[str, str], _Kind] = {}
 
     def admits(self, level: int, text: str, cause: str, args: tuple[Any, ...]) -> bool:
-        """Whether a record is to be written now."""
+        """Return whether a record is to be written now."""
         self.sum_up()
         with self._lock:
             kind = self._kinds.get((text, cause))
@@ -138,7 +138,7 @@ class JSONFormatter(logging.Formatter):
     """
 
     def format(self, record: logging.LogRecord) -> str:
-        """The text of a record."""
+        """Return the text of a record."""
         import json  # rarely wanted
         from datetime import UTC, datetime
 

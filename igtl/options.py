@@ -35,7 +35,7 @@ LONGEST = 2_000_000.0  # seconds (23 days): the longest wait that every system c
 
 
 def seconds(name: str, value: float | None) -> float | None:
-    """A time-out in seconds, checked.
+    """Return a time-out in seconds, checked.
 
     0 means at once; None and infinity mean that there is none. One over LONGEST is shortened to
     LONGEST.
@@ -58,7 +58,9 @@ def seconds(name: str, value: float | None) -> float | None:
 
 
 def unknown(name: str, known: Iterable[str], noun: str = "options") -> str:
-    """The text of an error for a name that does not exist: a similar name, and all there are.
+    """Return an error's text for a name that does not exist.
+
+    It has a similar name, and all that there are.
 
     Args:
         name: the wrong name.
@@ -93,7 +95,7 @@ def _seconds(default: float | None, *, at_least: float = 0.0, at_most: float = L
 
 
 def _count(default: int, *, at_least: int = 1, at_most: int = 1 << 62) -> Any:
-    """A whole number."""
+    """Return a whole number."""
 
     def check(name: str, value: Any) -> int:
         if isinstance(value, bool) or not hasattr(value, "__index__"):
@@ -177,7 +179,7 @@ class Options:
 
     @classmethod
     def of(cls, settings: Mapping[str, Any]) -> Self:
-        """The options that a caller has given as keyword arguments.
+        """Return the options that a caller has given as keyword arguments.
 
         Raises:
             TypeError: there is no option of that name; the text lists what there is.
@@ -301,7 +303,7 @@ class LinkOptions(SocketOptions):
     drain: bool = _flag(False)
 
     def for_pipe(self, *others: str) -> Self:
-        """The same, for two links that are joined in memory.
+        """Return the same, for two links that are joined in memory.
 
         Args:
             others: further options that mean nothing there.
@@ -349,7 +351,7 @@ class ConnectOptions(LinkOptions):
     hello: bool = _flag(False)
 
     def for_reconnecting(self) -> Self:
-        """The same, for connections that are made again and again.
+        """Return the same, for connections that are made again and again.
 
         Raises:
             TypeError: a socket was given, which can be used once.

@@ -34,14 +34,16 @@ def igtl_pipe() -> Iterator[tuple[Link, Link]]:
 
 @pytest.fixture
 def igtl_server() -> Iterator[Server]:
-    """A server without handlers yet, on a free port: `igtl_server.on(...)`, `.port`."""
+    """Provide a server without handlers yet, on a free port: `igtl_server.on(...)`, `.port`."""
     with serve(port=0) as server:
         yield server
 
 
 @pytest.fixture
 def igtl_simulator(request: Any) -> Iterator[Simulator]:
-    """Simulated devices behind a server, by default a tracker and an ultrasound scanner.
+    """Provide simulated devices behind a server.
+
+    By default a tracker and an ultrasound scanner.
 
     Others: `@pytest.mark.parametrize("igtl_simulator", [("robot", "force")], indirect=True)`.
     """

@@ -166,7 +166,10 @@ class Accepting:
             await self._take_in(sock, address_of(address) or bound.host)
 
     async def _goes_on(self, listening: socket.socket, error: OSError) -> bool:
-        """Accepting has failed: wait until it may succeed; whether to try again."""
+        """Wait until accepting may succeed, after it has failed.
+
+        Returns whether to try again.
+        """
         if concerns_one_client(error):
             await asyncio.sleep(0)
             return True
@@ -218,7 +221,7 @@ class Accepting:
         task.add_done_callback(self._tasks.discard)
 
     def _turn_away(self, listening: socket.socket) -> None:
-        """The system has nothing left: close what waits, so that clients know."""
+        """Close the connections that wait, so that clients know that there is no room."""
         self._let_spare_go()
         with contextlib.suppress(OSError):  # BlockingIOError: there are no more
             for _ in range(_TURNED_AWAY):

@@ -42,7 +42,7 @@ class Busy(Exception):
 
 
 def as_exception(error: BaseException) -> Exception:
-    """The error of a user's function, as one that a task and a future can carry.
+    """Return the error of a user's function, as one that a task and a future can carry.
 
     SystemExit would end the event loop, and no future takes StopIteration.
     """
@@ -96,7 +96,7 @@ class Runner:
         return await self.in_order(work, *args)
 
     async def begun(self, provider: Callable[..., Any], *args: Any) -> Any:
-        """The frames of a stream: an iterable, or an async one; see `apart`."""
+        """Return the frames of a stream: an iterable, or an async one; see `apart`."""
         return await self.in_order(provider, *args)
 
     async def iterated(self, frames: Any) -> AsyncGenerator[Message]:
@@ -264,7 +264,7 @@ class Answers(ServerBase):
             await self._failed(peer, request, error)
 
     async def _failed(self, peer: Peer, request: Message, error: Exception) -> None:
-        """A provider has raised this."""
+        """Tell the client that a provider has raised this."""
         if isinstance(error, Busy):
             await self._refuse(peer, request, str(error), StatusCode.BUSY)
             return
@@ -342,6 +342,6 @@ class Answers(ServerBase):
 
 
 def _same_stream(stop: Stop[Any], key: tuple[type[Message], str]) -> bool:
-    """Whether a STP_ message ends the stream of this class and device name."""
+    """Return whether a STP_ message ends the stream of this class and device name."""
     kind, name = key
     return kind is type(stop).answer and stop.device_name in ("", name)

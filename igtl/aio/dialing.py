@@ -123,7 +123,7 @@ async def open_dialing(
     start: bool,
     runner: Runner | None = None,
 ) -> Dialing:
-    """A server that connects to this address."""
+    """Return a server that connects to this address."""
     server = Dialing(address, options, backoff, runner)
     await server.prepare()
     if start:

@@ -66,7 +66,7 @@ class StreamReader(StreamMessages[M]):
     """The messages of one stream; see `igtl.Link.stream`."""
 
     async def recv(self, *, timeout: float | None = None) -> M:
-        """The next message of the stream; see Link.recv."""
+        """Receive the next message of the stream; see Link.recv."""
         return await self.link.recv_selected(self, timeout)  # type: ignore[no-any-return]
 
     def __aiter__(self) -> Self:
@@ -136,7 +136,7 @@ class Link(AnyLink, Asking, Synchronized[SyncReader]):
     # -- receiving
 
     async def _until(self, take: Callable[[], T | None]) -> T:
-        """What `take` returns, as soon as it returns something."""
+        """Return what `take` returns, as soon as it returns something."""
         if self._receiving:
             raise RuntimeError("another task is receiving on this link")
         self._receiving = True
@@ -194,7 +194,7 @@ class Link(AnyLink, Asking, Synchronized[SyncReader]):
     async def recv(
         self, kind: type[Message] = Message, name: str = "*", *, timeout: float | None = None
     ) -> Message:
-        """The next message, or the next of a type and device name; see `igtl.Link.recv`."""
+        """Receive the next message, or the next of a type and device name; see `igtl.Link.recv`."""
         wanted, take = self.session.taking(kind, name)
         timeout = self.options.read_timeout if timeout is None else seconds("timeout", timeout)
         return await self.until(take, wanted, timeout)
@@ -213,12 +213,12 @@ class Link(AnyLink, Asking, Synchronized[SyncReader]):
             raise
 
     async def recv_frame(self, *, timeout: float | None = None) -> Frame:
-        """The next message as it came, for relays and recorders; see `igtl.Link.recv_frame`."""
+        """Receive the next message as it came; see `igtl.Link.recv_frame`."""
         timeout = self.options.read_timeout if timeout is None else seconds("timeout", timeout)
         return await self.until(self.session.take_frame, "message", timeout)
 
     async def frames(self) -> AsyncIterator[Frame]:
-        """All messages as they come; see `igtl.Link.frames`."""
+        """Yield all messages as they come; see `igtl.Link.frames`."""
         try:
             while True:
                 yield await self.recv_frame()

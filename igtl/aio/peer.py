@@ -99,7 +99,7 @@ class Peer(PeerBase, Asking):
                 )  # fmt: skip
 
     def leave(self) -> None:
-        """The connection has ended: stop what was begun for this client."""
+        """Stop what was begun for this client, since its connection has ended."""
         self.session.lost(ConnectionClosed(f"{self.peer} is gone"))
         for tasks in self._work.values():
             for task in tasks:

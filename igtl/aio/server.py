@@ -252,7 +252,10 @@ class Server(Answers):
             peer.facade = None  # which refers to it
 
     def _left(self, peer: Peer) -> None:
-        """The connection of a client is closed; its handlers may go on for a while."""
+        """Take out a client whose connection is closed.
+
+        Its handlers may go on for a while.
+        """
         if self.peers.pop(peer.id, None) is not None:
             self.gone[peer.gone] += 1
 
@@ -272,7 +275,7 @@ class Server(Answers):
 
 
 def cause_of(reason: Exception | None) -> str:
-    """Why a client has left, for `Server.gone`."""
+    """Return why a client has left, for `Server.gone`."""
     if isinstance(reason, ConnectionClosed):
         reason = reason.__cause__ if isinstance(reason.__cause__, Exception) else None
     return "closed" if reason is None else type(reason).__name__
@@ -293,7 +296,7 @@ def serve(
 async def open_server(
     host: str, port: int, options: ServerOptions, start: bool, runner: Runner | None
 ) -> Server:
-    """A server with these options; see `serve`."""
+    """Return a server with these options; see `serve`."""
     server = Server(options, runner)
     await server.bind(host, port)
     if start:

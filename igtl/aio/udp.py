@@ -57,7 +57,7 @@ class Receiver(Incoming):
     _waiter: asyncio.Future[None] | None = None
 
     async def recv(self, *, timeout: float | None = None) -> tuple[Message, Any]:
-        """The next message and where it came from; see `igtl.blocking.udp.Receiver.recv`.
+        """Receive the next message and where it came from; see `igtl.blocking.udp.Receiver.recv`.
 
         It may be cancelled without loss. One task at a time receives.
         """

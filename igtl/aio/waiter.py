@@ -40,7 +40,7 @@ class Waiter:
         yield self
 
     def get_loop(self) -> asyncio.AbstractEventLoop:
-        """The event loop."""
+        """Return the event loop."""
         return self._loop
 
     def add_done_callback(self, fn: Callable[[Any], object], *, context: Any) -> None:

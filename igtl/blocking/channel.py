@@ -107,7 +107,7 @@ class Channel:
             session.send_failed(broken(error) if isinstance(error, OSError) else error)
 
     def peer_has_closed(self) -> bool:
-        """Whether the peer has closed or reset the connection.
+        """Return whether the peer has closed or reset the connection.
 
         What it sent before may not have been read.
         """

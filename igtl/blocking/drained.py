@@ -87,7 +87,7 @@ class Pump:
             self._waker.send(b"\0")
 
     def end(self) -> Exception | None:
-        """Why nothing more can arrive; None while something can."""
+        """Return why nothing more can arrive; None while something can."""
         return self.session.end()
 
     def attach(self, channel: Channel) -> None:
@@ -289,7 +289,7 @@ class DrainedLink(Link):
             return found
 
     def newest(self, wanted: Wanted, newer_than: float | None) -> Message | None:
-        """The newest that has arrived; see `AnyLink.newest`."""
+        """Return the newest that has arrived; see `AnyLink.newest`."""
         return AnyLink.newest(self, wanted, newer_than)
 
     # -- requests
@@ -333,7 +333,7 @@ class DrainedLink(Link):
 
 
 def drained(transport: SocketTransport, options: LinkOptions) -> DrainedLink:
-    """The link of a connection that a thread of its own reads from now on."""
+    """Return the link of a connection that a thread of its own reads from now on."""
     session = transport.session
     session.outbox = new_outbox(_QUEUE, session.protocol.stats)
     pump = Pump(session)

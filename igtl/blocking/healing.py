@@ -84,7 +84,7 @@ class Supervised(Pump):
         return session
 
     def end(self) -> Exception | None:
-        """Why the link has ended for good; None while it goes on."""
+        """Return why the link has ended for good; None while it goes on."""
         return self._reason
 
     @property

@@ -52,7 +52,7 @@ class StreamReader(StreamMessages[M]):
     """The messages of one stream; see Link.stream."""
 
     def recv(self, *, timeout: float | None = None) -> M:
-        """The next message of the stream; see Link.recv."""
+        """Receive the next message of the stream; see Link.recv."""
         return self.link.recv_selected(self, timeout)  # type: ignore[no-any-return]
 
     def __iter__(self) -> Self:
@@ -169,7 +169,7 @@ class Link(AnyLink, Asking, Synchronized[SyncReader]):
     # -- receiving
 
     def _until(self, take: Callable[[], T | None], timeout: float | None) -> T:
-        """What `take` returns, as soon as it returns something.
+        """Return what `take` returns, as soon as it returns something.
 
         TimeoutError without text after `timeout` seconds; data that is there is looked at first.
         """
@@ -253,7 +253,7 @@ class Link(AnyLink, Asking, Synchronized[SyncReader]):
         return reason.with_traceback(None)  # which would grow each time that it is raised
 
     def until(self, take: Callable[[], T | None], wanted: Any, timeout: float | None) -> T:
-        """What `take` returns, as soon as it returns something; see `AnyLink`."""
+        """Return what `take` returns, as soon as it returns something; see `AnyLink`."""
         try:
             return self._until(take, timeout)
         except TimeoutError:
@@ -266,7 +266,7 @@ class Link(AnyLink, Asking, Synchronized[SyncReader]):
     def recv(
         self, kind: type[Message] = Message, name: str = "*", *, timeout: float | None = None
     ) -> Message:
-        """The next message, or the next of a type and device name.
+        """Receive the next message, or the next of a type and device name.
 
         Others stay queued, in order, within the bounds of the inbox (see
         `igtl.options.SocketOptions`).
@@ -290,7 +290,7 @@ class Link(AnyLink, Asking, Synchronized[SyncReader]):
     latest = method(operations.latest)
 
     def newest(self, wanted: Wanted, newer_than: float | None) -> Message | None:
-        """The newest that has arrived, in the system's buffers too; see `AnyLink.newest`."""
+        """Return the newest that has arrived, in the system's buffers too; see `AnyLink.newest`."""
         with contextlib.suppress(TimeoutError):
             while not self.session.ended:
                 self._transport.receive(0.0)
@@ -309,7 +309,9 @@ class Link(AnyLink, Asking, Synchronized[SyncReader]):
             raise
 
     def recv_frame(self, *, timeout: float | None = None) -> Frame:
-        """The next message as it came, for relays and recorders: undecoded, its CRC unchecked.
+        """Receive the next message as it came: undecoded, its CRC unchecked.
+
+        For relays and recorders.
 
         Messages that `recv` has queued are packed again; answers to requests are not among them.
 
@@ -320,7 +322,7 @@ class Link(AnyLink, Asking, Synchronized[SyncReader]):
         return self.until(self.session.take_frame, "message", timeout)
 
     def frames(self) -> Iterator[Frame]:
-        """All messages as they come, until the peer closes cleanly; see recv_frame."""
+        """Yield all messages as they come, until the peer closes cleanly; see recv_frame."""
         try:
             while True:
                 yield self.recv_frame()

@@ -80,7 +80,7 @@ class Listener:
                 sock.close()
 
     def _accept(self, deadline: float | None) -> socket.socket | None:
-        """The socket of the next client; None: the one that came has left."""
+        """Return the socket of the next client; None: the one that came has left."""
 
         def left() -> float | None:
             return None if deadline is None else max(0.0, deadline - time.monotonic())

@@ -152,7 +152,7 @@ def connect(
 def reconnecting(
     host: str, port: int, options: ReconnectOptions, supervisor: Supervisor
 ) -> ReconnectingLink:
-    """A link that reconnects by itself, with these options."""
+    """Return a link that reconnects by itself, with these options."""
 
     def open_connection(
         session: Session, opened: Callable[[socket.socket], None]

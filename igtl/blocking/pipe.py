@@ -59,7 +59,7 @@ class MemoryTransport:
             return n
 
     def ended(self) -> bool:
-        """Whether the other end is closed, and all that it sent was read."""
+        """Return whether the other end is closed, and all that it sent was read."""
         with self._ready:
             return self.other._closed and not self._arrived
 

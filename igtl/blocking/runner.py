@@ -151,7 +151,7 @@ class Threads(Runner):
         self._left = False
 
     def wrapped(self, arg: Any) -> Any:
-        """A peer as its user sees it; anything else as it is."""
+        """Return a peer as its user sees it; anything else as it is."""
         if not isinstance(arg, AioPeer):
             return arg
         if arg.facade is None:
@@ -212,7 +212,7 @@ class Threads(Runner):
     # -- commands, providers and streams
 
     def _started(self, name: str, work: Callable[..., Any], *args: Any) -> asyncio.Future[Any]:
-        """What a thread of its own makes of a function."""
+        """Return what a thread of its own makes of a function."""
         if self._apart >= _MAX_THREADS:
             raise Busy(f"is one more than {_MAX_THREADS} in progress for all clients")
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
@@ -238,7 +238,7 @@ class Threads(Runner):
             raise
 
     async def begun(self, provider: Callable[..., Any], *args: Any) -> Any:
-        """The frames of a stream, made in a thread of their own; see `Runner.begun`."""
+        """Return the frames of a stream, made in a thread of their own; see `Runner.begun`."""
         if inspect.iscoroutinefunction(provider) or inspect.isasyncgenfunction(provider):
             return await super().begun(provider, *args)
         answer = self._started("stream", provider, *args)

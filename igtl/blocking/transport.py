@@ -55,7 +55,7 @@ class Transport(Protocol):
         """
 
     def ended(self) -> bool:
-        """Whether the peer has closed or reset the connection, as far as this can be seen.
+        """Return whether the peer has closed or reset the connection, as far as this can be seen.
 
         It does not wait, and takes nothing of what the peer has sent.
         """
@@ -276,7 +276,10 @@ class SocketTransport:
     # -- the end
 
     def ended(self) -> bool:
-        """Whether the peer has closed the connection; False on Windows, where a send will tell."""
+        """Return whether the peer has closed the connection.
+
+        False on Windows, where the next send will tell.
+        """
         if not DONTWAIT:  # Windows: a send will tell
             return False
         try:

@@ -43,7 +43,7 @@ class Receiver(Incoming):
     """
 
     def recv(self, *, timeout: float | None = None) -> tuple[Message, Any]:
-        """The next message and where it came from.
+        """Receive the next message and where it came from.
 
         Raises:
             TimeoutError: none came within `timeout` seconds; None (the default) waits for ever.

@@ -74,7 +74,7 @@ class _Tag(NamedTuple):
 
 
 def _tags(data: bytes, path: Path) -> list[_Tag]:
-    """All elements, in the order in which they begin."""
+    """Return all elements, in the order in which they begin."""
     from xml.parsers import expat
 
     if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
@@ -111,7 +111,7 @@ def _tags(data: bytes, path: Path) -> list[_Tag]:
 
 
 def _tag_end(data: bytes, start: int) -> int:
-    """The byte after the ">" of a start tag."""
+    """Return the byte after the ">" of a start tag."""
     match = re.compile(rb"""<(?:[^"'>]|"[^"]*"|'[^']*')*>""").match(data, start)
     assert match is not None  # the parser has accepted it
     return match.end()
@@ -202,7 +202,7 @@ def update_config(
 
 
 def _changed(data: bytes, tag: _Tag, values: Mapping[str, str]) -> bytes:
-    """The bytes with attributes of a start tag set."""
+    """Return the bytes with attributes of a start tag set."""
     text = data[tag.start : tag.end]
     for name, value in values.items():
         new = _ascii(f"{name}={quoted(value)}")
@@ -216,7 +216,7 @@ def _changed(data: bytes, tag: _Tag, values: Mapping[str, str]) -> bytes:
 
 
 def _ascii(text: str) -> bytes:
-    """What every encoding of a file says in the same bytes."""
+    """Return what every encoding of a file says in the same bytes."""
     return text.encode("ascii", "xmlcharrefreplace")
 
 
@@ -249,7 +249,7 @@ def _with_transform(data: bytes, transform: NamedTransform, path: Path) -> bytes
 
 
 def _inserted(data: bytes, at: int, line: bytes, indent: bytes, text: bytes) -> bytes:
-    """The bytes with a line of its own before an end tag."""
+    """Return the bytes with a line of its own before an end tag."""
     before = data[:at].rstrip(b" \t")
     own = before.endswith(b"\n")
     tail = data[len(before) : at] if own else b""

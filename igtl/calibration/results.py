@@ -52,7 +52,9 @@ def save_outcome(
 
 
 def load_known(path: str | os.PathLike[str]) -> PlusConfig:
-    """What earlier calibrations found, from a file of `save_outcome` or a configuration of PLUS.
+    """Read what earlier calibrations found.
+
+    The file is one of `save_outcome`, or a configuration of PLUS.
 
     Raises:
         FileError: the file is neither, or damaged.

@@ -72,7 +72,7 @@ class Time(Seen):
         ]  # fmt: skip
 
     def solve(self) -> Outcome:
-        """The lag; see `Step.solve`."""
+        """Return the lag; see `Step.solve`."""
         name = self.tracks.chosen(self._tool, "--tool", "Probe")
         stamps, poses = self.tracks.of(name)
         times, lines = np.array(self._times), np.array(self._lines)
@@ -95,7 +95,7 @@ class Time(Seen):
     def _found(
         self, times: Floats, lines: Floats, stamps: Floats, places: Floats
     ) -> tuple[TimeCalibration, Floats]:
-        """The lag, and the motion of the pictures."""
+        """Return the lag, and the motion of the pictures."""
         error: CalibrationError | None = None
         if len(lines) and np.isfinite(lines).mean() >= 0.8:
             try:
@@ -118,7 +118,7 @@ def _divided(picture: npt.NDArray[np.float32]) -> Floats:
 
 
 def _turns(motion: Floats) -> int:
-    """How many times a motion goes through its middle by more than a fifth of its width."""
+    """Return how many times a motion goes through its middle by more than a fifth of its width."""
     low, high = np.quantile(motion, (0.02, 0.98))
     if not high - low > 1:  # mm
         return 0
@@ -156,7 +156,7 @@ class _Spots(Seen):
             self._without += 1
 
     def _cells(self, pixels: Floats) -> int:
-        """How many of nine parts of the picture have a point."""
+        """Return how many of nine parts of the picture have a point."""
         if not len(pixels):
             return 0
         height, width = self.shape

@@ -82,14 +82,14 @@ class Outcome:
     date: str = field(default_factory=lambda: datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S"))
 
     def dated(self) -> tuple[NamedTransform, ...]:
-        """The transforms with error and date."""
+        """Return the transforms with error and date."""
         return tuple(
             NamedTransform(t.source, t.target, t.matrix, self.result.error, self.date)
             for t in self.transforms
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """The same as JSON-able values."""
+        """Return the same as JSON-able values."""
         result = self.result
         return {
             "kind": self.kind,
@@ -134,7 +134,7 @@ class Step(ABC):
         return self.tracks.damaged
 
     def goals(self) -> list[Goal]:
-        """What is needed, and how much of it there is so far.
+        """Return what is needed, and how much of it there is so far.
 
         If poses have not arrived, or one of several must be chosen, that is the only goal.
         """
@@ -145,7 +145,7 @@ class Step(ABC):
 
     @abstractmethod
     def needs(self) -> list[Goal]:
-        """The same as `goals`, with an error where a tool is missing.
+        """Return the same as `goals`, with an error where a tool is missing.
 
         Raises:
             CalibrationError: it is not clear which tool is meant, or its poses have not arrived.
@@ -153,7 +153,7 @@ class Step(ABC):
 
     @abstractmethod
     def solve(self) -> Outcome:
-        """The answer from what has arrived.
+        """Return the answer from what has arrived.
 
         Raises:
             CalibrationError: the samples do not determine an answer.
@@ -161,7 +161,7 @@ class Step(ABC):
 
 
 def missing(goals: list[Goal]) -> list[str]:
-    """What the user still has to do."""
+    """Return what the user still has to do."""
     return list(dict.fromkeys(goal.hint for goal in goals if not goal.reached))
 
 
@@ -265,7 +265,7 @@ class Spin(_Turned):
         self._known = transforms
 
     def needs(self) -> list[Goal]:
-        """A turn about the shaft, and samples."""
+        """Return a turn about the shaft, and samples."""
         _, poses = self._poses()
         moved, _ = swings(poses[:, :3, :3])
         return [
@@ -275,7 +275,7 @@ class Spin(_Turned):
         ]  # fmt: skip
 
     def solve(self) -> Outcome:
-        """The axis, as a transform to the stylus; see `Step.solve`."""
+        """Return the axis, as a transform to the stylus; see `Step.solve`."""
         frame, poses = self._poses()
         found = calibrate_spin(poses)
         known = self._known.get(f"{frame}TipTo{frame}")

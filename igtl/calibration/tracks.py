@@ -24,7 +24,7 @@ _POSES: Final = 500_000  # that are kept, of all names
 
 
 def frame_of(name: str) -> str:
-    """The frame X of a pose XToY; a name of another form stands for itself."""
+    """Return the frame X of a pose XToY; a name of another form stands for itself."""
     match = _NAME.fullmatch(name)
     return match[1] if match else name
 
@@ -88,7 +88,7 @@ class Tracks:
         return sorted(self._poses)
 
     def chosen(self, name: str | None, option: str, *starts: str) -> str:
-        """The name that is meant.
+        """Return the name that is meant.
 
         It is the name that was given, or the only one that starts with one of `starts`, or the only
         one at all.
@@ -110,7 +110,7 @@ class Tracks:
         return found[0]
 
     def count(self, name: str) -> int:
-        """How many valid poses of this name have arrived."""
+        """Return how many valid poses of this name have arrived."""
         return len(self._poses[name][0])
 
     def of(self, name: str) -> tuple[Floats, Floats]:
@@ -143,7 +143,7 @@ class Tracks:
         return interpolate(there, matrices, times, max_gap=_GAP)
 
     def relative(self, name: str, reference: str | None) -> tuple[Floats, Floats]:
-        """Times (n,) and poses (n, 4, 4) of a tool, seen from a reference if one is given."""
+        """Return times (n,) and poses (n, 4, 4) of a tool, seen from a reference if given."""
         times, matrices = self.of(name)
         if reference is None:
             return times, matrices
@@ -160,7 +160,9 @@ class Tracks:
 
 
 def _rigid(matrix: npt.ArrayLike) -> Floats | None:
-    """The nearest rigid pose of a matrix that scales by a hundredth at most; None for any other.
+    """Return the nearest rigid pose of a matrix.
+
+    None if the matrix scales by more than a hundredth.
 
     Electromagnetic trackers count their quaternions in few bits.
     """
@@ -206,7 +208,7 @@ class Pictures:
         self._decoder: Any = None
 
     def take(self, message: Message) -> npt.NDArray[Any] | None:
-        """The pixels of a message, or None.
+        """Return the pixels of a message, or None.
 
         They are (slices, height, width[, colours]), of VIDEO (height, width[, colours]). None if
         the message is not a picture of this device, or cannot be decoded yet.

@@ -76,7 +76,7 @@ class Failure(click.ClickException):
         self.exit_code = exit_code  # type: ignore[misc]
 
     def format_message(self) -> str:
-        """The text, escaped for a terminal."""
+        """Return the text, escaped for a terminal."""
         from igtl.codec.formatting import printable  # loads numpy
 
         return printable(self.message)
@@ -117,7 +117,10 @@ def leave_signals_to_parent() -> None:
 
 
 def _replaced(error: UnicodeError) -> tuple[str, int]:
-    """An error handler for an output: our own characters get a likeness, others are escaped."""
+    """Handle an error of an output's encoding.
+
+    Our own characters get a likeness, others are escaped.
+    """
     if not isinstance(error, UnicodeEncodeError):
         raise error
     found = error.object[error.start : error.end]
@@ -146,7 +149,7 @@ def _tolerate() -> None:
 
 
 def is_utf(encoding: str | None) -> bool:
-    """Whether an output can write any character."""
+    """Return whether an output can write any character."""
     return (encoding or "utf-8").lower().startswith("utf")
 
 

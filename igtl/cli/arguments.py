@@ -35,7 +35,7 @@ class Address(click.ParamType):  # type: ignore[type-arg]
     name = "address"
 
     def convert(self, value: Any, param: Any, ctx: Any) -> tuple[str, int]:
-        """The (host, port) of a text."""
+        """Return the (host, port) of a text."""
         if isinstance(value, tuple):
             return value
         try:
@@ -50,7 +50,7 @@ class Place(click.ParamType):  # type: ignore[type-arg]
     name = "source"
 
     def convert(self, value: Any, param: Any, ctx: Any) -> Path | tuple[str, int]:
-        """The Path or the address of a text."""
+        """Return the Path or the address of a text."""
         path = Path(value)
         if path.is_file():
             return path
@@ -74,7 +74,7 @@ class Connection(NamedTuple):
     server_name: str | None = None
 
     def open(self, address: tuple[str, int], **settings: Any) -> igtl.Link:
-        """The link, or a Failure that says which server cannot be reached."""
+        """Return the link, or a Failure that says which server cannot be reached."""
         if address[0].startswith(SITE):
             raise Failure(f"{address[0]}: this command is for a server, not for a site of a bridge")
         try:
@@ -88,7 +88,7 @@ class Connection(NamedTuple):
 
 
 def connection(command: F, *, of: str = "") -> F:
-    """Decorator: the options of a command that connects; it gets them as `how`.
+    """Add the options of a command that connects; it gets them as `how`.
 
     Args:
         command: the command.
@@ -135,7 +135,7 @@ def connection(command: F, *, of: str = "") -> F:
 
 
 def hub(command: F) -> F:
-    """Decorator: where the hub of a bridge is; the command gets it as `hub`."""
+    """Add the option for the hub of a bridge; the command gets it as `hub`."""
     return click.option(
         "--connect", "hub", multiple=True, envvar="IGTL_BRIDGE", metavar="ENDPOINT",
         help="Hub of the bridge: tcp/HOST:PORT or tls/HOST:PORT; may be repeated. Default: the "
@@ -144,7 +144,7 @@ def hub(command: F) -> F:
 
 
 def bridging(command: F) -> F:
-    """Decorator: the options of a command that is an end of a bridge; it gets them as `way`."""
+    """Add the options of a command that is an end of a bridge; it gets them as `way`."""
 
     @click.option("--ca", type=_EXISTING, help="The authority of the bridge's certificates (PEM).")
     @click.option("--cert", type=_EXISTING, help="Our certificate for the bridge (PEM).")
@@ -178,7 +178,7 @@ def bridging(command: F) -> F:
 
 
 def serving_too(command: F) -> F:
-    """Decorator: the options of a command that is a server beside being a client.
+    """Add the options of a command that is a server beside being a client.
 
     It gets `context` and `allow`.
     """
@@ -203,7 +203,7 @@ def serving_too(command: F) -> F:
 
 
 def serving(command: F) -> F:
-    """Decorator: the options of a command that is a server; it gets `context`."""
+    """Add the options of a command that is a server; it gets `context`."""
 
     @click.option("--cert", type=_EXISTING, help="By TLS, with this certificate (PEM).")
     @click.option("--key", type=_EXISTING, help="Its key, if it is not in the same file.")
@@ -229,14 +229,14 @@ class Selection(NamedTuple):
     devices: tuple[str, ...]
 
     def takes(self, type_name: str, device_name: str) -> bool:
-        """Whether a message with these names is meant."""
+        """Return whether a message with these names is meant."""
         return (not self.types or any(name_fits(type_name, t) for t in self.types)) and (
             not self.devices or any(name_fits(device_name, d) for d in self.devices)
         )
 
 
 def selecting(command: F) -> F:
-    """Decorator: the options that choose messages; the command gets them as `selection`."""
+    """Add the options that choose messages; the command gets them as `selection`."""
 
     @click.option("-t", "--type", "types", multiple=True, help="Only these types (wildcards * ?).")
     @click.option(
@@ -250,7 +250,7 @@ def selecting(command: F) -> F:
 
 
 def ending(command: F) -> F:
-    """Decorator: the options that end what would run until Ctrl-C."""
+    """Add the options that end a command that would run until Ctrl-C."""
     count = click.option(
         "-n", "--count", type=click.IntRange(1), help="End after so many messages."
     )
@@ -261,7 +261,7 @@ def ending(command: F) -> F:
 
 
 def overwriting(command: F) -> F:
-    """Decorator: a file that exists is kept, unless `--force` is given.
+    """Keep a file that exists, unless `--force` is given.
 
     The command names the path that it writes `path` or `file`.
     """

@@ -57,7 +57,7 @@ _config = click.option(
 
 
 def _calibrating(command: F) -> F:
-    """Decorator: SOURCE and the options of all calibrations; the command returns the Step."""
+    """Add SOURCE and the options of all calibrations; the command returns the Step."""
 
     @click.argument("place", type=Place(), metavar="SOURCE")
     @click.option(

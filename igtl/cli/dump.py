@@ -20,7 +20,7 @@ _WIDE = 98  # columns in which a pose and its angles have room
 
 
 def line(message: igtl.Message, *, verbose: bool = False) -> str:
-    """A message in one line: arrival, type, device, and its content in a few words.
+    """Return a message in one line: arrival, type, device, and its content in a few words.
 
     It is cut to the width of the terminal, if there is one.
 

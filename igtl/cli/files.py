@@ -26,7 +26,10 @@ _CHOSEN: Final = re.compile(r"(.+)\[(\d+)\]")
 
 
 def place(word: str) -> tuple[Path, int | None] | None:
-    """The file that a word names, and the number behind it; None if there is no such file."""
+    """Return the file that a word names, and the number behind it.
+
+    None if there is no such file.
+    """
     if Path(word).exists():
         return Path(word), None
     match = _CHOSEN.fullmatch(word)
@@ -41,7 +44,7 @@ class File(click.ParamType):  # type: ignore[type-arg]
     name = "file"
 
     def convert(self, value: Any, param: Any, ctx: Any) -> str:
-        """The text, if the file exists."""
+        """Return the text, if the file exists."""
         if place(value) is None:
             self.fail(f"{value!r} does not exist", param, ctx)
         return str(value)
@@ -66,7 +69,7 @@ def size_of(path: Path) -> int:
 
 
 def load(word: str, **how: Any) -> igtl.Message:
-    """The message of a file, or of one of its images: `FILE[3]`."""
+    """Return the message of a file, or of one of its images: `FILE[3]`."""
     path, frame = place(word) or (Path(word), None)
     with told():
         return igtl.files.load(path, frame=frame, **how)
@@ -80,7 +83,7 @@ def save(message: igtl.Message, path: Path) -> None:
 
 @contextmanager
 def opened(path: Path) -> Iterator[igtl.Recording]:
-    """A recording; or a file of several images, or a ROS 2 bag, as one.
+    """Open a recording; or a file of several images, or a ROS 2 bag, as one.
 
     These are copied into a temporary recording.
     """
@@ -103,7 +106,7 @@ def opened(path: Path) -> Iterator[igtl.Recording]:
 
 
 def sequences_too(command: F) -> F:
-    """Decorator: a command that records into `file` writes a sequence where its suffix says so.
+    """Let a command that records into `file` write a sequence where its suffix says so.
 
     It records into a temporary file, and the sequence is written at the end.
     """

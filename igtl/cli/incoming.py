@@ -21,7 +21,7 @@ Take = Callable[[igtl.Message], object]
 
 
 def from_file(path: Path) -> Iterator[igtl.Message]:
-    """All good messages of a recording or a file of images in time, in order of arrival.
+    """Yield all good messages of a recording or a file of images in time, in order of arrival.
 
     At the end it prints how many are bad. In a terminal it shows the progress.
     """

@@ -9,7 +9,7 @@ from igtl.log import named
 
 
 def reason(error: Exception | None) -> str:
-    """Why a connection was lost, or could not be made, in a few words."""
+    """Return why a connection was lost, or could not be made, in a few words."""
     if isinstance(error, igtl.ConnectionClosed):
         if not error.clean:
             return str(error)

@@ -230,7 +230,7 @@ class Source:
             self._from.send(message)
 
     def messages(self) -> Iterator[igtl.Message]:
-        """Each message, until the source ends or the time is up."""
+        """Yield each message, until the source ends or the time is up."""
         for found in self._each(lambda: self._from.recv(timeout=self._left())):
             message = found[0] if self._pairs else found
             if self.clock is not None:
@@ -239,7 +239,7 @@ class Source:
             yield message
 
     def frames(self) -> Iterator[tuple[igtl.Frame, Any]]:
-        """Each message as it came, and its sender."""
+        """Yield each message as it came, and its sender."""
         for found in self._each(lambda: self._from.recv_frame(timeout=self._left())):
             frame, peer = found if self._pairs else (found, self.peer)
             self._fitting += self._selection.takes(frame.type_name, frame.device_name)
@@ -291,7 +291,7 @@ class Source:
 
 
 def receiving(command: F, *, of: str = "") -> F:
-    """Decorator: the options of a command that receives; it gets `source`.
+    """Add the options of a command that receives; it gets `source`.
 
     That makes a Source from the address and other arguments of `Source`.
 

@@ -25,7 +25,7 @@ def table(
     titles: Sequence[str], rows: Sequence[Sequence[Cell]], *, left: int, width: int,
     trim: bool = False, drop: Sequence[str] = (),
 ) -> Table:  # fmt: skip
-    """A table.
+    """Return a table.
 
     Args:
         titles: of the columns.
@@ -69,7 +69,7 @@ def table(
 
 
 def explain(table: Table, **meanings: str) -> str:
-    """What the titles mean that are shown: "jitter, age in ms; CRC: wrong ones".
+    """Return what the titles mean that are shown: "jitter, age in ms; CRC: wrong ones".
 
     Args:
         table: with these titles.
@@ -84,5 +84,5 @@ def explain(table: Table, **meanings: str) -> str:
 
 
 def counted(number: int) -> Cell:
-    """A number that should be 0."""
+    """Return a number that should be 0."""
     return (str(number), "red") if number else "0"

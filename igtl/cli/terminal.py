@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def fitted(text: str) -> str:
-    """A text of one line as the output can show it: so that its width is known before."""
+    """Return a text of one line as the output can show it: so that its width is known before."""
     text = printable(text)
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     if text.isascii() or is_utf(encoding):
@@ -45,7 +45,9 @@ def width() -> int | None:
 
 
 def first_that_fits(*texts: str) -> str:
-    """The first of these lines that the terminal has room for; of the last what there is room for.
+    """Return the first of these lines that the terminal has room for.
+
+    Of the last one as much as fits.
 
     The first in full if standard output is no terminal.
     """
@@ -65,7 +67,7 @@ def say(text: str) -> None:
 
 
 def console(*, stderr: bool = False) -> Console:
-    """A console for what is drawn; its texts come from `styled`."""
+    """Return a console for what is drawn; its texts come from `styled`."""
     from rich.console import Console
 
     return Console(stderr=stderr, markup=False, highlight=False, emoji=False)

@@ -68,7 +68,7 @@ class Batch:
         return found
 
     def pack(self, *, crc: bool = True) -> bytes:
-        """The bytes of the messages; see `pack`."""
+        """Return the bytes of the messages; see `pack`."""
         return pack(
             self.kind, self.time_ns, self.device_names, device_ids=self.device_ids,
             offsets=self.offsets, crc=crc, **self.columns,
@@ -81,7 +81,7 @@ class Batch:
 
 
 def unpack(data: Buffer, *, crc: CRCPolicy = "verify") -> Batch:
-    """The messages in these bytes: whole ones of one type, one behind the other.
+    """Return the messages in these bytes: whole ones of one type, one behind the other.
 
     Devices may be mixed, and header versions. Fields whose length each message says itself (the
     values of SENSOR, the quaternion of POSITION) must have the same length in all.

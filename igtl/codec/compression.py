@@ -125,7 +125,7 @@ def _zstd() -> Any:
 
 
 def has_zstd() -> bool:
-    """Whether zstd can be used here."""
+    """Return whether zstd can be used here."""
     try:
         _zstd()
     except ModuleNotFoundError:
@@ -191,7 +191,7 @@ def _compressor(method: str, level: Level) -> Callable[[Any], bytes]:
 
 
 def decompress(data: Any, *, max_size: int = MAX_SIZE) -> bytes:
-    """The data that `compress` was given; the first bytes tell the method.
+    """Return the data that `compress` was given; the first bytes tell the method.
 
     Args:
         data: what `compress` returned.
@@ -293,7 +293,7 @@ class Compression:
             _compressor("zstd", self.level)
 
     def wrap(self, wire: bytes, *, zstd: bool = False) -> bytes:
-        """A packed message inside a packed COMPRESSED; or as it is, if that is not smaller.
+        """Return a packed message inside a packed COMPRESSED; or as it is, if that is not smaller.
 
         Args:
             wire: the packed message.
@@ -386,7 +386,7 @@ class Compressed(Message, type_name="COMPRESSED"):
     payload: bytes = data()
 
     def unwrap(self, *, max_size: int = MAX_SIZE, crc: CRCPolicy = "verify") -> Message:
-        """The message inside.
+        """Return the message inside.
 
         Args:
             max_size: see `wire`.
@@ -399,7 +399,7 @@ class Compressed(Message, type_name="COMPRESSED"):
         return _core.unpack(self.wire(max_size=max_size), crc=crc)
 
     def wire(self, *, max_size: int = MAX_SIZE) -> Any:
-        """The bytes of the message inside.
+        """Return the bytes of the message inside.
 
         Args:
             max_size: bytes it may have; default 1 GiB. No more are ever made.

@@ -110,7 +110,7 @@ def _register(wire_name: str, cls: type) -> None:
 
 
 def header(*, default: Any, kw_only: Literal[True] = True) -> Any:
-    """A header field, for type checkers; at run time `_core.Record` has it."""
+    """Return a header field, for type checkers; at run time `_core.Record` has it."""
 
 
 # type checkers want the specifiers written out, here and at Element
@@ -232,7 +232,7 @@ class Message(_Declared):
                 yield field.name, getattr(self, field.name)
 
     def summary(self) -> str:
-        """The few words of repr that differ from type to type."""
+        """Return the few words of repr that differ from type to type."""
         return " ".join(f"{name}={short(value)}" for name, value in self._contents())
 
     def __repr__(self) -> str:
@@ -273,7 +273,7 @@ class Message(_Declared):
         )
 
     def _same_content(self, other: Message) -> bool:
-        """Whether both have the same bytes of content.
+        """Return whether both have the same bytes of content.
 
         If one cannot be packed as it is, the values of the fields are compared instead.
         """
@@ -300,7 +300,7 @@ _UNPACKABLE = (ValueError, TypeError, AttributeError, LookupError, RecursionErro
 
 
 def _same(a: Any, b: Any) -> bool:
-    """Whether two values of a field are equal, bit for bit."""
+    """Return whether two values of a field are equal, bit for bit."""
     if isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
         return (a.dtype, a.shape, a.tobytes()) == (b.dtype, b.shape, b.tobytes())
     return type(a) is type(b) and bool(a == b)
@@ -342,7 +342,7 @@ class NoData(_OfAnyType):
         self._set_wire_type(_type_bytes(type_name))
 
     def summary(self) -> str:
-        """The type name, as `repr` shows it."""
+        """Return the type name, as `repr` shows it."""
         return printable(self.type_name)
 
 
@@ -368,5 +368,5 @@ _core.set_special(Unknown, NoData, Metadata)
 
 
 def message_types() -> dict[str, type[Message]]:
-    """All declared types by their name on the wire, aliases and the user's own included."""
+    """Return all declared types by their name on the wire, aliases and the user's own included."""
     return _core.registered()

@@ -66,7 +66,7 @@ def split(
     payload_length: int = PAYLOAD_LENGTH,
     payload_type: int = PAYLOAD_TYPE,
 ) -> list[bytes]:
-    """The datagrams of one packed message.
+    """Return the datagrams of one packed message.
 
     Args:
         message: a whole message with header version 2.
@@ -143,7 +143,7 @@ def parse(packet: bytes | memoryview) -> Packet:
 
 
 def join(packets: Iterable[Packet]) -> bytes:
-    """The message of all its fragments, given in any order, duplicates allowed.
+    """Return the message of all its fragments, given in any order, duplicates allowed.
 
     Raises:
         BodyError: fragments are missing, or belong to different messages.

@@ -115,7 +115,7 @@ class Unit(int):
         return registry.Unit(str(self).replace("Ohm", "ohm") if self else "dimensionless")
 
     def _in_si(self) -> tuple[float, dict[str, int]]:
-        """How many of the SI unit one of this unit is, and the exponents of the base units."""
+        """Return how many of the SI unit one is, and the exponents of the base units."""
         used = [(code, exponent) for code, exponent in self.terms if code or exponent]
         prefix = next((text for text, code in _PREFIXES.items() if code == self.prefix), None)
         if prefix is None or not all(0 < code < len(_SYMBOLS) for code, _ in used):

@@ -63,7 +63,7 @@ class Aruco(Filmed):
         _dictionary(self.dictionary)
 
     def messages(self) -> Iterator[Item]:
-        """A TRANSFORM for each marker that is seen, or one TDATA for each frame.
+        """Yield a TRANSFORM for each marker that is seen, or one TDATA for each frame.
 
         Raises:
             OSError: the calibration cannot be read, or FFmpeg cannot open the camera.
@@ -141,7 +141,7 @@ def _dictionary(name: str) -> Any:
 
 
 def read_lens(path: str) -> Lens:
-    """The calibration of a camera from a file.
+    """Return the calibration of a camera from a file.
 
     Args:
         path: .npz or .json with "camera_matrix" (or "mtx", "K") and, if there are any,

@@ -39,7 +39,7 @@ class Filmed(Device):
 
     @classmethod
     def found(cls) -> list[str] | None:
-        """The cameras that FFmpeg can list; None if it cannot."""
+        """Return the cameras that FFmpeg can list; None if it cannot."""
         look = getattr(ffmpeg(), "enumerate_input_devices", None)  # of newer versions of PyAV
         if look is None:
             return None
@@ -76,7 +76,7 @@ class Filmed(Device):
         return Input(argument, kind, {**_asked(self.size, self.fps), **options})
 
     def pictures(self) -> Iterator[Picture | None]:
-        """The frames, from opening on; None while none is due."""
+        """Return the frames, from opening on; None while none is due."""
         return pictures(self.input, loop=self.loop, pace=self.pace)
 
 
@@ -91,7 +91,7 @@ class Camera(Filmed):
     needs: ClassVar = {"av": "video"}
 
     def messages(self) -> Iterator[Item]:
-        """The frames as IMAGE, or as VIDEO with `encode`."""
+        """Return the frames as IMAGE, or as VIDEO with `encode`."""
         return messages_of(self.pictures(), self.name, self.encode, self.fps or _RATE)
 
 
@@ -128,7 +128,7 @@ class Screen(Device):
         return Input(url, kind, options)
 
     def messages(self) -> Iterator[Item]:
-        """The frames as IMAGE, or as VIDEO with `encode`."""
+        """Return the frames as IMAGE, or as VIDEO with `encode`."""
         return messages_of(pictures(self.input), self.name, self.encode, self.fps)
 
 
@@ -138,7 +138,7 @@ def _check_rate(fps: float | None) -> None:
 
 
 def _asked(size: tuple[int, int] | None, fps: float | None) -> dict[str, str]:
-    """The options of a size and rate, which all of FFmpeg's drivers share."""
+    """Return the options of a size and rate, which all of FFmpeg's drivers share."""
     options = {} if fps is None else {"framerate": f"{fps:g}"}
     return options if size is None else {**options, "video_size": "{}x{}".format(*size)}
 

@@ -27,7 +27,7 @@ Item = Message | Note | None
 
 
 def option(default: Any, text: str) -> Any:
-    """A field of a device that its specification can set, with its default and its description."""
+    """Declare a field of a device that its specification can set."""
     return field(default=default, metadata={"help": text})
 
 
@@ -81,7 +81,10 @@ class Device(ABC):
 
     @classmethod
     def found(cls) -> list[str] | None:
-        """What is connected to this machine, as arguments with a few words; None: it is unknown."""
+        """Return what is connected to this machine, as arguments with a few words.
+
+        None: it is unknown.
+        """
         return None
 
     @property

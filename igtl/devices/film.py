@@ -52,7 +52,7 @@ class Picture(NamedTuple):
 
 
 def pictures(source: Input, *, loop: bool = False, pace: bool = True) -> Iterator[Picture | None]:
-    """The frames of an input; None while none is due.
+    """Yield the frames of an input; None while none is due.
 
     A live frame has the stamp of its driver where that is one of the wall clock, else the time at
     which it was read. A frame of a film has the time at which it is due.
@@ -120,7 +120,7 @@ def _pixels(frame: Any) -> npt.NDArray[np.uint8]:
 def messages_of(
     found: Iterator[Picture | None], name: str, codec: Codec | None, fps: float
 ) -> Iterator[Item]:
-    """The frames as IMAGE, or as VIDEO of a codec.
+    """Yield the frames as IMAGE, or as VIDEO of a codec.
 
     Args:
         found: the frames; None is passed on.

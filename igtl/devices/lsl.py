@@ -46,12 +46,12 @@ class Lsl(Device):
 
     @classmethod
     def found(cls) -> list[str] | None:
-        """The streams on this network, after a second of listening."""
+        """Return the streams on this network, after a second of listening."""
         streams = need("pylsl", "lsl").resolve_streams(wait_time=1.0)
         return [f"{s.name()} ({s.type()}, {s.channel_count()} channels)" for s in streams]
 
     def messages(self) -> Iterator[Item]:
-        """A SENSOR for each sample, or a STRING of a stream of text.
+        """Yield a SENSOR for each sample, or a STRING of a stream of text.
 
         Raises:
             OSError: there is no such stream.
@@ -119,7 +119,7 @@ def _labels_of(info: Any) -> dict[str, str]:
 
 
 def _unit_of(info: Any, device: str) -> Unit:
-    """The unit of all channels; none if they differ, or if OpenIGTLink does not know it."""
+    """Return the unit of all channels; none if they differ, or if OpenIGTLink does not know it."""
     units = set(_channels(info, "unit"))
     text = {"microvolts": "uV", "millivolts": "mV", "volts": "V"}.get(min(units), min(units))
     if len(units) != 1 or not text:

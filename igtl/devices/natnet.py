@@ -54,7 +54,7 @@ class NatNet(Device):
                 raise ValueError(f"a port is from 0 to 65535, not {port}")
 
     def messages(self) -> Iterator[Item]:
-        """A TRANSFORM for each rigid body, or a TDATA for each frame."""
+        """Yield a TRANSFORM for each rigid body, or a TDATA for each frame."""
         with _Client(self) as client:
             while True:
                 yield from client.step()

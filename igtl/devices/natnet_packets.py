@@ -99,13 +99,13 @@ class _Cursor:
         return form.unpack_from(self._data, at)
 
     def number(self) -> int:
-        """A 32-bit integer."""
+        """Return a 32-bit integer."""
         at = self._at
         self.skip(4)
         return int.from_bytes(self._data[at : self._at], "little", signed=True)
 
     def count(self, least: int) -> int:
-        """A number of elements, each of so many bytes at least."""
+        """Return a number of elements, each of so many bytes at least."""
         found = self.number()
         if not 0 <= found * least <= len(self._data) - self._at:
             raise ValueError(f"NatNet packet counts {found} elements, which it has no room for")
@@ -126,7 +126,7 @@ class _Cursor:
 
 
 def packet(number: int, payload: bytes = b"") -> bytes:
-    """The bytes of a packet."""
+    """Return the bytes of a packet."""
     return struct.pack("<HH", number, len(payload)) + payload
 
 

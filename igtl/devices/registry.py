@@ -29,12 +29,12 @@ BUILT_IN: Final = {
 
 
 def names() -> list[str]:
-    """All kinds that there are, sorted."""
+    """Return all kinds that there are, sorted."""
     return sorted({*BUILT_IN, *(point.name for point in entry_points(group=GROUP))})
 
 
 def device_class(kind: str) -> type[Device]:
-    """The class of a kind of device.
+    """Return the class of a kind of device.
 
     Raises:
         ValueError: there is no such kind; the text lists those that there are.
@@ -61,7 +61,7 @@ def device_class(kind: str) -> type[Device]:
 
 
 def meant(word: str, words: Iterable[str]) -> str:
-    """What the caller may have meant, and all that there is, as the end of an error's text."""
+    """Return the end of an error's text: a similar word, and all that there are."""
     words = list(words)
     near = difflib.get_close_matches(word, words, 1)
     guess = f"; did you mean {near[0]!r}?" if near else "."

@@ -49,12 +49,12 @@ class Serial(Device):
 
     @classmethod
     def found(cls) -> list[str] | None:
-        """The serial ports of this machine."""
+        """Return the serial ports of this machine."""
         ports = need("serial.tools.list_ports", "serial").comports()
         return [f"{port.device} ({port.description})" for port in ports]
 
     def messages(self) -> Iterator[Item]:
-        """A SENSOR, STRING or TRANSFORM for each line."""
+        """Yield a SENSOR, STRING or TRANSFORM for each line."""
         serial = need("serial", "serial")
         with serial.serial_for_url(self.argument, self.baud, timeout=_NAP) as port:
             for line in _lines(port):

@@ -122,7 +122,7 @@ class _Streams:
             fresh.set()
 
     def _waits(self, message: Message) -> bool:
-        """Whether only clients that ask get messages like this one."""
+        """Return whether only clients that ask get messages like this one."""
         return self._on_request or isinstance(message, _ASKED_FOR)
 
     def _provide(self, message: Message) -> None:
@@ -166,7 +166,7 @@ class _Streams:
 
 
 def _is_film(image: Image) -> bool:
-    """Whether it can be encoded as VIDEO."""
+    """Return whether it can be encoded as VIDEO."""
     try:
         size_of(pixels_of(image), "RGB")
     except EncodeError:

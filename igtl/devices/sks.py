@@ -67,7 +67,7 @@ class Sks(Device):
         return _KNOWN.get(self.argument.lower().removeprefix("scikit-surgery"), self.argument)
 
     def messages(self) -> Iterator[Item]:
-        """A TRANSFORM for each tool, or a TDATA for each frame of the tracker."""
+        """Yield a TRANSFORM for each tool, or a TDATA for each frame of the tracker."""
         config = self._config()
         module, _, name = self._path.partition(":")
         tracker = getattr(import_module(module), name)(config)
@@ -93,7 +93,7 @@ class Sks(Device):
         return config
 
     def _name_of(self, k: int, port: Any) -> str:
-        """The name of a tool of the tracker.
+        """Return the name of a tool of the tracker.
 
         A tool that the tracker does not name has a fixed place in its lists; others, as the tags of
         the ArUco tracker ("DICT_4X4_50:7"), come and go.
@@ -107,7 +107,7 @@ class Sks(Device):
     def _told(
         self, ports: Any, stamps: Any, numbers: Any, poses: Any, quality: Any
     ) -> Iterator[Item]:
-        """The messages of a frame of the tracker.
+        """Yield the messages of a frame of the tracker.
 
         A frame is lists with an entry for each tool; a pose that is not seen is NaN.
         """

@@ -128,7 +128,7 @@ class Source:
     # -- the caller
 
     def recv(self, timeout: float | None = None) -> Message:
-        """The next message, of the device or of its state.
+        """Receive the next message, of the device or of its state.
 
         The state is a STATUS with the name of the device: it cannot be opened (NOT_READY), fails
         (HARDWARE_FAILURE), stalls (NOT_READY), or works again (OK).

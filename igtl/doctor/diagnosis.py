@@ -112,17 +112,17 @@ class Seen:
         return statistics.median(self.offsets) if self.offsets else None
 
     def repeated(self) -> int:
-        """How many messages came for each time stamp, if they share them; else 1."""
+        """Return how many messages came for each time stamp, if they share them; else 1."""
         regular = self.count >= 5 and self.arrivals[-1] - self.arrivals[0] >= 0.3
         return self.count // len(self.stamps) if regular and self.stamps else 1
 
     def is_frozen(self) -> bool:
-        """Whether all of many messages hold the same measured content."""
+        """Return whether all of many messages hold the same measured content."""
         lasted = self.count >= 20 and self.arrivals[-1] - self.arrivals[0] >= 1.0
         return lasted and len(self._contents) == 1 and None not in self._contents
 
     def has_stopped(self) -> bool:
-        """Whether messages came regularly, and then no more."""
+        """Return whether messages came regularly, and then no more."""
         if self.count < 3:
             return False
         gaps = sorted(self._gaps())

@@ -208,7 +208,7 @@ def _judge_plus(diagnosis: Diagnosis, session: Session, type_name: str, device_n
 
 
 def _selection_of(type_name: str, device_name: str) -> str:
-    """How PLUS is asked for a stream."""
+    """Return how PLUS is asked for a stream."""
     if type_name in ("TRACKEDFRAME", "TDATA"):
         flag = "tracked_frames" if type_name == "TRACKEDFRAME" else "tracking_data"
         return f"It sends {type_name} to those who ask: --select {type_name} with names, or {flag}."

@@ -116,7 +116,7 @@ def accepted(diagnosis: Diagnosis, host: str, port: int, seconds: float) -> sock
 
 
 def speaks_tls(host: str, port: int) -> bool:
-    """Whether a server takes a TLS handshake, whatever its certificate.
+    """Return whether a server takes a TLS handshake, whatever its certificate.
 
     Not for servers that may be of OpenIGTLink: they would take it for a header with a body of any
     size.

@@ -17,7 +17,7 @@ _TITLES = (
 
 
 def markdown(diagnosis: Diagnosis) -> str:
-    """All of a diagnosis in Markdown: findings, streams, versions.
+    """Return all of a diagnosis in Markdown: findings, streams, versions.
 
     Of the machine it names the system and the versions of Python, numpy and igtl; no user, no host
     and no file, only the address of the peer and the names that the peer sends.

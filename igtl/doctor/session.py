@@ -175,7 +175,7 @@ class Session:
         return True
 
     def _answers(self, message: Message) -> bool:
-        """Whether this is the reply of an exchange that waits."""
+        """Return whether this is the reply of an exchange that waits."""
         if self._asked is None or self._reply is not None or not self._asked.matches(message):
             return False
         message.received_monotonic = time.monotonic()
@@ -211,7 +211,7 @@ class Session:
 
 
 def _foreign(first: bytes) -> tuple[str, str] | None:
-    """The kind of a peer whose first bytes are not a header."""
+    """Return the kind of a peer whose first bytes are not a header."""
     for start, found in _STARTS.items():
         if first.startswith(start):
             return found

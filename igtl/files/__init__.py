@@ -100,7 +100,7 @@ __all__ = [
 
 
 def _format_of(path: Path, *, folder: bool) -> Any:
-    """The format of a file by its suffix; of a folder DICOM.
+    """Return the format of a file by its suffix; of a folder DICOM.
 
     Args:
         path: the file or folder.
@@ -127,7 +127,9 @@ def load(
     space: Space | None = None,
     frame: int | None = None,
 ) -> Message:
-    """The message that a file holds, in RAS. Integers are at most 16 bits wide where they fit.
+    """Read the message that a file holds, in RAS.
+
+    Integers are at most 16 bits wide where they fit.
 
     Args:
         path: a file, or the folder of a DICOM series.
@@ -199,7 +201,9 @@ def save(message: Message, path: str | os.PathLike[str], *, space: Space | None 
 
 
 def load_sequence(path: str | os.PathLike[str], *, device_name: str | None = None) -> list[Message]:
-    """All images of a file, each followed by the transforms of its instant, in the order of time.
+    """Read all images of a file, each followed by the transforms of its instant.
+
+    They are in the order of time.
 
     Sequences of PLUS (.igs.mha, .igs.nrrd) and 3D Slicer (.seq.nrrd, .seq.mha, of images and of
     transforms), and all other files of several images, such as a NIfTI in time. Time stamps are as

@@ -29,7 +29,7 @@ _TIMES: Final = 32
 
 
 def apart(read: Callable[[Path], T], path: Path) -> T:
-    """The result of a function for a file, computed in another Python process.
+    """Return the result of a function for a file, computed in another Python process.
 
     Args:
         read: a function of a module; its result can be pickled.
@@ -58,7 +58,10 @@ def apart(read: Callable[[Path], T], path: Path) -> T:
 
 
 def answer() -> None:
-    """The other process: read the question from standard input, answer on standard output."""
+    """Read the question from standard input, and answer on standard output.
+
+    This runs in the other process.
+    """
     out = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what libraries print is no part of the answer
     read, path, size = pickle.load(sys.stdin.buffer)

@@ -40,7 +40,7 @@ def blamed(path: Any) -> Iterator[None]:
 
 
 def _told(error: BaseException) -> str:
-    """What is wrong, without the place in the library."""
+    """Return what is wrong, without the place in the library."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if isinstance(error, RuntimeError) and lines:
         return lines[-1]

@@ -45,7 +45,7 @@ def from_pil(image: Any, *, device_name: str = "") -> ColorTable:
 
 
 def to_pil(table: ColorTable) -> list[int]:
-    """The table as a list for `PIL.Image.putpalette`."""
+    """Return the table as a list for `PIL.Image.putpalette`."""
     flat: list[int] = _rgb(table)[:256].ravel().tolist()
     return flat
 
@@ -63,7 +63,7 @@ def _rgb(table: ColorTable) -> Any:
 def label_meta(
     image: Image, names: Mapping[int, str], table: ColorTable | None = None
 ) -> LabelMeta:
-    """What a server says of the labels of a label map.
+    """Return what a server says of the labels of a label map.
 
     Args:
         image: the label map; the device name is that of it.

@@ -31,7 +31,10 @@ class _Frame:
         self._groups = [group for group in (own, shared) if group is not None]
 
     def find(self, name: str, *sequences: str) -> Any:
-        """A value of the frame, of all frames, or of the file; None if it is missing or empty."""
+        """Return a value of the frame, of all frames, or of the file.
+
+        None if it is missing or empty.
+        """
         for group in self._groups:
             for sequence in sequences:
                 if inner := group.get(sequence):
@@ -161,7 +164,7 @@ class _Beside(_Frame):
 
 
 def _stacked(frames: Sequence[_Frame]) -> tuple[list[int], Matrix]:
-    """The order of the slices along their normal, and the 4x4 of the first voxel in LPS."""
+    """Return the order of the slices along their normal, and the 4x4 of the first voxel in LPS."""
     first = frames[0]
     u, v = np.reshape(first.orientation, (2, 3))
     normal = np.cross(u, v)
@@ -220,7 +223,7 @@ def _pixels(frames: Sequence[_Frame]) -> Voxels:
 
 
 def _decoded(data_set: Any) -> Voxels:
-    """The pixels of a data set as numbers or RGB."""
+    """Return the pixels of a data set as numbers or RGB."""
     _need_decoder(data_set)
     values: Voxels = data_set.pixel_array
     kind = str(data_set.get("PhotometricInterpretation", "MONOCHROME2")).strip()
@@ -280,7 +283,7 @@ def read(path: Path) -> Series:
 
 
 def _read(pydicom: Any, file: Path) -> Any:
-    """The data set of a file, also of one without preamble; None if it is no DICOM."""
+    """Return the data set of a file, also of one without preamble; None if it is no DICOM."""
     data = file.read_bytes()  # in memory, a length that is wrong cannot take more than there is
     try:
         return pydicom.dcmread(io.BytesIO(data))
@@ -347,7 +350,7 @@ def to_dicom(image: Image) -> list[Any]:
 
 
 def _ds(number: float) -> str:
-    """A decimal string of DICOM, 16 characters."""
+    """Return a decimal string of DICOM, 16 characters."""
     text = f"{float(number):.10g}"
     return text if len(text) <= 16 else f"{float(number):.8e}"
 

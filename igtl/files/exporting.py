@@ -52,7 +52,8 @@ def export(
       Needs `pip install "igtl[ros]"`.
     * .foxglove.mcap: for Foxglove, see `igtl.foxglove`.
       Needs `pip install "igtl[foxglove]"`.
-    * .mcap: a recording again, of the chosen streams and time, or of a bag, byte by byte.
+    * .mcap: a recording again, of the chosen streams and the chosen time, or of a bag,
+      byte by byte.
 
     One message at a time is in memory; of columns, one stream at a time. A sequence needs as much
     room again on the disk while it is written. COMPRESSED messages are opened, except for a bag
@@ -104,7 +105,9 @@ def export(
 def opened(
     path: str | os.PathLike[str], progress: Progress = lambda *_: None
 ) -> Iterator[Recording]:
-    """A recording, or a ROS 2 bag as one: it is converted to a temporary recording.
+    """Open a recording, or a ROS 2 bag as one.
+
+    A bag is converted to a temporary recording.
 
     Args:
         path: the file of a recording, or the folder of a bag.

@@ -36,14 +36,14 @@ class MeshFormat(NamedTuple):
 
 
 def marked(text: str) -> Space | None:
-    """Which coordinates a text names; None if it names none."""
+    """Return which coordinates a text names; None if it names none."""
     if "SPACE=RAS" in text:
         return "RAS"
     return "LPS" if "SPACE=LPS" in text else None
 
 
 def turned(mesh: PolyData, before: Space, after: Space) -> PolyData:
-    """The mesh in other coordinates; cells are shared.
+    """Return the mesh in other coordinates; cells are shared.
 
     Points, vectors, normals and tensors are turned by half a turn about the third axis.
     """

@@ -58,7 +58,7 @@ def colours(values: Any) -> npt.NDArray[np.float32]:
 
 
 def is_colour(attribute: Attribute) -> bool:
-    """Whether an attribute is RGB or RGBA."""
+    """Return whether an attribute is RGB or RGBA."""
     kind = attribute.type & ~_OF_CELLS
     return kind == AttributeType.RGBA and attribute.components in (3, 4)
 
@@ -69,7 +69,7 @@ def bytes_of(attribute: Attribute) -> npt.NDArray[np.uint8]:
 
 
 def columns_of(mesh: PolyData, *, cells: bool) -> tuple[dict[str, Any], list[Attribute]]:
-    """What formats of named columns hold of the attributes of the points or of the cells.
+    """Return what formats of named columns hold of the attributes of the points or of the cells.
 
     These are normals, colours, texture coordinates and scalars; the second value are the attributes
     that they do not hold.
@@ -100,7 +100,7 @@ def columns_of(mesh: PolyData, *, cells: bool) -> tuple[dict[str, Any], list[Att
 
 
 def is_of_cells(attribute: Attribute) -> bool:
-    """Whether an attribute has a row for each cell, not for each point."""
+    """Return whether an attribute has a row for each cell, not for each point."""
     return bool(attribute.type & _OF_CELLS)
 
 
@@ -124,7 +124,9 @@ def check_rows(mesh: PolyData) -> None:
 
 
 def triangles(mesh: PolyData) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """The surface in triangles: polygons as fans, strips cut up. Vertices and lines are not in it.
+    """Return the surface in triangles: polygons as fans, strips cut up.
+
+    Vertices and lines are not in it.
 
     Returns:
         Point indices (n, 3), and for each triangle the cell it comes from (n,), counted over

@@ -99,7 +99,7 @@ def _frames(image: Any) -> Voxels:
 
 
 def _scaled(image: Any) -> Voxels:
-    """The values; integers stay integers where slope and intercept are."""
+    """Return the values; integers stay integers where slope and intercept are."""
     proxy = image.dataobj
     slope, offset = getattr(proxy, "slope", 1), getattr(proxy, "inter", 0)
     whole = float(slope).is_integer() and float(offset).is_integer() and (slope, offset) != (1, 0)
@@ -130,7 +130,7 @@ def read(path: Path) -> Series:
 
 
 def _place(image: Any) -> Matrix:
-    """The affine of a file by the rule of ITK.
+    """Return the affine of a file by the rule of ITK.
 
     That is the sform if it is of the scanner or alone, unless it is sheared and there is a qform;
     else the qform; else the spacing alone.

@@ -49,7 +49,7 @@ class _Axes(NamedTuple):
 
 
 def to_nrrd(image: Image) -> tuple[Voxels, Header]:
-    """Data and header as pynrrd has them: axes (i, j, k), components first; LPS."""
+    """Return data and header as pynrrd has them: axes (i, j, k), components first; LPS."""
     data, header = _made(Series.of(image))
     return data[..., 0], _without_last(header)
 
@@ -131,7 +131,7 @@ def _axes(dimension: int, header: Header) -> _Axes:
 
 
 def _step(header: Header, axis: int) -> float | None:
-    """The spacing of an axis without a direction; None if the file does not say."""
+    """Return the spacing of an axis without a direction; None if the file does not say."""
     spacings, mins, maxs = (header.get(key) for key in ("spacings", "axis mins", "axis maxs"))
     step = float("nan")
     if spacings is not None:
@@ -143,7 +143,7 @@ def _step(header: Header, axis: int) -> float | None:
 
 
 def _nodes(header: Header, axis: int) -> bool:
-    """Whether the samples of an axis lie at the ends of its range, not between."""
+    """Return whether the samples of an axis lie at the ends of its range, not between."""
     given = str(header.get("centers") or header.get("centerings") or "").split()
     return axis < len(given) and given[axis].lower() == "node"
 

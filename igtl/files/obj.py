@@ -25,7 +25,7 @@ _LEFT_OUT: Final = {  # statements of the format that say nothing of a mesh, or 
 
 
 def read(path: Path) -> tuple[PolyData, str]:
-    """The mesh in the coordinates of the file, and its comments."""
+    """Return the mesh in the coordinates of the file, and its comments."""
     text = path.read_text("utf-8", "replace").replace("\\\n", " ").replace("\\\r\n", " ")
     places: list[list[str]] = []
     normals: list[list[str]] = []

@@ -18,7 +18,7 @@ _HEAD: Final = re.compile(r"(ST)?(C)?(N)?OFF\b\s*(.*)", re.DOTALL)
 
 
 def read(path: Path) -> tuple[PolyData, str]:
-    """The mesh in the coordinates of the file, and its comments."""
+    """Return the mesh in the coordinates of the file, and its comments."""
     whole = path.read_text("utf-8", "replace").splitlines()
     remarks = [line for line in whole if "#" in line]
     rows = [line for line in (line.partition("#")[0].strip() for line in whole) if line]

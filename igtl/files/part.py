@@ -33,7 +33,7 @@ class Part(NamedTuple):
     progress: Progress
 
     def frames(self) -> Iterator[Recorded]:
-        """All messages in order of arrival, damaged ones too."""
+        """Yield all messages in order of arrival, damaged ones too."""
         keys = [(stream.type_name, stream.device_name) for stream in self.streams]
         total = sum(map(len, self.streams))
         frames = self.recording.frames(keys, start=self.start, end=self.end)
@@ -44,7 +44,7 @@ class Part(NamedTuple):
         self.progress("writing", total, total)
 
     def events(self) -> Iterator[dict[str, Any]]:
-        """What happened to the connections in this time, as in `Recording.events`."""
+        """Yield what happened to the connections in this time, as in `Recording.events`."""
         zero = self.recording.start_ns
         first = zero + round(self.start * 1e9)
         last = None if self.end is None else zero + round(self.end * 1e9)
@@ -53,7 +53,7 @@ class Part(NamedTuple):
                 yield event
 
     def messages(self) -> Iterator[tuple[float, Message]]:
-        """The good messages in order of arrival, and when each arrived, as in `times`."""
+        """Yield the good messages in order of arrival, and when each arrived, as in `times`."""
         for recorded in self.frames():
             try:
                 message = recorded.frame.unpack()
@@ -74,7 +74,7 @@ class Decoding:
         self._decoders: dict[str, VideoDecoder] = {}
 
     def __call__(self, message: Message) -> Message | None:
-        """The image of a VIDEO, or None if there is none; another message as it is.
+        """Return the image of a VIDEO, or None if there is none; another message as it is.
 
         Raises:
             ModuleNotFoundError: FFmpeg is missing; the text says which package has it.

@@ -40,7 +40,7 @@ class _Element(NamedTuple):
 
 
 def read(path: Path) -> tuple[PolyData, str]:
-    """The mesh in the coordinates of the file, and its comments."""
+    """Return the mesh in the coordinates of the file, and its comments."""
     data = path.read_bytes()
     form, elements, comments, start = _header(data, path)
     if form == "ascii":
@@ -138,7 +138,7 @@ def _binary(
 
 
 def _alike(element: _Element, data: memoryview, order: str) -> tuple[Columns | None, int]:
-    """All rows at once, if all lists are as long as those of the first row."""
+    """Return all rows at once, if all lists are as long as those of the first row."""
     fields: list[Any] = []
     lengths: list[tuple[str, int]] = []
     at = 0
@@ -233,7 +233,10 @@ def _lists(columns: Columns, names: tuple[str, ...], *, signed: bool = False) ->
 
 
 def _attributes(columns: Columns, *, cells: bool = False) -> list[Attribute]:
-    """Normals, colours and texture coordinates by their usual names, other columns by their own."""
+    """Return the attributes of columns.
+
+    Normals, colours and texture coordinates have their usual names, other columns their own.
+    """
     side = _OF_CELLS if cells else 0
     found = []
 

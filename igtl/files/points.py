@@ -153,7 +153,7 @@ def _left_out(points: Any, groups: tuple[str, ...], *, colors: bool) -> None:
 
 
 def _differ(points: list[Point]) -> bool:
-    """Whether points have several colours."""
+    """Return whether points have several colours."""
     return any((p.color[:3] != points[0].color[:3]).any() for p in points)
 
 

@@ -30,12 +30,12 @@ _STAMPS: Final = ("Timestamp", "UnfilteredTimestamp")
 
 
 def is_sequence(path: Path) -> bool:
-    """Whether the name of a file is that of a sequence."""
+    """Return whether the name of a file is that of a sequence."""
     return path.name.lower().endswith(SUFFIXES)
 
 
 def has_images(path: Path) -> bool:
-    """Whether a file is one of images, by its name.
+    """Return whether a file is one of images, by its name.
 
     All formats of images but pictures can hold several.
     """
@@ -43,7 +43,7 @@ def has_images(path: Path) -> bool:
 
 
 def messages_of(series: Series, path: Path, device_name: str) -> list[Message]:
-    """The messages in the order of time: each image, then the transforms of its instant."""
+    """Return the messages in the order of time: each image, then the transforms of its instant."""
     times = times_of(series)
     out: list[Message] = []
     for n in range(len(series.frames)):
@@ -67,7 +67,7 @@ def messages_of(series: Series, path: Path, device_name: str) -> list[Message]:
 
 
 def _split(fields: dict[str, str], path: Path) -> tuple[dict[str, Any], dict[str, str]]:
-    """Transforms with their statuses, by name, and all other fields of an image."""
+    """Return transforms with their statuses, by name, and all other fields of an image."""
     transforms: dict[str, Any] = {}
     for key in [key for key in fields if key.endswith(_TRANSFORM) and key != _TRANSFORM]:
         numbers = [float(word) for word in fields.pop(key).split()]
@@ -145,7 +145,10 @@ class Stack:
 def series_of(
     messages: Iterable[Message] | Recording, path: Path, tolerance: float, stack: Stack
 ) -> Series:
-    """The images among messages, with the transforms nearest in time; pixels are in the stack."""
+    """Return the images among messages, with the transforms nearest in time.
+
+    Their pixels are in the stack.
+    """
     images: list[_Facts] = []
     names: set[str] = set()
     streams: dict[str, list[_Sample]] = {}
@@ -189,7 +192,7 @@ def series_of(
 
 
 def _image_of(frame: TrackedFrame) -> Image:
-    """The image of a frame of PLUS, with its fields."""
+    """Return the image of a frame of PLUS, with its fields."""
     image = Image(frame.array, ijk_to_world=frame.ijk_to_world, device_name="Image")
     image.timestamp_raw = frame.timestamp_raw
     image.metadata = {k: text for k, text in frame.fields.items() if k not in _STAMPS}
@@ -234,7 +237,7 @@ def _fields(
 
 
 def _texts(image: _Facts) -> dict[str, str]:
-    """The metadata of an image that a line of text holds."""
+    """Return the metadata of an image that a line of text holds."""
     out = {}
     for key, value in image.metadata.items():
         text = str(value)

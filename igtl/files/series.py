@@ -43,7 +43,7 @@ class Series:
 
     @classmethod
     def of(cls, image: Image) -> Self:
-        """The series of one image, or of the part that the message holds."""
+        """Return the series of one image, or of the part that the message holds."""
         return cls(image.array[np.newaxis], placed(image, "RAS"))
 
     @property
@@ -56,7 +56,7 @@ class Series:
         return Image.from_volume(self.frames[number], ijk_to_world=self.ijk_to_world)
 
     def fitted(self) -> Self:
-        """The series with integers of the smallest type that holds them all."""
+        """Return the series with integers of the smallest type that holds them all."""
         self.frames = fitted(self.frames)
         return self
 
@@ -79,7 +79,7 @@ def fitted(values: Voxels) -> Voxels:
 
 
 def chosen(series: Series, path: Path, frame: int | None) -> Image:
-    """The image of a file; FileError if it has several and none was chosen."""
+    """Return the image of a file; FileError if it has several and none was chosen."""
     count = len(series.frames)
     if not series.frames.size:
         raise FileError(path, "holds no image; load_sequence and igtl replay take transforms")
@@ -94,7 +94,7 @@ def chosen(series: Series, path: Path, frame: int | None) -> Image:
 
 
 def one(series: Series, path: Path) -> Image:
-    """The image, for formats of one image; FileError if there are more."""
+    """Return the image, for formats of one image; FileError if there are more."""
     if len(series.frames) != 1:
         raise FileError(path, f"this format holds one image, not {len(series.frames)}")
     lose_fields(series)
@@ -118,7 +118,7 @@ def placed(image: Image, space: Space) -> Matrix:
 
 
 def is_square(matrix: Matrix) -> bool:
-    """Whether the axes are at right angles, but for rounding."""
+    """Return whether the axes are at right angles, but for rounding."""
     with np.errstate(all="ignore"):
         axes = matrix[:3, :3] / np.linalg.norm(matrix[:3, :3], axis=0)
         return bool(np.abs(axes.T @ axes - np.eye(3)).max() <= _SQUARE)
@@ -142,7 +142,7 @@ def squared(matrix: Matrix) -> tuple[Matrix, Matrix, Matrix]:
 
 
 def joined(directions: Any, spacing: Any, origin: Any) -> Matrix:
-    """The inverse of `squared`."""
+    """Return the inverse of `squared`."""
     matrix = np.eye(4)
     matrix[:3, :3] = np.asarray(directions, np.float64) * np.asarray(spacing, np.float64)
     matrix[:3, 3] = origin
@@ -161,13 +161,13 @@ PLUS: Final = "UltrasoundImageOrientation"
 
 
 def plus_keys(series: Series) -> dict[str, str]:
-    """What PLUS needs to know of all images."""
+    """Return what PLUS needs to know of all images."""
     kind = "BRIGHTNESS" if series.components == 1 else "RGB_COLOR"
     return {PLUS: "MF", "UltrasoundImageType": kind}
 
 
 def frame_fields(header: dict[str, Any], count: int) -> list[dict[str, str]]:
-    """What keys like "Seq_Frame0000_Timestamp" say of each image; [] if there are none."""
+    """Return what keys like "Seq_Frame0000_Timestamp" say of each image; [] if there are none."""
     found: list[dict[str, str]] = [{} for _ in range(count)]
     for key, value in header.items():
         if key.startswith("Seq_Frame"):
@@ -179,7 +179,7 @@ def frame_fields(header: dict[str, Any], count: int) -> list[dict[str, str]]:
 
 
 def keys_of(fields: Sequence[dict[str, str]]) -> dict[str, str]:
-    """The keys that `frame_fields` reads."""
+    """Return the keys that `frame_fields` reads."""
     return {
         f"Seq_Frame{n:04}_{name}": value
         for n, each in enumerate(fields) for name, value in each.items()
@@ -187,12 +187,12 @@ def keys_of(fields: Sequence[dict[str, str]]) -> dict[str, str]:
 
 
 def times_of(series: Series) -> Sequence[float] | None:
-    """The times of the images: in their fields, or in the file."""
+    """Return the times of the images: in their fields, or in the file."""
     if series.fields and all("Timestamp" in each for each in series.fields):
         return [float(each["Timestamp"]) for each in series.fields]
     return series.times
 
 
 def text_of(times: Sequence[float]) -> str:
-    """Times as text of the formats."""
+    """Return times as text of the formats."""
     return " ".join(f"{time:.15g}" for time in times)

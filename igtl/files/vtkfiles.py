@@ -23,12 +23,12 @@ _ARRAY: Final = re.compile(rb'<(?:Data)?Array[^>]*Name="SPACE"[^>]*?(?:/>|>(.*?)
 
 
 def read_vtk(path: Path) -> tuple[PolyData, str]:
-    """The mesh in the coordinates of the file, and its title and field data."""
+    """Return the mesh in the coordinates of the file, and its title and field data."""
     return apart(_read_vtk, path)
 
 
 def read_vtp(path: Path) -> tuple[PolyData, str]:
-    """The mesh in the coordinates of the file, and its field data."""
+    """Return the mesh in the coordinates of the file, and its field data."""
     return apart(_read_vtp, path)
 
 
@@ -60,7 +60,7 @@ def _read(reader: Any, path: Path) -> tuple[PolyData, Any]:
 
 
 def _field(data: Any) -> str:
-    """The mark in the field data of an object of VTK."""
+    """Return the mark in the field data of an object of VTK."""
     array = data.GetFieldData().GetAbstractArray(_SPACE)
     if array is None or not array.GetNumberOfValues():
         return ""
@@ -98,7 +98,7 @@ def _write(writer: Any, data: Any, path: Path) -> None:
 
 @contextlib.contextmanager
 def _heard() -> Iterator[list[str]]:
-    """The warnings of VTK, collected instead of printed to standard error.
+    """Collect the warnings of VTK, instead of printing them to standard error.
 
     For a file that was cut VTK has a warning only.
     """
@@ -114,7 +114,7 @@ def _heard() -> Iterator[list[str]]:
 
 
 def read_vtu(path: Path) -> tuple[PolyData, str]:
-    """The mesh in the coordinates of the file, and its field data."""
+    """Return the mesh in the coordinates of the file, and its field data."""
     meshio = need("meshio", "mesh")
     data = path.read_bytes()
     found = _ARRAY.search(data)

@@ -69,7 +69,7 @@ def fitted(
     least: int,
     outliers: float = 1 / 3,
 ) -> tuple[T, Floats, Flags]:
-    """A least-squares fit without outliers.
+    """Return a least-squares fit without outliers.
 
     The sum of absolute residuals is minimised first, by weights, since outliers hardly move it;
     samples that are then farther away than four times the median are left out.
@@ -121,7 +121,7 @@ def least_squares(system: Floats, target: Floats) -> Floats:
 
 
 def finite(name: str, values: npt.ArrayLike, shape: tuple[int | None, ...]) -> Floats:
-    """The values as float64.
+    """Return the values as float64.
 
     Args:
         name: for the error.

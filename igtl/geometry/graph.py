@@ -126,7 +126,7 @@ class TransformGraph:
         return self.pose(name).matrix
 
     def pose(self, name: str, *, without: str | None = None) -> Pose:
-        """The same as a Pose; see `graph[name]`.
+        """Return the same as a Pose; see `graph[name]`.
 
         Args:
             name: XToY.

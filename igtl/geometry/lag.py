@@ -58,7 +58,7 @@ def calibrate_time(
     most: float = 0.5,
     smoothing: float = 0.03,
 ) -> TimeCalibration:
-    """The lag of a tracker against pictures, to a fraction of the time between two of them.
+    """Return the lag of a tracker against pictures, to a fraction of the time between two of them.
 
     Args:
         times: (n,) seconds, of the pictures.
@@ -94,7 +94,7 @@ def calibrate_time(
         raise CalibrationError("nothing moves: move the probe up and down")
 
     def cost(lag: float) -> float:
-        """What a line through both leaves, as a share."""
+        """Return what a line through both leaves, as a share."""
         c = np.interp(g + lag, h, b)
         c -= c.mean()
         power = float(c @ c)

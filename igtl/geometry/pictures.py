@@ -35,7 +35,7 @@ def grey(picture: npt.ArrayLike) -> npt.NDArray[np.float32]:
 
 
 def bright_line(picture: npt.ArrayLike) -> float:
-    """The row of the brightest line across a picture, such as the bottom of a water tank.
+    """Return the row of the brightest line across a picture, such as the bottom of a water tank.
 
     The row is that in the middle column, to a fraction of a pixel; NaN if there is no line. The
     line may be oblique.
@@ -75,7 +75,7 @@ def bright_line(picture: npt.ArrayLike) -> float:
 
 
 def bright_spots(picture: npt.ArrayLike, count: int, *, radius: float = 4.0) -> Floats:
-    """The brightest spots of a picture, such as the tip of a stylus in water, or wires.
+    """Return the brightest spots of a picture, such as the tip of a stylus in water, or wires.
 
     Args:
         picture: see `grey`.
@@ -113,7 +113,7 @@ def bright_spots(picture: npt.ArrayLike, count: int, *, radius: float = 4.0) -> 
 
 
 def _averaged(array: npt.NDArray[np.float32], reach: int, axis: int) -> npt.NDArray[np.float32]:
-    """Each pixel the mean of those up to `reach` before and after it along an axis."""
+    """Return each pixel the mean of those up to `reach` before and after it along an axis."""
     pad = [(0, 0), (0, 0)]
     pad[axis] = (reach + 1, reach)
     total = np.cumsum(np.pad(array, pad, mode="edge"), axis=axis, dtype=np.float64)

@@ -87,7 +87,7 @@ def _listed(poses: Iterable[Pose | npt.ArrayLike], least: int) -> tuple[Floats, 
 
 
 def swings(rotations: Floats) -> tuple[Floats, Floats]:
-    """How much the axes of a frame move.
+    """Return how much the axes of a frame move.
 
     Args:
         rotations: (n, 3, 3).
@@ -102,7 +102,9 @@ def swings(rotations: Floats) -> tuple[Floats, Floats]:
 
 
 def calibrate_pivot(poses: Iterable[Pose | npt.ArrayLike]) -> PivotCalibration:
-    """The tip of a stylus that was turned about its tip: R · tip + t = pivot, by least squares.
+    """Find the tip of a stylus that was turned about its tip.
+
+    It solves R · tip + t = pivot by least squares.
 
     Poses in which the tip had left its place are left out.
 
@@ -156,7 +158,9 @@ def calibrate_pivot(poses: Iterable[Pose | npt.ArrayLike]) -> PivotCalibration:
 
 
 def calibrate_spin(poses: Iterable[Pose | npt.ArrayLike]) -> SpinCalibration:
-    """The axis about which a tool was turned, such as the shaft of a rolled stylus, or a drill.
+    """Find the axis about which a tool was turned.
+
+    It may be the shaft of a rolled stylus, or a drill.
 
     The tool may slide along the axis.
 

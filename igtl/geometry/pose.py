@@ -15,7 +15,7 @@ _RIGID: Final = 1e-4  # of a unit vector: what float32 on the wire and a tracker
 
 
 def is_rigid(matrix: npt.ArrayLike) -> bool:
-    """Whether a 4x4 (or 3x4) is a rotation and a translation, and nothing else."""
+    """Return whether a 4x4 (or 3x4) is a rotation and a translation, and nothing else."""
     m = np.asarray(matrix, np.float64)
     r = m[:3, :3]
     with np.errstate(all="ignore"):
@@ -24,7 +24,7 @@ def is_rigid(matrix: npt.ArrayLike) -> bool:
 
 
 def slerp(p: npt.ArrayLike, q: npt.ArrayLike, share: float | npt.ArrayLike) -> Floats:
-    """Unit quaternions at `share` (0…1) of the shorter way from p to q.
+    """Return unit quaternions at `share` (0…1) of the shorter way from p to q.
 
     The result is (4,), or (n, 4) for shares (n,).
     """
@@ -91,7 +91,7 @@ class Pose:
 
     @classmethod
     def from_message(cls, message: Any) -> Pose:
-        """The pose of a TRANSFORM, POSITION or QTRANS, or of a tool of TDATA or QTDATA.
+        """Return the pose of a TRANSFORM, POSITION or QTRANS, or of a tool of TDATA or QTDATA.
 
         Raises:
             ValueError: its matrix is not rigid.
@@ -144,12 +144,12 @@ class Pose:
         return points @ self.rotation.T + self.translation
 
     def to(self, other: Pose, share: float) -> Pose:
-        """The pose at `share` (0…1) of the way to another: slerp, and a straight line."""
+        """Return the pose at `share` (0…1) of the way to another: slerp, and a straight line."""
         way = (1 - share) * self.translation + share * other.translation
         return Pose.of(slerp(self.quaternion, other.quaternion, share), way)
 
     def distance(self, other: Pose) -> tuple[float, float]:
-        """How far apart two are: mm, and degrees."""
+        """Return how far apart two are: mm, and degrees."""
         turn = self.rotation.T @ other.rotation
         sine = np.linalg.norm([turn[2, 1] - turn[1, 2], turn[0, 2] - turn[2, 0],
                                turn[1, 0] - turn[0, 1]]) / 2  # fmt: skip

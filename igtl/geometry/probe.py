@@ -155,7 +155,7 @@ def _close(found: ProbeCalibration, pixels: Floats, cause: str) -> ProbeCalibrat
 
 
 def _middles(pixels: Floats, wires: Floats) -> Floats:
-    """Where pictures cut the middle wires, in the phantom, by the ratio of what they show.
+    """Return where pictures cut the middle wires, in the phantom, by the ratio of what they show.
 
     Args:
         pixels: (n, m, 2).
@@ -309,7 +309,7 @@ class _Lines:
         return changed.reshape(-1, 8)
 
     def solve(self, weights: Floats) -> tuple[Floats, Floats, Floats]:
-        """The least sum of weighted squares, by steps of Gauss and Newton from the last one."""
+        """Minimise the weighted sum of squares, by steps of Gauss and Newton."""
         by = np.sqrt(np.repeat(weights, 3))
         for _ in range(20):
             rotation, spacing, translation = self._found

@@ -29,7 +29,9 @@ class Registration(NamedTuple):
     source: Floats
 
     def tre(self, points: npt.ArrayLike) -> Floats:
-        """Expected target registration error at points (3,) or (n, 3) of the source, mm.
+        """Return the expected target registration error, mm.
+
+        The points are (3,) or (n, 3), of the source.
 
         It follows from the FRE and how the fiducials lie (Fitzpatrick, West and Maurer, 1998). With
         three points the FRE says little.
@@ -51,7 +53,9 @@ class Registration(NamedTuple):
 
 
 def register(source: npt.ArrayLike, target: npt.ArrayLike) -> Registration:
-    """The rigid pose that brings points closest to their partners (least squares, Kabsch 1976).
+    """Find the rigid pose that brings points closest to their partners.
+
+    By least squares (Kabsch 1976).
 
     Args:
         source: (n, 3), mm, n ≥ 3, not on a line.

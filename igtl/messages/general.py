@@ -85,7 +85,7 @@ class Status(Message, type_name="STATUS"):
         return self.code == StatusCode.OK
 
     def summary(self) -> str:
-        """The code's name (or number), the subcode and the texts, as `repr` shows them."""
+        """Return the code's name (or number), the subcode and the texts, as `repr` shows them."""
         known = self.code in StatusCode._value2member_map_
         words = [StatusCode(self.code).name if known else f"code={self.code}"]
         words += [f"subcode={self.subcode}"] if self.subcode else []
@@ -354,7 +354,7 @@ class _WantedCodec:
     _shortest = 17  # below that the library means "everything" and sends undefined bytes
 
     def _split(self, view: memoryview) -> tuple[memoryview, memoryview]:
-        """The table of types and that of names."""
+        """Return the table of types and that of names."""
         n = int.from_bytes(view[:2], "big")
         types = _take(view, 2, 12 * n, f"table of {n} types")
         at = 2 + 12 * n

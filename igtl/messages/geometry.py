@@ -186,7 +186,7 @@ class Cells(Sequence[npt.NDArray[np.uint32]]):
     __array_ufunc__ = None  # numpy leaves comparing to __eq__
 
     def to_dict(self, *, arrays: bool = False) -> dict[str, Any]:
-        """Number of cells; with arrays=True their index lists as well."""
+        """Return the number of cells; with arrays=True their index lists as well."""
         out: dict[str, Any] = {"cells": len(self)}
         if arrays:
             out["indices"] = [cell.tolist() for cell in self]
@@ -393,7 +393,7 @@ class PolyData(Message, type_name="POLYDATA"):
     attributes: list[Attribute] = coded(_AttributesCodec(), default=())
 
     def attribute(self, name: str) -> Attribute:
-        """The first attribute of that name; KeyError if there is none."""
+        """Return the first attribute of that name; KeyError if there is none."""
         for attribute in self.attributes:
             if attribute.name == name:
                 return attribute
@@ -403,7 +403,7 @@ class PolyData(Message, type_name="POLYDATA"):
         yield from (self.vertices, self.lines, self.polygons, self.triangle_strips)
 
     def _prepare(self) -> None:
-        """An index that names no point, or an attribute of another length, is a mistake."""
+        """Refuse an index that names no point, or an attribute of another length."""
         for cells in self._cells():
             if len(cells.connectivity) and int(cells.connectivity.max()) >= len(self.points):
                 if self.header_version:

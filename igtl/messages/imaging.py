@@ -82,7 +82,7 @@ def scalar_code(dtype: np.dtype[Any]) -> int:
 
 
 def _shift(m: npt.NDArray[np.float64], index: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """The matrix m with its origin moved to voxel `index`."""
+    """Return the matrix m with its origin moved to voxel `index`."""
     out = m.copy()
     with np.errstate(all="ignore"):  # a matrix from the wire may hold anything
         out[:3, 3] = m[:3, :3] @ index + m[:3, 3]
@@ -176,7 +176,7 @@ class _Placed(Message):
         return "LPS" if self.coordinate == 2 else "RAS"
 
     def to(self, space: Space) -> Self:
-        """The same picture, its matrix expressed in the other space.
+        """Return the same picture, its matrix expressed in the other space.
 
         Pixels are shared, all else is copied.
 

@@ -188,7 +188,7 @@ class TrackedFrame(Message, type_name="TRACKEDFRAME"):
         self.matrix_le = _matrix(value, "ijk_to_world").reshape(-1)
 
     def _texts(self) -> dict[str, str]:
-        """All frame fields.
+        """Return all frame fields.
 
         Raises:
             BodyError: they are not well-formed XML.
@@ -356,7 +356,7 @@ class ToolState(NamedTuple):
 
 
 def tool_states(message: Message) -> Iterator[ToolState]:
-    """The transforms that a message holds, with their status where PLUS sends one.
+    """Yield the transforms that a message holds, with their status where PLUS sends one.
 
     PLUS writes the status of TRANSFORM, POSITION and QTRANS into the metadata (TransformStatus),
     that of TDATA into NameStatus and NameIndex, that of TRACKEDFRAME into its fields.
@@ -398,7 +398,7 @@ def _numbers(m: Floats) -> str:
 
 
 def _read(text: str) -> Floats | None:
-    """The matrix in a text of 16 numbers; None if it is none."""
+    """Return the matrix in a text of 16 numbers; None if it is none."""
     try:
         numbers = [float(word) for word in text.split()]
     except ValueError:

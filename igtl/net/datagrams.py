@@ -129,7 +129,7 @@ class Outgoing(Socket):
             self._sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, number4)
 
     def _datagrams(self, message: Message | Frame, crc: bool) -> list[bytes]:
-        """What to send for one message; counted as sent. ConnectionClosed after `close`."""
+        """Return what to send for one message; counted as sent. ConnectionClosed after `close`."""
         if self._closed:
             raise ConnectionClosed("this sender was closed")
         if isinstance(message, Frame):
@@ -304,7 +304,7 @@ class Incoming(Socket):
         return data, address, None
 
     def _take(self, data: bytes, address: Any, stamp: float | None) -> Message | None:
-        """The message that this datagram is, or completes.
+        """Return the message that this datagram is, or completes.
 
         Raises:
             ProtocolError: the datagram is not a message, with on_error="raise".
@@ -330,7 +330,7 @@ class Incoming(Socket):
         return message
 
     def _take_frame(self, data: bytes, address: Any, stamp: float | None) -> Frame | None:
-        """The frame that this datagram is, or completes, undecoded."""
+        """Return the frame that this datagram is, or completes, undecoded."""
         now = time.monotonic()
         try:
             wire = self._whole(data, address, now)
@@ -345,7 +345,7 @@ class Incoming(Socket):
         return frame
 
     def _whole(self, data: bytes, address: Any, now: float) -> bytes | None:
-        """The message that a datagram is, or completes."""
+        """Return the message that a datagram is, or completes."""
         with self._lock:
             if self._closed:
                 raise ConnectionClosed("this receiver was closed")
@@ -430,7 +430,7 @@ class Incoming(Socket):
         return None
 
     def _joined(self, source: _Source, packet: rtp.Packet, now: float) -> bytes | None:
-        """The message, if this is the last packet that it needs."""
+        """Return the message, if this is the last packet that it needs."""
         if packet.size > self._max_size:
             raise MessageTooLarge(packet.size, self._max_size)
         partial = source.keep(packet.key, packet, now)
@@ -449,7 +449,7 @@ class Incoming(Socket):
         return sum(source.cost for source in self._sources.values())
 
     def _expiry(self) -> float:
-        """The time (monotonic) when the next message is given up."""
+        """Return the time (monotonic) when the next message is given up."""
         if self._reassembly_timeout is None:
             return math.inf
         with self._lock:
@@ -457,7 +457,7 @@ class Incoming(Socket):
         return since + self._reassembly_timeout
 
     def _is_drained(self) -> bool:
-        """Whether no datagram waits in the socket.
+        """Return whether no datagram waits in the socket.
 
         Packets may have come while the caller did something else.
         """

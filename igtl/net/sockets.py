@@ -74,7 +74,9 @@ def tune(sock: socket.socket, keepalive: float | None, *, unsent_low: int | None
 
 
 def broken(error: OSError) -> OSError:
-    """The error of a broken connection, whichever class the system raised, in the right class.
+    """Return the error of a broken connection, in the right class.
+
+    The system may have raised another class.
 
     A TimeoutError of the system (ETIMEDOUT), for example, is not the time-out of one call. Errors
     of TLS stay, since they say what is wrong.
@@ -85,7 +87,7 @@ def broken(error: OSError) -> OSError:
 
 
 def unix_path(host: str) -> str | None:
-    """The path of a Unix socket, if a host names one ("unix:/path"); else None.
+    """Return the path of a Unix socket, if a host names one ("unix:/path"); else None.
 
     Raises:
         OSError: the host names one, and this system has no Unix sockets.
@@ -98,7 +100,7 @@ def unix_path(host: str) -> str | None:
 
 
 def address_of(name: Any) -> Any:
-    """The address of a socket, as the system names it: (host, port), or "unix:/path".
+    """Return the address of a socket, as the system names it: (host, port), or "unix:/path".
 
     None where it has none, as the client of a Unix socket.
     """
@@ -108,7 +110,7 @@ def address_of(name: Any) -> Any:
 
 
 def connected_socket(host: str, port: int, timeout: float | None) -> socket.socket:
-    """A socket that is connected to an address.
+    """Return a socket that is connected to an address.
 
     Raises:
         OSError: the connection cannot be made.
@@ -212,7 +214,7 @@ def _remove_stale(path: str) -> None:
 
 
 def is_exhausted(error: OSError) -> bool:
-    """Whether accept has failed because the system has no descriptor or no memory left.
+    """Return whether accept has failed because the system has no descriptor or no memory left.
 
     Accepting the next client would fail too, so the server pauses.
     """
@@ -220,7 +222,7 @@ def is_exhausted(error: OSError) -> bool:
 
 
 def concerns_one_client(error: OSError) -> bool:
-    """Whether accept has failed because of the one client that it would have returned."""
+    """Return whether accept has failed because of the one client that it would have returned."""
     return error.errno is not None and error.errno in _ONE_CLIENT
 
 

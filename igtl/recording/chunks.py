@@ -227,12 +227,12 @@ class Chunks:
         )
 
     def limits(self, start: float, end: float | None) -> tuple[int | None, int | None]:
-        """The nanoseconds since 1970 for seconds from the beginning; None: no limit."""
+        """Return the nanoseconds since 1970 for seconds from the beginning; None: no limit."""
         first = self.span[0] + round(start * NS) if start else None
         return first, None if end is None else self.span[0] + round(end * NS)
 
     def recorded(self, chosen: set[int], first: int | None, last: int | None) -> Iterator[Recorded]:
-        """The messages of these channels within these times, in order of arrival."""
+        """Yield the messages of these channels within these times, in order of arrival."""
         for record in self.messages(chosen, first, last):
             recorded = self._with_facts(record)
             if recorded is not None:
@@ -252,7 +252,7 @@ class Chunks:
         )  # fmt: skip
 
     def messages(self, chosen: set[int], first: int | None, last: int | None) -> Iterator[Any]:
-        """The messages in order of arrival, which may differ from that of the file.
+        """Yield the messages in order of arrival, which may differ from that of the file.
 
         Messages of equal times are in the order of the file.
         """
@@ -276,7 +276,7 @@ class Chunks:
             del waiting[:due]
 
     def messages_of(self, chunk: Chunk, chosen: set[int]) -> list[Any]:
-        """The messages of a chunk that are of these channels."""
+        """Return the messages of a chunk that are of these channels."""
         wanted = self.records.Message
         return [
             record for record in self.records_of(chunk.offset)
@@ -284,7 +284,7 @@ class Chunks:
         ]  # fmt: skip
 
     def records_of(self, offset: int) -> list[Any]:
-        """All records of a chunk; none if it is damaged."""
+        """Return all records of a chunk; none if it is damaged."""
         try:
             return self._chunk_records(offset)
         except OSError:  # of the disk
@@ -294,7 +294,7 @@ class Chunks:
             return []
 
     def recorded_at(self, offset: int, place: int) -> Recorded:
-        """A good message, by its place; the chunks that were opened last are in memory."""
+        """Return a good message, by its place; the chunks that were opened last are in memory."""
         with self._opening:
             if offset not in self._opened:
                 records = self._chunk_records(offset)
@@ -315,7 +315,7 @@ class Chunks:
 
 
 def stream_of(facts: dict[str, str]) -> Stream:
-    """The stream of a channel."""
+    """Return the stream of a channel."""
     return facts.get("type", ""), facts.get("device_name", "")
 
 

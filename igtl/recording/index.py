@@ -30,11 +30,11 @@ class Index:
         self._kept: dict[Stream, list[bytes]] = {}  # the rows of small messages, for `batch`
 
     def rows(self, stream: Stream) -> Rows:
-        """The rows of a stream."""
+        """Return the rows of a stream."""
         return self.read()[stream]
 
     def kept(self, stream: Stream) -> list[bytes] | None:
-        """The messages of all its rows, if they are in memory."""
+        """Return the messages of all its rows, if they are in memory."""
         return self._kept.get(stream)
 
     def read(self, progress: Callable[[int, int], object] | None = None) -> dict[Stream, Rows]:

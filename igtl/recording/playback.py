@@ -99,7 +99,7 @@ class Playback:
 
 
 def _moved(recorded: Recorded) -> Frame:
-    """The frame with a time stamp as far before now as it was before the arrival.
+    """Return the frame with a time stamp as far before now as it was before the arrival.
 
     The CRC does not cover it, so the body stays as it is.
     """

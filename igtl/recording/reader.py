@@ -105,7 +105,7 @@ class Recording:
         return (self._file.span[1] - self._file.span[0]) / NS
 
     def __getitem__(self, key: str | Stream) -> RecordedStream:
-        """A stream: by device name or type, if that is unique, or by (type, device name).
+        """Return a stream: by device name or type, if that is unique, or by (type, device name).
 
         Raises:
             KeyError: no stream fits, or more than one; the text lists all streams.
@@ -132,7 +132,7 @@ class Recording:
         start: float = 0.0,
         end: float | None = None,
     ) -> Iterator[Recorded]:
-        """The messages in order of arrival.
+        """Return the messages in order of arrival.
 
         Args:
             streams: only these, each as in `recording[...]`; default all.
@@ -169,7 +169,7 @@ class Recording:
         tolerance: float = 0.05,
         by: Literal["timestamp", "arrival"] = "timestamp",
     ) -> tuple[RecordedStream, ...]:
-        """The messages of several streams that belong to the same instants, row by row.
+        """Return the messages of several streams that belong to the same instants, row by row.
 
             images, poses = recording.sync("Image", "ProbeToTracker")
 
@@ -226,7 +226,7 @@ class Recording:
         end: float | None = None,
         restamp: bool = False,
     ) -> Playback:
-        """An iterator that yields the frames when they are due.
+        """Return an iterator that yields the frames when they are due.
 
             for frame in recording.play(): link.send(frame)
 

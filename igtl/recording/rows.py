@@ -87,7 +87,7 @@ class RowsBuilder:
             self._ids.append(message.message_id)
 
     def rows(self) -> Rows:
-        """The rows of the messages.
+        """Return the rows of the messages.
 
         VIDEO that no decoder can show, for lack of a key frame, is bad.
         """
@@ -123,7 +123,7 @@ def _shape_of(message: Message) -> Shape:
 
 
 def _pixels(message: Any) -> npt.NDArray[Any]:
-    """The array of a message; a volume of one slice is a picture."""
+    """Return the array of a message; a volume of one slice is a picture."""
     pixels: npt.NDArray[Any] = message.array
     flat = len(pixels) == 1 and pixels.ndim > 2 and not isinstance(message, NDArray)
     return pixels[0] if flat else pixels
@@ -139,7 +139,7 @@ def _dependence(message: Video) -> int:
 
 
 def _decodable(dependences: list[int], ids: list[int]) -> tuple[list[int], Numbers]:
-    """The frames that a VideoDecoder shows, and for each the first frame that it needs.
+    """Return the frames that a VideoDecoder shows, and for each the first frame that it needs.
 
     Both follow from what the frames say of themselves; the first frames are counted among the
     decodable ones.
@@ -229,7 +229,7 @@ class Frames(Sequence[npt.NDArray[Any]]):
         return len(self._chosen)
 
     def __getitem__(self, key: Any) -> npt.NDArray[Any]:  # type: ignore[override]
-        """A picture, or an array of several.
+        """Return a picture, or an array of several.
 
         Raises:
             IndexError: there is no such row.

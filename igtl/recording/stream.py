@@ -94,7 +94,7 @@ class RecordedStream:
         return (len(self) - 1) * NS / (last - first) if last > first else 0.0
 
     def messages(self, *, crc: CRCPolicy = "verify") -> Iterator[Message]:
-        """Each message as an object, with `received` and `peer`.
+        """Yield each message as an object, with `received` and `peer`.
 
         Raises:
             ProtocolError: a message is bad; iterate over the stream's frames to read the rest.
@@ -123,7 +123,7 @@ class RecordedStream:
     @overload
     def __getitem__(self, key: slice | npt.ArrayLike) -> RecordedStream: ...
     def __getitem__(self, key: Any) -> Message | RecordedStream:
-        """The good message of a row, or a stream of several rows.
+        """Return the good message of a row, or a stream of several rows.
 
         Args:
             key: a number; or a slice, an array of numbers, or an array of bool for each row.
@@ -142,7 +142,7 @@ class RecordedStream:
         )
 
     def between(self, start: float = 0.0, end: float | None = None) -> RecordedStream:
-        """The rows that arrived from `start` to `end`, both included.
+        """Return the rows that arrived from `start` to `end`, both included.
 
         Args:
             start: seconds from the beginning of the recording, as in `times`.
@@ -188,7 +188,7 @@ class RecordedStream:
         return len(self._rows.bad_ns)
 
     def bad_between(self, start: float = 0.0, end: float | None = None) -> int:
-        """How many of these arrived from `start` to `end`, as in `between`."""
+        """Return how many of these arrived from `start` to `end`, as in `between`."""
         first, last = self.file.limits(start, end)
         bad = self._rows.bad_ns
         low = 0 if first is None else np.searchsorted(bad, first)

@@ -53,7 +53,7 @@ class _Found(NamedTuple):
 
 @cache
 def _typestore() -> Any:
-    """The types of ROS 2 Humble: those used here are the same in later ones."""
+    """Return the types of ROS 2 Humble: those used here are the same in later ones."""
     typesys = need("rosbags.typesys", "ros")
     return typesys.get_typestore(typesys.Stores.ROS2_HUMBLE)
 
@@ -65,7 +65,7 @@ def _class(kind: str) -> Any:
 
 @cache
 def _definition(kind: str) -> tuple[str, str]:
-    """The definition of a type, and its hash."""
+    """Return the definition of a type, and its hash."""
     store = _typestore()
     return store.generate_msgdef(kind, ros_version=2)[0], store.hash_rihs01(kind)
 
@@ -88,7 +88,7 @@ class _Writer:
         self._heads: dict[tuple[Any, ...], tuple[int, bytes]] = {}
 
     def _number(self, topic: str, kind: str) -> int:
-        """The number of a topic; 0 if there are too many."""
+        """Return the number of a topic; 0 if there are too many."""
         key = topic, kind
         if key not in self._numbers:
             named = self._topics.of(topic, kind)
@@ -99,7 +99,9 @@ class _Writer:
         return self._numbers[key]
 
     def _raw_number(self, topic: str) -> int:
-        """The number of a topic of frames; when there are too many, the rest share the last one.
+        """Return the number of a topic of frames.
+
+        When there are too many, the rest share the last one.
 
         No frame may be left out.
         """
@@ -177,7 +179,10 @@ def write(part: Part, path: Path) -> None:
 
 
 def _comes_and_goes(message: Message) -> bool:
-    """Whether a stream may have messages in ROS though this one has none: tools out of sight."""
+    """Return whether other messages of a stream may be in ROS.
+
+    This one is not, for example tools out of sight.
+    """
     return message.type_name in ("TRANSFORM", "TDATA", "QTDATA", "POSITION", "QTRANS", "BIND")
 
 
@@ -185,7 +190,7 @@ def _comes_and_goes(message: Message) -> bool:
 
 
 def read(path: str | os.PathLike[str]) -> Iterator[Message]:
-    """The messages of a bag in order, with `received`.
+    """Yield the messages of a bag in order, with `received`.
 
     They are those of OpenIGTLink if there are any, else what messages of ROS are in OpenIGTLink.
 
@@ -267,7 +272,7 @@ def _found(path: Path, progress: Progress) -> Iterator[_Found]:
 
 @cache
 def _damage() -> type[Exception]:
-    """The errors that rosbags raises for a message that is not what its type says."""
+    """Return the errors that rosbags raises for a message that is not what its type says."""
     kind: type[Exception] = need("rosbags.serde", "ros").SerdeError
     return kind
 

@@ -39,7 +39,7 @@ _LEVELS: Final = ("OK", "WARN", "ERROR", "STALE")
 
 
 def from_ros(topic: str, kind: str, ros: Any) -> Iterator[Message]:
-    """The messages of OpenIGTLink in a message of ROS.
+    """Yield the messages of OpenIGTLink in a message of ROS.
 
     Args:
         topic: from which it came; it names the messages.

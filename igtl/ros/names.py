@@ -33,7 +33,10 @@ _MAX_TOPICS: Final = 4096
 
 @lru_cache(4096)
 def topic_of(name: str) -> str:
-    """A name of OpenIGTLink as a topic: characters that ROS does not allow become underscores."""
+    """Return a name of OpenIGTLink as a topic.
+
+    Characters that ROS does not allow become underscores.
+    """
     parts = [part for part in _FORBIDDEN.sub("_", name).split("/") if part]
     return "/" + "/".join(f"_{p}" if p[0].isdigit() else p for p in parts or ["unnamed"])
 
@@ -46,12 +49,12 @@ def frames_of(name: str) -> tuple[str, str]:
 
 
 def is_pair(name: str) -> bool:
-    """Whether a name is that of a transform between two frames, XToY."""
+    """Return whether a name is that of a transform between two frames, XToY."""
     return _XTOY.fullmatch(name) is not None
 
 
 def topic_of_message(message: Message) -> str:
-    """The topic from which a message came, or that of its device name."""
+    """Return the topic from which a message came, or that of its device name."""
     return topic_of(message.metadata.get(TOPIC, "") or message.device_name)
 
 
@@ -89,7 +92,7 @@ class Topics:
         self._kinds: dict[str, str] = {}
 
     def of(self, topic: str, kind: str) -> str | None:
-        """The topic for messages of a type; None if there are too many.
+        """Return the topic for messages of a type; None if there are too many.
 
         If another type has the topic already, the name of the type is added to it.
         """

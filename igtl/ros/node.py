@@ -130,7 +130,10 @@ class Node:
         return self._types[kind]
 
     def _make(self, kind: str, **fields: Any) -> Any:
-        """A message of rclpy, which wants arrays of the standard library, and bytes for a byte."""
+        """Make a message of rclpy.
+
+        It wants arrays of the standard library, and bytes for a byte.
+        """
         if kind == "diagnostic_msgs/msg/DiagnosticStatus":
             fields["level"] = bytes([fields["level"]])
         for name, value in fields.items():

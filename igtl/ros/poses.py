@@ -23,7 +23,9 @@ Frames = tuple[str, str]
 
 
 def pose_of(matrix: Any) -> tuple[list[float], list[float]] | None:
-    """Translation in m and quaternion (x, y, z, w); None of a matrix that ROS has no form for.
+    """Return the translation in m and the quaternion (x, y, z, w).
+
+    None of a matrix that ROS has no form for.
 
     Such a matrix scales, shears, mirrors or is not finite.
     """
@@ -67,7 +69,10 @@ class Place(NamedTuple):
 
 
 def place_of(image: Image) -> Place:
-    """Where an image lies: in the frame behind the _ of its name, as in PLUS, or in the world."""
+    """Return where an image lies.
+
+    In the frame behind the _ of its name, as in PLUS, or in the world.
+    """
     match = _IN_FRAME.fullmatch(image.device_name)
     frame = topic_of_message(image)[1:].replace("/", "_")
     matrix = image.array_to_world

@@ -22,7 +22,7 @@ _REFUSALS = 3  # times that a peer may refuse this client, or talk nonsense, bef
 
 
 def _share() -> float:
-    """A number between 0 and 1, another one in each process.
+    """Return a number between 0 and 1, another one in each process.
 
     The module random is slow to import.
     """
@@ -67,7 +67,7 @@ class Backoff:
         self.settled = math.inf if lived is None else lived
 
     def limit(self, failures: int) -> float:
-        """The longest wait after so many failures in a row (from 1 on)."""
+        """Return the longest wait after so many failures in a row (from 1 on)."""
         return float(min(self.maximum, self.initial * 2.0 ** min(failures - 1, 60)))
 
     def __repr__(self) -> str:
@@ -115,12 +115,12 @@ class Supervisor:
         self._since = 0.0
 
     def connected(self) -> None:
-        """A connection was made."""
+        """Note that a connection was made."""
         self._since = self._clock()
         self._tell(logging.INFO, LinkEvent("connected", self._peer))
 
     def failed(self, error: Exception) -> float:
-        """It could not be made; returns seconds to wait.
+        """Note that it could not be made; return the seconds to wait.
 
         Raises:
             the error: it was the last attempt.
@@ -198,7 +198,7 @@ class Reconnecting:
 
 
 def _refusal(error: Exception | None) -> bool:
-    """Whether trying again is not likely to help."""
+    """Return whether trying again is not likely to help."""
     if isinstance(error, ProtocolError):
         return True
     ssl = sys.modules.get("ssl")  # never loaded for its own sake

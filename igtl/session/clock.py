@@ -114,15 +114,23 @@ class Clock:
         return 1e6 * self._estimate().doubt
 
     def to_local(self, timestamp: float) -> float:
-        """The time here, in seconds since 1970, at which the peer's clock has shown this one."""
+        """Return the time here at which the peer's clock has shown this time.
+
+        Both are in seconds since 1970.
+        """
         return timestamp - self._at(timestamp - self.offset)[0]
 
     def to_peer(self, local: float) -> float:
-        """What the peer's clock shows at this time of the clock here, in seconds since 1970."""
+        """Return what the peer's clock shows at this time of the clock here.
+
+        Both are in seconds since 1970.
+        """
         return local + self._at(local)[0]
 
     def uncertainty_at(self, local: float) -> float:
-        """The same as `uncertainty`, for another time of the clock here, in seconds since 1970.
+        """Return the uncertainty for another time of the clock here.
+
+        The time is in seconds since 1970.
 
         It grows with the time since the last exchange, until the drift is known.
         """
@@ -158,7 +166,7 @@ class Clock:
         return age
 
     def to_dict(self) -> dict[str, Any]:
-        """What is known as JSON-able values, in seconds and ppm; else the reason."""
+        """Return what is known as JSON-able values, in seconds and ppm; else the reason."""
         if self.reason:
             return {"known": False, "reason": self.reason}
         return {
@@ -168,7 +176,7 @@ class Clock:
         }  # fmt: skip
 
     def __str__(self) -> str:
-        """What is known, in words."""
+        """Return what is known, in words."""
         if self.reason:
             return f"the clock of the peer cannot be known: {self.reason}"
         way = "ahead of" if self.offset > 0 else "behind"
@@ -243,7 +251,7 @@ class Measuring:
         return None if self._end is None else max(0.0, self._end - time.monotonic())
 
     def exchange(self) -> Exchange:
-        """The next request, which is to be sent now."""
+        """Return the next request, which is to be sent now."""
         clock, name = self.clock, self._device_name
         if name is None:
             if clock._unanswered or not clock._name:
@@ -256,7 +264,7 @@ class Measuring:
         return exchange
 
     def add(self, reply: Any) -> None:
-        """The reply has come.
+        """Add the reply.
 
         Raises:
             ClockUnknown: it has no time stamp, so there is no need to ask again.

@@ -30,7 +30,7 @@ TAKES_ZSTD: Final = "COMPRESSED.Z"
 
 
 def capabilities(*, compression: bool) -> Capability:
-    """What this end reads."""
+    """Return what this end reads."""
     types = sorted(set(message_types()) - {TAKES})
     if compression:
         types += [TAKES, TAKES_ZSTD] if has_zstd() else [TAKES]
@@ -59,7 +59,7 @@ class CompressingProtocol(Protocol):
         self._owed: list[bytes] = []
 
     def offer(self) -> bytes:
-        """The CAPABILITY to send first, packed."""
+        """Return the CAPABILITY to send first, packed."""
         self._offered = True
         capability = capabilities(compression=True)
         capability.device_name = OFFER
@@ -68,7 +68,7 @@ class CompressingProtocol(Protocol):
     # -- sending
 
     def wrap(self, wire: bytes) -> bytes:
-        """A packed message, compressed if the peer reads that."""
+        """Return a packed message, compressed if the peer reads that."""
         return self.compression.wrap(wire, zstd=self.method == "zstd") if self.peer_takes else wire
 
     def pack(self, message: Message | Frame, *, crc: bool = True) -> bytes:
@@ -125,7 +125,7 @@ class CompressingProtocol(Protocol):
         return super().decoded(inner)
 
     def _next(self) -> Frame | None:
-        """The next frame off the wire that is not the peer's offer."""
+        """Return the next frame off the wire that is not the peer's offer."""
         while True:
             frame = Stream.next_frame(self)
             if frame is None or frame.type_name != Capability.type_name or not self._heard(frame):
@@ -160,7 +160,7 @@ class CompressingProtocol(Protocol):
 
 
 def protocol_for(compression: Compression | bool, **settings: Any) -> Protocol:
-    """The Protocol of a link: one that compresses, if that was asked for."""
+    """Return the Protocol of a link: one that compresses, if that was asked for."""
     if compression is False:
         return Protocol(**settings)
     if compression is True:

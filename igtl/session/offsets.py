@@ -69,7 +69,10 @@ class Estimate(NamedTuple):
 
 
 def estimate(samples: list[Sample], resolution: float) -> tuple[Estimate | ClockUnknown, int]:
-    """What exchanges show, or why they show nothing; and how many of the newest ones count."""
+    """Return what exchanges show, or why they show nothing.
+
+    The number is that of the newest exchanges that count.
+    """
     since = max((i for i, sample in enumerate(samples[:-1], 1) if not sample.stamp), default=0)
     samples = samples[since:]  # the peer has begun to stamp
     if reason := _useless([s.stamp for s in samples]):
@@ -112,7 +115,7 @@ def estimate(samples: list[Sample], resolution: float) -> tuple[Estimate | Clock
 
 
 def _useless(stamps: list[float]) -> str:
-    """Why these stamps, of the oldest reply to the newest, tell no clock; "" if they may."""
+    """Return why these stamps, of the oldest reply to the newest, tell no clock; "" if they may."""
     newest = stamps[-LEAST:]
     if not newest[-1]:
         return "it sets no time stamp in its replies"
@@ -126,7 +129,7 @@ def _useless(stamps: list[float]) -> str:
 
 
 def _tick(stamps: npt.NDArray[np.float64]) -> float:
-    """The step in which a peer writes its stamps; 0 where none is seen."""
+    """Return the step in which a peer writes its stamps; 0 where none is seen."""
     for step in _STEPS:
         if (np.abs(stamps / step - np.round(stamps / step)) * step < EXACT).all():
             return step
@@ -144,7 +147,7 @@ def _pairs(
 def _drifts(
     at: npt.NDArray[np.float64], low: npt.NDArray[np.float64], high: npt.NDArray[np.float64]
 ) -> tuple[float, float]:
-    """The least and the greatest slope of a line that passes through all intervals.
+    """Return the least and the greatest slope of a line that passes through all intervals.
 
     There is no line if the least is greater.
     """
@@ -168,5 +171,5 @@ def _scatter(
 
 
 def days(duration: float) -> str:
-    """A duration in words."""
+    """Return a duration in words."""
     return f"{abs(duration) / 86400:.0f} days"

@@ -65,7 +65,7 @@ def query(link: Asks, request: Get[M], *, timeout: float | None = 5.0) -> Steps[
 
 
 def ask(link: Asks, command: Command, *, timeout: float | None = 5.0) -> Steps[CommandReply]:
-    """The same as `command`, for a Command that the caller has made."""
+    """Return the same as `command`, for a Command that the caller has made."""
     exchange = Exchange(command)
     reply: CommandReply = exchange.result((yield link.request(exchange, timeout)))
     return reply
@@ -135,7 +135,7 @@ def latest(
     max_age: float | None = None,
     timeout: float | None = None,
 ) -> Steps[M]:
-    """The newest message of a type and device name that has arrived, or else the next one.
+    """Return the newest message of a type and device name that has arrived, or else the next one.
 
     Older ones of that stream are dropped, and counted as "superseded".
 
@@ -284,7 +284,7 @@ class Pairs:
         self.unmatched = pairing.unmatched
 
     def next_pair(self) -> Steps[tuple[Any, ...] | None]:
-        """The next messages of one instant; None after a clean end.
+        """Return the next messages of one instant; None after a clean end.
 
         Raises:
             TimeoutError: there was no pair for the link's read_timeout; the text says how far the

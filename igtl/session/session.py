@@ -104,7 +104,7 @@ class Session:
         self._listened = 0.0
 
     def opened(self) -> None:
-        """The connection is there. Call it before the first `to_send`."""
+        """Note that the connection exists. Call it before the first `to_send`."""
         self._began = self._clock()
 
     # -- bytes in
@@ -115,17 +115,20 @@ class Session:
         self.heard = self._clock()
 
     def listens(self) -> None:
-        """This end takes bytes from now on. It did not before, so silence was not the peer's."""
+        """Note that this end takes bytes from now on.
+
+        It did not before, so silence was not the peer's.
+        """
         silent = self._clock() - (self._listened if self._listened > self.heard else self.heard)
         if silent > 0:
             self.heard += silent
 
     def listened(self) -> None:
-        """This end takes no bytes from now on; it has taken what was there."""
+        """Note that this end takes no bytes from now on; it has taken what was there."""
         self._listened = self._clock()
 
     def received_eof(self, *, clean: bool = True) -> None:
-        """The peer sends nothing more.
+        """Note that the peer sends nothing more.
 
         Args:
             clean: False: a layer below knows that the stream was cut.
@@ -134,7 +137,10 @@ class Session:
         self._cut = self._cut or not clean
 
     def lost(self, error: Exception) -> None:
-        """The connection broke, or this end gives it up. The first reason counts."""
+        """Note that the connection broke, or that this end gives it up.
+
+        The first reason counts.
+        """
         self.ended = True
         if self.close_reason is None:
             kept = isinstance(error, ProtocolError)
@@ -142,7 +148,7 @@ class Session:
         self._tell_requests()
 
     def send_failed(self, error: Exception) -> None:
-        """Nothing more can be sent.
+        """Note that nothing more can be sent.
 
         What the peer had sent before may still arrive; the reason is told at its end, since the
         system tells it once. (A broken pipe says only that the peer has closed.)
@@ -152,12 +158,12 @@ class Session:
             self._send_error = error
 
     def close(self) -> None:
-        """This end was closed."""
+        """Note that this end was closed."""
         self.ended = self._closed = True
         self._tell_requests()
 
     def end(self) -> Exception | None:
-        """Why nothing more can be taken, asked after `take` has returned None; else None."""
+        """Return why nothing more can be taken, asked after `take` has returned None; else None."""
         if self.close_reason is None and self.ended:
             peer = named(self.protocol.peer)
             if self._closed:
@@ -183,7 +189,7 @@ class Session:
     # -- messages in
 
     def take(self, wanted: Wanted | None = None, *, fresh: bool = False) -> Message | None:
-        """The next message, or the next of those that are wanted; None while there is none.
+        """Return the next message, or the next of those that are wanted; None while there is none.
 
         Args:
             wanted: picks messages; None: all.
@@ -208,14 +214,14 @@ class Session:
         return None
 
     def taking(self, kind: type[Message], name: str) -> tuple[Wanted, Callable[[], Message | None]]:
-        """What `recv(kind, name)` wants, and the function that takes it."""
+        """Return what `recv(kind, name)` wants, and the function that takes it."""
         if kind is Message and name == "*":
             return ANYTHING, self.take
         wanted = Selection(kind, name)
         return wanted, partial(self.take, wanted, fresh=True)
 
     def latest(self, wanted: Wanted, newer_than: float | None = None) -> Message | None:
-        """The newest message of those that are wanted, of all that has arrived.
+        """Return the newest message of those that are wanted, of all that has arrived.
 
         Older ones of its stream are passed over.
 
@@ -270,7 +276,7 @@ class Session:
                 self.inbox.errors.append(error)
 
     def take_frame(self) -> Frame | None:
-        """The next message as it came, for relays and recorders; None while there is none.
+        """Return the next message as it came, for relays and recorders; None while there is none.
 
         Messages that wait decoded are packed again.
 
@@ -305,7 +311,7 @@ class Session:
             return False
 
     def _next(self) -> Message | None:
-        """The next message that is not the answer to a request."""
+        """Return the next message that is not the answer to a request."""
         try:
             while (message := self.protocol.next_message()) is not None:
                 if not self._requests or not self._answers(message):
@@ -318,7 +324,7 @@ class Session:
         return None
 
     def unseen(self, wanted: Wanted, timeout: float | None) -> TimeoutError:
-        """The error of a receiver that waited in vain: it lists what was seen instead."""
+        """Return the error of a receiver that waited in vain: it lists what was seen instead."""
         seen = sorted(
             f"{type_name} {name!r}"
             for (type_name, name), stream in self.protocol.stats.streams.items() if stream.received
@@ -345,7 +351,7 @@ class Session:
         return bool(self._requests)
 
     def forget(self, exchange: Exchange) -> None:
-        """The caller does not wait for this answer any more."""
+        """Note that the caller does not wait for this answer any more."""
         self._requests.pop(exchange, None)
 
     def _answers(self, message: Message) -> bool:
@@ -406,7 +412,7 @@ class Session:
         return self.has_more and not self._waits_for_version()
 
     def _next_packed(self) -> Packed | None:
-        """The message that leaves next, or is leaving. From here on it keeps its place."""
+        """Return the message that leaves next, or is leaving. From here on it keeps its place."""
         if self._packed is None:
             if self.greeting:
                 self._packed = self.greeting.popleft()
@@ -415,7 +421,7 @@ class Session:
         return self._packed
 
     def _waits_for_version(self) -> bool:
-        """Whether the next message waits for the peer to show that it reads version 2.
+        """Return whether the next message waits for the peer to show that it reads version 2.
 
         It would lose its metadata, and the peer is new. Those behind it wait too, since the order
         within a stream stays.
@@ -431,7 +437,7 @@ class Session:
         return packed is not None and "metadata" in packed.form(1).lost
 
     def to_send(self) -> memoryview | None:
-        """The next bytes to send, at most SLICE; None when nothing waits.
+        """Return the next bytes to send, at most SLICE; None when nothing waits.
 
         The driver says with `sent` how many of them have left.
         """
@@ -467,7 +473,7 @@ class Session:
         self.protocol.stats.count_sent(wire, len(wire))
 
     def take_back(self) -> Packed | None:
-        """The message that has not left whole, or None: the connection ended before."""
+        """Return the message that has not left whole, or None: the connection ended before."""
         packed, self._packed, self._leaving = self._packed, None, None
         return packed
 
@@ -501,7 +507,7 @@ class Session:
         return None
 
     def _deadlines(self) -> Iterator[tuple[float, str, str]]:
-        """What the peer must do by when, as (time, cause, what it has done instead)."""
+        """Yield what the peer must do by when, as (time, cause, what it has done instead)."""
         if (limit := self._message_timeout) is not None and not self.protocol.at_boundary:
             what = f"sent nothing more of a message for {limit:g} s"
             yield self.heard + limit, "unfinished", what
@@ -515,7 +521,7 @@ class Session:
 
 
 def closed_by(peer: Any, error: Exception) -> Exception:
-    """What a receiver is told of the error that ended its connection.
+    """Return what a receiver is told of the error that ended its connection.
 
     An error of the system becomes ConnectionClosed; one of TLS stays, since it says what is wrong
     with a certificate.

@@ -39,7 +39,7 @@ class Changing(AbstractContextManager[Any], Interface):
         """Wake all that wait."""
 
     def until(self, take: Callable[[], Any], timeout: float | None) -> Any:
-        """What `take` returns, as soon as it returns something."""
+        """Return what `take` returns, as soon as it returns something."""
 
 
 class Heard:
@@ -53,7 +53,7 @@ class Heard:
     changed: Changing
 
     def on(self, kind: type[Message] = Message, name: str = "*") -> Callable[[F], F]:
-        """Decorator: the function is called with each message of a class whose device name fits.
+        """Call the decorated function with each message of a class and device name.
 
         The name may have the wildcards * and ?; in asyncio a coroutine function is awaited.
         Handlers run one after the other; what they raise is logged. Messages for which they have no
@@ -63,7 +63,7 @@ class Heard:
         return self.state.on(kind, name)
 
     def latest(self, kind: type[M], name: str = "*", *, max_age: float | None = None) -> M | None:
-        """The newest message of a class whose device name fits, or None.
+        """Return the newest message of a class whose device name fits, or None.
 
         The newest of each (type, device name) is kept, of up to 1000 of them.
 
@@ -83,7 +83,7 @@ class Heard:
 def until(
     heard: Heard, take: Callable[[], T | None], wanted: object, timeout: float | None
 ) -> Steps[T]:
-    """What `take` returns, as soon as it returns something.
+    """Return what `take` returns, as soon as it returns something.
 
     Raises:
         TimeoutError: that took too long; the text says what has arrived.
@@ -105,7 +105,7 @@ def wait(
     max_age: float | None = None,
     timeout: float | None = None,
 ) -> Steps[M]:
-    """The newest message of a class whose device name fits, as soon as there is one.
+    """Return the newest message of a class whose device name fits, as soon as there is one.
 
     Args:
         kind: class of the message.
@@ -170,7 +170,7 @@ class Receiving:
             yield self._call(closed, message, peer=self.link.peer)
 
     def _next(self) -> Message | Frame | Exception | None:
-        """The next message that waits for its handlers; in the end the reason of that."""
+        """Return the next message that waits for its handlers; in the end the reason of that."""
         message: Message | Frame | None = self.state.waiting.take()
         return self.state.reason if message is None else message
 
@@ -192,7 +192,7 @@ class SubscriberOf(Heard, Generic[L]):
         self._process = os.getpid()
 
     def on_close(self, handler: F) -> F:
-        """Decorator: call this with the reason when nothing more will arrive."""
+        """Call the decorated function with the reason when nothing more will arrive."""
         self.state.on_close.append(handler)
         return handler
 

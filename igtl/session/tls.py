@@ -131,7 +131,7 @@ class TLSLayer:
         self._in.write(data)
 
     def feed_eof(self) -> None:
-        """The network has reached its end."""
+        """Note that the network has reached its end."""
         self._in.write_eof()
 
     def read_into(self, buffer: memoryview) -> int | None:

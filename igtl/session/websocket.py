@@ -29,7 +29,7 @@ _NO_REQUEST = "the peer does not speak WebSocket: it sent no HTTP request"
 
 
 def _part(name: str) -> Any:
-    """A module of the package."""
+    """Return a module of the package."""
     return need(f"websockets.{name}", "websocket")
 
 
@@ -79,7 +79,7 @@ class WebSocketLayer:
         self._in += data
 
     def feed_eof(self) -> None:
-        """The network has reached its end."""
+        """Note that the network has reached its end."""
         self._eof = True
 
     def _shake_hands(self) -> None:
@@ -116,7 +116,7 @@ class WebSocketLayer:
             self._error = ConnectionAbortedError(f"no WebSocket: {error}")
 
     def _response(self, request: Any) -> Any:
-        """What a server answers."""
+        """Return what a server answers."""
         if self._path not in (None, request.path):
             self._error = ConnectionAbortedError(f"the client asked for {request.path!r}")
             return self._protocol.reject(404, f"There is no {request.path} here.\n")
@@ -277,7 +277,7 @@ class WebSocketLayer:
 
 
 def by_client(address: WebSocketAddress) -> WebSocketLayer:
-    """The layer of a client.
+    """Return the layer of a client.
 
     Raises:
         MissingExtra: the package is not installed.
@@ -287,7 +287,7 @@ def by_client(address: WebSocketAddress) -> WebSocketLayer:
 
 
 def by_server(path: str | None, origins: Sequence[str]) -> WebSocketLayer:
-    """The layer of a server.
+    """Return the layer of a server.
 
     Args:
         path: what clients must ask for; None: whatever they like.

@@ -77,7 +77,7 @@ class Acquisition:
             self.volume.append(self.picture)
 
     def messages(self, info: Client, seconds: float, *, streams: bool) -> Iterator[Message]:
-        """What a client gets of the frame of an instant.
+        """Yield what a client gets of the frame of an instant.
 
         If one thing that the client asks for is missing, it gets nothing of the frame.
 
@@ -192,7 +192,7 @@ class Acquisition:
 
 
 def text_of(m: Matrix) -> str:
-    """A matrix as PLUS writes it."""
+    """Return a matrix as PLUS writes it."""
     return " ".join(f"{x:.6g}" for x in m.ravel())
 
 

@@ -253,7 +253,7 @@ class PlusSimulator(Commands):
                 self.retransmitted += 1
 
     def _sent(self, client: _Client, rest: memoryview) -> bool:
-        """Whether the client has taken all of it without a pause."""
+        """Return whether the client has taken all of it without a pause."""
         moved = time.monotonic()
         while rest:
             if self._over or client.gone:

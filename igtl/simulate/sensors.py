@@ -22,7 +22,7 @@ class ForceSensor:
         self._seed = seed
 
     def sensor(self, seconds: float) -> Sensor:
-        """The force at this time, as SENSOR."""
+        """Return the force at this time, as SENSOR."""
         pressed = np.maximum(0, np.sin(4.2 * seconds)) ** 1.5
         force = np.array([0.4 * np.sin(9 * seconds), 0.3 * np.cos(7 * seconds), -1]) * 5 * pressed
         force += noise_at(self._seed, seconds).normal(0, self._noise, 3)
@@ -47,7 +47,7 @@ class InertialSensor:
         self._seed = seed
 
     def acceleration(self, seconds: float) -> Sensor:
-        """The acceleration at this time, as SENSOR of three values, m/s^2."""
+        """Return the acceleration at this time, as SENSOR of three values, m/s^2."""
         h = self._step
         before, now, after = (pose(seconds + n * h, self._tool) for n in (-1, 0, 1))
         moving = (before[:3, 3] - 2 * now[:3, 3] + after[:3, 3]) / h**2 * 1e-3  # mm to m
@@ -56,7 +56,7 @@ class InertialSensor:
         return Sensor(felt, "m/s^2", device_name="Acceleration")
 
     def rate(self, seconds: float) -> Sensor:
-        """The angular rate at this time, as SENSOR of three values, rad/s."""
+        """Return the angular rate at this time, as SENSOR of three values, rad/s."""
         h = self._step
         before, after = (pose(seconds + n * h, self._tool)[:3, :3] for n in (-0.5, 0.5))
         turn = before.T @ after
@@ -75,7 +75,7 @@ class RobotArm:
     )  # fmt: skip
 
     def joints(self, seconds: float) -> npt.NDArray[np.float64]:
-        """The angles of the joints at this time, (6,), rad."""
+        """Return the angles of the joints at this time, (6,), rad."""
         k = np.arange(6)
         angles: npt.NDArray[np.float64] = 0.6 * np.sin((0.4 + 0.13 * k) * seconds + k)
         return angles
@@ -92,9 +92,9 @@ class RobotArm:
         return out
 
     def joint_state(self, seconds: float) -> NDArray:
-        """The angles of the joints, as NDARRAY."""
+        """Return the angles of the joints, as NDARRAY."""
         return NDArray(self.joints(seconds), device_name="arm/measured_js")
 
     def measured(self, seconds: float) -> Transform:
-        """The pose of the flange, as TRANSFORM."""
+        """Return the pose of the flange, as TRANSFORM."""
         return Transform(self.forward(self.joints(seconds)), device_name="arm/measured_cp")

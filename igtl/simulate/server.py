@@ -48,7 +48,7 @@ class Source(NamedTuple):
 def sources(
     device: str, *, noise: float = 0.0, dropout: float = 0.0, statuses: bool = False, seed: int = 0
 ) -> list[Source]:
-    """The streams of a device; arguments as for `serve`."""
+    """Return the streams of a device; arguments as for `serve`."""
     if device == "tracker":
         tracker = Tracker(noise=noise, dropout=dropout, statuses=statuses, seed=seed)
         return [
@@ -152,7 +152,7 @@ class Simulator:
 
 
 def _for_peer(message: M, peer: Any) -> M:
-    """The message without the statuses, if the peer reads version 1 only."""
+    """Return the message without the statuses, if the peer reads version 1 only."""
     if peer.header_version == 1:
         message.metadata = None
     return message

@@ -368,7 +368,7 @@ class SlicerNode:
                     self._changed.notify_all()
 
     def _shown(self, message: Message) -> list[tuple[str, str, Any]]:
-        """What is shown of a message: kind, name, value."""
+        """Return what is shown of a message: kind, name, value."""
         value: Any
         match message:
             case Transform():
@@ -535,7 +535,7 @@ class SlicerNode:
 
 
 def _as_read(image: Image) -> Any:
-    """The pixels as Slicer reads them: of 32-bit integers it takes 64 bits for each."""
+    """Return the pixels as Slicer reads them: of 32-bit integers it takes 64 bits for each."""
     if image.scalar_type not in (ScalarType.INT32, ScalarType.UINT32):
         return image.array
     raw = image.array.tobytes()

@@ -29,7 +29,7 @@ def pose(seconds: float, tool: int = 0) -> npt.NDArray[np.float64]:
 
 
 def noise_at(seed: int, seconds: float, *which: int) -> np.random.Generator:
-    """A random generator for one instant: it gives the same numbers each time."""
+    """Return a random generator for one instant: it gives the same numbers each time."""
     return np.random.default_rng((seed, round(seconds * 1e6), *which))
 
 
@@ -74,7 +74,7 @@ class Tracker:
         return out
 
     def sees(self, seconds: float, tool: int = 0) -> bool:
-        """Whether a tool is in sight."""
+        """Return whether a tool is in sight."""
         if not self._dropout:
             return True
         return bool(noise_at(self._seed, np.floor(2 * seconds), tool, 1).random() >= self._dropout)

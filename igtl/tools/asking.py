@@ -60,7 +60,9 @@ class Askers:
                 send(message)
 
     def of(self, frame: Frame) -> Peer | None:
-        """The client whose request this frame of the source answers; None if it answers none.
+        """Return the client whose request this frame of the source answers.
+
+        None if it answers none.
 
         The request is then no longer pending.
         """

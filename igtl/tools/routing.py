@@ -29,7 +29,7 @@ _OTHERS: Final = "*", "*"
 
 
 def renamed(frame: Frame, device_name: str) -> Frame:
-    """The frame with another device name; the CRC does not cover the name.
+    """Return the frame with another device name; the CRC does not cover the name.
 
     Raises:
         EncodeError: the name does not fit 20 bytes.
@@ -66,7 +66,7 @@ class Renaming:
                 self._patterns.append((re.compile(pattern, re.DOTALL), new.split("*")))
 
     def __call__(self, device_name: str) -> str | None:
-        """The new name; None if there is none."""
+        """Return the new name; None if there is none."""
         if (new := self._exact.get(device_name)) is not None:
             return new
         for pattern, parts in self._patterns:
@@ -199,7 +199,7 @@ class Versions:
         self.lost = Counter[str]()
 
     def of(self, frame: Frame, spoken: int) -> Frame:
-        """The frame for a peer.
+        """Return the frame for a peer.
 
         Args:
             frame: as it came.

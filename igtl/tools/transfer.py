@@ -51,7 +51,7 @@ class Tag(NamedTuple):
 
     @classmethod
     def of(cls, m: Message) -> Tag | None:
-        """The tag of a message; None if it has none, or one of another form."""
+        """Return the tag of a message; None if it has none, or one of another form."""
         words = m.metadata.get(KEY, "").split()
         if len(words) != 3 or not (words[1].isdecimal() and words[2].isdecimal()):
             return None
@@ -122,7 +122,7 @@ class Upload:
     async def send_async(
         self, link: AioLink, *, progress: Progress | None = None, timeout: float = 10.0
     ) -> None:
-        """The same as `send`, for a link of `igtl.aio`."""
+        """Send as `send` does, on a link of `igtl.aio`."""
         await aio.run(self._sending(link, progress, timeout))
 
     def _sending(self, link: AnyLink, progress: Progress | None, timeout: float) -> Steps[None]:
@@ -146,7 +146,7 @@ class Upload:
     # -- without I/O
 
     def matches(self, m: Message) -> bool:
-        """Whether m confirms a slab of this transfer, or refuses it."""
+        """Return whether m confirms a slab of this transfer, or refuses it."""
         tag = Tag.of(m) if isinstance(m, ReadyImage) else None
         return tag is not None and tag.transfer == self._transfer
 
@@ -166,7 +166,7 @@ class Upload:
         return bool(done == self.slabs)
 
     def _next(self) -> Image | None:
-        """The next slab to send; None while confirmations are awaited."""
+        """Return the next slab to send; None while confirmations are awaited."""
         window = self.slabs if self.confirms is False else _WINDOW if self.confirms else 1
         if self._sent == self.slabs or self._sent - self.confirmed >= window:
             return None

@@ -34,7 +34,7 @@ FORMATS: Final = {"RGB": "rgb24", "BGR": "bgr24", "I420": "yuv420p"}
 
 
 def ffmpeg() -> Any:
-    """The module of PyAV.
+    """Return the module of PyAV.
 
     Raises:
         MissingExtra: it is not installed.
@@ -50,7 +50,7 @@ def check_order(order: str) -> None:
 
 
 def codecs_here() -> tuple[Codec, ...]:
-    """The codecs that can be encoded on this system."""
+    """Return the codecs that can be encoded on this system."""
     out: list[Any] = ["I420"]
     try:
         available = ffmpeg().codecs_available

@@ -43,16 +43,15 @@ class VideoDecoder:
         self._number = 0
 
     def decode(self, message: Video, *, order: Order = "RGB") -> Frame | None:
-        """The frame of a message; None while a key frame is needed.
+        """Return the frame of a message; None while a key frame is needed.
 
         Args:
             message: the next one of the stream.
             order: "RGB" (default), "BGR" (OpenCV), or "I420".
 
         Returns:
-            (height, width) if the frame is grey, else (height, width, 3), or (height · 3 / 2,
-                width)
-            with the order "I420"; uint8.
+            uint8: (height, width) of a grey frame, else (height, width, 3), or with the order
+            "I420" (height · 3 / 2, width).
 
         Raises:
             ValueError: the order does not exist, or is "I420" of a MJPG frame.
@@ -106,7 +105,7 @@ class VideoDecoder:
         return self._by_ffmpeg(message, missing, order)
 
     def _missing(self, message: Video) -> int:
-        """How many messages of a numbered stream were lost before this one.
+        """Return how many messages of a numbered stream were lost before this one.
 
         A number below 0: it comes late, behind those that follow it.
         """
@@ -189,7 +188,7 @@ class VideoDecoder:
 
 
 def _ordered(picture: Any, grey: bool, order: Order) -> Frame:
-    """The frame from planar YUV, of an array or a picture of FFmpeg."""
+    """Return the frame from planar YUV, of an array or a picture of FFmpeg."""
     frame: Frame
     if isinstance(picture, np.ndarray):
         planes = picture

@@ -201,7 +201,7 @@ class VideoEncoder:
 
 
 def pixels_of(frame: npt.ArrayLike | Image) -> npt.NDArray[Any]:
-    """The array of a frame.
+    """Return the array of a frame.
 
     Raises:
         EncodeError: the frame is an image of several slices.

@@ -239,7 +239,7 @@ class _Viewer:
 
 
 def _plain(message: Video) -> Video:
-    """The message without its number, which header version 1 cannot hold."""
+    """Return the message without its number, which header version 1 cannot hold."""
     plain = Video.__new__(Video)
     plain.__setstate__(message._state())
     plain.message_id = 0

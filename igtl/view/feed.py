@@ -92,7 +92,10 @@ class Stream:
             self.delays.append(received - stamp)
 
     def row(self, now: float, lost: int) -> list[Any]:
-        """Number, messages, rate in Hz, jitter and age in ms, losses, delay in ms, validity."""
+        """Return the row of the table.
+
+        It has number, messages, rate in Hz, jitter and age in ms, losses, delay in ms, validity.
+        """
         times = list(self._arrivals)
         span = times[-1] - times[0] if len(times) > 1 else 0.0
         mean = span / (len(times) - 1) if span else 0.0
@@ -215,7 +218,7 @@ class Feed:
         self._on_change()
 
     def _decoded(self, message: Video) -> Image | None:
-        """The image of a VIDEO; called without the lock, since it takes long.
+        """Return the image of a VIDEO; called without the lock, since it takes long.
 
         One thread receives a stream.
 
@@ -328,7 +331,9 @@ class Feed:
         self._change(stream, image)
 
     def _pasted(self, stream: Stream, part: Image, now: float) -> Image | None:
-        """The volume of which this is a part, once a second and with its last part; else None.
+        """Return the volume of which this is a part.
+
+        Once a second and with its last part; else None.
 
         Raises:
             ValueError: it is too large.
@@ -374,12 +379,12 @@ class Feed:
             return [s for s in self.streams.values() if s.changed > change]
 
     def all(self) -> list[Stream]:
-        """All streams, in order of their numbers."""
+        """Return all streams, in order of their numbers."""
         with self._lock:
             return list(self.streams.values())
 
     def table(self) -> dict[str, Any]:
-        """The rows of the table, the links between frames, and what is wrong with them.
+        """Return the rows of the table, the links between frames, and what is wrong with them.
 
         Made at most five times a second, for all browsers.
         """

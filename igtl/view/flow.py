@@ -109,7 +109,7 @@ class Flow:
         return max(wait, self._table_due - now)
 
     def tick(self, now: float, state: dict[str, Any]) -> Tick:
-        """The next tick.
+        """Return the next tick.
 
         Args:
             now: the time, by the clock of this flow.

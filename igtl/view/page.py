@@ -38,7 +38,7 @@ _MAX_GZIP: Final = 1 << 28
 
 
 def policy(embedders: str) -> str:
-    """The content security policy: nothing but our own files, and pixels from memory.
+    """Return the content security policy: nothing but our own files, and pixels from memory.
 
     Args:
         embedders: sites that may show the page in a frame; "'none'", or sources.
@@ -51,7 +51,7 @@ def policy(embedders: str) -> str:
 
 
 def three() -> Path:
-    """The file with three.js that NiceGUI contains; NiceGUI itself is not loaded.
+    """Return the file with three.js that NiceGUI contains; NiceGUI itself is not loaded.
 
     Raises:
         MissingExtra: NiceGUI is not installed, or a version without this file.
@@ -74,7 +74,7 @@ class Pictures:
         self._made: dict[tuple[int, Quality], tuple[int, asyncio.Future[bytes]]] = {}
 
     async def get(self, stream: Stream, image: Image, change: int, quality: Quality) -> bytes:
-        """The frame of an image."""
+        """Return the frame of an image."""
         key = stream.number, quality
         made = self._made.get(key)
         if made is None or made[0] != change:
@@ -132,7 +132,7 @@ class Page:
         self._websockets = need("starlette.websockets", "view")
 
     def application(self) -> Any:
-        """The ASGI application."""
+        """Return the ASGI application."""
         route, socket = self._routing.Route, self._routing.WebSocketRoute
         app = self._starlette.Starlette(routes=[
             route("/", self._index), route("/three.js", self._library),
@@ -165,7 +165,7 @@ class Page:
     # -- who may see it
 
     def _is_our_name(self, host: str) -> bool:
-        """Whether a host name is one of ours.
+        """Return whether a host name is one of ours.
 
         Otherwise a page of another site, whose name leads to this machine, could connect (DNS
         rebinding).
@@ -173,7 +173,7 @@ class Page:
         return self._hosts is None or _without_port(host).lower() in self._hosts
 
     def _may_watch(self, websocket: Any) -> str | None:
-        """The reason why a browser may not watch; None if it may."""
+        """Return the reason why a browser may not watch; None if it may."""
         host, origin = websocket.headers.get("host", ""), websocket.headers.get("origin", "")
         if not self._is_our_name(host):
             return "another host name"
@@ -266,7 +266,7 @@ class Page:
                 await websocket.close(1011)  # the page connects again
 
     def _is_end(self, error: Exception) -> bool:
-        """Whether a connection has ended, rather than failed."""
+        """Return whether a connection has ended, rather than failed."""
         return isinstance(error, self._websockets.WebSocketDisconnect | RuntimeError | OSError)
 
     async def _receive(self, websocket: Any, flow: Flow, changed: asyncio.Event) -> None:

@@ -59,18 +59,18 @@ class Blobs:
         return name
 
     def get(self, name: str) -> bytes | None:
-        """The bytes of an array, or None if it was dropped."""
+        """Return the bytes of an array, or None if it was dropped."""
         with self._lock:
             return self._kept.get(name)
 
 
 def is_volume(image: Image) -> bool:
-    """Whether an image is shown as a volume: it has more than one slice."""
+    """Return whether an image is shown as a volume: it has more than one slice."""
     return bool(image.size[2] > 1)
 
 
 def shape(message: Message, blobs: Blobs) -> dict[str, Any]:
-    """The facts that the page needs to show a message.
+    """Return the facts that the page needs to show a message.
 
     Raises:
         ValueError: it cannot be shown; the text says why.

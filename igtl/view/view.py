@@ -167,7 +167,7 @@ class View:
         self._player = Player(self._feed, Recording(path), loop=loop)
 
     def widget(self, height: int = 640) -> Widget:
-        """The page as an object that Jupyter shows in a frame.
+        """Return the page as an object that Jupyter shows in a frame.
 
         Args:
             height: of the frame, in pixels.

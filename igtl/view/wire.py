@@ -58,12 +58,12 @@ def pose(stream: int, valid: bool, timestamp: float, matrix: npt.NDArray[Any]) -
 
 
 def poses(tick: int, now: float, packed: list[bytes]) -> bytes:
-    """The frame that closes a tick."""
+    """Return the frame that closes a tick."""
     return _POSES.pack(1, 0, len(packed), tick & 0xFFFFFFFF, now) + b"".join(packed)
 
 
 def picture(stream: int, number: int, image: Image, timestamp: float, quality: Quality) -> bytes:
-    """An image frame of the first slice of an image."""
+    """Return an image frame of the first slice of an image."""
     with np.errstate(all="ignore"):  # an image from the wire may hold anything
         return _picture(stream, number, image, timestamp, quality)
 
@@ -100,7 +100,7 @@ def _bytes_of(pixels: npt.NDArray[Any]) -> tuple[npt.NDArray[np.uint8], float, f
 
 
 def limits(values: npt.NDArray[Any]) -> tuple[float, float]:
-    """The least and the greatest finite value; never equal."""
+    """Return the least and the greatest finite value; never equal."""
     if values.dtype.kind == "f":
         values = values[np.isfinite(values)]
     if not values.size:

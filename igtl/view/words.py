@@ -13,7 +13,10 @@ HIDDEN: Final = "hidden"
 
 
 def line(message: Message, *, patients: bool) -> tuple[str, str] | None:
-    """The severity ("info", "warn") and the text of a message; None for one that is not logged."""
+    """Return the severity ("info", "warn") and the text of a message.
+
+    None for one that is not logged.
+    """
     found = _line(message, patients)
     if found is None:
         return None

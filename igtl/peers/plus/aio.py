@@ -147,7 +147,7 @@ class Plus(Client):
             self.state.expire(time.monotonic())
 
     async def here(self) -> Link:
-        """The present connection, or the next one."""
+        """Return the present connection, or the next one."""
         return await self.until(self._connection, "connection", self.timeout)
 
     def _connection(self) -> Link | None:

@@ -141,7 +141,7 @@ class Client(Heard):
                 return
 
     def _work(self) -> tuple[list[Any], Message | None] | None:
-        """The messages that wait for their handlers; None at the end."""
+        """Return the messages that wait for their handlers; None at the end."""
         changes, self.state.changes = self.state.changes, []
         message = self.state.waiting.take()
         over = self.state.reason is not None
@@ -221,12 +221,12 @@ def command(
 
 
 def version(plus: Client) -> Steps[str]:
-    """The version of PLUS."""
+    """Return the version of PLUS."""
     return (yield from ask(plus, core.version()))
 
 
 def device_ids(plus: Client, kind: str | None = None) -> Steps[list[str]]:
-    """The ids of the devices of PLUS.
+    """Return the ids of the devices of PLUS.
 
     Args:
         kind: of which type, for example "VirtualCapture"; default all.
@@ -235,7 +235,7 @@ def device_ids(plus: Client, kind: str | None = None) -> Steps[list[str]]:
 
 
 def channel_ids(plus: Client) -> Steps[list[str]]:
-    """The ids of the output channels of PLUS."""
+    """Return the ids of the output channels of PLUS."""
     return (yield from ask(plus, core.channel_ids()))
 
 
@@ -299,7 +299,7 @@ def ping(plus: Client, timeout: float | None = None) -> Steps[float]:
 
 
 def parameter(of: ParametersOf[Any], name: str) -> Steps[float | str]:
-    """The value of a parameter: a number, or a text of several.
+    """Return the value of a parameter: a number, or a text of several.
 
     Raises:
         CommandFailed: there is no such device or parameter, or it is not set.
@@ -332,7 +332,7 @@ class ReconstructionOf(Generic[C]):
         return ask(self._plus, request, timeout=self._timeout)
 
     def volume(self, step: str) -> Steps[Image]:
-        """The volume that PLUS sends because of a step."""
+        """Return the volume that PLUS sends because of a step."""
         with self._plus.changed:
             frames: Reading[Image] = Reading(self._plus.state, Image, self._name)
         yield from self.step(step)
@@ -348,5 +348,5 @@ class ReconstructionOf(Generic[C]):
 
 
 def snapshot(volume: ReconstructionOf[Any]) -> Steps[Image]:
-    """The volume so far."""
+    """Return the volume so far."""
     return volume.volume("snapshot")

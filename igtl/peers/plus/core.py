@@ -71,7 +71,7 @@ class Tools(Mapping[str, str]):
         self.handlers: list[Callable[[str, str | None, str], Any]] = []
 
     def on_change(self, handler: F) -> F:
-        """Decorator: the function is called with (name, old, new) when a status changes.
+        """Call the decorated function with (name, old, new) when a status changes.
 
         old is None for a new tool. Handlers run one after the other, and may take their time.
         """
@@ -103,7 +103,7 @@ class Tools(Mapping[str, str]):
         return min(heard, default=math.inf) + self._silence
 
     def expired(self, now: float) -> list[tuple[str, str | None, str]]:
-        """The tools that have become silent by now."""
+        """Return the tools that have become silent by now."""
         silent = [
             name for name, at in self._heard.items()
             if self._statuses[name] != SILENT and now >= at + self._silence
@@ -175,7 +175,9 @@ class State(Subscriptions):
         self.changes += self.tools.expired(now)
 
     def newer(self, wanted: Selection, than: int) -> tuple[int, M] | None:
-        """The newest message that is wanted and arrived after that number, with its own number.
+        """Return the newest message that is wanted and arrived after that number.
+
+        It comes with its own number.
 
         Raises:
             the reason: there is none, and nothing more will arrive.
@@ -191,7 +193,7 @@ class State(Subscriptions):
         return None
 
     def count(self, wanted: Selection) -> int:
-        """How many messages have arrived of the streams that are wanted."""
+        """Return how many messages have arrived of the streams that are wanted."""
         return sum(
             self._serials[m.type_name, m.device_name][1] for m in self.all() if wanted.matches(m)
         )
@@ -212,7 +214,7 @@ class Reading(Generic[M]):
         self._count = state.count(self.wanted)
 
     def next(self) -> M | None:
-        """The newest frame, if there is one that this reader has not had.
+        """Return the newest frame, if there is one that this reader has not had.
 
         Raises:
             the reason: there is none, and nothing more will arrive.
@@ -253,7 +255,7 @@ class Reply:
 
 
 def read_reply(name: str, raw: Message) -> Reply:
-    """The reply in a RTS_COMMAND, or the STRING of a legacy command."""
+    """Return the reply in a RTS_COMMAND, or the STRING of a legacy command."""
     text = raw.text if isinstance(raw, CommandReply) else cast(String, raw).string
     values: dict[str, str] = {}
     try:
@@ -283,11 +285,11 @@ class LegacyExchange(Exchange):
         super().__init__(String(text, device_name=f"CMD_{self._number}"))
 
     def matches(self, m: Message) -> bool:
-        """Whether m acknowledges it: under its number, or, unknown to PLUS, without one."""
+        """Return whether m acknowledges it: under its number, or, unknown to PLUS, without one."""
         return isinstance(m, String) and m.device_name in (f"ACK_{self._number}", "CMD", "ACK")
 
     def result(self, m: Message) -> Message:
-        """The acknowledgement.
+        """Return the acknowledgement.
 
         Raises:
             CommandFailed: the command has failed in PLUS, which gives no reason here.
@@ -306,7 +308,7 @@ class LegacyExchange(Exchange):
 
 
 def command_text(name: str, inner: str, attributes: Mapping[str, object]) -> str:
-    """The text of a command, `<Command Name="name" …>inner</Command>`.
+    """Return the text of a command, `<Command Name="name" …>inner</Command>`.
 
     `some_attribute=1` is written SomeAttribute="1", None is left out.
     """
@@ -358,7 +360,7 @@ class Request(Generic[T]):
         )
 
     def result(self, answer: Message) -> T:
-        """What the answer means.
+        """Return what the answer means.
 
         Raises:
             CommandFailed: the command has failed in PLUS; the text is its reason.
@@ -373,12 +375,12 @@ class Request(Generic[T]):
 
 
 def as_it_is(reply: Reply) -> Reply:
-    """The reply itself."""
+    """Return the reply itself."""
     return reply
 
 
 def message_of(reply: Reply) -> str:
-    """What PLUS says in a sentence."""
+    """Return what PLUS says in a sentence."""
     return reply.message
 
 
@@ -478,5 +480,5 @@ def set_parameter(device: str, name: str, value: object) -> Request[str]:
 
 
 def losses(stats: Stats) -> Counter[str]:
-    """What was lost, by cause."""
+    """Return what was lost, by cause."""
     return Counter(stats.dropped) + Counter(stats.errors)

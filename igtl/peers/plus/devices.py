@@ -49,7 +49,7 @@ class Device:
         return self.wants is not None or self.tracking_data
 
     def takes(self, message: Message) -> bool:
-        """Whether the device has asked for this message.
+        """Return whether the device has asked for this message.
 
         One without a CLIENTINFO gets all but TDATA.
         """
@@ -63,7 +63,7 @@ class Device:
         return self.wants.wants(message)
 
     def is_due(self, now: float) -> bool:
-        """Whether the device's interval has passed; if so, a new one begins."""
+        """Return whether the device's interval has passed; if so, a new one begins."""
         if now - self._sent < self.interval:
             return False
         self._sent = now
@@ -115,7 +115,7 @@ class Devices:
         self.by_id[peer.id].tracking_data = on
 
     def sending(self, message: Message, *, force: bool) -> Sending:
-        """Which devices get a message.
+        """Return which devices get a message.
 
         Raises:
             PlusRefuses: it harms PLUS; `force` sends it to all.
@@ -127,7 +127,9 @@ class Devices:
     def tool(
         self, name: str, pose: npt.ArrayLike, status: str, timestamp: float | None, force: bool
     ) -> Sending:
-        """What each device gets of a tool: TRANSFORM, and TDATA with the other tools that are OK.
+        """Return which devices get what of a tool.
+
+        TRANSFORM, and TDATA with the other tools that are OK.
 
         Raises:
             ValueError: PLUS cannot read the name; `force` sends it.
@@ -170,7 +172,7 @@ def frame_of(
     fields: Mapping[str, object],
     timestamp: float | None,
 ) -> TrackedFrame:
-    """An image with the transforms of its instant."""
+    """Return an image with the transforms of its instant."""
     pixels = image.array if isinstance(image, Image) else image
     place = image.ijk_to_world if isinstance(image, Image) else None
     message = TrackedFrame(

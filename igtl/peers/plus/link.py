@@ -98,7 +98,7 @@ class Plus(Client):
         run(self.call_handlers())
 
     def here(self) -> ReconnectingLink:
-        """The link, which waits for its connection itself."""
+        """Return the link, which waits for its connection itself."""
         return self.link
 
     until = method(subscribing.until)

@@ -100,7 +100,7 @@ class Select:
         return list(dict.fromkeys([*(kind for kind, on in wanted.items() if on), *self.types]))
 
     def message(self) -> ClientInfo:
-        """The selection as CLIENTINFO.
+        """Return the selection as CLIENTINFO.
 
         PLUS replaces its record of the client by this message, so it always contains header version
         2 and the request for TDATA.
@@ -177,7 +177,7 @@ class Client:
         )  # fmt: skip
 
     def wants(self, message: Message, name: str | None = None) -> bool:
-        """Whether a message of this type and name is among what it asks for."""
+        """Return whether a message of this type and name is among what it asks for."""
         name = message.device_name if name is None else name
         kind = message.type_name
         if kind == "TDATA":
@@ -205,7 +205,7 @@ def check_transform(name: str) -> None:
 
 
 def image_and_frame(name: str) -> tuple[str, str]:
-    """The two parts of Image_Reference.
+    """Return the two parts of Image_Reference.
 
     Raises:
         ValueError: the name does not have two parts.

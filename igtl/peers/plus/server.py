@@ -33,7 +33,7 @@ class PlusServer(Serving):
     frame = method(serving.frame)
 
     def wait_for_client(self, timeout: float | None = None) -> Device:
-        """The first device that has said what it wants.
+        """Return the first device that has said what it wants.
 
         Args:
             timeout: seconds; None: for ever.

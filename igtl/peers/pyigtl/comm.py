@@ -47,10 +47,12 @@ class OpenIGTLinkBase(ABC):
 
     @abstractmethod
     def is_connected(self) -> bool:
-        """Whether a peer is connected."""
+        """Return whether a peer is connected."""
 
     def wait_for_message(self, device_name: str, timeout: float | None = -1) -> MessageBase | None:
-        """The newest message of a device name, which is then forgotten; waits for one if needed.
+        """Return the newest message of a device name, or wait for one.
+
+        It is then forgotten.
 
         Args:
             device_name: exactly as the peer writes it.
@@ -68,7 +70,7 @@ class OpenIGTLinkBase(ABC):
             return self._newest.pop(device_name)
 
     def get_latest_messages(self) -> list[MessageBase]:
-        """The newest message of each device name that has not been read, oldest first."""
+        """Return the newest message of each device name that has not been read, oldest first."""
         with self._arrived:
             found, self._newest = list(self._newest.values()), {}
             return found
@@ -152,7 +154,7 @@ class OpenIGTLinkClient(OpenIGTLinkBase):
             subscriber.close()
 
     def is_connected(self) -> bool:
-        """Whether the server is connected."""
+        """Return whether the server is connected."""
         return self._subscriber is not None and self._link.connected
 
     def _send(self, frame: Frame, wait: bool) -> None:
@@ -215,7 +217,7 @@ class OpenIGTLinkServer(OpenIGTLinkBase):
             server.shutdown(timeout=1.0)
 
     def is_connected(self) -> bool:
-        """Whether at least one client is connected."""
+        """Return whether at least one client is connected."""
         return self._server is not None and bool(self._server.clients)
 
     def _send(self, frame: Frame, wait: bool) -> None:
@@ -229,7 +231,7 @@ class OpenIGTLinkServer(OpenIGTLinkBase):
 
 
 def _address(iface: str | None) -> str:
-    """The address to listen on, of an argument that names one; all interfaces for any other."""
+    """Return the address to listen on: one that the argument names, or all interfaces."""
     try:
         return socket.gethostbyname(iface) if iface else ""
     except OSError:

@@ -26,7 +26,7 @@ _HEADER = struct.Struct(">H12s20sQQQ")  # protocol.md 2: its time stamp is 32.32
 
 
 def _text(raw: bytes) -> str:
-    """A text field of the header, up to its first NUL."""
+    """Return a text field of the header, up to its first NUL."""
     return raw.partition(b"\0")[0].decode(errors="replace").rstrip()
 
 
@@ -65,7 +65,7 @@ class MessageBase:
     # -- from and to igtl
 
     def to_igtl(self) -> Message:
-        """The same as a message of igtl.
+        """Return the same as a message of igtl.
 
         Raises:
             ValueError, igtl.EncodeError: the content cannot be sent; the text names the attribute.
@@ -97,7 +97,7 @@ class MessageBase:
     # -- bytes
 
     def pack(self) -> bytes:
-        """The whole message as it goes over the wire, in header version `header_version`."""
+        """Return the whole message as it goes over the wire, in header version `header_version`."""
         return self.to_igtl().pack(version=2 if self.header_version > 1 else 1, cut_name=True)
 
     def unpack(self, header_fields: dict[str, Any], body: bytes) -> None:
@@ -118,7 +118,7 @@ class MessageBase:
 
     @staticmethod
     def parse_header(header: bytes) -> dict[str, Any]:
-        """The fields of a header, as a dict.
+        """Return the fields of a header, as a dict.
 
         Raises:
             ProtocolError: the header is not 58 bytes long.
@@ -136,7 +136,7 @@ class MessageBase:
 
     @staticmethod
     def create_message(message_type: str) -> MessageBase | None:
-        """An empty message of a type; None for one that pyigtl does not know."""
+        """Return an empty message of a type; None for one that pyigtl does not know."""
         kind = TYPES.get(message_type)
         return None if kind is None else kind()
 
@@ -155,11 +155,11 @@ class MessageBase:
         return "\n".join(lines)
 
     def content_asstring(self) -> str:
-        """The content as text of a few lines."""
+        """Return the content as text of a few lines."""
         return ""
 
     def metadata_asstring(self) -> str:
-        """The metadata as text, a line for each entry."""
+        """Return the metadata as text, a line for each entry."""
         return "\n".join(f"{key}: {text}" for key, text in self.metadata.items())
 
 
@@ -238,7 +238,7 @@ class TransformMessage(MessageBase):
                 raise ValueError(f"a transform is a 4x4 matrix, not {self.matrix.shape}")
 
     def content_asstring(self) -> str:
-        """The matrix as text."""
+        """Return the matrix as text."""
         return f"Matrix:\n  {str(self.matrix).replace(chr(10), chr(10) + '  ')}"
 
     def _content(self) -> Message:
@@ -267,7 +267,7 @@ class StringMessage(MessageBase):
         self.string = string or ""
 
     def content_asstring(self) -> str:
-        """The text behind "String: "."""
+        """Return the text behind "String: "."""
         return f"String: {self.string}"
 
     def _content(self) -> Message:
@@ -320,7 +320,7 @@ class PointMessage(MessageBase):
         self.owners: Any = owners
 
     def content_asstring(self) -> str:
-        """A line for each point: name, position and colour."""
+        """Return a line for each point: name, position and colour."""
         return "\n".join(
             f"Point {n}: name: '{point.name}', xyz: {point.position.tolist()}, "
             f"rgba: {point.color.tolist()}"
@@ -442,7 +442,7 @@ class PolyDataMessage(MessageBase):
             self._take(meshes.from_vtk(vtk_poly_data))
 
     def content_asstring(self) -> str:
-        """The numbers of points and cells, a line each."""
+        """Return the numbers of points and cells, a line each."""
         mesh = self._mesh()
         return "\n".join(
             [f"Points: {len(mesh.points)}"]
@@ -450,7 +450,7 @@ class PolyDataMessage(MessageBase):
         )
 
     def content_as_vtk_poly_data(self) -> Any:
-        """The mesh as a vtkPolyData (needs VTK)."""
+        """Return the mesh as a vtkPolyData (needs VTK)."""
         return meshes.to_vtk(self._mesh())
 
     def _mesh(self) -> PolyData:

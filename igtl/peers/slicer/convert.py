@@ -63,7 +63,7 @@ def _narrowed(array: Pixels, kinds: tuple[Any, ...]) -> Pixels:
 
 
 def adapted(message: Message) -> Message:
-    """A message as Slicer takes it; the original stays as it is.
+    """Return a message as Slicer takes it; the original stays as it is.
 
     32-bit integers become 16-bit ones, texts UTF-8; empty lists get metadata, so that Slicer clears
     its list.
@@ -92,7 +92,7 @@ def adapted(message: Message) -> Message:
 def image_of(
     source: Any, ijk_to_world: npt.ArrayLike | None, spacing: tuple[float, float, float] | None
 ) -> Image:
-    """An image from an array, an Image, or an image of SimpleITK or nibabel."""
+    """Return an image from an array, an Image, or an image of SimpleITK or nibabel."""
     if isinstance(source, Image):
         return Image(
             pixels_of(source.array),
@@ -113,7 +113,10 @@ def image_of(
 
 
 def mesh_of(source: Any) -> PolyData:
-    """A mesh from a PolyData, (points, polygons), or a mesh of VTK, PyVista, meshio or trimesh."""
+    """Return a mesh of a PolyData, of (points, polygons), or of another library.
+
+    These are VTK, PyVista, meshio and trimesh.
+    """
     if isinstance(source, PolyData):
         return PolyData(
             source.points, vertices=source.vertices, lines=source.lines,

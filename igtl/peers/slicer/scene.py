@@ -317,7 +317,9 @@ class Scene:
         bit_rate: int | None = None,
         ijk_to_world: npt.ArrayLike | None = None,
     ) -> Camera:
-        """A video stream in VP9 (needs `igtl[video]`), sent to each Slicer, without a request.
+        """Open a video stream in VP9 (needs `igtl[video]`).
+
+        It is sent to each Slicer, without a request.
 
         Args:
             name: of the node.
@@ -332,7 +334,7 @@ class Scene:
     def on(
         self, kind: type[Message] = Message, name: str = "*", *, every: bool = False
     ) -> Callable[[F], F]:
-        """Decorator: the function is called with (message, peer) for what Slicer sends.
+        """Call the decorated function with (message, peer) for what Slicer sends.
 
         Handlers run independently: a slow one delays neither others nor Slicer.
 
@@ -360,7 +362,7 @@ class Scene:
         raise NotImplementedError
 
     def on_connect(self, handler: F) -> F:
-        """Decorator: the function is called with the peer when a Slicer has connected.
+        """Call the decorated function with the peer when a Slicer has connected.
 
         The nodes that were shown are on their way to it already.
         """
@@ -368,7 +370,7 @@ class Scene:
         return handler
 
     def on_disconnect(self, handler: F) -> F:
-        """Decorator: the function is called with the peer when a Slicer is gone.
+        """Call the decorated function with the peer when a Slicer is gone.
 
         The peer's close_reason says why.
         """
@@ -394,7 +396,7 @@ class Scene:
             self._peers.popitem(last=False)
 
     def nodes(self) -> list[Node]:
-        """What is shown, and what Slicer has sent."""
+        """Return what is shown, and what Slicer has sent."""
         found = {key: self._node(key, None) for key in self._sent}
         for message in self._newest.all():
             key = message.type_name, message.device_name
@@ -411,7 +413,9 @@ class Scene:
     # -- commands and requests of Slicer
 
     def answers(self, name: str = "*") -> Callable[[F], F]:
-        """Decorator: the function carries out the COMMAND of a Slicer module ("*": any other).
+        """Carry out the COMMAND of a Slicer module by the decorated function.
+
+        "*" is any COMMAND without a function of its own.
 
         It is called with (command), in parallel to everything else, so it may take its time. It
         returns the reply: text, a dict (metadata), both as (text, dict), or None. An error that it
@@ -427,11 +431,11 @@ class Scene:
     def provides(
         self, kind: type[Get[Any]] | type[Start[Any]], name: str = "*"
     ) -> Callable[[F], F]:
-        """Decorator: the function answers requests of Slicer's query nodes.
+        """Answer requests of Slicer's query nodes by the decorated function.
 
-        These are GetImage, GetImageMeta, GetLabelMeta, GetPoints and StartTrackingData. It is
-        called with (request), in parallel to everything else; see `igtl.Server.provides` for what
-        it returns. The answer gets the name of the request.
+        These are GetImage, GetImageMeta, GetLabelMeta, GetPoints and StartTrackingData. The
+        function is called with (request), in parallel to everything else; see
+        `igtl.Server.provides` for what it returns. The answer gets the name of the request.
         """
 
         def register(call: F) -> F:
@@ -538,7 +542,7 @@ def _answer(request: Message, found: Any) -> Any:
 def _called_alone(
     call: Callable[[Any], Any], finish: Callable[[Any, Any], Any]
 ) -> Callable[[Any, Any], Any]:
-    """A function of the user that takes the request alone, as one of (request, peer)."""
+    """Return a function of the user that takes the request alone, as one of (request, peer)."""
     if inspect.iscoroutinefunction(call):
 
         @functools.wraps(call)
@@ -564,7 +568,7 @@ def _parameters(text: str) -> list[tuple[str, str]]:
 
 
 def reply_of(failed: CommandFailed) -> CommandReply:
-    """The reply to a command that Slicer did carry out.
+    """Return the reply to a command that Slicer did carry out.
 
     The `Status` of a reply of Slicer says nothing, an ErrorMessage does.
 

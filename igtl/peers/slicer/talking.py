@@ -55,7 +55,7 @@ class Talking(Scene):
             self.changed.tell()
 
     def shown(self, peer: Any) -> Any:
-        """A client of the server as handlers see it."""
+        """Return a client of the server as handlers see it."""
         return peer
 
     def call_handler(self, handler: Handler) -> Steps[None]:
@@ -79,7 +79,9 @@ class Talking(Scene):
         return bool(self.server.clients)
 
     def latest(self, kind: type[M], name: str = "*", *, max_age: float | None = None) -> M | None:
-        """The newest message of a class and device name that Slicer has sent; None if none came.
+        """Return the newest message of a class and device name that Slicer has sent.
+
+        None if none came.
 
         Args:
             kind: class of the message.

@@ -37,7 +37,7 @@ class Slicer(Talking):
         self._threads: list[threading.Thread] = []
 
     def shown(self, peer: AioPeer) -> Peer:
-        """A client of the server as handlers see it."""
+        """Return a client of the server as handlers see it."""
         return next(each for each in self.server.clients if each.id == peer.id)
 
     def _publish(self, message: Message | Frame, *, latch: bool) -> None:
