@@ -159,7 +159,7 @@ def _endpoints(name: str, value: Any) -> tuple[str, ...]:
     for each in found:
         if not re.fullmatch(r"(tcp|tls)/.+:\d{1,5}", str(each)):
             raise ValueError(
-                f"{name}: {each!r} is no endpoint; give tcp/HOST:PORT or tls/HOST:PORT"
+                f"{name}: {each!r} is not an endpoint; give tcp/HOST:PORT or tls/HOST:PORT"
             )
     return found
 
@@ -208,9 +208,9 @@ class WireOptions(Options):
         on_error: "raise" raises what is wrong with a message where it is received; "skip" counts it
             in `stats.errors` and goes on.
         cut_names: cut device names to the 20 bytes of the header instead of refusing longer ones.
-        resync: look in a message that is wrong for the next header, instead of losing step: for a
-            peer that breaks off and begins again, as PLUS does. What was given up is counted in
-            `stats.dropped["resync"]`.
+        resync: look in a message that is wrong for the next header, instead of losing the framing:
+            for a peer that breaks off and begins again, as PLUS does. What was given up is counted
+            in `stats.dropped["resync"]`.
         compression: True, or a `Compression`: exchange compressed messages with an igtl peer that
             was told so too. Every other peer gets plain ones.
     """
@@ -343,7 +343,7 @@ class ConnectOptions(LinkOptions):
             Unix socket or `sock` does not have.
         hello: send a version 2 STATUS first, which PLUS and other igtl ends answer with version 2.
             3D Slicer answers none: `version=2` is for it. Neither is for libraries that know
-            version 1 only: they lose step.
+            version 1 only: they lose the framing.
     """
 
     open_timeout: float | None = _seconds(10.0)

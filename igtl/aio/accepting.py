@@ -34,7 +34,7 @@ from igtl.session.layers import Layer
 from igtl.session.session import Session
 
 _BACKLOG = 1024  # clients that wait in the system until they are taken in
-_TURNED_AWAY = 100  # clients that are told so each time
+_TURNED_AWAY = 100  # clients that are closed each time
 _NOT_HERE = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}  # a name may have addresses of both kinds
 
 

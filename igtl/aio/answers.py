@@ -314,7 +314,7 @@ class Answers(ServerBase):
                 due = max(due + interval, time.monotonic())
                 await asyncio.sleep(due - time.monotonic())
 
-    # -- what a client is told
+    # -- what a client gets as answer
 
     async def _ready(self, peer: Peer, request: Any, status: int) -> None:
         kind: type[Ready[Any]] | None = ready_for(request)

@@ -240,7 +240,7 @@ class Sending:
 
     @property
     def is_lost(self) -> bool:
-        """Whether the connection is no more."""
+        """Whether the connection is lost."""
         return self._lost.done()
 
     def abort(self) -> None:

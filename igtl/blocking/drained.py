@@ -328,7 +328,7 @@ class DrainedLink(Link):
         pump = getattr(self, "_pump", None)
         if pump is not None and not self.closed and pump.is_here:
             warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
-            if not sys.is_finalizing():  # the thread stands still then, and may hold the lock
+            if not sys.is_finalizing():  # the thread is stopped then, and may hold the lock
                 pump.close(linger=False)
 
 

@@ -88,7 +88,7 @@ class Link(AnyLink, Asking, Synchronized[SyncReader]):
     reader = SyncReader
     _waiting = 0  # threads that wait for an answer while another one receives
     _asking = False  # whether the thread that receives does so for the sake of an answer
-    _queueing = 0  # threads that wait for such a one to give way
+    _queueing = 0  # threads that wait until that one stops receiving
 
     def __init__(
         self, transport: Transport, options: LinkOptions, *, ends_quietly: bool = False
@@ -159,7 +159,7 @@ class Link(AnyLink, Asking, Synchronized[SyncReader]):
             if isinstance(error, ConnectionError):
                 self.session.send_failed(error)
                 raise closed_by(self.peer, error) from error
-            # perhaps cut in the middle of a message: whatever followed would be out of step
+            # perhaps cut in the middle of a message: the peer would misread whatever followed
             told = error if isinstance(error, Exception) else ConnectionAbortedError(repr(error))
             self.session.lost(told)
             self._transport.shutdown()

@@ -104,9 +104,9 @@ def _tags(data: bytes, path: Path) -> list[_Tag]:
     try:
         parser.Parse(data, True)
     except expat.ExpatError as error:
-        raise FileError(path, f"is no well-formed XML: {error}") from None
+        raise FileError(path, f"is not well-formed XML: {error}") from None
     if found[0].name != _ROOT:
-        raise FileError(path, f"is no configuration of PLUS: its root is {found[0].name!r}")
+        raise FileError(path, f"is not a configuration of PLUS: its root is {found[0].name!r}")
     return found
 
 

@@ -70,7 +70,7 @@ def load_known(path: str | os.PathLike[str]) -> PlusConfig:
             for each in entries
         }
     except (ValueError, KeyError, TypeError) as error:
-        raise FileError(path, f"is no result of a calibration: {error!r}") from None
+        raise FileError(path, f"is not a result of a calibration: {error!r}") from None
     return PlusConfig(transforms)
 
 

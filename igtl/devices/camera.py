@@ -16,7 +16,7 @@ _CAMERAS: Final = {"win32": "dshow", "darwin": "avfoundation"}
 _SCREENS: Final = {"win32": "gdigrab", "darwin": "avfoundation"}
 _WHOLE: Final = {"win32": "desktop", "darwin": "Capture screen 0:none"}
 _GENERATED: Final = ("testsrc", "smptebars", "rgbtestsrc", "yuvtestsrc", "mandelbrot")
-_RATE: Final = 30.0  # of a camera that is not told one, for the bit rate
+_RATE: Final = 30.0  # of a camera without the option fps, for the bit rate
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -56,7 +56,7 @@ def device_class(kind: str) -> type[Device]:
     except Exception as error:
         raise ImportError(f"{point.value} cannot be loaded: {error}") from error
     if not (isinstance(found, type) and issubclass(found, Device)):
-        raise ImportError(f"{point.value} is no class of igtl.devices.Device")
+        raise ImportError(f"{point.value} is not a class of igtl.devices.Device")
     return found
 
 

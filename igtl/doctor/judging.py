@@ -30,7 +30,7 @@ def judge(diagnosis: Diagnosis, session: Session, type_name: str, device_name: s
         diagnosis.found(
             "problem", "large",
             f"A header announces {session.error.size} bytes, over the limit of "
-            f"{session.error.limit}: the sender has lost step, or is not of OpenIGTLink.",
+            f"{session.error.limit}: the sender has lost the framing, or is not of OpenIGTLink.",
         )  # fmt: skip
     if not diagnosis.streams:
         if not diagnosis.problems:

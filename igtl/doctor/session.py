@@ -134,7 +134,7 @@ class Session:
         self._send(status.pack(version=1))
 
     def _send(self, wire: bytes) -> None:
-        with contextlib.suppress(OSError):  # what comes next tells
+        with contextlib.suppress(OSError):  # the next receive shows the reason
             self._sock.settimeout(2)
             self._sock.sendall(wire)
 

@@ -197,7 +197,7 @@ def save(message: Message, path: str | os.PathLike[str], *, space: Space | None 
             with blamed(path):
                 form.write(Series.of(message), path)
         else:
-            raise FileError(path, f"a {message.type_name} is no image")
+            raise FileError(path, f"a {message.type_name} is not an image")
 
 
 def load_sequence(path: str | os.PathLike[str], *, device_name: str | None = None) -> list[Message]:

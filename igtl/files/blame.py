@@ -31,7 +31,7 @@ def blamed(path: Any) -> Iterator[None]:
     except OSError as error:
         other = error.filename is not None and Path(error.filename) != Path(path)
         if isinstance(error, _NOT_THERE) and other and Path(path).exists():
-            raise FileError(path, f"belongs to {error.filename}, which is no file") from None
+            raise FileError(path, f"belongs to {error.filename}, which is not a file") from None
         if error.errno is not None:
             raise
         raise FileError(path, _told(error)) from None  # "not a gzipped file", too few bytes

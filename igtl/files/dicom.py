@@ -270,7 +270,7 @@ def read(path: Path) -> Series:
         if data_set is None:
             if path.is_dir():
                 continue  # a README, a DICOMDIR's companion
-            raise FileError(path, "is no DICOM file")
+            raise FileError(path, "is not a DICOM file")
         if "PixelData" in data_set:
             found.setdefault(str(data_set.get("SeriesInstanceUID", "")), []).append(data_set)
     if not found:
@@ -283,7 +283,7 @@ def read(path: Path) -> Series:
 
 
 def _read(pydicom: Any, file: Path) -> Any:
-    """Return the data set of a file, also of one without preamble; None if it is no DICOM."""
+    """Return the data set of a file, also of one without preamble; None if it is not DICOM."""
     data = file.read_bytes()  # in memory, a length that is wrong cannot take more than there is
     try:
         return pydicom.dcmread(io.BytesIO(data))

@@ -231,7 +231,7 @@ def _replace(partial: Path, path: Path) -> None:
     """Put what was written in its place. A folder is replaced only if it is empty, or a bag."""
     if path.is_dir():
         if any(path.iterdir()) and not (path / "metadata.yaml").exists():
-            raise FileError(path, "is a folder, but no ROS 2 bag: it is not replaced")
+            raise FileError(path, "is a folder, but not a ROS 2 bag: it is not replaced")
         shutil.rmtree(path)
     os.replace(partial, path)
 

@@ -19,7 +19,7 @@ from igtl.files.series import Matrix, Series, Voxels, flipped, joined, one, plac
 from igtl.messages.imaging import Image
 
 ITK_SUFFIXES: Final = (".gipl", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
-_DENSEST: Final = 2048  # pixels that a byte of a compressed file can stand for
+_DENSEST: Final = 2048  # most pixels that one byte of a compressed file decodes to
 _BYTES: Final = {2: 2, 3: 2, 4: 4, 5: 4, 8: 4, 9: 8}  # of a pixel, by its number in SimpleITK
 _FRAGILE: Final = (".tif", ".tiff")
 _FLAT: Final = (".png", ".jpg", ".jpeg", ".bmp")

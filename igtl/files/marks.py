@@ -101,7 +101,7 @@ def save(message: Message, path: Path, of: MeshFormat, space: Space | None) -> N
         FileError: the message is not a mesh, or the format cannot hold it.
     """
     if not isinstance(message, PolyData):
-        raise FileError(path, f"a {message.type_name} is no mesh")
+        raise FileError(path, f"a {message.type_name} is not a mesh")
     space = space or UNMARKED
     with blamed(path):
         of.write(turned(message, "RAS", space), path, f"igtl SPACE={space}")

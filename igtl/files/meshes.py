@@ -231,7 +231,7 @@ def from_meshio(mesh: Any, *, device_name: str = "") -> PolyData:
     kinds: dict[str, list[int]] = {"vertices": [], "lines": [], "polygons": []}
     for n, block in enumerate(mesh.cells):
         if block.type not in _KINDS:
-            raise EncodeError("PolyData", "polygons", f"{block.type!r} cells are no surface")
+            raise EncodeError("PolyData", "polygons", f"{block.type!r} cells are not a surface")
         kinds[_KINDS[block.type]].append(n)
     blocks = [n for found in kinds.values() for n in found]  # as POLYDATA counts its cells
 

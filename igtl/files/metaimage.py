@@ -30,7 +30,7 @@ _TYPES: Final = {
     "MET_ULONG_LONG": "u8", "MET_FLOAT": "f4", "MET_DOUBLE": "f8",
 }  # fmt: skip
 _NAMES: Final = {kind: name for name, kind in reversed(_TYPES.items())}
-_DENSEST: Final = 1032  # how many bytes a byte of compressed pixels can stand for
+_DENSEST: Final = 1032  # most bytes that one byte of compressed pixels decodes to
 _LONGEST: Final = 1 << 28  # bytes of a header: 0.1 million images with 30 fields each
 Header = dict[str, str]
 
@@ -69,7 +69,7 @@ def _header(path: Path) -> tuple[Header, int]:
             if key.strip() == "ElementDataFile":
                 return found, file.tell()
     raise FileError(
-        path, f"is no MetaImage: its header ends after {at} bytes without ElementDataFile"
+        path, f"is not a MetaImage: its header ends after {at} bytes without ElementDataFile"
     )
 
 

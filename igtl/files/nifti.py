@@ -23,7 +23,7 @@ _RGBA: Final = np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1"), ("A", "u1")])
 _MM: Final = {"meter": 1000.0, "micron": 0.001}
 _SECONDS: Final = {"msec": 1e-3, "usec": 1e-6}
 _SAME: Final = 0.01  # mm
-_DENSEST: Final = 1032  # how many bytes a byte of a compressed file can stand for
+_DENSEST: Final = 1032  # most bytes that one byte of a compressed file decodes to
 
 
 def to_nibabel(image: Image) -> Any:

@@ -45,7 +45,7 @@ def read(path: Path) -> tuple[PolyData, str]:
             corners[kind].append(words)
             before[kind].append((len(places), len(normals)))
         elif key not in _LEFT_OUT:
-            raise FileError(path, f"line {number}: {key[:20]!r} is no statement of OBJ")
+            raise FileError(path, f"line {number}: {key[:20]!r} is not a statement of OBJ")
         elif what := _LEFT_OUT[key]:
             note(f"{what} are left out")
     if not places:

@@ -24,7 +24,7 @@ def read(path: Path) -> tuple[PolyData, str]:
     rows = [line for line in (line.partition("#")[0].strip() for line in whole) if line]
     head = _HEAD.fullmatch(rows[0]) if rows else None
     if head is None:
-        raise FileError(path, "is no OFF file of points in three dimensions, or a binary one")
+        raise FileError(path, "is not an OFF file of points in three dimensions, or a binary one")
     rows = [head[4], *rows[1:]] if head[4] else rows[1:]
     count, faces = (int(word) for word in (rows[0] if rows else "").split()[:2])
     if min(count, faces) < 0 or count + faces > len(rows) - 1:

@@ -53,7 +53,7 @@ def read(path: Path) -> tuple[PolyData, str]:
 
 def _header(data: bytes, path: Path) -> tuple[str, list[_Element], str, int]:
     if data[:3] != b"ply" or (end := data.find(b"end_header")) < 0:
-        raise FileError(path, "is no PLY file, or its header is cut")
+        raise FileError(path, "is not a PLY file, or its header is cut")
     form, elements, comments = "", [], []
     for line in data[:end].decode("utf-8", "replace").splitlines()[1:]:
         words = line.split()

@@ -59,7 +59,7 @@ def _point(
 
 def _points(message: Message, path: Path) -> Any:
     if not isinstance(message, Points):
-        raise FileError(path, f"a {message.type_name} is no list of points")
+        raise FileError(path, f"a {message.type_name} is not a list of points")
     return message.points
 
 
@@ -67,7 +67,7 @@ def _text(path: Path) -> str:
     try:
         return path.read_text("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise FileError(path, f"is no text: {error}") from None
+        raise FileError(path, f"is not text: {error}") from None
 
 
 def load_markups(path: Path) -> Points:

@@ -242,7 +242,7 @@ def _texts(image: _Facts) -> dict[str, str]:
     for key, value in image.metadata.items():
         text = str(value)
         if set("=\r\n") & set(key) or set("\r\n") & set(text):
-            note(f"the field {key!r} is no line of text and left out")
+            note(f"the field {key!r} is not one line of text, and is left out")
         elif not key.endswith((_TRANSFORM, _STATUS)):
             out[key] = text
     return out

@@ -30,7 +30,7 @@ def grey(picture: npt.ArrayLike) -> npt.NDArray[np.float32]:
     if array.ndim == 3 and array.shape[2] in (3, 4):
         array = array[:, :, :3].mean(axis=2)
     if array.ndim != 2:
-        raise CalibrationError(f"shape {array.shape} is no picture of (height, width)")
+        raise CalibrationError(f"shape {array.shape} is not a picture of (height, width)")
     return array.astype(np.float32)
 
 

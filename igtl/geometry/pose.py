@@ -64,7 +64,7 @@ class Pose:
                 raise ValueError(f"shape {given.shape}, must be (4, 4) or (3, 4)")
             m[: len(given)] = given
             if not is_rigid(m) or not np.allclose(m[3], (0, 0, 0, 1)):
-                raise ValueError("the matrix is no rigid pose: it scales, shears, mirrors or is "
+                raise ValueError("the matrix is not a rigid pose: it scales, shears, mirrors or is "
                                  "not finite")  # fmt: skip
             u, _, v = np.linalg.svd(m[:3, :3])
             m[:3, :3] = u @ v
@@ -199,7 +199,7 @@ def interpolate(
     with np.errstate(all="ignore"):
         off = np.abs(r.transpose(0, 2, 1) @ r - np.eye(3)).max(axis=(1, 2))
         if not (np.isfinite(m).all() and (off < _RIGID).all() and (np.linalg.det(r) > 0).all()):
-            raise ValueError("a matrix is no rigid pose")
+            raise ValueError("a matrix is not a rigid pose")
     quaternions = np.array([quaternion_of_matrix(one) for one in m])
     quaternions /= np.linalg.norm(quaternions, axis=1, keepdims=True)
     right = np.clip(np.searchsorted(t, wanted), 1 if len(t) > 1 else 0, len(t) - 1)

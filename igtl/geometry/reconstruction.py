@@ -233,7 +233,7 @@ class Reconstruction:
         else:
             kept, array = array.dtype, array if array.ndim == 3 else array[np.newaxis]
         if array.ndim != 3:
-            raise ValueError(f"shape {np.shape(picture)} is no picture of (height, width)")
+            raise ValueError(f"shape {np.shape(picture)} is not a picture of (height, width)")
         matrix = np.asarray(ijk_to_world, np.float64)
         if matrix.shape != (4, 4) or not np.isfinite(matrix).all():
             raise ValueError("ijk_to_world must be 4x4 and finite")

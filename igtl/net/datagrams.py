@@ -33,8 +33,8 @@ MAX_SIZE = 64 << 20
 _SO_TIMESTAMPNS = 35  # Linux; the socket module has no name for it
 _TIMESPEC = struct.Struct("qq")
 _ANCILLARY = socket.CMSG_SPACE(16) if hasattr(socket, "CMSG_SPACE") else 0
-_SOURCES = 256  # RTP sources that are told apart
-_WINDOW = 1024  # numbers, and messages, back to which a late packet is told from a double one
+_SOURCES = 256  # RTP sources that are kept apart
+_WINDOW = 1024  # numbers and messages within which a late packet differs from a duplicate
 _LEAST = 512  # bytes that a kept packet counts at least, for what Python adds to each
 _RECEIVE_BUFFER = 4 << 20
 
@@ -250,7 +250,7 @@ class Incoming(Socket):
     ) -> None:
         super().__init__()
         if isinstance(port, str):
-            raise TypeError(f"the port comes first, then the host: {port!r} is no port")
+            raise TypeError(f"the port comes first, then the host: {port!r} is not a port")
         self._crc: CRCPolicy = crc
         self._on_error = on_error
         self._max_size = max_size

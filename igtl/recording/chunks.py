@@ -75,7 +75,7 @@ class Chunks:
         try:
             with naming(path):
                 if self.file.read(len(_MAGIC)) != _MAGIC:
-                    raise FileError(path, "is no MCAP file")
+                    raise FileError(path, "is not an MCAP file")
                 if not self._take_summary():
                     self.truncated = True
                     self._scan()

@@ -60,7 +60,7 @@ class Recording:
     def _sort(self) -> None:
         ours = {n: c for n, c in self._file.channels.items() if c.message_encoding == ENCODING}
         if not ours and any(c.topic != EVENTS for c in self._file.channels.values()):
-            raise FileError(self.path, "is MCAP, but holds no OpenIGTLink")
+            raise FileError(self.path, "is MCAP, but holds no messages of OpenIGTLink")
         groups: dict[Stream, list[int]] = {}
         for n, channel in ours.items():
             groups.setdefault(stream_of(channel.metadata), []).append(n)

@@ -20,7 +20,7 @@ from igtl.messages.plus import TrackedFrame, UsMessage
 Numbers = npt.NDArray[np.int64]
 Small = npt.NDArray[np.int32]
 PICTURES: Final = (Image, Video, TrackedFrame, UsMessage, NDArray)
-_ALONE: Final = ("I420", "MJPG")  # codecs of which each frame stands for itself
+_ALONE: Final = ("I420", "MJPG")  # codecs whose frames can each be decoded alone
 _WAITS: Final = (FrameType.INTER, FrameType.SKIPPED)
 
 

@@ -248,7 +248,7 @@ def _found(path: Path, progress: Progress) -> Iterator[_Found]:
     rosbag2 = need("rosbags.rosbag2", "ros")
     store = _typestore()
     if not (path / "metadata.yaml").exists():
-        raise FileError(path, "is no ROS 2 bag: it has no metadata.yaml")
+        raise FileError(path, "is not a ROS 2 bag: it has no metadata.yaml")
     with rosbag2.Reader(path) as reader:
         connections = list(reader.connections)
         ours = [c for c in connections if _is_ours(c)]
@@ -286,7 +286,7 @@ def _raw(time_ns: int, connection: Any, ros: Any) -> Iterator[_Found]:
     if connection.msgtype == _STRING:
         event = json.loads(ros.data)
         if not isinstance(event, dict):
-            raise ValueError("an event is no JSON object")
+            raise ValueError("an event is not a JSON object")
         yield _Found(time_ns, event, "", 0)
         return
     dims = ros.layout.dim

@@ -122,7 +122,7 @@ def _jpeg_size(payload: bytes) -> tuple[int, int, int]:
             height, width = (int.from_bytes(payload[at + n : at + n + 2], "big") for n in (5, 7))
             return width, height, payload[at + 9]
         at += 2 + length
-    raise ValueError("a compressed image that is no JPEG")
+    raise ValueError("a compressed image that is not a JPEG")
 
 
 def _points(topic: str, ros: Any) -> Iterator[tuple[Message, Any]]:

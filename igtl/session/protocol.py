@@ -39,10 +39,11 @@ class Protocol(_stream.Stream):
             can be read. "skip": it is only counted.
         version: header version written. "auto" (default): 1 until the peer has sent 2.
         cut_names: see `Message.pack`.
-        resync: when a message is wrong, look for the next header in it instead of losing step: for
-            a peer that breaks off and begins again, as PLUS does. Costs the CRC of each message,
-            also with crc="off". What was given up is counted in `stats.dropped["resync"]`; headers
-            of unknown versions and too large messages are passed over alike. Default: no.
+        resync: when a message is wrong, look for the next header in it instead of losing the
+            framing: for a peer that breaks off and begins again, as PLUS does. Costs the CRC of
+            each message, also with crc="off". What was given up is counted in
+            `stats.dropped["resync"]`; headers of unknown versions and too large messages are passed
+            over alike. Default: no.
         peer: whom log records and messages name.
 
     Attributes:

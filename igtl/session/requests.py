@@ -111,7 +111,7 @@ class Exchange:
 def _answer_of(request: Message) -> type[Message]:
     if isinstance(request, Get | Start | Stop):
         return type(request).answer
-    raise TypeError(f"{type(request).__name__} is no request: use a Get class, or a Command")
+    raise TypeError(f"{type(request).__name__} is not a request: use a Get class, or a Command")
 
 
 def stop_for(start: Start[Any]) -> Stop[Any]:

@@ -29,7 +29,7 @@ LOW_DELAY: Final[dict[str, tuple[str, dict[str, str]]]] = {
 DECODERS: Final = {
     "VP90": "vp9", "H264": "h264", "X265": "hevc", "O265": "hevc", "AV10": "libdav1d",
 }  # fmt: skip
-ALONE: Final = ("I420", "MJPG")  # codecs of which each frame stands for itself
+ALONE: Final = ("I420", "MJPG")  # codecs whose frames can each be decoded alone
 FORMATS: Final = {"RGB": "rgb24", "BGR": "bgr24", "I420": "yuv420p"}
 
 

@@ -88,7 +88,7 @@ class VideoDecoder:
         missing = self._missing(message)
         width, height, depth = (int(n) for n in message.size)
         if depth != 1 or not width or not height or width % 2 or height % 2:
-            raise BodyError("VIDEO", "size", f"{width} × {height} × {depth} is no video frame")
+            raise BodyError("VIDEO", "size", f"{width} × {height} × {depth} is not a video frame")
         if width * height > self._max_pixels:
             raise BodyError(
                 "VIDEO", "size", f"{width} × {height}, the limit is {self._max_pixels} pixels"

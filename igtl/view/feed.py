@@ -40,7 +40,7 @@ _HISTORY: Final = 500  # samples of a plot; lines of the log
 _MAX_DECODERS: Final = 32  # video streams
 _MAX_PARTS: Final = 2  # volumes that arrive in parts
 _MAX_UNFINISHED: Final = 1 << 29  # bytes of each of them
-_REST: Final = ("*", "*")  # counts what comes of further streams
+_REST: Final = ("*", "*")  # counts the messages of further streams
 _RECENT: Final = 64  # arrivals from which rate and jitter are computed
 
 
@@ -353,7 +353,7 @@ class Feed:
         due = last or now - shown >= 1.0
         if not last:
             self._parts[stream.key] = whole, now if due else shown
-            while len(self._parts) > _MAX_PARTS:  # the one that waits longest gives way
+            while len(self._parts) > _MAX_PARTS:  # the oldest is dropped
                 del self._parts[next(iter(self._parts))]
         if not due:
             return None

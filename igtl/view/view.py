@@ -175,7 +175,7 @@ class View:
         self._page.embedders = "'self' http://localhost:* http://127.0.0.1:* https:"
         return Widget(self.url, height)
 
-    # -- what browsers are told, and ask for
+    # -- what browsers get, and ask for
 
     def _changed(self) -> None:
         self._page.wake()

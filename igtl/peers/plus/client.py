@@ -343,7 +343,7 @@ class ReconstructionOf(Generic[C]):
         if not failed:
             self.image = yield from self.volume("stop")
             return
-        with contextlib.suppress(Exception):  # what was raised is told
+        with contextlib.suppress(Exception):  # the caller gets the error of the block
             yield from self.step("stop")
 
 

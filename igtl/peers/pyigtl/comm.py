@@ -235,5 +235,5 @@ def _address(iface: str | None) -> str:
     try:
         return socket.gethostbyname(iface) if iface else ""
     except OSError:
-        logger.warning("%r is no address: listening on all interfaces", iface)
+        logger.warning("%r is not an address: listening on all interfaces", iface)
         return ""

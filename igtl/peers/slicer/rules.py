@@ -27,10 +27,10 @@ HANDLED: Final = frozenset(
 )  # fmt: skip
 """Types of messages that Slicer takes."""
 _ANSWERS: Final = ("RTS_COMMAND", "RTS_TDATA")
-_HARMLESS: Final = "VIDEO"  # the one handled type whose prefixes end nothing
+_HARMLESS: Final = "VIDEO"  # the one handled type whose prefixed forms do not crash Slicer
 _LARGEST: Final = (1 << 31) - 1  # bytes of a body: its length is read into an int
 _TOOL_NAME: Final = 19  # bytes; a name that fills all 20 arrives empty
-UTF8: Final = 3  # UTF-8 in VTK's list, which stands in the field
+UTF8: Final = 3  # UTF-8 in VTK's list, whose number the field holds
 _OF_CELLS: Final = 0x10  # in the type of an attribute
 _INSTEAD: Final = {
     "POSITION": "send a TRANSFORM", "QTRANS": "send a TRANSFORM", "QTDATA": "send TDATA",
