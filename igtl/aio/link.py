@@ -1,4 +1,4 @@
-"""Links in asyncio: `connect`, `pipe`, and the Link that they and `listen` hand out.
+"""Links in asyncio: `connect`, `pipe`, and the Link that they and `listen` return.
 
 Behaviour as in `igtl.blocking`, awaited.
 
@@ -273,7 +273,7 @@ class Link(AnyLink, Asking, Synchronized[SyncReader]):
         self._connection.tell_end()
 
     def abandon(self) -> None:
-        """End the link at once, from a collector of garbage: what waits is told."""
+        """End the link at once, from the garbage collector; waiting tasks get an error."""
         if not self.closed:
             self.closed = True
             self.session.close()

@@ -1,4 +1,4 @@
-"""A listening socket in asyncio that hands out a link for each client: `listen`."""
+"""A listening socket in asyncio that gives a link for each client: `listen`."""
 
 from __future__ import annotations
 

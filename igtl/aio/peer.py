@@ -110,7 +110,7 @@ class Peer(PeerBase, Asking):
     def begin(
         self, limit: Limit, request: Message, work: Coroutine[Any, Any, None], key: Any = None
     ) -> bool:
-        """Run something beside the handlers, for as long as the client is there.
+        """Run a task in parallel to the handlers, for as long as the client is connected.
 
         Returns:
             False: so much of this kind is in progress for this client that it was not begun; then

@@ -35,7 +35,7 @@ class Sending:
         self._ready: asyncio.Future[None] = self._loop.create_future()  # after a handshake
         self._lost: asyncio.Future[None] = self._loop.create_future()
         self._full = False  # the transport asked for a pause
-        self._finishing = False  # the peer was told that nothing more comes
+        self._finishing = False  # this end has said that nothing more comes
         self._handed = 0  # bytes
         self._later: asyncio.TimerHandle | None = None
         self._room: asyncio.Future[None] | None = None

@@ -282,7 +282,7 @@ class Connection(Sending, asyncio.BufferedProtocol):
         """Wait until messages may be sent; at once where there is no layer.
 
         Raises:
-            OSError: the layer has failed, for example ssl.SSLError; the peer is told.
+            OSError: the layer has failed, for example ssl.SSLError; this end sends the reason.
             TimeoutError: the peer was silent.
         """
         try:

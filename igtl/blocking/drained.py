@@ -72,7 +72,7 @@ class Pump:
         self._thread.start()
 
     def fileno(self) -> int:
-        """Descriptor of the socket of the connection there is; -1 where there is none."""
+        """Descriptor of the socket of the present connection; -1 where there is none."""
         channel = self.channel
         return -1 if channel is None else channel.sock.fileno()
 

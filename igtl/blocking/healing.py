@@ -43,7 +43,7 @@ class Supervised(Pump):
 
     Attributes:
         latched: what each new connection is sent, by stream.
-        streams: what is asked for on each new connection, and who is told of the answer.
+        streams: requests for each new connection, and the functions that get the answers.
     """
 
     def __init__(
@@ -335,7 +335,7 @@ class ReconnectingLink(DrainedLink):
         return super().request(exchange, timeout)
 
     def leaves(self, start: Start[Any]) -> bool:
-        """End a stream at this end; returns whether the peer is there to be told."""
+        """End a stream at this end; returns whether the peer is connected."""
         self._pump.leave_stream(start)  # before STP_: a connection that is made now does not ask
         return self._pump.connected
 

@@ -1,4 +1,4 @@
-"""Blocking links: the Link that `connect` and `listen` hand out.
+"""Blocking links: the Link that `connect` and `listen` return.
 
 Any thread may send, ask or close; one at a time receives. A plain link has no thread of its own: it
 takes from the network what its caller receives.
@@ -189,7 +189,7 @@ class Link(AnyLink, Asking, Synchronized[SyncReader]):
     def _take_turn(self, timeout: float | None) -> float | None:
         """Receive next, where another thread receives for the sake of an answer only.
 
-        That one gives way as soon as bytes have arrived. Returns what is left of the time-out.
+        That thread stops receiving as soon as bytes have arrived. Returns the rest of the time-out.
         """
         began = time.monotonic()
         with self._turns:

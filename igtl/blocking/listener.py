@@ -1,4 +1,4 @@
-"""A listening socket that hands out a link for each client: `listen`."""
+"""A listening socket that gives a link for each client: `listen`."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from igtl.session.facade import new_session, server_layers
 
 
 class Listener:
-    """A listening socket that hands out a Link for each client; see `listen`.
+    """A listening socket that gives a Link for each client; see `listen`.
 
     Iterating yields links as clients come, until it is closed.
 
@@ -117,7 +117,7 @@ class Listener:
                 return
 
     def close(self) -> None:
-        """Stop listening; links that were handed out live on."""
+        """Stop listening; links that `accept` has returned stay open."""
         if not self._ended.is_set():
             self._ended.set()
             self._bound.stop()

@@ -59,7 +59,7 @@ class Peer(PeerBase, Asking):
         return self._io.run(self._peer.request(exchange, timeout))
 
     def disconnect(self) -> None:
-        """Send what is queued for it, then close; then it is none of the server's clients.
+        """Send what is queued for it, then close; then the server no longer has this client.
 
         A handler may call it.
         """
@@ -92,7 +92,7 @@ class Server(ServerBase):
         self.refused, self.gone = self._server.refused, self._server.gone
 
     def start(self) -> None:
-        """Begin to listen, if `serve` was told not to."""
+        """Begin to listen, after `serve(start=False)`."""
         self._io.run(self._server.start())
 
     @property

@@ -47,7 +47,7 @@ class Subscriber(SubscriberOf[Link], Asking):
         ]
 
     def start(self) -> None:
-        """Begin to receive, if `subscribe` was told not to."""
+        """Begin to receive, after `subscribe(start=False)`."""
         for thread in self._threads:
             thread.start()
 

@@ -21,7 +21,7 @@ from igtl.session.protocol import Parts
 from igtl.session.session import SLICE, Session
 
 _CLOSING = 1.0  # seconds in which the peer must take something, for the closing message to leave
-_PARTS = 64  # buffers handed to the system at once; it takes 1,024 or fewer
+_PARTS = 64  # buffers given to the system at once; it takes 1,024 or fewer
 _WINDOWS = sys.platform == "win32"
 
 
@@ -244,7 +244,7 @@ class SocketTransport:
         Raises:
             TimeoutError: it is not through within `timeout` seconds.
             ConnectionAbortedError: all calls together have taken the handshake_timeout.
-            OSError: it failed; the peer is told.
+            OSError: it failed; this end has sent the reason to the peer.
         """
         if self.layer is None or self.layer.ready:
             return

@@ -44,7 +44,7 @@ class Goal(NamedTuple):
 
 
 class Panel(NamedTuple):
-    """What a picture of the residuals shows beside them.
+    """What a picture of the residuals shows next to them.
 
     Attributes:
         title, x_label, y_label: texts.
@@ -67,7 +67,7 @@ class Outcome:
         kind: "pivot", "spin", "time" or "probe".
         result: all of it.
         transforms: what is written and sent.
-        facts: what is told beside them, by name, with the unit in the name.
+        facts: further results, by name, with the unit in the name.
         unit: of the residuals.
         panel: for a picture.
         date: when it was made.

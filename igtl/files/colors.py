@@ -79,7 +79,7 @@ def label_meta(
             raise EncodeError("LabelMeta", "labels", f"label {label} of the image has no name")
     for label in names:
         if not 0 < label < 256:
-            raise EncodeError("LabelMeta", "labels", f"label {label}, 1 to 255 can be told")
+            raise EncodeError("LabelMeta", "labels", f"label {label}, 1 to 255 can be sent")
     colors = None if table is None else _rgb(table)
     return LabelMeta([
         LabelInfo(

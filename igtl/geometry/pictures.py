@@ -9,9 +9,9 @@ from igtl.geometry.calibration import CalibrationError, fitted, least_squares
 from igtl.geometry.pose import Floats
 
 _CLEAR = 4.0  # standard deviations above the median
-_FAINT = 0.08  # of the brightest spot: what is fainter is none
+_FAINT = 0.08  # of the brightest spot: anything fainter is not a spot
 _BLOCKS = 32  # of columns, in each of which a line is looked for
-_STRAIGHT = 0.03  # of the height: what is farther from a line is none
+_STRAIGHT = 0.03  # of the height: points farther from a line do not belong to it
 
 
 def grey(picture: npt.ArrayLike) -> npt.NDArray[np.float32]:

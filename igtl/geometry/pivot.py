@@ -13,8 +13,8 @@ from igtl.geometry.calibration import Calibration, CalibrationError, fitted, lea
 from igtl.geometry.pose import Floats, Pose
 
 _SWING: Final = 1.6  # degrees, root mean square: less does not determine a tip
-_SPIN: Final = 10.0  # degrees, likewise of the turn about an axis
-_TILT: Final = 8.0  # degrees, likewise: an axis that tilts more is none
+_SPIN: Final = 10.0  # degrees, root mean square, of the turn about an axis
+_TILT: Final = 8.0  # degrees, root mean square: more is not a turn about one axis
 _ARM: Final = 100.0  # mm, from the marker along an axis, where its tilt counts
 
 

@@ -16,8 +16,8 @@ _TOUCHES: Final = 4
 _IMAGES: Final = 5
 _ORDER: Final = "are the wires in the order of the picture?"
 _ROUGH: Final = 0.6  # of the N may be outliers at the start: each has three points
-_LOOSE: Final = 0.2  # of the width of the points: an error that is greater is no fit
-_WEAK: Final = 5e-3  # conditioning below is none
+_LOOSE: Final = 0.2  # of the width of the points: the greatest error of a fit
+_WEAK: Final = 5e-3  # conditioning: less does not determine the answer
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -38,10 +38,10 @@ class Playback:
     The schedule is absolute: a late frame does not move the next one.
 
     Attributes:
-        sent: frames handed out.
+        sent: frames that were yielded.
         rounds: times that the recording was begun.
         position: of the last frame, seconds from the beginning of the recording.
-        lateness: of each frame, in seconds: how long after its time it was handed out.
+        lateness: of each frame, in seconds: how long after its time it was yielded.
     """
 
     def __init__(

@@ -104,7 +104,7 @@ class Clock:
     def drift(self) -> float:
         """What the peer's clock gains on the one here, in ppm (1 ppm is 3.6 ms an hour).
 
-        0 until exchanges lie so far apart that it can be told: see `drift_uncertainty`.
+        0 until exchanges lie so far apart that they show it: see `drift_uncertainty`.
         """
         return 1e6 * self._estimate().drift
 

@@ -297,7 +297,7 @@ class AnyLink(LinkBase):
         return self.session.latest(wanted, newer_than)
 
     def leaves(self, start: Start[Any]) -> bool:
-        """End a stream at this end; whether the peer is to be told."""
+        """End a stream at this end; return whether to send STP_ to the peer."""
         return True
 
     def drop_rest(self, stream: StreamOf[Any]) -> None:

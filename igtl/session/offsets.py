@@ -6,8 +6,8 @@
 The stamp was made between the two, so the offset of the peer's clock lies within an interval as
 wide as the round trip. A clock that drifts evenly is a line through all the intervals: the lines
 that pass through them bound the drift, without an assumption about the network. A slow exchange
-has a wide interval, which bounds nothing, so it is not an error but of no use. Where no line passes
-through all, a clock was set meanwhile, and older exchanges are forgotten.
+has a wide interval, which bounds nothing, so it does no harm, but is of no use. Where no line
+passes through all, a clock was set meanwhile, and older exchanges are forgotten.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ from igtl.session.steps import Steps
 M = TypeVar("M", bound=Message)
 R = TypeVar("R")
 _STOP_TIMEOUT = 1.0  # seconds for a peer to acknowledge the end of a stream
-OVER = ConnectionClosed, MessageTooLarge  # after which a link has nothing more
+OVER = ConnectionClosed, MessageTooLarge  # errors after which a link receives nothing more
 
 
 class Asks(Interface):

@@ -150,8 +150,8 @@ class Session:
     def send_failed(self, error: Exception) -> None:
         """Note that nothing more can be sent.
 
-        What the peer had sent before may still arrive; the reason is told at its end, since the
-        system tells it once. (A broken pipe says only that the peer has closed.)
+        What the peer had sent before may still arrive; the session raises the reason after it,
+        since the system tells it once. (A broken pipe says only that the peer has closed.)
         """
         self.can_send = False
         if self._send_error is None and not isinstance(error, BrokenPipeError):
@@ -521,7 +521,7 @@ class Session:
 
 
 def closed_by(peer: Any, error: Exception) -> Exception:
-    """Return what a receiver is told of the error that ended its connection.
+    """Return the error that a receiver raises for the one that ended its connection.
 
     An error of the system becomes ConnectionClosed; one of TLS stays, since it says what is wrong
     with a certificate.

@@ -77,7 +77,7 @@ class Flow:
         self._flying: dict[int, _Sent] = {}
         self._window = 3.0
         self._hold = 0.0  # the window does not shrink again before
-        self._floor: list[tuple[float, float]] = []  # the best round trips of late
+        self._floor: list[tuple[float, float]] = []  # the best recent round trips
         self._level = 0
         self._excess: deque[float] = deque(maxlen=_NOISE)  # of the newest ticks
         self._judged: list[tuple[float, float]] = []  # time, excess of images of this quality

@@ -121,7 +121,7 @@ class View:
     # -- what is shown
 
     def show(self, message: Message, *, clock: Clock | None = None) -> None:
-        """Show a message of any type, beside what is shown; from any thread.
+        """Show a message of any type, in addition to what is shown; from any thread.
 
         The arrays of the message may be changed once the page shows it, not before.
 
