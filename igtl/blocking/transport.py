@@ -77,6 +77,9 @@ class SocketTransport:
     """Over a connected stream socket.
 
     Args:
+        sock: the socket, which this closes.
+        session: whose bytes.
+        layer: between the session and the network, for example TLS; None: nothing.
         handshake_timeout: seconds for the handshake of the layer, which takes place in
             `handshake` or at the first `send` or `receive`; None waits without end.
     """

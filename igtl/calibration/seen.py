@@ -34,6 +34,7 @@ class Time(Seen):
     Args:
         tool: name of the pose of the probe.
         image: device name of the pictures.
+        by: which time of the messages counts, "timestamp" (default) or "arrival".
     """
 
     kind = "time"
@@ -185,6 +186,7 @@ class Touches(_Spots):
         image: device name of the pictures.
         transforms: what is known, 4x4 by name: StylusTipToStylus, unless the pose of the stylus is
             that of its tip already (StylusTipToTracker).
+        by: which time of the messages counts, "timestamp" (default) or "arrival".
     """
 
     kind = "probe"
@@ -254,6 +256,7 @@ class Wires(_Spots):
         image: device name of the pictures.
         transforms: what is known, 4x4 by name: PhantomToReference, if the marker on the phantom is
             Reference; without it the marker is the phantom.
+        by: which time of the messages counts, "timestamp" (default) or "arrival".
     """
 
     kind = "probe"

@@ -248,7 +248,10 @@ class Spin(_Turned):
     """The axis of a stylus: it is rolled about its shaft; see `igtl.geometry.calibrate_spin`.
 
     Args:
+        tool: name of the pose of the stylus.
+        reference: of what it is seen from, if that is not the tracker.
         transforms: what is known, 4x4 by name: with StylusTipToStylus the axis begins at the tip.
+        by: which time of the messages counts, "timestamp" (default) or "arrival".
     """
 
     kind = "spin"

@@ -162,6 +162,7 @@ class Reconnecting:
     """A new link after each disconnect, in steps (see `igtl.session.steps`).
 
     Args:
+        supervisor: decides when to try again.
         open_link: makes one connection.
         sleep: waits for some seconds.
     """

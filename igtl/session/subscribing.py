@@ -129,6 +129,7 @@ class Receiving:
     closes the link.
 
     Args:
+        link: which is read.
         changed: of the driver.
         call: calls a function of the user, whatever that raises.
         frames: take messages as they come.

@@ -15,6 +15,7 @@ class ForceSensor:
 
     Args:
         noise: of each, N, standard deviation; default 0.02.
+        seed: of the noise.
     """
 
     def __init__(self, *, noise: float = 0.02, seed: int = 0) -> None:

@@ -53,6 +53,7 @@ class Flow:
     """The state of one browser.
 
     Args:
+        feed: what is shown.
         hz: ticks a second, at most.
         now: the time, by the clock that all methods are given.
 

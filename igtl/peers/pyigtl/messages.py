@@ -171,6 +171,7 @@ class ImageMessage(MessageBase):
         ijk_to_world_matrix: 4x4, mm, of the first voxel; default: identity.
         world_coordinate_system: "lps" (default) or "ras": what the message says. The numbers are
             sent as they are, and 3D Slicer reads them as RAS whatever it says.
+        timestamp, device_name: see MessageBase.
     """
 
     _kind = Image
@@ -220,6 +221,7 @@ class TransformMessage(MessageBase):
 
     Args:
         matrix: 4x4, mm; default: identity.
+        timestamp, device_name: see MessageBase.
     """
 
     _kind = Transform
@@ -253,6 +255,7 @@ class StringMessage(MessageBase):
 
     Args:
         string: any text: ASCII if that is enough, else UTF-8.
+        timestamp, device_name: see MessageBase.
     """
 
     _kind = String
@@ -296,6 +299,7 @@ class PointMessage(MessageBase):
         names, groups, owners: a str for all, or a list of n.
         rgba_colors: (4,) for all or (n, 4), 0 to 255; default: yellow.
         diameters: mm, a number for all or (n,); default 0.
+        timestamp, device_name: see MessageBase.
     """
 
     _kind: ClassVar[type[Message]] = Points
@@ -364,6 +368,7 @@ class PositionMessage(MessageBase):
     Args:
         positions: (3,) or (1, 3), mm.
         quaternions: (4,) or (1, 4), x, y, z, w; default: identity.
+        timestamp, device_name: see MessageBase.
 
     pyigtl writes names, colours and several positions into a POSITION, in a form that no other
     implementation reads; POSITION has one pose and nothing else. Send several as
@@ -414,6 +419,7 @@ class PolyDataMessage(MessageBase):
             (number of points, their indices, number of points, …), or anything that
             `igtl.PolyData` takes.
         attributes: list of `igtl.Attribute`.
+        timestamp, device_name: see MessageBase.
     """
 
     _kind = PolyData
