@@ -187,7 +187,7 @@ def get_include() -> str:
 
 
 def __getattr__(name: str) -> Any:
-    """A name of `_LAZY`, loaded now."""
+    """Return a name of `_LAZY`, loaded now."""
     path = _LAZY.get(name)
     if path is None:
         raise AttributeError(f"module 'igtl' has no attribute {name!r}")

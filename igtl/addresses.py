@@ -29,13 +29,14 @@ class WebSocketAddress(NamedTuple):
 
 
 def websocket_address(host: str, port: int) -> WebSocketAddress | None:
-    """The address of a WebSocket, if a host names one ("ws://host:port/path"); else None.
+    """Return the address of a WebSocket, if a host names one ("ws://host:port/path"); else None.
 
     Args:
+        host: a host, or such an address.
         port: where the host names none.
 
     Raises:
-        ValueError: it does, and cannot be understood.
+        ValueError: the host is a damaged address of a WebSocket.
     """
     if not host.startswith(_SCHEMES):
         return None
@@ -56,12 +57,13 @@ def websocket_address(host: str, port: int) -> WebSocketAddress | None:
 
 
 def parsed(text: str) -> tuple[str, int]:
-    """Host and port of HOST:PORT, HOST, :PORT or PORT, where the port is 18944 and the host
-    localhost if they are left out; an IPv6 host stands in brackets. Of unix:/PATH, site:NAME,
-    ws://HOST:PORT/PATH and wss://… the host is the whole text.
+    """Host and port of HOST:PORT, HOST, :PORT or PORT.
+
+    The port is 18944 and the host localhost if they are left out; an IPv6 host stands in brackets.
+    Of unix:/PATH, site:NAME, ws://HOST:PORT/PATH and wss://… the host is the whole text.
 
     Raises:
-        ValueError: it is none of these.
+        ValueError: the text has none of these forms.
     """
     if text.startswith((UNIX, SITE)):
         return text, 0

@@ -1,4 +1,4 @@
-"""What can go wrong, sorted by whose fault it is, with the facts as attributes."""
+"""The errors of the library, sorted by their origin, with the facts as attributes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 
 class IgtlError(Exception):
-    """Base of everything the library raises on its own account."""
+    """Base of all errors of the library's own."""
 
 
 class ProtocolError(IgtlError):
@@ -22,7 +22,7 @@ class MessageTooLarge(ProtocolError):
     Attributes:
         size: bytes the header announces (header included).
         limit: the largest message accepted.
-        reason: what the bytes are, where they are known to be no header of OpenIGTLink; else "".
+        reason: what the bytes are, where they are known not to be a header of OpenIGTLink; else "".
     """
 
     def __init__(self, size: int, limit: int, reason: str = "") -> None:
@@ -140,7 +140,9 @@ class FileError(IgtlError, ValueError):
 
 class FileWarning(UserWarning):
     """A file was read or written, but not all of its content was kept, or its place is in doubt.
-    One warning a file, whose text names everything."""
+
+    There is one warning for a file, whose text names everything.
+    """
 
 
 class ConnectionClosed(IgtlError, ConnectionError):
@@ -156,7 +158,7 @@ class ConnectionClosed(IgtlError, ConnectionError):
 
 
 class CommandFailed(IgtlError):
-    """The peer refused what it was asked to do, or failed at it.
+    """The peer refused a request or a command, or failed at it.
 
     Attributes:
         reply: its answer: a CommandReply, a Ready class with status 1, or a Status.
@@ -172,7 +174,7 @@ class CommandFailed(IgtlError):
 
 @contextmanager
 def naming(path: str | os.PathLike[str]) -> Iterator[None]:
-    """An OSError that does not say of which file it is gets its name."""
+    """Add the name of a file to an OSError that has none."""
     try:
         yield
     except OSError as error:

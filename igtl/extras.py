@@ -11,10 +11,10 @@ class MissingExtra(ModuleNotFoundError):
 
 
 def need(module: str, extra: str) -> Any:
-    """The module of an extra.
+    """Return the module of an extra.
 
     Raises:
-        MissingExtra: it is not installed; the text says what brings it.
+        MissingExtra: it is not installed; the text says which extra has it.
     """
     try:
         return import_module(module)

@@ -88,16 +88,17 @@ class Codec(Protocol[T]):
         at least; `size(value)`, the bytes a value takes when that can be said without encoding
         it: what follows them is kept as surplus; `check(data, count)`, which raises what decode
         would, without making the value: then decode is called when the field is first read.
-        A codec with `nests = True` holds messages and has a `check`: all three are told besides
-        how deep they lie. Its `decode` returns with the value what shows later whether it was
-        edited, and `print_of(value, depth)` returns that again.
+
+        A codec with `nests = True` holds messages and has a `check`: all three also get how deep
+        they lie. Its `decode` returns with the value a mark that shows later whether it was
+        edited, and `print_of(value, depth)` returns that mark again.
         """
 
     def encode(self, value: T) -> bytes:
-        """Bytes of this value. ValueError says why it has none."""
+        """Bytes of this value. ValueError says why it cannot be encoded."""
 
     def coerce(self, value: Any) -> T:
-        """The value to keep for what a user assigned."""
+        """Return the value to keep for what a user assigned."""
 
 
 class NestingCodec(Protocol[T]):
@@ -110,17 +111,22 @@ class NestingCodec(Protocol[T]):
     nests: bool
 
     def decode(self, data: memoryview, count: int, depth: int) -> tuple[T, Any]:
-        """As Codec.decode, of a message that lies so deep (1: in no other); and what `print_of`
-        returns until the value is edited."""
+        """See Codec.decode; also returns what `print_of` returns until the value is edited.
+
+        depth is 1 for a message that is in no other.
+        """
 
     def print_of(self, value: T, depth: int) -> Any:
-        """What shows whether a value was edited since it was decoded, without a copy of it."""
+        """Return what shows whether a value was edited since it was decoded.
+
+        It is not a copy of the value.
+        """
 
     def encode(self, value: T, depth: int) -> bytes:
-        """As Codec.encode."""
+        """See Codec.encode."""
 
     def coerce(self, value: Any) -> T:
-        """As Codec.coerce."""
+        """See Codec.coerce."""
 
 
 class Field:
@@ -272,7 +278,7 @@ def text(size: int, *, default: str = REQUIRED) -> Any:
 
 
 def texts(size: int, *, default: Any = REQUIRED) -> Any:
-    """All that remains as a list of texts of `size` bytes each."""
+    """Return all that remains as a list of texts of `size` bytes each."""
     return Field("texts", size=size, count=rest, default=default)
 
 
@@ -287,6 +293,7 @@ def string(length: str, encoding: str, *, default: str = REQUIRED) -> Any:
     Args:
         length: name of the `size_of` field.
         encoding: name of the field with the IANA MIBenum, or "" for UTF-8.
+        default: value when the constructor is not given one.
     """
     return Field("string", count=length, encoding=encoding, default=default)
 
@@ -306,6 +313,8 @@ def array(
         scalar: their type, for example `f32`.
         count: a number, the name of a `count_of` field, `rest`, or `forms(...)`.
         per: numbers in one row: the array has shape (count, per). 0: shape (count,).
+        default: value when the constructor is not given one.
+        kw_only: the constructor takes it by keyword only.
         little: they are little endian on the wire, unlike everything else in OpenIGTLink.
     """
     field = Field("array", _SCALARS[scalar], count=count, per=per, default=default)
@@ -315,7 +324,7 @@ def array(
 
 
 def forms(*counts: int) -> tuple[int, ...]:
-    """The counts an array at the end of the content may have; its size tells which."""
+    """Return the counts an array at the end of the content may have; its size tells which."""
     return tuple(sorted(counts))
 
 
@@ -330,14 +339,17 @@ def data(length: str | int = rest, *, default: bytes = REQUIRED) -> Any:
 
 
 def elements(item: type[Any], *, default: Any = REQUIRED) -> Any:
-    """All that remains as a list of `item`; a remainder shorter than one is ignored."""
+    """Return all that remains as a list of `item`; a remainder shorter than one is ignored."""
     return Field("elements", item=item, count=rest, default=default)
 
 
 def coded(
     codec: Codec[Any] | NestingCodec[Any], length: str = rest, *, default: Any = REQUIRED
 ) -> Any:
-    """A part with a form of its own, of `length` bytes (a `size_of` field) or all that remain."""
+    """Declare a part with a form of its own.
+
+    It has `length` bytes (a `size_of` field), or all that remain.
+    """
     return Field("coded", item=codec, count=length, default=default)
 
 
@@ -352,8 +364,10 @@ def size_of(field: str, scalar: Scalar, *, init: Literal[False] = False) -> Any:
 
 
 def mib(*, default: int | None = None, kw_only: bool = True) -> Any:
-    """Text encoding of a `string`, u16: an IANA MIBenum. None: chosen when packing, 3 (US-ASCII)
-    for ASCII, else 106 (UTF-8)."""
+    """Text encoding of a `string`, u16: an IANA MIBenum.
+
+    None: chosen when packing, 3 (US-ASCII) for ASCII, else 106 (UTF-8).
+    """
     field = _number("u2", default)
     field.kw_only = kw_only
     return field
@@ -372,7 +386,7 @@ def reserved(scalar: Scalar, *, init: Literal[False] = False) -> Any:
 
 
 def optional(field: Any, *, default: Any = None) -> Any:
-    """A number at the end of the content that may be missing: None then."""
+    """Return a number at the end of the content that may be missing: None then."""
     field.optional = True
     field.default = default
     return field

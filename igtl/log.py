@@ -53,7 +53,7 @@ class Bounded:
         self._kinds: dict[tuple[str, str], _Kind] = {}
 
     def admits(self, level: int, text: str, cause: str, args: tuple[Any, ...]) -> bool:
-        """Whether a record is to be written now."""
+        """Return whether a record is to be written now."""
         self.sum_up()
         with self._lock:
             kind = self._kinds.get((text, cause))
@@ -70,7 +70,7 @@ class Bounded:
         """Write one record for each kind of which some were left out, when its time has passed.
 
         Args:
-            all: do not wait for that.
+            all: also for kinds whose time has not passed.
         """
         now = self._clock()
         with self._lock:
@@ -89,7 +89,7 @@ bounded: Final = Bounded()
 
 
 def sum_up(*, all: bool = False) -> None:
-    """See Bounded.sum_up."""
+    """Write the summaries of this process; see Bounded.sum_up."""
     bounded.sum_up(all=all)
 
 
@@ -104,9 +104,17 @@ def log(
     cause: Any = None,
     error: BaseException | None = None,
 ) -> None:
-    """One record; fields that do not apply are None.
+    """Write one record; fields that do not apply are None.
 
     Args:
+        level: as in `logging`.
+        text: with the placeholders of `logging`.
+        args: for the placeholders; texts of peers are escaped.
+        peer: its address.
+        type: type name of a message.
+        device: device name of a message.
+        size: bytes.
+        cause: an exception, or a word.
         error: whose traceback the record has.
     """
     if not logger.isEnabledFor(level):
@@ -123,11 +131,14 @@ def log(
 
 
 class JSONFormatter(logging.Formatter):
-    """A record as one JSON object: "time" (UTC, ISO 8601), "level", "logger", "message", the fields
-    that apply, and "traceback" of an error that has one."""
+    """Formats a record as one JSON object.
+
+    It has "time" (UTC, ISO 8601), "level", "logger", "message", the fields that apply, and
+    "traceback" of an error that has one.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
-        """The text of a record."""
+        """Return the text of a record."""
         import json  # rarely wanted
         from datetime import UTC, datetime
 

@@ -35,15 +35,18 @@ LONGEST = 2_000_000.0  # seconds (23 days): the longest wait that every system c
 
 
 def seconds(name: str, value: float | None) -> float | None:
-    """A time-out in seconds, checked. 0 means at once; None and infinity mean that there is none.
-    One over LONGEST is shortened to LONGEST.
+    """Return a time-out in seconds, checked.
+
+    0 means at once; None and infinity mean that there is none. One over LONGEST is shortened to
+    LONGEST.
 
     Args:
         name: of the argument, for the error.
+        value: of the argument.
 
     Raises:
         ValueError: it is negative or not a number.
-        TypeError: it is no number at all.
+        TypeError: it is of another type.
     """
     if value is None or value == math.inf:
         return None
@@ -55,9 +58,13 @@ def seconds(name: str, value: float | None) -> float | None:
 
 
 def unknown(name: str, known: Iterable[str], noun: str = "options") -> str:
-    """What an error says of a name that does not exist: the one that was meant, and all there are.
+    """Return an error's text for a name that does not exist.
+
+    It has a similar name, and all that there are.
 
     Args:
+        name: the wrong name.
+        known: all names.
         noun: what the names are called.
     """
     from difflib import get_close_matches  # for the error only
@@ -88,7 +95,7 @@ def _seconds(default: float | None, *, at_least: float = 0.0, at_most: float = L
 
 
 def _count(default: int, *, at_least: int = 1, at_most: int = 1 << 62) -> Any:
-    """A whole number."""
+    """Return a whole number."""
 
     def check(name: str, value: Any) -> int:
         if isinstance(value, bool) or not hasattr(value, "__index__"):
@@ -152,7 +159,7 @@ def _endpoints(name: str, value: Any) -> tuple[str, ...]:
     for each in found:
         if not re.fullmatch(r"(tcp|tls)/.+:\d{1,5}", str(each)):
             raise ValueError(
-                f"{name}: {each!r} is no endpoint; give tcp/HOST:PORT or tls/HOST:PORT"
+                f"{name}: {each!r} is not an endpoint; give tcp/HOST:PORT or tls/HOST:PORT"
             )
     return found
 
@@ -172,7 +179,7 @@ class Options:
 
     @classmethod
     def of(cls, settings: Mapping[str, Any]) -> Self:
-        """The options that a caller has given as keyword arguments.
+        """Return the options that a caller has given as keyword arguments.
 
         Raises:
             TypeError: there is no option of that name; the text lists what there is.
@@ -201,9 +208,9 @@ class WireOptions(Options):
         on_error: "raise" raises what is wrong with a message where it is received; "skip" counts it
             in `stats.errors` and goes on.
         cut_names: cut device names to the 20 bytes of the header instead of refusing longer ones.
-        resync: look in a message that is wrong for the next header, instead of losing step: for a
-            peer that breaks off and begins again, as PLUS does. What was given up is counted in
-            `stats.dropped["resync"]`.
+        resync: look in a message that is wrong for the next header, instead of losing the framing:
+            for a peer that breaks off and begins again, as PLUS does. What was given up is counted
+            in `stats.dropped["resync"]`.
         compression: True, or a `Compression`: exchange compressed messages with an igtl peer that
             was told so too. Every other peer gets plain ones.
     """
@@ -296,7 +303,7 @@ class LinkOptions(SocketOptions):
     drain: bool = _flag(False)
 
     def for_pipe(self, *others: str) -> Self:
-        """The same, for two links that are joined in memory.
+        """Return the same, for two links that are joined in memory.
 
         Args:
             others: further options that mean nothing there.
@@ -336,7 +343,7 @@ class ConnectOptions(LinkOptions):
             Unix socket or `sock` does not have.
         hello: send a version 2 STATUS first, which PLUS and other igtl ends answer with version 2.
             3D Slicer answers none: `version=2` is for it. Neither is for libraries that know
-            version 1 only: they lose step.
+            version 1 only: they lose the framing.
     """
 
     open_timeout: float | None = _seconds(10.0)
@@ -344,7 +351,7 @@ class ConnectOptions(LinkOptions):
     hello: bool = _flag(False)
 
     def for_reconnecting(self) -> Self:
-        """The same, for connections that are made again and again.
+        """Return the same, for connections that are made again and again.
 
         Raises:
             TypeError: a socket was given, which can be used once.
@@ -393,8 +400,10 @@ class QueueSettings(TypedDict, total=False):
 
 @dataclass(frozen=True, kw_only=True)
 class ReconnectOptions(ConnectOptions, QueueOptions):
-    """What a link that reconnects by itself knows; its queue holds what is sent while the peer is
-    away."""
+    """What a link that reconnects by itself knows.
+
+    Its queue holds what is sent while the peer is away.
+    """
 
 
 class ReconnectSettings(ConnectSettings, QueueSettings, total=False):

@@ -1,11 +1,13 @@
-"""Fixtures for tests of your own programs, with pytest. Put into conftest.py:
+"""Fixtures for tests of your own programs, with pytest.
+
+Put into conftest.py:
 
     pytest_plugins = ["igtl.testing"]
 
     def test_my_loop(igtl_simulator):
         with igtl.connect(port=igtl_simulator.port) as link: ...
 
-Everything talks to loopback on free ports, and ends with the test.
+All connections use loopback and free ports, and are closed at the end of the test.
 """
 
 from __future__ import annotations
@@ -32,14 +34,18 @@ def igtl_pipe() -> Iterator[tuple[Link, Link]]:
 
 @pytest.fixture
 def igtl_server() -> Iterator[Server]:
-    """A server without handlers yet, on a free port: `igtl_server.on(...)`, `.port`."""
+    """Provide a server without handlers yet, on a free port: `igtl_server.on(...)`, `.port`."""
     with serve(port=0) as server:
         yield server
 
 
 @pytest.fixture
 def igtl_simulator(request: Any) -> Iterator[Simulator]:
-    """Simulated devices behind a server, by default a tracker and an ultrasound scanner. Others:
-    `@pytest.mark.parametrize("igtl_simulator", [("robot", "force")], indirect=True)`."""
+    """Provide simulated devices behind a server.
+
+    By default a tracker and an ultrasound scanner.
+
+    Others: `@pytest.mark.parametrize("igtl_simulator", [("robot", "force")], indirect=True)`.
+    """
     with serve_devices(*getattr(request, "param", ()), port=0) as simulator:
         yield simulator

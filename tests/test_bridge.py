@@ -173,7 +173,7 @@ def test_wrong_rules(line: str, wrong: str) -> None:
 def test_wrong_options() -> None:
     with pytest.raises(ValueError, match="names the hub"):
         igtl.bridge.Publisher("or1")
-    with pytest.raises(ValueError, match="is no endpoint"):
+    with pytest.raises(ValueError, match="is not an endpoint"):
         igtl.bridge.Subscriber("or1", connect="hub:7447")
     for site in ("", "*", "x" * 129):
         with pytest.raises(ValueError, match="a site has a name"):

@@ -266,7 +266,7 @@ def test_lines_and_spots() -> None:
     assert nearest[5] < 2  # half of it is outside of the picture
     assert len(bright_spots(rng.rayleigh(12, (480, 640)), 6)) == 0
     assert bright_spots(np.zeros((40, 40)), 2).shape == (0, 2)
-    with pytest.raises(ValueError, match="is no picture"):
+    with pytest.raises(ValueError, match="is not a picture"):
         bright_line(np.zeros((3, 40, 50)))
 
 
@@ -531,10 +531,10 @@ def test_a_configuration_without_a_place_and_a_new_one(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("text", "reason"), [
     ("<Other/>", "its root is 'Other'"),
-    ("<PlusConfiguration>", "no well-formed XML"),
+    ("<PlusConfiguration>", "not well-formed XML"),
     ("<!DOCTYPE a [<!ENTITY b 'c'>]><PlusConfiguration/>", "document type"),
     (f"<{ROOT}><{PLACE}><Transform From='A' To='B' Matrix='1 2'/></{PLACE}></{ROOT}>", "AToB has '1 2', not 16 numbers"),
-    ("", "no well-formed XML"),
+    ("", "not well-formed XML"),
 ])  # fmt: skip
 def test_what_is_no_configuration(tmp_path: Path, text: str, reason: str) -> None:
     path = tmp_path / "plus.xml"

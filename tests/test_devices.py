@@ -658,13 +658,15 @@ def test_the_device_of_the_documents_is_found_by_its_entry_point(
     assert listed.returncode == 0, listed.stderr
     assert re.search(r"thermometer +✓ +SENSOR, K", listed.stdout), listed.stdout
     assert re.search(r"broken +✗ +no_such_module:Device cannot be loaded: No module", listed.stdout)
-    assert re.search(r"none +✗ +thermometer:Path is no class of igtl.devices.Device", listed.stdout)
+    assert re.search(
+        r"none +✗ +thermometer:Path is not a class of igtl.devices.Device", listed.stdout
+    )
     assert re.search(r"camera +. +IMAGE", listed.stdout)  # that of igtl, whatever others name so
     assert "'camera' of thermometer:Mine is ignored" in listed.stderr
     for args in (["devices", "none"], ["serve", "--device", "none:x"]):
         refused = igtl_command(installed, *args)
         assert refused.returncode == 2
-        assert "thermometer:Path is no class" in refused.stderr
+        assert "thermometer:Path is not a class" in refused.stderr
     spec = f"thermometer:{tmp_path / 'temp'}?hz=20"
     tested = igtl_command(installed, "devices", "--test", spec, "-s", "0.5")
     assert tested.returncode == 0, tested.stdout

@@ -368,7 +368,7 @@ def test_what_formats_cannot_hold(tmp_path: Path) -> None:
         igtl.files.save(image, tmp_path / "series")
     with pytest.raises(igtl.FileError, match="one slice, not 3"):
         igtl.files.save(image, tmp_path / "a.png")
-    with pytest.raises(igtl.FileError, match="is no image"):
+    with pytest.raises(igtl.FileError, match="is not an image"):
         igtl.files.save(igtl.Status.ok(), tmp_path / "a.nii")
     with pytest.raises(igtl.FileError, match=r"no known suffix; known are .*\.nii\.gz"):
         igtl.files.save(image, tmp_path / "a.xyz")

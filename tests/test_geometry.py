@@ -75,7 +75,7 @@ def test_forms_of_a_pose() -> None:
     [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 1, 1]],
 ])  # fmt: skip
 def test_what_is_no_pose(wrong: Any) -> None:
-    with pytest.raises(ValueError, match="no rigid pose"):
+    with pytest.raises(ValueError, match="not a rigid pose"):
         Pose(wrong)
     with pytest.raises(ValueError, match="shape"):
         Pose(np.eye(3))
@@ -166,7 +166,7 @@ def test_missing_links() -> None:
     graph.add(igtl.Transform(np.eye(4), device_name="Probe"))  # no link: left out
     graph.add(igtl.Status.ok())
     assert graph.names == ["ImageToProbe", "StylusToReference"]
-    with pytest.raises(ValueError, match="no rigid pose"):
+    with pytest.raises(ValueError, match="not a rigid pose"):
         graph.add(igtl.Transform(np.diag([2, 2, 2, 1]), device_name="AToB"))
 
 
@@ -301,5 +301,5 @@ def test_pivot_refuses() -> None:
         calibrate_pivot(pivoting(about_one_axis, noise=0.05))
     with pytest.raises(CalibrationError, match="turn too little"):
         calibrate_pivot(pivoting(swings(50, degrees=0.5), noise=0.1))
-    with pytest.raises(ValueError, match="no rigid pose"):
+    with pytest.raises(ValueError, match="not a rigid pose"):
         calibrate_pivot([np.eye(4), np.eye(4), np.diag([2, 2, 2, 1])])

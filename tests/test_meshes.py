@@ -177,14 +177,14 @@ def test_what_files_cannot_hold(tmp_path: Path) -> None:
         igtl.files.save(everything(), tmp_path / "a.stl")
     with pytest.raises(igtl.FileError, match="only as a cloud"):
         igtl.files.save(everything(), tmp_path / "a.ply")
-    with pytest.raises(igtl.FileError, match="no mesh"):
+    with pytest.raises(igtl.FileError, match="not a mesh"):
         igtl.files.save(igtl.Status.ok(), tmp_path / "a.vtu")
     mesh = box()
     mesh.attributes[0].values = mesh.attributes[0].values[:5]
     with pytest.raises(igtl.FileError, match="'Pressure' has 5 rows, the mesh 8"):
         igtl.files.save(mesh, tmp_path / "a.vtu")
     solid = meshio.Mesh(CORNERS, [("tetra", np.array([[0, 1, 2, 4]]))])
-    with pytest.raises(igtl.EncodeError, match="'tetra' cells are no surface"):
+    with pytest.raises(igtl.EncodeError, match="'tetra' cells are not a surface"):
         meshes.from_meshio(solid)
     curved = meshio.Mesh(CORNERS, [("triangle6", np.array([[0, 1, 2, 4, 5, 6]]))])
     with pytest.raises(igtl.EncodeError, match="'triangle6' cells"):

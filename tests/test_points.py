@@ -102,7 +102,7 @@ def test_damaged_and_foreign_files(tmp_path: Path, suffix: str) -> None:
         with pytest.raises(igtl.FileError) as caught:
             igtl.files.load(path)
         assert caught.value.path == path
-    with pytest.raises(igtl.FileError, match="no list of points"):
+    with pytest.raises(igtl.FileError, match="not a list of points"):
         igtl.files.save(igtl.Status.ok(), path)
     inches = SLICER_JSON.replace('"mm"', '"inch"')
     (tmp_path / "F.mrk.json").write_text(inches)

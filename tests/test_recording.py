@@ -299,7 +299,7 @@ def test_errors(tmp_path: Path) -> None:
         assert (len(empty), empty.streams, empty.duration, list(empty)) == (0, {}, 0, [])
     for content in (b"", b"\x89MCAP0\r\n"[:5], b"OpenIGTLink", os.urandom(1000)):
         (tmp_path / "x").write_bytes(content)
-        with pytest.raises(igtl.FileError, match="no MCAP file"):
+        with pytest.raises(igtl.FileError, match="not an MCAP file"):
             Recording(tmp_path / "x")
     from mcap.writer import Writer
 

@@ -399,7 +399,7 @@ def test_errors(case: Path, bag: Path, tmp_path: Path) -> None:
     (tmp_path / "folder" / "mine.txt").write_text("kept")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", igtl.FileWarning)
-        with pytest.raises(igtl.FileError, match="no ROS 2 bag: it is not replaced"):
+        with pytest.raises(igtl.FileError, match="not a ROS 2 bag: it is not replaced"):
             igtl.export(case, tmp_path / "folder")
         assert [p.name for p in tmp_path.rglob("*")] == ["folder", "mine.txt"]
         with pytest.raises(igtl.FileError, match=r"it has no metadata\.yaml"):

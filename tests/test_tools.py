@@ -665,7 +665,7 @@ def test_info_of_what_is_no_recording(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"hello")
     done = run("info", str(tmp_path / "x"))
     assert done.returncode == 1
-    assert "is no MCAP file" in done.stderr
+    assert "is not an MCAP file" in done.stderr
 
 
 def limited_files(size: int) -> dict[str, Any]:

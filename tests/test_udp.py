@@ -411,7 +411,7 @@ def test_time_outs() -> None:
 
 
 def test_a_host_in_place_of_the_port() -> None:
-    with pytest.raises(TypeError, match=r"the port comes first, .* '0\.0\.0\.0' is no port"):
+    with pytest.raises(TypeError, match=r"the port comes first, .* '0\.0\.0\.0' is not a port"):
         Receiver("0.0.0.0")  # type: ignore[arg-type]
 
 

@@ -102,7 +102,7 @@ def test_conversion(value: float, unit: str, other: str, expected: float) -> Non
     ("unit", "other", "reason"),
     [
         ("N", "m", "same thing"), ("rad/s", "Hz", "same thing"), ("mm^2", "m^2", "two meanings"),
-        ("0x8000000000000000", "m", "no unit that is known"), ("N", "furlong", "no unit OpenIGTLink"),
+        ("0x8000000000000000", "m", "not a known unit"), ("N", "furlong", "not a unit of OpenIGTLink"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_converted(unit: str, other: str, reason: str) -> None:

@@ -34,7 +34,7 @@ from igtl.session.layers import Layer
 from igtl.session.session import Session
 
 _BACKLOG = 1024  # clients that wait in the system until they are taken in
-_TURNED_AWAY = 100  # clients that are told so each time
+_TURNED_AWAY = 100  # clients that are closed each time
 _NOT_HERE = {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}  # a name may have addresses of both kinds
 
 
@@ -82,11 +82,12 @@ class Accepting:
         self._spare = -1  # a descriptor, so that a client can be turned away without any other
 
     async def bind(self, host: str, port: int) -> None:
-        """Take the port, on all addresses of the host; or the path of a Unix socket; or the socket
-        of the options, which has an address already.
+        """Take the port, on all addresses of the host.
+
+        A host may also be the path of a Unix socket; or the options have a socket with an address.
 
         Raises:
-            OSError: it cannot be had.
+            OSError: the address is not available.
             MissingExtra, ValueError: see `server_layers`.
         """
         self._new_layer = server_layers(self._options, host)
@@ -165,7 +166,10 @@ class Accepting:
             await self._take_in(sock, address_of(address) or bound.host)
 
     async def _goes_on(self, listening: socket.socket, error: OSError) -> bool:
-        """Accepting has failed: wait until it may succeed; whether to try again."""
+        """Wait until accepting may succeed, after it has failed.
+
+        Returns whether to try again.
+        """
         if concerns_one_client(error):
             await asyncio.sleep(0)
             return True
@@ -217,7 +221,7 @@ class Accepting:
         task.add_done_callback(self._tasks.discard)
 
     def _turn_away(self, listening: socket.socket) -> None:
-        """The system has nothing left: close what waits, so that clients know."""
+        """Close the connections that wait, so that clients know that there is no room."""
         self._let_spare_go()
         with contextlib.suppress(OSError):  # BlockingIOError: there are no more
             for _ in range(_TURNED_AWAY):

@@ -42,8 +42,10 @@ class Busy(Exception):
 
 
 def as_exception(error: BaseException) -> Exception:
-    """What a function of the user has raised, as an error that a task and a future can carry:
-    SystemExit would end the event loop, and no future takes StopIteration."""
+    """Return the error of a user's function, as one that a task and a future can carry.
+
+    SystemExit would end the event loop, and no future takes StopIteration.
+    """
     if isinstance(error, Exception) and not isinstance(error, StopIteration):
         return error
     carried = RuntimeError(f"it raised {error!r}")
@@ -53,8 +55,10 @@ def as_exception(error: BaseException) -> Exception:
 
 @contextlib.contextmanager
 def _contained() -> Iterator[None]:
-    """Whatever a function of the user raises leaves this as an Exception. What comes from outside
-    passes: that this task is to end, and Ctrl-C."""
+    """Whatever a function of the user raises leaves this as an Exception.
+
+    What comes from outside passes: that this task is to end, and Ctrl-C.
+    """
     try:
         yield
     except Exception:
@@ -82,8 +86,9 @@ class Runner:
         return await result if inspect.isawaitable(result) else result
 
     async def apart(self, work: Callable[..., Any], *args: Any) -> Any:
-        """Commands and providers, which may take long. When this is cancelled it returns
-        as soon as the function has.
+        """Commands and providers, which may take long.
+
+        When this is cancelled it returns as soon as the function has.
 
         Raises:
             Busy: there is no room for more.
@@ -91,7 +96,7 @@ class Runner:
         return await self.in_order(work, *args)
 
     async def begun(self, provider: Callable[..., Any], *args: Any) -> Any:
-        """The frames of a stream: an iterable, or an async one; see `apart`."""
+        """Return the frames of a stream: an iterable, or an async one; see `apart`."""
         return await self.in_order(provider, *args)
 
     async def iterated(self, frames: Any) -> AsyncGenerator[Message]:
@@ -124,6 +129,7 @@ class Answers(ServerBase):
     # -- messages
 
     async def handle(self, peer: Peer, message: Message) -> None:
+        """Call the handlers of a message, and carry out a command."""
         handled = False
         for kind, name, handler in self.functions.handlers:
             if fits(message, kind, name):
@@ -258,7 +264,7 @@ class Answers(ServerBase):
             await self._failed(peer, request, error)
 
     async def _failed(self, peer: Peer, request: Message, error: Exception) -> None:
-        """A provider has raised this."""
+        """Tell the client that a provider has raised this."""
         if isinstance(error, Busy):
             await self._refuse(peer, request, str(error), StatusCode.BUSY)
             return
@@ -308,7 +314,7 @@ class Answers(ServerBase):
                 due = max(due + interval, time.monotonic())
                 await asyncio.sleep(due - time.monotonic())
 
-    # -- what a client is told
+    # -- what a client gets as answer
 
     async def _ready(self, peer: Peer, request: Any, status: int) -> None:
         kind: type[Ready[Any]] | None = ready_for(request)
@@ -323,8 +329,10 @@ class Answers(ServerBase):
         await self._tell(peer, request, status)
 
     async def _tell(self, peer: Peer, request: Message, answer: Message) -> None:
-        """Send an answer under the device name of the request, as its bytes came: it may be no
-        text. An answer to a request without a name keeps its own."""
+        """Send an answer under the device name of the request, as its bytes came.
+
+        The name may be no text. An answer to a request without a name keeps its own.
+        """
         wire = answer.pack(version=2 if peer.header_version == 2 else 1)
         name = _core.stream_key(request)[12:32].ljust(20, b"\0")
         if name[0]:
@@ -334,6 +342,6 @@ class Answers(ServerBase):
 
 
 def _same_stream(stop: Stop[Any], key: tuple[type[Message], str]) -> bool:
-    """Whether a STP_ message ends the stream of this class and device name."""
+    """Return whether a STP_ message ends the stream of this class and device name."""
     kind, name = key
     return kind is type(stop).answer and stop.device_name in ("", name)

@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 class Changes(contextlib.nullcontext[None]):
-    """Told when something has happened. (It is held as the one of threads is, to no effect.)"""
+    """Told when something has happened; holding it, as the one of threads, has no effect."""
 
     def __init__(self) -> None:
         super().__init__()

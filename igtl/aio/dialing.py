@@ -1,5 +1,8 @@
-"""A server that opens its one connection itself. The peer at the other end is its only client, and
-has all that a client of a server has: handlers, providers, commands, latched messages, a queue."""
+"""A server that opens its one connection itself.
+
+The peer at the other end is its only client, and has all that a client of a server has: handlers,
+providers, commands, latched messages, a queue.
+"""
 
 from __future__ import annotations
 
@@ -55,12 +58,12 @@ class Dialing(Server):
 
     @property
     def host(self) -> str:
-        """Of the peer."""
+        """The host of the peer."""
         return self._address[0]
 
     @property
     def port(self) -> int:
-        """Of the peer."""
+        """The port of the peer."""
         return self._address[1]
 
     async def prepare(self) -> None:
@@ -120,7 +123,7 @@ async def open_dialing(
     start: bool,
     runner: Runner | None = None,
 ) -> Dialing:
-    """A server that connects to this address."""
+    """Return a server that connects to this address."""
     server = Dialing(address, options, backoff, runner)
     await server.prepare()
     if start:

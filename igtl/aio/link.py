@@ -1,5 +1,6 @@
-"""Links in asyncio: `connect`, `pipe`, and the Link that they and `listen` hand out. Behaviour as
-in `igtl.blocking`, awaited.
+"""Links in asyncio: `connect`, `pipe`, and the Link that they and `listen` return.
+
+Behaviour as in `igtl.blocking`, awaited.
 
 Waiting can be cancelled at any time, by `asyncio.timeout` too, and nothing is lost: a `recv` that
 was cancelled has taken nothing, a `send` that was cancelled is either not sent at all or whole.
@@ -62,8 +63,10 @@ class Asking:
 
 
 class StreamReader(StreamMessages[M]):
+    """The messages of one stream; see `igtl.Link.stream`."""
+
     async def recv(self, *, timeout: float | None = None) -> M:
-        """The next message of the stream; see Link.recv."""
+        """Receive the next message of the stream; see Link.recv."""
         return await self.link.recv_selected(self, timeout)  # type: ignore[no-any-return]
 
     def __aiter__(self) -> Self:
@@ -74,6 +77,8 @@ class StreamReader(StreamMessages[M]):
 
 
 class SyncReader(Pairs):
+    """Iterator over messages of the same instant; see `igtl.Link.sync`."""
+
     def __aiter__(self) -> Self:
         return self
 
@@ -108,9 +113,12 @@ class Link(AnyLink, Asking, Synchronized[SyncReader]):
     # -- sending
 
     async def send(self, message: Message | Frame, *, crc: bool = True) -> None:
-        """Send one message. It is packed at once, so the caller may reuse its arrays, and goes
-        out behind what was sent before; when the queue is full this waits, or drops by its
-        policy (see `connect`). For the rest see `igtl.Link.send`."""
+        """Send one message.
+
+        It is packed at once, so the caller may reuse its arrays, and goes out behind what was sent
+        before; when the queue is full this waits, or drops by its policy (see `connect`). For the
+        rest see `igtl.Link.send`.
+        """
         connection = self._connection
         protocol = connection.session.protocol
         if protocol.peer_takes:
@@ -129,7 +137,7 @@ class Link(AnyLink, Asking, Synchronized[SyncReader]):
     # -- receiving
 
     async def _until(self, take: Callable[[], T | None]) -> T:
-        """What `take` returns, as soon as it returns something."""
+        """Return what `take` returns, as soon as it returns something."""
         if self._receiving:
             raise RuntimeError("another task is receiving on this link")
         self._receiving = True
@@ -167,6 +175,7 @@ class Link(AnyLink, Asking, Synchronized[SyncReader]):
     def until(
         self, take: Callable[[], T | None], wanted: Any, timeout: float | None
     ) -> Coroutine[Any, Any, T]:
+        """See `igtl.Link.until`."""
         return self._until(take) if timeout is None else self._until_time(take, wanted, timeout)
 
     async def _until_time(
@@ -188,7 +197,7 @@ class Link(AnyLink, Asking, Synchronized[SyncReader]):
     async def recv(
         self, kind: type[Message] = Message, name: str = "*", *, timeout: float | None = None
     ) -> Message:
-        """The next message, or the next of a type and device name; see `igtl.Link.recv`."""
+        """Receive the next message, or the next of a type and device name; see `igtl.Link.recv`."""
         timeout = self.options.read_timeout if timeout is None else seconds("timeout", timeout)
         if kind is Message and name == "*":
             return await self.until(self._take, ANYTHING, timeout)
@@ -209,12 +218,12 @@ class Link(AnyLink, Asking, Synchronized[SyncReader]):
             raise
 
     async def recv_frame(self, *, timeout: float | None = None) -> Frame:
-        """The next message as it came, for relays and recorders; see `igtl.Link.recv_frame`."""
+        """Receive the next message as it came; see `igtl.Link.recv_frame`."""
         timeout = self.options.read_timeout if timeout is None else seconds("timeout", timeout)
         return await self.until(self.session.take_frame, "message", timeout)
 
     async def frames(self) -> AsyncIterator[Frame]:
-        """All messages as they come; see `igtl.Link.frames`."""
+        """Yield all messages as they come; see `igtl.Link.frames`."""
         try:
             while True:
                 yield await self.recv_frame()
@@ -225,6 +234,7 @@ class Link(AnyLink, Asking, Synchronized[SyncReader]):
     # -- requests
 
     async def request(self, exchange: Exchange, timeout: float | None) -> Message:
+        """Send a request and wait for its answer; other tasks may send and receive."""
         send = partial(self.send, exchange.request)
         return await self._connection.ask(exchange, seconds("timeout", timeout), send)
 
@@ -241,6 +251,7 @@ class Link(AnyLink, Asking, Synchronized[SyncReader]):
             await run(streaming.end())
 
     def drop_rest(self, stream: StreamOf[Any]) -> None:
+        """Drop what still waits of a stream that has ended."""
         self.session.sort()
         super().drop_rest(stream)
 
@@ -249,8 +260,9 @@ class Link(AnyLink, Asking, Synchronized[SyncReader]):
     # -- end
 
     async def close(self, *, timeout: float | None = _CLOSE_TIMEOUT) -> None:
-        """Send what is queued, then end the link; a recv that waits in another task raises
-        ConnectionClosed.
+        """Send what is queued, then end the link.
+
+        A recv that waits in another task raises ConnectionClosed.
 
         Args:
             timeout: seconds to send it; then the link is cut, and the rest counted as dropped.
@@ -266,7 +278,7 @@ class Link(AnyLink, Asking, Synchronized[SyncReader]):
         self._connection.tell_end()
 
     def abandon(self) -> None:
-        """End the link at once, from a collector of garbage: what waits is told."""
+        """End the link at once, from the garbage collector; waiting tasks get an error."""
         if not self.closed:
             self.closed = True
             self.session.close()
@@ -312,19 +324,17 @@ class Opening(Generic[C]):
 def connect(
     host: str = "localhost", port: int = PORT, **settings: Unpack[AioConnectSettings]
 ) -> Opening[Link]:
-    """Connect to a server: `async with connect(...) as link`, or `link = await connect(...)`; see
-    `igtl.connect`. The settings are `igtl.options.AioConnectOptions`."""
+    """Connect to a server: `async with igtl.aio.connect(…) as link`, or await it.
+
+    See `igtl.connect`. The settings are `igtl.options.AioConnectOptions`.
+    """
     return Opening(connect_once(host, port, AioConnectOptions.of(settings)))
 
 
 async def connect_once(
     host: str, port: int, options: AioConnectOptions, *, ends_quietly: bool = False
 ) -> Link:
-    """One connection; see `connect`.
-
-    Args:
-        ends_quietly: iteration ends on any disconnect, see `Link.close_reason`.
-    """
+    """One connection; arguments as `igtl.blocking.opening.connect_once`."""
     session = new_session(options, options)
     loop, path, sock = asyncio.get_running_loop(), unix_path(host), options.sock
     try:
@@ -354,8 +364,9 @@ async def connect_once(
 
 
 async def pipe(**settings: Unpack[AioConnectSettings]) -> tuple[Link, Link]:
-    """Two links joined without a port, each the other's peer. Both write header version 2, unless
-    told otherwise.
+    """Two links joined without a port, each the other's peer.
+
+    Both write header version 2, unless told otherwise.
 
     Args:
         settings: of both, see `igtl.options.AioConnectOptions`.

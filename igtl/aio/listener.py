@@ -1,4 +1,4 @@
-"""A listening socket in asyncio that hands out a link for each client: `listen`."""
+"""A listening socket in asyncio that gives a link for each client: `listen`."""
 
 from __future__ import annotations
 
@@ -68,8 +68,10 @@ class Listener:
         self._arrived.put_nowait(Link(connection, self._options))
 
     async def accept(self, *, timeout: float | None = None) -> Link:
-        """Wait for the next client, whose handshake (TLS, WebSocket) is then done; see
-        `igtl.Listener.accept`."""
+        """Wait for the next client, whose handshake (TLS, WebSocket) is then done.
+
+        See `igtl.Listener.accept`.
+        """
         timeout = seconds("timeout", timeout)
         limit = asyncio.timeout(timeout)
         try:
@@ -114,8 +116,10 @@ class Listener:
 def listen(
     host: str = "127.0.0.1", port: int = PORT, **settings: Unpack[AioListenSettings]
 ) -> Opening[Listener]:
-    """Listen for clients, and treat each as a Link of your own; see `igtl.listen`. The settings are
-    `igtl.options.AioListenOptions`."""
+    """Listen for clients, and treat each as a Link of your own; see `igtl.listen`.
+
+    The settings are `igtl.options.AioListenOptions`.
+    """
     options = AioListenOptions.of(settings)
 
     async def opened() -> Listener:

@@ -55,10 +55,13 @@ class Peer(PeerBase, Asking):
 
     async def send(self, message: Message | Frame, *, crc: bool = True) -> None:
         """Queue a message for this client under the server's policy; with "block", wait for room.
-        See `igtl.Peer.send`."""
+
+        See `igtl.Peer.send`.
+        """
         await self.connection.send(message, crc=crc)
 
     async def request(self, exchange: Exchange, timeout: float | None) -> Message:
+        """See `igtl.Peer.request`."""
         send = partial(self.send, exchange.request)
         return await self.connection.ask(exchange, seconds("timeout", timeout), send)
 
@@ -96,7 +99,7 @@ class Peer(PeerBase, Asking):
                 )  # fmt: skip
 
     def leave(self) -> None:
-        """The connection has ended: stop what was begun for this client."""
+        """Stop what was begun for this client, since its connection has ended."""
         self.session.lost(ConnectionClosed(f"{self.peer} is gone"))
         for tasks in self._work.values():
             for task in tasks:
@@ -107,7 +110,7 @@ class Peer(PeerBase, Asking):
     def begin(
         self, limit: Limit, request: Message, work: Coroutine[Any, Any, None], key: Any = None
     ) -> bool:
-        """Run something beside the handlers, for as long as the client is there.
+        """Run a task in parallel to the handlers, for as long as the client is connected.
 
         Returns:
             False: so much of this kind is in progress for this client that it was not begun; then
@@ -124,8 +127,10 @@ class Peer(PeerBase, Asking):
         return True
 
     def stop(self, wanted: Callable[[Any], bool]) -> list[asyncio.Task[None]]:
-        """Stop the streams whose key is wanted; returns their tasks, of which some may take a
-        moment to end, or may have been stopped before."""
+        """Stop the streams whose key is wanted; returns their tasks.
+
+        Some may take a moment to end, or may have been stopped before.
+        """
         tasks = [task for task, key in self._work["max_streams"].items() if wanted(key)]
         for task in tasks:
             if not task.cancelling():

@@ -21,11 +21,11 @@ def reconnect(
     on_event: OnEvent | None = None,
     **settings: Unpack[AioConnectSettings],
 ) -> AsyncGenerator[Link]:
-    """Yield a new link after each disconnect:
+    """Yield a new link after each disconnect.
 
         async for link in igtl.aio.reconnect("tracker"): ...
 
-    See `igtl.reconnect`.
+    Arguments are those of `igtl.reconnect`.
     """
     options = AioConnectOptions.of(settings).for_reconnecting()
     supervisor = Supervisor((host, port), backoff or Backoff(), on_event)

@@ -1,5 +1,7 @@
-"""The sending half of a connection in asyncio: from the outbox of a session, through its layer, to
-the transport."""
+"""The sending half of a connection in asyncio.
+
+From the outbox of a session, through its layer, to the transport.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,7 @@ class Sending:
         self._lost: asyncio.Future[None] = self._loop.create_future()
         self._straight = False  # the next message goes to the transport, past the outbox
         self._full = False  # the transport asked for a pause
-        self._finishing = False  # the peer was told that nothing more comes
+        self._finishing = False  # this end has said that nothing more comes
         self._handed = 0  # bytes
         self._later: asyncio.TimerHandle | None = None
         self._room: asyncio.Future[None] | None = None
@@ -42,10 +44,12 @@ class Sending:
         self._compressing = asyncio.Lock()
 
     def pause_writing(self) -> None:
+        """Note that the transport asks for a pause; asyncio calls this."""
         self._full = True
         self._straight = False
 
     def resume_writing(self) -> None:
+        """Send again; asyncio calls this."""
         self._full = False
         # asyncio calls this from within its own write, and does not expect another one there
         self._loop.call_soon(self.flush)
@@ -88,8 +92,10 @@ class Sending:
         return not self.session.has_more and not self._buffered
 
     def put_now(self, wire: bytes) -> bool:
-        """Hand a packed message to the system past the outbox, if nothing waits there; whether it
-        was handed on."""
+        """Hand a packed message to the system past the outbox, if nothing waits there.
+
+        Returns whether it was handed over.
+        """
         if not self._straight or len(wire) > SLICE or self.transport.is_closing():
             return False
         if not self._write(wire):
@@ -117,6 +123,8 @@ class Sending:
         """Pack a message at once and queue it, compressed if the peer takes that.
 
         Args:
+            message: a Frame is sent on as it came.
+            crc: False writes 0 in its place.
             timeout: see put_wait.
             wait: for room, whatever the policy of the outbox.
         """
@@ -140,8 +148,9 @@ class Sending:
             self.put(packed)
 
     async def put_wait(self, packed: Packed, timeout: float | None) -> None:
-        """Queue a packed message when there is room. If this is cancelled before, the message is
-        not sent.
+        """Queue a packed message when there is room.
+
+        If this is cancelled before, the message is not sent.
 
         Raises:
             ConnectionClosed: the connection is closed.
@@ -222,8 +231,10 @@ class Sending:
 
     @property
     def taken(self) -> int:
-        """Bytes that the peer's system has taken so far (this one's, where it does not tell): while
-        it stays the same, nothing arrives."""
+        """Bytes that the peer's system has taken so far: while it stays the same, nothing arrives.
+
+        Bytes that this end's system has taken, where it does not tell.
+        """
         if self._lost.done() or self._is_closing:
             return self._handed
         sock = self.transport.get_extra_info("socket")
@@ -231,7 +242,7 @@ class Sending:
 
     @property
     def is_lost(self) -> bool:
-        """Whether the connection is no more."""
+        """Whether the connection is lost."""
         return self._lost.done()
 
     def abort(self) -> None:

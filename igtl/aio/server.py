@@ -96,8 +96,10 @@ class Server(Answers):
     async def broadcast(
         self, message: Message | Frame, *, latch: bool = False, crc: bool = True
     ) -> int:
-        """Send a message to all clients; see `igtl.Server.broadcast`. It is packed once, at once;
-        what a client's header version and compression want is made of that when it leaves.
+        """Send a message to all clients; see `igtl.Server.broadcast`.
+
+        It is packed once, at once; what a client's header version and compression want is made of
+        that when it leaves.
 
         Returns:
             To how many clients it was queued.
@@ -150,14 +152,14 @@ class Server(Answers):
         return len(peers)
 
     def peer_of(self, client: int) -> Peer:
+        """See `igtl.Server.peer_of`."""
         return self.peers[client]
 
     send_to = method(serving.send_to)
     disconnect = method(serving.disconnect)
 
     async def shutdown(self, *, timeout: float | None = 5.0) -> None:
-        """Stop listening, send what is queued, handle what still comes, and close; see
-        `igtl.Server.shutdown`."""
+        """See `igtl.Server.shutdown`."""
         timeout = seconds("timeout", timeout)
         self._closers.add(asyncio.current_task())
         if self._shutdown is None:
@@ -250,7 +252,10 @@ class Server(Answers):
             peer.facade = None  # which refers to it
 
     def _left(self, peer: Peer) -> None:
-        """The connection of a client is closed; its handlers may go on for a while."""
+        """Take out a client whose connection is closed.
+
+        Its handlers may go on for a while.
+        """
         if self.peers.pop(peer.id, None) is not None:
             self.gone[peer.gone] += 1
 
@@ -270,7 +275,7 @@ class Server(Answers):
 
 
 def cause_of(reason: Exception | None) -> str:
-    """Why a client has left, for `Server.gone`."""
+    """Return why a client has left, for `Server.gone`."""
     if isinstance(reason, ConnectionClosed):
         reason = reason.__cause__ if isinstance(reason.__cause__, Exception) else None
     return "closed" if reason is None else type(reason).__name__
@@ -284,14 +289,14 @@ def serve(
     runner: Runner | None = None,
     **settings: Unpack[ServerSettings],
 ) -> Opening[Server]:
-    """`async with igtl.aio.serve(port=18944) as server: ...`; see `igtl.serve`."""
+    """Serve many clients: `async with igtl.aio.serve(port=18944) as server`; see `igtl.serve`."""
     return Opening(open_server(host, port, ServerOptions.of(settings), start, runner))
 
 
 async def open_server(
     host: str, port: int, options: ServerOptions, start: bool, runner: Runner | None
 ) -> Server:
-    """A server with these options; see `serve`."""
+    """Return a server with these options; see `serve`."""
     server = Server(options, runner)
     await server.bind(host, port)
     if start:

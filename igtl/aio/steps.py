@@ -9,8 +9,10 @@ from igtl.session.steps import P, S, Steps, T, describe
 
 
 async def run(steps: Steps[T]) -> T:
-    """Carry out an operation; returns what it returns. What ends a step, a cancellation too, is
-    raised in the operation."""
+    """Carry out an operation; returns what it returns.
+
+    What ends a step, a cancellation too, is raised in the operation.
+    """
     result: Any = None
     resume: Callable[[Any], Any] = steps.send
     try:
@@ -29,7 +31,7 @@ async def run(steps: Steps[T]) -> T:
 def method(
     operation: Callable[Concatenate[S, P], Steps[T]],
 ) -> Callable[Concatenate[S, P], Coroutine[Any, Any, T]]:
-    """A coroutine function that carries out an operation."""
+    """Return a coroutine function that carries out an operation."""
 
     async def call(self: S, /, *args: P.args, **kwargs: P.kwargs) -> T:
         return await run(operation(self, *args, **kwargs))

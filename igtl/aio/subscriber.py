@@ -16,9 +16,9 @@ from igtl.session.subscribing import SubscriberOf
 
 
 class Subscriber(SubscriberOf[Link], Asking):
-    """Reads a link in a task; see `subscribe`. Others may send on the link, and ask with `query`
-    and `command`, also in a handler. Keep the subscriber: its link is closed when nothing refers to
-    it any more.
+    """Reads a link in a task; see `subscribe`.
+
+    All else is as in `igtl.Subscriber`: its link is closed when nothing refers to it any more.
 
     Attributes: see `SubscriberOf`.
     """
@@ -59,6 +59,8 @@ class Subscriber(SubscriberOf[Link], Asking):
 
 
 def subscribe(link: Link, *, frames: bool = False) -> Subscriber:
-    """Read a link in a task: callbacks by type and device name, plain or coroutine functions, and
-    the newest message of each stream. See `igtl.subscribe`."""
+    """Read a link in a task: callbacks, and the newest message of each stream.
+
+    Callbacks are plain or coroutine functions. See `igtl.subscribe`.
+    """
     return Subscriber(link, frames=frames)

@@ -1,5 +1,4 @@
-"""One connection in asyncio: moves the bytes of a session, through a layer such as TLS if there is
-one.
+"""One connection in asyncio: moves the bytes of a session, perhaps through a layer such as TLS.
 
 Nothing here is a task; the callbacks of asyncio's transport drive it. What waits to be sent stays
 in the outbox of the session, under its policy, until the system takes it.
@@ -41,8 +40,10 @@ _of_thread = threading.local()
 
 
 def _scratch() -> memoryview:
-    """Memory for bytes that are used or thrown away within the callback that brings them: one for
-    all connections of an event loop."""
+    """Memory for bytes that are used within the callback that brings them.
+
+    There is one for all connections of an event loop.
+    """
     found: memoryview | None = getattr(_of_thread, "scratch", None)
     if found is None:
         found = _of_thread.scratch = memoryview(bytearray(SCRATCH))
@@ -86,6 +87,7 @@ class Connection(Sending, asyncio.BufferedProtocol):
     # -- callbacks of the transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin the session; asyncio calls this."""
         self.transport = cast(asyncio.Transport, transport)
         self.transport.set_write_buffer_limits(high=_HIGH)
         with contextlib.suppress(OSError):  # the peer has gone already; reading will say so
@@ -108,11 +110,13 @@ class Connection(Sending, asyncio.BufferedProtocol):
         self.flush()
 
     def get_buffer(self, sizehint: int) -> memoryview:
+        """Memory for the next bytes; asyncio calls this."""
         if self.layer is not None or self._discarding:
             return _scratch()
         return self.session.get_buffer()
 
     def buffer_updated(self, nbytes: int) -> None:
+        """Feed the session with what was written to that memory; asyncio calls this."""
         if self._discarding:
             return
         if self.layer is None:
@@ -123,6 +127,7 @@ class Connection(Sending, asyncio.BufferedProtocol):
         self._turn()
 
     def eof_received(self) -> bool:
+        """Note that the peer sends nothing more; asyncio calls this."""
         if self.layer is None:
             self.session.received_eof()
         else:
@@ -133,6 +138,7 @@ class Connection(Sending, asyncio.BufferedProtocol):
         return True  # half closed: this end may still send
 
     def connection_lost(self, exc: Exception | None) -> None:
+        """End the session; asyncio calls this."""
         session = self.session
         error = exc or ConnectionResetError(f"the peer hung up during the {self._shaking}")
         if isinstance(exc, ConnectionError):
@@ -156,8 +162,10 @@ class Connection(Sending, asyncio.BufferedProtocol):
         self.tell_end()
 
     def tell_end(self) -> None:
-        """Tell those who asked for it that nothing more will arrive, once that is so and nothing
-        of it waits undecoded, which might be cut in the middle of a message."""
+        """Tell the callbacks of the end that nothing more will arrive, once that is so.
+
+        Not while something of it waits undecoded, which might be cut in the middle of a message.
+        """
         session = self.session
         if session.protocol.at_boundary:
             session.end()
@@ -216,6 +224,7 @@ class Connection(Sending, asyncio.BufferedProtocol):
         """Send a request and wait for its answer, while other tasks may send and receive.
 
         Args:
+            exchange: the request.
             timeout: seconds; None waits without end.
             send: sends the request.
 
@@ -274,7 +283,7 @@ class Connection(Sending, asyncio.BufferedProtocol):
         """Wait until messages may be sent; at once where there is no layer.
 
         Raises:
-            OSError: the layer has failed, for example ssl.SSLError; the peer is told.
+            OSError: the layer has failed, for example ssl.SSLError; this end sends the reason.
             TimeoutError: the peer was silent.
         """
         try:

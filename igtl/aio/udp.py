@@ -23,8 +23,10 @@ class Sender(Outgoing):
     """Sends messages to one address; arguments as `igtl.net.datagrams.Outgoing`."""
 
     async def send(self, message: Message | Frame, *, crc: bool = True) -> None:
-        """Send one message, see `igtl.blocking.udp.Sender.send`; waits while the system has no
-        room."""
+        """Send one message; waits while the system has no room.
+
+        See `igtl.blocking.udp.Sender.send`.
+        """
         self._sock.setblocking(False)
         for packet in self._datagrams(message, crc):
             while True:
@@ -47,14 +49,18 @@ class Sender(Outgoing):
 
 
 class Receiver(Incoming):
-    """Receives messages on one port; arguments as `igtl.net.datagrams.Incoming`. `async for` yields
-    (message, address) until it is closed."""
+    """Receives messages on one port; `async for` yields (message, address) until it is closed.
+
+    Arguments are those of `igtl.net.datagrams.Incoming`.
+    """
 
     _waiter: asyncio.Future[None] | None = None
 
     async def recv(self, *, timeout: float | None = None) -> tuple[Message, Any]:
-        """The next message and where it came from, see `igtl.blocking.udp.Receiver.recv`; may be
-        cancelled without loss. One task at a time receives."""
+        """Receive the next message and where it came from; see `igtl.blocking.udp.Receiver.recv`.
+
+        It may be cancelled without loss. One task at a time receives.
+        """
         return await self._next(self._take, timeout)
 
     async def recv_frame(self, *, timeout: float | None = None) -> tuple[Frame, Any]:

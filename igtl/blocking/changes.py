@@ -34,7 +34,7 @@ class Changes(threading.Condition):
         return False
 
     def until(self, take: Callable[[], T | None], timeout: float | None) -> T:
-        """What `take` returns, as soon as it returns something.
+        """Return what `take` returns, as soon as it returns something.
 
         Raises:
             TimeoutError: that took longer than `timeout` seconds; None waits without end.

@@ -11,11 +11,12 @@ from igtl.session.layers import SCRATCH, Layer
 
 
 class Channel:
-    """Moves the bytes of a session over a socket that does not block: what the system gives and
-    takes at once.
+    """Moves the bytes of a session over a socket that does not block.
+
+    It takes and gives what the system does at once.
 
     Args:
-        transport: a connection that is through with its handshake; the channel takes it over.
+        transport: a connection whose handshake is done; the channel takes it over.
     """
 
     def __init__(self, transport: SocketTransport) -> None:
@@ -27,8 +28,10 @@ class Channel:
         self.sock.setblocking(False)
 
     def read(self) -> bool:
-        """Feed the session with what is there; a broken connection closes it. Returns whether there
-        may be more."""
+        """Feed the session with what is there; a broken connection closes it.
+
+        Returns whether there may be more.
+        """
         session, layer = self.session, self._layer
         buffer = session.get_buffer() if layer is None else self._scratch
         try:
@@ -51,8 +54,10 @@ class Channel:
             return False
 
     def begin(self) -> None:
-        """Feed the session with what came together with the end of the layer's handshake: the
-        socket shows nothing of it."""
+        """Feed the session with what came together with the end of the layer's handshake.
+
+        The socket shows nothing of it.
+        """
         if self._layer is not None:
             try:
                 self._read_layer(self._layer)
@@ -102,8 +107,10 @@ class Channel:
             session.send_failed(broken(error) if isinstance(error, OSError) else error)
 
     def peer_has_closed(self) -> bool:
-        """Whether the peer has closed or reset the connection, though what it sent before may not
-        have been read."""
+        """Return whether the peer has closed or reset the connection.
+
+        What it sent before may not have been read.
+        """
         try:
             return not self.sock.recv(1, socket.MSG_PEEK)
         except BlockingIOError:

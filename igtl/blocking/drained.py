@@ -1,8 +1,7 @@
-"""A link whose connection is read and written by a thread, so that its peer never waits for the
-program that uses it.
+"""A link whose connection is read and written by a thread.
 
-What arrives waits in the inbox, within its bounds; what is sent waits in the outbox, under its
-policy, and is packed at the call.
+So its peer never waits for the program that uses it. What arrives waits in the inbox, within its
+bounds; what is sent waits in the outbox, under its policy, and is packed at the call.
 """
 
 from __future__ import annotations
@@ -73,7 +72,7 @@ class Pump:
         self._thread.start()
 
     def fileno(self) -> int:
-        """Descriptor of the socket of the connection there is; -1 where there is none."""
+        """Descriptor of the socket of the present connection; -1 where there is none."""
         channel = self.channel
         return -1 if channel is None else channel.sock.fileno()
 
@@ -88,7 +87,7 @@ class Pump:
             self._waker.send(b"\0")
 
     def end(self) -> Exception | None:
-        """Why nothing more can arrive; None while something can."""
+        """Return why nothing more can arrive; None while something can."""
         return self.session.end()
 
     def attach(self, channel: Channel) -> None:
@@ -236,11 +235,13 @@ class DrainedLink(Link):
             return leaving + (0 if outbox is None else len(outbox))
 
     def send(self, message: Message | Frame, *, crc: bool = True) -> None:
-        """Send one message: packed at once and queued; the link's thread sends what the system
-        does not take now.
+        """Send one message: it is packed at once and queued.
+
+        The link's thread sends what the system does not take now.
 
         Args:
-            message, crc: see Link.send.
+            message: see Link.send.
+            crc: see Link.send.
 
         Raises:
             EncodeError: the message cannot be sent.
@@ -252,6 +253,7 @@ class DrainedLink(Link):
             self._queue(self.session.pack(message, crc=crc))
 
     def send_hello(self) -> None:
+        """Offer header version 2; see `Link.send_hello`."""
         with self._pump.changed:
             self._check_open()
             self._queue(Packed(hello_message(), as_it_is=True))
@@ -296,6 +298,7 @@ class DrainedLink(Link):
             raise self.session.unseen(wanted, timeout) from None
 
     def newest(self, wanted: Wanted, newer_than: float | None) -> Message | None:
+        """Return the newest that has arrived; see `AnyLink.newest`."""
         return AnyLink.newest(self, wanted, newer_than)
 
     # -- requests
@@ -334,12 +337,12 @@ class DrainedLink(Link):
         pump = getattr(self, "_pump", None)
         if pump is not None and not self.closed and pump.is_here:
             warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=2)
-            if not sys.is_finalizing():  # the thread stands still then, and may hold the lock
+            if not sys.is_finalizing():  # the thread is stopped then, and may hold the lock
                 pump.close(linger=False)
 
 
 def drained(transport: SocketTransport, options: LinkOptions) -> DrainedLink:
-    """The link of a connection that a thread of its own reads from now on."""
+    """Return the link of a connection that a thread of its own reads from now on."""
     session = transport.session
     session.outbox = new_outbox(_QUEUE, session.protocol.stats)
     pump = Pump(session)

@@ -37,12 +37,13 @@ M = TypeVar("M", bound=Message)
 
 
 class Supervised(Pump):
-    """The thread of a link that reconnects by itself. All its connections share one inbox, one
-    outbox and one account.
+    """The thread of a link that reconnects by itself.
+
+    All its connections share one inbox, one outbox and one account.
 
     Attributes:
         latched: what each new connection is sent, by stream.
-        streams: what is asked for on each new connection, and who is told of the answer.
+        streams: requests for each new connection, and the functions that get the answers.
     """
 
     def __init__(
@@ -83,6 +84,7 @@ class Supervised(Pump):
         return session
 
     def end(self) -> Exception | None:
+        """Return why the link has ended for good; None while it goes on."""
         return self._reason
 
     @property
@@ -141,6 +143,7 @@ class Supervised(Pump):
         session.ask(Exchange(start), answered)
 
     def sort(self, session: Session) -> None:
+        """Put what has arrived into the inbox; the error of a lost connection is left out."""
         super().sort(session)
         errors = session.inbox.errors
         lost = [error for error in errors if not isinstance(error, MessageTooLarge)]
@@ -154,6 +157,7 @@ class Supervised(Pump):
                 raise ConnectionAbortedError("this link was closed")
 
     def close(self, *, linger: bool) -> None:
+        """End the connection, also one that is being made, and the thread."""
         with self.changed:
             if self.channel is None:
                 self.closed = True
@@ -175,8 +179,11 @@ class Supervised(Pump):
             call(callback)
 
     def _begin(self, channel: Channel) -> list[Callable[[], Any]]:
-        """Queue what a connection begins with: the hello, the streams that are open, and what is
-        latched. What waits in the outbox follows. Returns what is to be called for it."""
+        """Queue what a connection begins with; returns what is to be called for it.
+
+        That is the hello, the streams that are open, and what is latched. What waits in the outbox
+        follows.
+        """
         session = channel.session
         with self.changed:
             wires = greeting(session.protocol, hello=self._options.hello)
@@ -244,13 +251,17 @@ class ReconnectingLink(DrainedLink):
 
     @property
     def stripped(self) -> int:
-        """Messages that went out without metadata and id, since the peer had not shown header
-        version 2 yet."""
+        """Messages that went out without metadata and id.
+
+        The peer had not shown header version 2 yet.
+        """
         return self._pump.stripped
 
     def on_connect(self, callback: C) -> C:
-        """Call this, without an argument, for each connection, in the link's thread; now, if there
-        is one. May be used as a decorator. What it raises is logged."""
+        """Call a function, without an argument, for each connection; now, if there is one.
+
+        It is called in the link's thread. May be used as a decorator. What it raises is logged.
+        """
         self._pump.on_connect(callback)
         return callback
 
@@ -277,7 +288,8 @@ class ReconnectingLink(DrainedLink):
         """Send one message, or queue it while the peer is away; it is packed at once.
 
         Args:
-            message, crc: see Link.send.
+            message: see Link.send.
+            crc: see Link.send.
             latch: also send it on each new connection, until a newer one of this type and device
                 name takes its place.
 
@@ -307,6 +319,7 @@ class ReconnectingLink(DrainedLink):
             raise ConnectionClosed("this link was closed")
 
     def request(self, exchange: Exchange, timeout: float | None) -> Message:
+        """Send a request, once the peer is there, and wait for its answer."""
         timeout = seconds("timeout", timeout)
         if isinstance(exchange.request, Start):
             answers: list[Any] = []
@@ -322,6 +335,7 @@ class ReconnectingLink(DrainedLink):
         return super().request(exchange, timeout)
 
     def leaves(self, start: Start[Any]) -> bool:
+        """End a stream at this end; returns whether the peer is connected."""
         self._pump.leave_stream(start)  # before STP_: a connection that is made now does not ask
         return self._pump.connected
 

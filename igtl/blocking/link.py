@@ -1,4 +1,4 @@
-"""Blocking links: the Link that `connect` and `listen` hand out.
+"""Blocking links: the Link that `connect` and `listen` return.
 
 Any thread may send, ask or close; one at a time receives. A plain link has no thread of its own: it
 takes from the network what its caller receives.
@@ -55,7 +55,7 @@ class StreamReader(StreamMessages[M]):
     """The messages of one stream; see Link.stream."""
 
     def recv(self, *, timeout: float | None = None) -> M:
-        """The next message of the stream; see Link.recv."""
+        """Receive the next message of the stream; see Link.recv."""
         return self.link.recv_selected(self, timeout)  # type: ignore[no-any-return]
 
     def __iter__(self) -> Self:
@@ -90,7 +90,7 @@ class Link(AnyLink, Asking, Synchronized[SyncReader], Line):
 
     reader = SyncReader
     _asking = False  # whether the thread that receives does so for the sake of an answer
-    _queueing = 0  # threads that wait for such a one to give way
+    _queueing = 0  # threads that wait until that one stops receiving
 
     def __init__(
         self, transport: Transport, options: LinkOptions, *, ends_quietly: bool = False
@@ -119,8 +119,10 @@ class Link(AnyLink, Asking, Synchronized[SyncReader], Line):
                 self._write([wire])
 
     def _answer(self, offer: bytes) -> bool:
-        """Send an offer of compression, unless another thread is sending: it might wait for the
-        peer, which may wait for the thread that receives here."""
+        """Send an offer of compression, unless another thread is sending.
+
+        It might wait for the peer, which may wait for the thread that receives here.
+        """
         if not self._sending.acquire(blocking=False):
             return False
         try:
@@ -131,7 +133,7 @@ class Link(AnyLink, Asking, Synchronized[SyncReader], Line):
         return True
 
     def _unsent(self, error: BaseException) -> BaseException:
-        """What a sender is told, to whom this happened."""
+        """Return the error to raise to the sender that met this one."""
         if self.closed and isinstance(error, OSError):  # by another thread
             told = self._over()
             told.__cause__ = error
@@ -141,7 +143,7 @@ class Link(AnyLink, Asking, Synchronized[SyncReader], Line):
         if isinstance(error, ConnectionError):
             self.session.send_failed(error)
             return closed_by(self.peer, error)
-        # perhaps cut in the middle of a message: whatever followed would be out of step
+        # perhaps cut in the middle of a message: the peer would misread whatever followed
         self.session.lost(
             error if isinstance(error, Exception) else ConnectionAbortedError(repr(error))
         )
@@ -151,8 +153,10 @@ class Link(AnyLink, Asking, Synchronized[SyncReader], Line):
     # -- receiving
 
     def _take_turn(self, timeout: float | None) -> float | None:
-        """Receive next, where another thread receives for the sake of an answer only: that one
-        gives way as soon as bytes have arrived. Returns what is left of the time-out."""
+        """Receive next, where another thread receives for the sake of an answer only.
+
+        That thread stops receiving as soon as bytes have arrived. Returns the rest of the time-out.
+        """
         began = time.monotonic()
         with self._turns:
             if self._receiving.acquire(blocking=False):
@@ -196,8 +200,10 @@ class Link(AnyLink, Asking, Synchronized[SyncReader], Line):
     def recv(
         self, kind: type[Message] = Message, name: str = "*", *, timeout: float | None = None
     ) -> Message:
-        """The next message, or the next of a type and device name; others stay queued, in order,
-        within the bounds of the inbox (see `igtl.options.SocketOptions`).
+        """Receive the next message, or the next of a type and device name.
+
+        Others stay queued, in order, within the bounds of the inbox (see
+        `igtl.options.SocketOptions`).
 
         Args:
             kind: a message class.
@@ -220,7 +226,7 @@ class Link(AnyLink, Asking, Synchronized[SyncReader], Line):
     latest = method(operations.latest)
 
     def newest(self, wanted: Wanted, newer_than: float | None) -> Message | None:
-        """The newest that has arrived, in the system's buffers too; see `AnyLink.newest`."""
+        """Return the newest that has arrived, in the system's buffers too; see `AnyLink.newest`."""
         with contextlib.suppress(TimeoutError):
             while not self.session.ended:
                 self._transport.receive(0.0)
@@ -239,7 +245,10 @@ class Link(AnyLink, Asking, Synchronized[SyncReader], Line):
             raise
 
     def recv_frame(self, *, timeout: float | None = None) -> Frame:
-        """The next message as it came, for relays and recorders: undecoded, its CRC unchecked.
+        """Receive the next message as it came: undecoded, its CRC unchecked.
+
+        For relays and recorders.
+
         Messages that `recv` has queued are packed again; answers to requests are not among them.
 
         Raises:
@@ -249,7 +258,7 @@ class Link(AnyLink, Asking, Synchronized[SyncReader], Line):
         return self.until(self.session.take_frame, "message", timeout)
 
     def frames(self) -> Iterator[Frame]:
-        """All messages as they come, until the peer closes cleanly; see recv_frame."""
+        """Yield all messages as they come, until the peer closes cleanly; see recv_frame."""
         try:
             while True:
                 yield self.recv_frame()
@@ -260,6 +269,7 @@ class Link(AnyLink, Asking, Synchronized[SyncReader], Line):
     # -- requests
 
     def request(self, exchange: Exchange, timeout: float | None) -> Message:
+        """Send a request and wait for its answer; other messages stay queued."""
         timeout = seconds("timeout", timeout)
         deadline = None if timeout is None else time.monotonic() + timeout
         answers: list[Answer] = []
@@ -290,8 +300,10 @@ class Link(AnyLink, Asking, Synchronized[SyncReader], Line):
         return lambda: None
 
     def _wait_answer(self, answers: list[Answer], deadline: float | None) -> Answer:
-        """Receive until the answer is there; or wait while another thread receives, which hands it
-        over."""
+        """Receive until the answer is there; or wait while another thread receives.
+
+        That thread hands the answer over.
+        """
 
         def take() -> bool | None:
             self.session.sort()
@@ -323,7 +335,7 @@ class Link(AnyLink, Asking, Synchronized[SyncReader], Line):
 
     @contextlib.contextmanager
     def stream(self, start: Start[M], *, timeout: float | None = 5.0) -> Iterator[StreamReader[M]]:
-        """Ask for a stream, and end it in any case:
+        """Ask for a stream, and end it in any case.
 
             with link.stream(StartTrackingData(resolution_ms=20)) as frames:
                 for tracking_data in frames: ...

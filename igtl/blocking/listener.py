@@ -1,4 +1,4 @@
-"""A listening socket that hands out a link for each client: `listen`."""
+"""A listening socket that gives a link for each client: `listen`."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from igtl.session.facade import new_session, server_layers
 
 
 class Listener:
-    """A listening socket that hands out a Link for each client; see `listen`.
+    """A listening socket that gives a Link for each client; see `listen`.
 
     Iterating yields links as clients come, until it is closed.
 
@@ -49,8 +49,10 @@ class Listener:
         self.host, self.port = bound.host, bound.port
 
     def accept(self, *, timeout: float | None = None) -> Link:
-        """Wait for the next client; any number of threads may. A handshake (TLS, WebSocket) takes
-        place at the first recv or send, so that one that hangs does not keep the others waiting.
+        """Wait for the next client; any number of threads may.
+
+        A handshake (TLS, WebSocket) takes place at the first recv or send, so that one that hangs
+        does not keep the others waiting.
 
         Where the system has no descriptor or no memory left, this is logged once, and tried again
         every second.
@@ -78,7 +80,7 @@ class Listener:
                 sock.close()
 
     def _accept(self, deadline: float | None) -> socket.socket | None:
-        """The socket of the next client; None: the one that came has left."""
+        """Return the socket of the next client; None: the one that came has left."""
 
         def left() -> float | None:
             return None if deadline is None else max(0.0, deadline - time.monotonic())
@@ -115,7 +117,7 @@ class Listener:
                 return
 
     def close(self) -> None:
-        """Stop listening; links that were handed out live on."""
+        """Stop listening; links that `accept` has returned stay open."""
         if not self._ended.is_set():
             self._ended.set()
             self._bound.stop()
@@ -131,8 +133,9 @@ class Listener:
 def listen(
     host: str = "127.0.0.1", port: int = PORT, **settings: Unpack[ListenSettings]
 ) -> Listener:
-    """Listen for clients, and treat each as a Link of your own: for a program that serves one
-    peer, or a thread a client. `igtl.serve` serves many.
+    """Listen for clients, and treat each as a Link of your own.
+
+    For a program that serves one peer, or each client in a thread. `igtl.serve` serves many.
 
     Args:
         host: address to listen on; default loopback only, "0.0.0.0" for all. "unix:/path" makes

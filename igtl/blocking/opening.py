@@ -37,6 +37,10 @@ def open_transport(
     """Connect, and shake hands if it is TLS or WebSocket.
 
     Args:
+        host: see `connect`.
+        port: of the server.
+        options: of the connection.
+        session: whose bytes the transport moves.
         opened: called with the socket before the handshake; another thread may shut it down.
 
     Raises:
@@ -75,6 +79,9 @@ def connect_once(
     """One connection; see `igtl.connect`.
 
     Args:
+        host: see `connect`.
+        port: of the server.
+        options: of the connection.
         ends_quietly: iteration ends on any disconnect, see `Link.close_reason`.
     """
     session = new_session(options)
@@ -112,8 +119,9 @@ def connect(
     """Connect to a server.
 
     Args:
-        host, port: of the server; "unix:/path" as the host is a Unix socket, "ws://host:port/path"
-            and "wss://…" are WebSockets (`igtl[websocket]`).
+        host: of the server; "unix:/path" is a Unix socket, "ws://host:port/path" and "wss://…" are
+            WebSockets (`igtl[websocket]`).
+        port: of the server.
         reconnect: makes it a ReconnectingLink, which is returned at once, connected or not.
         on_event: for it: called with each LinkEvent, in its thread.
         settings: see `igtl.options.ConnectOptions`; with `reconnect` also
@@ -144,7 +152,7 @@ def connect(
 def reconnecting(
     host: str, port: int, options: ReconnectOptions, supervisor: Supervisor
 ) -> ReconnectingLink:
-    """A link that reconnects by itself, with these options."""
+    """Return a link that reconnects by itself, with these options."""
 
     def open_connection(
         session: Session, opened: Callable[[socket.socket], None]

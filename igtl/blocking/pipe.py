@@ -26,6 +26,7 @@ class MemoryTransport:
         self.other: MemoryTransport
 
     def send(self, parts: Parts, patience: float | None = None) -> None:
+        """Copy the bytes for the other end; it never waits."""
         with self._ready:
             if self._closed or self.other._closed:
                 raise BrokenPipeError("the other end is closed")
@@ -33,6 +34,7 @@ class MemoryTransport:
             self._ready.notify_all()
 
     def receive(self, timeout: float | None) -> None:
+        """Wait for bytes of the other end, and feed them to the session."""
         n = self.recv_into(self.session.get_buffer(), timeout)
         if n:
             self.session.received(n)
@@ -59,21 +61,25 @@ class MemoryTransport:
             return n
 
     def ended(self) -> bool:
+        """Return whether the other end is closed, and all that it sent was read."""
         with self._ready:
             return self.other._closed and not self._arrived
 
     def finish(self) -> None:
-        pass  # what was sent lies with the other end already
+        """Do nothing: what was sent lies with the other end already."""
 
     def shutdown(self) -> None:
+        """End both directions, and any wait of either end."""
         with self._ready:
             self._closed = True
             self._ready.notify_all()
 
     def close(self) -> None:
+        """Drop what was not read."""
         self._arrived.clear()
 
     def fileno(self) -> int:
+        """-1: there is no socket."""
         return -1
 
 

@@ -22,7 +22,7 @@ def reconnect(
     on_event: OnEvent | None = None,
     **settings: Unpack[ConnectSettings],
 ) -> Generator[Link]:
-    """Yield a new link after each disconnect, for ever:
+    """Yield a new link after each disconnect, for ever.
 
         for link in igtl.reconnect("tracker", backoff=igtl.Backoff(0.1, 30)):
             for message in link: ...
@@ -31,7 +31,8 @@ def reconnect(
     turn closes the link, waits, and connects again.
 
     Args:
-        host, port: of the server.
+        host: of the server.
+        port: of the server.
         backoff: default Backoff().
         on_event: called with a LinkEvent each time.
         settings: see `igtl.options.ConnectOptions`; a hello is sent on each connection.

@@ -65,8 +65,10 @@ class Loop:
                 self._slots.release()  # wakes the threads that wait in `post`, one after the other
 
     def _cancel_all(self) -> None:
-        """End what still runs, so that no thread waits for it for ever. A second time ends what
-        waits for a thread of the user."""
+        """End what still runs, so that no thread waits for it for ever.
+
+        A second time ends what waits for a thread of the user.
+        """
         for _ in range(2):
             if tasks := asyncio.all_tasks(self.loop):
                 for task in tasks:
@@ -128,8 +130,9 @@ class Loop:
 
 
 class Threads(Runner):
-    """Runs the user's functions in threads; coroutine functions run in the event loop, and get
-    the peer of `igtl.aio`.
+    """Runs the user's functions in threads.
+
+    Coroutine functions run in the event loop, and get the peer of `igtl.aio`.
 
     Args:
         facade: makes a peer for them.
@@ -148,7 +151,7 @@ class Threads(Runner):
         self._left = False
 
     def wrapped(self, arg: Any) -> Any:
-        """A peer as its user sees it; anything else as it is."""
+        """Return a peer as its user sees it; anything else as it is."""
         if not isinstance(arg, AioPeer):
             return arg
         if arg.facade is None:
@@ -173,6 +176,7 @@ class Threads(Runner):
             self._call(*item)
 
     async def in_order(self, work: Callable[..., Any], *args: Any) -> Any:
+        """Call a handler in the thread of the handlers, one after the other."""
         if inspect.iscoroutinefunction(work):
             return await work(*args)
         if self._left:
@@ -187,8 +191,10 @@ class Threads(Runner):
         return await answer
 
     async def leave(self) -> None:
-        """The handler that runs now closes the server, so nothing waits for it any more, nor for
-        the ones behind it, which will not run."""
+        """Let the running handler close the server: nothing waits for it any more.
+
+        Nor does anything wait for the handlers behind it, which will not run.
+        """
         self._left = True
         waiting = [self._current]
         with contextlib.suppress(queue.Empty):
@@ -206,7 +212,7 @@ class Threads(Runner):
     # -- commands, providers and streams
 
     def _started(self, name: str, work: Callable[..., Any], *args: Any) -> asyncio.Future[Any]:
-        """What a thread of its own makes of a function."""
+        """Return what a thread of its own makes of a function."""
         if self._apart >= _MAX_THREADS:
             raise Busy(f"is one more than {_MAX_THREADS} in progress for all clients")
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
@@ -221,6 +227,7 @@ class Threads(Runner):
         self._apart -= 1
 
     async def apart(self, work: Callable[..., Any], *args: Any) -> Any:
+        """Call a function in a thread of its own; see `Runner.apart`."""
         if inspect.iscoroutinefunction(work):
             return await work(*args)
         answer = self._started(getattr(work, "__name__", "command"), work, *args)
@@ -231,6 +238,7 @@ class Threads(Runner):
             raise
 
     async def begun(self, provider: Callable[..., Any], *args: Any) -> Any:
+        """Return the frames of a stream, made in a thread of their own; see `Runner.begun`."""
         if inspect.iscoroutinefunction(provider) or inspect.isasyncgenfunction(provider):
             return await super().begun(provider, *args)
         answer = self._started("stream", provider, *args)
@@ -243,12 +251,14 @@ class Threads(Runner):
             raise
 
     async def closed(self, frames: Any) -> None:
+        """Close the frames of a stream, those of a plain generator in a thread."""
         if hasattr(frames, "aclose"):
             await super().closed(frames)
         elif hasattr(frames, "close"):
             await self.apart(frames.close)
 
     async def iterated(self, frames: Any) -> AsyncGenerator[Message]:
+        """One frame after the other; plain iterables run in a thread of their own."""
         if hasattr(frames, "__aiter__"):
             async for message in super().iterated(frames):
                 yield message

@@ -1,5 +1,7 @@
-"""A server for many clients, for programs without an event loop: `igtl.serve`. It is
-`igtl.aio.server` in one I/O thread; `igtl.blocking.runner` calls the functions of its user."""
+"""A server for many clients, for programs without an event loop: `igtl.serve`.
+
+It is `igtl.aio.server` in one I/O thread; `igtl.blocking.runner` calls the functions of its user.
+"""
 
 from __future__ import annotations
 
@@ -53,11 +55,14 @@ class Peer(PeerBase, Asking):
             self._io.post(lambda: connection.put(packed))
 
     def request(self, exchange: Exchange, timeout: float | None) -> Message:
+        """Send a request to this client and wait for its answer."""
         return self._io.run(self._peer.request(exchange, timeout))
 
     def disconnect(self) -> None:
-        """Send what is queued for it, then close; then it is none of the server's clients. A
-        handler may call it."""
+        """Send what is queued for it, then close; then the server no longer has this client.
+
+        A handler may call it.
+        """
         self._io.run(self._peer.disconnect())
 
     def __repr__(self) -> str:
@@ -87,12 +92,12 @@ class Server(ServerBase):
         self.refused, self.gone = self._server.refused, self._server.gone
 
     def start(self) -> None:
-        """Begin to listen, if `serve` was told not to."""
+        """Begin to listen, after `serve(start=False)`."""
         self._io.run(self._server.start())
 
     @property
     def clients(self) -> list[Peer]:
-        """Who is connected."""
+        """The clients that are connected."""
         return [self._threads.wrapped(peer) for peer in self._server.clients]
 
     def broadcast(self, message: Message | Frame, *, latch: bool = False, crc: bool = True) -> None:
@@ -103,8 +108,10 @@ class Server(ServerBase):
         policy "block" this waits for the slowest.
 
         Args:
-            latch: also hand it to every client that comes later, at once, until a newer one of
+            message: a Frame is sent on as it came.
+            latch: also send it to every client that comes later, at once, until a newer one of
                 this type and device name takes its place.
+            crc: False writes 0 in its place.
         """
         packed = self._server.pack(message, latch=latch, crc=crc)
         if self._server.compresses:
@@ -115,6 +122,7 @@ class Server(ServerBase):
             self._io.post(lambda: self._server.deliver_now(packed))
 
     def peer_of(self, client: int) -> Peer:
+        """Return the client with this id; KeyError if there is none."""
         found: Peer = self._threads.wrapped(self._server.peers[client])
         return found
 
@@ -123,7 +131,9 @@ class Server(ServerBase):
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until the server is closed, or `timeout` seconds; returns whether it is closed.
-        Ctrl-C interrupts the wait."""
+
+        Ctrl-C interrupts the wait.
+        """
         timeout = seconds("timeout", timeout)
         if sys.platform != "win32" or timeout is not None:
             return self._closed.wait(timeout)
@@ -174,7 +184,7 @@ def serve(
     start: bool = True,
     **settings: Unpack[ServerSettings],
 ) -> Server:
-    """Serve many clients:
+    """Serve many clients.
 
         with igtl.serve(port=18944, start=False) as server:
             @server.on(Transform, "Probe*")

@@ -20,7 +20,7 @@ def run(steps: Steps[T]) -> T:
 
 
 def method(operation: Callable[Concatenate[S, P], Steps[T]]) -> Callable[Concatenate[S, P], T]:
-    """A method that carries out an operation."""
+    """Return a method that carries out an operation."""
 
     def call(self: S, /, *args: P.args, **kwargs: P.kwargs) -> T:
         return run(operation(self, *args, **kwargs))

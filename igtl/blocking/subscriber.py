@@ -29,9 +29,10 @@ from igtl.session.subscribing import SubscriberOf
 
 
 class Subscriber(SubscriberOf[Link], Asking):
-    """Reads a link in a thread of its own; see `subscribe`. Others may send on the link, and ask
-    with `query` and `command`, also in a handler. Keep the subscriber: its link is closed when
-    nothing refers to it any more.
+    """Reads a link in a thread of its own; see `subscribe`.
+
+    Others may send on the link, and ask with `query` and `command`, also in a handler. Keep the
+    subscriber: its link is closed when nothing refers to it any more.
 
     Attributes: see `SubscriberOf`.
     """
@@ -46,7 +47,7 @@ class Subscriber(SubscriberOf[Link], Asking):
         ]
 
     def start(self) -> None:
-        """Begin to receive, if `subscribe` was told not to."""
+        """Begin to receive, after `subscribe(start=False)`."""
         for thread in self._threads:
             thread.start()
 
@@ -77,13 +78,15 @@ class Subscriber(SubscriberOf[Link], Asking):
 
 
 def subscribe(link: Link, *, start: bool = True, frames: bool = False) -> Subscriber:
-    """Read a link in a thread of its own: callbacks by type and device name, and the newest
-    message of each stream. A link that reconnects by itself goes on over all connections.
+    """Read a link in a thread of its own: callbacks, and the newest message of each stream.
+
+    A link that reconnects by itself goes on over all connections.
 
     Args:
+        link: which the subscriber closes at its end.
         start: False: receive only from `start()` on, so that handlers registered before miss
             nothing.
-        frames: hand out each message as it came, as a Frame: undecoded, its CRC unchecked, for
+        frames: give each message as it came, as a Frame: undecoded, its CRC unchecked, for
             relays and recorders. A handler is chosen by the class of the frame's type. Answers to
             `query` and `command` are not among them.
     """

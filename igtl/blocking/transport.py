@@ -1,7 +1,7 @@
-"""How a blocking link moves the bytes of its session: over a socket, through a layer such as TLS if
-there is one.
+"""How a blocking link moves the bytes of its session: over a socket, perhaps through a layer.
 
-One thread sends and one receives at a time; any thread may shut a transport down.
+A layer is TLS, for example. One thread sends and one receives at a time; any thread may shut a
+transport down.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from igtl.session.protocol import Parts
 from igtl.session.session import SLICE, Session
 
 _CLOSING = 1.0  # seconds in which the peer must take something, for the closing message to leave
-_PARTS = 64  # buffers handed to the system at once; it takes 1,024 or fewer
+_PARTS = 64  # buffers given to the system at once; it takes 1,024 or fewer
 _WINDOWS = sys.platform == "win32"
 
 
@@ -47,6 +47,7 @@ class Transport(Protocol):
         """Return when the system has taken all bytes; what it has taken leaves `parts`.
 
         Args:
+            parts: buffers, in order.
             patience: seconds in which the peer must take something; None waits without end.
 
         Raises:
@@ -63,8 +64,10 @@ class Transport(Protocol):
         """
 
     def ended(self) -> bool:
-        """Whether the peer has closed or reset the connection, as far as this can be seen without
-        waiting and without taking what it has sent."""
+        """Return whether the peer has closed or reset the connection, as far as this can be seen.
+
+        It does not wait, and takes nothing of what the peer has sent.
+        """
 
     def finish(self) -> None:
         """Tell the peer that nothing more comes, and let its system take what was sent."""
@@ -83,6 +86,9 @@ class SocketTransport:
     """Over a connected stream socket.
 
     Args:
+        sock: the socket, which this closes.
+        session: whose bytes.
+        layer: between the session and the network, for example TLS; None: nothing.
         handshake_timeout: seconds for the handshake of the layer, which takes place in
             `handshake` or at the first `send` or `receive`; None waits without end.
     """
@@ -124,6 +130,7 @@ class SocketTransport:
     # -- sending
 
     def send(self, parts: Parts, patience: float | None = None) -> None:
+        """Send through the layer, if there is one; see `Transport.send`."""
         if self.layer is None:
             self._send(parts, patience)
             return
@@ -190,6 +197,7 @@ class SocketTransport:
     # -- receiving
 
     def receive(self, timeout: float | None) -> None:
+        """Wait for bytes, or for the handshake to go on; see `Transport.receive`."""
         session = self.session
         if not self._shaken:
             self.handshake(timeout)
@@ -256,7 +264,7 @@ class SocketTransport:
         Raises:
             TimeoutError: it is not through within `timeout` seconds.
             ConnectionAbortedError: all calls together have taken the handshake_timeout.
-            OSError: it failed; the peer is told.
+            OSError: it failed; this end has sent the reason to the peer.
         """
         if self.layer is None or self._shaken:
             return
@@ -289,6 +297,10 @@ class SocketTransport:
     # -- the end
 
     def ended(self) -> bool:
+        """Return whether the peer has closed the connection.
+
+        False on Windows, where the next send will tell.
+        """
         if not DONTWAIT:  # Windows: a send will tell
             return False
         try:
@@ -299,6 +311,7 @@ class SocketTransport:
             return True
 
     def finish(self) -> None:
+        """Send the closing message of the layer, then see `Transport.finish`."""
         self._send_closing(_CLOSING)
         finish(self.sock)
 
@@ -310,15 +323,18 @@ class SocketTransport:
                 self._flush(patience, wait=wait)
 
     def shutdown(self) -> None:
+        """End both directions, and any wait in `send` and `receive`."""
         if isinstance(self.session.close_reason, ProtocolError):
             self._send_closing(0.0, wait=False)  # it tells the peer why
         with contextlib.suppress(OSError):  # the peer was faster
             self.sock.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
+        """Close the socket."""
         self.sock.close()
 
     def fileno(self) -> int:
+        """Descriptor of the socket; -1 after `close`."""
         return self.sock.fileno()
 
 

@@ -38,11 +38,13 @@ class Sender(Outgoing):
 
 
 class Receiver(Incoming):
-    """Receives messages on one port; arguments as `igtl.net.datagrams.Incoming`. Iterating yields
-    (message, address) until it is closed."""
+    """Receives messages on one port; arguments as `igtl.net.datagrams.Incoming`.
+
+    Iterating yields (message, address) until it is closed.
+    """
 
     def recv(self, *, timeout: float | None = None) -> tuple[Message, Any]:
-        """The next message and where it came from.
+        """Receive the next message and where it came from.
 
         Raises:
             TimeoutError: none came within `timeout` seconds; None (the default) waits for ever.
@@ -76,8 +78,10 @@ class Receiver(Incoming):
                 return found, address
 
     def _await(self, deadline: float | None) -> None:
-        """Return when there is something to read; TimeoutError at the deadline, or when a message
-        is to be given up."""
+        """Return when there is something to read.
+
+        TimeoutError at the deadline, or when a message is to be given up.
+        """
         until = self._expiry()
         if deadline is not None and deadline < until:
             until = deadline

@@ -17,11 +17,13 @@ def plot(outcome: Outcome, path: str | os.PathLike[str]) -> None:
     """Write a picture: the residual of each sample, and where it comes from.
 
     Args:
+        outcome: the calibration.
         path: of the file; its suffix chooses the format, as matplotlib has it.
 
     Raises:
-        ModuleNotFoundError: matplotlib is missing; the text says what brings it.
-        OSError: the file cannot be written. ValueError: its suffix is unknown.
+        ModuleNotFoundError: matplotlib is missing; the text says which package has it.
+        OSError: the file cannot be written.
+        ValueError: the suffix is unknown.
     """
     figure = need("matplotlib.figure", "calibration").Figure(
         figsize=(11, 4.8), layout="constrained"

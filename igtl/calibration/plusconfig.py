@@ -1,5 +1,7 @@
-"""The configuration file of PLUS: its transforms, its phantom and its time offsets are read, and
-changed in place; all else stays as it is, byte for byte."""
+"""The configuration file of PLUS: its transforms, its phantom and its time offsets.
+
+They are read, and changed in place; all else stays as it is, byte for byte.
+"""
 
 from __future__ import annotations
 
@@ -72,7 +74,7 @@ class _Tag(NamedTuple):
 
 
 def _tags(data: bytes, path: Path) -> list[_Tag]:
-    """All elements, in the order in which they begin."""
+    """Return all elements, in the order in which they begin."""
     from xml.parsers import expat
 
     if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
@@ -102,14 +104,14 @@ def _tags(data: bytes, path: Path) -> list[_Tag]:
     try:
         parser.Parse(data, True)
     except expat.ExpatError as error:
-        raise FileError(path, f"is no well-formed XML: {error}") from None
+        raise FileError(path, f"is not well-formed XML: {error}") from None
     if found[0].name != _ROOT:
-        raise FileError(path, f"is no configuration of PLUS: its root is {found[0].name!r}")
+        raise FileError(path, f"is not a configuration of PLUS: its root is {found[0].name!r}")
     return found
 
 
 def _tag_end(data: bytes, start: int) -> int:
-    """The byte after the ">" of a start tag."""
+    """Return the byte after the ">" of a start tag."""
     match = re.compile(rb"""<(?:[^"'>]|"[^"]*"|'[^']*')*>""").match(data, start)
     assert match is not None  # the parser has accepted it
     return match.end()
@@ -128,8 +130,12 @@ def _numbers(text: str, count: int, what: str, path: Path) -> Floats:
 def read_config(path: str | os.PathLike[str]) -> PlusConfig:
     """Read a configuration of PLUS.
 
+    Args:
+        path: of the file.
+
     Raises:
-        FileError: it is none, or damaged. OSError: it cannot be read.
+        FileError: the file is not a configuration, or damaged.
+        OSError: it cannot be read.
     """
     path = Path(path)
     transforms, wires, devices = {}, [], []
@@ -160,16 +166,19 @@ def update_config(
     transforms: Sequence[NamedTransform] = (),
     offsets: Mapping[str, float] = {},
 ) -> None:
-    """Set transforms and time offsets in a configuration of PLUS; a file that does not exist is
-    made. The file is replaced at once.
+    """Set transforms and time offsets in a configuration of PLUS.
+
+    A file that does not exist is made. The file is replaced in one step.
 
     Args:
+        path: of the file.
         transforms: set in CoordinateDefinitions.
         offsets: LocalTimeOffsetSec of devices by their id, seconds: PLUS adds it to time stamps.
 
     Raises:
-        FileError: it is no configuration of PLUS, or has no such device, or holds the inverse of
-            a transform. OSError: it cannot be read or written.
+        FileError: the file is not a configuration of PLUS, has no such device, or holds the
+            inverse of a transform.
+        OSError: it cannot be read or written.
     """
     path = Path(path)
     data = path.read_bytes() if path.exists() else (
@@ -193,7 +202,7 @@ def update_config(
 
 
 def _changed(data: bytes, tag: _Tag, values: Mapping[str, str]) -> bytes:
-    """With attributes of a start tag set."""
+    """Return the bytes with attributes of a start tag set."""
     text = data[tag.start : tag.end]
     for name, value in values.items():
         new = _ascii(f"{name}={quoted(value)}")
@@ -207,7 +216,7 @@ def _changed(data: bytes, tag: _Tag, values: Mapping[str, str]) -> bytes:
 
 
 def _ascii(text: str) -> bytes:
-    """What every encoding of a file says in the same bytes."""
+    """Return what every encoding of a file says in the same bytes."""
     return text.encode("ascii", "xmlcharrefreplace")
 
 
@@ -240,7 +249,7 @@ def _with_transform(data: bytes, transform: NamedTransform, path: Path) -> bytes
 
 
 def _inserted(data: bytes, at: int, line: bytes, indent: bytes, text: bytes) -> bytes:
-    """With a line of its own before an end tag."""
+    """Return the bytes with a line of its own before an end tag."""
     before = data[:at].rstrip(b" \t")
     own = before.endswith(b"\n")
     tail = data[len(before) : at] if own else b""

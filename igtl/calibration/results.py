@@ -1,4 +1,4 @@
-"""Calibrations into files, out of them, and to PLUS."""
+"""Calibrations: written to files, read from them, and sent to PLUS."""
 
 from __future__ import annotations
 
@@ -19,15 +19,16 @@ _KEY = "LocalTimeOffsetSec"
 def save_outcome(
     outcome: Outcome, path: str | os.PathLike[str], *, device: str | None = None
 ) -> None:
-    """Write what was found.
+    """Write what a calibration found.
 
     Args:
+        outcome: the calibration.
         path: .xml: a configuration of PLUS, in which the transforms, or the time offset of a
             device, are set and all else stays as it is; made if there is none. .json: all of it.
         device: of PLUS, the tracker whose time offset is set; default: the only one.
 
     Raises:
-        FileError: the suffix is another, the file is none of PLUS, or has no such device.
+        FileError: the suffix is another, the file is not one of PLUS, or has no such device.
         OSError: it cannot be written.
     """
     path = Path(path)
@@ -51,11 +52,13 @@ def save_outcome(
 
 
 def load_known(path: str | os.PathLike[str]) -> PlusConfig:
-    """What earlier calibrations have found: of a configuration of PLUS, or a file of
-    `save_outcome`.
+    """Read what earlier calibrations found.
+
+    The file is one of `save_outcome`, or a configuration of PLUS.
 
     Raises:
-        FileError: it is neither, or damaged. OSError: it cannot be read.
+        FileError: the file is neither, or damaged.
+        OSError: it cannot be read.
     """
     path = Path(path)
     if path.suffix.lower() != ".json":
@@ -67,17 +70,18 @@ def load_known(path: str | os.PathLike[str]) -> PlusConfig:
             for each in entries
         }
     except (ValueError, KeyError, TypeError) as error:
-        raise FileError(path, f"is no result of a calibration: {error!r}") from None
+        raise FileError(path, f"is not a result of a calibration: {error!r}") from None
     return PlusConfig(transforms)
 
 
 def send_outcome(outcome: Outcome, plus: Plus) -> list[str]:
-    """Set the transforms in a PlusServer (UpdateTransform); returns what it says of each.
-    `plus.save_config()` makes it keep them.
+    """Set the transforms in a PlusServer (UpdateTransform); returns its reply for each.
+
+    `plus.save_config()` makes PLUS keep them.
 
     Raises:
-        ValueError: there is none: PLUS has no command for a time offset.
-        CommandFailed, TimeoutError: as commands have them.
+        ValueError: there is no transform: PLUS has no command for a time offset.
+        CommandFailed, TimeoutError: as for any command.
     """
     if not outcome.transforms:
         raise ValueError("PLUS has no command for a time offset: write it to its configuration")

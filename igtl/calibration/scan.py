@@ -25,9 +25,10 @@ class _Waiting(NamedTuple):
 
 
 class Scan:
-    """Pastes pictures where they were taken. Feed it all messages of a source by `add`, and call
-    `finish` at the end: a picture waits until a later pose has arrived, since its own place lies
-    between two.
+    """Pastes pictures where they were taken.
+
+    Feed it all messages of a source by `add`, and call `finish` at the end: a picture waits until a
+    later pose has arrived, since its own place lies between two.
 
     Args:
         volume: what is made of it.
@@ -67,7 +68,7 @@ class Scan:
         self._waiting: list[_Waiting] = []
 
     def add(self, message: Message) -> None:
-        """Take a message; others than pictures and poses are left alone.
+        """Take a message; messages other than pictures and poses are ignored.
 
         Raises:
             CalibrationError: pictures of several devices, or where the pixels are is not known.

@@ -34,6 +34,7 @@ class Time(Seen):
     Args:
         tool: name of the pose of the probe.
         image: device name of the pictures.
+        by: which time of the messages counts, "timestamp" (default) or "arrival".
     """
 
     kind = "time"
@@ -48,6 +49,7 @@ class Time(Seen):
         self._parts: list[Floats] = []
 
     def see(self, array: Any, message: Message) -> None:
+        """Keep the time, the brightest line and the parts of a picture."""
         if len(self._times) < _PICTURES:
             picture = grey(array)
             self._times.append(time_of(message, self.by))
@@ -55,6 +57,7 @@ class Time(Seen):
             self._parts.append(_divided(picture))
 
     def needs(self) -> list[Goal]:
+        """Enough time, pictures with a line, and motion up and down."""
         times = self._times
         seconds = times[-1] - times[0] if times else 0.0
         line = float(np.mean(np.isfinite(self._lines))) if times else 0.0
@@ -70,6 +73,7 @@ class Time(Seen):
         ]  # fmt: skip
 
     def solve(self) -> Outcome:
+        """Return the lag; see `Step.solve`."""
         name = self.tracks.chosen(self._tool, "--tool", "Probe")
         stamps, poses = self.tracks.of(name)
         times, lines = np.array(self._times), np.array(self._lines)
@@ -92,7 +96,7 @@ class Time(Seen):
     def _found(
         self, times: Floats, lines: Floats, stamps: Floats, places: Floats
     ) -> tuple[TimeCalibration, Floats]:
-        """The lag, and the motion of the pictures."""
+        """Return the lag, and the motion of the pictures."""
         error: CalibrationError | None = None
         if len(lines) and np.isfinite(lines).mean() >= 0.8:
             try:
@@ -115,7 +119,7 @@ def _divided(picture: npt.NDArray[np.float32]) -> Floats:
 
 
 def _turns(motion: Floats) -> int:
-    """How many times a motion goes through its middle by more than a fifth of its width."""
+    """Return how many times a motion goes through its middle by more than a fifth of its width."""
     low, high = np.quantile(motion, (0.02, 0.98))
     if not high - low > 1:  # mm
         return 0
@@ -130,7 +134,7 @@ def _scaled(values: Floats) -> Floats:
 
 
 class _Spots(Seen):
-    """Of bright spots in pictures."""
+    """A calibration from bright spots in pictures."""
 
     count: int
 
@@ -153,7 +157,7 @@ class _Spots(Seen):
             self._without += 1
 
     def _cells(self, pixels: Floats) -> int:
-        """How many of nine parts of the picture have a point."""
+        """Return how many of nine parts of the picture have a point."""
         if not len(pixels):
             return 0
         height, width = self.shape
@@ -173,14 +177,16 @@ class _Spots(Seen):
 
 
 class Touches(_Spots):
-    """Image to probe, by a stylus whose tip is the brightest spot of the pictures; see
-    `igtl.geometry.calibrate_probe`.
+    """Image to probe, by a stylus whose tip is the brightest spot of the pictures.
+
+    See `igtl.geometry.calibrate_probe`.
 
     Args:
         tool, stylus: names of the poses of the probe and the stylus, in the same frame.
         image: device name of the pictures.
         transforms: what is known, 4x4 by name: StylusTipToStylus, unless the pose of the stylus is
             that of its tip already (StylusTipToTracker).
+        by: which time of the messages counts, "timestamp" (default) or "arrival".
     """
 
     kind = "probe"
@@ -201,6 +207,7 @@ class Touches(_Spots):
         self._known = transforms
 
     def needs(self) -> list[Goal]:
+        """Enough pictures with the tip, in all parts of the picture."""
         pixels = np.array(self._spots).reshape(-1, 2)
         return [
             Goal("pictures", len(pixels), 30, "",
@@ -210,6 +217,7 @@ class Touches(_Spots):
         ]  # fmt: skip
 
     def solve(self) -> Outcome:
+        """ImageToProbe; see `Step.solve`."""
         tool = self.tracks.chosen(self._tool, "--tool", "Probe")
         stylus = self.tracks.chosen(self._stylus, "--stylus", "Stylus")
         self.tracks.same_base(tool, stylus)
@@ -236,9 +244,10 @@ class Touches(_Spots):
 
 
 class Wires(_Spots):
-    """Image to probe, by a phantom of wires in the shape of N; see
-    `igtl.geometry.calibrate_wires`. In a picture the N lie one under the other, and their wires
-    side by side, in the order of `wires`; whether from left to right or the other way is found out.
+    """Image to probe, by a phantom of wires in the shape of N; see `igtl.geometry.calibrate_wires`.
+
+    In a picture the N lie one under the other, and their wires side by side, in the order of
+    `wires`; the fit tells whether from left to right or the other way.
 
     Args:
         wires: (m, 2, 3), mm, the ends of the wires in the phantom.
@@ -247,6 +256,7 @@ class Wires(_Spots):
         image: device name of the pictures.
         transforms: what is known, 4x4 by name: PhantomToReference, if the marker on the phantom is
             Reference; without it the marker is the phantom.
+        by: which time of the messages counts, "timestamp" (default) or "arrival".
     """
 
     kind = "probe"
@@ -284,6 +294,7 @@ class Wires(_Spots):
         return tool, _ordered(spots), inverses(probe[known]) @ there[known] @ registered
 
     def needs(self) -> list[Goal]:
+        """Enough pictures, taken along the wires and with the probe turned."""
         poses = self._relative()[2]
         turned = swings(poses[:, :3, :3])[0] if len(poses) else np.zeros(3)
         width = np.ptp(poses[:, :3, 3], axis=0).max() if len(poses) else 0.0
@@ -294,6 +305,7 @@ class Wires(_Spots):
         ]  # fmt: skip
 
     def solve(self) -> Outcome:
+        """ImageToProbe; see `Step.solve`."""
         tool, pixels, poses = self._relative()
         mirrored = pixels.reshape(len(pixels), -1, 3, 2)[:, :, ::-1].reshape(pixels.shape)
         found: ProbeCalibration | None = None

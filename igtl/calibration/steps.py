@@ -1,5 +1,7 @@
-"""Calibrations as they are carried out: what arrives is collected, what motion is still missing is
-said, and the answer is worked out."""
+"""Calibrations as they are carried out.
+
+A step collects what arrives, says which motion is still missing, and computes the answer.
+"""
 
 from __future__ import annotations
 
@@ -20,11 +22,13 @@ from igtl.geometry.pose import Floats
 
 
 class Goal(NamedTuple):
-    """Something that is needed, and how much of it there is.
+    """A quantity that a calibration needs, and how much of it there is.
 
     Attributes:
-        name: what it is. have, want: how much; unit: of both.
-        hint: what the caller does to get more.
+        name: what it is.
+        have, want: how much there is, and how much is needed.
+        unit: of both.
+        hint: what the user does to get more.
     """
 
     name: str
@@ -35,11 +39,12 @@ class Goal(NamedTuple):
 
     @property
     def reached(self) -> bool:
+        """Whether there is enough."""
         return self.have >= self.want
 
 
 class Panel(NamedTuple):
-    """What a picture of the residuals shows beside them.
+    """What a picture of the residuals shows next to them.
 
     Attributes:
         title, x_label, y_label: texts.
@@ -62,7 +67,7 @@ class Outcome:
         kind: "pivot", "spin", "time" or "probe".
         result: all of it.
         transforms: what is written and sent.
-        facts: what is told beside them, by name, with the unit in the name.
+        facts: further results, by name, with the unit in the name.
         unit: of the residuals.
         panel: for a picture.
         date: when it was made.
@@ -77,14 +82,14 @@ class Outcome:
     date: str = field(default_factory=lambda: datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S"))
 
     def dated(self) -> tuple[NamedTransform, ...]:
-        """The transforms with error and date."""
+        """Return the transforms with error and date."""
         return tuple(
             NamedTransform(t.source, t.target, t.matrix, self.result.error, self.date)
             for t in self.transforms
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-able."""
+        """Return the same as JSON-able values."""
         result = self.result
         return {
             "kind": self.kind,
@@ -104,8 +109,10 @@ class Outcome:
 
 
 class Step(ABC):
-    """One calibration. Feed it all messages of a source by `add`; names that are not given are
-    found if there is no choice.
+    """One calibration.
+
+    Feed it all messages of a source by `add`; names that are not given are found if there is no
+    choice.
 
     Args:
         by: which time of the messages counts.
@@ -118,7 +125,7 @@ class Step(ABC):
         self.by: By = by
 
     def add(self, message: Message) -> None:
-        """Take a message; others than those that are needed are left alone."""
+        """Take a message; messages that are not needed are ignored."""
         self.tracks.add(message)
 
     @property
@@ -127,8 +134,10 @@ class Step(ABC):
         return self.tracks.damaged
 
     def goals(self) -> list[Goal]:
-        """What is needed, and how much of it there is so far. Poses that have not arrived, or of
-        which one must be chosen, are the only one then."""
+        """Return what is needed, and how much of it there is so far.
+
+        If poses have not arrived, or one of several must be chosen, that is the only goal.
+        """
         try:
             return self.needs()
         except CalibrationError as error:
@@ -136,31 +145,32 @@ class Step(ABC):
 
     @abstractmethod
     def needs(self) -> list[Goal]:
-        """As `goals`.
+        """Return the same as `goals`, with an error where a tool is missing.
 
         Raises:
-            CalibrationError: it is not clear which tool is meant, or it has not arrived.
+            CalibrationError: it is not clear which tool is meant, or its poses have not arrived.
         """
 
     @abstractmethod
     def solve(self) -> Outcome:
-        """The answer from what there is.
+        """Return the answer from what has arrived.
 
         Raises:
-            CalibrationError: it does not determine an answer.
+            CalibrationError: the samples do not determine an answer.
         """
 
 
 def missing(goals: list[Goal]) -> list[str]:
-    """What has still to be done."""
+    """Return what the user still has to do."""
     return list(dict.fromkeys(goal.hint for goal in goals if not goal.reached))
 
 
 class _Turned(Step):
-    """Of poses of one tool.
+    """A calibration from the poses of one tool.
 
     Args:
-        tool: its name. reference: of what it is seen from, if that is not the tracker.
+        tool: its name.
+        reference: of what it is seen from, if that is not the tracker.
     """
 
     def __init__(
@@ -186,6 +196,7 @@ class Pivot(_Turned):
     kind = "pivot"
 
     def needs(self) -> list[Goal]:
+        """Swing to all sides, and samples."""
         _, poses = self._poses()
         moved, _ = swings(poses[:, :3, :3])
         swing = "swing the stylus about its tip, 30 degrees to each side"
@@ -199,6 +210,7 @@ class Pivot(_Turned):
         ]  # fmt: skip
 
     def solve(self) -> Outcome:
+        """StylusTipToStylus; see `Step.solve`."""
         frame, poses = self._poses()
         found = calibrate_pivot(poses)
         tips = poses[:, :3, :3] @ found.tip + poses[:, :3, 3] - found.pivot
@@ -236,7 +248,10 @@ class Spin(_Turned):
     """The axis of a stylus: it is rolled about its shaft; see `igtl.geometry.calibrate_spin`.
 
     Args:
+        tool: name of the pose of the stylus.
+        reference: of what it is seen from, if that is not the tracker.
         transforms: what is known, 4x4 by name: with StylusTipToStylus the axis begins at the tip.
+        by: which time of the messages counts, "timestamp" (default) or "arrival".
     """
 
     kind = "spin"
@@ -253,6 +268,7 @@ class Spin(_Turned):
         self._known = transforms
 
     def needs(self) -> list[Goal]:
+        """Return a turn about the shaft, and samples."""
         _, poses = self._poses()
         moved, _ = swings(poses[:, :3, :3])
         return [
@@ -262,6 +278,7 @@ class Spin(_Turned):
         ]  # fmt: skip
 
     def solve(self) -> Outcome:
+        """Return the axis, as a transform to the stylus; see `Step.solve`."""
         frame, poses = self._poses()
         found = calibrate_spin(poses)
         known = self._known.get(f"{frame}TipTo{frame}")
@@ -281,10 +298,11 @@ class Spin(_Turned):
 
 
 class Seen(Step):
-    """Of pictures and poses.
+    """A calibration from pictures and poses.
 
     Args:
         image: device name of the pictures; default: the only one that sends pictures.
+        by: which time of the messages counts.
     """
 
     def __init__(self, image: str | None = None, *, by: By = "timestamp") -> None:
@@ -293,14 +311,16 @@ class Seen(Step):
         self.shape = 0, 0
 
     def add(self, message: Message) -> None:
+        """Take a message: its poses, and its picture if it is one of the chosen device."""
         super().add(message)
         if (array := self.pictures.take(message)) is not None:
             self.see(array, message)
 
     @property
     def damaged(self) -> int:
+        """Messages that could not be used, poses and pictures."""
         return self.tracks.damaged + self.pictures.damaged
 
     @abstractmethod
     def see(self, array: Any, message: Message) -> None:
-        """Take what is needed of a picture."""
+        """Take what is needed from a picture."""

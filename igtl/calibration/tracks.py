@@ -24,7 +24,7 @@ _POSES: Final = 500_000  # that are kept, of all names
 
 
 def frame_of(name: str) -> str:
-    """The frame X of a pose XToY; a name of another form stands for itself."""
+    """Return the frame X of a pose XToY; a name of another form stands for itself."""
     match = _NAME.fullmatch(name)
     return match[1] if match else name
 
@@ -84,15 +84,17 @@ class Tracks:
 
     @property
     def names(self) -> list[str]:
-        """The names that have arrived."""
+        """The names of the poses that have arrived."""
         return sorted(self._poses)
 
     def chosen(self, name: str | None, option: str, *starts: str) -> str:
-        """The name that is meant: the one that was given; or the only one that starts so; or the
-        only one at all.
+        """Return the name that is meant.
+
+        It is the name that was given, or the only one that starts with one of `starts`, or the only
+        one at all.
 
         Raises:
-            CalibrationError: it has not arrived, or several fit; the text lists them.
+            CalibrationError: the name has not arrived, or several fit; the text lists them.
         """
         if not self.names:
             raise CalibrationError("no pose has arrived")
@@ -108,7 +110,7 @@ class Tracks:
         return found[0]
 
     def count(self, name: str) -> int:
-        """How many valid poses there are."""
+        """Return how many valid poses of this name have arrived."""
         return len(self._poses[name][0])
 
     def of(self, name: str) -> tuple[Floats, Floats]:
@@ -125,7 +127,7 @@ class Tracks:
         return max(times, default=-np.inf)
 
     def forget(self, before: float) -> None:
-        """Let go of poses that are older, but for those next to that time."""
+        """Drop poses that are older than a time, except those next to it."""
         for name in self._poses:
             times, matrices = self.of(name)
             first = max(0, int(np.searchsorted(times, before)) - 2)
@@ -141,7 +143,7 @@ class Tracks:
         return interpolate(there, matrices, times, max_gap=_GAP)
 
     def relative(self, name: str, reference: str | None) -> tuple[Floats, Floats]:
-        """Times (n,) and poses (n, 4, 4) of a tool, seen from a reference if one is given."""
+        """Return times (n,) and poses (n, 4, 4) of a tool, seen from a reference if given."""
         times, matrices = self.of(name)
         if reference is None:
             return times, matrices
@@ -158,8 +160,12 @@ class Tracks:
 
 
 def _rigid(matrix: npt.ArrayLike) -> Floats | None:
-    """The pose that is nearest, of one that scales by a hundredth at most: electromagnetic trackers
-    count their quaternions in few bits. None of any other matrix."""
+    """Return the nearest rigid pose of a matrix.
+
+    None if the matrix scales by more than a hundredth.
+
+    Electromagnetic trackers count their quaternions in few bits.
+    """
     out = np.array(matrix, np.float64)
     if not np.isfinite(out).all():
         return None
@@ -202,8 +208,10 @@ class Pictures:
         self._decoder: Any = None
 
     def take(self, message: Message) -> npt.NDArray[Any] | None:
-        """The pixels of a message: (slices, height, width[, colours]), or (height, width[,
-        colours]) of VIDEO. None if it is no picture, another's, or cannot be decoded yet.
+        """Return the pixels of a message, or None.
+
+        They are (slices, height, width[, colours]), of VIDEO (height, width[, colours]). None if
+        the message is not a picture of this device, or cannot be decoded yet.
 
         Raises:
             CalibrationError: several devices send pictures, and none was chosen.

@@ -76,6 +76,7 @@ class Failure(click.ClickException):
         self.exit_code = exit_code  # type: ignore[misc]
 
     def format_message(self) -> str:
+        """Return the text, escaped for a terminal."""
         from igtl.codec.formatting import printable  # loads numpy
 
         return printable(self.message)
@@ -83,10 +84,13 @@ class Failure(click.ClickException):
 
 @contextmanager
 def ended_by_signals() -> Iterator[list[int]]:
-    """Until the end of the block, each signal that asks the program to end raises
-    KeyboardInterrupt in the main thread, as Ctrl-C does. Later ones are ignored, so that they do
-    not interrupt what the first has begun, but for another Ctrl-C. A signal that the parent of the
-    process has turned off (nohup) stays off. Yields the signals that came."""
+    """Raise KeyboardInterrupt for each signal that asks the program to end, as for Ctrl-C.
+
+    This lasts until the end of the block; it is raised in the main thread. Later signals are
+    ignored, so that they do not interrupt what the first has begun, but for another Ctrl-C. A
+    signal that the parent of the process has turned off (nohup) stays off. Yields the signals that
+    came.
+    """
     came: list[int] = []
 
     def end(number: int, frame: FrameType | None) -> None:
@@ -107,14 +111,16 @@ def ended_by_signals() -> Iterator[list[int]]:
 
 
 def leave_signals_to_parent() -> None:
-    """For a child process, which its parent ends: what a terminal sends to both is for the
-    parent."""
+    """Ignore the signals that a terminal sends, in a child process, which its parent ends."""
     for number in _ENDING:
         signal.signal(number, signal.SIG_IGN)
 
 
 def _replaced(error: UnicodeError) -> tuple[str, int]:
-    """An error handler for an output: our own characters get a likeness, others are escaped."""
+    """Handle an error of an output's encoding.
+
+    Our own characters get a likeness, others are escaped.
+    """
     if not isinstance(error, UnicodeEncodeError):
         raise error
     found = error.object[error.start : error.end]
@@ -143,7 +149,7 @@ def _tolerate() -> None:
 
 
 def is_utf(encoding: str | None) -> bool:
-    """Whether an output can write any character."""
+    """Return whether an output can write any character."""
     return (encoding or "utf-8").lower().startswith("utf")
 
 

@@ -27,12 +27,15 @@ _EXISTING = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 class Address(click.ParamType):  # type: ignore[type-arg]
-    """HOST:PORT, HOST, :PORT or PORT; an IPv6 host stands in brackets; unix:/PATH;
-    ws://HOST:PORT/PATH and wss://; or site:NAME of a bridge. Gives (host, port)."""
+    """HOST:PORT, HOST, :PORT or PORT, as (host, port); an IPv6 host stands in brackets.
+
+    Also unix:/PATH; ws://HOST:PORT/PATH and wss://; or site:NAME of a bridge.
+    """
 
     name = "address"
 
     def convert(self, value: Any, param: Any, ctx: Any) -> tuple[str, int]:
+        """Return the (host, port) of a text."""
         if isinstance(value, tuple):
             return value
         try:
@@ -42,11 +45,12 @@ class Address(click.ParamType):  # type: ignore[type-arg]
 
 
 class Place(click.ParamType):  # type: ignore[type-arg]
-    """A file that there is, or an address: a Path, or (host, port)."""
+    """A file that exists, or an address: a Path, or (host, port)."""
 
     name = "source"
 
     def convert(self, value: Any, param: Any, ctx: Any) -> Path | tuple[str, int]:
+        """Return the Path or the address of a text."""
         path = Path(value)
         if path.is_file():
             return path
@@ -70,7 +74,7 @@ class Connection(NamedTuple):
     server_name: str | None = None
 
     def open(self, address: tuple[str, int], **settings: Any) -> igtl.Link:
-        """The link, or a Failure that says who cannot be reached."""
+        """Return the link, or a Failure that says which server cannot be reached."""
         if address[0].startswith(SITE):
             raise Failure(f"{address[0]}: this command is for a server, not for a site of a bridge")
         try:
@@ -84,9 +88,10 @@ class Connection(NamedTuple):
 
 
 def connection(command: F, *, of: str = "") -> F:
-    """Decorator: the options of a command that connects; it gets them as `how`.
+    """Add the options of a command that connects; it gets them as `how`.
 
     Args:
+        command: the command.
         of: what the names of the options of TLS begin with, where others go without.
     """
 
@@ -130,7 +135,7 @@ def connection(command: F, *, of: str = "") -> F:
 
 
 def hub(command: F) -> F:
-    """Decorator: where the hub of a bridge is; the command gets it as `hub`."""
+    """Add the option for the hub of a bridge; the command gets it as `hub`."""
     return click.option(
         "--connect", "hub", multiple=True, envvar="IGTL_BRIDGE", metavar="ENDPOINT",
         help="Hub of the bridge: tcp/HOST:PORT or tls/HOST:PORT; may be repeated. Default: the "
@@ -139,7 +144,7 @@ def hub(command: F) -> F:
 
 
 def bridging(command: F) -> F:
-    """Decorator: the options of a command that is an end of a bridge; it gets them as `way`."""
+    """Add the options of a command that is an end of a bridge; it gets them as `way`."""
 
     @click.option("--ca", type=_EXISTING, help="The authority of the bridge's certificates (PEM).")
     @click.option("--cert", type=_EXISTING, help="Our certificate for the bridge (PEM).")
@@ -173,8 +178,10 @@ def bridging(command: F) -> F:
 
 
 def serving_too(command: F) -> F:
-    """Decorator: the options of a command that is a server beside being a client; it gets `context`
-    and `allow`."""
+    """Add the options of a command that is a server beside being a client.
+
+    It gets `context` and `allow`.
+    """
 
     @click.option("--allow", multiple=True, help="Only these addresses or networks may connect.")
     @click.option("--serve-cert", type=_EXISTING, help="TLS for clients, with this certificate.")
@@ -196,7 +203,7 @@ def serving_too(command: F) -> F:
 
 
 def serving(command: F) -> F:
-    """Decorator: the options of a command that is a server; it gets `context`."""
+    """Add the options of a command that is a server; it gets `context`."""
 
     @click.option("--cert", type=_EXISTING, help="By TLS, with this certificate (PEM).")
     @click.option("--key", type=_EXISTING, help="Its key, if it is not in the same file.")
@@ -222,14 +229,14 @@ class Selection(NamedTuple):
     devices: tuple[str, ...]
 
     def takes(self, type_name: str, device_name: str) -> bool:
-        """Whether a message with these names is meant."""
+        """Return whether a message with these names is meant."""
         return (not self.types or any(name_fits(type_name, t) for t in self.types)) and (
             not self.devices or any(name_fits(device_name, d) for d in self.devices)
         )
 
 
 def selecting(command: F) -> F:
-    """Decorator: the options that choose messages; the command gets them as `selection`."""
+    """Add the options that choose messages; the command gets them as `selection`."""
 
     @click.option("-t", "--type", "types", multiple=True, help="Only these types (wildcards * ?).")
     @click.option(
@@ -243,7 +250,7 @@ def selecting(command: F) -> F:
 
 
 def ending(command: F) -> F:
-    """Decorator: the options that end what would run until Ctrl-C."""
+    """Add the options that end a command that would run until Ctrl-C."""
     count = click.option(
         "-n", "--count", type=click.IntRange(1), help="End after so many messages."
     )
@@ -254,8 +261,10 @@ def ending(command: F) -> F:
 
 
 def overwriting(command: F) -> F:
-    """Decorator: a file that exists is kept, unless `--force` is given. The command names the path
-    that it writes `path` or `file`."""
+    """Keep a file that exists, unless `--force` is given.
+
+    The command names the path that it writes `path` or `file`.
+    """
 
     @click.option("--force", is_flag=True, help="Write over the file, if it exists.")
     @functools.wraps(command)

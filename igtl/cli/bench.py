@@ -79,7 +79,7 @@ def _crc(seconds: float) -> list[Row]:
 
 
 def serve_echo(control: Any) -> None:
-    """The other process: sends everything back."""
+    """Send everything back; this runs in another process."""
     leave_signals_to_parent()
     with igtl.serve(port=0, version=2, start=False) as server:
         server.on()(lambda message, peer: peer.send(message))
@@ -90,7 +90,7 @@ def serve_echo(control: Any) -> None:
 
 
 def _trips(link: igtl.Link, message: igtl.Message, seconds: float) -> np.ndarray[Any, Any]:
-    """Times of round trips, in seconds."""
+    """Return the times of round trips, in seconds."""
     times = []
     end = time.perf_counter() + seconds
     while (start := time.perf_counter()) < end:

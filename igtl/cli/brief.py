@@ -13,7 +13,7 @@ from igtl.messages.plus import tool_states
 
 
 def value(message: igtl.Message) -> str:
-    """The content of a message in a few words."""
+    """Return the content of a message in a few words."""
     match message:
         case igtl.Transform() as m:
             x, y, z = m.position
@@ -38,7 +38,10 @@ def value(message: igtl.Message) -> str:
 
 
 def values(message: igtl.Message) -> list[str]:
-    """The content of a message, with the angles of a pose: at full length first, then shorter."""
+    """Return the content of a message, with the angles of a pose.
+
+    At full length first, then shorter.
+    """
     match message:
         case igtl.Transform() as m:
             x, y, z = m.position
@@ -59,7 +62,7 @@ def values(message: igtl.Message) -> list[str]:
 
 
 def angles(matrix: npt.ArrayLike) -> tuple[float, float, float]:
-    """The angles about x, y and z in degrees, applied in this order, of a rotation."""
+    """Return the angles about x, y and z in degrees, applied in this order, of a rotation."""
     r = np.asarray(matrix, np.float64)
     level = math.hypot(r[0, 0], r[1, 0])
     about_y = math.atan2(-r[2, 0], level)
@@ -72,7 +75,7 @@ def angles(matrix: npt.ArrayLike) -> tuple[float, float, float]:
 
 
 def _invalid(image: igtl.Image) -> str:
-    """The tools that are not valid, of an image of PLUS, which is sent all the same."""
+    """Return the tools that are not valid, of an image of PLUS, which is sent all the same."""
     end = "TransformStatus"
     states = {key: value for key, value in image.metadata.items() if key.endswith(end)}
     return ", ".join(

@@ -57,7 +57,7 @@ _config = click.option(
 
 
 def _calibrating(command: F) -> F:
-    """Decorator: SOURCE and the options of all calibrations; the command returns the Step."""
+    """Add SOURCE and the options of all calibrations; the command returns the Step."""
 
     @click.argument("place", type=Place(), metavar="SOURCE")
     @click.option(
@@ -146,7 +146,8 @@ def spin(tool: str | None, reference: str | None, config: Path | None, by: Any) 
 @_calibrating
 def time_(tool: str | None, image: str | None, by: Any) -> Step:
     """The lag of a tracker against pictures: the probe moves up and down over something that shows
-    as a line, such as the bottom of a water tank, at a changing pace."""
+    as a line, such as the bottom of a water tank, at a changing pace.
+    """
     return calibration.Time(tool, image, by=by)
 
 
@@ -234,8 +235,10 @@ def _live(
 
 
 class _State:
-    """What is known of a step while it goes on. What takes long is done less often, so that it
-    takes a quarter of the time at most."""
+    """What is known of a step while it goes on.
+
+    What takes long is done less often, so that it takes a quarter of the time at most.
+    """
 
     def __init__(self, step: Step) -> None:
         self.told = "no result yet"

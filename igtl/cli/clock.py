@@ -46,7 +46,7 @@ class PeerClock:
         threading.Thread(target=self._run, name="igtl clock", daemon=True).start()
 
     def saw(self, message: igtl.Message) -> None:
-        """The peer has sent this."""
+        """Note a message of the peer."""
         if self._failed or self._stamped.is_set():
             return
         if message.timestamp_raw:
@@ -57,7 +57,7 @@ class PeerClock:
             self._tell(self.text)
 
     def changed(self) -> None:
-        """The connection was lost, or there is another one, perhaps to another program."""
+        """Note that the connection was lost, or is a new one, perhaps to another program."""
         self._stamped.clear()
         self._failed = ""
         self._unstamped = 0
@@ -70,7 +70,7 @@ class PeerClock:
 
     @property
     def text(self) -> str:
-        """What is known, in a sentence without its end."""
+        """The state in words, without a full stop."""
         if self.clock.known:
             return str(self.clock)
         if self._failed:

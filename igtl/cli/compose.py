@@ -19,13 +19,13 @@ _SCALARS = {2: "i1", 3: "u1", 4: "i2", 5: "u2", 6: "i4", 7: "u4", 10: "f4", 11: 
 
 
 def class_of(name: str) -> type[igtl.Message] | None:
-    """The class of a type name on the wire ("TRANSFORM"), or of a class name ("Transform")."""
+    """Return the class of a type name ("TRANSFORM") or a class name ("Transform")."""
     types = igtl.message_types()
     return types.get(name) or next((c for c in types.values() if c.__name__ == name), None)
 
 
 def fields_of(cls: type[igtl.Message]) -> list[str]:
-    """The fields that can be given."""
+    """Return the fields that can be given."""
     init = inspect.getattr_static(cls, "__init__")
     if inspect.isfunction(init):  # written by hand
         return [p for p in inspect.signature(cls).parameters if p not in ("header", "self")]
@@ -33,11 +33,12 @@ def fields_of(cls: type[igtl.Message]) -> list[str]:
 
 
 def from_words(cls: type[igtl.Message], words: Iterable[str]) -> igtl.Message:
-    """A message of `field=value` words. A value is JSON, or a text; `metadata.key=value` is an
-    entry of the metadata.
+    """Return a message from `field=value` words.
+
+    A value is JSON, or a text; `metadata.key=value` is an entry of the metadata.
 
     Raises:
-        ValueError: a word is wrong; the text says what there is.
+        ValueError: a word is wrong; the text lists the fields.
     """
     texts = {f.name for f in cls.__fields__ if f.kind in ("text", "string", "zero_ended")}
     values: dict[str, Any] = {}
@@ -56,10 +57,10 @@ def from_words(cls: type[igtl.Message], words: Iterable[str]) -> igtl.Message:
 
 
 def from_dict(values: dict[str, Any]) -> igtl.Message:
-    """A message of a JSON object; "type" says which.
+    """Return a message from a JSON object, whose "type" names its type.
 
     Raises:
-        ValueError: it is none.
+        ValueError: the object is not a message.
     """
     values = dict(values)
     name = values.pop("type", None)
@@ -78,7 +79,7 @@ def from_dict(values: dict[str, Any]) -> igtl.Message:
 
 
 def build(cls: type[igtl.Message], values: dict[str, Any]) -> igtl.Message:
-    """A message of plain values.
+    """Return a message from plain values.
 
     Raises:
         ValueError: a value is wrong, missing, or too much.
@@ -98,7 +99,7 @@ def _header(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _exact(values: dict[str, Any]) -> int | None:
-    """The time stamp in ns, which goes before the one in seconds."""
+    """Return the time stamp in ns, which has precedence over the one in seconds."""
     exact: int | None = values.pop("time_ns", None)
     if exact is not None:
         values.pop("timestamp", None)
@@ -122,7 +123,7 @@ def _declared(cls: Any, values: dict[str, Any], header: dict[str, Any]) -> igtl.
 
 
 def _numbers(value: Any) -> Any:
-    """An array of nested lists; one without numbers may be given by its shape."""
+    """Return an array of nested lists; one without numbers may be given by its shape."""
     if isinstance(value, dict) and 0 in value.get("shape", ()):
         return np.zeros(value["shape"], value["dtype"])
     return np.asarray(value)

@@ -36,7 +36,9 @@ _WINDOW = 2.0  # seconds that rate, jitter and latency look back
 
 
 def run_devices(control: Any, udp_address: tuple[str, int]) -> None:
-    """The device process: TRANSFORM by UDP, TDATA and IMAGE to its one TCP client.
+    """Send TRANSFORM by UDP, TDATA and IMAGE to one TCP client.
+
+    This runs in the process of the devices.
 
     Says its TCP port on `control`, waits there for a word to stop, then says how many messages
     each stream has sent.
@@ -60,7 +62,7 @@ def run_devices(control: Any, udp_address: tuple[str, int]) -> None:
 
 
 class Source:
-    """What is known of one (type, device)."""
+    """The messages of one (type, device)."""
 
     def __init__(self, via: str) -> None:
         self.via = via
@@ -72,6 +74,7 @@ class Source:
         self.trail: deque[tuple[float, float]] = deque(maxlen=120)
 
     def add(self, message: igtl.Message) -> None:
+        """Count a message."""
         now = time.perf_counter()
         self.first_id = self.first_id or message.message_id
         self.count += 1
@@ -83,15 +86,17 @@ class Source:
             self.trail.append((float(message.position[0]), float(message.position[1])))
 
     def recent(self) -> list[float]:
+        """Arrivals of the last two seconds."""
         start = time.perf_counter() - _WINDOW
         return [t for t in list(self.arrivals) if t >= start]
 
     def rate(self) -> float:
+        """Messages a second."""
         times = self.recent()
         return (len(times) - 1) / (times[-1] - times[0]) if len(times) > 1 else 0.0
 
     def jitter(self) -> float:
-        """Standard deviation of the intervals, in seconds."""
+        """Return the standard deviation of the intervals, in seconds."""
         times = self.recent()
         gaps = [b - a for a, b in itertools.pairwise(times)]
         return statistics.pstdev(gaps) if len(gaps) > 1 else 0.0
@@ -101,9 +106,11 @@ class Source:
         return self.last.message_id - self.first_id + 1 - self.count if self.last else 0
 
     def age(self) -> float:
+        """Seconds since the last message; infinity before there is one."""
         return time.perf_counter() - self.arrivals[-1] if self.arrivals else float("inf")
 
     def value(self) -> str:
+        """Return the last message in a few words."""
         match self.last:
             case igtl.Transform() as m:
                 x, y, z = m.position
@@ -158,6 +165,7 @@ class Client:
             )
 
     def join(self) -> None:
+        """Wait until both threads have ended."""
         for thread in self._threads:
             thread.join(5)
 
@@ -183,7 +191,7 @@ def _table(client: Client, width: int, *, title: str) -> Table:
 
 
 def _picture(image: igtl.Image, columns: int = 42, rows: int = 16) -> Text:
-    """The first slice in half blocks: two pixels a character."""
+    """Return the first slice in half blocks: two pixels a character."""
     pixels = image.array[0]
     y = np.linspace(0, pixels.shape[0] - 1, 2 * rows).astype(int)
     x = np.linspace(0, pixels.shape[1] - 1, columns).astype(int)
@@ -263,7 +271,7 @@ def command(seconds: float | None, view: bool) -> None:
 
 
 def _view(seconds: float | None) -> None:
-    """The page of `igtl view`, on devices of `igtl simulate`."""
+    """Show the page of `igtl view`, on devices of `igtl simulate`."""
     devices = ("tracker", "ultrasound", "ct", "force")
     with (
         igtl.View() as view,
@@ -276,7 +284,7 @@ def _view(seconds: float | None) -> None:
 
 
 def _loop(seconds: float) -> None:
-    """The devices in a second process, and a table of what this one receives."""
+    """Run the devices in a second process, and show a table of what this one receives."""
     console = terminal()
     sys.setswitchinterval(0.0005)  # drawing shall not keep the receiving threads waiting
     context = multiprocessing.get_context("spawn")

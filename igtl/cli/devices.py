@@ -22,6 +22,7 @@ class Specification(click.ParamType[Device]):
     name = "spec"
 
     def convert(self, value: Any, param: Any, ctx: Any) -> Device:
+        """Return the Device of a text."""
         try:
             return value if isinstance(value, Device) else device_of(value)
         except ModuleNotFoundError:
@@ -110,7 +111,7 @@ def _list() -> None:
 
 
 def _missing(cls: type[Device]) -> str:
-    """What must be installed for it; "" if it can be used."""
+    """Return what must be installed for it; "" if it can be used."""
     try:
         cls.require()
     except MissingExtra as error:
@@ -143,7 +144,7 @@ def _describe(kind: str) -> None:
 
 
 def _word(value: Any) -> str:
-    """A value as a specification has it."""
+    """Return a value as a specification has it."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, tuple):

@@ -89,7 +89,7 @@ def command(
 
 @contextmanager
 def _progress(seconds: float) -> Iterator[Callable[[Diagnosis], None] | None]:
-    """Shows how far it is, on standard error if that is a terminal."""
+    """Show the progress, on standard error if that is a terminal."""
     console = terminal(stderr=True)
     if not console.is_terminal:
         yield None
@@ -109,7 +109,7 @@ def _progress(seconds: float) -> Iterator[Callable[[Diagnosis], None] | None]:
 
 
 def _show(diagnosis: Diagnosis) -> None:
-    """The streams, each finding once, the decisive ones last, and a line that sums it up."""
+    """Print the streams, each finding once, the decisive ones last, and a summary."""
     console = terminal()
     if diagnosis.streams:
         console.print(_table(diagnosis, console.width))

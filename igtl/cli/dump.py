@@ -20,10 +20,12 @@ _WIDE = 98  # columns in which a pose and its angles have room
 
 
 def line(message: igtl.Message, *, verbose: bool = False) -> str:
-    """A message in one line: arrival, type, device, and what it says in a few words, cut to the
-    width of the terminal if there is one.
+    """Return a message in one line: arrival, type, device, and its content in a few words.
+
+    It is cut to the width of the terminal, if there is one.
 
     Args:
+        message: the message.
         verbose: all of its repr instead, in full.
     """
     arrival = datetime.fromtimestamp(message.received or time.time()).strftime("%H:%M:%S.%f")[:-3]

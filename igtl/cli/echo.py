@@ -35,7 +35,7 @@ def command(address: tuple[str, int], quiet: bool, context: SSLContext | None) -
 
 
 def tell(server: igtl.Server) -> None:
-    """Say on standard error who comes and goes."""
+    """Print on standard error which clients connect and leave."""
 
     @server.on_connect
     def _(peer: Any) -> None:

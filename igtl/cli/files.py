@@ -1,5 +1,8 @@
-"""What commands share that read and write files: warnings are said, `FILE[3]` chooses one of
-several images, and sequences of images are handled as recordings."""
+"""What commands share that read and write files.
+
+Warnings are printed, `FILE[3]` chooses one of several images, and sequences of images are handled
+as recordings.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,10 @@ _CHOSEN: Final = re.compile(r"(.+)\[(\d+)\]")
 
 
 def place(word: str) -> tuple[Path, int | None] | None:
-    """The file that a word names, and the number behind it; None if there is no such file."""
+    """Return the file that a word names, and the number behind it.
+
+    None if there is no such file.
+    """
     if Path(word).exists():
         return Path(word), None
     match = _CHOSEN.fullmatch(word)
@@ -33,11 +39,12 @@ def place(word: str) -> tuple[Path, int | None] | None:
 
 
 class File(click.ParamType):  # type: ignore[type-arg]
-    """A file that there is, or FILE[3]."""
+    """A file that exists, or FILE[3]."""
 
     name = "file"
 
     def convert(self, value: Any, param: Any, ctx: Any) -> str:
+        """Return the text, if the file exists."""
         if place(value) is None:
             self.fail(f"{value!r} does not exist", param, ctx)
         return str(value)
@@ -45,7 +52,7 @@ class File(click.ParamType):  # type: ignore[type-arg]
 
 @contextmanager
 def told() -> Iterator[None]:
-    """Say the warnings about files, without the line of the program that the user does not know."""
+    """Print the warnings about files, without the line of the program that has raised them."""
     with warnings.catch_warnings(record=True) as found:
         warnings.simplefilter("always", igtl.FileWarning)
         yield
@@ -62,7 +69,7 @@ def size_of(path: Path) -> int:
 
 
 def load(word: str, **how: Any) -> igtl.Message:
-    """The message of a file, or of one of its images: `FILE[3]`."""
+    """Return the message of a file, or of one of its images: `FILE[3]`."""
     path, frame = place(word) or (Path(word), None)
     with told():
         return igtl.files.load(path, frame=frame, **how)
@@ -76,8 +83,10 @@ def save(message: igtl.Message, path: Path) -> None:
 
 @contextmanager
 def opened(path: Path) -> Iterator[igtl.Recording]:
-    """A recording, or a file of several images or a ROS 2 bag as one: these are copied into a
-    recording that exists meanwhile."""
+    """Open a recording; or a file of several images, or a ROS 2 bag, as one.
+
+    These are copied into a temporary recording.
+    """
     if not sequences.has_images(path):
         with ExitStack() as stack:
             with told():
@@ -97,8 +106,10 @@ def opened(path: Path) -> Iterator[igtl.Recording]:
 
 
 def sequences_too(command: F) -> F:
-    """Decorator: a command that records into `file` writes a sequence where its suffix says so:
-    it records into a file that exists meanwhile, and the sequence is written at the end."""
+    """Let a command that records into `file` write a sequence where its suffix says so.
+
+    It records into a temporary file, and the sequence is written at the end.
+    """
 
     @functools.wraps(command)
     def wrapped(*args: Any, file: Path, **others: Any) -> Any:

@@ -21,8 +21,10 @@ Take = Callable[[igtl.Message], object]
 
 
 def from_file(path: Path) -> Iterator[igtl.Message]:
-    """All good messages of a recording or a file of images in time, in order of arrival; how many
-    are bad is said at the end. Shows how far it is, in a terminal."""
+    """Yield all good messages of a recording or a file of images in time, in order of arrival.
+
+    At the end it prints how many are bad. In a terminal it shows the progress.
+    """
     from rich.progress import track
 
     console = terminal(stderr=True)
@@ -43,7 +45,7 @@ def from_file(path: Path) -> Iterator[igtl.Message]:
 
 
 def left_out(count: int) -> None:
-    """Say how many messages are damaged, if some are."""
+    """Print how many messages are damaged, if some are."""
     if count:
         say(f"{count} messages are damaged, and left out")
 
@@ -52,11 +54,12 @@ class Incoming:
     """Takes what a live source sends, in a thread of its own, until the end of a `with` block.
 
     Args:
-        source: that is open. take: called with each message, one at a time.
+        source: the open source.
+        take: called with each message, one at a time.
 
     Attributes:
         lock: held while a message is taken.
-        failed: why it has ended; None in order.
+        failed: the error that has ended it; None in order.
         count: messages so far.
     """
 
@@ -85,7 +88,7 @@ class Incoming:
         self._thread.join()
 
     def check(self) -> None:
-        """Raise what has ended it, if it has not ended in order."""
+        """Raise the error that has ended it, if there is one."""
         if self.failed is not None:
             failed = self.failed
             raise failed if isinstance(failed, click.ClickException) else Failure(str(failed))

@@ -34,7 +34,7 @@ _MAX = 1000  # streams that are kept apart
 
 
 class Watched:
-    """What is known of one (type, device name) beyond `igtl.StreamStats`."""
+    """The messages of one (type, device name), beyond `igtl.StreamStats`."""
 
     def __init__(self) -> None:
         self.last: igtl.Message | None = None
@@ -43,7 +43,7 @@ class Watched:
         self._arrivals: list[float] = []
 
     def add(self, message: igtl.Message) -> None:
-        """A message has come."""
+        """Count a message."""
         number = message.message_id
         if self.last_id and number > self.last_id:
             self.missing += number - self.last_id - 1
@@ -55,13 +55,13 @@ class Watched:
             self._arrivals = [t for t in self._arrivals if t >= now - _WINDOW][-2000:]
 
     def gap(self) -> float:
-        """The greatest time between two messages of late, in seconds."""
+        """Return the greatest recent time between two messages, in seconds."""
         now = time.monotonic()
         recent = [t for t in list(self._arrivals) if t >= now - _WINDOW]
         return max((b - a for a, b in pairwise(recent)), default=0.0)
 
     def value(self) -> str:
-        """The newest, in a few words."""
+        """Return the newest message, in a few words."""
         return "" if self.last is None else value(self.last)
 
 
@@ -96,7 +96,7 @@ class Watch:
             self.error = error
 
     def rows(self) -> list[dict[str, Any]]:
-        """The table, as JSON-able values."""
+        """Return the table, as JSON-able values."""
         stats = self.source.stats
         clock = self.source.clock
         rows = []

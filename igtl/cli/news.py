@@ -9,7 +9,7 @@ from igtl.log import named
 
 
 def reason(error: Exception | None) -> str:
-    """Why a connection was lost, or could not be made, in a few words."""
+    """Return why a connection was lost, or could not be made, in a few words."""
     if isinstance(error, igtl.ConnectionClosed):
         if not error.clean:
             return str(error)
@@ -40,9 +40,10 @@ class News:
         self._closes = False  # the peer has closed the last connection without a message
 
     def happened(self, event: igtl.LinkEvent, came: bool) -> None:
-        """An event of a link that reconnects.
+        """Tell of an event of a link that reconnects.
 
         Args:
+            event: the event.
             came: a message has come on the connection that is lost.
         """
         if event.kind == "connected":
@@ -60,7 +61,7 @@ class News:
             self._lost(f"{named(event.peer)} gives no message: {how}")
 
     def message(self, peer: str) -> None:
-        """A message has come, so that the connection is of use."""
+        """Note that a message has come, so that the connection is of use."""
         if self._closes:
             self._closes = False
             self._connected(peer)

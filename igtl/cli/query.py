@@ -17,7 +17,7 @@ from igtl.cli.terminal import echo
 
 
 def _requests() -> dict[str, type[igtl.Get[Any]]]:
-    """The Get classes by the type that they ask for."""
+    """Return the Get classes by the type that they ask for."""
     return {
         cls.answer.type_name: cls
         for cls in igtl.message_types().values() if issubclass(cls, igtl.Get)

@@ -22,7 +22,7 @@ _STRANGE = re.compile(r"[^\w.-]+")
 
 
 def _free(folder: Path, name: str, suffix: str) -> Path:
-    """A name that is not taken; nothing of a peer's name leads out of the folder."""
+    """Return a name that is not taken; nothing of a peer's name leads out of the folder."""
     stem = _STRANGE.sub("_", name).strip("._") or "unnamed"
     path, number = folder / f"{stem}{suffix}", 1
     while path.exists():

@@ -149,8 +149,11 @@ def _live(
     source: Callable[..., Source],
     seconds: float | None,
 ) -> Callable[[], object]:
-    """Feed a scan with what a server sends. Returns what raises the cause, if it has not ended in
-    order: what there is until then is written first."""
+    """Feed a scan with what a server sends.
+
+    Returns what raises the cause, if it has not ended in order: what there is until then is written
+    first.
+    """
     from rich.live import Live
 
     console = terminal(stderr=True)

@@ -109,7 +109,7 @@ def _receiver(
     now: bool,
     context: SSLContext | None,
 ) -> Callable[[igtl.Frame], Any]:
-    """What sends each frame."""
+    """Return what sends each frame."""
     if udp is not None:
         return stack.enter_context(igtl.udp.Sender(*udp)).send
     if to is not None:

@@ -62,8 +62,10 @@ def command(
 
 
 def _run(node: igtl.ros.Node, publish: Callable[[], None], seconds: float | None) -> None:
-    """Publish in a thread, for ROS is served in this one, until the time is up, or all is
-    published."""
+    """Publish in a thread, until the time is up, or all is published.
+
+    ROS is served in this thread.
+    """
 
     def work() -> None:
         try:

@@ -25,7 +25,7 @@ Item = tuple[str, Callable[[], Iterator[igtl.Message]]]
 
 
 def _items(words: tuple[str, ...], name: str | None, space: Any) -> list[Item]:
-    """What the words of the command line mean."""
+    """Return what the words of the command line mean."""
     items: list[Item] = []
     left = list(words)
     while left:
@@ -156,7 +156,9 @@ def _as_it_is(message: igtl.Message) -> igtl.Message:
 
 
 def _for_slicer(message: igtl.Message) -> igtl.Message:
-    """A message that 3D Slicer takes: integers and texts are converted where nothing is lost.
+    """Return a message that 3D Slicer takes.
+
+    Integers and texts are converted where nothing is lost.
 
     Raises:
         SlicerRefuses: there is no way to send it.

@@ -79,6 +79,7 @@ def command(
     seconds: float | None,
     context: SSLContext | None,
 ) -> None:
+    """Serve simulated devices; the help is above, for it lists them."""
     if plus and slicer is not None:
         raise click.UsageError("--plus and --slicer are two peers: give one of them")
     if plus:

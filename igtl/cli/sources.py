@@ -1,5 +1,7 @@
-"""Where messages come from: a server, a client that connects, datagrams, or a site of a bridge. One
-way for all commands that receive."""
+"""Where messages come from: a server, a client that connects, datagrams, or a site of a bridge.
+
+All commands that receive use these.
+"""
 
 from __future__ import annotations
 
@@ -37,18 +39,17 @@ class Source:
         select: what PLUS is asked for.
         ask_clock: ask the server for its clock.
         hub: endpoints of the hub of the bridge.
-        limited: the caller was told when to end, so that a peer that ends before, even in order,
-            is lost.
+        limited: the user has set the end, so a peer that ends before, even in order, is lost.
         selection: what the caller waits for. If none of it has come when the time is up, or the
             peer ends without any message, the source ends with a Failure.
         tell: called with what happens to the connection.
         bad: called with each message that is bad.
 
     Attributes:
-        peer: who sends.
+        peer: the sender.
         came: messages that came, bad ones too.
         stats: counters of the link.
-        clock: the clock of the server, if it is to be asked.
+        clock: the clock of the server, with `ask_clock`.
     """
 
     def __init__(
@@ -108,7 +109,7 @@ class Source:
         self.close()
 
     def close(self) -> None:
-        """Stop receiving, in whichever thread."""
+        """Stop receiving, from any thread."""
         self._closing = True
         if self.clock is not None:
             self.clock.close()
@@ -207,11 +208,12 @@ class Source:
 
     @property
     def stats(self) -> igtl.Stats:
+        """Counters of the link."""
         return self._from.stats  # type: ignore[no-any-return]
 
     @property
     def away(self) -> str:
-        """Why the connection is lost, while it is made anew; "" while there is one."""
+        """Why the connection is lost, while it is made again; "" while there is one."""
         return "" if self._site is not None and self._from.connected else self._news.away
 
     @property
@@ -223,12 +225,12 @@ class Source:
         return None if self._end is None else max(0.0, self._end - time.monotonic())
 
     def send(self, message: igtl.Message) -> None:
-        """Say something to the peer, if it is there, and neither sends datagrams nor is a site."""
+        """Send to the peer, if it is connected and is neither a site nor a sender of datagrams."""
         if self._from is not None and not self._pairs:
             self._from.send(message)
 
     def messages(self) -> Iterator[igtl.Message]:
-        """Each message, until the source ends or the time is up."""
+        """Yield each message, until the source ends or the time is up."""
         for found in self._each(lambda: self._from.recv(timeout=self._left())):
             message = found[0] if self._pairs else found
             if self.clock is not None:
@@ -237,7 +239,7 @@ class Source:
             yield message
 
     def frames(self) -> Iterator[tuple[igtl.Frame, Any]]:
-        """Each message as it came, and from whom."""
+        """Yield each message as it came, and its sender."""
         for found in self._each(lambda: self._from.recv_frame(timeout=self._left())):
             frame, peer = found if self._pairs else (found, self.peer)
             self._fitting += self._selection.takes(frame.type_name, frame.device_name)
@@ -274,7 +276,7 @@ class Source:
 
     @property
     def nothing(self) -> str:
-        """That nothing came, and what tells why."""
+        """The text that nothing came, and how to find out why."""
         what = f"nothing of what was asked for among {self.came} messages" if self.came else (
             "nothing came"
         )  # fmt: skip
@@ -289,10 +291,12 @@ class Source:
 
 
 def receiving(command: F, *, of: str = "") -> F:
-    """Decorator: the options of a command that receives; it gets `source`, which takes the address
-    and what else `Source` has, and gives a Source.
+    """Add the options of a command that receives; it gets `source`.
+
+    That makes a Source from the address and other arguments of `Source`.
 
     Args:
+        command: the command.
         of: as of `connection`; then the command itself knows the hub of a bridge.
     """
 

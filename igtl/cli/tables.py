@@ -1,5 +1,7 @@
-"""Tables in the terminal: nothing wraps, no number is cut. Where the terminal is too narrow columns
-give way as a whole, then texts at their right end."""
+"""Tables in the terminal: nothing wraps, no number is cut.
+
+Where the terminal is too narrow columns give way as a whole, then texts at their right end.
+"""
 
 from __future__ import annotations
 
@@ -23,13 +25,15 @@ def table(
     titles: Sequence[str], rows: Sequence[Sequence[Cell]], *, left: int, width: int,
     trim: bool = False, drop: Sequence[str] = (),
 ) -> Table:  # fmt: skip
-    """A table.
+    """Return a table.
 
     Args:
+        titles: of the columns.
+        rows: of cells.
         left: so many columns are of text, the others of numbers.
         width: of the terminal.
         trim: the last column is text too, cut to what is left of the width.
-        drop: titles of the columns that give way where the width does not suffice for all, the
+        drop: titles of the columns that are left out where the width does not suffice for all, the
             least important first. Others than those of the table are ignored.
     """
     from rich import box
@@ -65,10 +69,11 @@ def table(
 
 
 def explain(table: Table, **meanings: str) -> str:
-    """What the titles mean that are shown: "jitter, age in ms; CRC: wrong ones".
+    """Return what the titles mean that are shown: "jitter, age in ms; CRC: wrong ones".
 
     Args:
-        meanings: by title; titles of the same meaning are said together.
+        table: with these titles.
+        meanings: by title; titles of the same meaning stand together.
     """
     there = [str(column.header) for column in table.columns]
     said: dict[str, list[str]] = {}
@@ -79,5 +84,5 @@ def explain(table: Table, **meanings: str) -> str:
 
 
 def counted(number: int) -> Cell:
-    """A number that should be 0."""
+    """Return a number that should be 0."""
     return (str(number), "red") if number else "0"

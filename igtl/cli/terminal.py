@@ -1,6 +1,9 @@
-"""What the commands print. All of it passes here: a peer chooses its names and texts, and none of
-them may steer the terminal, look like a line of ours, or be taken for markup. What the encoding of
-an output lacks is written in characters that it has."""
+"""What the commands print.
+
+All of it passes here: a peer chooses its names and texts, and none of them may control the
+terminal, look like a line of ours, or be taken for markup. What the encoding of an output lacks is
+written in characters that it has.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def fitted(text: str) -> str:
-    """A text of one line as the output can show it: so that its width is known before."""
+    """Return a text of one line as the output can show it: so that its width is known before."""
     text = printable(text)
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     if text.isascii() or is_utf(encoding):
@@ -31,7 +34,7 @@ def fitted(text: str) -> str:
 
 
 def echo(*lines: str) -> None:
-    """On standard output, each a line."""
+    """Print lines on standard output."""
     for line in lines:
         click.echo(printable(line), file=sys.stdout)
 
@@ -42,8 +45,12 @@ def width() -> int | None:
 
 
 def first_that_fits(*texts: str) -> str:
-    """The first of these lines that the terminal has room for; of the last what there is room for.
-    The first in full if standard output is no terminal."""
+    """Return the first of these lines that the terminal has room for.
+
+    Of the last one as much as fits.
+
+    The first in full if standard output is no terminal.
+    """
     columns = width()
     if columns is None:
         return texts[0]
@@ -55,12 +62,12 @@ def first_that_fits(*texts: str) -> str:
 
 
 def say(text: str) -> None:
-    """A line on standard error, above what is drawn there."""
+    """Print a line on standard error, above what is drawn there."""
     click.echo(printable(text), file=sys.stderr)  # what draws has put itself there
 
 
 def console(*, stderr: bool = False) -> Console:
-    """For what is drawn; its texts come from `styled`."""
+    """Return a console for what is drawn; its texts come from `styled`."""
     from rich.console import Console
 
     return Console(stderr=stderr, markup=False, highlight=False, emoji=False)

@@ -1,5 +1,6 @@
-"""Many messages of one type at once, as columns: for recordings, and for rates at which an object
-for each message is too much.
+"""Many messages of one type at once, as columns.
+
+For recordings, and for rates at which an object for each message is too slow.
 
     poses = igtl.batch.unpack(data)         # TRANSFORMs, one behind the other
     poses["matrix"]                         # (N, 4, 4)
@@ -61,13 +62,13 @@ class Batch:
         return self.columns[field]
 
     def is_from(self, device_name: str) -> npt.NDArray[np.bool_]:
-        """(N,) bool: the messages of this device."""
+        """(N,) bool: which messages are of this device."""
         ids = [k for k, name in enumerate(self.device_names) if name == device_name]
         found: npt.NDArray[np.bool_] = np.isin(self.device_ids, ids)
         return found
 
     def pack(self, *, crc: bool = True) -> bytes:
-        """The messages again; see `pack`."""
+        """Return the bytes of the messages; see `pack`."""
         return pack(
             self.kind, self.time_ns, self.device_names, device_ids=self.device_ids,
             offsets=self.offsets, crc=crc, **self.columns,
@@ -80,7 +81,7 @@ class Batch:
 
 
 def unpack(data: Buffer, *, crc: CRCPolicy = "verify") -> Batch:
-    """The messages in these bytes: whole ones of one type, one behind the other.
+    """Return the messages in these bytes: whole ones of one type, one behind the other.
 
     Devices may be mixed, and header versions. Fields whose length each message says itself (the
     values of SENSOR, the quaternion of POSITION) must have the same length in all.

@@ -54,10 +54,10 @@ _WORTH: Final = 0.95  # of its size: what does not shrink to this is sent as it 
 
 
 class CompressionStats:
-    """What compression has done so far; may be shared by threads.
+    """What compression has done so far; threads may share one.
 
     Attributes:
-        count: how often.
+        count: how many times data was compressed.
         bytes_in, bytes_out: before and after.
         seconds: spent on it.
         skipped: messages sent as they were, since they would not shrink.
@@ -78,7 +78,7 @@ class CompressionStats:
 
     @property
     def saved(self) -> float:
-        """Part of the bytes that is gone, 0 … 1 (below 0: it grew)."""
+        """Part of the bytes that compression removed, 0 … 1; negative if they grew."""
         return 1 - self.bytes_out / self.bytes_in if self.bytes_in else 0.0
 
     @property
@@ -87,7 +87,7 @@ class CompressionStats:
         return self.bytes_in / self.seconds if self.seconds else 0.0
 
     def add(self, bytes_in: int, bytes_out: int, seconds: float) -> None:
-        """One more."""
+        """Count one compression."""
         with self._lock:
             self.count += 1
             self.bytes_in += bytes_in
@@ -95,7 +95,7 @@ class CompressionStats:
             self.seconds += seconds
 
     def skip(self) -> None:
-        """One that was sent as it is."""
+        """Count one message that was sent as it is."""
         with self._lock:
             self.skipped += 1
 
@@ -125,7 +125,7 @@ def _zstd() -> Any:
 
 
 def has_zstd() -> bool:
-    """Whether zstd can be used here."""
+    """Return whether zstd can be used here."""
     try:
         _zstd()
     except ModuleNotFoundError:
@@ -140,16 +140,17 @@ def compress(
     *,
     stats: CompressionStats | None = None,
 ) -> bytes:
-    """Compress bytes, or anything that has them in one piece: an array, a packed message.
+    """Compress bytes, or an object whose memory is contiguous: an array, a packed message.
 
     Args:
+        data: what to compress.
         method: "deflate" (default), "gzip" or "zstd".
         level: "fast", "default" or "best", or a number: 0 (stored) … 9 for deflate and gzip;
             a level of zstd. Levels 1 to 3 of deflate are isal's where it is installed.
-        stats: adds this to it.
+        stats: counts this compression.
 
     Raises:
-        ModuleNotFoundError: zstd is not there; the text says what brings it.
+        ModuleNotFoundError: zstd is not installed; the text says which package has it.
         ValueError: there is no such method or level.
     """
     start = time.perf_counter()
@@ -190,15 +191,16 @@ def _compressor(method: str, level: Level) -> Callable[[Any], bytes]:
 
 
 def decompress(data: Any, *, max_size: int = MAX_SIZE) -> bytes:
-    """What `compress` was given; its method is seen from the bytes.
+    """Return the data that `compress` was given; the first bytes tell the method.
 
     Args:
+        data: what `compress` returned.
         max_size: bytes that may come out; default 1 GiB. No more are ever made.
 
     Raises:
         BodyError: the bytes are damaged, end early, are followed by others, or would become more
             than max_size.
-        ModuleNotFoundError: it takes zstd, which is not there.
+        ModuleNotFoundError: the data needs zstd, which is not installed.
     """
     view = _bytes_of(data)
     start = bytes(view[:4])
@@ -263,13 +265,13 @@ class Compression:
     """How an end compresses what it sends: `connect(…, compression=Compression("zstd"))`.
 
     Args:
-        method: "auto" (default): zstd where both ends have it, else deflate. "deflate"; "zstd":
-            to those who take it, the others get the message as it is.
+        method: "auto" (default): zstd where both ends have it, else deflate. "deflate". "zstd":
+            for peers that read it, other peers get the message uncompressed.
         level: see `compress`; default "fast", the one for links.
         min_size: messages below so many bytes go as they are; default 4096.
 
     Attributes:
-        stats: what it has done; of several links that share the object.
+        stats: what it has done, summed over all links that share the object.
     """
 
     def __init__(
@@ -291,10 +293,11 @@ class Compression:
             _compressor("zstd", self.level)
 
     def wrap(self, wire: bytes, *, zstd: bool = False) -> bytes:
-        """A packed message inside a packed COMPRESSED; or as it is, if that is not smaller.
+        """Return a packed message inside a packed COMPRESSED; or as it is, if that is not smaller.
 
         Args:
-            zstd: whether the receiver takes it.
+            wire: the packed message.
+            zstd: whether the receiver reads zstd.
         """
         if len(wire) < self.min_size or wire.startswith(b"COMPRESSED\0\0", 2):
             return wire
@@ -359,8 +362,10 @@ _ITEMS: Final = {4: 2, 5: 2}
 
 
 class Compressed(Message, type_name="COMPRESSED"):
-    """Another message, compressed. Only igtl ends that were told so write and read it: on their
-    links it is opened before the caller sees it (see `igtl.session.compress`).
+    """Another message, compressed.
+
+    Only igtl reads and writes it, where both ends have agreed on it; a link opens it before the
+    caller sees it (see `igtl.session.compress`).
 
     Args:
         method: 1 deflate, 2 zstd.
@@ -381,7 +386,7 @@ class Compressed(Message, type_name="COMPRESSED"):
     payload: bytes = data()
 
     def unwrap(self, *, max_size: int = MAX_SIZE, crc: CRCPolicy = "verify") -> Message:
-        """The message inside.
+        """Return the message inside.
 
         Args:
             max_size: see `wire`.
@@ -394,14 +399,14 @@ class Compressed(Message, type_name="COMPRESSED"):
         return _core.unpack(self.wire(max_size=max_size), crc=crc)
 
     def wire(self, *, max_size: int = MAX_SIZE) -> Any:
-        """The bytes of the message inside.
+        """Return the bytes of the message inside.
 
         Args:
             max_size: bytes it may have; default 1 GiB. No more are ever made.
 
         Raises:
             BodyError: it is larger, or damaged, or not what the fields say.
-            ModuleNotFoundError: it takes zstd, which is not there.
+            ModuleNotFoundError: it needs zstd, which is not installed.
         """
         if self.method not in _METHODS:
             raise BodyError("COMPRESSED", "method", f"{self.method} does not exist")

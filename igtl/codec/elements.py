@@ -50,7 +50,10 @@ class Elements(_core.Columns, Generic[E]):
         return (_core.element_at(self.__item__, self, row) for row in range(self.rows))
 
     def _chosen(self, key: Any) -> Any:
-        """What an index that is no int means: a slice, a name, an integer of another type."""
+        """Return the elements of an index that is not an int.
+
+        It is a slice, a name, or an integer of another type.
+        """
         if isinstance(key, slice):
             rows = range(*key.indices(self.rows))
             return [_core.element_at(self.__item__, self, row) for row in rows]
@@ -74,7 +77,7 @@ class Elements(_core.Columns, Generic[E]):
         return self
 
     def copy(self) -> Self:
-        """The same elements, in columns of their own."""
+        """Return the same elements, in columns of their own."""
         other = type(self)()
         other.__setstate__((self.rows, [column.copy() for column in self.arrays]))
         return other
@@ -141,7 +144,7 @@ class _Column(_core.Column):
 
 
 def _short_texts(values: Any, dtype: np.dtype[Any]) -> Any:
-    """All texts of a column at once; None if one of them has to be looked at by itself."""
+    """Return all texts of a column at once; None if one of them has to be looked at by itself."""
     if set(map(type, values)) != {str}:
         return None
     try:
@@ -168,6 +171,7 @@ class ElementMeta(type):
     __columns__: type[Elements[Any]]
 
     def __new__(mcs, name: str, bases: tuple[type, ...], namespace: dict[str, Any]) -> ElementMeta:
+        """Make the element class and its column class."""
         declared = collect(bases, namespace)
         namespace.setdefault("__slots__", ())
         cls = super().__new__(mcs, name, bases, namespace)
@@ -235,7 +239,7 @@ class Element(_core.Row, metaclass=ElementMeta):
 
     @classmethod
     def coerce(cls, value: Any) -> Elements[Self]:
-        """The columns a list message keeps for what it was given."""
+        """Return the columns a list message keeps for what it was given."""
         if isinstance(value, Elements) and value.__item__ is cls:
             return value.copy()
         return cls.__columns__.of(value)
@@ -245,6 +249,9 @@ class Element(_core.Row, metaclass=ElementMeta):
         """Many elements at once, from whole columns: `Point.columns(names=..., positions=...)`.
 
         Columns left out have the field's default, or are empty texts and zeros.
+
+        Raises:
+            TypeError: there is no such column.
         """
         if not columns:
             return cls.__columns__.of([])
@@ -264,7 +271,7 @@ class Element(_core.Row, metaclass=ElementMeta):
         return self
 
     def to_dict(self, *, arrays: bool = True) -> dict[str, Any]:
-        """All fields as JSON-able values."""
+        """Return all fields as JSON-able values."""
         return {f.name: plain(getattr(self, f.name), True) for f in type(self).__shown__}
 
     def __eq__(self, other: object) -> bool:

@@ -12,7 +12,7 @@ SHOWN = 64  # arrays up to this size are written out
 
 
 def plain(value: Any, arrays: bool) -> Any:
-    """A JSON-able form of a field value."""
+    """Return a JSON-able form of a field value."""
     if isinstance(value, np.ndarray):
         # an array without numbers may have any number of rows: its shape says all there is
         rows = prod(takewhile(bool, value.shape))
@@ -48,7 +48,7 @@ def _sha256(data: Any) -> str:
 
 
 def short(value: Any) -> str:
-    """A field value in a few words."""
+    """Return a field value in a few words."""
     if isinstance(value, np.ndarray):
         if value.size <= 16:
             return np.array2string(value, precision=4, suppress_small=True, separator=", ").replace(
@@ -66,8 +66,11 @@ def short(value: Any) -> str:
 
 
 def printable(text: str) -> str:
-    """A text of one line for a terminal: what `repr` escapes is escaped (control characters, those
-    that turn the direction of writing, line breaks), except tabs, and nothing else."""
+    """Return a text of one line for a terminal.
+
+    What `repr` escapes is escaped (control characters, those that change the direction of writing,
+    line breaks), except tabs, and nothing else.
+    """
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() or c == "\t" else repr(c)[1:-1] for c in text)

@@ -69,6 +69,7 @@ class MessageMeta(type):
         aliases: tuple[str, ...] = (),
         prefers_v2: bool = False,
     ) -> MessageMeta:
+        """Make the class, compile its fields and register its type names."""
         declared = collect(bases, namespace)
         namespace.setdefault("__slots__", ())
         cls = super().__new__(mcs, name, bases, namespace)
@@ -109,7 +110,7 @@ def _register(wire_name: str, cls: type) -> None:
 
 
 def header(*, default: Any, kw_only: Literal[True] = True) -> Any:
-    """A header field, for type checkers; at run time `_core.Record` has it."""
+    """Return a header field, for type checkers; at run time `_core.Record` has it."""
 
 
 # type checkers want the specifiers written out, here and at Element
@@ -152,7 +153,7 @@ class Message(_Declared):
     """Base of all messages.
 
     Args:
-        device_name: who sends, or what is asked for; at most 20 bytes of UTF-8.
+        device_name: the device that sends, or what is asked for; at most 20 bytes of UTF-8.
         timestamp: seconds since 1970 (UTC). Default: now. 0 or None: not set.
         message_id: 0 for none. Needs header version 2.
         metadata: mapping of keys to values (see `igtl.Metadata`). Needs header version 2.
@@ -231,7 +232,7 @@ class Message(_Declared):
                 yield field.name, getattr(self, field.name)
 
     def summary(self) -> str:
-        """The few words of repr that differ from type to type."""
+        """Return the few words of repr that differ from type to type."""
         return " ".join(f"{name}={short(value)}" for name, value in self._contents())
 
     def __repr__(self) -> str:
@@ -272,8 +273,10 @@ class Message(_Declared):
         )
 
     def _same_content(self, other: Message) -> bool:
-        """Whether both have the same bytes of content; or, if one has none as it cannot be sent as
-        it is, whether their fields have the same values."""
+        """Return whether both have the same bytes of content.
+
+        If one cannot be packed as it is, the values of the fields are compared instead.
+        """
         try:
             return _core.content(self) == _core.content(other)
         except _UNPACKABLE:
@@ -297,7 +300,7 @@ _UNPACKABLE = (ValueError, TypeError, AttributeError, LookupError, RecursionErro
 
 
 def _same(a: Any, b: Any) -> bool:
-    """Whether two values of a field are equal, bit for bit."""
+    """Return whether two values of a field are equal, bit for bit."""
     if isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
         return (a.dtype, a.shape, a.tobytes()) == (b.dtype, b.shape, b.tobytes())
     return type(a) is type(b) and bool(a == b)
@@ -310,7 +313,7 @@ def _clock(message: Message) -> str:
 
 
 class _OfAnyType(Message):
-    """A message whose type is a matter of the object, not of its class."""
+    """A message whose object, not its class, says of what type it is."""
 
     @property
     def type_name(self) -> str:  # type: ignore[override]
@@ -339,6 +342,7 @@ class NoData(_OfAnyType):
         self._set_wire_type(_type_bytes(type_name))
 
     def summary(self) -> str:
+        """Return the type name, as `repr` shows it."""
         return printable(self.type_name)
 
 
@@ -364,5 +368,5 @@ _core.set_special(Unknown, NoData, Metadata)
 
 
 def message_types() -> dict[str, type[Message]]:
-    """All declared types by their name on the wire, aliases and the user's own included."""
+    """Return all declared types by their name on the wire, aliases and the user's own included."""
     return _core.registered()

@@ -86,21 +86,24 @@ class Metadata(Entries, MutableMapping[str, str]):
         return self._read()[key][1]
 
     def get_int(self, key: str, default: int | None = None) -> int | None:
-        """The value as an integer; default when it is missing or is none."""
+        """Return the value as an integer; `default` when it is missing or not a number."""
         try:
             return int(self[key])
         except (KeyError, ValueError):
             return default
 
     def get_float(self, key: str, default: float | None = None) -> float | None:
-        """The value as a float; default when it is missing or is none."""
+        """Return the value as a float; `default` when it is missing or not a number."""
         try:
             return float(self[key])
         except (KeyError, ValueError):
             return default
 
     def get_bool(self, key: str, default: bool | None = None) -> bool | None:
-        """The value as a bool (1/0, true/false in any case); default when it is neither."""
+        """Return the value as a bool (1/0, true/false in any case).
+
+        `default` when it is missing or none of these.
+        """
         words = {"1": True, "true": True, "0": False, "false": False}
         return words.get(self.get(key, "").strip().lower(), default)
 

@@ -1,9 +1,9 @@
-"""The RTP wrapper of the official library, as pure functions: datagrams of any message size
-(docs/protocol.md section 10.3).
+"""The RTP wrapper of the official library (docs/protocol.md section 10.3), as pure functions.
 
-Only header version 2 messages can travel in it: the fragment number lives in the message id, of
-which the lower 16 bits survive. A message whose id is above 65,535 does not pass its CRC at the
-other end; the official receiver loses those above 255 as soon as there are two fragments.
+It splits messages of any size into datagrams. Only header version 2 messages can travel in it: the
+fragment number lives in the message id, of which the lower 16 bits survive. A message whose id is
+above 65,535 does not pass its CRC at the other end; the official receiver loses those above 255 as
+soon as there are two fragments.
 """
 
 from __future__ import annotations
@@ -50,8 +50,10 @@ class Packet(NamedTuple):
 
     @property
     def key(self) -> tuple[int, int, bytes]:
-        """What the fragments of one message share, and other messages do not: their source, the
-        sequence number of the first fragment, and the headers."""
+        """What only the fragments of one message share.
+
+        It is their source, the sequence number of the first fragment, and the headers.
+        """
         return self.ssrc, (self.sequence - self.fragment) & 0xFFFF, self.front
 
 
@@ -64,14 +66,16 @@ def split(
     payload_length: int = PAYLOAD_LENGTH,
     payload_type: int = PAYLOAD_TYPE,
 ) -> list[bytes]:
-    """The datagrams of one packed message.
+    """Return the datagrams of one packed message.
 
     Args:
         message: a whole message with header version 2.
         sequence: RTP sequence number of the first datagram (mod 2**16). The official library
             byte-swaps the start value that it is given on little-endian hosts.
         time: RTP time, wall clock in units of 10 ms (mod 2**32).
+        ssrc: number of the source (mod 2**32), the same in all datagrams of a sender.
         payload_length: bytes of a datagram behind its 12-byte RTP header, at most.
+        payload_type: of the RTP header; default that of the official library.
 
     Raises:
         EncodeError: header version 1, or more than 8192 fragments.
@@ -108,7 +112,7 @@ def parse(packet: bytes | memoryview) -> Packet:
     """One datagram, taken apart.
 
     Raises:
-        BodyError: it is not one of this wrapper.
+        BodyError: the datagram is not one of this wrapper.
     """
     raw = bytes(packet)
     if len(raw) < _RTP.size + _FRONT:
@@ -121,7 +125,7 @@ def parse(packet: bytes | memoryview) -> Packet:
     message_id, field = struct.unpack_from(">HH", raw, 78)
     kind, fragment = field >> 13, field & 0x1FFF
     if kind not in (0b000, 0b100, 0b111) or (kind == 0 and fragment):
-        raise BodyError("rtp", "fragment", f"{field:#06x} is none")
+        raise BodyError("rtp", "fragment", f"{field:#06x} is not a fragment number")
     if kind and len(raw) == _RTP.size + _FRONT:
         raise BodyError("rtp", "fragment", f"{fragment} is empty")
     front = raw[12:78] + message_id.to_bytes(4, "big")
@@ -139,10 +143,10 @@ def parse(packet: bytes | memoryview) -> Packet:
 
 
 def join(packets: Iterable[Packet]) -> bytes:
-    """The message of all its fragments, given in any order, duplicates allowed.
+    """Return the message of all its fragments, given in any order, duplicates allowed.
 
     Raises:
-        BodyError: fragments are missing, or are not of one message.
+        BodyError: fragments are missing, or belong to different messages.
     """
     by_number = {p.fragment: p for p in packets}
     last = [p for p in by_number.values() if p.last]

@@ -1,5 +1,7 @@
-"""Units of SENSOR values: one prefix and up to six SI units with exponents in 64 bits
-(docs/protocol.md section 8.12)."""
+"""Units of SENSOR values (docs/protocol.md section 8.12).
+
+One prefix and up to six SI units with exponents are packed into 64 bits.
+"""
 
 from __future__ import annotations
 
@@ -58,6 +60,7 @@ class Unit(int):
     __slots__ = ()
 
     def __new__(cls, unit: int | str = 0) -> Self:
+        """Make a unit from its text or its number."""
         if isinstance(unit, str):
             return super().__new__(cls, _parse(unit))
         if not 0 <= unit < 1 << 64:
@@ -82,10 +85,14 @@ class Unit(int):
     def convert(self, values: npt.ArrayLike, to: Unit | str) -> npt.NDArray[np.float64]:
         """Values of this unit in another: `Unit("N").convert(sensor.values, "mN")`.
 
+        Args:
+            values: numbers in this unit, of any shape.
+            to: the other unit, or its text.
+
         Raises:
-            ValueError: they do not measure the same thing, one is not known, or has a prefix at
-                a power: the prefix of "mm^2" on the wire is that of the whole product (1e-3 m²),
-                and few who write it mean that.
+            ValueError: the units do not measure the same thing, one is unknown, or one has a prefix
+                at a power: the prefix of "mm^2" on the wire is that of the whole product (1e-3 m²),
+                and few programs that write it mean that.
         """
         other = Unit(to)
         (factor, here), (below, there) = self._in_si(), other._in_si()
@@ -108,11 +115,11 @@ class Unit(int):
         return registry.Unit(str(self).replace("Ohm", "ohm") if self else "dimensionless")
 
     def _in_si(self) -> tuple[float, dict[str, int]]:
-        """How many of the SI unit one is, and the exponents of the base units."""
+        """Return how many of the SI unit one is, and the exponents of the base units."""
         used = [(code, exponent) for code, exponent in self.terms if code or exponent]
         prefix = next((text for text, code in _PREFIXES.items() if code == self.prefix), None)
         if prefix is None or not all(0 < code < len(_SYMBOLS) for code, _ in used):
-            raise ValueError(f"{self} is no unit that is known")
+            raise ValueError(f"{self} is not a known unit")
         if prefix and used and used[0][1] != 1:
             raise ValueError(f"{self}: a prefix at a power has two meanings; convert it yourself")
         power, base = _POWERS[prefix], dict[str, int]()
@@ -156,7 +163,7 @@ def _prefixed(text: str) -> tuple[int, int]:
     for prefix, code in _PREFIXES.items():
         if text.startswith(prefix) and text[len(prefix) :] in _UNITS:
             return code, _UNITS[text[len(prefix) :]]
-    raise ValueError(f"{text!r} is no unit OpenIGTLink knows")
+    raise ValueError(f"{text!r} is not a unit of OpenIGTLink")
 
 
 def _value(text: str) -> int | None:

@@ -13,25 +13,27 @@ Element = tuple[str, dict[str, str]]
 
 
 def quoted(text: str) -> str:
-    """A text as the value of an attribute, with its quotes."""
+    """Return a text as the value of an attribute, with its quotes."""
     for plain, entity in _ENTITIES + _LINES:
         text = text.replace(plain, entity)
     return f'"{text}"'
 
 
 def element(tag: str, attributes: Mapping[str, str], inner: str | Iterable[str] = "") -> str:
-    """An element as text; `inner` is XML already."""
+    """Return an element as text; `inner` is XML already."""
     head = tag + "".join(f" {name}={quoted(value)}" for name, value in attributes.items())
     inner = inner if isinstance(inner, str) else "".join(inner)
     return f"<{head}>{inner}</{tag}>" if inner else f"<{head}/>"
 
 
 def elements(text: str) -> list[Element]:
-    """All elements of a document, in the order in which they begin. Texts between are left out.
+    """Return all elements of a document, in the order in which they begin.
+
+    Texts between them are left out.
 
     Raises:
-        ValueError: it is not well-formed, or declares a document type, in which a short text can
-            stand for a long one.
+        ValueError: the text is not well-formed, or declares a document type, by which a short text
+            can expand to a very long one.
     """
     from xml.parsers import expat  # for texts of peers only
 

@@ -63,6 +63,12 @@ class Aruco(Filmed):
         _dictionary(self.dictionary)
 
     def messages(self) -> Iterator[Item]:
+        """Yield a TRANSFORM for each marker that is seen, or one TDATA for each frame.
+
+        Raises:
+            OSError: the calibration cannot be read, or FFmpeg cannot open the camera.
+            ValueError: the calibration or the dictionary is not usable.
+        """
         lens = read_lens(self.calibration)
         find = _Finder(self.dictionary, self.mm, self.ids, lens)
         for picture in self.pictures():
@@ -101,8 +107,10 @@ class _Finder:
         self._lens = lens
 
     def __call__(self, picture: Picture) -> dict[int, Matrix]:
-        """4x4 pose of each marker in the camera, mm: x right, y down, z forwards; the marker has x
-        right, y up, z out of the paper."""
+        """4x4 pose of each marker in the camera, mm: x right, y down, z forwards.
+
+        The marker has x right, y up, z out of the paper.
+        """
         cv = self._cv
         grey = picture.pixels
         if grey.ndim == 3:
@@ -133,12 +141,16 @@ def _dictionary(name: str) -> Any:
 
 
 def read_lens(path: str) -> Lens:
-    """The calibration of a camera from a file: .npz or .json with "camera_matrix" (or "mtx", "K")
-    and, if there are any, "distortion_coefficients" (or "dist_coeffs", "dist", "D"); .yaml, .yml
-    and .xml as OpenCV writes them, with the same names.
+    """Return the calibration of a camera from a file.
+
+    Args:
+        path: .npz or .json with "camera_matrix" (or "mtx", "K") and, if there are any,
+            "distortion_coefficients" (or "dist_coeffs", "dist", "D"); .yaml, .yml and .xml as
+            OpenCV writes them, with the same names.
 
     Raises:
-        OSError: the file cannot be read. ValueError: it has no camera matrix.
+        OSError: the file cannot be read.
+        ValueError: it has no camera matrix.
     """
     found = _arrays_of(path)
     matrix = next((found[n] for n in _MATRICES if n in found), None)

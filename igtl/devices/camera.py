@@ -16,12 +16,12 @@ _CAMERAS: Final = {"win32": "dshow", "darwin": "avfoundation"}
 _SCREENS: Final = {"win32": "gdigrab", "darwin": "avfoundation"}
 _WHOLE: Final = {"win32": "desktop", "darwin": "Capture screen 0:none"}
 _GENERATED: Final = ("testsrc", "smptebars", "rgbtestsrc", "yuvtestsrc", "mandelbrot")
-_RATE: Final = 30.0  # of a camera that is not told one, for the bit rate
+_RATE: Final = 30.0  # of a camera without the option fps, for the bit rate
 
 
 @dataclass(frozen=True, kw_only=True)
 class Filmed(Device):
-    """Base of devices that look at the frames of a camera or a film."""
+    """Base of devices that read the frames of a camera or a film."""
 
     size: tuple[int, int] | None = option(None, "width and height to ask a camera for")
     fps: float | None = option(None, "frames a second to ask a camera for, or to play a film at")
@@ -39,6 +39,7 @@ class Filmed(Device):
 
     @classmethod
     def found(cls) -> list[str] | None:
+        """Return the cameras that FFmpeg can list; None if it cannot."""
         look = getattr(ffmpeg(), "enumerate_input_devices", None)  # of newer versions of PyAV
         if look is None:
             return None
@@ -51,6 +52,7 @@ class Filmed(Device):
 
     @property
     def live(self) -> bool:
+        """Whether the input is live, and not a film."""
         return self.input.live
 
     @property
@@ -74,7 +76,7 @@ class Filmed(Device):
         return Input(argument, kind, {**_asked(self.size, self.fps), **options})
 
     def pictures(self) -> Iterator[Picture | None]:
-        """The frames, from opening on; None while none is due."""
+        """Return the frames, from opening on; None while none is due."""
         return pictures(self.input, loop=self.loop, pace=self.pace)
 
 
@@ -89,6 +91,7 @@ class Camera(Filmed):
     needs: ClassVar = {"av": "video"}
 
     def messages(self) -> Iterator[Item]:
+        """Return the frames as IMAGE, or as VIDEO with `encode`."""
         return messages_of(self.pictures(), self.name, self.encode, self.fps or _RATE)
 
 
@@ -125,6 +128,7 @@ class Screen(Device):
         return Input(url, kind, options)
 
     def messages(self) -> Iterator[Item]:
+        """Return the frames as IMAGE, or as VIDEO with `encode`."""
         return messages_of(pictures(self.input), self.name, self.encode, self.fps)
 
 
@@ -134,7 +138,7 @@ def _check_rate(fps: float | None) -> None:
 
 
 def _asked(size: tuple[int, int] | None, fps: float | None) -> dict[str, str]:
-    """The options of a size and rate, which all of FFmpeg's drivers share."""
+    """Return the options of a size and rate, which all of FFmpeg's drivers share."""
     options = {} if fps is None else {"framerate": f"{fps:g}"}
     return options if size is None else {**options, "video_size": "{}x{}".format(*size)}
 

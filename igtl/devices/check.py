@@ -57,7 +57,7 @@ def check(spec: str | Device, *, seconds: float = 3.0, patience: float = 10.0) -
     Args:
         spec: see `open`.
         seconds: how long to listen from the first message on.
-        patience: seconds to wait for it.
+        patience: seconds to wait for the first message.
 
     Raises:
         ValueError, ModuleNotFoundError: as `open`.

@@ -27,7 +27,7 @@ Item = Message | Note | None
 
 
 def option(default: Any, text: str) -> Any:
-    """A field of a device that its specification can set, with its default and its description."""
+    """Declare a field of a device that its specification can set."""
     return field(default=default, metadata={"help": text})
 
 
@@ -65,7 +65,7 @@ class Device(ABC):
 
     @classmethod
     def require(cls) -> None:
-        """Load the modules that it needs.
+        """Load the modules that the device needs.
 
         Raises:
             MissingExtra: one is not installed, or cannot be loaded; the text says what to do.
@@ -81,8 +81,10 @@ class Device(ABC):
 
     @classmethod
     def found(cls) -> list[str] | None:
-        """What is connected to this machine, as arguments with a few words; None: there is no way
-        to tell."""
+        """Return what is connected to this machine, as arguments with a few words.
+
+        None: it is unknown.
+        """
         return None
 
     @property
@@ -94,9 +96,9 @@ class Device(ABC):
     def messages(self) -> Iterator[Item]:
         """Open the device, and yield what it sends until the device ends; close it in a `finally`.
 
-        It runs in a thread of its own, and is closed there, at a yield: so a device that waits
-        longer than half a second yields None meanwhile. It yields ALIVE where the device has
+        The method runs in a thread of its own, and is closed there, at a yield: so a device that
+        waits longer than half a second yields None meanwhile. It yields ALIVE where the device has
         delivered data and there is no message to make of them, and UNREADABLE, which is counted,
         where it cannot read them. Whatever it raises counts as a failure of the device, which is
-        then opened again; returning means that there is no more.
+        then opened again; returning means that the device sends nothing more.
         """

@@ -52,12 +52,13 @@ class Picture(NamedTuple):
 
 
 def pictures(source: Input, *, loop: bool = False, pace: bool = True) -> Iterator[Picture | None]:
-    """The frames of an input; None while none is due.
+    """Yield the frames of an input; None while none is due.
 
     A live frame has the stamp of its driver where that is one of the wall clock, else the time at
     which it was read. A frame of a film has the time at which it is due.
 
     Args:
+        source: what FFmpeg opens.
         loop: a film begins again at its end.
         pace: a film takes its time; False: as fast as the caller takes the frames.
 
@@ -119,9 +120,12 @@ def _pixels(frame: Any) -> npt.NDArray[np.uint8]:
 def messages_of(
     found: Iterator[Picture | None], name: str, codec: Codec | None, fps: float
 ) -> Iterator[Item]:
-    """The frames as IMAGE, or as VIDEO of a codec.
+    """Yield the frames as IMAGE, or as VIDEO of a codec.
 
     Args:
+        found: the frames; None is passed on.
+        name: device name of the messages.
+        codec: of VIDEO; None: IMAGE.
         fps: frames a second that are expected, for the bit rate.
     """
     encoder = None if codec is None else VideoEncoder(codec, fps=fps, device_name=name)

@@ -47,10 +47,17 @@ class Lsl(Device):
 
     @classmethod
     def found(cls) -> list[str] | None:
+        """Return the streams on this network, after a second of listening."""
         streams = need("pylsl", "lsl").resolve_streams(wait_time=1.0)
         return [f"{s.name()} ({s.type()}, {s.channel_count()} channels)" for s in streams]
 
     def messages(self) -> Iterator[Item]:
+        """Yield a SENSOR for each sample, or a STRING of a stream of text.
+
+        Raises:
+            OSError: there is no such stream.
+            ValueError: it has more channels than a SENSOR has numbers.
+        """
         lsl = need("pylsl", "lsl")
         info = yield from self._found(lsl)
         if info is None:
@@ -130,7 +137,7 @@ def _labels_of(info: Any) -> dict[str, str]:
 
 
 def _unit_of(info: Any, device: str) -> Unit:
-    """The unit of all channels; none if they differ, or if OpenIGTLink does not know it."""
+    """Return the unit of all channels; none if they differ, or if OpenIGTLink does not know it."""
     units = set(_channels(info, "unit"))
     text = {"microvolts": "uV", "millivolts": "mV", "volts": "V"}.get(min(units), min(units))
     if len(units) != 1 or not text:

@@ -1,7 +1,7 @@
 """OptiTrack Motive by NatNet 3 and 4: rigid bodies as TRANSFORM or TDATA.
 
-Written from the published layout of the packets, and tried against a simulated sender: no Motive
-was at hand.
+Written from the published layout of the packets, and tested with a simulated sender only, not with
+Motive itself.
 """
 
 from __future__ import annotations
@@ -54,6 +54,7 @@ class NatNet(Device):
                 raise ValueError(f"a port is from 0 to 65535, not {port}")
 
     def messages(self) -> Iterator[Item]:
+        """Yield a TRANSFORM for each rigid body, or a TDATA for each frame."""
         with _Client(self) as client:
             while True:
                 yield from client.step()

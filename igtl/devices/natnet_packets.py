@@ -99,13 +99,13 @@ class _Cursor:
         return form.unpack_from(self._data, at)
 
     def number(self) -> int:
-        """A 32-bit integer."""
+        """Return a 32-bit integer."""
         at = self._at
         self.skip(4)
         return int.from_bytes(self._data[at : self._at], "little", signed=True)
 
     def count(self, least: int) -> int:
-        """A number of elements, each of so many bytes at least."""
+        """Return a number of elements, each of so many bytes at least."""
         found = self.number()
         if not 0 <= found * least <= len(self._data) - self._at:
             raise ValueError(f"NatNet packet counts {found} elements, which it has no room for")
@@ -126,7 +126,7 @@ class _Cursor:
 
 
 def packet(number: int, payload: bytes = b"") -> bytes:
-    """The bytes of a packet."""
+    """Return the bytes of a packet."""
     return struct.pack("<HH", number, len(payload)) + payload
 
 
@@ -134,7 +134,7 @@ def split(data: bytes) -> tuple[int, bytes]:
     """Id and payload of a packet.
 
     Raises:
-        ValueError: it is cut.
+        ValueError: the packet is cut.
     """
     if len(data) < 4:
         raise ValueError(f"a NatNet packet has 4 bytes at least, not {len(data)}")
@@ -145,10 +145,10 @@ def split(data: bytes) -> tuple[int, bytes]:
 
 
 def read_server_info(payload: bytes) -> ServerInfo:
-    """SERVER_INFO.
+    """Read the payload of SERVER_INFO.
 
     Raises:
-        ValueError: it cannot be read.
+        ValueError: the payload is damaged.
     """
     cursor = _Cursor(payload)
     cursor.skip(_NAME)
@@ -160,12 +160,12 @@ def read_server_info(payload: bytes) -> ServerInfo:
 
 
 def read_names(payload: bytes, version: Version) -> dict[int, str]:
-    """MODELS: the names of the rigid bodies by their id.
+    """Read the payload of MODELS: the names of the rigid bodies by their id.
 
     Before 4.1 the descriptions behind one of an unknown kind cannot be found: they are left out.
 
     Raises:
-        ValueError: it cannot be read.
+        ValueError: the payload is damaged.
     """
     cursor = _Cursor(payload)
     names: dict[int, str] = {}
@@ -207,10 +207,10 @@ def _described_body(cursor: _Cursor, version: Version) -> tuple[int, str]:
 
 
 def read_frame(payload: bytes, version: Version) -> Frame:
-    """FRAME.
+    """Read the payload of FRAME.
 
     Raises:
-        ValueError: it cannot be read.
+        ValueError: the payload is damaged.
     """
     cursor = _Cursor(payload)
     number = cursor.number()

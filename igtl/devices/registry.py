@@ -1,5 +1,7 @@
-"""Which kinds of devices there are: those of igtl, and those that other packages add by entry
-points of the group "igtl.devices"."""
+"""Which kinds of devices there are: those of igtl, and those of other packages.
+
+Other packages add kinds by entry points of the group "igtl.devices".
+"""
 
 from __future__ import annotations
 
@@ -27,16 +29,16 @@ BUILT_IN: Final = {
 
 
 def names() -> list[str]:
-    """All kinds that there are, sorted."""
+    """Return all kinds that there are, sorted."""
     return sorted({*BUILT_IN, *(point.name for point in entry_points(group=GROUP))})
 
 
 def device_class(kind: str) -> type[Device]:
-    """The class of a kind of device.
+    """Return the class of a kind of device.
 
     Raises:
         ValueError: there is no such kind; the text lists those that there are.
-        ImportError: another package offers it, and it cannot be loaded, or is no device.
+        ImportError: another package offers it, and it cannot be loaded, or is not a device.
     """
     added = entry_points(group=GROUP, name=kind)
     if kind in BUILT_IN:
@@ -54,12 +56,12 @@ def device_class(kind: str) -> type[Device]:
     except Exception as error:
         raise ImportError(f"{point.value} cannot be loaded: {error}") from error
     if not (isinstance(found, type) and issubclass(found, Device)):
-        raise ImportError(f"{point.value} is no class of igtl.devices.Device")
+        raise ImportError(f"{point.value} is not a class of igtl.devices.Device")
     return found
 
 
 def meant(word: str, words: Iterable[str]) -> str:
-    """What the caller may have meant, and all that there is, as the end of an error's text."""
+    """Return the end of an error's text: a similar word, and all that there are."""
     words = list(words)
     near = difflib.get_close_matches(word, words, 1)
     guess = f"; did you mean {near[0]!r}?" if near else "."

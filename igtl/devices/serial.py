@@ -49,10 +49,12 @@ class Serial(Device):
 
     @classmethod
     def found(cls) -> list[str] | None:
+        """Return the serial ports of this machine."""
         ports = need("serial.tools.list_ports", "serial").comports()
         return [f"{port.device} ({port.description})" for port in ports]
 
     def messages(self) -> Iterator[Item]:
+        """Yield a SENSOR, STRING or TRANSFORM for each line."""
         serial = need("serial", "serial")
         with serial.serial_for_url(self.argument, self.baud, timeout=_NAP) as port:
             for line in _lines(port):
@@ -85,8 +87,10 @@ class Serial(Device):
 
 
 def _pose_of(values: list[float]) -> Any:
-    """4x4 of the numbers of a line: 16 or 12 of a matrix row by row, or x, y, z and a quaternion
-    (x, y, z, w); mm."""
+    """4x4 of the numbers of a line, mm.
+
+    These are 16 or 12 of a matrix row by row, or x, y, z and a quaternion (x, y, z, w).
+    """
     if len(values) == 7:
         return Pose.of(values[3:], values[:3]).matrix
     if len(values) not in (12, 16):
@@ -95,7 +99,7 @@ def _pose_of(values: list[float]) -> Any:
 
 
 def _lines(port: Any) -> Iterator[tuple[str, float] | None]:
-    """Lines with the time at which they ended; None while none has."""
+    """Lines with the time at which they ended; None while no line is complete."""
     part = b""
     skipping = True  # the port may be opened in the middle of a line
     while True:

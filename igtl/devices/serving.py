@@ -54,7 +54,7 @@ class Feed:
         return not any(thread.is_alive() for thread in self._threads)
 
     def close(self) -> None:
-        """Close the devices. The server goes on."""
+        """Close the devices. The server stays open."""
         for source in self.sources:
             source.close()
         for streams in self._streams:
@@ -84,7 +84,7 @@ class _Streams:
         server.provides(GetStatus, source.device.name)(lambda request, peer: self._status)
 
     def run(self) -> None:
-        """Hand on what comes, until the device ends."""
+        """Pass on what arrives, until the device ends."""
         try:
             for message in self.source:
                 try:
@@ -122,7 +122,7 @@ class _Streams:
             fresh.set()
 
     def _waits(self, message: Message) -> bool:
-        """Whether only those who ask get messages like this one."""
+        """Return whether only clients that ask get messages like this one."""
         return self._on_request or isinstance(message, _ASKED_FOR)
 
     def _provide(self, message: Message) -> None:
@@ -166,7 +166,7 @@ class _Streams:
 
 
 def _is_film(image: Image) -> bool:
-    """Whether it can be encoded as VIDEO."""
+    """Return whether it can be encoded as VIDEO."""
     try:
         size_of(pixels_of(image), "RGB")
     except EncodeError:
@@ -181,13 +181,13 @@ class _Fresh(NamedTuple):
     event: asyncio.Event
 
     def set(self) -> None:
-        """From any thread."""
+        """Wake the client; from any thread."""
         with contextlib.suppress(RuntimeError):  # the server was closed meanwhile
             self.loop.call_soon_threadsafe(self.event.set)
 
 
 def feed(server: Server, *sources: Source, on_request: bool = False) -> Feed:
-    """Hand on to the clients of a server what devices send:
+    """Pass on to the clients of a server what devices send.
 
         with igtl.serve(start=False, policy="latest") as server:
             with igtl.devices.feed(server, igtl.devices.open("camera:0")):

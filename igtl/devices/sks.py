@@ -67,6 +67,7 @@ class Sks(Device):
         return _KNOWN.get(self.argument.lower().removeprefix("scikit-surgery"), self.argument)
 
     def messages(self) -> Iterator[Item]:
+        """Yield a TRANSFORM for each tool, or a TDATA for each frame of the tracker."""
         config = self._config()
         module, _, name = self._path.partition(":")
         tracker = getattr(import_module(module), name)(config)
@@ -92,8 +93,11 @@ class Sks(Device):
         return config
 
     def _name_of(self, k: int, port: Any) -> str:
-        """A tool without a name of the tracker's has a fixed place in its lists; the others, as the
-        tags of the ArUco tracker ("DICT_4X4_50:7"), come and go."""
+        """Return the name of a tool of the tracker.
+
+        A tool that the tracker does not name has a fixed place in its lists; others, as the tags of
+        the ArUco tracker ("DICT_4X4_50:7"), come and go.
+        """
         if isinstance(port, str):
             _, colon, number = port.rpartition(":")
             return f"Tool{number}" if colon else fit(port, _LONGEST)
@@ -103,7 +107,10 @@ class Sks(Device):
     def _told(
         self, ports: Any, stamps: Any, numbers: Any, poses: Any, quality: Any
     ) -> Iterator[Item]:
-        """Of a frame of the tracker: lists with an entry a tool; a pose that is not seen is NaN."""
+        """Yield the messages of a frame of the tracker.
+
+        A frame is lists with an entry for each tool; a pose that is not seen is NaN.
+        """
         tools = []
         stamp = None
         for k, (port, at, number, pose, value) in enumerate(
@@ -129,8 +136,7 @@ class Sks(Device):
 
 
 def _matrix_of(pose: Any) -> Any:
-    """4x4 of a pose as trackers give it, 4x4 or (qw, qx, qy, qz, x, y, z); None if it is not
-    seen."""
+    """4x4 of a pose of a tracker, 4x4 or (qw, qx, qy, qz, x, y, z); None if it is not seen."""
     values = np.asarray(pose, float)
     if not np.isfinite(values).all():
         return None

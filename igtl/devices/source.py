@@ -89,7 +89,7 @@ class Source:
                 items.close()
 
     def _came(self) -> None:
-        """The device delivers data."""
+        """Note that the device delivers data."""
         self._last = time.monotonic()
         if self.error is not None:
             self.error = None
@@ -115,7 +115,7 @@ class Source:
         self._put(Status(code, 0, name, text, device_name=device), state=True)
 
     def _put(self, message: Message, *, state: bool = False) -> None:
-        """Let a message wait for the caller."""
+        """Queue a message for the caller."""
         if not (self._live or state):
             self._changed.wait_for(lambda: len(self._waiting) < _WAITING or self._stop)
         elif len(self._waiting) >= _WAITING:
@@ -128,14 +128,17 @@ class Source:
     # -- the caller
 
     def recv(self, timeout: float | None = None) -> Message:
-        """The next message. A STATUS with the name of the device is among them when it cannot be
-        opened (NOT_READY), fails (HARDWARE_FAILURE), stalls (NOT_READY), and works again (OK).
+        """Receive the next message, of the device or of its state.
+
+        The state is a STATUS with the name of the device: it cannot be opened (NOT_READY), fails
+        (HARDWARE_FAILURE), stalls (NOT_READY), or works again (OK).
 
         Args:
             timeout: seconds to wait; None (default): for ever.
 
         Raises:
-            TimeoutError: nothing came. ConnectionClosed: the device has ended, or was closed.
+            TimeoutError: no message came in this time.
+            ConnectionClosed: the device has ended, or was closed.
         """
         end = None if timeout is None else time.monotonic() + timeout
         with self._changed:
@@ -174,8 +177,10 @@ class Source:
             raise StopIteration from None
 
     def close(self) -> None:
-        """Close the device, and end the iteration. A driver that does not return within 2 s is
-        left to its thread."""
+        """Close the device, and end the iteration.
+
+        A driver that does not return within 2 s is left to its thread.
+        """
         with self._changed:
             self._stop = True
             self._changed.notify_all()
@@ -194,7 +199,7 @@ class Source:
 
 
 def open(spec: str | Device, *, backoff: Backoff | None = None, **options: Any) -> Source:
-    """Open a device, and receive what it sends:
+    """Open a device, and receive what it sends.
 
         with igtl.devices.open("camera:/dev/video0", fps=30) as camera:
             for message in camera: ...

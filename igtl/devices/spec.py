@@ -36,7 +36,7 @@ class Option(NamedTuple):
 
 
 def options_of(cls: type[Device]) -> list[Option]:
-    """The options of a class of devices, its own first."""
+    """Return the options of a class of devices, its own first."""
     hints = typing.get_type_hints(cls)
     found = [
         Option(f.name, hints[f.name], f.default, f.metadata["help"])
@@ -47,7 +47,7 @@ def options_of(cls: type[Device]) -> list[Option]:
 
 
 def device_of(spec: str, **options: Any) -> Device:
-    """The device of a specification, not opened.
+    """Return the device of a specification, not opened.
 
     Args:
         spec: "kind", "kind:argument" or "kind:argument?option=value,option=value". The options
@@ -88,7 +88,7 @@ def _check(kind: str, name: str, known: dict[str, Option]) -> None:
 
 
 def _plain(kind: Any) -> Any:
-    """Without the None of an optional type."""
+    """Return the type without the None of an optional one."""
     if isinstance(kind, types.UnionType) or typing.get_origin(kind) is typing.Union:
         (kind,) = (t for t in typing.get_args(kind) if t is not type(None))
     return kind

@@ -1,9 +1,10 @@
 """Why nothing arrives: `examine` connects, listens, and says what is likely wrong.
 
-It sends nothing that could harm a peer: no request unless the clock is asked for, and then only to
-a peer that sets time stamps (3D Slicer sets none, and crashes at requests); no header version 2
-unless it was asked for (an old library loses step), and to a peer that is silent one STATUS of
-version 1, which OpenIGTLink ignores, and on which web and TLS servers show what they are.
+It sends nothing that could harm a peer: no request unless the caller asks for the clock, and then
+only to a peer that sets time stamps (3D Slicer sets none, and crashes at requests); no header
+version 2 unless the caller asks for it (an old library loses its place in the stream), and to a
+peer that is silent one STATUS of version 1, which OpenIGTLink ignores, and to which web and TLS
+servers answer in their own way.
 """
 
 from __future__ import annotations
@@ -48,15 +49,19 @@ def examine(
     ask_clock: bool = False,
     watch: Callable[[Diagnosis], None] | None = None,
 ) -> Diagnosis:
-    """Connect to a server, listen for a while, and say what is likely wrong. Never raises for what
-    it finds.
+    """Connect to a server, listen for a while, and say what is likely wrong.
+
+    What it finds raises no error: it is in the diagnosis.
 
     Args:
-        host, port: of the server; with `listen` where to wait for a client. "ws://host:port/path"
+        host: of the server; with `listen` where to wait for a client. "ws://host:port/path"
             and "wss://…" are WebSockets (`igtl[websocket]`).
+        port: of the server, or to listen on.
         seconds: how long to listen.
-        type_name, device_name: what you are waiting for (wildcards * and ?).
-        hello: offer header version 2 first. Not to libraries before 3.0: they lose step.
+        type_name: the type that you are waiting for (wildcards * and ?).
+        device_name: the device that you are waiting for (wildcards * and ?).
+        hello: offer header version 2 first. Not to libraries before 3.0: they lose their place in
+            the stream.
         ssl: a context makes it TLS.
         server_hostname: name to check the certificate against; default host.
         listen: be the server, and wait for one client.

@@ -23,7 +23,7 @@ _WRONG_ORDER: Final = "its numbers are near 0 or huge, as little-endian ones rea
 
 
 def impossible(message: Message) -> str:
-    """Why a message of poses holds none; "" if it does, or has no poses."""
+    """Return why a message of poses holds no pose; "" if it does, or its type has none."""
     match message:
         case Transform():
             return _impossible_matrices(message.matrix[None])
@@ -62,8 +62,12 @@ def _impossible_quaternions(positions: Any, quaternions: Any) -> str:
 
 
 def distortion(message: Message) -> str:
-    """What a TRANSFORM does beyond turning and moving: "scaled", "mirrored" or "sheared"; "by rows"
-    if it does no more where its numbers are read row by row; "" if it does no more."""
+    """Return what a TRANSFORM does beyond turning and moving.
+
+    "scaled", "mirrored" or "sheared"; "" if it does no more.
+
+    "by rows" if its numbers are a rotation and a translation when they are read row by row.
+    """
     if not isinstance(message, Transform) or is_rigid(message.matrix):
         return ""
     m = np.asarray(message.matrix, np.float64)
@@ -79,8 +83,10 @@ def distortion(message: Message) -> str:
 
 
 def measured(message: Message) -> int | None:
-    """A number that stands for what a message measures, the same for the same content; None for
-    types that do not measure, and for large images."""
+    """Return a number that stands for what a message measures, the same for the same content.
+
+    None for types that do not measure, and for large images.
+    """
     match message:
         case Transform():
             values = message.matrix

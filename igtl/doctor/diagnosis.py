@@ -61,7 +61,7 @@ class Seen:
         self.reason = self.impossible_reason = ""
 
     def add(self, frame: Frame, found: Message | ProtocolError, now: float) -> None:
-        """A message has come; `found` is what it was decoded to, or why it was not."""
+        """Count a message; `found` is what it was decoded to, or why it was not."""
         self.count += 1
         self.bytes += len(frame)
         self.arrivals.append(now)
@@ -97,30 +97,32 @@ class Seen:
 
     @property
     def rate(self) -> float:
+        """Messages a second; 0 for a single one."""
         span = self.arrivals[-1] - self.arrivals[0] if self.arrivals else 0.0
         return (self.count - 1) / span if span > 0 else 0.0
 
     @property
     def jitter(self) -> float:
+        """Standard deviation of the intervals between messages, in seconds."""
         return statistics.pstdev(self._gaps()) if self.count > 2 else 0.0
 
     @property
     def offset(self) -> float | None:
+        """Arrival minus time stamp, median, in seconds; None where no time stamp is set."""
         return statistics.median(self.offsets) if self.offsets else None
 
     def repeated(self) -> int:
-        """How many messages came for each time stamp, where it is seen that they share them; 1
-        else."""
+        """Return how many messages came for each time stamp, if they share them; else 1."""
         regular = self.count >= 5 and self.arrivals[-1] - self.arrivals[0] >= 0.3
         return self.count // len(self.stamps) if regular and self.stamps else 1
 
     def is_frozen(self) -> bool:
-        """Whether all of many messages hold the same measured content."""
+        """Return whether all of many messages hold the same measured content."""
         lasted = self.count >= 20 and self.arrivals[-1] - self.arrivals[0] >= 1.0
         return lasted and len(self._contents) == 1 and None not in self._contents
 
     def has_stopped(self) -> bool:
-        """Whether it came regularly, and then no more."""
+        """Return whether messages came regularly, and then no more."""
         if self.count < 3:
             return False
         gaps = sorted(self._gaps())
@@ -150,18 +152,21 @@ class Diagnosis:
         self.clock_failure = ""
 
     def delay(self, seen: Seen) -> float | None:
-        """Median seconds from time stamp to arrival, by the clock of the peer; None if it is not
-        known, or no time stamp is set."""
+        """Median seconds from time stamp to arrival, by the clock of the peer.
+
+        None if that clock is not known, or no time stamp is set.
+        """
         if seen.offset is None or not self.clock.known:
             return None
         return seen.offset + self.clock.offset
 
     def found(self, level: Level, cause: str, text: str) -> None:
+        """Add a finding; its text is escaped for a terminal."""
         self.findings.append(Finding(level, cause, printable(text)))
 
     @property
     def problems(self) -> list[Finding]:
-        """Those that explain why nothing, or not the right thing, arrives."""
+        """The findings that explain why nothing, or not the right thing, arrives."""
         return [finding for finding in self.findings if finding.level == "problem"]
 
     @property
@@ -171,7 +176,7 @@ class Diagnosis:
 
     @property
     def verdict(self) -> str:
-        """One sentence."""
+        """The diagnosis in one sentence."""
         if self.problems:
             return self.problems[0].text
         count = sum(seen.count for seen in self.streams.values())

@@ -1,4 +1,4 @@
-"""From what came to what is likely wrong."""
+"""What is likely wrong, from what came."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from igtl.session.requests import name_fits
 
 
 def judge(diagnosis: Diagnosis, session: Session, type_name: str, device_name: str) -> None:
+    """Add the findings that follow from what a session has received."""
     if session.foreign is not None:
         cause, what = session.foreign
         diagnosis.found("problem", cause, f"{diagnosis.address} does not speak OpenIGTLink; it is "
@@ -29,7 +30,7 @@ def judge(diagnosis: Diagnosis, session: Session, type_name: str, device_name: s
         diagnosis.found(
             "problem", "large",
             f"A header announces {session.error.size} bytes, over the limit of "
-            f"{session.error.limit}: the sender has lost step, or is not of OpenIGTLink.",
+            f"{session.error.limit}: the sender has lost the framing, or is not of OpenIGTLink.",
         )  # fmt: skip
     if not diagnosis.streams:
         if not diagnosis.problems:
@@ -184,7 +185,7 @@ def _judge_wanted(diagnosis: Diagnosis, type_name: str, device_name: str) -> Non
 
 
 def _judge_plus(diagnosis: Diagnosis, session: Session, type_name: str, device_name: str) -> None:
-    """It is PLUS: what it would take to get what was asked for."""
+    """Say what the caller can do to get from PLUS what is missing."""
     advice = []
     if 2 not in diagnosis.versions and not session.hello:
         advice.append(
@@ -207,7 +208,7 @@ def _judge_plus(diagnosis: Diagnosis, session: Session, type_name: str, device_n
 
 
 def _selection_of(type_name: str, device_name: str) -> str:
-    """How PLUS is asked for a stream."""
+    """Return how PLUS is asked for a stream."""
     if type_name in ("TRACKEDFRAME", "TDATA"):
         flag = "tracked_frames" if type_name == "TRACKEDFRAME" else "tracking_data"
         return f"It sends {type_name} to those who ask: --select {type_name} with names, or {flag}."

@@ -1,4 +1,4 @@
-"""Getting to the peer, or saying why not."""
+"""Connecting to the peer; where that fails, the reason is found."""
 
 from __future__ import annotations
 
@@ -23,15 +23,23 @@ DROPPED: Final = (
 
 
 class Connection(Protocol):
-    """What is asked of a connected socket, plain, by TLS or by WebSocket."""
+    """What is needed of a connected socket, plain, by TLS or by WebSocket."""
 
-    def settimeout(self, value: float | None, /) -> None: ...
-    def recv(self, size: int, /) -> bytes: ...
-    def sendall(self, data: bytes, /) -> None: ...
-    def close(self) -> None: ...
+    def settimeout(self, value: float | None, /) -> None:
+        """Set the seconds for each call; None: no limit."""
+
+    def recv(self, size: int, /) -> bytes:
+        """Receive at most so many bytes; empty at the end."""
+
+    def sendall(self, data: bytes, /) -> None:
+        """Send all bytes."""
+
+    def close(self) -> None:
+        """Close the connection."""
 
 
 def connected(diagnosis: Diagnosis, host: str, port: int) -> socket.socket | None:
+    """Connect to a server; None where that fails, and the diagnosis says why."""
     try:
         socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:  # UnicodeError: no such name can be
@@ -84,6 +92,7 @@ def _listens(host: str, port: int) -> bool:
 
 
 def accepted(diagnosis: Diagnosis, host: str, port: int, seconds: float) -> socket.socket | None:
+    """Wait for a client; None where none comes, and the diagnosis says why."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         server = socket.create_server((host, port), family=family)
@@ -107,8 +116,11 @@ def accepted(diagnosis: Diagnosis, host: str, port: int, seconds: float) -> sock
 
 
 def speaks_tls(host: str, port: int) -> bool:
-    """Whether a server takes a TLS handshake, whatever its certificate. Not for servers that may
-    be of OpenIGTLink: they would take it for a header with a body of any size."""
+    """Return whether a server takes a TLS handshake, whatever its certificate.
+
+    Not for servers that may be of OpenIGTLink: they would take it for a header with a body of any
+    size.
+    """
     import ssl  # slow to load, and rarely wanted
 
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -127,6 +139,7 @@ def speaks_tls(host: str, port: int) -> bool:
 def by_tls(
     diagnosis: Diagnosis, sock: socket.socket, context: SSLContext, host: str, listen: bool
 ) -> socket.socket | None:
+    """Encrypt a connection; None where that fails, and the diagnosis says why."""
     import ssl  # slow to load, and rarely wanted
 
     sock.settimeout(5)
@@ -156,6 +169,7 @@ def by_tls(
 def by_websocket(
     diagnosis: Diagnosis, sock: socket.socket, url: WebSocketAddress
 ) -> Connection | None:
+    """Open a WebSocket on a connection; None where that fails, and the diagnosis says why."""
     from igtl.session.websocket import by_client
 
     sock.settimeout(5)

@@ -1,4 +1,4 @@
-"""What was found, as a text to pass on."""
+"""A diagnosis as a text that can be sent to others."""
 
 from __future__ import annotations
 
@@ -17,9 +17,11 @@ _TITLES = (
 
 
 def markdown(diagnosis: Diagnosis) -> str:
-    """All of a diagnosis in Markdown: findings, streams, versions. Of the machine it names the
-    system and the versions of Python, numpy and igtl; no user, no host, no file, but the address
-    of the peer and the names that the peer sends."""
+    """Return all of a diagnosis in Markdown: findings, streams, versions.
+
+    Of the machine it names the system and the versions of Python, numpy and igtl; no user, no host
+    and no file, only the address of the peer and the names that the peer sends.
+    """
     when = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
     spoken = " and ".join(map(str, sorted(diagnosis.versions))) or "none came"
     system = (

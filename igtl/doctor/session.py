@@ -1,4 +1,4 @@
-"""One connection, listened to."""
+"""One connection to which the doctor listens."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _STARTS: Final = {
 
 
 class Session:
-    """One connection, listened to."""
+    """One connection to which the doctor listens."""
 
     def __init__(
         self,
@@ -70,6 +70,7 @@ class Session:
         self._protocol = Protocol()
 
     def run(self) -> None:
+        """Listen for the given seconds, or until it is clear that the peer is something else."""
         start = time.monotonic()
         end = start + self._seconds
         if self.hello:
@@ -96,8 +97,10 @@ class Session:
             seen.age = time.monotonic() - seen.arrivals[-1]
 
     def _measure_clock(self) -> None:
-        """Ask for the clock, unless the peer sets no time stamps: then it may be 3D Slicer, which
-        crashes at a question."""
+        """Ask for the clock, unless the peer sets no time stamps.
+
+        Such a peer may be 3D Slicer, which crashes at a question.
+        """
         diagnosis = self.diagnosis
         if not self.ask_clock or not any(seen.stamps for seen in diagnosis.streams.values()):
             return
@@ -118,25 +121,25 @@ class Session:
             self._asked = None
 
     def _listen_until(self, end: float) -> None:
-        """Take what comes, until then or until the reply of an exchange has come."""
+        """Take what comes, until that time or until the reply of an exchange has come."""
         while self._reply is None or self._asked is None:
             left = end - time.monotonic()
             if left <= 0 or not self._receive(left):
                 return
 
     def _probe(self) -> None:
-        """A STATUS that OpenIGTLink ignores; its empty lines make a web server answer."""
+        """Send a STATUS, which OpenIGTLink ignores; its empty lines make a web server answer."""
         self.probed = True
         status = Status.ok("igtl doctor\r\n\r\n", device_name="igtl")
         self._send(status.pack(version=1))
 
     def _send(self, wire: bytes) -> None:
-        with contextlib.suppress(OSError):  # what comes next tells
+        with contextlib.suppress(OSError):  # the next receive shows the reason
             self._sock.settimeout(2)
             self._sock.sendall(wire)
 
     def _receive(self, timeout: float) -> bool:
-        """Take what comes; whether the connection stands."""
+        """Take what comes; returns whether the connection is still open."""
         self._sock.settimeout(max(0.001, timeout))
         try:
             chunk = self._sock.recv(1 << 20)
@@ -172,7 +175,7 @@ class Session:
         return True
 
     def _answers(self, message: Message) -> bool:
-        """Whether this is the reply of an exchange that waits."""
+        """Return whether this is the reply of an exchange that waits."""
         if self._asked is None or self._reply is not None or not self._asked.matches(message):
             return False
         message.received_monotonic = time.monotonic()
@@ -180,7 +183,7 @@ class Session:
         return True
 
     def _look_for_plus(self, message: Message) -> None:
-        """Its keep-alives, its own type, and metadata that no other peer writes."""
+        """Look for keep-alives of PLUS, its own type, and metadata that no other peer writes."""
         alive = (
             isinstance(message, Status) and message.is_ok and not message.device_name
             and not message.timestamp_raw
@@ -208,7 +211,7 @@ class Session:
 
 
 def _foreign(first: bytes) -> tuple[str, str] | None:
-    """What a peer is whose first bytes are no header."""
+    """Return the kind of a peer whose first bytes are not a header."""
     for start, found in _STARTS.items():
         if first.startswith(start):
             return found

@@ -14,7 +14,7 @@ _YEAR: Final = 365.25 * 86400
 
 
 def judge_stamps(diagnosis: Diagnosis, session: Session) -> None:
-    """What the time stamps of all streams tell."""
+    """Add the findings that follow from the time stamps of all streams."""
     for (kind, device), seen in sorted(diagnosis.streams.items()):
         _judge_steps(diagnosis, f"{kind} {device!r}", seen)
     _judge_clock(diagnosis, session)

@@ -1,4 +1,4 @@
-"""Where this program runs, as far as it explains why a peer is not found."""
+"""Whether this program runs in a container, as far as that explains why a peer is not found."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
 
 
 def in_container() -> bool:
-    """Whether this program runs in a container."""
+    """Return whether this program runs in a container."""
     return any(map(os.path.exists, _MARKS)) or "KUBERNETES_SERVICE_HOST" in os.environ
 
 
 def of_no_listener(host: str) -> str:
-    """What to add when nothing listens there; "" or a sentence."""
+    """Return what to add when nothing listens there; "" or a sentence."""
     if host in LOOPBACK and in_container():
         return (
             f" This program runs in a container, where {host} is the container itself: the machine "
@@ -29,7 +29,7 @@ def of_no_listener(host: str) -> str:
 
 
 def of_no_name(host: str) -> str:
-    """What to add when a name cannot be found; "" or a sentence."""
+    """Return what to add when a name cannot be found; "" or a sentence."""
     if host != _OUTSIDE:
         return ""
     if in_container():
@@ -38,7 +38,7 @@ def of_no_name(host: str) -> str:
 
 
 def of_no_client(host: str) -> str:
-    """What to add when no client comes; "" or a sentence."""
+    """Return what to add when no client comes; "" or a sentence."""
     if host not in LOOPBACK:
         return ""
     if in_container():

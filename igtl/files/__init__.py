@@ -100,9 +100,10 @@ __all__ = [
 
 
 def _format_of(path: Path, *, folder: bool) -> Any:
-    """Of a file by its suffix; of a folder DICOM.
+    """Return the format of a file by its suffix; of a folder DICOM.
 
     Args:
+        path: the file or folder.
         folder: whether the path names a folder.
     """
     if folder:
@@ -126,21 +127,23 @@ def load(
     space: Space | None = None,
     frame: int | None = None,
 ) -> Message:
-    """The message that a file holds, in RAS. Integers that need it not are not 32 bits wide.
+    """Read the message that a file holds, in RAS.
+
+    Integers are at most 16 bits wide where they fit.
 
     Args:
         path: a file, or the folder of a DICOM series.
         device_name: of the message; default the name of the file without its suffix, cut to fit.
         space: the coordinates of a mesh whose file does not name them; default "LPS", as in
-            3D Slicer. Other files always say, and so does a mesh with the mark SPACE=RAS or
+            3D Slicer. Other files always name them, and so does a mesh with the mark SPACE=RAS or
             SPACE=LPS.
         frame: which image of a file of several, such as a CT in time; the first is 0.
 
     Raises:
         FileError: the file is damaged, or of another kind than its suffix says, or holds several
-            images of which none was chosen, or what OpenIGTLink cannot say; the text tells.
-        OSError: it cannot be read.
-        ModuleNotFoundError: the library for it is missing; the text says what brings it.
+            images and `frame` was not given, or something that OpenIGTLink has no place for.
+        OSError: the file cannot be read.
+        ModuleNotFoundError: the library for it is missing; the text says which package has it.
 
     Warns:
         FileWarning: something of the file is left out, or its place is in doubt.
@@ -167,16 +170,17 @@ def _found(path: Path) -> Any:
 
 
 def save(message: Message, path: str | os.PathLike[str], *, space: Space | None = None) -> None:
-    """Write a message to a file whose suffix chooses the format; one without a suffix becomes the
-    folder of a DICOM series.
+    """Write a message to a file whose suffix chooses the format.
 
     Args:
+        message: the image, mesh or list of points.
+        path: of the file; without a suffix, of the folder of a DICOM series.
         space: the coordinates of a mesh in its file, which names them; default "LPS".
 
     Raises:
-        FileError: the format cannot hold it; the text says why.
-        OSError: it cannot be written.
-        ModuleNotFoundError: the library for it is missing; the text says what brings it.
+        FileError: the format cannot hold the message; the text says why.
+        OSError: the file cannot be written.
+        ModuleNotFoundError: the library for it is missing; the text says which package has it.
 
     Warns:
         FileWarning: the format has no place for a part of it, as attributes in STL.
@@ -193,11 +197,13 @@ def save(message: Message, path: str | os.PathLike[str], *, space: Space | None 
             with blamed(path):
                 form.write(Series.of(message), path)
         else:
-            raise FileError(path, f"a {message.type_name} is no image")
+            raise FileError(path, f"a {message.type_name} is not an image")
 
 
 def load_sequence(path: str | os.PathLike[str], *, device_name: str | None = None) -> list[Message]:
-    """All images of a file, each followed by the transforms of its instant, in the order of time.
+    """Read all images of a file, each followed by the transforms of its instant.
+
+    They are in the order of time.
 
     Sequences of PLUS (.igs.mha, .igs.nrrd) and 3D Slicer (.seq.nrrd, .seq.mha, of images and of
     transforms), and all other files of several images, such as a NIfTI in time. Time stamps are as
@@ -205,10 +211,11 @@ def load_sequence(path: str | os.PathLike[str], *, device_name: str | None = Non
     ("TransformStatus") and what else the file says of an image.
 
     Args:
-        device_name: of the images; default as `load` has it.
+        path: of the file.
+        device_name: of the images; the same default as in `load`.
 
     Raises:
-        FileError, OSError, ModuleNotFoundError: as `load` has them.
+        FileError, OSError, ModuleNotFoundError: as `load` does.
     """
     path = Path(path)
     with one_warning(path):
@@ -225,19 +232,20 @@ def save_sequence(
     *,
     tolerance: float = 0.1,
 ) -> None:
-    """Write the images of one device, with the transforms nearest to each in time, to .igs.mha or
-    .igs.nrrd for PLUS, .seq.nrrd or .seq.mha for 3D Slicer, or another format of several images.
+    """Write the images of one device, each with the transforms nearest to it in time.
 
     Args:
         messages: Images, Transforms and TrackingData, or a recording. Without images the transforms
             alone are written (.igs.mha, .seq.mha), at the times of the device with most of them.
+        path: of the file: .igs.mha or .igs.nrrd for PLUS, .seq.nrrd or .seq.mha for 3D Slicer, or
+            the suffix of another format of several images.
         tolerance: in seconds; where no transform of a device is as near as that, its status is
             MISSING. Messages without time stamps are put together by their order.
 
     Raises:
         FileError: there are images of several devices or sizes, or the format cannot hold them.
-        OSError: it cannot be written.
-        ModuleNotFoundError: the library for it is missing; the text says what brings it.
+        OSError: the file cannot be written.
+        ModuleNotFoundError: the library for it is missing; the text says which package has it.
 
     Warns:
         FileWarning: messages of other types, or fields, are left out.

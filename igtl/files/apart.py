@@ -1,5 +1,8 @@
-"""Decoders that a damaged file can crash: VTK and the TIFF reader of ITK write past their memory on
-wrong counts. They run in a process of their own, and its end becomes a FileError here."""
+"""Decoders that a damaged file can crash run in a process of their own.
+
+VTK and the TIFF reader of ITK write outside their memory on wrong counts. When the process
+crashes, the caller gets a FileError.
+"""
 
 from __future__ import annotations
 
@@ -26,10 +29,11 @@ _TIMES: Final = 32
 
 
 def apart(read: Callable[[Path], T], path: Path) -> T:
-    """What a function makes of a file, computed in another Python.
+    """Return the result of a function for a file, computed in another Python process.
 
     Args:
         read: a function of a module; its result can be pickled.
+        path: of the file, the function's argument.
 
     Raises:
         FileError: the process ended without an answer. And what `read` raises.
@@ -44,7 +48,7 @@ def apart(read: Callable[[Path], T], path: Path) -> T:
     try:
         result, error, notes = pickle.loads(done.stdout)
     except (EOFError, pickle.UnpicklingError):
-        raise FileError(path, "is damaged: its decoder came to an end at it") from None
+        raise FileError(path, "is damaged: it crashes its decoder") from None
     for text in notes:
         note(text)
     if error is not None:
@@ -54,7 +58,10 @@ def apart(read: Callable[[Path], T], path: Path) -> T:
 
 
 def answer() -> None:
-    """The other process: read the question from standard input, answer on standard output."""
+    """Read the question from standard input, and answer on standard output.
+
+    This runs in the other process.
+    """
     out = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what libraries print is no part of the answer
     read, path, size = pickle.load(sys.stdin.buffer)

@@ -67,7 +67,10 @@ def _values(stream: RecordedStream) -> Iterator[_Column]:
 
 
 def _name(stream: RecordedStream) -> str:
-    """Of its arrays; one that HDF5 and zip files take, and no other stream has."""
+    """Return the name of a stream's arrays.
+
+    HDF5 and zip files accept it, and no other stream has it.
+    """
     device = stream.device_name.translate(_NAMES)
     if device in (".", ".."):
         device = device.replace(".", "%2E")
@@ -75,7 +78,7 @@ def _name(stream: RecordedStream) -> str:
 
 
 def _written(part: Part) -> Iterator[tuple[RecordedStream, _Column]]:
-    """All columns; their blocks tell the progress."""
+    """Yield all columns; their blocks tell the progress."""
     total = sum(map(len, part.streams))
     done = 0
     for stream in part.streams:
@@ -98,7 +101,7 @@ def _counting(
 
 
 def write_npz(part: Part, path: Path) -> None:
-    """A file of numpy, a block of rows at a time."""
+    """Write a file of numpy, a block of rows at a time."""
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as file:
 
         def add(name: str, column: _Column) -> None:
@@ -117,7 +120,7 @@ def write_npz(part: Part, path: Path) -> None:
 
 
 def write_h5(part: Part, path: Path) -> None:
-    """A file of HDF5, with a group for each stream."""
+    """Write a file of HDF5, with a group for each stream."""
     h5py = need("h5py", "hdf5")
     with h5py.File(path, "w") as file:
         file.attrs["start_ns"] = part.recording.start_ns

@@ -1,4 +1,4 @@
-"""Whose fault it is when a library cannot read or write a file."""
+"""Tells errors of a file's content from errors of the system when a library reads or writes it."""
 
 from __future__ import annotations
 
@@ -15,10 +15,12 @@ _NOT_THERE: Final = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
 
 @contextlib.contextmanager
 def blamed(path: Any) -> Iterator[None]:
-    """Turn what a library raises about the content of a file into FileError, of whatever kind it
-    is: there are many decoders behind them, and some want modules of their own for odd bytes. What
-    the system says (OSError with a number) passes, with the name of the file, and so does a
-    library that is missing."""
+    """Turn what a library raises about the content of a file into FileError, whatever its type.
+
+    There are many decoders behind these libraries, and some want modules of their own for odd
+    bytes. OSErrors of the system (with a number) pass, with the name of the file, and so does the
+    error of a missing library.
+    """
     try:
         with naming(path):
             yield
@@ -29,7 +31,7 @@ def blamed(path: Any) -> Iterator[None]:
     except OSError as error:
         other = error.filename is not None and Path(error.filename) != Path(path)
         if isinstance(error, _NOT_THERE) and other and Path(path).exists():
-            raise FileError(path, f"belongs to {error.filename}, which is no file") from None
+            raise FileError(path, f"belongs to {error.filename}, which is not a file") from None
         if error.errno is not None:
             raise
         raise FileError(path, _told(error)) from None  # "not a gzipped file", too few bytes
@@ -38,7 +40,7 @@ def blamed(path: Any) -> Iterator[None]:
 
 
 def _told(error: BaseException) -> str:
-    """What is wrong, without where in the library."""
+    """Return what is wrong, without the place in the library."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if isinstance(error, RuntimeError) and lines:
         return lines[-1]

@@ -30,7 +30,11 @@ def to_matplotlib(table: ColorTable) -> Any:
 
 
 def from_pil(image: Any, *, device_name: str = "") -> ColorTable:
-    """From a PIL image with a palette (mode "P")."""
+    """From a PIL image with a palette (mode "P").
+
+    Raises:
+        EncodeError: the image has no palette.
+    """
     palette = image.getpalette("RGB")
     if palette is None:
         raise EncodeError("ColorTable", "table", f"an image of mode {image.mode!r} has no palette")
@@ -41,7 +45,7 @@ def from_pil(image: Any, *, device_name: str = "") -> ColorTable:
 
 
 def to_pil(table: ColorTable) -> list[int]:
-    """As `PIL.Image.putpalette` takes it."""
+    """Return the table as a list for `PIL.Image.putpalette`."""
     flat: list[int] = _rgb(table)[:256].ravel().tolist()
     return flat
 
@@ -59,9 +63,10 @@ def _rgb(table: ColorTable) -> Any:
 def label_meta(
     image: Image, names: Mapping[int, str], table: ColorTable | None = None
 ) -> LabelMeta:
-    """What a server says of the labels of a label map.
+    """Return what a server says of the labels of a label map.
 
     Args:
+        image: the label map; the device name is that of it.
         names: by label; every label of the image needs one.
         table: colours by label; default none.
 
@@ -74,7 +79,7 @@ def label_meta(
             raise EncodeError("LabelMeta", "labels", f"label {label} of the image has no name")
     for label in names:
         if not 0 < label < 256:
-            raise EncodeError("LabelMeta", "labels", f"label {label}, 1 to 255 can be told")
+            raise EncodeError("LabelMeta", "labels", f"label {label}, 1 to 255 can be sent")
     colors = None if table is None else _rgb(table)
     return LabelMeta([
         LabelInfo(

@@ -31,7 +31,10 @@ class _Frame:
         self._groups = [group for group in (own, shared) if group is not None]
 
     def find(self, name: str, *sequences: str) -> Any:
-        """A value of the frame, of all frames, or of the file; None if it is missing or empty."""
+        """Return a value of the frame, of all frames, or of the file.
+
+        None if it is missing or empty.
+        """
         for group in self._groups:
             for sequence in sequences:
                 if inner := group.get(sequence):
@@ -53,7 +56,7 @@ class _Frame:
 
     @property
     def spacing(self) -> tuple[float, float] | None:
-        """mm from row to row, and from column to column."""
+        """Millimetres from row to row, and from column to column."""
         for name in _SPACINGS:
             if (found := self.find(name, "PixelMeasuresSequence")) is not None:
                 return float(found[0]), float(found[1])
@@ -91,13 +94,16 @@ def _or(value: Any, default: float) -> Any:
 
 
 def from_dicom(slices: Sequence[Any], *, device_name: str = "") -> Image:
-    """From the data sets of one series (pydicom.Dataset), in any order; values are rescaled,
-    palettes become RGB, and MONOCHROME1 is turned so that high values are bright.
+    """From the data sets of one series (pydicom.Dataset), in any order.
+
+    Values are rescaled, palettes become RGB, and MONOCHROME1 is inverted so that high values are
+    bright.
 
     Raises:
-        EncodeError: they are no evenly spaced stack of equal slices, or a series in time.
-        ModuleNotFoundError: they are compressed, and what decodes them is missing; the text says
-            what brings it.
+        EncodeError: the slices are not an evenly spaced stack of equal slices, or are a series in
+            time.
+        ModuleNotFoundError: the pixels are compressed, and their decoder is missing; the text says
+            which package has it.
     """
     series = _series(slices).fitted()
     if len(series.frames) != 1:
@@ -158,7 +164,7 @@ class _Beside(_Frame):
 
 
 def _stacked(frames: Sequence[_Frame]) -> tuple[list[int], Matrix]:
-    """The order of the slices along their normal, and the 4x4 of the first voxel in LPS."""
+    """Return the order of the slices along their normal, and the 4x4 of the first voxel in LPS."""
     first = frames[0]
     u, v = np.reshape(first.orientation, (2, 3))
     normal = np.cross(u, v)
@@ -217,7 +223,7 @@ def _pixels(frames: Sequence[_Frame]) -> Voxels:
 
 
 def _decoded(data_set: Any) -> Voxels:
-    """The pixels of a data set as numbers or RGB."""
+    """Return the pixels of a data set as numbers or RGB."""
     _need_decoder(data_set)
     values: Voxels = data_set.pixel_array
     kind = str(data_set.get("PhotometricInterpretation", "MONOCHROME2")).strip()
@@ -254,7 +260,7 @@ def _need_decoder(data_set: Any) -> None:
 
 
 def read(path: Path) -> Series:
-    """A folder with one series, or one file of it alone."""
+    """Read a folder with one series, or one file."""
     pydicom = need("pydicom", "imaging")
     files = sorted(p for p in path.iterdir() if p.is_file()) if path.is_dir() else [path]
     found: dict[str, list[Any]] = {}
@@ -264,7 +270,7 @@ def read(path: Path) -> Series:
         if data_set is None:
             if path.is_dir():
                 continue  # a README, a DICOMDIR's companion
-            raise FileError(path, "is no DICOM file")
+            raise FileError(path, "is not a DICOM file")
         if "PixelData" in data_set:
             found.setdefault(str(data_set.get("SeriesInstanceUID", "")), []).append(data_set)
     if not found:
@@ -277,7 +283,7 @@ def read(path: Path) -> Series:
 
 
 def _read(pydicom: Any, file: Path) -> Any:
-    """The data set of a file, also of one without preamble; None if it is no DICOM."""
+    """Return the data set of a file, also of one without preamble; None if it is not DICOM."""
     data = file.read_bytes()  # in memory, a length that is wrong cannot take more than there is
     try:
         return pydicom.dcmread(io.BytesIO(data))
@@ -291,7 +297,7 @@ def _read(pydicom: Any, file: Path) -> Any:
 
 
 def to_dicom(image: Image) -> list[Any]:
-    """As data sets of pydicom, one a slice: a new series of CT images (secondary, derived).
+    """As data sets of pydicom, one for each slice: a new series of CT images (secondary, derived).
 
     Raises:
         EncodeError: the voxels are not 8 or 16 bit integers, or 8 bit colours; or the axes are
@@ -344,13 +350,13 @@ def to_dicom(image: Image) -> list[Any]:
 
 
 def _ds(number: float) -> str:
-    """A decimal string of DICOM, 16 characters."""
+    """Return a decimal string of DICOM, 16 characters."""
     text = f"{float(number):.10g}"
     return text if len(text) <= 16 else f"{float(number):.8e}"
 
 
 def write(series: Series, path: Path) -> None:
-    """A folder of one file a slice, or one file of one slice."""
+    """Write a folder with one file for each slice, or one file of one slice."""
     slices = to_dicom(one(series, path))
     if path.suffix:
         if len(slices) != 1:

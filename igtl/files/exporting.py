@@ -36,41 +36,42 @@ def export(
     end: float | None = None,
     progress: Progress | None = None,
 ) -> None:
-    """Write a recording to a file of another kind, which its suffix chooses:
+    """Write a recording to a file of another kind, which its suffix chooses.
 
     * .npz, .h5: arrays by "TYPE/device/name": times, timestamps, and frames of pictures, the
       columns of `igtl.batch` of other types (elements with their offsets), or json, a text for
-      each message. In names of devices "/" is "%2F". .h5 takes `pip install "igtl[hdf5]"`.
+      each message. In names of devices "/" is "%2F". .h5 needs `pip install "igtl[hdf5]"`.
     * .csv: a line for each message, of a list of tools or points one for each element, in order of
       arrival; pictures and types without columns are left out. A text that a spreadsheet would
       compute (it begins with =, +, - or @) has a ' before it.
     * .mp4: the pictures of one stream, 8 bits deep, as H.264 at the times of their arrival; an odd
-      line or column is doubled. Takes `pip install "igtl[video]"`.
+      line or column is doubled. Needs `pip install "igtl[video]"`.
     * .igs.mha, .seq.nrrd and others of `save_sequence`: images, with the transforms of their
       instant.
     * no suffix: the folder of a ROS 2 bag, see `igtl.ros`.
-      Takes `pip install "igtl[ros]"`.
+      Needs `pip install "igtl[ros]"`.
     * .foxglove.mcap: for Foxglove, see `igtl.foxglove`.
-      Takes `pip install "igtl[foxglove]"`.
-    * .mcap: a recording again, of the streams and the time that were asked for, or of a bag,
+      Needs `pip install "igtl[foxglove]"`.
+    * .mcap: a recording again, of the chosen streams and the chosen time, or of a bag,
       byte by byte.
 
-    A message at a time is in memory, but for columns, of one stream at a time. A sequence needs as
-    much room again on the disk while it is written. COMPRESSED messages are opened, but for a bag
+    One message at a time is in memory; of columns, one stream at a time. A sequence needs as much
+    room again on the disk while it is written. COMPRESSED messages are opened, except for a bag
     and a recording, which keep them as they came.
 
     Args:
         source: a recording, its file, or the folder of a ROS 2 bag.
         path: of the file, which is replaced if it exists.
         streams: only these, each as in `recording[...]`; default all.
-        start, end: seconds from the beginning of the recording.
+        start: seconds from the beginning of the recording.
+        end: as `start`; default: the end of the recording.
         progress: called with what is done ("reading", "writing"), how much of it, and the total.
 
     Raises:
-        KeyError: as recording[...] has it.
+        KeyError: a stream does not exist, as with recording[...].
         FileError: the format is not known, or cannot hold this; the text says why.
         OSError: a file cannot be read or written.
-        ModuleNotFoundError: a library is missing; the text says what brings it.
+        ModuleNotFoundError: a library is missing; the text says which package has it.
 
     Warns:
         FileWarning: something is left out.
@@ -104,14 +105,17 @@ def export(
 def opened(
     path: str | os.PathLike[str], progress: Progress = lambda *_: None
 ) -> Iterator[Recording]:
-    """A recording, or a ROS 2 bag as one: it is converted to a recording that exists meanwhile.
+    """Open a recording, or a ROS 2 bag as one.
+
+    A bag is converted to a temporary recording.
 
     Args:
-        progress: called with how far the bag is read.
+        path: the file of a recording, or the folder of a bag.
+        progress: called with how much of the bag is read.
 
     Raises:
-        FileError: it is neither. OSError: it cannot be read.
-        ModuleNotFoundError: rosbags is missing; the text says what brings it.
+        FileError: the path is neither. OSError: it cannot be read.
+        ModuleNotFoundError: rosbags is missing; the text says which package has it.
     """
     path = Path(path)
     with ExitStack() as stack:
@@ -227,7 +231,7 @@ def _replace(partial: Path, path: Path) -> None:
     """Put what was written in its place. A folder is replaced only if it is empty, or a bag."""
     if path.is_dir():
         if any(path.iterdir()) and not (path / "metadata.yaml").exists():
-            raise FileError(path, "is a folder, but no ROS 2 bag: it is not replaced")
+            raise FileError(path, "is a folder, but not a ROS 2 bag: it is not replaced")
         shutil.rmtree(path)
     os.replace(partial, path)
 

@@ -16,7 +16,7 @@ _TICKS: Final = 90_000  # of the clock of a film, each second
 
 
 def write(part: Part, path: Path) -> None:
-    """H.264, of one stream of pictures."""
+    """Write the one stream of pictures as H.264."""
     shown = [
         stream for stream in part.streams
         if len(stream) and stream.has_frames and stream.type_name != "NDARRAY"

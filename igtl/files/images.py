@@ -19,7 +19,7 @@ from igtl.files.series import Matrix, Series, Voxels, flipped, joined, one, plac
 from igtl.messages.imaging import Image
 
 ITK_SUFFIXES: Final = (".gipl", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
-_DENSEST: Final = 2048  # pixels that a byte of a compressed file can stand for
+_DENSEST: Final = 2048  # most pixels that one byte of a compressed file decodes to
 _BYTES: Final = {2: 2, 3: 2, 4: 4, 5: 4, 8: 4, 9: 8}  # of a pixel, by its number in SimpleITK
 _FRAGILE: Final = (".tif", ".tiff")
 _FLAT: Final = (".png", ".jpg", ".jpeg", ".bmp")
@@ -65,7 +65,7 @@ def _taken(image: Any) -> tuple[Voxels, Matrix]:
 
 
 def read(path: Path) -> Series:
-    """By SimpleITK."""
+    """Read a file with SimpleITK."""
     return apart(_read, path) if path.suffix.lower() in _FRAGILE else _read(path)
 
 
@@ -98,7 +98,7 @@ def _note_place(path: Path, image: Any) -> None:
 
 
 def _check_whole(path: Path, reader: Any) -> None:
-    """ITK makes up what a file that was cut does not have any more, without a word."""
+    """Refuse a file that is cut: ITK silently makes up the pixels that are missing."""
     suffix, size = path.suffix.lower(), path.stat().st_size
     with path.open("rb") as file:
         head = file.read(6)
@@ -115,7 +115,7 @@ def _check_whole(path: Path, reader: Any) -> None:
 
 
 def write(series: Series, path: Path) -> None:
-    """By SimpleITK."""
+    """Write a file with SimpleITK."""
     image = one(series, path)
     sitk = need("SimpleITK", "imaging")
     flat = path.suffix.lower() in _FLAT

@@ -36,15 +36,17 @@ class MeshFormat(NamedTuple):
 
 
 def marked(text: str) -> Space | None:
-    """Which coordinates a text names; None if it names none."""
+    """Return which coordinates a text names; None if it names none."""
     if "SPACE=RAS" in text:
         return "RAS"
     return "LPS" if "SPACE=LPS" in text else None
 
 
 def turned(mesh: PolyData, before: Space, after: Space) -> PolyData:
-    """The mesh in other coordinates: points, vectors, normals and tensors are turned by half a
-    turn about the third axis. Cells are shared."""
+    """Return the mesh in other coordinates; cells are shared.
+
+    Points, vectors, normals and tensors are turned by half a turn about the third axis.
+    """
     if before == after:
         return mesh
     out = copy.copy(mesh)
@@ -70,7 +72,12 @@ def load(path: Path, of: MeshFormat, space: Space | None) -> PolyData:
     """Read a mesh and turn it to RAS.
 
     Args:
-        space: what a file without a mark is in; default LPS.
+        path: of the file.
+        of: its format.
+        space: the coordinates of a file without a mark; default LPS.
+
+    Raises:
+        FileError: the file is damaged.
     """
     with blamed(path):
         mesh, text = of.read(path)
@@ -85,16 +92,22 @@ def save(message: Message, path: Path, of: MeshFormat, space: Space | None) -> N
     """Write a mesh, turned and marked.
 
     Args:
-        space: what the file is to be in; default LPS.
+        message: the mesh.
+        path: of the file.
+        of: its format.
+        space: the coordinates that the file gets; default LPS.
+
+    Raises:
+        FileError: the message is not a mesh, or the format cannot hold it.
     """
     if not isinstance(message, PolyData):
-        raise FileError(path, f"a {message.type_name} is no mesh")
+        raise FileError(path, f"a {message.type_name} is not a mesh")
     space = space or UNMARKED
     with blamed(path):
         of.write(turned(message, "RAS", space), path, f"igtl SPACE={space}")
 
 
 def left_out(attributes: list[Attribute]) -> None:
-    """Say that a format has no place for these."""
+    """Note that a format has no place for these attributes."""
     if attributes:
         note(f"this format has no place for {', '.join(repr(a.name) for a in attributes)}")

@@ -58,7 +58,7 @@ def colours(values: Any) -> npt.NDArray[np.float32]:
 
 
 def is_colour(attribute: Attribute) -> bool:
-    """Whether an attribute is RGB or RGBA."""
+    """Return whether an attribute is RGB or RGBA."""
     kind = attribute.type & ~_OF_CELLS
     return kind == AttributeType.RGBA and attribute.components in (3, 4)
 
@@ -69,8 +69,11 @@ def bytes_of(attribute: Attribute) -> npt.NDArray[np.uint8]:
 
 
 def columns_of(mesh: PolyData, *, cells: bool) -> tuple[dict[str, Any], list[Attribute]]:
-    """What formats of named columns hold of the attributes of the points or of the cells:
-    normals, colours, texture coordinates and scalars; and the attributes that they do not hold."""
+    """Return what formats of named columns hold of the attributes of the points or of the cells.
+
+    These are normals, colours, texture coordinates and scalars; the second value are the attributes
+    that they do not hold.
+    """
     check_rows(mesh)
     out: dict[str, Any] = {}
     lost = []
@@ -97,7 +100,7 @@ def columns_of(mesh: PolyData, *, cells: bool) -> tuple[dict[str, Any], list[Att
 
 
 def is_of_cells(attribute: Attribute) -> bool:
-    """Whether it has a row for each cell, not for each point."""
+    """Return whether an attribute has a row for each cell, not for each point."""
     return bool(attribute.type & _OF_CELLS)
 
 
@@ -109,7 +112,7 @@ def _values(attribute: Attribute) -> npt.NDArray[Any]:
 
 
 def check_rows(mesh: PolyData) -> None:
-    """EncodeError where an attribute has another number of rows than the mesh."""
+    """Raise EncodeError where an attribute has another number of rows than the mesh."""
     cells = sum(map(len, (mesh.vertices, mesh.lines, mesh.polygons, mesh.triangle_strips)))
     for attribute in mesh.attributes:
         wanted = cells if is_of_cells(attribute) else len(mesh.points)
@@ -121,7 +124,9 @@ def check_rows(mesh: PolyData) -> None:
 
 
 def triangles(mesh: PolyData) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """The surface in triangles: polygons as fans, strips cut up. Vertices and lines are not in it.
+    """Return the surface in triangles: polygons as fans, strips cut up.
+
+    Vertices and lines are not in it.
 
     Returns:
         Point indices (n, 3), and for each triangle the cell it comes from (n,), counted over
@@ -152,14 +157,14 @@ def triangles(mesh: PolyData) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int
 
 
 def surface(mesh: PolyData, path: Path) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """As `triangles`, for formats of a surface alone; FileError if the mesh has more."""
+    """Like `triangles`, for formats of a surface alone; FileError if the mesh has more."""
     if len(mesh.vertices) or len(mesh.lines):
         raise FileError(path, "this format holds a surface, without vertices and lines of its own")
     return triangles(mesh)
 
 
 def cells_of(rows: Sequence[Any]) -> Cells:
-    """Of index lists; quick for many."""
+    """Cells of index lists; quick for many."""
     sizes = np.fromiter((len(row) for row in rows), np.int64, len(rows))
     offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes)])
     flat = np.concatenate([np.zeros(0, np.int64), *(np.asarray(row, np.int64) for row in rows)])
@@ -170,8 +175,10 @@ def cells_of(rows: Sequence[Any]) -> Cells:
 
 
 def to_meshio(mesh: PolyData) -> Any:
-    """As a meshio.Mesh. Lines become segments and strips triangles, with the attributes of the
-    cell they come from."""
+    """As a meshio.Mesh.
+
+    Lines become segments and strips triangles, with the attributes of the cell they come from.
+    """
     meshio = need("meshio", "mesh")
     check_rows(mesh)
     blocks: list[tuple[str, npt.NDArray[np.int64]]] = []
@@ -224,7 +231,7 @@ def from_meshio(mesh: Any, *, device_name: str = "") -> PolyData:
     kinds: dict[str, list[int]] = {"vertices": [], "lines": [], "polygons": []}
     for n, block in enumerate(mesh.cells):
         if block.type not in _KINDS:
-            raise EncodeError("PolyData", "polygons", f"{block.type!r} cells are no surface")
+            raise EncodeError("PolyData", "polygons", f"{block.type!r} cells are not a surface")
         kinds[_KINDS[block.type]].append(n)
     blocks = [n for found in kinds.values() for n in found]  # as POLYDATA counts its cells
 
@@ -256,8 +263,10 @@ def _cells(parts: list[Any]) -> Cells:
 
 
 def to_trimesh(mesh: PolyData) -> Any:
-    """As a trimesh.Trimesh of the surface (vertices and lines are not in it), its points as they
-    are; attributes of points and faces by name."""
+    """As a trimesh.Trimesh of the surface, without vertices and lines.
+
+    Its points are as they are; attributes of points and faces keep their names.
+    """
     trimesh = need("trimesh", "mesh")
     check_rows(mesh)
     faces, source = triangles(mesh)
@@ -269,8 +278,10 @@ def to_trimesh(mesh: PolyData) -> Any:
 
 
 def from_trimesh(mesh: Any, *, device_name: str = "") -> PolyData:
-    """From anything with `vertices` (n, 3) and `faces` (m, 3), as trimesh and Open3D-like
-    libraries have; attributes of trimesh are kept."""
+    """From an object with `vertices` (n, 3) and `faces` (m, 3).
+
+    trimesh and libraries like Open3D have these; attributes of trimesh are kept.
+    """
     attributes = [
         attribute_of(name, values, cells=cells)
         for cells, found in (

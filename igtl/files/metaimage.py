@@ -30,14 +30,16 @@ _TYPES: Final = {
     "MET_ULONG_LONG": "u8", "MET_FLOAT": "f4", "MET_DOUBLE": "f8",
 }  # fmt: skip
 _NAMES: Final = {kind: name for name, kind in reversed(_TYPES.items())}
-_DENSEST: Final = 1032  # how many bytes a byte of compressed pixels can stand for
+_DENSEST: Final = 1032  # most bytes that one byte of compressed pixels decodes to
 _LONGEST: Final = 1 << 28  # bytes of a header: 0.1 million images with 30 fields each
 Header = dict[str, str]
 
 
 def read(path: Path) -> Series:
-    """Read here, for the library of ITK does not survive every damaged header; but for numbers in
-    text and pixels in several files, which SimpleITK reads."""
+    """Read a file without ITK, whose library crashes on some damaged headers.
+
+    SimpleITK reads only numbers in text and pixels in several files.
+    """
     header, start = _header(path)
     place = header["ElementDataFile"]
     if (
@@ -54,7 +56,7 @@ def _is_true(header: Header, key: str, default: str = "False") -> bool:
 
 
 def _header(path: Path) -> tuple[Header, int]:
-    """What stands before the data, and where that begins."""
+    """Return what stands before the data, and where that begins."""
     found: Header = {}
     with path.open("rb") as file:
         while (at := file.tell()) < _LONGEST and (line := file.readline(1 << 20)):
@@ -67,7 +69,7 @@ def _header(path: Path) -> tuple[Header, int]:
             if key.strip() == "ElementDataFile":
                 return found, file.tell()
     raise FileError(
-        path, f"is no MetaImage: its header ends after {at} bytes without ElementDataFile"
+        path, f"is not a MetaImage: its header ends after {at} bytes without ElementDataFile"
     )
 
 
@@ -142,8 +144,10 @@ def _pixels(path: Path, header: Header, sizes: list[int], start: int) -> Voxels:
 
 
 def write(series: Series, path: Path) -> None:
-    """One image by SimpleITK; several, or one with fields, as PLUS (.igs.mha) and 3D Slicer
-    (.seq.mha) have them."""
+    """Write one image with SimpleITK; several, or one with fields, as PLUS or 3D Slicer does.
+
+    A file .igs.mha is for PLUS, .seq.mha for 3D Slicer.
+    """
     if len(series.frames) == 1 and not series.fields and series.times is None:
         images.write(series, path)
         return

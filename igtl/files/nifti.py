@@ -23,12 +23,14 @@ _RGBA: Final = np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1"), ("A", "u1")])
 _MM: Final = {"meter": 1000.0, "micron": 0.001}
 _SECONDS: Final = {"msec": 1e-3, "usec": 1e-6}
 _SAME: Final = 0.01  # mm
-_DENSEST: Final = 1032  # how many bytes a byte of a compressed file can stand for
+_DENSEST: Final = 1032  # most bytes that one byte of a compressed file decodes to
 
 
 def to_nibabel(image: Image) -> Any:
-    """As a nibabel.Nifti1Image, in RAS: 8-bit colours as RGB(A), other components as a vector of
-    the fifth dimension, as NIfTI has them."""
+    """As a nibabel.Nifti1Image, in RAS.
+
+    8-bit colours become RGB(A), other components a vector of the fifth dimension, as in NIfTI.
+    """
     return _made(Series.of(image))
 
 
@@ -36,7 +38,7 @@ def from_nibabel(image: Any, *, device_name: str = "") -> Image:
     """From an image of nibabel, scaled as it says, at the place of its `affine`.
 
     Raises:
-        EncodeError: OpenIGTLink has no such voxels, or it is a series in time.
+        EncodeError: OpenIGTLink has no such voxels, or the image is a series in time.
     """
     frames = _frames(image)
     if len(frames) != 1:
@@ -97,7 +99,7 @@ def _frames(image: Any) -> Voxels:
 
 
 def _scaled(image: Any) -> Voxels:
-    """The values; integers stay integers where slope and intercept are."""
+    """Return the values; integers stay integers where slope and intercept are."""
     proxy = image.dataobj
     slope, offset = getattr(proxy, "slope", 1), getattr(proxy, "inter", 0)
     whole = float(slope).is_integer() and float(offset).is_integer() and (slope, offset) != (1, 0)
@@ -112,7 +114,7 @@ def _scaled(image: Any) -> Voxels:
 
 
 def read(path: Path) -> Series:
-    """By nibabel; its place as 3D Slicer and ITK have it."""
+    """Read a file with nibabel, at the place where 3D Slicer and ITK put it."""
     nib = need("nibabel", "imaging")
     image = nib.load(path, mmap=False)  # or the file could not be written again
     wanted = int(np.prod(image.shape, dtype=object)) * image.get_data_dtype().itemsize
@@ -128,8 +130,11 @@ def read(path: Path) -> Series:
 
 
 def _place(image: Any) -> Matrix:
-    """The affine of a file by the rule of ITK: the sform if it is of the scanner or alone, unless
-    it is sheared and there is a qform; else the qform; else the spacing alone."""
+    """Return the affine of a file by the rule of ITK.
+
+    That is the sform if it is of the scanner or alone, unless it is sheared and there is a qform;
+    else the qform; else the spacing alone.
+    """
     header = image.header
     taken: Matrix
     theirs: Matrix = np.array(image.affine, np.float64)
@@ -158,7 +163,7 @@ def _place(image: Any) -> Matrix:
 
 
 def write(series: Series, path: Path) -> None:
-    """By nibabel, sform and qform alike."""
+    """Write a file with nibabel; sform and qform are the same."""
     nib = need("nibabel", "imaging")
     lose_fields(series)
     if not is_square(series.ijk_to_world):

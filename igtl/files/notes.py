@@ -1,4 +1,4 @@
-"""What a file does not keep, or leaves in doubt: collected, and said in one warning a file."""
+"""What a file does not keep, or leaves in doubt: collected, and told in one warning for a file."""
 
 from __future__ import annotations
 
@@ -34,8 +34,10 @@ def one_warning(path: Any) -> Iterator[None]:
 
 
 def note(text: str) -> None:
-    """Say that something is left out or in doubt. Outside of a file (an object of another library
-    is converted) the warning comes at once."""
+    """Note that something is left out or in doubt.
+
+    Outside of a file (an object of another library is converted) the warning comes at once.
+    """
     notes = _notes.get()
     if notes is None:
         warnings.warn(FileWarning(text), stacklevel=3)

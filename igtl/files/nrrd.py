@@ -49,7 +49,7 @@ class _Axes(NamedTuple):
 
 
 def to_nrrd(image: Image) -> tuple[Voxels, Header]:
-    """Data and header as pynrrd has them: axes (i, j, k), components first; LPS."""
+    """Return data and header as pynrrd has them: axes (i, j, k), components first; LPS."""
     data, header = _made(Series.of(image))
     return data[..., 0], _without_last(header)
 
@@ -58,8 +58,8 @@ def from_nrrd(data: Voxels, header: Header, *, device_name: str = "") -> Image:
     """From what pynrrd reads, axes in the order of the file (its default).
 
     Raises:
-        EncodeError: it is a series, has other than two or three axes in space, or a space that is
-            unknown.
+        EncodeError: the data are a series, have other than two or three axes in space, or an
+            unknown space.
     """
     series = _taken(data, header)
     if len(series.frames) != 1:
@@ -131,7 +131,7 @@ def _axes(dimension: int, header: Header) -> _Axes:
 
 
 def _step(header: Header, axis: int) -> float | None:
-    """The spacing of an axis without a direction; None if the file does not say."""
+    """Return the spacing of an axis without a direction; None if the file does not say."""
     spacings, mins, maxs = (header.get(key) for key in ("spacings", "axis mins", "axis maxs"))
     step = float("nan")
     if spacings is not None:
@@ -143,7 +143,7 @@ def _step(header: Header, axis: int) -> float | None:
 
 
 def _nodes(header: Header, axis: int) -> bool:
-    """Whether the samples of an axis lie at the ends of its range, not between."""
+    """Return whether the samples of an axis lie at the ends of its range, not between."""
     given = str(header.get("centers") or header.get("centerings") or "").split()
     return axis < len(given) and given[axis].lower() == "node"
 
@@ -165,7 +165,7 @@ def _origin(shape: Any, header: Header, axes: _Axes) -> Any:
 
 
 def _unit(header: Header) -> float:
-    """mm a unit of the file."""
+    """Millimetres of one unit of the file."""
     units = {str(unit).strip().lower() for unit in header.get("space units") or []}
     known = [_MM[unit] for unit in units if unit in _MM]
     return known[0] if len(known) == 1 else 1.0
@@ -219,7 +219,7 @@ def _without_last(header: Header) -> Header:
 
 
 def read(path: Path) -> Series:
-    """By pynrrd."""
+    """Read a file with pynrrd."""
     data, header = need("nrrd", "imaging").read(str(path))
     series = _taken(data, header)
     if "space" not in header and series.frames.shape[1] > 1:
@@ -230,8 +230,11 @@ def read(path: Path) -> Series:
 
 
 def write(series: Series, path: Path) -> None:
-    """By pynrrd: one image as 3D Slicer and ITK have it, several as a list of images, as 3D Slicer
-    (.seq.nrrd) and PLUS (.igs.nrrd) have them."""
+    """Write a file with pynrrd.
+
+    One image is written as 3D Slicer and ITK have it, several as a list of images, as 3D Slicer
+    (.seq.nrrd) and PLUS (.igs.nrrd) have them.
+    """
     plus = path.name.lower().endswith((".igs.nrrd", ".igs.nhdr"))
     data, header = _made(series, plus=plus)
     for key, value in list(header.items()):
@@ -248,8 +251,10 @@ def write(series: Series, path: Path) -> None:
 
 
 def _write_each(nrrd: Any, frames: Voxels, path: Path, first: Voxels, header: Header) -> None:
-    """A file of pynrrd with the first image, of which the number of images is put right, and the
-    others behind it: pynrrd copies all that it writes."""
+    """Write a file with the first image by pynrrd, correct its number of images, append the others.
+
+    pynrrd copies all that it writes.
+    """
     nrrd.write(str(path), first, header | {"encoding": "raw"})
     head, _, _ = path.read_bytes().partition(b"\n\n")
     lines = head.splitlines()

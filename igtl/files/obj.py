@@ -25,7 +25,7 @@ _LEFT_OUT: Final = {  # statements of the format that say nothing of a mesh, or 
 
 
 def read(path: Path) -> tuple[PolyData, str]:
-    """The mesh in the coordinates of the file, and its remarks."""
+    """Return the mesh in the coordinates of the file, and its comments."""
     text = path.read_text("utf-8", "replace").replace("\\\n", " ").replace("\\\r\n", " ")
     places: list[list[str]] = []
     normals: list[list[str]] = []
@@ -45,7 +45,7 @@ def read(path: Path) -> tuple[PolyData, str]:
             corners[kind].append(words)
             before[kind].append((len(places), len(normals)))
         elif key not in _LEFT_OUT:
-            raise FileError(path, f"line {number}: {key[:20]!r} is no statement of OBJ")
+            raise FileError(path, f"line {number}: {key[:20]!r} is not a statement of OBJ")
         elif what := _LEFT_OUT[key]:
             note(f"{what} are left out")
     if not places:
@@ -86,8 +86,10 @@ def _points(places: list[list[str]]) -> tuple[Any, list[Attribute]]:
 def _corners(
     words: list[str], there: tuple[int, int], count: int, direction: Any, ways: Any
 ) -> list[int]:
-    """Points of a cell, of words "point", "point/texture" or "point/texture/normal"; a number
-    below 0 counts back from the last that stands before the cell."""
+    """Points of a cell, of words "point", "point/texture" or "point/texture/normal".
+
+    A number below 0 counts back from the last point that stands before the cell.
+    """
     cell = []
     for word in words:
         point, *more = word.split("/")
@@ -110,7 +112,7 @@ def _index(number: int, before: int, count: int) -> int:
 
 
 def write(mesh: PolyData, path: Path, mark: str) -> None:
-    """As OBJ; the mark is a remark. Triangle strips become triangles."""
+    """Write OBJ; the mark is a comment. Triangle strips become triangles."""
     columns, lost = columns_of(mesh, cells=False)
     marks.left_out([
         *(a for a in mesh.attributes if a.type & 0x10), *lost,

@@ -18,13 +18,13 @@ _HEAD: Final = re.compile(r"(ST)?(C)?(N)?OFF\b\s*(.*)", re.DOTALL)
 
 
 def read(path: Path) -> tuple[PolyData, str]:
-    """The mesh in the coordinates of the file, and its remarks."""
+    """Return the mesh in the coordinates of the file, and its comments."""
     whole = path.read_text("utf-8", "replace").splitlines()
     remarks = [line for line in whole if "#" in line]
     rows = [line for line in (line.partition("#")[0].strip() for line in whole) if line]
     head = _HEAD.fullmatch(rows[0]) if rows else None
     if head is None:
-        raise FileError(path, "is no OFF file of points in three dimensions, or a binary one")
+        raise FileError(path, "is not an OFF file of points in three dimensions, or a binary one")
     rows = [head[4], *rows[1:]] if head[4] else rows[1:]
     count, faces = (int(word) for word in (rows[0] if rows else "").split()[:2])
     if min(count, faces) < 0 or count + faces > len(rows) - 1:
@@ -60,7 +60,7 @@ def read(path: Path) -> tuple[PolyData, str]:
 
 
 def write(mesh: PolyData, path: Path, mark: str) -> None:
-    """As OFF; the mark is a remark. Triangle strips become triangles."""
+    """Write OFF; the mark is a comment. Triangle strips become triangles."""
     only = PolyData(mesh.points, triangle_strips=mesh.triangle_strips)
     surface(mesh, path)  # refuses what is no surface
     marks.left_out(mesh.attributes)

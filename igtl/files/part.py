@@ -1,4 +1,4 @@
-"""What one file gets of a recording."""
+"""The part of a recording that is written to one file."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Progress = Callable[[str, int, int], object]
 
 
 class Part(NamedTuple):
-    """Streams of a recording, cut to the time that was asked for.
+    """Streams of a recording, cut to the chosen time.
 
     Attributes:
         recording: of which it is a part.
@@ -33,7 +33,7 @@ class Part(NamedTuple):
     progress: Progress
 
     def frames(self) -> Iterator[Recorded]:
-        """All messages in order of arrival, damaged ones too."""
+        """Yield all messages in order of arrival, damaged ones too."""
         keys = [(stream.type_name, stream.device_name) for stream in self.streams]
         total = sum(map(len, self.streams))
         frames = self.recording.frames(keys, start=self.start, end=self.end)
@@ -44,7 +44,7 @@ class Part(NamedTuple):
         self.progress("writing", total, total)
 
     def events(self) -> Iterator[dict[str, Any]]:
-        """What happened to the connections in this time, as `Recording.events` has it."""
+        """Yield what happened to the connections in this time, as in `Recording.events`."""
         zero = self.recording.start_ns
         first = zero + round(self.start * 1e9)
         last = None if self.end is None else zero + round(self.end * 1e9)
@@ -53,7 +53,7 @@ class Part(NamedTuple):
                 yield event
 
     def messages(self) -> Iterator[tuple[float, Message]]:
-        """The good messages in order of arrival, and when each arrived, as in `times`."""
+        """Yield the good messages in order of arrival, and when each arrived, as in `times`."""
         for recorded in self.frames():
             try:
                 message = recorded.frame.unpack()
@@ -74,10 +74,10 @@ class Decoding:
         self._decoders: dict[str, VideoDecoder] = {}
 
     def __call__(self, message: Message) -> Message | None:
-        """The image of a VIDEO, or None if there is none; another message as it is.
+        """Return the image of a VIDEO, or None if there is none; another message as it is.
 
         Raises:
-            ModuleNotFoundError: FFmpeg is missing; the text says what brings it.
+            ModuleNotFoundError: FFmpeg is missing; the text says which package has it.
         """
         if not isinstance(message, Video):
             return message

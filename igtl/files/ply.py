@@ -40,7 +40,7 @@ class _Element(NamedTuple):
 
 
 def read(path: Path) -> tuple[PolyData, str]:
-    """The mesh in the coordinates of the file, and its comments."""
+    """Return the mesh in the coordinates of the file, and its comments."""
     data = path.read_bytes()
     form, elements, comments, start = _header(data, path)
     if form == "ascii":
@@ -53,7 +53,7 @@ def read(path: Path) -> tuple[PolyData, str]:
 
 def _header(data: bytes, path: Path) -> tuple[str, list[_Element], str, int]:
     if data[:3] != b"ply" or (end := data.find(b"end_header")) < 0:
-        raise FileError(path, "is no PLY file, or its header is cut")
+        raise FileError(path, "is not a PLY file, or its header is cut")
     form, elements, comments = "", [], []
     for line in data[:end].decode("utf-8", "replace").splitlines()[1:]:
         words = line.split()
@@ -138,7 +138,7 @@ def _binary(
 
 
 def _alike(element: _Element, data: memoryview, order: str) -> tuple[Columns | None, int]:
-    """All rows at once, if all lists are as long as those of the first row."""
+    """Return all rows at once, if all lists are as long as those of the first row."""
     fields: list[Any] = []
     lengths: list[tuple[str, int]] = []
     at = 0
@@ -233,7 +233,10 @@ def _lists(columns: Columns, names: tuple[str, ...], *, signed: bool = False) ->
 
 
 def _attributes(columns: Columns, *, cells: bool = False) -> list[Attribute]:
-    """Normals, colours and texture coordinates by their usual names, other columns by their own."""
+    """Return the attributes of columns.
+
+    Normals, colours and texture coordinates have their usual names, other columns their own.
+    """
     side = _OF_CELLS if cells else 0
     found = []
 
@@ -260,7 +263,7 @@ def _attributes(columns: Columns, *, cells: bool = False) -> list[Attribute]:
 
 
 def write(mesh: PolyData, path: Path, mark: str) -> None:
-    """As binary PLY; the mark is a comment. Triangle strips become triangles."""
+    """Write binary PLY; the mark is a comment. Triangle strips become triangles."""
     cloud = len(mesh.vertices) == len(mesh.points) and not any(
         map(len, (mesh.lines, mesh.polygons, mesh.triangle_strips))
     )

@@ -59,7 +59,7 @@ def _point(
 
 def _points(message: Message, path: Path) -> Any:
     if not isinstance(message, Points):
-        raise FileError(path, f"a {message.type_name} is no list of points")
+        raise FileError(path, f"a {message.type_name} is not a list of points")
     return message.points
 
 
@@ -67,11 +67,11 @@ def _text(path: Path) -> str:
     try:
         return path.read_text("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise FileError(path, f"is no text: {error}") from None
+        raise FileError(path, f"is not text: {error}") from None
 
 
 def load_markups(path: Path) -> Points:
-    """Of .mrk.json: the control points of all its lists."""
+    """Read .mrk.json: the control points of all its lists."""
     whole = json.loads(_text(path))
     found = []
     for markup in whole["markups"]:
@@ -98,8 +98,11 @@ def load_markups(path: Path) -> Points:
 
 
 def save_markups(message: Message, path: Path) -> None:
-    """As .mrk.json: fiducials in one list, in the colour of the first, and each run of points of a
-    line or curve as such."""
+    """Write .mrk.json.
+
+    Fiducials go into one list, in the colour of the first, and each run of points of a line or
+    curve becomes such a line or curve.
+    """
     markups: list[tuple[str, list[Point]]] = []
     for p in _points(message, path):
         kind = p.group if p.group in _KINDS else _FIDUCIAL
@@ -135,7 +138,7 @@ def _markup(kind: str, points: list[Point]) -> dict[str, Any]:
 
 
 def _left_out(points: Any, groups: tuple[str, ...], *, colors: bool) -> None:
-    """Say what a format has no place for."""
+    """Note what a format has no place for."""
     lost = []
     if any(p.group not in groups for p in points):
         lost.append("groups")
@@ -150,12 +153,12 @@ def _left_out(points: Any, groups: tuple[str, ...], *, colors: bool) -> None:
 
 
 def _differ(points: list[Point]) -> bool:
-    """Whether points have several colours."""
+    """Return whether points have several colours."""
     return any((p.color[:3] != points[0].color[:3]).any() for p in points)
 
 
 def load_fcsv(path: Path) -> Points:
-    """Of .fcsv. Without a version it is a list of 3D Slicer 3: in RAS, with other columns."""
+    """Read .fcsv. Without a version it is a list of 3D Slicer 3: in RAS, with other columns."""
     system = columns = None
     versioned = False
     rows = []
@@ -195,7 +198,7 @@ def load_fcsv(path: Path) -> Points:
 
 
 def save_fcsv(message: Message, path: Path) -> None:
-    """As .fcsv, in LPS."""
+    """Write .fcsv, in LPS."""
     points = list(_points(message, path))
     text = io.StringIO()
     text.write("# Markups fiducial file version = 4.11\n# CoordinateSystem = LPS\n")

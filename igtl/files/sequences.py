@@ -1,5 +1,7 @@
-"""Sequences: files of images in time with the transforms of the same instants, as PLUS and 3D
-Slicer record them, to timed messages and back."""
+"""Sequences, files of images in time with transforms, to timed messages and back.
+
+PLUS and 3D Slicer record them; the transforms are those of the same instants.
+"""
 
 from __future__ import annotations
 
@@ -28,17 +30,20 @@ _STAMPS: Final = ("Timestamp", "UnfilteredTimestamp")
 
 
 def is_sequence(path: Path) -> bool:
-    """Whether the name of a file is that of a sequence."""
+    """Return whether the name of a file is that of a sequence."""
     return path.name.lower().endswith(SUFFIXES)
 
 
 def has_images(path: Path) -> bool:
-    """Whether a file is one of images, by its name: of these all but pictures may be several."""
+    """Return whether a file is one of images, by its name.
+
+    All formats of images but pictures can hold several.
+    """
     return path.name.lower().endswith((".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd", ".dcm"))
 
 
 def messages_of(series: Series, path: Path, device_name: str) -> list[Message]:
-    """In the order of time: each image, then the transforms of its instant."""
+    """Return the messages in the order of time: each image, then the transforms of its instant."""
     times = times_of(series)
     out: list[Message] = []
     for n in range(len(series.frames)):
@@ -62,7 +67,7 @@ def messages_of(series: Series, path: Path, device_name: str) -> list[Message]:
 
 
 def _split(fields: dict[str, str], path: Path) -> tuple[dict[str, Any], dict[str, str]]:
-    """Transforms with their statuses, by name, and all other fields of an image."""
+    """Return transforms with their statuses, by name, and all other fields of an image."""
     transforms: dict[str, Any] = {}
     for key in [key for key in fields if key.endswith(_TRANSFORM) and key != _TRANSFORM]:
         numbers = [float(word) for word in fields.pop(key).split()]
@@ -90,11 +95,12 @@ class _Facts(NamedTuple):
 
 
 class Stack:
-    """The pixels of images, one after the other, in a file that exists meanwhile: of long
-    sequences they do not fit into memory.
+    """The pixels of images, one after the other, in a temporary file.
+
+    The pixels of long sequences do not fit into memory.
 
     Args:
-        path: of the sequence, in whose folder the file lies.
+        path: of the sequence, in whose folder the temporary file lies.
     """
 
     def __init__(self, path: Path) -> None:
@@ -128,7 +134,7 @@ class Stack:
         self._count += 1
 
     def array(self) -> Any:
-        """(n, k, j, i[, components]), of which the pages that are used are in memory."""
+        """(n, k, j, i[, components]); the system loads the pages that are used."""
         shape = self._count, *self._shape
         if not math.prod(shape):
             return np.zeros(shape, self._dtype)
@@ -139,8 +145,10 @@ class Stack:
 def series_of(
     messages: Iterable[Message] | Recording, path: Path, tolerance: float, stack: Stack
 ) -> Series:
-    """Of the images among messages, with the transforms nearest in time; their pixels are in the
-    stack."""
+    """Return the images among messages, with the transforms nearest in time.
+
+    Their pixels are in the stack.
+    """
     images: list[_Facts] = []
     names: set[str] = set()
     streams: dict[str, list[_Sample]] = {}
@@ -184,7 +192,7 @@ def series_of(
 
 
 def _image_of(frame: TrackedFrame) -> Image:
-    """The image of a frame of PLUS, with its fields."""
+    """Return the image of a frame of PLUS, with its fields."""
     image = Image(frame.array, ijk_to_world=frame.ijk_to_world, device_name="Image")
     image.timestamp_raw = frame.timestamp_raw
     image.metadata = {k: text for k, text in frame.fields.items() if k not in _STAMPS}
@@ -229,12 +237,12 @@ def _fields(
 
 
 def _texts(image: _Facts) -> dict[str, str]:
-    """The metadata of an image that a line of text holds."""
+    """Return the metadata of an image that a line of text holds."""
     out = {}
     for key, value in image.metadata.items():
         text = str(value)
         if set("=\r\n") & set(key) or set("\r\n") & set(text):
-            note(f"the field {key!r} is no line of text and left out")
+            note(f"the field {key!r} is not one line of text, and is left out")
         elif not key.endswith((_TRANSFORM, _STATUS)):
             out[key] = text
     return out

@@ -32,7 +32,7 @@ class Series:
         frames: (n, k, j, i) or (n, k, j, i, components). No image has a size of 0 if the file
             has transforms only.
         ijk_to_world: 4x4 of the first voxel, mm, RAS.
-        times: in seconds, one an image; None if the file has none.
+        times: in seconds, one for each image; None if the file has none.
         fields: what the file says of each image, as text; empty if it says nothing.
     """
 
@@ -43,11 +43,12 @@ class Series:
 
     @classmethod
     def of(cls, image: Image) -> Self:
-        """Of one image: of its part, if it is one."""
+        """Return the series of one image, or of the part that the message holds."""
         return cls(image.array[np.newaxis], placed(image, "RAS"))
 
     @property
     def components(self) -> int:
+        """Numbers of each voxel."""
         return int(self.frames.shape[4]) if self.frames.ndim == 5 else 1
 
     def image(self, number: int) -> Image:
@@ -55,14 +56,16 @@ class Series:
         return Image.from_volume(self.frames[number], ijk_to_world=self.ijk_to_world)
 
     def fitted(self) -> Self:
-        """With integers of the smallest type that holds them all."""
+        """Return the series with integers of the smallest type that holds them all."""
         self.frames = fitted(self.frames)
         return self
 
 
 def fitted(values: Voxels) -> Voxels:
-    """Integers of more than 16 bits in the smallest type that holds them all: int16 first, and
-    int32 or uint32 with a warning, since 3D Slicer shows these wrong. Other values as they are."""
+    """Integers of more than 16 bits in the smallest type that holds them all; others as they are.
+
+    int16 is tried first; int32 and uint32 give a warning, since 3D Slicer shows these wrong.
+    """
     if values.dtype.kind not in "iu" or values.dtype.itemsize <= 2 or not values.size:
         return values
     low, high = int(values.min()), int(values.max())
@@ -76,7 +79,7 @@ def fitted(values: Voxels) -> Voxels:
 
 
 def chosen(series: Series, path: Path, frame: int | None) -> Image:
-    """The image of a file; FileError if it has several and none was chosen."""
+    """Return the image of a file; FileError if it has several and none was chosen."""
     count = len(series.frames)
     if not series.frames.size:
         raise FileError(path, "holds no image; load_sequence and igtl replay take transforms")
@@ -91,7 +94,7 @@ def chosen(series: Series, path: Path, frame: int | None) -> Image:
 
 
 def one(series: Series, path: Path) -> Image:
-    """For formats of one image; FileError if there are more."""
+    """Return the image, for formats of one image; FileError if there are more."""
     if len(series.frames) != 1:
         raise FileError(path, f"this format holds one image, not {len(series.frames)}")
     lose_fields(series)
@@ -99,7 +102,7 @@ def one(series: Series, path: Path) -> Image:
 
 
 def lose_fields(series: Series) -> None:
-    """Say what the images have besides voxels, for formats that hold no more."""
+    """Note what the images have besides voxels, for formats that hold only these."""
     names = {name for each in series.fields for name in each} - _USUAL
     if names:
         note(f"this format has no place for {', '.join(sorted(names))}")
@@ -109,13 +112,13 @@ def lose_fields(series: Series) -> None:
 
 
 def placed(image: Image, space: Space) -> Matrix:
-    """4x4 of the first voxel that is there: of the part, if the image is one."""
+    """4x4 of the first voxel of the array: of the part, if the image is one."""
     matrix: Matrix = image.to(space).array_to_world
     return matrix
 
 
 def is_square(matrix: Matrix) -> bool:
-    """Whether the axes are at right angles, but for rounding."""
+    """Return whether the axes are at right angles, but for rounding."""
     with np.errstate(all="ignore"):
         axes = matrix[:3, :3] / np.linalg.norm(matrix[:3, :3], axis=0)
         return bool(np.abs(axes.T @ axes - np.eye(3)).max() <= _SQUARE)
@@ -139,7 +142,7 @@ def squared(matrix: Matrix) -> tuple[Matrix, Matrix, Matrix]:
 
 
 def joined(directions: Any, spacing: Any, origin: Any) -> Matrix:
-    """The inverse of `squared`."""
+    """Return the inverse of `squared`."""
     matrix = np.eye(4)
     matrix[:3, :3] = np.asarray(directions, np.float64) * np.asarray(spacing, np.float64)
     matrix[:3, 3] = origin
@@ -158,13 +161,13 @@ PLUS: Final = "UltrasoundImageOrientation"
 
 
 def plus_keys(series: Series) -> dict[str, str]:
-    """What PLUS needs to know of all images."""
+    """Return what PLUS needs to know of all images."""
     kind = "BRIGHTNESS" if series.components == 1 else "RGB_COLOR"
     return {PLUS: "MF", "UltrasoundImageType": kind}
 
 
 def frame_fields(header: dict[str, Any], count: int) -> list[dict[str, str]]:
-    """Of keys like "Seq_Frame0000_Timestamp": what they say of each image; [] if there are none."""
+    """Return what keys like "Seq_Frame0000_Timestamp" say of each image; [] if there are none."""
     found: list[dict[str, str]] = [{} for _ in range(count)]
     for key, value in header.items():
         if key.startswith("Seq_Frame"):
@@ -176,7 +179,7 @@ def frame_fields(header: dict[str, Any], count: int) -> list[dict[str, str]]:
 
 
 def keys_of(fields: Sequence[dict[str, str]]) -> dict[str, str]:
-    """The keys that `frame_fields` reads."""
+    """Return the keys that `frame_fields` reads."""
     return {
         f"Seq_Frame{n:04}_{name}": value
         for n, each in enumerate(fields) for name, value in each.items()
@@ -184,12 +187,12 @@ def keys_of(fields: Sequence[dict[str, str]]) -> dict[str, str]:
 
 
 def times_of(series: Series) -> Sequence[float] | None:
-    """The times of the images: in their fields, or in the file."""
+    """Return the times of the images: in their fields, or in the file."""
     if series.fields and all("Timestamp" in each for each in series.fields):
         return [float(each["Timestamp"]) for each in series.fields]
     return series.times
 
 
 def text_of(times: Sequence[float]) -> str:
-    """Times as the formats have them."""
+    """Return times as text of the formats."""
     return " ".join(f"{time:.15g}" for time in times)

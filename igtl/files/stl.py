@@ -18,7 +18,7 @@ _TRIANGLE: Final = np.dtype([("normal", "<f4", 3), ("corners", "<f4", (3, 3)), (
 
 
 def read(path: Path) -> tuple[PolyData, str]:
-    """The mesh in the coordinates of the file, and its header."""
+    """Return the mesh in the coordinates of the file, and its header."""
     data = path.read_bytes()
     count = int.from_bytes(data[80:_HEAD], "little") if len(data) >= _HEAD else 0
     there = (len(data) - _HEAD) // _TRIANGLE.itemsize
@@ -82,7 +82,7 @@ def _merged(corners: Any) -> PolyData:
 
 
 def write(mesh: PolyData, path: Path, mark: str) -> None:
-    """As binary STL, in triangles; the mark stands in the header."""
+    """Write binary STL, in triangles; the mark stands in the header."""
     faces, _ = surface(mesh, path)
     marks.left_out(mesh.attributes)
     out = np.zeros(len(faces), _TRIANGLE)

@@ -19,7 +19,7 @@ _FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
 
 
 def write(part: Part, path: Path) -> None:
-    """A line for each message, or for each element of a list."""
+    """Write a line for each message, or for each element of a list."""
     kept = [stream for stream in part.streams if len(stream) and _is_flat(type(stream[0]))]
     if left := [stream for stream in part.streams if len(stream) and stream not in kept]:
         note(f"a table has no place for {told(left)}")

@@ -23,12 +23,12 @@ _ARRAY: Final = re.compile(rb'<(?:Data)?Array[^>]*Name="SPACE"[^>]*?(?:/>|>(.*?)
 
 
 def read_vtk(path: Path) -> tuple[PolyData, str]:
-    """The mesh in the coordinates of the file, and its title and field data."""
+    """Return the mesh in the coordinates of the file, and its title and field data."""
     return apart(_read_vtk, path)
 
 
 def read_vtp(path: Path) -> tuple[PolyData, str]:
-    """The mesh in the coordinates of the file, and its field data."""
+    """Return the mesh in the coordinates of the file, and its field data."""
     return apart(_read_vtp, path)
 
 
@@ -60,7 +60,7 @@ def _read(reader: Any, path: Path) -> tuple[PolyData, Any]:
 
 
 def _field(data: Any) -> str:
-    """The mark in the field data of an object of VTK."""
+    """Return the mark in the field data of an object of VTK."""
     array = data.GetFieldData().GetAbstractArray(_SPACE)
     if array is None or not array.GetNumberOfValues():
         return ""
@@ -68,7 +68,7 @@ def _field(data: Any) -> str:
 
 
 def write_vtk(mesh: PolyData, path: Path, mark: str) -> None:
-    """As .vtk of version 4.2, which 3D Slicer and most programs read; the mark is its title."""
+    """Write .vtk of version 4.2, which 3D Slicer and most programs read; the mark is its title."""
     writer = need("vtkmodules.vtkIOLegacy", "vtk").vtkPolyDataWriter()
     writer.SetFileVersion(42)
     writer.SetFileTypeToBinary()
@@ -77,7 +77,7 @@ def write_vtk(mesh: PolyData, path: Path, mark: str) -> None:
 
 
 def write_vtp(mesh: PolyData, path: Path, mark: str) -> None:
-    """As .vtp; the mark is in its field data."""
+    """Write .vtp; the mark is in its field data."""
     writer = need("vtkmodules.vtkIOXML", "vtk").vtkXMLPolyDataWriter()
     data = to_vtk(mesh)
     array = need("vtkmodules.vtkCommonCore", "vtk").vtkStringArray()
@@ -98,8 +98,10 @@ def _write(writer: Any, data: Any, path: Path) -> None:
 
 @contextlib.contextmanager
 def _heard() -> Iterator[list[str]]:
-    """What VTK has to say meanwhile, instead of on standard error: for a file that was cut it has
-    a warning only."""
+    """Collect the warnings of VTK, instead of printing them to standard error.
+
+    For a file that was cut VTK has a warning only.
+    """
     core = need("vtkmodules.vtkCommonCore", "vtk")
     before, window = core.vtkOutputWindow.GetInstance(), core.vtkStringOutputWindow()
     lines: list[str] = []
@@ -112,7 +114,7 @@ def _heard() -> Iterator[list[str]]:
 
 
 def read_vtu(path: Path) -> tuple[PolyData, str]:
-    """The mesh in the coordinates of the file, and its field data."""
+    """Return the mesh in the coordinates of the file, and its field data."""
     meshio = need("meshio", "mesh")
     data = path.read_bytes()
     found = _ARRAY.search(data)
@@ -138,8 +140,11 @@ def _field_of_vtu(path: Path) -> str:
 
 
 def write_vtu(mesh: PolyData, path: Path, mark: str) -> None:
-    """As .vtu. The mark is in its field data, which meshio cannot read: only where it says
-    something else than a file without a mark."""
+    """Write .vtu.
+
+    The mark is in its field data, which meshio cannot read: it is written only where it differs
+    from the default of a file without a mark.
+    """
     meshio = need("meshio", "mesh")
     meshio.write(path, to_meshio(mesh))
     if mark.endswith(UNMARKED):

@@ -6,7 +6,7 @@
         for message in link:
             server.show(message)                        # Foxglove: ws://localhost:8765
 
-Takes `pip install "igtl[foxglove]"`. Frames, names and units are those of `igtl.ros`: lengths in
+Needs `pip install "igtl[foxglove]"`. Frames, names and units are those of `igtl.ros`: lengths in
 m, axes as they are.
 """
 

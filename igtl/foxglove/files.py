@@ -12,8 +12,7 @@ from igtl.foxglove.mapping import Mapping
 
 
 def write(part: Part, path: Path) -> None:
-    """Write a part of a recording in the schemas of Foxglove; one message at a time is in
-    memory."""
+    """Write a part of a recording in the schemas of Foxglove, with one message in memory."""
     sdk = need("foxglove", "foxglove")
     mcap = need("foxglove.mcap", "foxglove")
     context = sdk.Context()

@@ -65,9 +65,10 @@ class Mapping:
         self._decoded = Decoding()
 
     def take(self, message: Message, time_ns: int) -> int:
-        """Log what a message is in Foxglove; how many messages that are.
+        """Log what a message is in Foxglove; returns how many messages that are.
 
         Args:
+            message: of OpenIGTLink.
             time_ns: when it arrived, nanoseconds since 1970; its stamp too if it has none.
 
         Raises:
@@ -109,12 +110,12 @@ class Mapping:
         return 0
 
     def note(self, text: str, source: str, time_ns: int) -> None:
-        """Add a line of our own to the log."""
+        """Add a line of this program to the log."""
         stamp = self._m.Timestamp(sec=time_ns // _NS, nsec=time_ns % _NS)
         self.log(text, source, self._m.LogLevel.Warning, stamp, time_ns)
 
     def log(self, text: str, name: str, level: Any, stamp: Any, time_ns: int) -> int:
-        """A line of the log."""
+        """Add a line to the log; returns 1."""
         line = self._m.Log(timestamp=stamp, level=level, message=text, name=name)
         return self._put("Log", "/log", line, time_ns)
 

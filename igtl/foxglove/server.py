@@ -18,8 +18,10 @@ PORT: Final = 8765
 
 
 class Server:
-    """Serves messages to Foxglove (and Lichtblick), which connects to `url`. Open it by `with`, or
-    close() it. A browser that is too slow loses the oldest messages that wait for it.
+    """Serves messages to Foxglove (and Lichtblick), which connects to `url`.
+
+    Open it by `with`, or close() it. A browser that is too slow loses the oldest messages that wait
+    for it.
 
     Args:
         host: where to listen; default this machine only. Any program that can reach it sees all.
@@ -32,7 +34,7 @@ class Server:
 
     Raises:
         OSError: it cannot listen there.
-        ModuleNotFoundError: foxglove-sdk is missing; the text says what brings it.
+        ModuleNotFoundError: foxglove-sdk is missing; the text says which package has it.
     """
 
     def __init__(self, *, host: str = "127.0.0.1", port: int = PORT) -> None:
@@ -77,9 +79,14 @@ class Server:
     def play(self, path: str | os.PathLike[str], *, loop: bool = False) -> None:
         """Play a recording in a thread, with its time stamps moved to now.
 
+        Args:
+            path: of the recording.
+            loop: begin again at the end, for ever.
+
         Raises:
-            FileError: it is no recording of OpenIGTLink. OSError: it cannot be read.
-            RuntimeError: one is played already.
+            FileError: the file is not a recording of OpenIGTLink.
+            OSError: it cannot be read.
+            RuntimeError: another recording is playing.
         """
         if self._player is not None:
             raise RuntimeError("a recording is played already")
@@ -102,7 +109,7 @@ class Server:
                 self.show(message)
 
     def close(self) -> None:
-        """Stop serving. A recording that is played ends with its next message."""
+        """Stop serving. A recording that is playing ends with its next message."""
         self._closing.set()
         self._server.stop()
 

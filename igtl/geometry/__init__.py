@@ -1,5 +1,4 @@
-"""Rigid poses: as objects, between frames by name, from points. Calibrations. Volumes from freehand
-pictures.
+"""Rigid poses, as objects, between frames by name and from points; calibrations; freehand volumes.
 
     probe = Pose(transform.matrix); probe @ [[0, 0, 10]]    # points of the probe, in the tracker
     graph = TransformGraph(); graph.add(message); graph["ImageToReference"]

@@ -1,5 +1,4 @@
-"""What all calibrations have in common: residuals, outliers, and the refusal of what does not
-determine the answer."""
+"""What all calibrations have in common: residuals, outliers, and the error for poor samples."""
 
 from __future__ import annotations
 
@@ -22,7 +21,7 @@ _ROUNDS: Final = 20
 
 
 class CalibrationError(IgtlError, ValueError):
-    """What was measured does not determine the answer: too few points, on a line, not finite."""
+    """The samples do not determine the answer: too few points, on a line, not finite."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -43,17 +42,17 @@ class Calibration:
 
     @property
     def error(self) -> float:
-        """Root mean square of the residuals that were used."""
+        """Root mean square of the residuals of the samples that were used."""
         return float(np.sqrt(np.mean(self.residuals[self.used] ** 2)))
 
     @property
     def worst(self) -> float:
-        """The greatest residual that was used."""
+        """The greatest residual of the samples that were used."""
         return float(self.residuals[self.used].max())
 
     @property
     def samples(self) -> int:
-        """How many were measured."""
+        """How many samples were measured."""
         return int(np.isfinite(self.residuals).sum())
 
     @property
@@ -70,14 +69,16 @@ def fitted(
     least: int,
     outliers: float = 1 / 3,
 ) -> tuple[T, Floats, Flags]:
-    """A least-squares fit without outliers: the sum of absolute residuals is minimised first, by
-    weights, since outliers hardly move it; samples that are then farther away than four times the
-    median are left out.
+    """Return a least-squares fit without outliers.
+
+    The sum of absolute residuals is minimised first, by weights, since outliers hardly move it;
+    samples that are then farther away than four times the median are left out.
 
     Args:
         solve: the solution for weights (count,) of the samples.
         errors: (count,) the residuals of a solution, 0 or more.
-        count: of samples. least: samples that are needed.
+        count: of samples.
+        least: number of samples that are needed.
         outliers: the share that is allowed.
 
     Returns:
@@ -111,17 +112,21 @@ def fitted(
 
 
 def least_squares(system: Floats, target: Floats) -> Floats:
-    """(k,) x with the least sum of squares of system · x - target, by the normal equations: for a
-    system of many rows (n, k) that is well conditioned."""
+    """(k,) x with the least sum of squares of system · x - target, by the normal equations.
+
+    For a system of many rows (n, k) that is well conditioned.
+    """
     normal = system.T @ system
     return np.asarray(np.linalg.lstsq(normal, system.T @ target, rcond=None)[0], np.float64)
 
 
 def finite(name: str, values: npt.ArrayLike, shape: tuple[int | None, ...]) -> Floats:
-    """The values as float64.
+    """Return the values as float64.
 
     Args:
-        name: for the error. shape: None stands for any length.
+        name: for the error.
+        values: numbers of this shape.
+        shape: None stands for any length.
 
     Raises:
         CalibrationError: the shape is another one, or a value is not finite.

@@ -1,4 +1,4 @@
-"""Frames by name, and the ways between them."""
+"""Frames by name, and the paths between them."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _NAME: Final = re.compile(r"^([A-Z0-9]\w*?)To([A-Z0-9]\w*)$")
 
 
 class NoTransform(IgtlError, LookupError):
-    """There is no way from one frame to the other, or none that is fresh.
+    """There is no path from one frame to the other, or only one over a stale link.
 
     Attributes:
         name: what was asked for.
-        reason: why not.
+        reason: why there is none.
     """
 
     def __init__(self, name: str, reason: str) -> None:
@@ -52,14 +52,14 @@ class TransformGraph:
     """Poses between frames, by names of the form XToY, as PLUS and 3D Slicer use them.
 
         graph.add(transform)                # a message named "ProbeToTracker"
-        graph["ImageToReference"]           # 4x4, over as many links as it takes, either way
+        graph["ImageToReference"]           # 4x4, over as many links as needed, in either direction
 
     Args:
         max_age: seconds after which a link is stale, counted from its arrival; None: never.
+        clock: gives the time in seconds; default the monotonic clock.
 
-    Links are replaced by newer ones of the same name (or of the way back). One that PLUS declares
-    invalid (metadata "TransformStatus", of a tool its name + "Status", other than "OK") is taken
-    out.
+    A newer link of the same name, or of the inverse, replaces a link. A link that PLUS declares
+    invalid (metadata "TransformStatus", of a tool its name + "Status", other than "OK") is removed.
     """
 
     def __init__(
@@ -70,9 +70,10 @@ class TransformGraph:
         self._edges: dict[tuple[str, str], _Edge] = {}
 
     def add(self, message: Message) -> None:
-        """Take a TRANSFORM, POSITION or QTRANS by its device name, each tool of a TDATA by its
-        name, and each transform of a TRACKEDFRAME; those whose name is not XToY are no link, and
-        are left out.
+        """Take the links of a message; what has no name of the form XToY is left out.
+
+        A TRANSFORM, POSITION or QTRANS is a link by its device name, each tool of a TDATA by its
+        name, and so is each transform of a TRACKEDFRAME.
 
         Raises:
             ValueError: a matrix is not rigid.
@@ -94,6 +95,7 @@ class TransformGraph:
 
         Args:
             name: XToY.
+            pose: a Pose, or a rigid 4x4 or 3x4 matrix, mm.
             arrived: when, by the clock; default now.
 
         Raises:
@@ -105,29 +107,33 @@ class TransformGraph:
         self._edges[a, b] = _Edge(pose if isinstance(pose, Pose) else Pose(pose), now)
 
     def remove(self, name: str) -> None:
-        """Take a link out, if it is there."""
+        """Remove a link; nothing happens if there is none of that name."""
         a, b = frames_of(name)
         self._edges.pop((a, b), None)
         self._edges.pop((b, a), None)
 
     @property
     def names(self) -> list[str]:
-        """The links there are."""
+        """The names of all links."""
         return sorted(f"{a}To{b}" for a, b in self._edges)
 
     def __getitem__(self, name: str) -> Floats:
-        """4x4 that maps points of X to points of Y; the way of fewest links.
+        """4x4 that maps points of X to points of Y, by the path of fewest links.
 
         Raises:
-            NoTransform: there is none, or only over a stale link; the text says what there is.
+            NoTransform: there is no path, or only one over a stale link; the text lists the links.
         """
         return self.pose(name).matrix
 
     def pose(self, name: str, *, without: str | None = None) -> Pose:
-        """As a Pose; see `graph[name]`.
+        """Return the same as a Pose; see `graph[name]`.
 
         Args:
-            without: a link that the way may not use, in either direction.
+            name: XToY.
+            without: a link that the path may not use, in either direction.
+
+        Raises:
+            NoTransform: there is no path, or only one over a stale link.
         """
         a, b = frames_of(name)
         path = self._path(a, b, fresh=True, without=None if without is None else frames_of(without))
@@ -190,8 +196,10 @@ class TransformGraph:
         return known
 
     def problems(self) -> list[Problem]:
-        """Links that are stale; and links that close a cycle, which makes one of them needless,
-        with how much the ways around it disagree."""
+        """Links that are stale, and links that close a cycle.
+
+        One link of a cycle is needless; the text says how much the paths around it disagree.
+        """
         found = []
         for (a, b), edge in self._edges.items():
             name = f"{a}To{b}"

@@ -58,20 +58,21 @@ def calibrate_time(
     most: float = 0.5,
     smoothing: float = 0.03,
 ) -> TimeCalibration:
-    """The lag of a tracker against pictures, to a fraction of the time between two of them.
+    """Return the lag of a tracker against pictures, to a fraction of the time between two of them.
 
     Args:
-        times, values: (n,) seconds, and (n,) or (n, k), for example the depth of a line in each
-            picture, from `igtl.geometry.bright_line`; NaN where there is none.
-        other_times, other_values: (m,) seconds, and (m,) or (m, k), for example the positions of
-            the probe.
+        times: (n,) seconds, of the pictures.
+        values: (n,) or (n, k), for example the depth of a line in each picture, from
+            `igtl.geometry.bright_line`; NaN where there is none.
+        other_times: (m,) seconds, of the tracker.
+        other_values: (m,) or (m, k), for example the positions of the probe.
         most: seconds, the greatest lag that is looked for.
         smoothing: seconds, standard deviation of the filter that both pass first. Without it noise
             between the samples pulls the lag towards half of their distance.
 
     Raises:
-        CalibrationError: there is too little in common, no motion, the signals do not follow each
-            other, or several lags fit, as for a motion that repeats itself.
+        CalibrationError: the signals have too little time in common, show no motion or do not
+            follow each other, or several lags fit, as for a motion that repeats itself.
     """
     t, x = _signal("the pictures", times, values)
     u, y = _signal("the tracker", other_times, other_values)
@@ -93,7 +94,7 @@ def calibrate_time(
         raise CalibrationError("nothing moves: move the probe up and down")
 
     def cost(lag: float) -> float:
-        """What a line through both leaves, as a share."""
+        """Return what a line through both leaves, as a share."""
         c = np.interp(g + lag, h, b)
         c -= c.mean()
         power = float(c @ c)

@@ -9,17 +9,20 @@ from igtl.geometry.calibration import CalibrationError, fitted, least_squares
 from igtl.geometry.pose import Floats
 
 _CLEAR = 4.0  # standard deviations above the median
-_FAINT = 0.08  # of the brightest spot: what is fainter is none
+_FAINT = 0.08  # of the brightest spot: anything fainter is not a spot
 _BLOCKS = 32  # of columns, in each of which a line is looked for
-_STRAIGHT = 0.03  # of the height: what is farther from a line is none
+_STRAIGHT = 0.03  # of the height: points farther from a line do not belong to it
 
 
 def grey(picture: npt.ArrayLike) -> npt.NDArray[np.float32]:
-    """(height, width) float32 of a picture: (height, width), with colours (height, width, c), or
-    of one slice (1, height, width[, c]).
+    """(height, width) float32 of a picture.
+
+    Args:
+        picture: (height, width), with colours (height, width, c), or of one slice
+            (1, height, width[, c]).
 
     Raises:
-        CalibrationError: it is none of these.
+        CalibrationError: the shape is none of these.
     """
     array = np.asarray(picture)
     while array.ndim > 2 and array.shape[0] == 1:
@@ -27,13 +30,16 @@ def grey(picture: npt.ArrayLike) -> npt.NDArray[np.float32]:
     if array.ndim == 3 and array.shape[2] in (3, 4):
         array = array[:, :, :3].mean(axis=2)
     if array.ndim != 2:
-        raise CalibrationError(f"shape {array.shape} is no picture of (height, width)")
+        raise CalibrationError(f"shape {array.shape} is not a picture of (height, width)")
     return array.astype(np.float32)
 
 
 def bright_line(picture: npt.ArrayLike) -> float:
-    """The row of the brightest line across a picture, such as the bottom of a water tank, in the
-    middle column, to a fraction of a pixel; NaN if there is none. The line may be oblique."""
+    """Return the row of the brightest line across a picture, such as the bottom of a water tank.
+
+    The row is that in the middle column, to a fraction of a pixel; NaN if there is no line. The
+    line may be oblique.
+    """
     array = grey(picture)
     height, width = array.shape
     blocks = np.array_split(array, min(_BLOCKS, width), axis=1)
@@ -69,14 +75,15 @@ def bright_line(picture: npt.ArrayLike) -> float:
 
 
 def bright_spots(picture: npt.ArrayLike, count: int, *, radius: float = 4.0) -> Floats:
-    """The brightest spots of a picture, such as the tip of a stylus in water, or wires.
+    """Return the brightest spots of a picture, such as the tip of a stylus in water, or wires.
 
     Args:
+        picture: see `grey`.
         count: of spots that are looked for.
         radius: pixels, how large a spot is; two are at least twice as far apart.
 
     Returns:
-        (m, 2), columns and rows to a fraction of a pixel, brightest first; m ≤ count: less where
+        (m, 2), columns and rows to a fraction of a pixel, brightest first; m ≤ count: fewer where
         fewer spots are brighter than all of the rest.
     """
     smooth = grey(picture)
@@ -106,7 +113,7 @@ def bright_spots(picture: npt.ArrayLike, count: int, *, radius: float = 4.0) -> 
 
 
 def _averaged(array: npt.NDArray[np.float32], reach: int, axis: int) -> npt.NDArray[np.float32]:
-    """Each pixel the mean of those up to `reach` before and after it along an axis."""
+    """Return each pixel the mean of those up to `reach` before and after it along an axis."""
     pad = [(0, 0), (0, 0)]
     pad[axis] = (reach + 1, reach)
     total = np.cumsum(np.pad(array, pad, mode="edge"), axis=axis, dtype=np.float64)

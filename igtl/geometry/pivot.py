@@ -13,15 +13,16 @@ from igtl.geometry.calibration import Calibration, CalibrationError, fitted, lea
 from igtl.geometry.pose import Floats, Pose
 
 _SWING: Final = 1.6  # degrees, root mean square: less does not determine a tip
-_SPIN: Final = 10.0  # degrees, likewise of the turn about an axis
-_TILT: Final = 8.0  # degrees, likewise: an axis that tilts more is none
+_SPIN: Final = 10.0  # degrees, root mean square, of the turn about an axis
+_TILT: Final = 8.0  # degrees, root mean square: more is not a turn about one axis
 _ARM: Final = 100.0  # mm, from the marker along an axis, where its tilt counts
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class PivotCalibration(Calibration):
-    """What `calibrate_pivot` found; `residuals` are (n,), mm, how far the tip is from the pivot in
-    each pose.
+    """What `calibrate_pivot` found.
+
+    `residuals` are (n,), mm, how far the tip is from the pivot in each pose.
 
     Attributes:
         tip: (3,), mm, the tip in the frame of the stylus.
@@ -41,8 +42,10 @@ class PivotCalibration(Calibration):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class SpinCalibration(Calibration):
-    """What `calibrate_spin` found; `residuals` are (n,), mm, how far two points of the axis, 100 mm
-    apart, are from the line on which it stays: the root mean square of both.
+    """What `calibrate_spin` found.
+
+    `residuals` are (n,), mm, how far two points of the axis, 100 mm apart, are from the line on
+    which it stays: the root mean square of both.
 
     Attributes:
         axis: (3,), the direction of the axis in the frame of the tool, of length 1.
@@ -58,8 +61,9 @@ class SpinCalibration(Calibration):
     turned: float
 
     def matrix(self, tip: npt.ArrayLike | None = None) -> Floats:
-        """4x4, mm, from a frame whose z axis is the axis, and points to the tip, to that of the
-        tool. Its x axis is the one that is nearest to the x axis of the tool.
+        """4x4, mm, to the frame of the tool, from one whose z axis is the axis, towards the tip.
+
+        Its x axis is the one that is nearest to the x axis of the tool.
 
         Args:
             tip: (3,), mm, in the frame of the tool, for example of `calibrate_pivot`: the origin.
@@ -83,7 +87,7 @@ def _listed(poses: Iterable[Pose | npt.ArrayLike], least: int) -> tuple[Floats, 
 
 
 def swings(rotations: Floats) -> tuple[Floats, Floats]:
-    """How much the axes of a frame move.
+    """Return how much the axes of a frame move.
 
     Args:
         rotations: (n, 3, 3).
@@ -98,17 +102,20 @@ def swings(rotations: Floats) -> tuple[Floats, Floats]:
 
 
 def calibrate_pivot(poses: Iterable[Pose | npt.ArrayLike]) -> PivotCalibration:
-    """The tip of a stylus that was turned about its tip: R · tip + t = pivot, by least squares,
-    without poses in which the tip had left its place.
+    """Find the tip of a stylus that was turned about its tip.
+
+    It solves R · tip + t = pivot by least squares.
+
+    Poses in which the tip had left its place are left out.
 
     Args:
         poses: of the stylus in the tracker, three or more, turned about more than one axis; 4x4
             or Pose.
 
     Raises:
-        CalibrationError: too few of them, or they turn too little, or about one axis only, or more
-            than a third of them do not fit.
-        ValueError: one is not rigid.
+        CalibrationError: there are too few poses, they turn too little or about one axis only, or
+            more than a third of them do not fit.
+        ValueError: a pose is not rigid.
     """
     rotations, offsets = _listed(poses, 3)
     n = len(rotations)
@@ -151,16 +158,19 @@ def calibrate_pivot(poses: Iterable[Pose | npt.ArrayLike]) -> PivotCalibration:
 
 
 def calibrate_spin(poses: Iterable[Pose | npt.ArrayLike]) -> SpinCalibration:
-    """The axis about which a tool was turned, such as the shaft of a stylus that was rolled, or a
-    drill. The tool may slide along the axis.
+    """Find the axis about which a tool was turned.
+
+    It may be the shaft of a rolled stylus, or a drill.
+
+    The tool may slide along the axis.
 
     Args:
         poses: of the tool in the tracker, five or more; 4x4 or Pose.
 
     Raises:
-        CalibrationError: too few of them, they turn too little, the axis tilts, or more than a
-            third of them do not fit.
-        ValueError: one is not rigid.
+        CalibrationError: there are too few poses, they turn too little, the axis tilts, or more
+            than a third of them do not fit.
+        ValueError: a pose is not rigid.
     """
     rotations, offsets = _listed(poses, 5)
     turned = float(swings(rotations)[0][1])

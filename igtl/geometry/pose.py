@@ -15,7 +15,7 @@ _RIGID: Final = 1e-4  # of a unit vector: what float32 on the wire and a tracker
 
 
 def is_rigid(matrix: npt.ArrayLike) -> bool:
-    """Whether a 4x4 (or 3x4) is a rotation and a translation, and nothing else."""
+    """Return whether a 4x4 (or 3x4) is a rotation and a translation, and nothing else."""
     m = np.asarray(matrix, np.float64)
     r = m[:3, :3]
     with np.errstate(all="ignore"):
@@ -24,8 +24,10 @@ def is_rigid(matrix: npt.ArrayLike) -> bool:
 
 
 def slerp(p: npt.ArrayLike, q: npt.ArrayLike, share: float | npt.ArrayLike) -> Floats:
-    """Unit quaternions at `share` (0…1) of the shorter way from p to q: (4,), or (n, 4) each with
-    shares (n,)."""
+    """Return unit quaternions at `share` (0…1) of the shorter way from p to q.
+
+    The result is (4,), or (n, 4) for shares (n,).
+    """
     a, b = np.asarray(p, np.float64), np.asarray(q, np.float64)
     cosine = np.sum(a * b, -1, keepdims=True)
     b = np.where(cosine < 0, -b, b)
@@ -43,7 +45,7 @@ def slerp(p: npt.ArrayLike, q: npt.ArrayLike, share: float | npt.ArrayLike) -> F
 
 
 class Pose:
-    """A rotation and a translation. Never changed: what computes with it makes a new one.
+    """A rotation and a translation. It never changes: every operation makes a new Pose.
 
     Args:
         matrix: 4x4 or 3x4. Rounding errors are taken out of its rotation.
@@ -62,7 +64,7 @@ class Pose:
                 raise ValueError(f"shape {given.shape}, must be (4, 4) or (3, 4)")
             m[: len(given)] = given
             if not is_rigid(m) or not np.allclose(m[3], (0, 0, 0, 1)):
-                raise ValueError("the matrix is no rigid pose: it scales, shears, mirrors or is "
+                raise ValueError("the matrix is not a rigid pose: it scales, shears, mirrors or is "
                                  "not finite")  # fmt: skip
             u, _, v = np.linalg.svd(m[:3, :3])
             m[:3, :3] = u @ v
@@ -89,7 +91,7 @@ class Pose:
 
     @classmethod
     def from_message(cls, message: Any) -> Pose:
-        """Of a TRANSFORM, POSITION or QTRANS, or of a tool of TDATA or QTDATA.
+        """Return the pose of a TRANSFORM, POSITION or QTRANS, or of a tool of TDATA or QTDATA.
 
         Raises:
             ValueError: its matrix is not rigid.
@@ -122,7 +124,7 @@ class Pose:
 
     @property
     def inverse(self) -> Pose:
-        """The way back."""
+        """The inverse pose."""
         m = np.eye(4)
         m[:3, :3] = self.rotation.T
         m[:3, 3] = -self.rotation.T @ self.translation
@@ -142,12 +144,12 @@ class Pose:
         return points @ self.rotation.T + self.translation
 
     def to(self, other: Pose, share: float) -> Pose:
-        """The pose at `share` (0…1) of the way to another: slerp, and a straight line."""
+        """Return the pose at `share` (0…1) of the way to another: slerp, and a straight line."""
         way = (1 - share) * self.translation + share * other.translation
         return Pose.of(slerp(self.quaternion, other.quaternion, share), way)
 
     def distance(self, other: Pose) -> tuple[float, float]:
-        """How far apart two are: mm, and degrees."""
+        """Return how far apart two are: mm, and degrees."""
         turn = self.rotation.T @ other.rotation
         sine = np.linalg.norm([turn[2, 1] - turn[1, 2], turn[0, 2] - turn[2, 0],
                                turn[1, 0] - turn[0, 1]]) / 2  # fmt: skip
@@ -197,7 +199,7 @@ def interpolate(
     with np.errstate(all="ignore"):
         off = np.abs(r.transpose(0, 2, 1) @ r - np.eye(3)).max(axis=(1, 2))
         if not (np.isfinite(m).all() and (off < _RIGID).all() and (np.linalg.det(r) > 0).all()):
-            raise ValueError("a matrix is no rigid pose")
+            raise ValueError("a matrix is not a rigid pose")
     quaternions = np.array([quaternion_of_matrix(one) for one in m])
     quaternions /= np.linalg.norm(quaternions, axis=1, keepdims=True)
     right = np.clip(np.searchsorted(t, wanted), 1 if len(t) > 1 else 0, len(t) - 1)

@@ -16,14 +16,15 @@ _TOUCHES: Final = 4
 _IMAGES: Final = 5
 _ORDER: Final = "are the wires in the order of the picture?"
 _ROUGH: Final = 0.6  # of the N may be outliers at the start: each has three points
-_LOOSE: Final = 0.2  # of the width of the points: an error that is greater is no fit
-_WEAK: Final = 5e-3  # conditioning below is none
+_LOOSE: Final = 0.2  # of the width of the points: the greatest error of a fit
+_WEAK: Final = 5e-3  # conditioning: less does not determine the answer
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class ProbeCalibration(Calibration):
-    """What `calibrate_probe` and `calibrate_wires` found; `residuals` are (n,) or (images, wires),
-    mm.
+    """What `calibrate_probe` and `calibrate_wires` found.
+
+    `residuals` are (n,) or (images, wires), mm.
 
     Attributes:
         matrix: 4x4, from pixels (column, row, 0) to mm in the frame of the probe. The third axis
@@ -54,8 +55,10 @@ def _spread(pixels: Floats) -> None:
 def _placed(
     pixels: Floats, points: Floats, weights: Floats, spacing: Floats | None
 ) -> tuple[Floats, Floats, Floats]:
-    """Rotation, spacing and translation that bring pixels to points, by turns: a rotation for the
-    spacing, then the spacing for this rotation."""
+    """Rotation, spacing and translation that bring pixels to points.
+
+    They are found in turns: a rotation for the spacing, then the spacing for this rotation.
+    """
     w = weights[:, np.newaxis] / weights.sum()
     u, x = pixels - (w * pixels).sum(axis=0), points - (w * points).sum(axis=0)
     if spacing is None:
@@ -83,8 +86,10 @@ def _placed(
 def calibrate_probe(
     pixels: npt.ArrayLike, points: npt.ArrayLike, *, spacing: npt.ArrayLike | None = None
 ) -> ProbeCalibration:
-    """Image to probe, from a stylus whose tip is seen in pictures: by least squares over turn,
-    place and the sizes of a pixel, without touches that do not fit.
+    """Image to probe, from a stylus whose tip is seen in pictures.
+
+    Rotation, position and the sizes of a pixel are fitted by least squares, without touches that do
+    not fit.
 
     Args:
         pixels: (n, 2), columns and rows of the tip; n ≥ 4, all over the picture.
@@ -92,8 +97,8 @@ def calibrate_probe(
         spacing: (2,), mm, the width and height of a pixel, if they are known.
 
     Raises:
-        CalibrationError: too few touches, on a line, not finite, a negative size, or more than a
-            third of them do not fit.
+        CalibrationError: the touches are too few, on a line or not finite, a size is negative, or
+            more than a third of the touches do not fit.
     """
     u, x = finite("pixels", pixels, (None, 2)), finite("points", points, (None, 3))
     if len(u) != len(x):
@@ -133,10 +138,12 @@ def _touched(u: Floats, x: Floats, given: Floats | None, outliers: float) -> Pro
 
 
 def _close(found: ProbeCalibration, pixels: Floats, cause: str) -> ProbeCalibration:
-    """Refuse a fit that is none: all points are far off, so that none is an outlier.
+    """Refuse a wrong fit, in which all points are so far off that none is an outlier.
 
     Args:
-        pixels: (p, 2) that were used. cause: what may be wrong, for the error.
+        found: the fit.
+        pixels: (p, 2) that were used.
+        cause: what may be wrong, for the error.
     """
     width = float(np.linalg.norm(pixels.std(axis=0) * found.spacing))
     if found.error > _LOOSE * width:
@@ -148,10 +155,11 @@ def _close(found: ProbeCalibration, pixels: Floats, cause: str) -> ProbeCalibrat
 
 
 def _middles(pixels: Floats, wires: Floats) -> Floats:
-    """Where pictures cut the middle wires, in the phantom, by the ratio of what they show.
+    """Return where pictures cut the middle wires, in the phantom, by the ratio of what they show.
 
     Args:
-        pixels: (n, m, 2). wires: (m, 2, 3).
+        pixels: (n, m, 2).
+        wires: (m, 2, 3).
 
     Returns:
         (n, m / 3, 3), mm.
@@ -285,8 +293,10 @@ class _Lines:
         return distances
 
     def system(self, found: tuple[Floats, Floats, Floats]) -> Floats:
-        """(3 p, 8) how the distances change with turn (3), place (3) and logarithms of the sizes
-        of a pixel (2)."""
+        """(3 p, 8) how the distances change with the parameters.
+
+        These are rotation (3), position (3) and logarithms of the sizes of a pixel (2).
+        """
         rotation, spacing, _ = found
         arm = (self.pixels * spacing) @ rotation[:, :2].T
         change = np.zeros((len(arm), 3, 8))
@@ -299,7 +309,7 @@ class _Lines:
         return changed.reshape(-1, 8)
 
     def solve(self, weights: Floats) -> tuple[Floats, Floats, Floats]:
-        """The least sum of weighted squares, by steps of Gauss and Newton from the last one."""
+        """Minimise the weighted sum of squares, by steps of Gauss and Newton."""
         by = np.sqrt(np.repeat(weights, 3))
         for _ in range(20):
             rotation, spacing, translation = self._found

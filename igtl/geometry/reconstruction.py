@@ -78,13 +78,13 @@ class _Box(NamedTuple):
         return bool((self.low <= other.low).all() and (other.high <= self.high).all())
 
     def slices(self, inner: _Box) -> tuple[slice, ...]:
-        """Where another box lies in the array of this one."""
+        """Return the slices that another box takes in the array of this one."""
         starts = (inner.low - self.low).tolist()
         ends = (inner.high - self.low + 1).tolist()
         return tuple(slice(a, b) for a, b in zip(starts[::-1], ends[::-1], strict=True))
 
     def flat(self, points: Whole) -> Whole:
-        """Indices into the flat array; points (3, n)."""
+        """Return indices into the flat array; points (3, n)."""
         i, j, k = points - self.low[:, np.newaxis]
         _, rows, columns = self.shape
         found: Whole = (k * rows + j) * columns + i
@@ -233,7 +233,7 @@ class Reconstruction:
         else:
             kept, array = array.dtype, array if array.ndim == 3 else array[np.newaxis]
         if array.ndim != 3:
-            raise ValueError(f"shape {np.shape(picture)} is no picture of (height, width)")
+            raise ValueError(f"shape {np.shape(picture)} is not a picture of (height, width)")
         matrix = np.asarray(ijk_to_world, np.float64)
         if matrix.shape != (4, 4) or not np.isfinite(matrix).all():
             raise ValueError("ijk_to_world must be 4x4 and finite")
@@ -319,7 +319,7 @@ class Reconstruction:
     # -- the volume
 
     def result(self, *, fill: float = 0.0) -> Volume:
-        """The volume so far; pictures can be added after that too.
+        """Return the volume so far; pictures can be added after that too.
 
         Args:
             fill: mm: a hole that is no wider along an axis gets a value between those at its ends.
@@ -349,7 +349,7 @@ class Reconstruction:
         return Volume(values.astype(self._dtype), matrix, filled, holes)
 
     def _used(self, box: _Box) -> _Box:
-        """The part of the box in which there is something."""
+        """Return the part of the box in which there is something."""
         filled = self._weights > 0
         low, high = [], []
         for axis in (2, 1, 0):

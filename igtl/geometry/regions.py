@@ -11,11 +11,16 @@ Mask = npt.NDArray[np.bool_]
 
 
 def rectangle(shape: tuple[int, int], column: int, row: int, width: int, height: int) -> Mask:
-    """(height, width) bool: a part of a picture, as ClipRectangleOrigin and ClipRectangleSize of
-    PLUS have it.
+    """(height, width) bool: a rectangle of a picture.
+
+    PLUS has it as ClipRectangleOrigin and ClipRectangleSize.
 
     Args:
         shape: (height, width) of the picture.
+        column: of the first pixel.
+        row: of the first pixel.
+        width: columns of the rectangle.
+        height: rows of the rectangle.
     """
     mask = np.zeros(shape, bool)
     mask[max(0, row) : max(0, row + height), max(0, column) : max(0, column + width)] = True
@@ -48,8 +53,18 @@ def fan(
 
 
 def fill_holes(values: npt.NDArray[Any], filled: Mask, steps: tuple[int, int, int]) -> int:
-    """Fill holes in place, between the nearest values before and after along each axis, the
-    nearest most; returns how many. `filled` is left as it is."""
+    """Fill holes in place, between the nearest values before and after along each axis.
+
+    The nearest value has the greatest weight. `filled` is left as it is.
+
+    Args:
+        values: (k, j, i), the volume.
+        filled: (k, j, i), which voxels have a value.
+        steps: the greatest hole along each axis, in voxels.
+
+    Returns:
+        How many voxels were filled.
+    """
     total = np.zeros(values.shape, np.float32)
     weight = np.zeros(values.shape, np.float32)
     for axis, most in enumerate(steps):

@@ -29,9 +29,13 @@ class Registration(NamedTuple):
     source: Floats
 
     def tre(self, points: npt.ArrayLike) -> Floats:
-        """Expected target registration error at points (3,) or (n, 3) of the source, mm, from the
-        FRE and how the fiducials lie (Fitzpatrick, West and Maurer, 1998). With three points
-        the FRE says little."""
+        """Return the expected target registration error, mm.
+
+        The points are (3,) or (n, 3), of the source.
+
+        It follows from the FRE and how the fiducials lie (Fitzpatrick, West and Maurer, 1998). With
+        three points the FRE says little.
+        """
         targets = np.atleast_2d(np.asarray(points, np.float64))
         n = len(self.source)
         fle2 = self.fre**2 / (1 - 2 / n)
@@ -49,13 +53,16 @@ class Registration(NamedTuple):
 
 
 def register(source: npt.ArrayLike, target: npt.ArrayLike) -> Registration:
-    """The rigid pose that brings points closest to their partners (least squares, Kabsch 1976).
+    """Find the rigid pose that brings points closest to their partners.
+
+    By least squares (Kabsch 1976).
 
     Args:
-        source, target: (n, 3), mm, n ≥ 3, in the same order, not on a line.
+        source: (n, 3), mm, n ≥ 3, not on a line.
+        target: (n, 3), mm, the partners in the same order.
 
     Raises:
-        CalibrationError: too few points, on a line, not finite, or not as many in both.
+        CalibrationError: the points are too few, on a line or not finite, or not as many in both.
     """
     a, b = np.asarray(source, np.float64), np.asarray(target, np.float64)
     if a.ndim != 2 or a.shape != b.shape or a.shape[1:] != (3,):

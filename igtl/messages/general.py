@@ -85,6 +85,7 @@ class Status(Message, type_name="STATUS"):
         return self.code == StatusCode.OK
 
     def summary(self) -> str:
+        """Return the code's name (or number), the subcode and the texts, as `repr` shows them."""
         known = self.code in StatusCode._value2member_map_
         words = [StatusCode(self.code).name if known else f"code={self.code}"]
         words += [f"subcode={self.subcode}"] if self.subcode else []
@@ -353,7 +354,7 @@ class _WantedCodec:
     _shortest = 17  # below that the library means "everything" and sends undefined bytes
 
     def _split(self, view: memoryview) -> tuple[memoryview, memoryview]:
-        """The table of types and that of names."""
+        """Return the table of types and that of names."""
         n = int.from_bytes(view[:2], "big")
         types = _take(view, 2, 12 * n, f"table of {n} types")
         at = 2 + 12 * n
@@ -389,10 +390,10 @@ class _WantedCodec:
 
 
 class Command(Message, type_name="COMMAND", prefers_v2=True):
-    """Something the peer shall do (protocol.md 8.18).
+    """A command to the peer (protocol.md 8.18).
 
     Args:
-        command_id: chosen by the asker, copied into the reply.
+        command_id: chosen by the sender; the peer copies it into its reply.
         name: at most 128 bytes.
         text: usually XML. The official library takes up to 65,535 bytes.
         encoding: IANA MIBenum. Default: 3 (US-ASCII) for ASCII, else 106 (UTF-8).

@@ -72,11 +72,14 @@ class Points(Message, type_name="POINT"):
 
         Args:
             positions: (n, 3), mm.
-            names, groups, owners, diameters: see `Point`; what is left out has its default.
+            names: n labels; default: empty.
             selected: (n,) or one for all: whether 3D Slicer shows a point as selected. It is the
                 group that says so ("Unselected" or another), so give this or `groups`.
             visible: (n,) or one for all; points that are not get the alpha 0.
             color: one for all or (n, 3 or 4), 0 to 255.
+            groups: n texts; default: that of `Point`.
+            diameters: (n,), mm; default: 0, not stated.
+            owners: n device names of images; default: empty.
             header: see Message.
 
         Raises:
@@ -183,7 +186,7 @@ class Cells(Sequence[npt.NDArray[np.uint32]]):
     __array_ufunc__ = None  # numpy leaves comparing to __eq__
 
     def to_dict(self, *, arrays: bool = False) -> dict[str, Any]:
-        """Number of cells; with arrays=True their index lists as well."""
+        """Return the number of cells; with arrays=True their index lists as well."""
         out: dict[str, Any] = {"cells": len(self)}
         if arrays:
             out["indices"] = [cell.tolist() for cell in self]
@@ -256,10 +259,11 @@ class Attribute:
         name: at most 255 bytes.
         values: (n,) or (n, components), float32; RGBA is 0..1 by the format.
         type: see AttributeType.
-        padded: write the block nine wide with zeros behind the values, which is the only form
-            the official library reads rightly for this type (protocol.md 8.16). Default: for
-            RGBA, texture coordinates, and cell vectors, normals and colours. Cell scalars other
-            than nine wide have no form that it reads and that can be read back.
+        padded: write nine numbers for each point or cell, with zeros behind the values: the only
+            form of this type that the official library reads correctly (protocol.md 8.16).
+            Default: for RGBA, texture coordinates, and cell vectors, normals and colours. For cell
+            scalars with other than nine components, no form is read correctly by that library and
+            can also be read back.
     """
 
     __slots__ = ("name", "padded", "type", "values")
@@ -389,7 +393,7 @@ class PolyData(Message, type_name="POLYDATA"):
     attributes: list[Attribute] = coded(_AttributesCodec(), default=())
 
     def attribute(self, name: str) -> Attribute:
-        """The first attribute of that name; KeyError if there is none."""
+        """Return the first attribute of that name; KeyError if there is none."""
         for attribute in self.attributes:
             if attribute.name == name:
                 return attribute
@@ -399,7 +403,7 @@ class PolyData(Message, type_name="POLYDATA"):
         yield from (self.vertices, self.lines, self.polygons, self.triangle_strips)
 
     def _prepare(self) -> None:
-        """An index that names no point, or an attribute of another length, is a mistake."""
+        """Refuse an index that names no point, or an attribute of another length."""
         for cells in self._cells():
             if len(cells.connectivity) and int(cells.connectivity.max()) >= len(self.points):
                 if self.header_version:

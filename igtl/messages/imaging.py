@@ -82,7 +82,7 @@ def scalar_code(dtype: np.dtype[Any]) -> int:
 
 
 def _shift(m: npt.NDArray[np.float64], index: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """The matrix m with its origin moved to voxel `index`."""
+    """Return the matrix m with its origin moved to voxel `index`."""
     out = m.copy()
     with np.errstate(all="ignore"):  # a matrix from the wire may hold anything
         out[:3, 3] = m[:3, :3] @ index + m[:3, 3]
@@ -144,9 +144,11 @@ class _Placed(Message):
 
     @property
     def ijk_to_world(self) -> npt.NDArray[np.float64]:
-        """4x4, voxel indices (i, j, k) of the whole image to mm in `space`; the last column is
-        the centre of the first voxel. A copy: assign to change it. (The wire holds the centre of
-        the image instead: `matrix`.)"""
+        """The 4x4 matrix from voxel indices (i, j, k) of the whole image to mm in `space`.
+
+        Its last column is the centre of the first voxel. A copy: assign to change it. The wire
+        holds the centre of the image instead: see `matrix`.
+        """
         return _shift(self._known_matrix(), -self._centre())
 
     @ijk_to_world.setter
@@ -155,8 +157,10 @@ class _Placed(Message):
 
     @property
     def array_to_world(self) -> npt.NDArray[np.float64]:
-        """As ijk_to_world, for indices into the part that is sent: differs from it when that
-        part is a sub-volume with an offset."""
+        """Like ijk_to_world, for indices into the part that is sent.
+
+        It differs from ijk_to_world when that part is a sub-volume with an offset.
+        """
         return _shift(self.ijk_to_world, np.asarray(self.offset, np.float64))
 
     @property
@@ -172,8 +176,9 @@ class _Placed(Message):
         return "LPS" if self.coordinate == 2 else "RAS"
 
     def to(self, space: Space) -> Self:
-        """The same picture, its matrix expressed in the other space. Pixels are shared, all else
-        is copied.
+        """Return the same picture, its matrix expressed in the other space.
+
+        Pixels are shared, all else is copied.
 
         3D Slicer and PLUS take the numbers as RAS whatever the message says: send RAS.
         """
@@ -310,6 +315,12 @@ class Image(_Placed, type_name="IMAGE"):
             frame: (height, width), or (height, width, 3 or 4) with `order`.
             order: "BGR" or "BGRA" for OpenCV. The wire has RGB and RGBA; BGR is copied.
             spacing: mm along a row and along a column.
+            ijk_to_world: 4x4 of the first pixel in mm, instead of spacing.
+            space: what ijk_to_world is in; it is converted to RAS.
+            header: see Message.
+
+        Raises:
+            EncodeError: the shape and `order` do not fit each other, or the wire has no such dtype.
         """
         pixels = np.asarray(frame)
         if pixels.ndim == 2 and order is None:
@@ -332,6 +343,11 @@ class Image(_Placed, type_name="IMAGE"):
 
     @property
     def array(self) -> npt.NDArray[Any]:
+        """The pixels, (k, j, i) or (k, j, i, components), in native byte order; edits count.
+
+        Raises:
+            EncodeError: the received fields do not describe the pixels.
+        """
         try:
             values = self._array
         except AttributeError:
@@ -426,6 +442,7 @@ class Image(_Placed, type_name="IMAGE"):
         yield "array", self.array
 
     def summary(self) -> str:
+        """Size, scalar type, components, spacing and space, as `repr` shows them."""
         size = "×".join(str(n) for n in self.size)
         part = (
             "" if (self.size == self.sub_size).all() else f" part {self.sub_size} at {self.offset}"
@@ -438,7 +455,7 @@ class Image(_Placed, type_name="IMAGE"):
 
 
 class ImageInfo(Element):
-    """One image a server can send (protocol.md 8.6).
+    """One image that a server can send (protocol.md 8.6).
 
     Attributes:
         device_name: what to ask for with GetImage and GetColorTable.

@@ -47,7 +47,7 @@ _MF: Final = 5
 
 
 class ClientInfo(Message, type_name="CLIENTINFO"):
-    """What a client of PLUS wants to be sent, as XML; see `igtl.plus.Select`.
+    """What a client of PLUS asks the server to send, as XML; see `igtl.plus.Select`.
 
     Args:
         xml: `<ClientInfo …>` with lists of message types and names.
@@ -164,6 +164,7 @@ class TrackedFrame(Message, type_name="TRACKEDFRAME"):
 
     @property
     def array(self) -> npt.NDArray[Any]:
+        """The pixels, (k, j, i) or (k, j, i, components), in native byte order."""
         wire = np.dtype("<" + _DTYPES[self.scalar_type])
         values = np.frombuffer(self._pixels, wire).reshape(self._shape())
         if sys.byteorder == "big" or not values.flags.aligned:
@@ -176,8 +177,10 @@ class TrackedFrame(Message, type_name="TRACKEDFRAME"):
 
     @property
     def ijk_to_world(self) -> Floats:
-        """4x4, indices (i, j, k) of a pixel to mm; the last column is the first pixel. A copy:
-        assign to change it."""
+        """4x4, indices (i, j, k) of a pixel to mm; the last column is the first pixel.
+
+        A copy: assign to change it.
+        """
         return np.array(self.matrix_le, np.float64).reshape(4, 4)
 
     @ijk_to_world.setter
@@ -185,7 +188,7 @@ class TrackedFrame(Message, type_name="TRACKEDFRAME"):
         self.matrix_le = _matrix(value, "ijk_to_world").reshape(-1)
 
     def _texts(self) -> dict[str, str]:
-        """All frame fields.
+        """Return all frame fields.
 
         Raises:
             BodyError: they are not well-formed XML.
@@ -201,7 +204,9 @@ class TrackedFrame(Message, type_name="TRACKEDFRAME"):
 
     @property
     def transforms(self) -> dict[str, TrackedTransform]:
-        """By name, in the order of the message. One whose text is no matrix is left out.
+        """The transforms by name, in the order of the message.
+
+        One whose text is not a matrix is left out.
 
         Raises:
             BodyError: the fields are not well-formed XML.
@@ -216,7 +221,7 @@ class TrackedFrame(Message, type_name="TRACKEDFRAME"):
 
     @property
     def fields(self) -> dict[str, str]:
-        """By name, in the order of the message.
+        """The texts that are not of transforms by name, in the order of the message.
 
         Raises:
             BodyError: the fields are not well-formed XML.
@@ -253,6 +258,7 @@ class TrackedFrame(Message, type_name="TRACKEDFRAME"):
         yield "array", self.array
 
     def summary(self) -> str:
+        """Size, scalar type and the status of each transform, as `repr` shows them."""
         size = "×".join(str(n) for n in self.size)
         kind = np.dtype(_DTYPES[self.scalar_type]).name
         colour = f"×{self.components}" if self.components > 1 else ""
@@ -295,6 +301,7 @@ class UsMessage(Message, type_name="USMESSAGE"):
 
     @property
     def array(self) -> npt.NDArray[Any]:
+        """The pixels, (k, j, i[, components]), in native byte order."""
         pixels, _ = self._split()
         i, j, k = (int(n) for n in self.sub_size)
         shape = (k, j, i) if self.components == 1 else (k, j, i, self.components)
@@ -305,7 +312,7 @@ class UsMessage(Message, type_name="USMESSAGE"):
 
     @property
     def parameters(self) -> npt.NDArray[np.int32]:
-        """(13,) int32."""
+        """The 13 parameters of the scanner, (13,) int32."""
         pixels, _ = self._split()
         view = memoryview(self.content)[pixels : pixels + _PARAMETERS]
         return np.frombuffer(view, ">i4").astype(np.int32)
@@ -326,7 +333,7 @@ class UsMessage(Message, type_name="USMESSAGE"):
             raise BodyError(self.type_name, *wrong)
 
     def _prepare(self) -> None:
-        """Before writing, likewise."""
+        """Before writing: the same."""
         if wrong := self._wrong():
             raise EncodeError("UsMessage", *wrong)
 
@@ -338,8 +345,8 @@ class ToolState(NamedTuple):
     """What a message says of one transform.
 
     Attributes:
-        name: XToY, whole where the message tells it.
-        matrix: 4x4, mm; of no use where the status is not "OK", when it may be the identity.
+        name: XToY, uncut where the message has the whole name.
+        matrix: 4x4, mm; meaningless where the status is not "OK" (often the identity).
         status: "OK" where the message says nothing.
     """
 
@@ -349,8 +356,10 @@ class ToolState(NamedTuple):
 
 
 def tool_states(message: Message) -> Iterator[ToolState]:
-    """The transforms that a message holds, in the way of PLUS: of TRANSFORM, POSITION, QTRANS (the
-    metadata TransformStatus), TDATA (NameStatus and NameIndex), TRACKEDFRAME (its fields).
+    """Yield the transforms that a message holds, with their status where PLUS sends one.
+
+    PLUS writes the status of TRANSFORM, POSITION and QTRANS into the metadata (TransformStatus),
+    that of TDATA into NameStatus and NameIndex, that of TRACKEDFRAME into its fields.
 
     Raises:
         BodyError: the fields of a TRACKEDFRAME are not well-formed.
@@ -389,7 +398,7 @@ def _numbers(m: Floats) -> str:
 
 
 def _read(text: str) -> Floats | None:
-    """The matrix in a text of 16 numbers; None if it is none."""
+    """Return the matrix in a text of 16 numbers; None if it is none."""
     try:
         numbers = [float(word) for word in text.split()]
     except ValueError:

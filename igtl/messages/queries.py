@@ -1,7 +1,8 @@
-"""Asking for data: GET_ (once), STT_ (as a stream), STP_ (no more), and RTS_, the answer to the
-last two (protocol.md section 9). Each class knows what it asks for: `GetImage.answer is Image`.
+"""Messages that ask for data: GET_, STT_ and STP_, and the answer to the last two, RTS_.
 
-Never send these to 3D Slicer, which serves no queries: most of them end its process.
+GET_ asks for one message, STT_ for a stream, STP_ for its end (protocol.md section 9). Each class
+knows what it asks for: `GetImage.answer is Image`. Never send these to 3D Slicer, which answers no
+queries: most of them crash it.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ T = TypeVar("T", bound=Message)
 
 
 class _Asking(Message, Generic[T]):
-    """What all of them share: the type they are about."""
+    """What all of these share: the type they ask for."""
 
     answer: ClassVar[type[Message]]
 
@@ -47,15 +48,18 @@ class _Asking(Message, Generic[T]):
 
 
 class Get(_Asking[T]):
-    """Send one. device_name says which; empty: any, or all. The answer has the same name."""
+    """Asks for one message, of the device `device_name` (empty: any, or all).
+
+    The answer has the same device name.
+    """
 
 
 class Start(_Asking[T]):
-    """Send a stream. Answered by the Ready class, then the stream."""
+    """Asks for a stream. The peer answers with the Ready class, then sends the stream."""
 
 
 class Stop(_Asking[T]):
-    """End the stream."""
+    """Asks for the end of a stream."""
 
 
 class Ready(_Asking[T]):

@@ -3,7 +3,7 @@
 A message is one datagram of up to 65,507 bytes; a larger one goes through the RTP wrapper of the
 official library (docs/protocol.md 10.3), and is put together again here, bounded in memory and
 time. Nothing recovers what the network loses, doubles or reorders; it is counted: a message of
-which a packet came is either handed out once, or counted once as an error or as dropped.
+which a packet came is either returned once, or counted once as an error or as dropped.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ MAX_SIZE = 64 << 20
 _SO_TIMESTAMPNS = 35  # Linux; the socket module has no name for it
 _TIMESPEC = struct.Struct("qq")
 _ANCILLARY = socket.CMSG_SPACE(16) if hasattr(socket, "CMSG_SPACE") else 0
-_SOURCES = 256  # RTP sources that are told apart
-_WINDOW = 1024  # numbers, and messages, back to which a late packet is told from a double one
+_SOURCES = 256  # RTP sources that are kept apart
+_WINDOW = 1024  # numbers and messages within which a late packet differs from a duplicate
 _LEAST = 512  # bytes that a kept packet counts at least, for what Python adds to each
 _RECEIVE_BUFFER = 4 << 20
 
@@ -63,7 +63,7 @@ class Socket:
         self._closed = False
 
     def close(self) -> None:
-        """Give the socket back."""
+        """Close the socket."""
         self._closed = True
         self._sock.close()
 
@@ -78,10 +78,12 @@ class Outgoing(Socket):
     """The sending side.
 
     Args:
-        host, port: where to: a host, a multicast group, or with `broadcast` a broadcast address.
+        host, port: of the receiver: a host, a multicast group, or with `broadcast` a broadcast
+            address.
         interface: for multicast: the local address (IPv4), or the name or number of the
             interface (IPv6). Default: the system's choice.
         ttl: for multicast: how many routers it may pass; default 1, this network only.
+        broadcast: the host is a broadcast address.
         payload_length: bytes of a datagram behind its RTP header, for messages over 65,507 bytes.
 
     Attributes:
@@ -127,7 +129,7 @@ class Outgoing(Socket):
             self._sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, number4)
 
     def _datagrams(self, message: Message | Frame, crc: bool) -> list[bytes]:
-        """What to send for one message; counted as sent. ConnectionClosed after `close`."""
+        """Return what to send for one message; counted as sent. ConnectionClosed after `close`."""
         if self._closed:
             raise ConnectionClosed("this sender was closed")
         if isinstance(message, Frame):
@@ -198,7 +200,7 @@ class _Source:
         return partial
 
     def finish(self, key: Any) -> None:
-        """The message is complete, or given up."""
+        """Note that the message is complete, or given up."""
         if (partial := self.partial.pop(key, None)) is not None:
             self.cost -= partial.cost
         self.finished[hash(key)] = None
@@ -216,12 +218,12 @@ class Incoming(Socket):
         interface: for `group`: the local address (IPv4), or the name or number of the interface
             (IPv6), to join on. Default: the system's choice.
         crc: see `igtl.unpack`.
-        on_error: "skip" (default) counts datagrams that are no message, "raise" raises.
+        on_error: "skip" (default) counts datagrams that are not messages, "raise" raises.
         max_size: bytes of messages that are being put together of RTP packets, all in all; a
             packet counts 512 bytes at least. Default 64 MiB. Where it is exceeded, the source that
             holds most gives up the message that has waited longest.
         reassembly_timeout: seconds without a new packet after which a message with missing packets
-            is given up; default 1. None: only for want of room, or by `close`.
+            is given up; default 1. None: only for lack of memory, or by `close`.
 
     Messages that are given up, at the latest by `close`, are counted in `stats.dropped` as
     "incomplete".
@@ -248,7 +250,7 @@ class Incoming(Socket):
     ) -> None:
         super().__init__()
         if isinstance(port, str):
-            raise TypeError(f"the port comes first, then the host: {port!r} is no port")
+            raise TypeError(f"the port comes first, then the host: {port!r} is not a port")
         self._crc: CRCPolicy = crc
         self._on_error = on_error
         self._max_size = max_size
@@ -302,10 +304,10 @@ class Incoming(Socket):
         return data, address, None
 
     def _take(self, data: bytes, address: Any, stamp: float | None) -> Message | None:
-        """The message that this datagram is, or completes.
+        """Return the message that this datagram is, or completes.
 
         Raises:
-            ProtocolError: it is no message, with on_error="raise".
+            ProtocolError: the datagram is not a message, with on_error="raise".
         """
         now = time.monotonic()
         try:
@@ -328,7 +330,7 @@ class Incoming(Socket):
         return message
 
     def _take_frame(self, data: bytes, address: Any, stamp: float | None) -> Frame | None:
-        """As `_take`, as it came."""
+        """Return the frame that this datagram is, or completes, undecoded."""
         now = time.monotonic()
         try:
             wire = self._whole(data, address, now)
@@ -343,7 +345,7 @@ class Incoming(Socket):
         return frame
 
     def _whole(self, data: bytes, address: Any, now: float) -> bytes | None:
-        """The message that a datagram is, or completes."""
+        """Return the message that a datagram is, or completes."""
         try:
             if data[:1] != b"\x80":
                 return data
@@ -431,7 +433,7 @@ class Incoming(Socket):
         return None
 
     def _joined(self, source: _Source, packet: rtp.Packet, now: float) -> bytes | None:
-        """The message, if this is the last packet that it needs."""
+        """Return the message, if this is the last packet that it needs."""
         if packet.size > self._max_size:
             raise MessageTooLarge(packet.size, self._max_size)
         partial = source.keep(packet.key, packet, now)
@@ -450,7 +452,7 @@ class Incoming(Socket):
         return sum(source.cost for source in self._sources.values())
 
     def _expiry(self) -> float:
-        """When (monotonic) a message is given up next."""
+        """Return the time (monotonic) when the next message is given up."""
         if not self._sources or self._reassembly_timeout is None:
             return math.inf
         with self._lock:
@@ -458,8 +460,10 @@ class Incoming(Socket):
         return since + self._reassembly_timeout
 
     def _is_drained(self) -> bool:
-        """Whether nothing waits in the socket, such as packets that came while the caller did
-        something else."""
+        """Return whether no datagram waits in the socket.
+
+        Packets may have come while the caller did something else.
+        """
         try:
             self._readable(0)
         except TimeoutError:
@@ -485,7 +489,7 @@ class Incoming(Socket):
             self._drop(source, key)
 
     def _end(self) -> bool:
-        """Drop what is incomplete; whether this receiver was open until now."""
+        """Drop what is incomplete; returns whether this receiver was open until now."""
         with self._lock:
             was_open, self._closed = not self._closed, True
             for source in self._sources.values():

@@ -1,7 +1,8 @@
-"""What blocking and asyncio drivers ask of a stream socket, over TCP or a Unix socket.
+"""What blocking and asyncio drivers need of a stream socket, over TCP or a Unix socket.
 
 An address is (host, port); "unix:/path" as the host is a Unix socket at that path, whatever the
-port."""
+port.
+"""
 
 from __future__ import annotations
 
@@ -41,9 +42,12 @@ DONTWAIT: int = getattr(socket, "MSG_DONTWAIT", 0)  # Windows has none
 
 
 def tune(sock: socket.socket, keepalive: float | None, *, unsent_low: int | None = None) -> None:
-    """TCP_NODELAY, and keep-alive probes that notice a silent death within `keepalive` seconds.
+    """Set TCP_NODELAY, and keep-alive probes.
 
     Args:
+        sock: of any family; only TCP sockets are changed.
+        keepalive: seconds within which the end of a peer is noticed that closed nothing; None: no
+            probes.
         unsent_low: bytes not yet sent from which the system takes no more, where it can do that.
     """
     if sock.family not in _INTERNET:
@@ -70,9 +74,12 @@ def tune(sock: socket.socket, keepalive: float | None, *, unsent_low: int | None
 
 
 def broken(error: OSError) -> OSError:
-    """A failure of a connection that the system tells of, by whatever class, as the class for it.
-    A TimeoutError of the system (ETIMEDOUT), for example, is no time-out of one call; one without a
-    number is. Errors of TLS stay, since they say what is wrong."""
+    """Return the error of a broken connection, in the right class.
+
+    The system may have raised another class. A TimeoutError of the system (ETIMEDOUT), for example,
+    is not the time-out of one call, which has no number. Errors of TLS stay, since they say what is
+    wrong.
+    """
     own = isinstance(error, TimeoutError) and error.errno is None
     if own or isinstance(error, ConnectionError) or type(error).__module__ == "ssl":
         return error
@@ -80,10 +87,10 @@ def broken(error: OSError) -> OSError:
 
 
 def unix_path(host: str) -> str | None:
-    """The path of a Unix socket, if a host names one ("unix:/path"); else None.
+    """Return the path of a Unix socket, if a host names one ("unix:/path"); else None.
 
     Raises:
-        OSError: it does, and this system has no Unix sockets.
+        OSError: the host names one, and this system has no Unix sockets.
     """
     if not host.startswith(UNIX):
         return None
@@ -93,18 +100,20 @@ def unix_path(host: str) -> str | None:
 
 
 def address_of(name: Any) -> Any:
-    """The address of a socket, as the system names it: (host, port), or "unix:/path"; None where
-    it has none, as the client of a Unix socket."""
+    """Return the address of a socket, as the system names it: (host, port), or "unix:/path".
+
+    None where it has none, as the client of a Unix socket.
+    """
     if isinstance(name, tuple):
         return name[:2]
     return UNIX + os.fsdecode(name) if name else None
 
 
 def connected_socket(host: str, port: int, timeout: float | None) -> socket.socket:
-    """A socket that is connected to an address.
+    """Return a socket that is connected to an address.
 
     Raises:
-        OSError: no connection.
+        OSError: the connection cannot be made.
     """
     if (path := unix_path(host)) is None:
         return socket.create_connection((host, port), timeout=timeout)
@@ -122,7 +131,7 @@ class Bound:
     """A socket that a server listens on, or is about to.
 
     Args:
-        sock: bound to its address; this owns it from now on.
+        sock: bound to its address; `close` closes it.
         path: that was made for it in the file system, and is removed when it is closed.
 
     Attributes:
@@ -141,10 +150,11 @@ class Bound:
     @classmethod
     def at(cls, address: Any, family: int = socket.AF_INET, proto: int = 0) -> Bound:
         """Take an address: (host, port, …) as the system wants it, or the path of a Unix socket.
+
         A path whose server is gone is taken over.
 
         Raises:
-            OSError: it cannot be had.
+            OSError: the address is not available.
         """
         is_path = isinstance(address, str)
         sock = socket.socket(socket.AF_UNIX if is_path else family, socket.SOCK_STREAM, proto)
@@ -166,12 +176,12 @@ class Bound:
             raise
 
     def stop(self) -> None:
-        """Listen no more, in whichever process, and wake who accepts."""
+        """Listen no more, in any process, and wake the thread that accepts."""
         with contextlib.suppress(OSError):
             self.sock.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
-        """Give the address back: the path too, unless it has become another's."""
+        """Release the address: the path too, unless another server has taken it."""
         if self._path is not None and _identity(self._path) == self._made:
             with contextlib.suppress(OSError):
                 os.unlink(self._path)
@@ -179,7 +189,7 @@ class Bound:
 
 
 def _identity(path: str) -> tuple[int, int] | None:
-    """What tells one file from another that takes its place."""
+    """Device and inode of a file, which differ for one that replaces it; None if missing."""
     with contextlib.suppress(OSError):
         found = os.stat(path)
         return found.st_dev, found.st_ino
@@ -204,36 +214,40 @@ def _remove_stale(path: str) -> None:
 
 
 def is_exhausted(error: OSError) -> bool:
-    """Whether accept has failed because the system has no descriptor or no memory left. Another
-    client that waits would meet the same, so accepting rests."""
+    """Return whether accept has failed because the system has no descriptor or no memory left.
+
+    Accepting the next client would fail too, so the server pauses.
+    """
     return error.errno in _EXHAUSTED
 
 
 def concerns_one_client(error: OSError) -> bool:
-    """Whether accept has failed because of the one client that was to be taken in."""
+    """Return whether accept has failed because of the one client that it would have returned."""
     return error.errno is not None and error.errno in _ONE_CLIENT
 
 
 class Resting:
-    """Accepting rests where the system has no descriptor or no memory left; logged once."""
+    """Accepting pauses while the system has no descriptor or no memory left; logged once."""
 
     def __init__(self) -> None:
         self._told = False
 
     def begins(self, error: OSError) -> None:
-        """Accepting has failed."""
+        """Note that accepting has failed."""
         if not self._told:
             self._told = True
             log(logging.WARNING, "accepting rests: %s", error, cause=error)
 
     def ends(self) -> None:
-        """A client was accepted."""
+        """Note that a client was accepted."""
         self._told = False
 
 
 def unsent(sock: socket.socket) -> int:
-    """Bytes that the peer's system has not taken yet; 0 where this system does not tell, and for a
-    Unix socket, whose bytes lie with the peer at once."""
+    """Bytes that the peer's system has not taken yet; 0 where this system does not tell.
+
+    0 also for a Unix socket, whose bytes are at the peer at once.
+    """
     if sock.family not in _INTERNET:
         return 0
     if sys.platform == "linux":
@@ -253,9 +267,12 @@ def _is_reset(sock: socket.socket) -> bool:
 
 
 def finish(sock: socket.socket) -> None:
-    """Tell the peer that nothing more comes, and wait until its system has what was sent, for at
-    most LINGER seconds. Closing while unread bytes lie here makes the system reset the connection,
-    and the peer then loses what has not reached it: so read meanwhile, and throw away."""
+    """Tell the peer that nothing more comes, and wait until its system has what was sent.
+
+    It waits for at most LINGER seconds. Closing while unread bytes wait here makes the system reset
+    the connection, and the peer then loses what has not reached it: so it reads meanwhile, and
+    discards.
+    """
     with contextlib.suppress(OSError, ValueError):
         sock.shutdown(socket.SHUT_WR)
         deadline = time.monotonic() + LINGER
@@ -278,7 +295,7 @@ def _discard(sock: socket.socket) -> bool:
 
 
 class Quiet(TimeoutError):
-    """A Waiter's time is up: no error of the system, which has a TimeoutError too."""
+    """The time of a Waiter is over; not an error of the system, which has a TimeoutError too."""
 
 
 class Waiter:
@@ -293,7 +310,7 @@ class Waiter:
             self._poll.register(sock, select.POLLOUT if write else select.POLLIN)
 
     def __call__(self, timeout: float | None) -> None:
-        """Return when it can; TimeoutError after `timeout` seconds."""
+        """Return when the socket is ready; TimeoutError after `timeout` seconds."""
         if self._poll is not None:
             if not self._poll.poll(None if timeout is None else max(0.0, timeout) * 1000):
                 raise Quiet

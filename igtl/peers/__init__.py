@@ -1,1 +1,1 @@
-"""Profiles: what one kind of peer needs, and what harms it."""
+"""Profiles: what one kind of peer needs, and what stops or confuses it."""

@@ -13,7 +13,7 @@ The file: one channel for each type, device and connection, with the topic "TYPE
 encoding "openigtlink" and no schema; a message of it is the whole frame, header included, whether
 its CRC is right or not. The log time is the arrival, the publish time the time stamp of the header
 (or the arrival, where that is 0). What happened to the connections is JSON in the channel
-"igtl/events". Any reader of MCAP opens it. Takes `pip install "igtl[record]"`.
+"igtl/events". Any reader of MCAP opens it. Needs `pip install "igtl[record]"`.
 """
 
 from igtl.recording.playback import Playback, Recorded

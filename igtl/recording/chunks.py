@@ -46,12 +46,14 @@ class Chunks:
         path: of the file.
         file: the file itself.
         truncated: whether the file was cut.
-        channels: by number. counts: the messages of each.
+        channels: by number.
+        counts: the messages of each channel.
         chunks: in the order of the index.
-        damaged: what could not be read so far.
+        damaged: number of parts that could not be read so far.
 
     Raises:
-        FileError: it is no MCAP file. OSError: it cannot be read.
+        FileError: the file is not an MCAP file.
+        OSError: it cannot be read.
         ModuleNotFoundError: the package mcap is missing.
     """
 
@@ -73,7 +75,7 @@ class Chunks:
         try:
             with naming(path):
                 if self.file.read(len(_MAGIC)) != _MAGIC:
-                    raise FileError(path, "is no MCAP file")
+                    raise FileError(path, "is not an MCAP file")
                 if not self._take_summary():
                     self.truncated = True
                     self._scan()
@@ -119,9 +121,11 @@ class Chunks:
         return True
 
     def _scan(self) -> None:
-        """Make the index of a file that has none, up to where it was cut: of the heads of its
-        chunks and the indexes behind them. A chunk is read as a whole only if these do not say
-        all."""
+        """Make the index of a file that has none, up to where it was cut.
+
+        It is made of the heads of the chunks and the indexes behind them. A chunk is read as a
+        whole only if these do not tell everything.
+        """
         size = os.fstat(self.file.fileno()).st_size
         at = len(_MAGIC)
         chunk = -1  # the one to which indexes belong
@@ -191,8 +195,11 @@ class Chunks:
         return list(self._records_in(content))
 
     def _records_in(self, content: bytes) -> Iterator[Any]:
-        """Channels and messages of a chunk: most of the time of reading small messages passes
-        here, which is why the package's own reader is not used."""
+        """Channels and messages of a chunk.
+
+        Most of the time of reading small messages is spent here, which is why the package's own
+        reader is not used.
+        """
         at, message = 0, self.records.Message
         while at < len(content):
             opcode, length = _RECORD.unpack_from(content, at)
@@ -220,12 +227,12 @@ class Chunks:
         )
 
     def limits(self, start: float, end: float | None) -> tuple[int | None, int | None]:
-        """Nanoseconds since 1970, of seconds from the beginning."""
+        """Return the nanoseconds since 1970 for seconds from the beginning; None: no limit."""
         first = self.span[0] + round(start * NS) if start else None
         return first, None if end is None else self.span[0] + round(end * NS)
 
     def recorded(self, chosen: set[int], first: int | None, last: int | None) -> Iterator[Recorded]:
-        """The messages of these channels within these times, in order of arrival."""
+        """Yield the messages of these channels within these times, in order of arrival."""
         for record in self.messages(chosen, first, last):
             recorded = self._with_facts(record)
             if recorded is not None:
@@ -245,8 +252,10 @@ class Chunks:
         )  # fmt: skip
 
     def messages(self, chosen: set[int], first: int | None, last: int | None) -> Iterator[Any]:
-        """In order of arrival, which may differ from that of the file; of equal times, in the
-        order of the file."""
+        """Yield the messages in order of arrival, which may differ from that of the file.
+
+        Messages of equal times are in the order of the file.
+        """
         fitting = [
             chunk for chunk in sorted(self.chunks, key=lambda c: (c.start, c.offset))
             if chosen & chunk.channels
@@ -267,7 +276,7 @@ class Chunks:
             del waiting[:due]
 
     def messages_of(self, chunk: Chunk, chosen: set[int]) -> list[Any]:
-        """The messages of a chunk that are of these channels."""
+        """Return the messages of a chunk that are of these channels."""
         wanted = self.records.Message
         return [
             record for record in self.records_of(chunk.offset)
@@ -275,7 +284,7 @@ class Chunks:
         ]  # fmt: skip
 
     def records_of(self, offset: int) -> list[Any]:
-        """All records of a chunk; none of one that is damaged."""
+        """Return all records of a chunk; none if it is damaged."""
         try:
             return self._chunk_records(offset)
         except OSError:  # of the disk
@@ -285,7 +294,7 @@ class Chunks:
             return []
 
     def recorded_at(self, offset: int, place: int) -> Recorded:
-        """A good message, by its place; the chunks that were opened last are at hand."""
+        """Return a good message, by its place; the chunks that were opened last are in memory."""
         with self._opening:
             if offset not in self._opened:
                 records = self._chunk_records(offset)
@@ -306,7 +315,7 @@ class Chunks:
 
 
 def stream_of(facts: dict[str, str]) -> Stream:
-    """The stream of a channel."""
+    """Return the stream of a channel."""
     return facts.get("type", ""), facts.get("device_name", "")
 
 

@@ -16,9 +16,10 @@ _KEPT: Final = 64 << 20  # as long as all of them are no more than this
 
 
 class Index:
-    """The rows of all streams of a file, which is read for that once, at the first use.
+    """The rows of all streams of a file, which is read once for them, at the first use.
 
     Args:
+        file: the file.
         numbers: the channels of each stream.
     """
 
@@ -29,15 +30,15 @@ class Index:
         self._kept: dict[Stream, list[bytes]] = {}  # the rows of small messages, for `batch`
 
     def rows(self, stream: Stream) -> Rows:
-        """The rows of a stream."""
+        """Return the rows of a stream."""
         return self.read()[stream]
 
     def kept(self, stream: Stream) -> list[bytes] | None:
-        """The messages of all its rows, if they are at hand."""
+        """Return the messages of all its rows, if they are in memory."""
         return self._kept.get(stream)
 
     def read(self, progress: Callable[[int, int], object] | None = None) -> dict[Stream, Rows]:
-        """Read the file, unless that was done."""
+        """Read the file, unless that was done before."""
         if self._found is not None:
             return self._found
         builders = {stream: RowsBuilder() for stream in self._numbers}

@@ -20,7 +20,7 @@ class Recorded(NamedTuple):
     Attributes:
         time_ns: arrival, nanoseconds since 1970.
         frame: the message as it came.
-        peer: who sent it, "host:port".
+        peer: the sender, "host:port".
         connection: number of its connection.
         stream: type and device name of the stream that it belongs to, as in `Recording.streams`.
     """
@@ -33,14 +33,15 @@ class Recorded(NamedTuple):
 
 
 class Playback:
-    """Yields the frames of a recording when they are due; see `Recording.play`. The schedule is
-    absolute: a late frame does not move the next one.
+    """Yields the frames of a recording when they are due; see `Recording.play`.
+
+    The schedule is absolute: a late frame does not move the next one.
 
     Attributes:
-        sent: frames handed out.
+        sent: frames that were yielded.
         rounds: times that the recording was begun.
         position: of the last frame, seconds from the beginning of the recording.
-        lateness: of each frame, in seconds: how long after its time it was handed out.
+        lateness: of each frame, in seconds: how long after its time it was yielded.
     """
 
     def __init__(
@@ -98,8 +99,10 @@ class Playback:
 
 
 def _moved(recorded: Recorded) -> Frame:
-    """With the time stamp as far before now as it was before the arrival. The CRC does not cover
-    it, so the body stays as it is."""
+    """Return the frame with a time stamp as far before now as it was before the arrival.
+
+    The CRC does not cover it, so the body stays as it is.
+    """
     raw = recorded.frame.timestamp_raw
     if not raw:
         return recorded.frame

@@ -38,7 +38,8 @@ class Recording:
         events: what happened to the connections, as dicts: "time_ns", "event", "peer", ….
 
     Raises:
-        FileError: it is no recording of OpenIGTLink. OSError: it cannot be read.
+        FileError: the file is not a recording of OpenIGTLink.
+        OSError: it cannot be read.
         ModuleNotFoundError: the package mcap is missing.
     """
 
@@ -59,7 +60,7 @@ class Recording:
     def _sort(self) -> None:
         ours = {n: c for n, c in self._file.channels.items() if c.message_encoding == ENCODING}
         if not ours and any(c.topic != EVENTS for c in self._file.channels.values()):
-            raise FileError(self.path, "is MCAP, but holds no OpenIGTLink")
+            raise FileError(self.path, "is MCAP, but holds no messages of OpenIGTLink")
         groups: dict[Stream, list[int]] = {}
         for n, channel in ours.items():
             groups.setdefault(stream_of(channel.metadata), []).append(n)
@@ -95,7 +96,7 @@ class Recording:
 
     @property
     def start_ns(self) -> int:
-        """Time of the first entry, nanoseconds since 1970; 0 of an empty one."""
+        """Time of the first entry, nanoseconds since 1970; 0 of an empty recording."""
         return self._file.span[0]
 
     @property
@@ -104,10 +105,10 @@ class Recording:
         return (self._file.span[1] - self._file.span[0]) / NS
 
     def __getitem__(self, key: str | Stream) -> RecordedStream:
-        """A stream: by device name or type, if that says which, or by (type, device name).
+        """Return a stream: by device name or type, if that is unique, or by (type, device name).
 
         Raises:
-            KeyError: there is none, or more than one; the text lists what there is.
+            KeyError: no stream fits, or more than one; the text lists all streams.
         """
         if isinstance(key, tuple):
             found = [s for s in self.streams if s == key]
@@ -131,11 +132,15 @@ class Recording:
         start: float = 0.0,
         end: float | None = None,
     ) -> Iterator[Recorded]:
-        """The messages in order of arrival.
+        """Return the messages in order of arrival.
 
         Args:
             streams: only these, each as in `recording[...]`; default all.
-            start, end: seconds from the beginning of the recording.
+            start: seconds from the beginning of the recording.
+            end: as `start`; default: the end of the recording.
+
+        Raises:
+            KeyError: a stream does not exist.
         """
         if streams is None:
             chosen = {n for stream in self.streams.values() for n in stream.numbers}
@@ -144,11 +149,11 @@ class Recording:
         return self._file.recorded(chosen, *self._file.limits(start, end))
 
     def read_index(self, progress: Callable[[int, int], object] | None = None) -> None:
-        """Read the file once, to find the rows of all streams: what `times`, `frames`, `sync` and
-        the like do at their first use. Later calls do nothing.
+        """Read the file once, to find the rows of all streams; later calls do nothing.
 
-        A part of the file at a time is in memory; 24 bytes of each message stay, 48 of VIDEO, and
-        messages of no more than 4 KiB as long as all of them take no more than 64 MiB.
+        `times`, `frames`, `sync` and others call it at their first use. A part of the file at a
+        time is in memory; 24 bytes of each message stay, 48 of VIDEO, and messages of no more than
+        4 KiB as long as all of them take no more than 64 MiB.
 
         Args:
             progress: called with how many messages were read, and how many there are.
@@ -164,12 +169,12 @@ class Recording:
         tolerance: float = 0.05,
         by: Literal["timestamp", "arrival"] = "timestamp",
     ) -> tuple[RecordedStream, ...]:
-        """What belongs to the same instant, row by row: `images, poses = recording.sync("Image",
-        "ProbeToTracker")`.
+        """Return the messages of several streams that belong to the same instants, row by row.
 
-        Each row of the first stream is given the nearest row of every other one; rows without a
-        partner are left out. For poses between those of the tracker see
-        `igtl.geometry.interpolate`.
+            images, poses = recording.sync("Image", "ProbeToTracker")
+
+        Each row of the first stream gets the nearest row of every other one; rows without a partner
+        are left out. For poses between those of the tracker see `igtl.geometry.interpolate`.
 
         Args:
             streams: two or more, each as in `recording[...]`, or streams of this recording, such
@@ -182,7 +187,7 @@ class Recording:
             A stream for each, all of the same length.
 
         Raises:
-            KeyError: as recording[...] has it.
+            KeyError: a stream does not exist.
             ValueError: nothing belongs together; the text says how far the streams are apart.
         """
         if len(streams) < 2:
@@ -221,16 +226,21 @@ class Recording:
         end: float | None = None,
         restamp: bool = False,
     ) -> Playback:
-        """An iterator that yields the frames when they are due: `for frame in recording.play():
-        link.send(frame)`.
+        """Return an iterator that yields the frames when they are due.
+
+            for frame in recording.play(): link.send(frame)
 
         Args:
             streams: see `frames`.
             speed: 2 is twice as fast; None: without waiting.
             loop: begin again at the end, for ever.
-            start, end: seconds from the beginning of the recording.
+            start: seconds from the beginning of the recording.
+            end: as `start`; default: the end of the recording.
             restamp: move the time stamps of the headers by as much as the message is late, so that
                 they look new. Default: the bytes are those that were recorded.
+
+        Raises:
+            ValueError: the speed is not above 0.
         """
         return Playback(
             lambda: self.frames(streams, start=start, end=end), self.start_ns,

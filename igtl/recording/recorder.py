@@ -27,7 +27,7 @@ _NS: Final = 1_000_000_000
 
 
 class _Item(NamedTuple):
-    """What waits for the thread. An event, if `connection` is below 0."""
+    """An entry that waits for the thread; an event if `connection` is below 0."""
 
     time_ns: int
     wire: Any
@@ -40,9 +40,9 @@ class _Item(NamedTuple):
 class Recorder:
     """Writes messages to a new MCAP file, in a thread of its own; `write` may be called in any.
 
-    What is half a second old is in the file even if the process is killed. If the disk is too slow,
-    `write` waits: nothing is left out. If it takes no more, the file is cut to what was `written`,
-    and can be read so far.
+    Messages older than half a second are in the file even if the process is killed. If the disk is
+    too slow, `write` waits: nothing is left out. If the disk is full, the file is cut to what was
+    `written`, and can be read so far.
 
     Args:
         path: of the file, which must not exist yet.
@@ -97,10 +97,11 @@ class Recorder:
         connection: int = 0,
         received: float | Fraction | None = None,
     ) -> None:
-        """Record a message: a frame as it came, or one that is packed for it.
+        """Record a message: a frame as it came, or a message, which is packed here.
 
         Args:
-            peer: who sent it; kept as text ("host:port" of an address).
+            message: the message.
+            peer: the sender; kept as text ("host:port" of an address).
             connection: number of the connection, if there are several.
             received: arrival, seconds since 1970; a Fraction is exact to the nanosecond. Default:
                 now. (`message.received` is what the link or the kernel noted.)
@@ -126,11 +127,18 @@ class Recorder:
         received: float | Fraction | None = None,
         **facts: Any,
     ) -> None:
-        """Record what happened to a connection: "connected", "disconnected", "error", …
+        """Record what happened to a connection.
 
         Args:
-            received: when, as `write` has it.
+            what: "connected", "disconnected", "error", …
+            peer: as for `write`.
+            connection: as for `write`.
+            received: when it happened, as for `write`.
             facts: JSON-able.
+
+        Raises:
+            OSError: the file could not be written.
+            ValueError: the recorder is closed.
         """
         told = {"event": what, "peer": named(peer), "connection": connection, **facts}
         at = self._now() if received is None else round(received * _NS)
@@ -222,7 +230,7 @@ class Recorder:
 
     @property
     def error(self) -> Exception | None:
-        """Why nothing more is written; None while it is."""
+        """The error that stopped the writing; None while there is none."""
         return self._error
 
     # -- end

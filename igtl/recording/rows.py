@@ -20,7 +20,7 @@ from igtl.messages.plus import TrackedFrame, UsMessage
 Numbers = npt.NDArray[np.int64]
 Small = npt.NDArray[np.int32]
 PICTURES: Final = (Image, Video, TrackedFrame, UsMessage, NDArray)
-_ALONE: Final = ("I420", "MJPG")  # codecs of which each frame stands for itself
+_ALONE: Final = ("I420", "MJPG")  # codecs whose frames can each be decoded alone
 _WAITS: Final = (FrameType.INTER, FrameType.SKIPPED)
 
 
@@ -56,8 +56,10 @@ class Rows(NamedTuple):
 
 
 class RowsBuilder:
-    """Collects `Rows` in the order of the file. There may be millions, so they are numbers from
-    the beginning."""
+    """Collects `Rows` in the order of the file.
+
+    There may be millions, so they are numbers from the beginning.
+    """
 
     def __init__(self) -> None:
         self._bad = array("q")
@@ -68,11 +70,11 @@ class RowsBuilder:
         self._shapes: dict[Shape, int] = {}
 
     def add_bad(self, time_ns: int) -> None:
-        """One that is left out."""
+        """Add a message that is left out."""
         self._bad.append(time_ns)
 
     def add(self, time_ns: int, chunk: int, place: int, message: Message) -> None:
-        """One good message."""
+        """Add a good message."""
         self._times.append(time_ns)
         self._stamps.append(_core.time_ns_of(message.timestamp_raw))
         self._chunks.append(chunk)
@@ -85,7 +87,10 @@ class RowsBuilder:
             self._ids.append(message.message_id)
 
     def rows(self) -> Rows:
-        """What was collected. VIDEO that no decoder can show, for want of a key frame, is bad."""
+        """Return the rows of the messages.
+
+        VIDEO that no decoder can show, for lack of a key frame, is bad.
+        """
         times = np.frombuffer(self._times, np.int64)
         order: Any = slice(None)
         if (times[1:] < times[:-1]).any():
@@ -118,7 +123,7 @@ def _shape_of(message: Message) -> Shape:
 
 
 def _pixels(message: Any) -> npt.NDArray[Any]:
-    """The array of a message; a volume of one slice is a picture."""
+    """Return the array of a message; a volume of one slice is a picture."""
     pixels: npt.NDArray[Any] = message.array
     flat = len(pixels) == 1 and pixels.ndim > 2 and not isinstance(message, NDArray)
     return pixels[0] if flat else pixels
@@ -134,8 +139,11 @@ def _dependence(message: Video) -> int:
 
 
 def _decodable(dependences: list[int], ids: list[int]) -> tuple[list[int], Numbers]:
-    """The frames that a VideoDecoder shows, by what they say of themselves, and for each the first
-    one that it needs, counted among these."""
+    """Return the frames that a VideoDecoder shows, and for each the first frame that it needs.
+
+    Both follow from what the frames say of themselves; the first frames are counted among the
+    decodable ones.
+    """
     usable: list[int] = []
     starts = array("q")
     start = -1  # waiting for a key frame
@@ -221,10 +229,11 @@ class Frames(Sequence[npt.NDArray[Any]]):
         return len(self._chosen)
 
     def __getitem__(self, key: Any) -> npt.NDArray[Any]:  # type: ignore[override]
-        """A picture, or an array of several.
+        """Return a picture, or an array of several.
 
         Raises:
-            IndexError: there is no such row. ValueError: the pictures asked for differ in shape.
+            IndexError: there is no such row.
+            ValueError: the chosen pictures differ in shape.
         """
         wanted = self._chosen[key]
         if np.ndim(wanted) == 0:

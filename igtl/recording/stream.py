@@ -61,13 +61,13 @@ class RecordedStream:
 
     @property
     def peers(self) -> list[str]:
-        """Who sent it."""
+        """The senders, as "host:port"."""
         channels = self.file.channels
         return sorted({channels[n].metadata.get("peer", "") for n in self.numbers})
 
     @cached_property
     def span_ns(self) -> tuple[int, int]:
-        """Arrival of the first and the last, nanoseconds since 1970."""
+        """Arrival of the first and the last message, nanoseconds since 1970."""
         file = self.file
         if self._chosen is not None:
             times = self.times_ns
@@ -94,10 +94,10 @@ class RecordedStream:
         return (len(self) - 1) * NS / (last - first) if last > first else 0.0
 
     def messages(self, *, crc: CRCPolicy = "verify") -> Iterator[Message]:
-        """Each message as an object, with `received` and `peer`.
+        """Yield each message as an object, with `received` and `peer`.
 
         Raises:
-            ProtocolError: a message is bad; the rest can be had by iterating over frames.
+            ProtocolError: a message is bad; iterate over the stream's frames to read the rest.
         """
         for recorded in self:
             yield _decoded(recorded, crc)
@@ -123,7 +123,7 @@ class RecordedStream:
     @overload
     def __getitem__(self, key: slice | npt.ArrayLike) -> RecordedStream: ...
     def __getitem__(self, key: Any) -> Message | RecordedStream:
-        """The good message of a row, or a stream of several rows.
+        """Return the good message of a row, or a stream of several rows.
 
         Args:
             key: a number; or a slice, an array of numbers, or an array of bool for each row.
@@ -142,10 +142,11 @@ class RecordedStream:
         )
 
     def between(self, start: float = 0.0, end: float | None = None) -> RecordedStream:
-        """The rows that arrived from `start` to `end`, both included.
+        """Return the rows that arrived from `start` to `end`, both included.
 
         Args:
-            start, end: seconds from the beginning of the recording, as in `times`.
+            start: seconds from the beginning of the recording, as in `times`.
+            end: as `start`; default: the end of the recording.
         """
         first, last = self.file.limits(start, end)
         times = self.times_ns
@@ -180,12 +181,14 @@ class RecordedStream:
 
     @property
     def bad(self) -> int:
-        """Messages of the whole stream that are no rows: with a wrong CRC or body, and VIDEO that
-        cannot be shown for want of a key frame."""
+        """Number of messages of the whole stream that are not rows.
+
+        These have a wrong CRC or body, or are VIDEO that cannot be shown for lack of a key frame.
+        """
         return len(self._rows.bad_ns)
 
     def bad_between(self, start: float = 0.0, end: float | None = None) -> int:
-        """How many of these arrived from `start` to `end`, as `between` has them."""
+        """Return how many of these arrived from `start` to `end`, as in `between`."""
         first, last = self.file.limits(start, end)
         bad = self._rows.bad_ns
         low = 0 if first is None else np.searchsorted(bad, first)
@@ -221,8 +224,10 @@ class RecordedStream:
 
     @property
     def frames(self) -> Frames:
-        """(N, H, W[, C]), the pictures of IMAGE, VIDEO (decoded), TRACKEDFRAME and USMESSAGE, and
-        the arrays of NDARRAY: read when they are asked for.
+        """(N, H, W[, C]), the pictures of the stream; each is read when it is indexed.
+
+        IMAGE, VIDEO (decoded), TRACKEDFRAME and USMESSAGE have pictures; the arrays of NDARRAY
+        count as such.
 
         Raises:
             TypeError: the type has no pictures; `batch` has the columns of others.
@@ -239,7 +244,8 @@ class RecordedStream:
         """Arrivals (M,) as `times`, and matrices (M, 4, 4), of one tool of TDATA, where it is seen.
 
         Raises:
-            KeyError: it never is. TypeError: this is not TDATA.
+            KeyError: the tool is never seen.
+            TypeError: this is not TDATA.
         """
         if self.batch.kind is not TrackingData or self.batch.offsets is None:
             raise TypeError(f"{self.type_name} has no tools")

@@ -8,7 +8,7 @@
         for message in link:
             node.publish(message)
 
-Bags take `pip install "igtl[ros]"`, and no ROS. `igtl.ros.Node` takes ROS with its rclpy.
+Bags need `pip install "igtl[ros]"`, and no ROS. `igtl.ros.Node` needs ROS with its rclpy.
 `igtl.ros.mapping` says what becomes what; docs/ros.md has the table.
 """
 

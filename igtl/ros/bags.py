@@ -53,7 +53,7 @@ class _Found(NamedTuple):
 
 @cache
 def _typestore() -> Any:
-    """The types of ROS 2 Humble: those used here are the same in later ones."""
+    """Return the types of ROS 2 Humble: those used here are the same in later ones."""
     typesys = need("rosbags.typesys", "ros")
     return typesys.get_typestore(typesys.Stores.ROS2_HUMBLE)
 
@@ -65,7 +65,7 @@ def _class(kind: str) -> Any:
 
 @cache
 def _definition(kind: str) -> tuple[str, str]:
-    """The definition of a type, and its hash."""
+    """Return the definition of a type, and its hash."""
     store = _typestore()
     return store.generate_msgdef(kind, ros_version=2)[0], store.hash_rihs01(kind)
 
@@ -88,7 +88,7 @@ class _Writer:
         self._heads: dict[tuple[Any, ...], tuple[int, bytes]] = {}
 
     def _number(self, topic: str, kind: str) -> int:
-        """Of a topic; 0 if there are too many."""
+        """Return the number of a topic; 0 if there are too many."""
         key = topic, kind
         if key not in self._numbers:
             named = self._topics.of(topic, kind)
@@ -99,7 +99,12 @@ class _Writer:
         return self._numbers[key]
 
     def _raw_number(self, topic: str) -> int:
-        """Of a topic of frames: many streams share the last one, for all have to be there."""
+        """Return the number of a topic of frames.
+
+        When there are too many, the rest share the last one.
+
+        No frame may be left out.
+        """
         key = (topic if len(self._heads) < _MAX_RAW else f"{RAW}/more"), _BYTES
         if key not in self._numbers:
             self._numbers[key] = self._added(*key)
@@ -109,7 +114,7 @@ class _Writer:
         return self._bag.add_topic(topic, kind, *_definition(kind))
 
     def write(self, topic: str, kind: str, time_ns: int, message: Any) -> None:
-        """A message of ROS."""
+        """Write a message of ROS."""
         number = self._number(topic, kind)
         if not number:
             return
@@ -121,7 +126,7 @@ class _Writer:
             self._bag.write(number, time_ns, self._store.serialize_cdr(message, kind))
 
     def write_frame(self, recorded: Any) -> None:
-        """A frame as it came, behind a head that all of its stream share."""
+        """Write a frame as it came, behind a head that all of its stream share."""
         key = recorded.stream, recorded.peer, recorded.connection
         if key not in self._heads:
             dims = [
@@ -174,8 +179,10 @@ def write(part: Part, path: Path) -> None:
 
 
 def _comes_and_goes(message: Message) -> bool:
-    """Whether another message of its stream may be one of ROS, though this one is not: tools out
-    of sight."""
+    """Return whether other messages of a stream may be in ROS.
+
+    This one is not, for example tools out of sight.
+    """
     return message.type_name in ("TRANSFORM", "TDATA", "QTDATA", "POSITION", "QTRANS", "BIND")
 
 
@@ -183,15 +190,17 @@ def _comes_and_goes(message: Message) -> bool:
 
 
 def read(path: str | os.PathLike[str]) -> Iterator[Message]:
-    """The messages of a bag in order, with `received`: those of OpenIGTLink if there are any, else
-    what messages of ROS are in OpenIGTLink.
+    """Yield the messages of a bag in order, with `received`.
+
+    They are those of OpenIGTLink if there are any, else what messages of ROS are in OpenIGTLink.
 
     Args:
         path: of the folder of a bag.
 
     Raises:
-        FileError: it is no bag, or damaged. OSError: it cannot be read.
-        ModuleNotFoundError: rosbags is missing; the text says what brings it.
+        FileError: the folder is not a bag, or it is damaged.
+        OSError: it cannot be read.
+        ModuleNotFoundError: rosbags is missing; the text says which package has it.
 
     Warns:
         FileWarning: types that OpenIGTLink does not know are left out, damaged messages too.
@@ -224,7 +233,7 @@ def _messages(path: Path) -> Iterator[Message]:
 
 
 def convert(path: Path, target: Path, progress: Progress) -> None:
-    """Make a recording of a bag."""
+    """Write a recording of a bag."""
     with Recorder(target, max_queued_bytes=8 << 20) as recorder:
         for time_ns, what, peer, connection in _found(path, progress):
             received = Fraction(time_ns, _NS)
@@ -239,7 +248,7 @@ def _found(path: Path, progress: Progress) -> Iterator[_Found]:
     rosbag2 = need("rosbags.rosbag2", "ros")
     store = _typestore()
     if not (path / "metadata.yaml").exists():
-        raise FileError(path, "is no ROS 2 bag: it has no metadata.yaml")
+        raise FileError(path, "is not a ROS 2 bag: it has no metadata.yaml")
     with rosbag2.Reader(path) as reader:
         connections = list(reader.connections)
         ours = [c for c in connections if _is_ours(c)]
@@ -263,7 +272,7 @@ def _found(path: Path, progress: Progress) -> Iterator[_Found]:
 
 @cache
 def _damage() -> type[Exception]:
-    """What rosbags raises of a message that is not what its type says."""
+    """Return the errors that rosbags raises for a message that is not what its type says."""
     kind: type[Exception] = need("rosbags.serde", "ros").SerdeError
     return kind
 
@@ -277,7 +286,7 @@ def _raw(time_ns: int, connection: Any, ros: Any) -> Iterator[_Found]:
     if connection.msgtype == _STRING:
         event = json.loads(ros.data)
         if not isinstance(event, dict):
-            raise ValueError("an event is no JSON object")
+            raise ValueError("an event is not a JSON object")
         yield _Found(time_ns, event, "", 0)
         return
     dims = ros.layout.dim

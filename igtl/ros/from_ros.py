@@ -39,9 +39,10 @@ _LEVELS: Final = ("OK", "WARN", "ERROR", "STALE")
 
 
 def from_ros(topic: str, kind: str, ros: Any) -> Iterator[Message]:
-    """The messages of OpenIGTLink in a message of ROS.
+    """Yield the messages of OpenIGTLink in a message of ROS.
 
     Args:
+        topic: from which it came; it names the messages.
         kind: one of `READ`.
         ros: with the fields of that type as attributes.
 
@@ -102,7 +103,7 @@ def _picture(topic: str, ros: Any) -> Iterator[tuple[Message, Any]]:
 
 
 def _jpeg(topic: str, ros: Any) -> Iterator[tuple[Message, Any]]:
-    """As VIDEO of the codec MJPG, whose payload is the JPEG as it is."""
+    """VIDEO of the codec MJPG, whose payload is the JPEG as it is."""
     payload = bytes(ros.data)
     width, height, components = _jpeg_size(payload)
     kind = FrameType.KEY << 8 if components == 1 else FrameType.KEY
@@ -111,7 +112,7 @@ def _jpeg(topic: str, ros: Any) -> Iterator[tuple[Message, Any]]:
 
 
 def _jpeg_size(payload: bytes) -> tuple[int, int, int]:
-    """Width, height and number of components, of the segment SOF."""
+    """Width, height and number of components, from the segment SOF."""
     at = 2
     while (
         payload[:2] == b"\xff\xd8" and payload[at : at + 1] == b"\xff" and at + 10 <= len(payload)
@@ -121,7 +122,7 @@ def _jpeg_size(payload: bytes) -> tuple[int, int, int]:
             height, width = (int.from_bytes(payload[at + n : at + n + 2], "big") for n in (5, 7))
             return width, height, payload[at + 9]
         at += 2 + length
-    raise ValueError("a compressed image that is no JPEG")
+    raise ValueError("a compressed image that is not a JPEG")
 
 
 def _points(topic: str, ros: Any) -> Iterator[tuple[Message, Any]]:

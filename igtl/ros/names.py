@@ -33,7 +33,10 @@ _MAX_TOPICS: Final = 4096
 
 @lru_cache(4096)
 def topic_of(name: str) -> str:
-    """A name of OpenIGTLink as a topic: what ROS does not allow is an underscore."""
+    """Return a name of OpenIGTLink as a topic.
+
+    Characters that ROS does not allow become underscores.
+    """
     parts = [part for part in _FORBIDDEN.sub("_", name).split("/") if part]
     return "/" + "/".join(f"_{p}" if p[0].isdigit() else p for p in parts or ["unnamed"])
 
@@ -46,12 +49,12 @@ def frames_of(name: str) -> tuple[str, str]:
 
 
 def is_pair(name: str) -> bool:
-    """Whether a name is that of a transform between two frames, XToY."""
+    """Return whether a name is that of a transform between two frames, XToY."""
     return _XTOY.fullmatch(name) is not None
 
 
 def topic_of_message(message: Message) -> str:
-    """The topic from which a message came, or that of its device name."""
+    """Return the topic from which a message came, or that of its device name."""
     return topic_of(message.metadata.get(TOPIC, "") or message.device_name)
 
 
@@ -59,6 +62,8 @@ def name_message(message: Message, name: str, **facts: str) -> Message:
     """Give a message a name: one that is longer than 20 bytes is cut, with a mark of the rest.
 
     Args:
+        message: which is changed.
+        name: its new device name.
         facts: metadata.
     """
     if len(name.encode()) > _NAME:
@@ -78,15 +83,19 @@ def name_by_topic(message: Message, topic: str) -> Message:
 
 
 class Topics:
-    """The topics of one bag, node or file: each has one type, and there are no more than 4096, for
-    a peer could make any number."""
+    """The topics of one bag, node or file; each has one type.
+
+    There are no more than 4096, since a peer could make any number.
+    """
 
     def __init__(self) -> None:
         self._kinds: dict[str, str] = {}
 
     def of(self, topic: str, kind: str) -> str | None:
-        """The topic for messages of a type: with the name of the type behind it, if another type
-        has it already; None if there are too many."""
+        """Return the topic for messages of a type; None if there are too many.
+
+        If another type has the topic already, the name of the type is added to it.
+        """
         if self._kinds.get(topic, kind) != kind:
             topic = f"{topic}/{kind.rpartition('/')[2]}"
         if topic not in self._kinds:

@@ -30,8 +30,8 @@ class Node:
 
     Attributes:
         published: messages of ROS that were published.
-        left_out: messages of OpenIGTLink that are none of ROS, by type.
-        bad: messages of ROS or OpenIGTLink that were damaged, or cannot be said.
+        left_out: messages of OpenIGTLink that have no message of ROS, by type.
+        bad: messages of ROS or OpenIGTLink that were damaged, or that the other cannot express.
 
     Raises:
         ModuleNotFoundError: rclpy is missing; it comes with ROS 2, not from PyPI.
@@ -59,9 +59,9 @@ class Node:
         self._node = self._rclpy.create_node(name)
 
     def publish(self, message: Message) -> int:
-        """Publish what a message is in ROS, in any thread; how many messages that are.
+        """Publish what a message is in ROS, in any thread; returns how many messages that are.
 
-        A message that is damaged, or none in ROS, is counted and left out.
+        A message that is damaged, or has no message of ROS, is counted and left out.
         """
         count = 0
         with self._lock:
@@ -84,10 +84,12 @@ class Node:
         return count
 
     def subscribe(self, topic: str, kind: str, take: Callable[[Message], object]) -> None:
-        """Call `take` with the messages of OpenIGTLink in those of a topic, while `spin` runs.
+        """Call a function with the messages of OpenIGTLink in those of a topic, while `spin` runs.
 
         Args:
+            topic: of ROS.
             kind: type of the topic, "std_msgs/msg/String" or "std_msgs/String".
+            take: the function.
 
         Raises:
             ValueError: the type is not known; the text lists those that are.
@@ -107,7 +109,7 @@ class Node:
         self._node.create_subscription(self._type(kind), topic, received, _DEPTH)
 
     def spin(self, seconds: float | None = None) -> None:
-        """Take what comes in, until `stop`, ROS ends, or the time is up."""
+        """Receive messages until `stop`, the end of ROS, or the given seconds; None: no limit."""
         end = None if seconds is None else time.monotonic() + seconds
         while not self._closed and self._rclpy.ok():
             left = _SPIN if end is None else min(_SPIN, end - time.monotonic())
@@ -128,7 +130,10 @@ class Node:
         return self._types[kind]
 
     def _make(self, kind: str, **fields: Any) -> Any:
-        """A message of rclpy, which wants arrays of the standard library, and bytes for a byte."""
+        """Make a message of rclpy.
+
+        It wants arrays of the standard library, and bytes for a byte.
+        """
         if kind == "diagnostic_msgs/msg/DiagnosticStatus":
             fields["level"] = bytes([fields["level"]])
         for name, value in fields.items():
@@ -142,7 +147,7 @@ class Node:
         self._closed = True
 
     def close(self) -> None:
-        """End the node, and ROS if it was begun for it."""
+        """End the node, and ROS if the node has started it."""
         self.stop()
         self._node.destroy_node()
         if self._owns and self._rclpy.ok():

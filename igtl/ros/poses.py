@@ -23,8 +23,12 @@ Frames = tuple[str, str]
 
 
 def pose_of(matrix: Any) -> tuple[list[float], list[float]] | None:
-    """Translation in m and quaternion (x, y, z, w); None of a matrix that ROS cannot say, because
-    it scales, shears, mirrors or is not finite."""
+    """Return the translation in m and the quaternion (x, y, z, w).
+
+    None of a matrix that ROS has no form for.
+
+    Such a matrix scales, shears, mirrors or is not finite.
+    """
     (a, b, c, x), (d, e, f, y), (g, h, i, z) = matrix[:3].tolist()
     rigid = (
         abs(a * a + d * d + g * g - 1) < _RIGID and abs(b * b + e * e + h * h - 1) < _RIGID
@@ -65,8 +69,10 @@ class Place(NamedTuple):
 
 
 def place_of(image: Image) -> Place:
-    """Where an image lies: in the frame behind the _ of its name, as PLUS names images, else in
-    the world."""
+    """Return where an image lies.
+
+    In the frame behind the _ of its name, as in PLUS, or in the world.
+    """
     match = _IN_FRAME.fullmatch(image.device_name)
     frame = topic_of_message(image)[1:].replace("/", "_")
     matrix = image.array_to_world

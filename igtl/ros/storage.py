@@ -1,5 +1,8 @@
-"""The MCAP file of a bag, and metadata.yaml beside it. Messages are many and small: the writer of
-the package mcap takes ten times as long for each, which is why chunks are put together here."""
+"""The MCAP file of a bag, and metadata.yaml beside it.
+
+Messages are many and small: the writer of the package mcap takes ten times as long for each, which
+is why chunks are put together here.
+"""
 
 from __future__ import annotations
 
@@ -74,9 +77,10 @@ class BagFile:
         self._file.write(self._packed(record))
 
     def add_topic(self, topic: str, kind: str, definition: str, digest: str) -> int:
-        """A topic; its number.
+        """Add a topic, and return its number.
 
         Args:
+            topic: its name.
             kind: type of its messages.
             definition: of that type.
             digest: RIHS01 of that type.
@@ -96,7 +100,7 @@ class BagFile:
         return len(self._topics)
 
     def write(self, topic: int, time_ns: int, *data: Any) -> None:
-        """A message, in one or more buffers, which must not change any more."""
+        """Write a message, in one or more buffers, which must not change any more."""
         size = sum(map(len, data))
         self._entries.setdefault(topic, []).extend((time_ns, self._size))
         head = _MESSAGE.pack(_MESSAGE_OPCODE, size + 22, topic, 0, time_ns, time_ns)
@@ -166,7 +170,7 @@ class BagFile:
         self._describe(start, end - start, total)
 
     def _describe(self, start: int, duration: int, count: int) -> None:
-        """metadata.yaml, in the part of YAML that is JSON."""
+        """Write metadata.yaml, in the part of YAML that is JSON."""
         span = {
             "starting_time": {"nanoseconds_since_epoch": start},
             "duration": {"nanoseconds": duration}, "message_count": count,

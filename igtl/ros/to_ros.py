@@ -36,9 +36,10 @@ class Published(NamedTuple):
 
 
 def to_ros(message: Message, time_ns: int, make: Make) -> Iterator[Published]:
-    """What a message is in ROS: nothing, if ROS has no message for it.
+    """Yield what a message is in ROS: nothing, if ROS has no message for it.
 
     Args:
+        message: of OpenIGTLink.
         time_ns: for the header, nanoseconds since 1970.
         make: makes messages of ROS.
 
@@ -120,7 +121,10 @@ def _pose_stamped(message: Message, pose: Any, time_ns: int, make: Make) -> Publ
 
 
 def _image(image: Image, time_ns: int, make: Make) -> Iterator[Published]:
-    """A picture, where its first pixel lies, and the size of its pixels; nothing of a volume."""
+    """Yield a picture, where its first pixel lies, and the size of its pixels.
+
+    Nothing of a volume.
+    """
     pixels = image.array
     parts = pixels.shape[3] if pixels.ndim == 4 else 1
     encoding = _ENCODED.get((pixels.dtype.str[1:], parts))

@@ -1,4 +1,4 @@
-"""Who may connect to a server."""
+"""Which addresses may connect to a server."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class AllowList:
         self._networks = None if entries is None else [_network(e) for e in entries]
 
     def admits(self, address: Any) -> bool:
-        """Whether a peer's address, (host, port), may connect."""
+        """Return whether a peer's address, (host, port), may connect."""
         if self._networks is None:
             return True
         if not isinstance(address, tuple):

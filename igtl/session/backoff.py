@@ -1,5 +1,7 @@
-"""When to connect again: behind `reconnect`, `igtl.aio.reconnect`, and the link that reconnects by
-itself. No I/O."""
+"""When to connect again, without I/O.
+
+`reconnect`, `igtl.aio.reconnect`, and the link that reconnects by itself use it.
+"""
 
 from __future__ import annotations
 
@@ -20,21 +22,28 @@ _REFUSALS = 3  # times that a peer may refuse this client, or talk nonsense, bef
 
 
 def _share() -> float:
-    """Between 0 and 1, another one in each process. (The module random is slow to import.)"""
+    """Return a number between 0 and 1, another one in each process.
+
+    The module random is slow to import.
+    """
     return int.from_bytes(os.urandom(6), "big") / 2**48
 
 
 class Backoff:
-    """How long to wait before the next try: a random time ("full jitter") up to a limit that
-    doubles with each failure, so that many clients do not come back at the same moment.
+    """How long to wait before the next try: a random time ("full jitter") up to a limit.
+
+    The limit doubles with each failure, so that many clients do not come back at the same moment.
 
     Args:
         initial: first limit, in seconds; default 0.1.
         maximum: largest limit; default 30.
         attempts: failures in a row until the error is raised; None (default): never. Refused
             certificates and broken framing are raised after 3 in any case.
-        settled: seconds a connection must have lived for the limit to start anew; so a peer that
-            accepts and closes is not asked in a hot loop. Default 5.
+        settled: seconds a connection must have lived for the limit to start anew; so a client does
+            not connect in a hot loop to a peer that accepts and closes. Default 5.
+
+    Raises:
+        ValueError: a limit or a number is not allowed.
     """
 
     def __init__(
@@ -58,7 +67,7 @@ class Backoff:
         self.settled = math.inf if lived is None else lived
 
     def limit(self, failures: int) -> float:
-        """The longest wait after so many failures in a row (from 1 on)."""
+        """Return the longest wait after so many failures in a row (from 1 on)."""
         return float(min(self.maximum, self.initial * 2.0 ** min(failures - 1, 60)))
 
     def __repr__(self) -> str:
@@ -106,12 +115,12 @@ class Supervisor:
         self._since = 0.0
 
     def connected(self) -> None:
-        """A connection was made."""
+        """Note that a connection was made."""
         self._since = self._clock()
         self._tell(logging.INFO, LinkEvent("connected", self._peer))
 
     def failed(self, error: Exception) -> float:
-        """It could not be made; returns seconds to wait.
+        """Note that it could not be made; return the seconds to wait.
 
         Raises:
             the error: it was the last attempt.
@@ -153,6 +162,7 @@ class Reconnecting:
     """A new link after each disconnect, in steps (see `igtl.session.steps`).
 
     Args:
+        supervisor: decides when to try again.
         open_link: makes one connection.
         sleep: waits for some seconds.
     """
@@ -189,7 +199,7 @@ class Reconnecting:
 
 
 def _refusal(error: Exception | None) -> bool:
-    """Whether trying again is not likely to help."""
+    """Return whether trying again is not likely to help."""
     if isinstance(error, ProtocolError):
         return True
     ssl = sys.modules.get("ssl")  # never loaded for its own sake

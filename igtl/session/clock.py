@@ -43,8 +43,9 @@ class Clock:
         """Add one exchange. At most 64 are kept: of those that are closest in time the quicker.
 
         Args:
-            sent, received: seconds since 1970 by the clock here.
+            sent: seconds since 1970 by the clock here.
             stamp: of the reply, by the peer's clock; 0 or None if it has none.
+            received: seconds since 1970 by the clock here.
 
         Raises:
             ValueError: it was received before it was sent.
@@ -84,20 +85,27 @@ class Clock:
 
     @property
     def offset(self) -> float:
-        """What the peer's clock shows more than the one here, in seconds, at the newest exchange;
-        negative if it is behind."""
+        """What the peer's clock shows more than the one here, in seconds, at the newest exchange.
+
+        Negative if it is behind.
+        """
         return self._at(self._newest())[0]
 
     @property
     def uncertainty(self) -> float:
-        """Seconds that `offset` may be wrong, in either way: half the least round trip, what the
-        clocks may have drifted since that exchange, and the tick of a coarse clock."""
+        """Seconds that `offset` may be wrong, in either way.
+
+        It is half the least round trip, what the clocks may have drifted since that exchange, and
+        the tick of a coarse clock.
+        """
         return self._at(self._newest())[1]
 
     @property
     def drift(self) -> float:
-        """What the peer's clock gains on the one here, in ppm (1 ppm is 3.6 ms an hour). 0 until
-        exchanges lie so far apart that it can be told: see `drift_uncertainty`."""
+        """What the peer's clock gains on the one here, in ppm (1 ppm is 3.6 ms an hour).
+
+        0 until exchanges lie so far apart that they show it: see `drift_uncertainty`.
+        """
         return 1e6 * self._estimate().drift
 
     @property
@@ -106,17 +114,26 @@ class Clock:
         return 1e6 * self._estimate().doubt
 
     def to_local(self, timestamp: float) -> float:
-        """The time of the clock here at which the peer's clock has shown this one, in seconds
-        since 1970."""
+        """Return the time here at which the peer's clock has shown this time.
+
+        Both are in seconds since 1970.
+        """
         return timestamp - self._at(timestamp - self.offset)[0]
 
     def to_peer(self, local: float) -> float:
-        """What the peer's clock shows at this time of the clock here, in seconds since 1970."""
+        """Return what the peer's clock shows at this time of the clock here.
+
+        Both are in seconds since 1970.
+        """
         return local + self._at(local)[0]
 
     def uncertainty_at(self, local: float) -> float:
-        """As `uncertainty`, for another time of the clock here, in seconds since 1970: it grows
-        with the time since the last exchange, until the drift is known."""
+        """Return the uncertainty for another time of the clock here.
+
+        The time is in seconds since 1970.
+
+        It grows with the time since the last exchange, until the drift is known.
+        """
         return self._at(local)[1]
 
     def delay(self, message: Message) -> float:
@@ -131,6 +148,7 @@ class Clock:
         """Seconds since the time stamp of a message, by the clock here.
 
         Args:
+            message: of the peer.
             now: seconds since 1970. Default: the time of the call.
 
         Raises:
@@ -148,7 +166,7 @@ class Clock:
         return age
 
     def to_dict(self) -> dict[str, Any]:
-        """What is known as JSON-able values, in seconds and ppm; else the reason."""
+        """Return what is known as JSON-able values, in seconds and ppm; else the reason."""
         if self.reason:
             return {"known": False, "reason": self.reason}
         return {
@@ -158,7 +176,7 @@ class Clock:
         }  # fmt: skip
 
     def __str__(self) -> str:
-        """What is known, in words."""
+        """Return what is known, in words."""
         if self.reason:
             return f"the clock of the peer cannot be known: {self.reason}"
         way = "ahead of" if self.offset > 0 else "behind"
@@ -174,8 +192,7 @@ class Clock:
         return float(self._estimate().at[-1])
 
     def _at(self, local: float) -> tuple[float, float]:
-        """Offset and its uncertainty at a time of the clock here, by the exchange that tells it
-        best."""
+        """Offset and its uncertainty at a time of the clock here, by the best exchange."""
         found = self._estimate()
         since = local - found.at
         errors = found.errors + found.doubt * np.abs(since)
@@ -234,7 +251,7 @@ class Measuring:
         return None if self._end is None else max(0.0, self._end - time.monotonic())
 
     def exchange(self) -> Exchange:
-        """The next request, which is to be sent now."""
+        """Return the next request, which is to be sent now."""
         clock, name = self.clock, self._device_name
         if name is None:
             if clock._unanswered or not clock._name:
@@ -247,7 +264,7 @@ class Measuring:
         return exchange
 
     def add(self, reply: Any) -> None:
-        """The reply has come.
+        """Add the reply.
 
         Raises:
             ClockUnknown: it has no time stamp, so there is no need to ask again.

@@ -30,7 +30,7 @@ TAKES_ZSTD: Final = "COMPRESSED.Z"
 
 
 def capabilities(*, compression: bool) -> Capability:
-    """What this end reads."""
+    """Return what this end reads."""
     types = sorted(set(message_types()) - {TAKES})
     if compression:
         types += [TAKES, TAKES_ZSTD] if has_zstd() else [TAKES]
@@ -59,7 +59,7 @@ class CompressingProtocol(Protocol):
         self._owed: list[bytes] = []
 
     def offer(self) -> bytes:
-        """The CAPABILITY to send first, packed."""
+        """Return the CAPABILITY to send first, packed."""
         self._offered = True
         capability = capabilities(compression=True)
         capability.device_name = OFFER
@@ -68,12 +68,15 @@ class CompressingProtocol(Protocol):
     # -- sending
 
     def wrap(self, wire: bytes) -> bytes:
+        """Return a packed message, compressed if the peer reads that."""
         return self.compression.wrap(wire, zstd=self.method == "zstd") if self.peer_takes else wire
 
     def pack(self, message: Message | Frame, *, crc: bool = True) -> bytes:
+        """See `Protocol.pack`; compressed if the peer reads that."""
         return self.wrap(super().pack(message, crc=crc))
 
     def parts(self, message: Message | Frame, *, crc: bool = True) -> Parts:
+        """See `Protocol.parts`; compressed if the peer reads that, with an offer that is due."""
         parts: Parts = []
         if self.peer_takes:
             parts.append(self.pack(message, crc=crc))
@@ -88,6 +91,7 @@ class CompressingProtocol(Protocol):
     # -- receiving
 
     def next_frame(self) -> Frame | None:
+        """See `Protocol.next_frame`; a COMPRESSED is opened, unless it is damaged."""
         try:
             frame = self._next()
             if frame is None or frame.type_name != TAKES:
@@ -101,6 +105,7 @@ class CompressingProtocol(Protocol):
             raise
 
     def next_message(self) -> Message | None:
+        """See `Protocol.next_message`; a COMPRESSED is opened."""
         while True:
             try:
                 frame = self._next()
@@ -109,6 +114,7 @@ class CompressingProtocol(Protocol):
                 self._failed(error)
 
     def decoded(self, frame: Frame) -> Message:
+        """See `Protocol.decoded`; a COMPRESSED is opened."""
         if frame.type_name != TAKES:
             return super().decoded(frame)
         try:
@@ -119,7 +125,7 @@ class CompressingProtocol(Protocol):
         return super().decoded(inner)
 
     def _next(self) -> Frame | None:
-        """The next frame off the wire that is not the peer's offer."""
+        """Return the next frame off the wire that is not the peer's offer."""
         while True:
             frame = Stream.next_frame(self)
             if frame is None or frame.type_name != Capability.type_name or not self._heard(frame):
@@ -154,7 +160,7 @@ class CompressingProtocol(Protocol):
 
 
 def protocol_for(compression: Compression | bool, **settings: Any) -> Protocol:
-    """The Protocol of a link: one that compresses, if that was asked for."""
+    """Return the Protocol of a link: one that compresses, if that was asked for."""
     if compression is False:
         return Protocol(**settings)
     if compression is True:

@@ -42,7 +42,7 @@ F = TypeVar("F", bound=Callable[[Exception], Any])
 
 
 def new_protocol(options: WireOptions, *, peer: Any = None) -> Protocol:
-    """The stream of messages of a connection."""
+    """Return the stream of messages of a connection."""
     return protocol_for(
         options.compression, max_size=options.max_size, crc=options.crc,
         on_error=options.on_error, version=options.version, cut_names=options.cut_names,
@@ -51,7 +51,7 @@ def new_protocol(options: WireOptions, *, peer: Any = None) -> Protocol:
 
 
 def new_inbox(options: SocketOptions, stats: Stats) -> Inbox:
-    """Where messages wait for their receiver."""
+    """Return where messages wait for their receiver."""
     return Inbox(
         stats, options.inbox_policy, options.inbox_messages, options.inbox_bytes,
         options.inbox_total_bytes, options.inbox_max_age,
@@ -59,7 +59,7 @@ def new_inbox(options: SocketOptions, stats: Stats) -> Inbox:
 
 
 def new_outbox(options: QueueOptions, stats: Stats) -> Outbox[Packed]:
-    """Where messages wait to leave; losses are counted in `stats`."""
+    """Return where messages wait to leave; losses are counted in `stats`."""
 
     def lost(packed: Packed, cause: str) -> None:
         stats.count_dropped(packed.wire, cause)
@@ -76,8 +76,10 @@ def new_session(
     peer: Any = None,
     local: Any = None,
 ) -> Session:
-    """The session of a connection with these options; without a queue its driver sends each message
-    at once."""
+    """Return the session of a connection with these options.
+
+    Without a queue its driver sends each message at once.
+    """
     protocol = new_protocol(options, peer=peer)
     outbox = None if queue is None else new_outbox(queue, protocol.stats)
     idle = stall = None
@@ -92,7 +94,7 @@ def new_session(
 
 
 def greeting(protocol: Protocol, *, hello: bool) -> list[bytes]:
-    """What a client sends first: an offer of header version 2, and one of compression."""
+    """Return what a client sends first: an offer of header version 2, and one of compression."""
     wires = [hello_message()] if hello else []
     if isinstance(protocol, CompressingProtocol):
         wires.append(protocol.offer())
@@ -100,12 +102,13 @@ def greeting(protocol: Protocol, *, hello: bool) -> list[bytes]:
 
 
 def server_layers(options: AcceptOptions, host: str) -> Callable[[], Layer | None]:
-    """What makes the layer that a server of this host puts between a session and the network; it
-    makes None for nothing.
+    """Return a function that makes the layers for the clients of a server of this host.
+
+    It makes None where there is no layer.
 
     Raises:
         MissingExtra: the host is a WebSocket, and the package for that is not installed.
-        ValueError: it is not one, or does not fit `ssl`.
+        ValueError: the host is a damaged address of a WebSocket, or does not fit `ssl`.
     """
     context = options.ssl
     try:
@@ -137,7 +140,7 @@ def server_layers(options: AcceptOptions, host: str) -> Callable[[], Layer | Non
 
 
 def client_layer(options: ConnectOptions, host: str, port: int) -> Layer | None:
-    """What a client of this address puts between its session and the network; None for nothing.
+    """Return the layer between a client's session and the network; None for nothing.
 
     Raises:
         MissingExtra: as `server_layers`.
@@ -231,15 +234,19 @@ class LinkBase:
         return not self.session.ended
 
     def fileno(self) -> int:
-        """Descriptor of the socket; -1 where there is none: in memory, closed, or not connected
-        now. On a plain blocking link it may be given to `select` (what a readable one means is up
-        to `recv`). Every other link is read by its own thread or event loop, whatever its program
-        does, so that its descriptor is for options of the socket only."""
+        """Descriptor of the socket; -1 where there is none: in memory, closed, or not connected.
+
+        On a plain blocking link it may be given to `select` (what a readable one means is up to
+        `recv`). Every other link is read by its own thread or event loop, also while its program is
+        busy, so that its descriptor is for options of the socket only.
+        """
         return self._carrier.fileno()
 
     def on_close(self, callback: F) -> F:
-        """Call this once, with the reason, when nothing more will arrive; at once if that is so
-        already. May be used as a decorator. Messages that have arrived before may still be taken.
+        """Call a function once, with the reason, when nothing more will arrive.
+
+        It is called at once if that is so already. May be used as a decorator. Messages that have
+        arrived before may still be taken.
 
         It is called where the end is noticed: in the link's own thread; in the event loop; on a
         plain blocking link in the thread that receives, or closes it. For a link that reconnects
@@ -250,7 +257,7 @@ class LinkBase:
         return callback
 
     def ends_iteration(self, error: Exception) -> bool:
-        """Whether iterating ends with this error, instead of raising it."""
+        """Return whether iterating ends with this error, instead of raising it."""
         return self._ends_quietly or (isinstance(error, ConnectionClosed) and error.clean)
 
     def __repr__(self) -> str:
@@ -286,11 +293,11 @@ class AnyLink(LinkBase):
         return self.until(partial(self.session.take, wanted), wanted, self.patience(timeout))
 
     def newest(self, wanted: Wanted, newer_than: float | None) -> Message | None:
-        """The newest that has arrived, and not before that time of the monotonic clock."""
+        """Return the newest that has arrived, and not before that time of the monotonic clock."""
         return self.session.latest(wanted, newer_than)
 
     def leaves(self, start: Start[Any]) -> bool:
-        """End a stream at this end; whether the peer is to be told."""
+        """End a stream at this end; return whether to send STP_ to the peer."""
         return True
 
     def drop_rest(self, stream: StreamOf[Any]) -> None:

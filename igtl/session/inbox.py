@@ -24,13 +24,13 @@ BEHIND = 1.0  # seconds from a message that is taken to the newest of its stream
 # A pose describes the present: a newer one of its stream replaces it.
 STATES = frozenset(("TRANSFORM", "POSITION", "QTRANS", "TDATA", "QTDATA"))
 
-# Each of these counts, or the ones behind it cannot be used without it.
+# Each of these has a meaning of its own, or later ones cannot be used without it.
 EVENTS = frozenset(("COMMAND", "RTS_COMMAND", "CAPABILITY", "QUERY", "VIDEO"))
 REQUESTS = ("GET_", "STT_", "STP_", "RTS_")
 
 
 def is_event(type_name: str) -> bool:
-    """Whether a newer message of this type does not replace an older one."""
+    """Return whether a newer message of this type does not replace an older one."""
     return type_name in EVENTS or type_name.startswith(REQUESTS)
 
 
@@ -38,7 +38,10 @@ class Wanted(Protocol):
     """Picks messages; its text says what was wanted."""
 
     def matches(self, m: Message, /) -> bool:
-        """Whether m is one of them. All messages of a stream that wait match, or none does."""
+        """Return whether m is one of them.
+
+        All messages of a stream that wait match, or none does.
+        """
 
 
 class Entry(NamedTuple):
@@ -106,7 +109,7 @@ class Inbox(Waiting):
         return sum(len(stream.entries) for stream in self.streams.values())
 
     def __iter__(self) -> Iterator[Any]:
-        """All messages that wait, stream by stream."""
+        """Yield all messages that wait, stream by stream."""
         for stream in self.streams.values():
             for entry in stream.entries:
                 yield entry.message
@@ -200,9 +203,12 @@ class Inbox(Waiting):
     # -- taking
 
     def take(self, wanted: Wanted | None = None, *, fresh: bool = False) -> Any:
-        """The first message in the order of arrival, of all streams or of those that are wanted.
+        """Return the first message in the order of arrival.
+
+        Of all streams, or of those that are wanted.
 
         Args:
+            wanted: picks messages; None: all.
             fresh: pass over poses that have waited longer than max_age, where a newer one waits.
         """
         found = None
@@ -214,9 +220,10 @@ class Inbox(Waiting):
         return None if found is None else self._taken(*found)
 
     def latest(self, wanted: Wanted, *, newer_than: float | None = None) -> Any:
-        """The newest message that is wanted; older ones of its streams are passed over.
+        """Return the newest message that is wanted; older ones of its streams are passed over.
 
         Args:
+            wanted: picks messages.
             newer_than: only one that arrived after this time of the clock. An older one stays.
         """
         found: tuple[tuple[str, str], Stream] | None = None

@@ -14,8 +14,11 @@ SCRATCH = 256 * 1024  # bytes that a driver takes from the network at once
 
 
 class Layer(Protocol):
-    """What a driver asks of a layer. After an exception from `read_into` the driver sends what
-    `outgoing` returns, which may tell the peer why, and gives the connection up."""
+    """What a driver asks of a layer.
+
+    After an exception from `read_into` the driver sends what `outgoing` returns, which may tell the
+    peer why, and gives the connection up.
+    """
 
     @property
     def name(self) -> str:
@@ -27,21 +30,24 @@ class Layer(Protocol):
 
     @property
     def clean_end(self) -> bool:
-        """Whether the peer has said that it sends nothing more. Where it only closed the
-        connection, a third party may have cut it."""
+        """Whether the peer has said that it sends nothing more.
+
+        Where it only closed the connection, a third party may have cut it.
+        """
 
     def begin(self) -> None:
-        """The connection is there: prepare what this end sends first."""
+        """Prepare what this end sends first, once the connection exists."""
 
     def feed(self, data: memoryview) -> None:
         """Take bytes of the network."""
 
     def feed_eof(self) -> None:
-        """The network has reached its end."""
+        """Note that the network has reached its end."""
 
     def read_into(self, buffer: memoryview) -> int | None:
-        """Write bytes for the session to the start of the buffer; how many, 0 at the end, or None
-        while there are none. A handshake goes on here.
+        """Write bytes for the session to the start of the buffer; returns how many.
+
+        0 at the end, or None while there are none. A handshake goes on here.
 
         Raises:
             OSError: the layer has failed.
@@ -72,17 +78,21 @@ class Stack:
 
     @property
     def name(self) -> str:
+        """The name of the layer whose handshake is going on, else of the upper one."""
         return (self._upper if self._lower.ready else self._lower).name
 
     @property
     def ready(self) -> bool:
+        """Whether the handshakes of both layers are done."""
         return self._lower.ready and self._upper.ready
 
     @property
     def clean_end(self) -> bool:
+        """Whether the upper layer has ended cleanly; see `Layer.clean_end`."""
         return self._upper.clean_end  # its own message has come through the one below
 
     def begin(self) -> None:
+        """Begin the lower layer, and the upper one when that is ready."""
         self._lower.begin()
         self._begin_upper()
 
@@ -92,12 +102,15 @@ class Stack:
             self._upper.begin()
 
     def feed(self, data: memoryview) -> None:
+        """Take bytes of the network, for the lower layer."""
         self._lower.feed(data)
 
     def feed_eof(self) -> None:
+        """Note that the network has reached its end."""
         self._lower.feed_eof()
 
     def read_into(self, buffer: memoryview) -> int | None:
+        """Write bytes of the upper layer to the start of the buffer; see `Layer.read_into`."""
         while (n := self._upper.read_into(buffer)) is None:
             below = self._lower.read_into(self._scratch)
             self._begin_upper()
@@ -110,14 +123,17 @@ class Stack:
         return n
 
     def wrap(self, data: memoryview | bytes) -> None:
+        """Take bytes of the session, for the upper layer."""
         self._upper.wrap(data)
 
     def prepare_close(self, reason: Exception | None = None) -> None:
+        """Prepare the closing messages of both layers; see `Layer.prepare_close`."""
         self._upper.prepare_close(reason)
         self._descend()
         self._lower.prepare_close(reason)
 
     def outgoing(self) -> bytes:
+        """Bytes of the lower layer for the network."""
         self._descend()
         return self._lower.outgoing()
 

@@ -6,8 +6,8 @@
 The stamp was made between the two, so the offset of the peer's clock lies within an interval as
 wide as the round trip. A clock that drifts evenly is a line through all the intervals: the lines
 that pass through them bound the drift, without an assumption about the network. A slow exchange
-has a wide interval, which bounds nothing, so it is not an error but of no use. Where no line passes
-through all, a clock was set meanwhile, and older exchanges are forgotten.
+has a wide interval, which bounds nothing, so it does no harm, but is of no use. Where no line
+passes through all, a clock was set meanwhile, and older exchanges are forgotten.
 """
 
 from __future__ import annotations
@@ -69,7 +69,10 @@ class Estimate(NamedTuple):
 
 
 def estimate(samples: list[Sample], resolution: float) -> tuple[Estimate | ClockUnknown, int]:
-    """What exchanges show, or why they show nothing; and how many of the newest ones count."""
+    """Return what exchanges show, or why they show nothing.
+
+    The number is that of the newest exchanges that count.
+    """
     since = max((i for i, sample in enumerate(samples[:-1], 1) if not sample.stamp), default=0)
     samples = samples[since:]  # the peer has begun to stamp
     if reason := _useless([s.stamp for s in samples]):
@@ -112,7 +115,7 @@ def estimate(samples: list[Sample], resolution: float) -> tuple[Estimate | Clock
 
 
 def _useless(stamps: list[float]) -> str:
-    """Why these stamps, of the oldest reply to the newest, tell no clock; "" if they may."""
+    """Return why these stamps, of the oldest reply to the newest, tell no clock; "" if they may."""
     newest = stamps[-LEAST:]
     if not newest[-1]:
         return "it sets no time stamp in its replies"
@@ -126,7 +129,7 @@ def _useless(stamps: list[float]) -> str:
 
 
 def _tick(stamps: npt.NDArray[np.float64]) -> float:
-    """The step in which a peer writes its stamps; 0 where none is seen."""
+    """Return the step in which a peer writes its stamps; 0 where none is seen."""
     for step in _STEPS:
         if (np.abs(stamps / step - np.round(stamps / step)) * step < EXACT).all():
             return step
@@ -136,8 +139,7 @@ def _tick(stamps: npt.NDArray[np.float64]) -> float:
 def _pairs(
     at: npt.NDArray[np.float64], low: npt.NDArray[np.float64], high: npt.NDArray[np.float64]
 ) -> tuple[npt.NDArray[np.float64], ...]:
-    """Of each two exchanges: the time between them, the least and the most that the offset can have
-    grown."""
+    """Of each two exchanges: the time between them, the least and the most growth of the offset."""
     i, j = np.triu_indices(len(at), 1)
     return np.maximum(at[j] - at[i], 1e-9), low[j] - high[i], high[j] - low[i]
 
@@ -145,8 +147,10 @@ def _pairs(
 def _drifts(
     at: npt.NDArray[np.float64], low: npt.NDArray[np.float64], high: npt.NDArray[np.float64]
 ) -> tuple[float, float]:
-    """The least and the greatest slope of a line that passes through all intervals; there is none
-    if the least is greater."""
+    """Return the least and the greatest slope of a line that passes through all intervals.
+
+    There is no line if the least is greater.
+    """
     between, least, most = _pairs(at, low, high)
     limit = _DRIFT * 1e-6
     if not len(between):
@@ -167,5 +171,5 @@ def _scatter(
 
 
 def days(duration: float) -> str:
-    """A duration in words."""
+    """Return a duration in words."""
     return f"{abs(duration) / 86400:.0f} days"

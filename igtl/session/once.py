@@ -12,7 +12,7 @@ Callback = Callable[[Exception], Any]
 
 
 class Once:
-    """What is to be called when something has come to its end; for any thread."""
+    """Callbacks that are called once, when something has ended; for any thread."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -20,7 +20,7 @@ class Once:
         self._reason: Exception | None = None
 
     def add(self, callback: Callback) -> None:
-        """Call this with the reason then; at once if that was before."""
+        """Call a function with the reason at the end; at once if that was before."""
         with self._lock:
             if self._reason is None:
                 self._callbacks.append(callback)
@@ -28,8 +28,10 @@ class Once:
         call(callback, self._reason)
 
     def tell(self, reason: Exception | None) -> None:
-        """This is the end, if there is a reason; the first one counts. What a callback raises is
-        logged."""
+        """End with this reason, if it is one; only the first reason counts.
+
+        What a callback raises is logged.
+        """
         if reason is None:
             return
         with self._lock:

@@ -31,11 +31,11 @@ from igtl.session.steps import Steps
 M = TypeVar("M", bound=Message)
 R = TypeVar("R")
 _STOP_TIMEOUT = 1.0  # seconds for a peer to acknowledge the end of a stream
-OVER = ConnectionClosed, MessageTooLarge  # after which a link has nothing more
+OVER = ConnectionClosed, MessageTooLarge  # errors after which a link receives nothing more
 
 
 class Asks(Interface):
-    """Whatever can send a request and wait for its answer."""
+    """Objects that can send a request and wait for its answer."""
 
     def request(self, exchange: Exchange, timeout: float | None) -> Any:
         """Send a request and wait for its answer."""
@@ -65,7 +65,7 @@ def query(link: Asks, request: Get[M], *, timeout: float | None = 5.0) -> Steps[
 
 
 def ask(link: Asks, command: Command, *, timeout: float | None = 5.0) -> Steps[CommandReply]:
-    """As `command`, for a Command that the caller has made."""
+    """Return the same as `command`, for a Command that the caller has made."""
     exchange = Exchange(command)
     reply: CommandReply = exchange.result((yield link.request(exchange, timeout)))
     return reply
@@ -84,6 +84,7 @@ def command(
     Args:
         name: at most 128 bytes.
         text: usually XML.
+        device_name: of the message.
         timeout: seconds; None waits without end.
 
     Raises:
@@ -101,8 +102,9 @@ def clock(
     update: Clock | None = None,
     device_name: str | None = None,
 ) -> Steps[Clock]:
-    """Measure the peer's clock, as NTP does: the peer stamps its answers to GET_STATUS. The
-    servers of igtl do, and programs of the official library that set the time stamp; PLUS
+    """Measure the peer's clock, as NTP does: the peer stamps its answers to GET_STATUS.
+
+    The servers of igtl do, and programs of the official library that set the time stamp; PLUS
     writes 0. Never ask 3D Slicer: it crashes.
 
     Args:
@@ -133,8 +135,9 @@ def latest(
     max_age: float | None = None,
     timeout: float | None = None,
 ) -> Steps[M]:
-    """The newest message of a type and device name, of all that has arrived; where there is
-    none, the next one. Older ones of that stream are dropped, and counted as "superseded".
+    """Return the newest message of a type and device name that has arrived, or else the next one.
+
+    Older ones of that stream are dropped, and counted as "superseded".
 
     Args:
         kind: a message class.
@@ -156,11 +159,12 @@ def latest(
 
 
 def wait_compressed(link: AnyLink, timeout: float | None = 1.0) -> Steps[bool]:
-    """Wait for the peer to say that it reads compressed messages; what else comes stays
-    queued. For links that only send: one that receives hears of it by that.
+    """Wait for the peer to say that it reads compressed messages; what else comes stays queued.
+
+    For links that only send: a link that receives learns it by receiving.
 
     Args:
-        timeout: seconds; a peer that was not told to compress never says so.
+        timeout: seconds; a peer without the option `compression` never says so.
 
     Returns:
         Whether messages are compressed from now on.
@@ -245,7 +249,7 @@ class Synchronized(Generic[R]):
         method: Method = "nearest",
         by: By = "timestamp",
     ) -> R:
-        """Iterate over messages that belong to the same instant:
+        """Iterate over messages that belong to the same instant.
 
             for image, probe in link.sync(
                 (Image, "Image_Reference"), (Transform, "ProbeToReference"), tolerance=0.005
@@ -280,7 +284,7 @@ class Pairs:
         self.unmatched = pairing.unmatched
 
     def next_pair(self) -> Steps[tuple[Any, ...] | None]:
-        """The next messages of one instant; None after a clean end.
+        """Return the next messages of one instant; None after a clean end.
 
         Raises:
             TimeoutError: there was no pair for the link's read_timeout; the text says how far the

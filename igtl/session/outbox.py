@@ -78,7 +78,7 @@ class Outbox(Generic[T]):
         return len(self._live) + len(self._bulk)
 
     def has_room(self, size: int) -> bool:
-        """Whether an item of this size fits without dropping anything."""
+        """Return whether an item of this size fits without dropping anything."""
         waiting = len(self)
         return not waiting or (waiting < self.max_messages and self.bytes + size <= self.max_bytes)
 
@@ -86,6 +86,8 @@ class Outbox(Generic[T]):
         """Add an item, and drop what the policy says. With "block" it is added in any case.
 
         Args:
+            item: what waits.
+            size: its bytes.
             stream: type and device name, as `igtl._core.stream_key` gives them.
         """
         lane = self._lane(stream)
@@ -138,7 +140,7 @@ class Outbox(Generic[T]):
                     return
 
     def holds(self, item: T) -> bool:
-        """Whether this very item waits."""
+        """Return whether this very item waits."""
         return any(
             entry.item is item for lane in (self._live, self._bulk) for entry in lane.values()
         )
@@ -165,7 +167,7 @@ class Outbox(Generic[T]):
         )
 
     def _older_lane(self) -> OrderedDict[int, Entry[T]]:
-        """The lane whose first item was put first."""
+        """Return the lane whose first item was put first."""
         if not self._live or not self._bulk:
             return self._live or self._bulk
         return min(self._live, self._bulk, key=lambda lane: next(iter(lane)))

@@ -32,9 +32,10 @@ class Form(NamedTuple):
 
 
 def in_version(wire: bytes, version: int) -> Form:
-    """A packed message in the other header version: the same content, with or without an extended
-    header (docs/protocol.md section 5). One that has nothing else in its body becomes version 1,
-    as links write it.
+    """Return a packed message in the other header version (docs/protocol.md section 5).
+
+    The content is the same, with or without an extended header. A message that has nothing else in
+    its body becomes version 1, as links write it.
 
     A wrong CRC stays wrong. A body whose extended header makes no sense stays as it is, in its own
     version.
@@ -88,7 +89,7 @@ class Packed:
 
     @classmethod
     def of(cls, frame: Frame) -> Packed:
-        """A frame that is sent on as it came."""
+        """Return a frame that is sent on as it came."""
         return cls(bytes(frame.data), as_it_is=True)
 
     @property
@@ -97,7 +98,7 @@ class Packed:
         return next(iter(self._forms.values())).wire
 
     def form(self, version: int) -> Form:
-        """The message in this header version, or as it is."""
+        """Return the message in this header version, or as it is."""
         if self._as_it_is:
             return next(iter(self._forms.values()))
         form = self._forms.get(version)
@@ -106,8 +107,10 @@ class Packed:
         return form
 
     def wire_for(self, protocol: Protocol) -> bytes:
-        """The bytes that the peer of this protocol gets, compressed if it takes that. A message
-        that loses what version 1 cannot hold is counted in `protocol.stripped`."""
+        """Return the bytes that the peer of this protocol gets, compressed if it takes that.
+
+        A message that loses what version 1 cannot hold is counted in `protocol.stripped`.
+        """
         form = self.form(protocol.version)
         protocol.stripped += bool(form.lost)
         if not protocol.peer_takes:

@@ -74,7 +74,7 @@ class Pairing:
         self._used: set[int] = set()  # ids of samples that were part of a result
 
     def matches(self, m: Message) -> bool:
-        """Whether m belongs to one of the streams."""
+        """Return whether m belongs to one of the streams."""
         return any(s.matches(m) for s in self._streams)
 
     def __str__(self) -> str:
@@ -100,8 +100,11 @@ class Pairing:
                     self._forget(k)
 
     def gaps(self) -> str:
-        """Why there may be no pair: which stream is missing, and how far the newest time stamps of
-        the others are from those of the first."""
+        """Return why there may be no pair, for an error.
+
+        It names the stream that is missing, and how far the newest time stamps of the others are
+        from those of the first.
+        """
         first = self._newest[0]
         texts = []
         for stream, newest in zip(self._streams, self._newest, strict=True):
@@ -115,11 +118,11 @@ class Pairing:
         return "".join(f"; {text}" for text in texts)
 
     def due(self) -> float | None:
-        """When (monotonic) the first waiting message is decided, come what may."""
+        """When (monotonic) the first waiting message is decided in any case."""
         return self._leading[0].arrived + self._tolerance if self._leading else None
 
     def next(self, now: float) -> tuple[Message, ...] | None:
-        """The next set that is complete, or None."""
+        """Return the next set that is complete, or None."""
         while self._leading:
             lead = self._leading[0]
             late = now >= lead.arrived + self._tolerance
@@ -165,8 +168,10 @@ class Pairing:
 
 
 def interpolated(a: Message, b: Message, share: float) -> Transform | None:
-    """The pose at `share` (0…1) of the way from a to b, by slerp; None if they are not both a
-    TRANSFORM with a rotation and nothing else."""
+    """Return the pose at `share` (0…1) of the way from a to b, by slerp.
+
+    None if they are not both a TRANSFORM with a rotation and nothing else.
+    """
     if not (isinstance(a, Transform) and isinstance(b, Transform)):
         return None
     if not (is_rigid(a.matrix) and is_rigid(b.matrix)):

@@ -39,10 +39,11 @@ class Protocol(_stream.Stream):
             can be read. "skip": it is only counted.
         version: header version written. "auto" (default): 1 until the peer has sent 2.
         cut_names: see `Message.pack`.
-        resync: when a message is wrong, look for the next header in it instead of losing step: for
-            a peer that breaks off and begins again, as PLUS does. Costs the CRC of each message,
-            also with crc="off". What was given up is counted in `stats.dropped["resync"]`; headers
-            of unknown versions and too large messages are passed over alike. Default: no.
+        resync: when a message is wrong, look for the next header in it instead of losing the
+            framing: for a peer that breaks off and begins again, as PLUS does. Costs the CRC of
+            each message, also with crc="off". What was given up is counted in
+            `stats.dropped["resync"]`; headers of unknown versions and too large messages are passed
+            over alike. Default: no.
         peer: whom log records and messages name.
 
     Attributes:
@@ -58,7 +59,7 @@ class Protocol(_stream.Stream):
     method = ""
 
     def wrap(self, wire: bytes) -> bytes:
-        """A packed message as this peer should get it."""
+        """Return a packed message as this peer should get it."""
         return wire
 
     def __init__(
@@ -86,7 +87,7 @@ class Protocol(_stream.Stream):
     # -- receiving
 
     def next_frame(self) -> Frame | None:
-        """The next whole message as it came, or None. Wrong CRCs and bad bodies included.
+        """Return the next whole message as it came, or None. Wrong CRCs and bad bodies included.
 
         Raises:
             MessageTooLarge, VersionError: see Protocol and Decoder.
@@ -98,7 +99,7 @@ class Protocol(_stream.Stream):
             raise
 
     def _count_header(self, error: ProtocolError) -> None:
-        """A header is no good."""
+        """Count a message whose header is unusable."""
         if not isinstance(error, MessageTooLarge):
             self.stats.count_error(type(error).__name__)
         elif not self.stats.errors["MessageTooLarge"]:  # which is raised again and again
@@ -107,16 +108,19 @@ class Protocol(_stream.Stream):
                 size=error.size, cause=error)  # fmt: skip
 
     def frames(self) -> Iterator[Frame]:
-        """All whole messages so far, as they came: for relays and recorders."""
+        """Yield all whole messages so far, as they came: for relays and recorders."""
         while (frame := self.next_frame()) is not None:
             yield frame
 
     def messages(self) -> Messages:
-        """Iterator over all whole messages so far. After it raised, the next can be read."""
+        """Return an iterator over all whole messages so far.
+
+        After it raised, the next can be read.
+        """
         return Messages(self)
 
     def _failed(self, error: ProtocolError) -> None:
-        """A message could not be used; called by `next_message`."""
+        """Count a message that cannot be used; called by `next_message`."""
         if isinstance(error, MessageTooLarge | VersionError):
             self._count_header(error)
         if isinstance(error, MessageTooLarge) or self._on_error == "raise":
@@ -132,7 +136,7 @@ class Protocol(_stream.Stream):
                 size=self.last_size, cause="CRCError")  # fmt: skip
 
     def decoded(self, frame: Frame) -> Message:
-        """The message in a frame that was taken from `frames` before.
+        """Return the message in a frame that was taken from `frames` before.
 
         Raises:
             ProtocolError: as next_message, and counted alike.
@@ -144,8 +148,9 @@ class Protocol(_stream.Stream):
         return message
 
     def send(self, message: Message | Frame, *, crc: bool = True) -> Parts:
-        """Buffers to write, one after the other. Large data is not copied; a Frame goes out as
-        it came.
+        """Buffers to write, one after the other.
+
+        Large data is not copied; a Frame goes out as it came.
 
         Raises:
             EncodeError: the message cannot be sent as it is.
@@ -155,14 +160,14 @@ class Protocol(_stream.Stream):
         return parts
 
     def hello(self) -> Parts:
-        """A version 2 STATUS that tells the peer that this end understands version 2."""
+        """Return a version 2 STATUS that tells the peer that this end understands version 2."""
         wire = hello_message()
         self.stats.count_sent(wire, len(wire))
         return [wire]
 
 
 def hello_message() -> bytes:
-    """What `Protocol.hello` sends."""
+    """Return what `Protocol.hello` sends."""
     # code 1 and a name: bare or nameless ones are ignored by Slicer's network code, or end it
     return Status.ok(device_name="igtl").pack(version=2)
 

@@ -24,14 +24,15 @@ M = TypeVar("M", bound=Message)
 
 
 def name_fits(name: str, pattern: str) -> bool:
-    """Whether a name fits a pattern whose only wildcards are * (any text) and ? (any one
-    character); case counts."""
+    """Return whether a name fits a pattern; case counts.
+
+    The only wildcards are * (any text) and ? (any one character).
+    """
     return pattern in ("*", name) or fnmatchcase(name, pattern.replace("[", "[[]"))
 
 
 def fits(message: Message | Frame, kind: type[Message], name: str) -> bool:
-    """Whether a message, decoded or as it came, has this class, and a device name that fits this
-    pattern."""
+    """Return whether a message or frame has this class and a device name that fits."""
     cls = type(message)
     if isinstance(message, Frame):
         cls = message_types().get(message.type_name, Unknown)
@@ -53,7 +54,7 @@ class Exchange:
         self.request = request
 
     def matches(self, m: Message) -> bool:
-        """Whether m is the answer."""
+        """Return whether m is the answer."""
         asked = self.request
         if isinstance(asked, Command):
             return isinstance(m, CommandReply) and m.command_id == asked.command_id
@@ -79,10 +80,10 @@ class Exchange:
         )
 
     def result(self, m: Message) -> Any:
-        """What the user gets for the answer m.
+        """Return the result of the request, from the answer m.
 
         Raises:
-            CommandFailed: the peer says no.
+            CommandFailed: the peer refused the request.
         """
         asked = self.request
         if isinstance(m, CommandReply):
@@ -110,11 +111,11 @@ class Exchange:
 def _answer_of(request: Message) -> type[Message]:
     if isinstance(request, Get | Start | Stop):
         return type(request).answer
-    raise TypeError(f"{type(request).__name__} is no request: use a Get class, or a Command")
+    raise TypeError(f"{type(request).__name__} is not a request: use a Get class, or a Command")
 
 
 def stop_for(start: Start[Any]) -> Stop[Any]:
-    """The STP_ message that ends what a STT_ message has started."""
+    """Return the STP_ message that ends what a STT_ message has started."""
     for cls in message_types().values():
         if issubclass(cls, Stop) and cls.answer is type(start).answer:
             return cls(device_name=start.device_name)
@@ -122,7 +123,7 @@ def stop_for(start: Start[Any]) -> Stop[Any]:
 
 
 def ready_for(request: Start[Any] | Stop[Any]) -> type[Ready[Any]] | None:
-    """The RTS_ class that answers a STT_ or STP_ message; None if its type has none."""
+    """Return the RTS_ class that answers a STT_ or STP_ message; None if its type has none."""
     for cls in message_types().values():
         if issubclass(cls, Ready) and cls.answer is type(request).answer:
             return cls
@@ -139,7 +140,7 @@ def interval_of(start: Start[Any]) -> float:
 
 
 def part_of_stream(start: Start[Any], m: Message) -> bool:
-    """Whether m belongs to the stream that `start` has asked for."""
+    """Return whether m belongs to the stream that `start` has asked for."""
     return isinstance(m, type(start).answer) and (
         not start.device_name or m.device_name in (start.device_name, "")
     )
@@ -152,7 +153,7 @@ class StreamOf(Generic[M]):
         self._start = start
 
     def matches(self, m: Message) -> bool:
-        """Whether m belongs to the stream."""
+        """Return whether m belongs to the stream."""
         return part_of_stream(self._start, m)
 
     def __str__(self) -> str:
@@ -164,7 +165,7 @@ _ids = itertools.count(int.from_bytes(os.urandom(3), "big") << 6 | 1)
 
 
 def new_command(name: str, text: str, device_name: str) -> Command:
-    """A Command with an id of its own."""
+    """Return a Command with an id of its own."""
     return Command(next(_ids) & 0xFFFFFFFF, name, text, device_name=device_name)
 
 
@@ -175,8 +176,10 @@ _SUCCESS = ("SUCCESS", "TRUE", "OK", "1")
 
 
 def _attributes(text: str) -> dict[str, str]:
-    """Attributes of the first element of an XML text, as far as its first 10,000 characters show
-    them; of two of a name the first one."""
+    """Attributes of the first element of an XML text; of two of a name the first one.
+
+    Only its first 10,000 characters are read.
+    """
     from html import unescape  # with its table of entities, for replies only
 
     head = _HEAD.search(text[:10_000])
@@ -187,8 +190,12 @@ def _attributes(text: str) -> dict[str, str]:
 
 
 def _failed(reply: CommandReply) -> bool:
-    """Whether a reply says that the command failed: in its metadata (Slicer, PLUS), else in the
-    head of its XML (PLUS). One that says nothing is a success."""
+    """Return whether a reply says that the command failed.
+
+    In its metadata (Slicer, PLUS), or in its XML (PLUS).
+
+    One that says nothing is a success.
+    """
     if reply.metadata.get("ErrorMessage"):  # Slicer's Status says nothing then
         return True
     status = reply.metadata.get("Status")
@@ -198,7 +205,7 @@ def _failed(reply: CommandReply) -> bool:
 
 
 def _reason(reply: CommandReply) -> str:
-    """Why it failed: from the metadata, else the XML, else the text itself."""
+    """Return why it failed: from the metadata, else the XML, else the text itself."""
     said = _attributes(reply.text)
     return (
         reply.metadata.get("Error") or reply.metadata.get("ErrorMessage")
@@ -207,7 +214,7 @@ def _reason(reply: CommandReply) -> str:
 
 
 def _told(status: Status) -> str:
-    """Why a STATUS refuses something."""
+    """Return why a STATUS refuses something."""
     if status.message:
         return status.message
     known = status.code in StatusCode._value2member_map_
@@ -228,7 +235,7 @@ class CommandAnswer(NamedTuple):
 
 
 def answer_of(result: Any) -> CommandAnswer:
-    """What a handler has returned: text, a dict, both as (text, dict), or None."""
+    """Return what a handler has returned: text, a dict, both as (text, dict), or None."""
     if isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], Mapping):
         text, metadata = result
         return CommandAnswer(None if text is None else str(text), metadata)
@@ -240,7 +247,7 @@ def answer_of(result: Any) -> CommandAnswer:
 def reply_to(
     command: Command, answer: CommandAnswer | None, error: str | None, version: int
 ) -> CommandReply:
-    """The reply to a command: what its handler answered, or why it failed.
+    """Return the reply to a command: what its handler answered, or why it failed.
 
     Status stands in the metadata, if the link can carry them, and in the XML of a reply that the
     handler has not written itself; so do the metadata of the handler.
@@ -274,8 +281,10 @@ def reply_to(
 
 
 def with_status(reply: CommandReply, version: int) -> CommandReply:
-    """A reply that its handler has built, with a Status in its metadata if they can carry one and
-    have none."""
+    """Return a reply that its handler has built, with a Status in its metadata.
+
+    Metadata that have one, or that cannot be sent, are not changed.
+    """
     if version == 2 and "Status" not in reply.metadata:
         failed = "FAIL" if _failed(reply) else "SUCCESS"
         reply = copy.copy(reply)
@@ -284,7 +293,7 @@ def with_status(reply: CommandReply, version: int) -> CommandReply:
 
 
 def named_after(request: Message, answer: M) -> M:
-    """An answer, under the name that was asked for if it has none."""
+    """Return an answer, under the name that was asked for if it has none."""
     if request.device_name and not answer.device_name:
         answer = copy.copy(answer)
         answer.device_name = request.device_name
@@ -299,7 +308,7 @@ class Selection:
         self.name = name
 
     def matches(self, m: Message) -> bool:
-        """Whether m is one of them."""
+        """Return whether m is one of them."""
         return fits(m, self.kind, self.name)
 
     def __str__(self) -> str:
@@ -321,5 +330,5 @@ NOTHING = _Nothing(Message)
 
 
 def selection(kind: type[Message], name: str) -> Selection:
-    """What `recv(kind, name)` wants."""
+    """Return what `recv(kind, name)` wants."""
     return ANYTHING if kind is Message and name == "*" else Selection(kind, name)

@@ -55,9 +55,11 @@ class ServerBase:
         self.functions = functions
 
     def on(self, kind: type[Message] = Message, name: str = "*") -> Callable[[F], F]:
-        """Decorator: call this with (message, peer) for each message of a class whose device name
-        fits (wildcards * and ?). One message of a client after the other; the handlers of a
-        blocking server run one after the other, in one thread. A coroutine function is awaited.
+        """Call the decorated function with (message, peer) for each message of a class.
+
+        The device name must fit (wildcards * and ?). One message of a client after the other is
+        handled; the handlers of a blocking server run one after the other, in one thread. A
+        coroutine function is awaited.
 
         The connection is read meanwhile: messages for which the handlers have no time wait, within
         the bounds of the inbox (see `igtl.options.SocketOptions`), and then count as "unread".
@@ -69,13 +71,14 @@ class ServerBase:
     def provides(
         self, kind: type[Get[Any]] | type[Start[Any]], name: str = "*"
     ) -> Callable[[F], F]:
-        """Decorator: this answers requests of a Get or Start class whose device name fits.
+        """Answer requests of a Get or Start class by the decorated function.
 
-        Called with (request, peer), on a blocking server in a thread of its own; may be a coroutine
-        function. For Get it returns the message, or None if there is none; one without a name gets
-        the name that was asked for. For Start it returns an iterable of messages, or is a (possibly
-        async) generator of them, or returns None to refuse; RTS_ is sent for it, the rate that the
-        request allows is kept, and STP_ or the client's end stops it.
+        The device name of the request must fit `name` (wildcards * and ?). The function is called
+        with (request, peer), on a blocking server in a thread of its own; it may be a coroutine
+        function. For Get it returns the message, or None if there is none; a message without a name
+        gets the name of the request. For Start it returns an iterable of messages, or is a
+        (possibly async) generator of them, or returns None to refuse. The server sends RTS_, keeps
+        the rate that the request allows, and stops at STP_ or when the client leaves.
 
         A request without a provider is answered with STATUS "not found".
         """
@@ -84,23 +87,23 @@ class ServerBase:
         return _kept(lambda provider: self.functions.providers.append((kind, name, provider)))
 
     def command(self, name: str = "*") -> Callable[[F], F]:
-        """Decorator: this carries out the COMMAND of a name ("*": any other).
+        """Carry out the COMMAND of a name by the decorated function ("*": any other name).
 
-        Called with (command, peer), beside the handlers (on a blocking server in a thread of its
-        own), so it may take its time; may be a coroutine function. What it returns is the reply:
-        text, a dict that becomes metadata, both as (text, dict), or None. What it raises is
-        reported as a failure with the text of the exception. A CommandReply is sent as it is, with
-        a `Status` if it has none: 3D Slicer takes a reply without one for a failure.
+        The function is called with (command, peer), in parallel to the handlers (on a blocking
+        server in a thread of its own), so it may take its time; it may be a coroutine function. It
+        returns the reply: text, a dict that becomes metadata, both as (text, dict), or None. An
+        exception that it raises is reported as a failure with its text. A CommandReply is sent as
+        it is, with a `Status` if it has none: 3D Slicer takes a reply without one for a failure.
         """
         return _kept(lambda handler: self.functions.commands.update({name: handler}))
 
     def on_connect(self, handler: F) -> F:
-        """Decorator: call this with each new peer."""
+        """Call the decorated function with each new peer."""
         self.functions.connected.append(handler)
         return handler
 
     def on_disconnect(self, handler: F) -> F:
-        """Decorator: call this with each peer that is gone, see its close_reason."""
+        """Call the decorated function with each peer that is gone; see its close_reason."""
         self.functions.disconnected.append(handler)
         return handler
 
@@ -114,7 +117,7 @@ def _kept(keep: Callable[[Any], Any]) -> Callable[[F], F]:
 
 
 def close(server: ServerBase) -> Steps[None]:
-    """As shutdown."""
+    """Return the same as `shutdown`."""
     yield server.shutdown()
 
 
@@ -131,6 +134,7 @@ def send_to(
 
 def disconnect(server: ServerBase, client: int) -> Steps[None]:
     """Send what is queued for the client with this id, then close it; then it is not in `clients`.
+
     A handler may call it.
 
     Raises:
@@ -167,6 +171,8 @@ class PeerBase(LinkBase):
 
     @property
     def stripped(self) -> int:
-        """Messages that it got without their metadata and id, because it has not shown that it
-        understands header version 2."""
+        """Messages that it got without their metadata and id.
+
+        The peer had not shown that it understands header version 2.
+        """
         return self.session.protocol.stripped

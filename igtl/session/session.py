@@ -98,13 +98,13 @@ class Session(Flow):
         self.held = 0
 
     def opened(self) -> None:
-        """The connection is there. Call it before the first `to_send`."""
+        """Note that the connection exists. Call it before the first `to_send`."""
         self._began = self._clock()
 
     # -- bytes in
 
     def received_eof(self, *, clean: bool = True) -> None:
-        """The peer sends nothing more.
+        """Note that the peer sends nothing more.
 
         Args:
             clean: False: a layer below knows that the stream was cut.
@@ -113,7 +113,10 @@ class Session(Flow):
         self._cut = self._cut or not clean
 
     def lost(self, error: Exception) -> None:
-        """The connection broke, or this end gives it up. The first reason counts."""
+        """Note that the connection broke, or that this end gives it up.
+
+        The first reason counts.
+        """
         self.ended = True
         if self.close_reason is None:
             kept = isinstance(error, ProtocolError)
@@ -121,20 +124,22 @@ class Session(Flow):
         self._tell_requests()
 
     def send_failed(self, error: Exception) -> None:
-        """Nothing more can be sent. What the peer had sent before may still arrive; the reason is
-        told at its end, since the system tells it once. (A broken pipe says only that the peer has
-        closed.)"""
+        """Note that nothing more can be sent.
+
+        What the peer had sent before may still arrive; the session raises the reason after it,
+        since the system tells it once. (A broken pipe says only that the peer has closed.)
+        """
         self.can_send = False
         if self._send_error is None and not isinstance(error, BrokenPipeError):
             self._send_error = error
 
     def close(self) -> None:
-        """This end was closed."""
+        """Note that this end was closed."""
         self.ended = self._closed = True
         self._tell_requests()
 
     def end(self) -> Exception | None:
-        """Why nothing more can be taken, asked after `take` has returned None; else None."""
+        """Return why nothing more can be taken, asked after `take` has returned None; else None."""
         if self.close_reason is None and self.ended:
             peer = named(self.protocol.peer)
             if self._closed:
@@ -155,10 +160,12 @@ class Session(Flow):
     # -- messages in
 
     def latest(self, wanted: Wanted, newer_than: float | None = None) -> Message | None:
-        """The newest message of those that are wanted, of all that has arrived; older ones of its
-        stream are passed over.
+        """Return the newest message of those that are wanted, of all that has arrived.
+
+        Older ones of its stream are passed over.
 
         Args:
+            wanted: picks messages.
             newer_than: time of the clock; None is returned for a message that arrived before.
 
         Raises:
@@ -173,9 +180,11 @@ class Session(Flow):
         return found
 
     def sort(self) -> None:
-        """Put all that has arrived into the inbox, decoded or as it came, and hand answers to those
-        who asked, so that the driver can go on reading whatever the receiver does. What is wrong
-        with a message is kept in `inbox.errors`, for `take`."""
+        """Put all that has arrived into the inbox, and give answers to the callers that wait.
+
+        So the driver can go on reading while the receiver is busy. What is wrong with a message is
+        kept in `inbox.errors`, for `take`.
+        """
         take = self._next_frame if self.inbox.raw else self.next_message
         while True:
             try:
@@ -206,7 +215,8 @@ class Session(Flow):
                 self.inbox.errors.append(error)
 
     def take_frame(self) -> Frame | None:
-        """The next message as it came, for relays and recorders; None while there is none.
+        """Return the next message as it came, for relays and recorders; None while there is none.
+
         Messages that wait decoded are packed again.
 
         Raises:
@@ -240,7 +250,7 @@ class Session(Flow):
             return False
 
     def unseen(self, wanted: Wanted, timeout: float | None) -> TimeoutError:
-        """The error of a receiver that waited in vain: it lists what was seen instead."""
+        """Return the error of a receiver that waited in vain: it lists what was seen instead."""
         seen = sorted(
             f"{type_name} {name!r}"
             for (type_name, name), stream in self.protocol.stats.streams.items() if stream.received
@@ -253,14 +263,16 @@ class Session(Flow):
     # -- requests
 
     def ask(self, exchange: Exchange, done: Done) -> None:
-        """Call `done` with the answer to this request when it arrives, or with the reason why none
-        will; the answer does not pass the inbox."""
+        """Call `done` with the answer to this request when it arrives, or the reason why none will.
+
+        The answer does not pass the inbox.
+        """
         self.requests[exchange] = done
         if self.ended:
             self._tell_requests()
 
     def forget(self, exchange: Exchange) -> None:
-        """The caller does not wait for this answer any more."""
+        """Note that the caller does not wait for this answer any more."""
         self.requests.pop(exchange, None)
 
     def _answers(self, message: Message) -> bool:
@@ -321,7 +333,7 @@ class Session(Flow):
         return self.has_more and not self._waits_for_version()
 
     def _next_packed(self) -> Packed | None:
-        """The message that leaves next, or is leaving. From here on it keeps its place."""
+        """Return the message that leaves next, or is leaving. From here on it keeps its place."""
         if self._packed is None:
             if self.greeting:
                 self._packed = self.greeting.popleft()
@@ -330,9 +342,11 @@ class Session(Flow):
         return self._packed
 
     def _waits_for_version(self) -> bool:
-        """Whether the next message waits: it would lose its metadata, and the peer is so new that
-        it may still show that it reads version 2. Those behind it wait too, since the order within
-        a stream stays."""
+        """Return whether the next message waits for the peer to show that it reads version 2.
+
+        It would lose its metadata, and the peer is new. Those behind it wait too, since the order
+        within a stream stays.
+        """
         if (
             self._leaving is not None
             or self.protocol.version == 2
@@ -344,8 +358,10 @@ class Session(Flow):
         return packed is not None and "metadata" in packed.form(1).lost
 
     def to_send(self) -> memoryview | None:
-        """The next bytes to send, at most SLICE; None when nothing waits. The driver says with
-        `sent` how many of them have left."""
+        """Return the next bytes to send, at most SLICE; None when nothing waits.
+
+        The driver says with `sent` how many of them have left.
+        """
         if self._leaving is None:
             packed = self._next_packed()
             if packed is None or self._waits_for_version():
@@ -366,7 +382,7 @@ class Session(Flow):
             )  # fmt: skip
 
     def sent(self, n: int) -> None:
-        """n of the bytes that `to_send` returned have left."""
+        """Note that n of the bytes that `to_send` returned have left."""
         leaving = self._leaving
         assert leaving is not None
         self.moved = self._clock()
@@ -378,7 +394,7 @@ class Session(Flow):
         self.protocol.stats.count_sent(wire, len(wire))
 
     def take_back(self) -> Packed | None:
-        """The message that has not left whole, or None: the connection ended before."""
+        """Return the message that has not left whole, or None: the connection ended before."""
         packed, self._packed, self._leaving = self._packed, None, None
         return packed
 
@@ -392,8 +408,7 @@ class Session(Flow):
     # -- time
 
     def next_deadline(self) -> float:
-        """Time of the clock at which `expired` and `wants_write` should be asked; infinity for
-        never."""
+        """Time of the clock at which to ask `expired` and `wants_write`; infinity for never."""
         deadline = min((at for at, _, _ in self._deadlines()), default=math.inf)
         return min(deadline, self._began + UNDECIDED) if self._waits_for_version() else deadline
 
@@ -413,7 +428,7 @@ class Session(Flow):
         return None
 
     def _deadlines(self) -> Iterator[tuple[float, str, str]]:
-        """What the peer must do by when, as (time, cause, what it has done instead)."""
+        """Yield what the peer must do by when, as (time, cause, what it has done instead)."""
         if (limit := self._message_timeout) is not None and not self.protocol.at_boundary:
             what = f"sent nothing more of a message for {limit:g} s"
             yield self.heard + limit, "unfinished", what
@@ -427,8 +442,11 @@ class Session(Flow):
 
 
 def closed_by(peer: Any, error: Exception) -> Exception:
-    """What a receiver is told of the error that ended its connection. An error of the system
-    becomes ConnectionClosed; one of TLS stays, since it says what is wrong with a certificate."""
+    """Return the error that a receiver raises for the one that ended its connection.
+
+    An error of the system becomes ConnectionClosed; one of TLS stays, since it says what is wrong
+    with a certificate.
+    """
     if isinstance(error, ConnectionClosed) or type(error).__module__ == "ssl":
         return error
     closed = ConnectionClosed(f"{named(peer)}: {error}", clean=False)

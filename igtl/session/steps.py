@@ -21,8 +21,10 @@ Steps = Generator[Any, Any, T]
 
 
 def describe(method: Callable[..., Any], operation: Callable[..., Any]) -> None:
-    """Give a method the name, docstring and arguments of its operation; what it returns is what the
-    operation, whose annotations are not evaluated, returns in the end."""
+    """Give a method the name, docstring and arguments of its operation.
+
+    It returns what the operation, whose annotations are not evaluated, returns in the end.
+    """
     functools.update_wrapper(method, operation)
     returned = operation.__annotations__["return"].removeprefix("Steps[").removesuffix("]")
     method.__annotations__ = {**operation.__annotations__, "return": returned}

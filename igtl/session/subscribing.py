@@ -1,5 +1,7 @@
-"""What blocking and asyncio subscribers share: what they show, and what their threads or tasks do,
-in steps (see `igtl.session.steps`)."""
+"""What blocking and asyncio subscribers share, in steps (see `igtl.session.steps`).
+
+That is what they show, and what their threads or tasks do.
+"""
 
 from __future__ import annotations
 
@@ -28,14 +30,16 @@ T = TypeVar("T")
 
 
 class Changing(AbstractContextManager[Any], Interface):
-    """Held by what uses something that is shared, and told when it has changed: the `Changes` of
-    `igtl.blocking` and of `igtl.aio`."""
+    """Held while something shared is used, and told when it has changed.
+
+    The `Changes` of `igtl.blocking` and of `igtl.aio` are such.
+    """
 
     def tell(self) -> None:
         """Wake all that wait."""
 
     def until(self, take: Callable[[], Any], timeout: float | None) -> Any:
-        """What `take` returns, as soon as it returns something."""
+        """Return what `take` returns, as soon as it returns something."""
 
 
 class Heard:
@@ -49,18 +53,24 @@ class Heard:
     changed: Changing
 
     def on(self, kind: type[Message] = Message, name: str = "*") -> Callable[[F], F]:
-        """Decorator: call this with each message of a class whose device name fits (wildcards *
-        and ?); in asyncio a coroutine function is awaited. Handlers run one after the other; what
-        they raise is logged. Messages for which they have no time wait, up to 1,000 and 64 MiB of a
-        stream; then the oldest is dropped and counted as "unread"."""
+        """Call the decorated function with each message of a class and device name.
+
+        The name may have the wildcards * and ?; in asyncio a coroutine function is awaited.
+        Handlers run one after the other; what they raise is logged. Messages for which they have no
+        time wait, up to 1,000 and 64 MiB of a stream; then the oldest is dropped and counted as
+        "unread".
+        """
         return self.state.on(kind, name)
 
     def latest(self, kind: type[M], name: str = "*", *, max_age: float | None = None) -> M | None:
-        """The newest message of a class whose device name fits, or None. The newest of each
-        (type, device name) is kept, of up to 1000 of them.
+        """Return the newest message of a class whose device name fits, or None.
+
+        The newest of each (type, device name) is kept, of up to 1000 of them.
 
         Args:
-            max_age: seconds since its arrival; an older one counts as none.
+            kind: class of the message.
+            name: with the wildcards * and ?.
+            max_age: seconds since its arrival; an older one is not returned.
 
         Raises:
             ConnectionClosed, OSError: the link is closed, and no message is younger than `max_age`.
@@ -73,7 +83,7 @@ class Heard:
 def until(
     heard: Heard, take: Callable[[], T | None], wanted: object, timeout: float | None
 ) -> Steps[T]:
-    """What `take` returns, as soon as it returns something.
+    """Return what `take` returns, as soon as it returns something.
 
     Raises:
         TimeoutError: that took too long; the text says what has arrived.
@@ -95,9 +105,11 @@ def wait(
     max_age: float | None = None,
     timeout: float | None = None,
 ) -> Steps[M]:
-    """The newest message of a class whose device name fits, as soon as there is one.
+    """Return the newest message of a class whose device name fits, as soon as there is one.
 
     Args:
+        kind: class of the message.
+        name: with the wildcards * and ?.
         max_age: see latest.
         timeout: seconds; None waits without end.
 
@@ -111,10 +123,13 @@ def wait(
 
 
 class Receiving:
-    """What the threads or tasks of a subscriber do, and share with it. They do not refer to the
-    subscriber, so one that its user has forgotten is collected, which closes the link.
+    """What the threads or tasks of a subscriber do, and share with it.
+
+    They do not refer to the subscriber, so one that its user has forgotten is collected, which
+    closes the link.
 
     Args:
+        link: which is read.
         changed: of the driver.
         call: calls a function of the user, whatever that raises.
         frames: take messages as they come.
@@ -156,7 +171,7 @@ class Receiving:
             yield self._call(closed, message, peer=self.link.peer)
 
     def _next(self) -> Message | Frame | Exception | None:
-        """The next message that waits for its handlers; in the end the reason of that."""
+        """Return the next message that waits for its handlers; in the end the reason of that."""
         message: Message | Frame | None = self.state.waiting.take()
         return self.state.reason if message is None else message
 
@@ -178,7 +193,7 @@ class SubscriberOf(Heard, Generic[L]):
         self._process = os.getpid()
 
     def on_close(self, handler: F) -> F:
-        """Decorator: call this with the reason when nothing more will arrive."""
+        """Call the decorated function with the reason when nothing more will arrive."""
         self.state.on_close.append(handler)
         return handler
 
@@ -188,4 +203,5 @@ class SubscriberOf(Heard, Generic[L]):
         return self.state.reason is None and self.link.connected
 
     def request(self, exchange: Exchange, timeout: float | None) -> Any:
+        """Send a request on the link and wait for its answer."""
         return self.link.request(exchange, timeout)

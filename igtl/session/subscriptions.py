@@ -1,5 +1,8 @@
-"""What a subscription knows, without I/O: which handler wants what, the newest message of each
-stream, and what waits for the handlers."""
+"""The state of a subscription, without I/O.
+
+It knows which handler wants what, the newest message of each stream, and what waits for the
+handlers.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +42,7 @@ class Subscriptions:
         self._newest: OrderedDict[tuple[str, str], tuple[Message | Frame, float]] = OrderedDict()
 
     def on(self, kind: type[Message], name: str) -> Callable[[F], F]:
-        """Decorator that registers a handler."""
+        """Register the decorated function as a handler."""
         if not (isinstance(kind, type) and issubclass(kind, Message)):
             raise TypeError(f"a handler is called for a class of messages, not for {kind!r}")
 
@@ -50,7 +53,7 @@ class Subscriptions:
         return register
 
     def handlers_of(self, message: Message | Frame) -> list[Callable[[Any], Any]]:
-        """The handlers that want this message."""
+        """Return the handlers that want this message."""
         return [handler for kind, name, handler in self._handlers if fits(message, kind, name)]
 
     def take(self, message: Message | Frame, size: int) -> None:
@@ -65,8 +68,9 @@ class Subscriptions:
             self.waiting.put(message, len(message) if isinstance(message, Frame) else size)
 
     def newest(self, kind: type[M], name: str, max_age: float | None) -> M | None:
-        """The newest message of a class whose device name fits, at most so many seconds old; None
-        if there is none.
+        """Return the newest message of a class whose device name fits, at most so many seconds old.
+
+        None if there is none.
 
         Raises:
             the reason: nothing more will arrive, and no message is that young.
@@ -82,9 +86,9 @@ class Subscriptions:
         return None
 
     def all(self) -> list[Any]:
-        """The newest message, or frame, of each stream."""
+        """Return the newest message, or frame, of each stream."""
         return [message for message, _ in self._newest.values()]
 
     def seen(self) -> str:
-        """The streams that have arrived, for the text of an error."""
+        """Return the streams that have arrived, for the text of an error."""
         return ", ".join(f"{type_name} {name!r}" for type_name, name in self._newest) or "nothing"

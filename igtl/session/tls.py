@@ -22,8 +22,9 @@ def client(
     Args:
         ca: PEM file of the authority that signed the server's certificate. Default: the
             system's authorities.
-        cert, key: PEM files of this client's own certificate (with its chain) and key, for
-            servers that ask for one; key may stand in cert.
+        cert: PEM file of this client's own certificate (with its chain), for servers that ask
+            for one.
+        key: PEM file of its key; default: it is in cert.
     """
     context = ssl.create_default_context(ssl.Purpose.SERVER_AUTH, cafile=ca)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
@@ -41,8 +42,8 @@ def server(
     connection on. (If they cannot be used then, the old ones stay.)
 
     Args:
-        cert, key: PEM files of the certificate (with its chain) and its key; key may stand in
-            cert.
+        cert: PEM file of the certificate (with its chain).
+        key: PEM file of its key; default: it is in cert.
         client_ca: PEM file of an authority; only clients with a certificate of it are let in.
     """
     return _ServerContexts(cert, key, client_ca).newest
@@ -90,11 +91,11 @@ HUNG_UP = "the peer hung up during the TLS handshake: perhaps it does not speak 
 
 
 class TLSLayer:
-    """TLS as a layer (see `igtl.session.layers`): its state lies between two buffers in memory, so
-    that it can be driven from an event loop and from threads alike.
+    """TLS as a layer (see `igtl.session.layers`), for an event loop and for threads alike.
 
-    OpenSSL forbids two threads to use one connection at once: a driver with threads holds a lock
-    around each call, and never while it waits for the network.
+    Its state lies between two buffers in memory. OpenSSL forbids two threads to use one connection
+    at once: a driver with threads holds a lock around each call, and never while it waits for the
+    network.
 
     Attributes:
         ready: whether the handshake is done.
@@ -130,7 +131,7 @@ class TLSLayer:
         self._in.write(data)
 
     def feed_eof(self) -> None:
-        """The network has reached its end."""
+        """Note that the network has reached its end."""
         self._in.write_eof()
 
     def read_into(self, buffer: memoryview) -> int | None:

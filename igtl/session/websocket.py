@@ -29,7 +29,7 @@ _NO_REQUEST = "the peer does not speak WebSocket: it sent no HTTP request"
 
 
 def _part(name: str) -> Any:
-    """A module of the package."""
+    """Return a module of the package."""
     return need(f"websockets.{name}", "websocket")
 
 
@@ -79,7 +79,7 @@ class WebSocketLayer:
         self._in += data
 
     def feed_eof(self) -> None:
-        """The network has reached its end."""
+        """Note that the network has reached its end."""
         self._eof = True
 
     def _shake_hands(self) -> None:
@@ -116,15 +116,16 @@ class WebSocketLayer:
             self._error = ConnectionAbortedError(f"no WebSocket: {error}")
 
     def _response(self, request: Any) -> Any:
-        """What a server answers."""
+        """Return what a server answers."""
         if self._path not in (None, request.path):
             self._error = ConnectionAbortedError(f"the client asked for {request.path!r}")
             return self._protocol.reject(404, f"There is no {request.path} here.\n")
         return self._protocol.accept(request)
 
     def read_into(self, buffer: memoryview) -> int | None:
-        """Copy the data of frames to the start of the buffer; see `Layer`. The handshake goes on
-        here.
+        """Copy the data of frames to the start of the buffer; see `Layer`.
+
+        The handshake goes on here.
 
         Raises:
             ConnectionRefusedError: the server answers with another HTTP status.
@@ -250,8 +251,11 @@ class WebSocketLayer:
             self._unsent = None
 
     def prepare_close(self, reason: Exception | None = None) -> None:
-        """Prepare the close frame: code 1009 if a message was too large, 1002 if the bytes of the
-        peer were wrong in another way, else 1000."""
+        """Prepare the close frame.
+
+        Its code is 1009 if a message was too large, 1002 if the bytes of the peer were wrong in
+        another way, else 1000.
+        """
         if self._protocol.state is not self._open:
             return
         if isinstance(reason, ProtocolError):
@@ -273,7 +277,7 @@ class WebSocketLayer:
 
 
 def by_client(address: WebSocketAddress) -> WebSocketLayer:
-    """The layer of a client.
+    """Return the layer of a client.
 
     Raises:
         MissingExtra: the package is not installed.
@@ -283,7 +287,7 @@ def by_client(address: WebSocketAddress) -> WebSocketLayer:
 
 
 def by_server(path: str | None, origins: Sequence[str]) -> WebSocketLayer:
-    """The layer of a server.
+    """Return the layer of a server.
 
     Args:
         path: what clients must ask for; None: whatever they like.

@@ -1,7 +1,9 @@
-"""Devices without hardware: a tracker, an ultrasound scanner with a needle, a CT of a phantom, a
-force sensor, an inertial sensor, a robot arm. What they show depends on the time and the seed
-alone, so that a receiver can be checked against it. `slicer` is a peer that behaves as 3D Slicer.
-`Freehand` is a person who calibrates a stylus and a probe, and scans.
+"""Devices without hardware, for tests and courses.
+
+There are a tracker, an ultrasound scanner with a needle, a CT of a phantom, a force sensor, an
+inertial sensor and a robot arm. What they show depends on the time and the seed alone, so that a
+receiver can be checked against it. `slicer` is a peer that behaves as 3D Slicer. `Freehand` is a
+person who calibrates a stylus and a probe, and scans.
 
 Each can be asked for the message of any instant (`Tracker().transform(1.5)`), sends at its rate by
 `Stream`, and stands behind a server by `serve`; `igtl.testing` has fixtures for pytest.

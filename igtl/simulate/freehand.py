@@ -1,5 +1,7 @@
-"""A tracked probe and a stylus in the hand of a person who calibrates them and scans with them: the
-messages of each step, and the truth."""
+"""A tracked probe and a stylus in the hand of a person who calibrates them and scans with them.
+
+The messages of each step, and the truth.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,9 @@ def _turned(*degrees: float) -> Floats:
 
 
 class Freehand:
-    """Each method yields the messages of one step, in the order of time, with time stamps.
+    """A person with a probe and a stylus; each method yields the messages of one step.
+
+    They come in the order of time, with time stamps.
 
     Args:
         noise: mm, standard deviation of each coordinate of a pose; turns have a two-hundredth of
@@ -43,7 +47,8 @@ class Freehand:
         start: time stamp of the first message, seconds since 1970.
 
     Attributes:
-        tip: (3,), mm, of the stylus. axis: (3,), of its shaft, from the marker to the tip.
+        tip: (3,), mm, of the stylus.
+        axis: (3,), of its shaft, from the marker to the tip.
         image_to_probe: 4x4, pixels to mm.
         wires: (9, 2, 3), mm, the ends of the wires of the phantom: three N.
         centre, radius: mm, of the ball that `sweep` scans, in the frame Reference.
@@ -114,10 +119,12 @@ class Freehand:
             yield self._pose("StylusToTracker", (self._place @ pose).matrix, t)
 
     def tank(self, seconds: float = 12.0, *, lag: float = 0.073) -> Iterator[Message]:
-        """Image and ProbeToTracker: the probe moves up and down over the bottom of a water tank,
-        faster and slower.
+        """Image and ProbeToTracker: the probe moves up and down over the bottom of a water tank.
+
+        It moves faster and slower.
 
         Args:
+            seconds: how long.
             lag: seconds by which the time stamps of the poses are late.
         """
 
@@ -136,8 +143,10 @@ class Freehand:
                 yield self._image(180 * np.exp(-(away**2) / 8), t)
 
     def touches(self, seconds: float = 10.0) -> Iterator[Message]:
-        """Image, ProbeToTracker and StylusToTracker: the tip of the stylus goes through the
-        picture of a probe that is held still, and is its brightest spot."""
+        """Image, ProbeToTracker and StylusToTracker: the stylus touches all of a probe's picture.
+
+        The probe is held still; the tip of the stylus is the brightest spot of its picture.
+        """
         for n in range(int(seconds * _RATE)):
             t = n / _RATE
             probe = self._place @ Pose.of(_turned(2 * np.sin(t), 0, 0), (0, np.sin(2 * t), 0))
@@ -158,8 +167,7 @@ class Freehand:
         return found
 
     def phantom(self, seconds: float = 6.0) -> Iterator[Message]:
-        """Image, ProbeToReference and PhantomToReference: the probe goes to and fro over a phantom
-        of wires."""
+        """Image, ProbeToReference and PhantomToReference: the probe goes to and fro over wires."""
         phantom = Pose.of(_turned(5, -3, 60), (40, 10, -30))
         spacing = np.linalg.norm(self.image_to_probe[:3, :3], axis=0)
         down = np.array([[1.0, 0, 0], [0, 0, 1], [0, -1, 0]])  # rows go down, to lower z
@@ -175,8 +183,7 @@ class Freehand:
             yield self._image(self._spots(self.cut(image_to_phantom)), t)
 
     def sweep(self, seconds: float = 8.0) -> Iterator[Message]:
-        """Image and ProbeToReference: a scan over a ball in something darker, by a hand that
-        shakes a little."""
+        """Image and ProbeToReference: a scan over a bright ball, by a hand that shakes a little."""
         spacing = np.linalg.norm(self.image_to_probe[:3, :3], axis=0)
         middle = np.array([WIDTH / 2, HEIGHT / 2, 0]) * spacing
         count = int(seconds * _RATE)

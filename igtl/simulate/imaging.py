@@ -53,7 +53,7 @@ class Ultrasound:
         return out
 
     def frame(self, seconds: float) -> npt.NDArray[np.uint8]:
-        """(height, width) uint8."""
+        """Return the picture at this time, (height, width) uint8."""
         x, y = 0.16 * np.sin(0.9 * seconds), 0.55 + 0.06 * np.sin(0.5 * seconds)
         radius = 0.13 + 0.02 * np.sin(7.5 * seconds)
         away = np.hypot(self._x - x, self._y - y) / radius
@@ -64,7 +64,7 @@ class Ultrasound:
         return out
 
     def _echo(self, seconds: float) -> npt.NDArray[np.float32]:
-        """Of the needle: a bright line, brightest at its tip."""
+        """Return the echo of the needle: a bright line, brightest at its tip."""
         column, row = self.tip(seconds)
         # from the tip: along the needle (below 0: in it), and across
         c, s = np.float32(np.cos(_ANGLE)), np.float32(np.sin(_ANGLE))
@@ -87,7 +87,7 @@ class Ultrasound:
         return placed
 
     def image(self, seconds: float) -> Image:
-        """The frame as a message."""
+        """Return the frame as a message."""
         return Image.from_frame(
             self.frame(seconds), ijk_to_world=self.ijk_to_reference(seconds),
             device_name="Image_Reference",
@@ -105,12 +105,16 @@ class Ultrasound:
 
 
 def head_phantom(slices: int = 100, size: int = 512, *, noise: float = 0.0, seed: int = 7) -> Image:
-    """A CT of a head of ellipsoids: skin, bone, brain, ventricles, sinuses.
+    """Return a CT of a head of ellipsoids: skin, bone, brain, ventricles, sinuses.
+
+    The volume is (slices, size, size) int16, Hounsfield units; air outside is exactly -1000. The
+    head is 240 mm wide whatever its size in voxels.
 
     Args:
-        slices, size: of the volume, (slices, size, size) int16, Hounsfield units; air outside is
-            exactly -1000. The head is 240 mm wide whatever its size in voxels.
+        slices: of the volume.
+        size: rows and columns of a slice.
         noise: standard deviation in HU, within the head.
+        seed: of the noise.
     """
     k, j, i = np.ogrid[:slices, :size, :size]
     x, y = (i - size / 2) * 512 / size, (j - size / 2) * 512 / size

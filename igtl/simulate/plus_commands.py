@@ -27,8 +27,10 @@ class Failure(Exception):
 
 
 class Answer(NamedTuple):
-    """What a command gave: its message, values, text if it has one of its own, and what is sent
-    besides."""
+    """The result of a command.
+
+    It has the message, values, text if it has one of its own, and what is sent besides.
+    """
 
     message: str
     values: Mapping[str, str] = {}
@@ -37,8 +39,9 @@ class Answer(NamedTuple):
 
 
 class Commands(Acquisition):
-    """What is acquired, and the commands on it: of the devices Tracker, UsDevice, CaptureDevice and
-    VolumeReconstructorDevice.
+    """What is acquired, and the commands on it.
+
+    The devices are Tracker, UsDevice, CaptureDevice and VolumeReconstructorDevice.
 
     Args:
         rate: frames a second.
@@ -60,10 +63,10 @@ class Commands(Acquisition):
     def carried_out(
         self, name: str, attributes: dict[str, str], inner: list[dict[str, str]]
     ) -> Answer:
-        """What a command does.
+        """Return what a command does.
 
         Raises:
-            Failure: it failed, or is none.
+            Failure: the command has failed, or is unknown.
         """
         commands: dict[str, Callable[[dict[str, str], list[dict[str, str]]], Answer]] = {
             "Version": self._version, "RequestDeviceIds": self._device_ids,
@@ -237,7 +240,7 @@ def parsed(text: str) -> tuple[str, dict[str, str], list[dict[str, str]]]:
     """Name, attributes and nested elements of a command.
 
     Raises:
-        Failure: it is none.
+        Failure: the text is not a command.
     """
     try:
         (_, attributes), *rest = elements(text)

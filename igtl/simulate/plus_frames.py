@@ -1,4 +1,4 @@
-"""What a simulated PlusServer acquires, and the messages that it makes of it."""
+"""What a simulated PlusServer acquires, and the messages that it makes from this."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class Acquisition:
         self._statuses[tool] = status
 
     def note(self, seconds: float) -> None:
-        """A frame was acquired: it is recorded, and part of the volume."""
+        """Acquire a frame: it is recorded, and becomes part of the volume."""
         self.acquired += 1
         self.picture = self._scanner.frame(seconds)
         if self.recording is not None:
@@ -77,10 +77,13 @@ class Acquisition:
             self.volume.append(self.picture)
 
     def messages(self, info: Client, seconds: float, *, streams: bool) -> Iterator[Message]:
-        """What a client gets of the frame of an instant. What it asks for and is not there makes
-        all of it stay away.
+        """Yield what a client gets of the frame of an instant.
+
+        If one thing that the client asks for is missing, it gets nothing of the frame.
 
         Args:
+            info: what the client has asked for.
+            seconds: of the frame, since the start.
             streams: whether it gets TDATA.
         """
         now = time.time()
@@ -160,10 +163,10 @@ class Acquisition:
         return None if found is None else (found, "OK")
 
     def placed(self, name: str, seconds: float) -> tuple[Matrix, str]:
-        """4x4 and status of XToY, over as many links as it takes.
+        """4x4 and status of XToY, over as many links as needed.
 
         Raises:
-            KeyError: there is no way.
+            KeyError: there is no path.
         """
         edges: dict[str, dict[str, tuple[Matrix, str]]] = {}
         for each in (*self._statuses, *self.transforms):
@@ -189,7 +192,7 @@ class Acquisition:
 
 
 def text_of(m: Matrix) -> str:
-    """A matrix as PLUS writes it."""
+    """Return a matrix as PLUS writes it."""
     return " ".join(f"{x:.6g}" for x in m.ravel())
 
 

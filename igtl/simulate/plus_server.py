@@ -1,6 +1,6 @@
 """A PlusServer without PLUS: what it sends, answers, ignores, and what stops it.
 
-It is built as PLUS is: one thread sends to all clients, one after the other, and waits for the one
+It is built as PLUS is: one thread sends to all clients, one after the other, and waits for a client
 that does not read. What it does follows what was measured with PlusServer 2.9, harm included: what
 freezes PLUS freezes it, what ends PLUS closes all its connections.
 """
@@ -65,8 +65,10 @@ class _Client:
 
 
 class PlusSimulator(Commands):
-    """A simulated PlusServer; see `plus`. It has three tools, a probe with an ultrasound image, and
-    the devices Tracker, UsDevice, CaptureDevice and VolumeReconstructorDevice.
+    """A simulated PlusServer; see `plus`.
+
+    It has three tools, a probe with an ultrasound image, and the devices Tracker, UsDevice,
+    CaptureDevice and VolumeReconstructorDevice.
 
     Attributes:
         host, port: where it listens.
@@ -116,10 +118,12 @@ class PlusSimulator(Commands):
         transforms: Sequence[str] = (),
         images: Sequence[tuple[str, str]] = (),
     ) -> None:
-        """What clients get that connect from now on, until they ask for something else
-        (DefaultClientInfo): TRANSFORM and IMAGE of these.
+        """Set what clients get that connect from now on, until they ask for something else.
+
+        In PLUS that is DefaultClientInfo. The types are TRANSFORM and IMAGE.
 
         Args:
+            transforms: names of the form XToY.
             images: (name, frame) each.
         """
         self._default = Client(
@@ -179,7 +183,7 @@ class PlusSimulator(Commands):
         self._leaving = time.monotonic() + _LEAVING
 
     def _take(self, client: _Client, m: Message) -> bool:
-        """Answer a message; whether the next one is understood."""
+        """Answer a message; returns whether the next one is understood."""
         kind = m.type_name
         empty = m.header_version == 2 and not m.metadata
         if kind in _ENDS:
@@ -249,7 +253,7 @@ class PlusSimulator(Commands):
                 self.retransmitted += 1
 
     def _sent(self, client: _Client, rest: memoryview) -> bool:
-        """Whether the client has taken all of it without a pause."""
+        """Return whether the client has taken all of it without a pause."""
         moved = time.monotonic()
         while rest:
             if self._over or client.gone:
@@ -409,7 +413,7 @@ def plus(
     valid_only: bool = True,
     streams: bool = True,
 ) -> PlusSimulator:
-    """Simulate a PlusServer:
+    """Simulate a PlusServer.
 
         with igtl.simulate.plus(port=0) as server, igtl.plus.connect(port=server.port) as plus: ...
 
@@ -418,7 +422,8 @@ def plus(
     it. VIDEO and USMESSAGE are not simulated.
 
     Args:
-        host, port: where to listen; 0 takes a free port.
+        host: where to listen.
+        port: 0 takes a free one.
         rate: frames a second.
         size: (width, height) of the image, pixels.
         valid_only: transforms that are not valid are not sent, which is PLUS' default
@@ -426,7 +431,8 @@ def plus(
         streams: False: no frames are acquired, until `pause(False)`; clients get keep-alives.
 
     Raises:
-        OSError: the address cannot be used. ValueError: rate must be positive.
+        OSError: the address cannot be used.
+        ValueError: the rate is not positive.
     """
     if not rate > 0:
         raise ValueError(f"rate must be positive, not {rate!r}")

@@ -15,6 +15,7 @@ class ForceSensor:
 
     Args:
         noise: of each, N, standard deviation; default 0.02.
+        seed: of the noise.
     """
 
     def __init__(self, *, noise: float = 0.02, seed: int = 0) -> None:
@@ -22,7 +23,7 @@ class ForceSensor:
         self._seed = seed
 
     def sensor(self, seconds: float) -> Sensor:
-        """As SENSOR."""
+        """Return the force at this time, as SENSOR."""
         pressed = np.maximum(0, np.sin(4.2 * seconds)) ** 1.5
         force = np.array([0.4 * np.sin(9 * seconds), 0.3 * np.cos(7 * seconds), -1]) * 5 * pressed
         force += noise_at(self._seed, seconds).normal(0, self._noise, 3)
@@ -30,8 +31,10 @@ class ForceSensor:
 
 
 class InertialSensor:
-    """What an inertial sensor on a tool of the tracker feels: acceleration, with gravity, in m/s^2,
-    and angular rate in rad/s, both in the frame of the tool; gravity points to -z of the tracker.
+    """What an inertial sensor on a tool of the tracker measures.
+
+    That is acceleration, with gravity, in m/s^2, and angular rate in rad/s, both in the frame of
+    the tool; gravity points to -z of the tracker.
     """
 
     _step = 1e-3  # s, to differentiate the path
@@ -45,7 +48,7 @@ class InertialSensor:
         self._seed = seed
 
     def acceleration(self, seconds: float) -> Sensor:
-        """As SENSOR of three values."""
+        """Return the acceleration at this time, as SENSOR of three values, m/s^2."""
         h = self._step
         before, now, after = (pose(seconds + n * h, self._tool) for n in (-1, 0, 1))
         moving = (before[:3, 3] - 2 * now[:3, 3] + after[:3, 3]) / h**2 * 1e-3  # mm to m
@@ -54,7 +57,7 @@ class InertialSensor:
         return Sensor(felt, "m/s^2", device_name="Acceleration")
 
     def rate(self, seconds: float) -> Sensor:
-        """As SENSOR of three values."""
+        """Return the angular rate at this time, as SENSOR of three values, rad/s."""
         h = self._step
         before, after = (pose(seconds + n * h, self._tool)[:3, :3] for n in (-0.5, 0.5))
         turn = before.T @ after
@@ -73,7 +76,7 @@ class RobotArm:
     )  # fmt: skip
 
     def joints(self, seconds: float) -> npt.NDArray[np.float64]:
-        """(6,), rad."""
+        """Return the angles of the joints at this time, (6,), rad."""
         k = np.arange(6)
         angles: npt.NDArray[np.float64] = 0.6 * np.sin((0.4 + 0.13 * k) * seconds + k)
         return angles
@@ -90,9 +93,9 @@ class RobotArm:
         return out
 
     def joint_state(self, seconds: float) -> NDArray:
-        """The joints as NDARRAY."""
+        """Return the angles of the joints, as NDARRAY."""
         return NDArray(self.joints(seconds), device_name="arm/measured_js")
 
     def measured(self, seconds: float) -> Transform:
-        """The flange as TRANSFORM."""
+        """Return the pose of the flange, as TRANSFORM."""
         return Transform(self.forward(self.joints(seconds)), device_name="arm/measured_cp")

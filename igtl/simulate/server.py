@@ -48,7 +48,7 @@ class Source(NamedTuple):
 def sources(
     device: str, *, noise: float = 0.0, dropout: float = 0.0, statuses: bool = False, seed: int = 0
 ) -> list[Source]:
-    """The streams of a device; arguments as `serve`."""
+    """Return the streams of a device; arguments as for `serve`."""
     if device == "tracker":
         tracker = Tracker(noise=noise, dropout=dropout, statuses=statuses, seed=seed)
         return [
@@ -130,7 +130,7 @@ class Simulator:
         return lambda request, peer: scanner.image(self._seconds())
 
     def _seconds(self) -> float:
-        """How long the streams run."""
+        """Seconds since the streams began."""
         return next(iter(self._streams.values())).seconds if self._streams else 0.0
 
     @property
@@ -152,7 +152,7 @@ class Simulator:
 
 
 def _for_peer(message: M, peer: Any) -> M:
-    """Without the statuses, if the peer reads version 1 only."""
+    """Return the message without the statuses, if the peer reads version 1 only."""
     if peer.header_version == 1:
         message.metadata = None
     return message
@@ -168,7 +168,7 @@ def serve(
     seed: int = 0,
     **settings: Any,
 ) -> Simulator:
-    """Serve simulated devices to many clients:
+    """Serve simulated devices to many clients.
 
         with igtl.simulate.serve("tracker", "ultrasound", port=0) as simulator:
             with igtl.connect(port=simulator.port) as link: ...
@@ -178,7 +178,8 @@ def serve(
 
     Args:
         devices: of DEVICES; default "tracker" and "ultrasound".
-        host, port: where to listen; see `igtl.serve`.
+        host: where to listen; see `igtl.serve`.
+        port: 0 takes a free one.
         noise: of the tracker, mm, standard deviation.
         dropout: share of the time in which a tool of the tracker is out of sight.
         statuses: tell that in the metadata, as PLUS does. Clients need header version 2.
@@ -186,7 +187,8 @@ def serve(
         settings: of `igtl.serve`.
 
     Raises:
-        ValueError: no such device. OSError: the address cannot be used.
+        ValueError: there is no such device.
+        OSError: the address cannot be used.
     """
     devices = devices or ("tracker", "ultrasound")
     for device in devices:

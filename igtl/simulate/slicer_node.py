@@ -1,5 +1,7 @@
-"""A peer that behaves as the connector node of 3D Slicer, as it was measured, in both roles: for
-tests and courses without Slicer. It shows nothing; it says what Slicer would show."""
+"""A peer that behaves as the connector node of 3D Slicer, as it was measured, in both roles.
+
+For tests and courses without Slicer. It shows nothing; it says what Slicer would show.
+"""
 
 from __future__ import annotations
 
@@ -58,7 +60,7 @@ class SceneNode(NamedTuple):
 
 
 class Reply(NamedTuple):
-    """What became of a command.
+    """The end of a command.
 
     Attributes:
         state: "Success", "Fail" or "Expired".
@@ -95,12 +97,12 @@ class SlicerNode:
     Attributes:
         role, host, port: of the connector.
         nodes: what is shown, by kind and name.
-        crashed: what the real one would have crashed on; "" while it lives.
+        crashed: what Slicer would have crashed on; "" while it runs.
         ignored: messages of types that Slicer does not take, by type.
-        longest_send: seconds for which a send has stopped the window at most.
+        longest_send: longest time, in seconds, for which a send has stopped the window.
         hellos: how often it has said hello.
         handlers: functions that carry out commands, by name ("*": any other): they get the Command
-            and return text, or raise. What has none gets no answer.
+            and return text, or raise. Commands without a handler get no answer.
     """
 
     def __init__(
@@ -136,7 +138,7 @@ class SlicerNode:
         """Tick "Active".
 
         Raises:
-            OSError: a server cannot have its port, as after a kill of the real one.
+            OSError: the port of a server is taken, as after a kill of Slicer.
         """
         if self._active:
             return
@@ -168,8 +170,10 @@ class SlicerNode:
         self._threads.clear()
 
     def restart(self, *, timeout: float = 5.0) -> None:
-        """As when Slicer is killed and started again: with an empty scene. A server tries to take
-        its port again for so long.
+        """Kill Slicer and start it again, with an empty scene.
+
+        Args:
+            timeout: seconds for which a server tries to take its port again.
 
         Raises:
             OSError: the port stayed taken.
@@ -192,7 +196,7 @@ class SlicerNode:
                 time.sleep(0.02)
 
     def close(self) -> None:
-        """As deactivate."""
+        """Close all connections, like `deactivate`."""
         self.deactivate()
 
     def __enter__(self) -> Self:
@@ -203,7 +207,7 @@ class SlicerNode:
 
     @property
     def connections(self) -> int:
-        """How many there are."""
+        """Number of connections."""
         return len(self._connections)
 
     @property
@@ -261,7 +265,7 @@ class SlicerNode:
             self._changed.notify_all()
 
     def _keep(self, connection: _Connection, message: Message) -> None:
-        """Put what has arrived into its ring; some messages end the process here."""
+        """Put what has arrived into its ring; some messages crash Slicer here."""
         with self._changed:
             if reason := self._fatal(message):
                 self._crash(reason)
@@ -294,7 +298,7 @@ class SlicerNode:
         self._cut()
 
     def _cut(self) -> None:
-        """Close everything; the threads end by that."""
+        """Close everything, which ends the threads."""
         self._active = False
         if self._listening is not None:
             with contextlib.suppress(OSError):
@@ -333,7 +337,7 @@ class SlicerNode:
         self.hellos += 1
 
     def _send(self, message: Message, to: list[_Connection] | None = None) -> None:
-        """One connection after the other, and the window waits for each."""
+        """Send on one connection after the other; the window waits for each."""
         message.timestamp_raw = 0
         bare = isinstance(message, Get | Start | Stop)
         wire = message.pack(version=1 if bare else 2)
@@ -364,7 +368,7 @@ class SlicerNode:
                     self._changed.notify_all()
 
     def _shown(self, message: Message) -> list[tuple[str, str, Any]]:
-        """What is shown of a message: kind, name, value."""
+        """Return what is shown of a message: kind, name, value."""
         value: Any
         match message:
             case Transform():
@@ -446,7 +450,7 @@ class SlicerNode:
             self._changed.notify_all()
 
     def freeze(self, seconds: float) -> None:
-        """Be busy for so long, as with a dialog or a long computation."""
+        """Let the window be busy for so many seconds, as with a dialog or a long computation."""
         self._do(lambda: time.sleep(seconds))
 
     def push(self, message: Message, *, status: str = "OK") -> None:
@@ -470,8 +474,10 @@ class SlicerNode:
         self.push(Image(np.asarray(array), ijk_to_world=place, device_name=name))
 
     def query(self, request: Get[Any] | Start[Any], *, timeout: float = 5.0) -> Message | None:
-        """Ask as a query node does: the answer has its type and the name that was asked for; None
-        when it has expired."""
+        """Ask as a query node does; None if no answer comes in time.
+
+        The answer has the same name, and the type of which the request asks.
+        """
         wanted = type(request).answer.type_name, request.device_name
         with self._changed:
             before = self._latest(wanted)
@@ -497,10 +503,16 @@ class SlicerNode:
         *,
         timeout: float = 5.0,
     ) -> SceneNode:
-        """Wait for a node that is as it should be.
+        """Wait for a node for which `ready` is true.
+
+        Args:
+            kind: as Slicer calls it.
+            name: of the node.
+            ready: is called with the node; default: it is there.
+            timeout: seconds.
 
         Raises:
-            TimeoutError: it is not; the text lists what is shown.
+            TimeoutError: there is no such node in time; the text lists what is shown.
         """
         with self._changed:
 
@@ -523,7 +535,7 @@ class SlicerNode:
 
 
 def _as_read(image: Image) -> Any:
-    """The pixels as Slicer reads them: of 32-bit integers it takes 64 bits for each."""
+    """Return the pixels as Slicer reads them: of 32-bit integers it takes 64 bits for each."""
     if image.scalar_type not in (ScalarType.INT32, ScalarType.UINT32):
         return image.array
     raw = image.array.tobytes()
@@ -539,23 +551,28 @@ def slicer(
     restrict_names: bool = False,
     reuse_address: bool = False,
 ) -> SlicerNode:
-    """A simulated connector of 3D Slicer, as it was measured on the real one:
+    """Simulate a connector of 3D Slicer, as it was measured on the real one.
 
         with igtl.slicer.serve(port=0) as mine, igtl.simulate.slicer(port=mine.port) as theirs:
             mine.transform("Needle", np.eye(4))
             theirs.wait("LinearTransform", "Needle")
 
     It imports the newest message of each name every 5 ms, all COMMANDs, and the last 50 of VIDEO;
-    it sends on one thread, which waits for each peer; it says hello when it notices a connection,
-    which after a quick one it does not; it keeps 50 whole messages of each name and connection; it
-    crashes on what the real one crashes on (`SlicerNode.crashed`).
+    it sends on one thread, which waits for each peer; it says hello when it notices a new
+    connection, which it does not if the one before has only just ended; it keeps 50 whole messages
+    of each name and connection; it crashes on what the real one crashes on (`SlicerNode.crashed`).
 
     Args:
         role: "client" connects again and again, "server" listens.
-        host, port: of the other end, or to listen on; 0 takes a free port.
+        host: of the other end, or to listen on.
+        port: of the other end, or to listen on; 0 takes a free one.
         restrict_names: as RestrictDeviceName, on which a STATUS without a name is fatal.
         reuse_address: whether a server takes its port again while the system holds it for old
             connections. The real one does not, on Linux.
+
+    Raises:
+        ValueError: there is no such role.
+        OSError: the address cannot be used.
     """
     if role not in ("client", "server"):
         raise ValueError(f"role must be 'client' or 'server', not {role!r}")

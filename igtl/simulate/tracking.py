@@ -29,7 +29,7 @@ def pose(seconds: float, tool: int = 0) -> npt.NDArray[np.float64]:
 
 
 def noise_at(seed: int, seconds: float, *which: int) -> np.random.Generator:
-    """Randomness of one instant: the same whenever it is asked for."""
+    """Return a random generator for one instant: it gives the same numbers each time."""
     return np.random.default_rng((seed, round(seconds * 1e6), *which))
 
 
@@ -39,7 +39,7 @@ class Tracker:
     Args:
         names: of the tools.
         noise: of each coordinate, mm, standard deviation. Default: none.
-        noise_degrees: of the orientation about each axis, likewise.
+        noise_degrees: of the orientation about each axis, standard deviation. Default: none.
         dropout: share of the time, 0 … 1, in which a tool is out of sight, half a second each.
         statuses: tell in the metadata, as PLUS does: `<name>Status`, "OK" or "MISSING". Needs
             header version 2.
@@ -64,7 +64,7 @@ class Tracker:
         self._seed = seed
 
     def pose(self, seconds: float, tool: int = 0) -> npt.NDArray[np.float64]:
-        """4x4, mm: `pose` with this tracker's noise."""
+        """4x4, mm: the function `pose` with this tracker's noise."""
         out = pose(seconds, tool)
         if self._noise or self._turn:
             rng = noise_at(self._seed, seconds, tool)
@@ -74,13 +74,13 @@ class Tracker:
         return out
 
     def sees(self, seconds: float, tool: int = 0) -> bool:
-        """Whether a tool is in sight."""
+        """Return whether a tool is in sight."""
         if not self._dropout:
             return True
         return bool(noise_at(self._seed, np.floor(2 * seconds), tool, 1).random() >= self._dropout)
 
     def transform(self, seconds: float, tool: int = 0) -> Transform:
-        """Pose of one tool. Out of sight it is told as MISSING, if this tracker tells statuses."""
+        """Pose of one tool; out of sight it is MISSING, if this tracker tells statuses."""
         seen = self.sees(seconds, tool)
         message = Transform(self.pose(seconds, tool), device_name=self.names[tool])
         if self._statuses:

@@ -1,1 +1,1 @@
-"""Programs that stand on links: relay, transfer, pacing."""
+"""Programs that use links: relay, transfer, pacing."""

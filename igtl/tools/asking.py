@@ -1,5 +1,7 @@
-"""Clients of a server that ask the source behind it: what they ask goes there, and each answer to
-the one that has asked."""
+"""Requests of clients of a server are passed to the source behind it.
+
+Each answer goes to the client that has asked.
+"""
 
 from __future__ import annotations
 
@@ -24,17 +26,19 @@ _PATIENCE: Final = 600.0  # seconds until a request is forgotten that nothing ha
 
 
 class Askers:
-    """Requests on their way to a source, with who has asked."""
+    """Requests on their way to a source, each with the client that has asked."""
 
     def __init__(self) -> None:
         self._asked = OrderedDict[Exchange, tuple[Peer, float]]()
         self._changed = threading.Lock()
 
     def hand_on(self, server: Server, send: Callable[[Message], None]) -> None:
-        """Hand on what clients of a server send: messages, commands and requests, with their ids.
+        """Pass on what clients of a server send: messages, commands and requests, with their ids.
+
         The server then answers nothing itself.
 
         Args:
+            server: of the clients.
             send: sends to the source; what it raises is logged.
         """
 
@@ -56,8 +60,12 @@ class Askers:
                 send(message)
 
     def of(self, frame: Frame) -> Peer | None:
-        """The client whose request this frame of the source answers, which waits for no other
-        answer any more; None if it answers none."""
+        """Return the client whose request this frame of the source answers.
+
+        None if it answers none.
+
+        The request is then no longer pending.
+        """
         if not self._asked:
             return None
         try:

@@ -13,23 +13,26 @@ _SPIN = 0.0005  # seconds before the tick from which the precise mode no longer 
 
 
 class Rate:
-    """Iterate at a fixed rate: `for tick in Rate(120): ...` counts ticks from 0; in a coroutine
-    `async for tick in Rate(120): ...`.
+    """Iterate at a fixed rate: `for tick in Rate(120): ...` counts ticks from 0.
 
-    The schedule is absolute, so that it does not drift: a late tick does not move the next one.
-    Ticks that were missed altogether are left out and counted.
+    In a coroutine write `async for tick in Rate(120): ...`. The schedule is absolute, so that it
+    does not drift: a late tick does not move the next one. Ticks that were missed altogether are
+    left out and counted.
 
     Args:
         hz: ticks per second.
         mode: "lazy" (default) sleeps until the tick: next to no CPU, and as late as the system
             wakes it, usually 0.05 to 0.2 ms. "precise" sleeps until 0.5 ms before the tick and
-            then looks at the clock without pause: late by microseconds, for 0.5 ms of one core's
-            time a tick (6 % at 120 Hz, 50 % at 1 kHz). In a coroutine it is always lazy.
+            then polls the clock: late by microseconds, for 0.5 ms of one core's time a tick (6 %
+            at 120 Hz, 50 % at 1 kHz). In a coroutine it is always lazy.
 
     Attributes:
         overruns: ticks left out because the loop body took too long.
         jitter: standard deviation of the lateness of the ticks, in seconds.
         worst: greatest lateness of a tick, in seconds.
+
+    Raises:
+        ValueError: the rate or the mode is not allowed.
     """
 
     def __init__(self, hz: float, *, mode: Mode = "lazy") -> None:

@@ -1,13 +1,13 @@
-"""Passing on what a source sends to the clients of a server: chosen, renamed, in another header
-version, at most so often.
+"""Passing on what a source sends to the clients of a server.
 
     with igtl.connect("tracker") as link, igtl.serve(port=18945) as server:
         relay = Relay(server, rename={"Probe": "ProbeToTracker"}, version="auto")
         for frame in link.frames():
             relay.forward(frame)
 
-Frames stay as they are, wrong CRCs and bodies that cannot be decoded included; what is changed is
-changed in their bytes.
+Frames can be chosen, renamed, sent in another header version, and thinned to a rate. They are not
+decoded: frames stay as they are, wrong CRCs and damaged bodies included, and changes are made in
+their bytes.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ from igtl.tools.routing import HeaderVersion, Renaming, Stream, Streams, Thinner
 
 
 class Relay:
-    """Hands the frames of a source to the clients of a server.
+    """Passes the frames of a source to the clients of a server.
 
     Args:
         server: its clients get them; each has its own queue, so one that stalls delays no other.
         takes: called with type and device name; whether such messages are passed on. Default: all.
         rename: new device names by old ones, see `igtl.tools.routing.Renaming`.
         version: "as is" (default): frames keep their header version, and an old client that gets
-            version 2 loses step. "auto": each client gets version 1 until it has sent 2. 1, 2: all
-            clients get that one.
+            version 2 loses its place in the stream. "auto": each client gets version 1 until it has
+            sent 2. 1, 2: all clients get that one.
         max_rate: messages a second of one stream at most; the newest of those in between is passed
-            on when it is time, the others are left out.
+            on when it is due, the others are left out.
 
     Attributes:
         passed, filtered, thinned: messages by (type, device name): passed on, not wanted, left out
-            for the sake of `max_rate`. Of MAX_STREAMS streams at most; more are counted, and
+            because of `max_rate`. Of MAX_STREAMS streams at most; more are counted, and
             thinned, together, under ("*", "*").
         answered: answers that one client got, see `both_ways`.
         lost: what version 1 could not hold: how often "metadata", how often "message id".
@@ -66,8 +66,9 @@ class Relay:
         self._askers = Askers()
 
     def both_ways(self, send: Callable[[Message], None]) -> None:
-        """Also hand on what clients send: messages, commands and requests, with their ids. The
-        server then answers nothing itself: an answer of the source goes to the client that has
+        """Also pass on what clients send: messages, commands and requests, with their ids.
+
+        The server then answers nothing itself: an answer of the source goes to the client that has
         asked, and to no other one, unless the others get that stream anyway.
 
         Args:
@@ -76,7 +77,7 @@ class Relay:
         self._askers.hand_on(self._server, send)
 
     def forward(self, frame: Frame) -> None:
-        """Pass on a frame, or keep it until its time has come."""
+        """Pass on a frame, or keep it until it is due."""
         stream = self._streams.of(frame)
         asker = self._askers.of(frame)
         if asker is not None and not self.passed[stream]:
@@ -100,12 +101,12 @@ class Relay:
         self.passed[stream] += 1
 
     def _answer(self, frame: Frame, asker: Peer) -> None:
-        """Pass on a frame to the one that has asked."""
+        """Pass on a frame to the client that has asked."""
         self._versions.send_to_each(frame, [asker])
         self.answered += 1
 
     def close(self) -> None:
-        """Pass on what was kept. The server goes on."""
+        """Pass on what was kept. The server stays open."""
         if self._thinner is not None:
             self._thinner.close()
 

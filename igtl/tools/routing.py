@@ -1,5 +1,8 @@
-"""What relays and gateways do to frames on their way: another device name, another header version,
-at most so many a second. Frames are changed in their bytes; none is decoded for it."""
+"""What relays and gateways change in frames that they pass on.
+
+They change the device name, the header version and the rate. Frames are changed in their bytes;
+none is decoded.
+"""
 
 from __future__ import annotations
 
@@ -26,10 +29,10 @@ _OTHERS: Final = "*", "*"
 
 
 def renamed(frame: Frame, device_name: str) -> Frame:
-    """With another device name; the CRC does not cover it.
+    """Return the frame with another device name; the CRC does not cover the name.
 
     Raises:
-        EncodeError: it does not fit 20 bytes.
+        EncodeError: the name does not fit 20 bytes.
     """
     name = _core.encode_field(device_name, 20, "Frame", "device_name")
     wire = bytes(frame.data)
@@ -63,7 +66,7 @@ class Renaming:
                 self._patterns.append((re.compile(pattern, re.DOTALL), new.split("*")))
 
     def __call__(self, device_name: str) -> str | None:
-        """The new name; None if there is none."""
+        """Return the new name; None if there is none."""
         if (new := self._exact.get(device_name)) is not None:
             return new
         for pattern, parts in self._patterns:
@@ -90,8 +93,9 @@ class Streams:
 
 
 class Thinner:
-    """Hands on so many messages of a stream a second at most: the newest of those in between when
-    it is time. The others are left out.
+    """Passes on so many messages of a stream a second at most.
+
+    Of those in between it passes on the newest when it is due, and leaves out the others.
 
     Args:
         max_rate: messages a second.
@@ -121,11 +125,11 @@ class Thinner:
 
     @property
     def kept(self) -> int:
-        """Messages that wait until it is time."""
+        """Messages that wait until they are due."""
         return len(self._kept)
 
     def offer(self, frame: Frame, stream: Stream) -> None:
-        """Hand on a frame, or keep it until its time has come."""
+        """Pass on a frame, or keep it until it is due."""
         with self._changed:
             now = time.monotonic()
             if stream in self._kept:
@@ -167,7 +171,7 @@ class Thinner:
                 self._leaving = set()
 
     def close(self) -> None:
-        """Hand on what was kept, and end the thread."""
+        """Pass on what was kept, and end the thread."""
         with self._changed:
             self._closed = True
             self._changed.notify()
@@ -195,9 +199,10 @@ class Versions:
         self.lost = Counter[str]()
 
     def of(self, frame: Frame, spoken: int) -> Frame:
-        """The frame for a peer.
+        """Return the frame for a peer.
 
         Args:
+            frame: as it came.
             spoken: what the peer gets by "auto".
         """
         if self.version == "as is":

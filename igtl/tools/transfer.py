@@ -4,8 +4,8 @@ On the wire each slab is an ordinary IMAGE that holds a sub-volume (docs/protoco
 standard receiver pastes into its picture of that name. On a link at header version 2 it also has a
 message id (its number, from 1) and the metadata key "igtl.transfer" (which transfer, which slab of
 how many). A receiver that uses `Assembler` answers each with RTS_IMAGE, the same id and key, status
-0; or status 1 when it does not know the transfer, since it was restarted. No one else ever gets
-an RTS_IMAGE. So
+0; or status 1 when it does not know the transfer, since it was restarted. Senders without that key
+never get an RTS_IMAGE. So
 
 * between igtl ends an interrupted transfer goes on at the first slab that was not confirmed;
 * every other receiver gets the whole volume again.
@@ -51,7 +51,7 @@ class Tag(NamedTuple):
 
     @classmethod
     def of(cls, m: Message) -> Tag | None:
-        """That of a message; None if it has none, or a strange one."""
+        """Return the tag of a message; None if it has none, or one of another form."""
         words = m.metadata.get(KEY, "").split()
         if len(words) != 3 or not (words[1].isdecimal() and words[2].isdecimal()):
             return None
@@ -72,7 +72,7 @@ class Upload:
                 break
 
     Args:
-        image: the whole volume. Its pixels are neither copied nor may they change meanwhile.
+        image: the whole volume. Its pixels are not copied, and must not change meanwhile.
         slab_bytes: pixels of a slab, at most; at least one slice. Default 4 MiB.
 
     Attributes:
@@ -97,16 +97,19 @@ class Upload:
 
     @property
     def bytes_sent(self) -> int:
-        """Pixels sent, or confirmed if the receiver confirms."""
+        """Bytes of pixels sent, or confirmed if the receiver confirms."""
         done = self.confirmed if self.confirms else self._sent
         slices = min(done * self._step, self._image.array.shape[0])
         return int(self._image.array[:slices].nbytes)
 
     def send(self, link: Link, *, progress: Progress | None = None, timeout: float = 10.0) -> None:
-        """Send what the receiver does not have yet; returns when all is sent, and confirmed if it
-        confirms. No other thread may receive on the link meanwhile; other messages stay queued.
+        """Send what the receiver does not have yet.
+
+        Returns when all is sent, and confirmed if the receiver confirms. No other thread may
+        receive on the link meanwhile; other messages stay queued.
 
         Args:
+            link: to the receiver.
             progress: called with bytes done and bytes in all, after each slab.
             timeout: seconds between two confirmations.
 
@@ -119,7 +122,7 @@ class Upload:
     async def send_async(
         self, link: AioLink, *, progress: Progress | None = None, timeout: float = 10.0
     ) -> None:
-        """As send, for a link of `igtl.aio`."""
+        """Send as `send` does, on a link of `igtl.aio`."""
         await aio.run(self._sending(link, progress, timeout))
 
     def _sending(self, link: AnyLink, progress: Progress | None, timeout: float) -> Steps[None]:
@@ -143,7 +146,7 @@ class Upload:
     # -- without I/O
 
     def matches(self, m: Message) -> bool:
-        """Whether m confirms a slab of this transfer, or refuses it."""
+        """Return whether m confirms a slab of this transfer, or refuses it."""
         tag = Tag.of(m) if isinstance(m, ReadyImage) else None
         return tag is not None and tag.transfer == self._transfer
 
@@ -163,7 +166,7 @@ class Upload:
         return bool(done == self.slabs)
 
     def _next(self) -> Image | None:
-        """The next slab to send; None while confirmations are awaited."""
+        """Return the next slab to send; None while confirmations are awaited."""
         window = self.slabs if self.confirms is False else _WINDOW if self.confirms else 1
         if self._sent == self.slabs or self._sent - self.confirmed >= window:
             return None
@@ -283,7 +286,7 @@ class Assembler:
 
         Returns:
             The whole volume, once all of it has come (and for parts that are not of an Upload
-            again after each further one); and what to send back, if the sender wants to know.
+            again after each further one); and the answer for the sender, or None.
 
         Raises:
             BodyError: the volume would be larger than max_bytes, or the part does not fit it.

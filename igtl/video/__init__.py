@@ -11,7 +11,7 @@
 
 Needs `pip install "igtl[video]"`: FFmpeg's libraries, by PyAV, and simplejpeg.
 
-| codec | what it is | who reads it |
+| codec | what it is | which peers read it |
 |---|---|---|
 | VP90 | VP9 (default) | every peer built with it |
 | H264, X265 | H.264, H.265; encoders under the GPL, if you redistribute them | likewise |
@@ -19,7 +19,7 @@ Needs `pip install "igtl[video]"`: FFmpeg's libraries, by PyAV, and simplejpeg.
 | I420 | planar YUV 4:2:0, not compressed: 1.5 bytes a pixel | every peer but 3D Slicer |
 | MJPG | one JPEG picture a message | igtl ends only |
 
-The last two need no FFmpeg, and every frame of theirs stands for itself. Where each pixel must
+The last two need no FFmpeg, and each of their frames can be decoded alone. Where each pixel must
 arrive as it is, send an IMAGE. Colours are BT.601, studio range, as OpenIGTLinkIO has them; the
 luma of a grey frame is its values, unchanged.
 """

@@ -29,24 +29,28 @@ LOW_DELAY: Final[dict[str, tuple[str, dict[str, str]]]] = {
 DECODERS: Final = {
     "VP90": "vp9", "H264": "h264", "X265": "hevc", "O265": "hevc", "AV10": "libdav1d",
 }  # fmt: skip
-ALONE: Final = ("I420", "MJPG")  # codecs of which each frame stands for itself
+ALONE: Final = ("I420", "MJPG")  # codecs whose frames can each be decoded alone
 FORMATS: Final = {"RGB": "rgb24", "BGR": "bgr24", "I420": "yuv420p"}
 
 
 def ffmpeg() -> Any:
-    """PyAV."""
+    """Return the module of PyAV.
+
+    Raises:
+        MissingExtra: it is not installed.
+    """
     os.environ.setdefault("SVT_LOG", "0")  # or SVT-AV1 tells its settings on standard error
     return need("av", "video")
 
 
 def check_order(order: str) -> None:
-    """ValueError for an order of bytes that does not exist."""
+    """Raise ValueError for an order of bytes that does not exist."""
     if order not in FORMATS:
         raise ValueError(f"order must be one of {tuple(FORMATS)}, not {order!r}")
 
 
 def codecs_here() -> tuple[Codec, ...]:
-    """The codecs that can be encoded here, now."""
+    """Return the codecs that can be encoded on this system."""
     out: list[Any] = ["I420"]
     try:
         available = ffmpeg().codecs_available

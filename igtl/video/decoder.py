@@ -30,7 +30,7 @@ class VideoDecoder:
         waiting: whether a key frame is needed.
         decoded: frames so far.
         lost: messages that never came, by the numbers of a numbered stream.
-        skipped: messages that could not be used, for want of a key frame.
+        skipped: messages that could not be used, for lack of a key frame.
         damaged: messages that raised.
     """
 
@@ -43,14 +43,21 @@ class VideoDecoder:
         self._number = 0
 
     def decode(self, message: Video, *, order: Order = "RGB") -> Frame | None:
-        """The frame of a message: (height, width) if it is grey, else (height, width, 3), or
-        (height · 3 / 2, width) with the order "I420"; None while a key frame is needed.
+        """Return the frame of a message; None while a key frame is needed.
+
+        Args:
+            message: the next one of the stream.
+            order: "RGB" (default), "BGR" (OpenCV), or "I420".
+
+        Returns:
+            uint8: (height, width) of a grey frame, else (height, width, 3), or with the order
+            "I420" (height · 3 / 2, width).
 
         Raises:
             ValueError: the order does not exist, or is "I420" of a MJPG frame.
             BodyError: the frame is damaged, too large, or not of the size that the message says,
                 or its codec does not exist. The next message can be decoded.
-            ModuleNotFoundError: what the codec takes is not installed.
+            ModuleNotFoundError: what the codec needs is not installed.
         """
         check_order(order)
         try:
@@ -63,7 +70,10 @@ class VideoDecoder:
         return frame
 
     def image(self, message: Video) -> Image | None:
-        """As decode: an Image with the place, name and time stamp of the message."""
+        """Decode a message to an Image with the place, name and time stamp of the message.
+
+        None while a key frame is needed; see `decode`.
+        """
         frame = self.decode(message)
         if frame is None:
             return None
@@ -78,7 +88,7 @@ class VideoDecoder:
         missing = self._missing(message)
         width, height, depth = (int(n) for n in message.size)
         if depth != 1 or not width or not height or width % 2 or height % 2:
-            raise BodyError("VIDEO", "size", f"{width} × {height} × {depth} is no video frame")
+            raise BodyError("VIDEO", "size", f"{width} × {height} × {depth} is not a video frame")
         if width * height > self._max_pixels:
             raise BodyError(
                 "VIDEO", "size", f"{width} × {height}, the limit is {self._max_pixels} pixels"
@@ -95,8 +105,10 @@ class VideoDecoder:
         return self._by_ffmpeg(message, missing, order)
 
     def _missing(self, message: Video) -> int:
-        """How many messages of a numbered stream were lost before this one; below 0: it comes
-        late, behind those that follow it."""
+        """Return how many messages of a numbered stream were lost before this one.
+
+        A number below 0: it comes late, behind those that follow it.
+        """
         before = self._number
         if 0 < message.message_id <= before and message.kind != FrameType.KEY:
             return -1
@@ -176,7 +188,7 @@ class VideoDecoder:
 
 
 def _ordered(picture: Any, grey: bool, order: Order) -> Frame:
-    """From planar YUV, an array or a picture of FFmpeg's."""
+    """Return the frame from planar YUV, of an array or a picture of FFmpeg."""
     frame: Frame
     if isinstance(picture, np.ndarray):
         planes = picture

@@ -34,7 +34,8 @@ class VideoEncoder:
             one was lost. Needs header version 2; default no.
 
     Raises:
-        ModuleNotFoundError: what the codec takes is not installed; the text says what brings it.
+        ModuleNotFoundError: what the codec needs is not installed; the text says which package
+            has it.
         ValueError: there is no such codec.
         EncodeError: FFmpeg was built without the encoder.
     """
@@ -100,7 +101,7 @@ class VideoEncoder:
             key: make it a key frame.
 
         Raises:
-            EncodeError: this is no frame, or the encoder does not take it.
+            EncodeError: the array is not a frame, or the encoder refuses it.
         """
         placed = frame if isinstance(frame, Image) else None
         pixels = pixels_of(frame)
@@ -200,10 +201,10 @@ class VideoEncoder:
 
 
 def pixels_of(frame: npt.ArrayLike | Image) -> npt.NDArray[Any]:
-    """The array of a frame.
+    """Return the array of a frame.
 
     Raises:
-        EncodeError: it is an image of several slices.
+        EncodeError: the frame is an image of several slices.
     """
     if not isinstance(frame, Image):
         return np.asarray(frame)
@@ -217,7 +218,7 @@ def size_of(pixels: npt.NDArray[Any], order: str) -> tuple[int, int, bool]:
     """Width, height, and whether a frame is grey.
 
     Raises:
-        EncodeError: it is no frame that any codec takes.
+        EncodeError: no codec takes this array as a frame.
     """
     check_order(order)
     shape = pixels.shape

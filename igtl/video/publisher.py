@@ -25,19 +25,21 @@ _KEY_AGAIN: Final = 0.5  # seconds between two key frames for clients that lag, 
 
 
 class Publisher:
-    """One camera for the clients of a server: each gets the codec it asks for by STT_VIDEO, at the
-    rate it asks for; each codec and rate is encoded once, however many watch it.
+    """One camera for the clients of a server.
+
+    Each client gets the codec and the rate that it asks for by STT_VIDEO; each codec and rate is
+    encoded once, however many clients watch it.
 
     A client that joins gets a key frame at once, and so does one that asks again, twice a second at
     most. A client that lags by more than a second skips to a key frame; what it missed is counted
     in its stats as "video". A client whose codec does not take the frames, by their size for
-    example, is told so by STATUS; the others go on.
+    example, gets a STATUS that says so; the others go on.
 
     Args:
         server: of `igtl.serve` or `igtl.aio.serve`.
         device_name: name of the stream.
         codecs: what clients may ask for; default all that can be encoded here. A client that asks
-            for another one is told so by STATUS.
+            for another one gets a STATUS that says so.
         settings: of VideoEncoder: fps, bit_rate, key_interval, quality, ijk_to_world.
 
     Attributes:
@@ -74,19 +76,23 @@ class Publisher:
 
     @property
     def watching(self) -> int:
-        """How many clients do."""
+        """How many clients watch the camera."""
         return len(self._viewers)
 
     def publish(
         self, frame: npt.ArrayLike | Image, *, order: Order = "RGB", timestamp: float | None = None
     ) -> None:
-        """Encode a frame for the clients that watch, and queue it for each of them; in any thread,
-        one at a time. When no client watches, nothing is encoded.
+        """Encode a frame for the clients that watch, and queue it for each of them.
 
-        Args: see VideoEncoder.encode.
+        Any thread may call it, one at a time. When no client watches, nothing is encoded.
+
+        Args:
+            frame: see VideoEncoder.encode.
+            order: see VideoEncoder.encode.
+            timestamp: see VideoEncoder.encode.
 
         Raises:
-            EncodeError: this is no frame.
+            EncodeError: the array is not a frame.
         """
         size_of(pixels_of(frame), order)
         now = time.monotonic()
@@ -157,7 +163,7 @@ class Publisher:
                 self._viewers.remove(viewer)
 
     def close(self) -> None:
-        """End the encoders. The server goes on; its streams get nothing more."""
+        """End the encoders. The server stays open; its streams get nothing more."""
         with self._publishing:
             for encoder in self.encoders.values():
                 encoder.close()
@@ -190,14 +196,14 @@ class _Viewer:
         self._ready = asyncio.Event()
 
     def put(self, message: Video) -> None:
-        """From any thread."""
+        """Queue a message for the client; from any thread."""
         if message.kind == FrameType.KEY:
             self.new = self.lagging = False
         with contextlib.suppress(RuntimeError):  # the server was closed meanwhile
             self._loop.call_soon_threadsafe(self._take, message)
 
     def fail(self, error: Exception) -> None:
-        """Nothing more can be encoded for it; from any thread."""
+        """Stop sending, since nothing more can be encoded for the client; from any thread."""
         self.failed = True
         with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self._end, error)
@@ -233,7 +239,7 @@ class _Viewer:
 
 
 def _plain(message: Video) -> Video:
-    """Without its number, which header version 1 cannot carry."""
+    """Return the message without its number, which header version 1 cannot hold."""
     plain = Video.__new__(Video)
     plain.__setstate__(message._state())
     plain.message_id = 0

@@ -1,4 +1,4 @@
-"""A live page in a browser: what links, recordings and programs say (`igtl[view]`).
+"""A live page in a browser: what links, recordings and programs send (`igtl[view]`).
 
     with igtl.View(port=8080) as view:
         print(view.url)

@@ -1,5 +1,7 @@
-"""What there is to see: the newest of each stream. Filled by the threads that receive, read by
-the tasks of the browsers; does no I/O."""
+"""The data of the page: the newest message of each stream.
+
+Filled by the threads that receive, read by the tasks of the browsers; does no I/O.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,7 @@ _HISTORY: Final = 500  # samples of a plot; lines of the log
 _MAX_DECODERS: Final = 32  # video streams
 _MAX_PARTS: Final = 2  # volumes that arrive in parts
 _MAX_UNFINISHED: Final = 1 << 29  # bytes of each of them
-_REST: Final = ("*", "*")  # counts what comes of further streams
+_REST: Final = ("*", "*")  # counts the messages of further streams
 _RECENT: Final = 64  # arrivals from which rate and jitter are computed
 
 
@@ -51,7 +53,7 @@ class Stream:
         newest: the newest message.
         changed: number of the change with which it came; see `Feed.changes`.
         packed: of a pose: its 64 bytes.
-        drawn: of a shape: what the page gets, once it is prepared.
+        drawn: of a shape: the facts for the page, once it is prepared.
     """
 
     def __init__(self, number: int, key: Key) -> None:
@@ -90,7 +92,10 @@ class Stream:
             self.delays.append(received - stamp)
 
     def row(self, now: float, lost: int) -> list[Any]:
-        """Number, messages, rate in Hz, jitter and age in ms, losses, delay in ms, validity."""
+        """Return the row of the table.
+
+        It has number, messages, rate in Hz, jitter and age in ms, losses, delay in ms, validity.
+        """
         times = list(self._arrivals)
         span = times[-1] - times[0] if len(times) > 1 else 0.0
         mean = span / (len(times) - 1) if span else 0.0
@@ -118,11 +123,12 @@ class Line(NamedTuple):
 
 
 class Feed:
-    """The newest of each stream. `take` may be called in any thread.
+    """The newest message of each stream. `take` may be called in any thread.
 
     Args:
         patients: whether names of patients are shown.
         on_change: called after each change, in the thread that made it.
+        clock: gives the time in seconds; default the monotonic clock.
 
     Attributes:
         changes: number of changes so far.
@@ -166,8 +172,9 @@ class Feed:
         """Take a message of any type.
 
         Args:
+            message: the message.
             received: when it came, seconds since 1970; default what the link noted.
-            clock: of its sender; its delay is by it.
+            clock: of its sender, by which its delay is computed.
         """
         for tap in tuple(self.taps):
             tap(message)
@@ -189,7 +196,7 @@ class Feed:
         self._on_change()
 
     def watch(self, stats: Callable[[], Stats]) -> None:
-        """Count the losses of a link too."""
+        """Count the losses of a link, from its counters."""
         self._stats.append(stats)
 
     def reset(self) -> None:
@@ -204,17 +211,20 @@ class Feed:
             self._decoders.clear()
 
     def draw(self, stream: Stream, changed: int, drawn: dict[str, Any]) -> None:
-        """A shape is prepared."""
+        """Note the facts of a shape that is prepared."""
         with self._lock:
             self.changes += 1
             stream.drawn = self.changes, {**drawn, "id": stream.number, "from": changed}
         self._on_change()
 
     def _decoded(self, message: Video) -> Image | None:
-        """Without the lock, for it takes its time. A stream is received by one thread.
+        """Return the image of a VIDEO; called without the lock, since it takes long.
+
+        One thread receives a stream.
 
         Raises:
-            BodyError: it is damaged. ValueError: there are too many streams.
+            BodyError: the message is damaged.
+            ValueError: there are too many streams.
         """
         decoder = self._decoders.get(message.device_name)
         if decoder is None:
@@ -321,7 +331,9 @@ class Feed:
         self._change(stream, image)
 
     def _pasted(self, stream: Stream, part: Image, now: float) -> Image | None:
-        """The volume of which this is a part, once a second and when its end has come.
+        """Return the volume of which this is a part.
+
+        Once a second and with its last part; else None.
 
         Raises:
             ValueError: it is too large.
@@ -341,7 +353,7 @@ class Feed:
         due = last or now - shown >= 1.0
         if not last:
             self._parts[stream.key] = whole, now if due else shown
-            while len(self._parts) > _MAX_PARTS:  # the one that waits longest gives way
+            while len(self._parts) > _MAX_PARTS:  # the oldest is dropped
                 del self._parts[next(iter(self._parts))]
         if not due:
             return None
@@ -367,13 +379,15 @@ class Feed:
             return [s for s in self.streams.values() if s.changed > change]
 
     def all(self) -> list[Stream]:
-        """All streams, in order of their numbers."""
+        """Return all streams, in order of their numbers."""
         with self._lock:
             return list(self.streams.values())
 
     def table(self) -> dict[str, Any]:
-        """The rows of the table, the links between frames, and what is wrong with them; made at
-        most five times a second, for all browsers."""
+        """Return the rows of the table, the links between frames, and what is wrong with them.
+
+        Made at most five times a second, for all browsers.
+        """
         now = self._clock()
         if self._table is None or now - self._table[0] > 0.2:
             self._table = now, self._tabled(now)

@@ -53,6 +53,7 @@ class Flow:
     """The state of one browser.
 
     Args:
+        feed: what is shown.
         hz: ticks a second, at most.
         now: the time, by the clock that all methods are given.
 
@@ -77,7 +78,7 @@ class Flow:
         self._flying: dict[int, _Sent] = {}
         self._window = 3.0
         self._hold = 0.0  # the window does not shrink again before
-        self._floor: list[tuple[float, float]] = []  # the best round trips of late
+        self._floor: list[tuple[float, float]] = []  # the best recent round trips
         self._level = 0
         self._excess: deque[float] = deque(maxlen=_NOISE)  # of the newest ticks
         self._judged: list[tuple[float, float]] = []  # time, excess of images of this quality
@@ -96,11 +97,11 @@ class Flow:
         return sum(sent.images for sent in self._flying.values())
 
     def tell(self, **news: Any) -> None:
-        """Say something in the next tick."""
+        """Add news to the next tick."""
         self._news.append(news)
 
     def delay(self, now: float) -> float | None:
-        """Seconds until the next tick may be made; None: not before something happens."""
+        """Seconds until the next tick may be made; None: not before a change."""
         if len(self._flying) >= int(self._window):
             return None
         wait = max(0.0, self._due - now)
@@ -109,10 +110,11 @@ class Flow:
         return max(wait, self._table_due - now)
 
     def tick(self, now: float, state: dict[str, Any]) -> Tick:
-        """The next tick.
+        """Return the next tick.
 
         Args:
-            state: what all browsers are told when it changes, by name.
+            now: the time, by the clock of this flow.
+            state: what all browsers get when it changes, by name.
         """
         feed = self._feed
         self._due = max(self._due + self._period, now)
@@ -133,10 +135,12 @@ class Flow:
         return Tick(self._sent, encoded, images, poses)
 
     def acknowledge(self, number: int, held: float, now: float) -> None:
-        """The browser has drawn a tick.
+        """Note that the browser has drawn a tick.
 
         Args:
+            number: of the tick.
             held: seconds that the browser had it before it answered.
+            now: the time, by the clock of this flow.
         """
         sent = self._flying.pop(number, None)
         if sent is None:
@@ -157,8 +161,10 @@ class Flow:
             self._judge(excess, took, now)
 
     def _judge(self, excess: float, took: float, now: float) -> None:
-        """Whether images are too large for this network, or could be better. The quickest of some
-        counts here too."""
+        """Decide whether images are too large for this network, or could be better.
+
+        As in `acknowledge`, the quickest of the newest ticks counts.
+        """
         if now < self._since:  # those on their way are of another quality
             return
         self._judged.append((now, excess))

@@ -1,4 +1,4 @@
-"""The page over HTTP, and its live WebSocket: who may see what, and a task for each browser.
+"""The page over HTTP and its live WebSocket: which client may see what, a task for each browser.
 
 The files of the page hold nothing secret, and are served to any client that reaches the port. All
 that was received needs the token: the WebSocket as a subprotocol, arrays as a bearer token. The
@@ -38,10 +38,10 @@ _MAX_GZIP: Final = 1 << 28
 
 
 def policy(embedders: str) -> str:
-    """The content security policy: nothing but our own files, and pixels from memory.
+    """Return the content security policy: nothing but our own files, and pixels from memory.
 
     Args:
-        embedders: who may show the page in a frame; "'none'", or sources.
+        embedders: sites that may show the page in a frame; "'none'", or sources.
     """
     return (
         "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
@@ -51,10 +51,10 @@ def policy(embedders: str) -> str:
 
 
 def three() -> Path:
-    """The file with three.js that NiceGUI brings; NiceGUI itself is not loaded.
+    """Return the file with three.js that NiceGUI contains; NiceGUI itself is not loaded.
 
     Raises:
-        MissingExtra: it is not installed, or a version without this file.
+        MissingExtra: NiceGUI is not installed, or a version without this file.
     """
     found = importlib.util.find_spec("nicegui")
     places = found.submodule_search_locations if found is not None else None
@@ -68,13 +68,13 @@ def three() -> Path:
 
 
 class Pictures:
-    """Encoded images: each at most once in each quality, however many pages watch, in a thread."""
+    """Encoded images, made in a thread: each once in each quality, for all pages."""
 
     def __init__(self) -> None:
         self._made: dict[tuple[int, Quality], tuple[int, asyncio.Future[bytes]]] = {}
 
     async def get(self, stream: Stream, image: Image, change: int, quality: Quality) -> bytes:
-        """The frame of an image."""
+        """Return the frame of an image."""
         key = stream.number, quality
         made = self._made.get(key)
         if made is None or made[0] != change:
@@ -90,15 +90,15 @@ class Page:
 
     Args:
         feed: what is shown.
-        token: of those who may see it.
-        hosts: names by which browsers may call us; None: any.
-        state: what all browsers are told when it changes.
-        handle: called with what a browser asks for: {"seek": 3.5}, ….
+        token: which a browser must have.
+        hosts: names by which browsers may address this server; None: any.
+        state: what all browsers get when it changes.
+        handle: called with the request of a browser: {"seek": 3.5}, ….
         max_browsers: at once; more are turned away.
 
     Attributes:
         browsers: how many watch.
-        embedders: who may show the page in a frame; see `policy`.
+        embedders: sites that may show the page in a frame; see `policy`.
     """
 
     def __init__(
@@ -132,7 +132,7 @@ class Page:
         self._websockets = need("starlette.websockets", "view")
 
     def application(self) -> Any:
-        """The ASGI application."""
+        """Return the ASGI application."""
         route, socket = self._routing.Route, self._routing.WebSocketRoute
         app = self._starlette.Starlette(routes=[
             route("/", self._index), route("/three.js", self._library),
@@ -150,7 +150,7 @@ class Page:
         return guarded
 
     def wake(self) -> None:
-        """Something has changed; from any thread."""
+        """Tell the tasks of the browsers that something has changed; from any thread."""
         if self._loop is None or self._woken:
             return
         self._woken = True
@@ -165,11 +165,15 @@ class Page:
     # -- who may see it
 
     def _is_our_name(self, host: str) -> bool:
-        """Against pages of other sites whose name leads to this machine (DNS rebinding)."""
+        """Return whether a host name is one of ours.
+
+        Otherwise a page of another site, whose name leads to this machine, could connect (DNS
+        rebinding).
+        """
         return self._hosts is None or _without_port(host).lower() in self._hosts
 
     def _may_watch(self, websocket: Any) -> str | None:
-        """None, or why not."""
+        """Return the reason why a browser may not watch; None if it may."""
         host, origin = websocket.headers.get("host", ""), websocket.headers.get("origin", "")
         if not self._is_our_name(host):
             return "another host name"
@@ -262,7 +266,7 @@ class Page:
                 await websocket.close(1011)  # the page connects again
 
     def _is_end(self, error: Exception) -> bool:
-        """Whether a connection has ended, rather than failed."""
+        """Return whether a connection has ended, rather than failed."""
         return isinstance(error, self._websockets.WebSocketDisconnect | RuntimeError | OSError)
 
     async def _receive(self, websocket: Any, flow: Flow, changed: asyncio.Event) -> None:
@@ -276,8 +280,11 @@ class Page:
                 changed.set()
 
     async def _hear(self, text: str, flow: Flow) -> None:
-        """What a browser says: "11 20.1 12 3.5" acknowledges the ticks 11 and 12, which it had for
-        20.1 and 3.5 ms."""
+        """Take a text of a browser.
+
+        "11 20.1 12 3.5" acknowledges the ticks 11 and 12, which the browser had for 20.1 and 3.5
+        ms.
+        """
         if not text.startswith("{"):
             numbers, now = text.split(), time.monotonic()
             for number, held in zip(numbers[::2], numbers[1::2], strict=True):
@@ -312,7 +319,7 @@ class Page:
             await websocket.send_bytes(wire.poses(tick.number, time.time(), tick.poses))
 
     async def _prepare(self) -> None:
-        """Make the shapes, one after the other, in a thread, while a page watches."""
+        """Prepare the shapes, one after the other, in a thread, while a page watches."""
         done: dict[int, int] = {}
         changed = asyncio.Event()
         self._events.add(changed)

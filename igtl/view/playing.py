@@ -27,7 +27,8 @@ class Player:
     """Plays a recording into a feed, in a thread of its own.
 
     Args:
-        recording: which it owns from now on.
+        feed: where its messages go.
+        recording: which the player closes at its end.
         loop: begin again at the end.
     """
 
@@ -59,7 +60,7 @@ class Player:
     # -- what a browser asks for
 
     def play(self, on: bool) -> None:
-        """Go on, or stop here; at the end, go on from the beginning."""
+        """Play, or stop here; at the end, play from the beginning."""
         with self._changed:
             if on and self._position >= self._recording.duration:
                 self._wanted = 0.0
@@ -74,14 +75,14 @@ class Player:
             self._changed.notify_all()
 
     def step(self, direction: int) -> None:
-        """Stop, and go on or back by 40 ms."""
+        """Stop, and go forwards or back by 40 ms."""
         with self._changed:
             self._playing = False
             origin = self._position if self._wanted is None else self._wanted
         self.seek(origin + _STEP * (1 if direction > 0 else -1))
 
     def speed(self, factor: float) -> None:
-        """How fast it plays, 0.1 … 16."""
+        """Set how fast it plays, 0.1 … 16 times."""
         with self._changed:
             self._speed = min(max(factor, SPEEDS[0]), SPEEDS[1])
             self._rebased = True
@@ -136,7 +137,7 @@ class Player:
                         self._wanted = 0.0 if self._loop else None
 
     def _take_when_due(self, frames: Iterator[Recorded]) -> bool:
-        """Take messages until something is asked for; False at the end."""
+        """Take messages until a browser asks for something; False at the end."""
         self._rebased = True
         begun = from_ = 0.0
         for recorded in frames:
@@ -163,7 +164,7 @@ class Player:
         return False
 
     def _show(self, position: float) -> None:
-        """All streams as they were at a place."""
+        """Show all streams as they were at a place."""
         self._feed.reset()
         self._position = position
         until = self._recording.start_ns + round(position * _NS)
@@ -205,6 +206,7 @@ class Taking:
     """The record button: everything that is received goes into a file of a folder.
 
     Args:
+        feed: whose messages are recorded.
         folder: where the files are made; named by the time.
     """
 

@@ -1,5 +1,7 @@
-"""Volumes, meshes, points and trajectories as the page takes them: facts that go as JSON, and
-arrays that it fetches by the hash of their bytes."""
+"""Volumes, meshes, points and trajectories for the page.
+
+Facts go as JSON; the page fetches arrays by the hash of their bytes.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,7 @@ _EXACT_HALF: Final = 32768.0  # float16 holds values up to 65504
 
 
 class Blobs:
-    """Arrays by the hash of their bytes, in any thread; the oldest give way.
+    """Arrays by the hash of their bytes, for any thread; the oldest are dropped beyond a limit.
 
     Args:
         max_bytes: of all; one that is larger is still kept until the next.
@@ -44,7 +46,7 @@ class Blobs:
         self._kept: OrderedDict[str, bytes] = OrderedDict()
 
     def put(self, array: npt.NDArray[Any]) -> str:
-        """Keep an array; its name."""
+        """Keep an array; returns its name."""
         data = np.ascontiguousarray(array).tobytes()
         name = hashlib.blake2b(data, digest_size=16).hexdigest()
         with self._lock:
@@ -57,18 +59,18 @@ class Blobs:
         return name
 
     def get(self, name: str) -> bytes | None:
-        """The bytes, or None if they have given way."""
+        """Return the bytes of an array, or None if it was dropped."""
         with self._lock:
             return self._kept.get(name)
 
 
 def is_volume(image: Image) -> bool:
-    """Whether an image is shown as a volume: it has more than one slice."""
+    """Return whether an image is shown as a volume: it has more than one slice."""
     return bool(image.size[2] > 1)
 
 
 def shape(message: Message, blobs: Blobs) -> dict[str, Any]:
-    """What the page needs to show a message.
+    """Return the facts that the page needs to show a message.
 
     Raises:
         ValueError: it cannot be shown; the text says why.

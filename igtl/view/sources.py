@@ -15,8 +15,10 @@ _POLL = 0.25  # seconds after which a thread looks whether it shall end
 
 
 class Following:
-    """Reads a link in a thread of its own, until one of both is closed. The link stays its
-    owner's."""
+    """Reads a link in a thread of its own, until this or the link is closed.
+
+    Closing it does not close the link.
+    """
 
     def __init__(self, feed: Feed, link: Any) -> None:
         self._feed = feed

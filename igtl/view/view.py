@@ -33,10 +33,10 @@ class View:
 
     Args:
         link: followed from the beginning; see `follow`.
-        host: address to listen at. Default: loopback only. Of any other, read docs/view.md first.
+        host: address to listen at. Default: loopback only. Read docs/view.md before another one.
         port: default 0, a free one.
-        token: what the browser has to know. Default: a new one. It is part of `url`.
-        control: browsers may do more than look: record. Default: they may not.
+        token: which the browser must have. Default: a new one. It is part of `url`.
+        control: browsers may also record. Default: they may only watch.
         folder: where the record button makes its files. Default: the current folder.
         patients: show the names of patients. Default: they are hidden.
         max_browsers: at once; default 8.
@@ -121,18 +121,21 @@ class View:
     # -- what is shown
 
     def show(self, message: Message, *, clock: Clock | None = None) -> None:
-        """Show a message of any type, beside what is shown. From any thread. The arrays of the
-        message may be changed once the page shows it, not before.
+        """Show a message of any type, in addition to what is shown; from any thread.
+
+        The arrays of the message may be changed once the page shows it, not before.
 
         Args:
-            clock: of its sender (`link.clock()`): the delay from its time stamp to its arrival is
-                shown by it. Without, the delay includes what the clocks differ.
+            message: the message.
+            clock: of its sender (`link.clock()`), by which the delay from its time stamp to its
+                arrival is shown. Without it, the delay includes the difference of the clocks.
         """
         self._feed.take(message, clock=clock)
 
     def follow(self, link: Any) -> None:
-        """Show all that a link receives, in a thread of its own, until the link or the view is
-        closed. Only the view receives from it then; others may send on it.
+        """Show all that a link receives, in a thread, until the link or the view is closed.
+
+        Only the view receives from it then; others may send on it.
 
         Args:
             link: of `igtl.connect` (with `reconnect=` it is followed over reconnections),
@@ -152,17 +155,19 @@ class View:
         """Play a recording, with a time bar for the browsers.
 
         Args:
+            path: of the recording.
             loop: begin again at its end.
 
         Raises:
-            FileError: it is no recording of OpenIGTLink. OSError: it cannot be read.
+            FileError: the file is not a recording of OpenIGTLink.
+            OSError: it cannot be read.
         """
         if self._player is not None:
             self._player.close()
         self._player = Player(self._feed, Recording(path), loop=loop)
 
     def widget(self, height: int = 640) -> Widget:
-        """The page as an object that Jupyter shows in a frame.
+        """Return the page as an object that Jupyter shows in a frame.
 
         Args:
             height: of the frame, in pixels.
@@ -170,7 +175,7 @@ class View:
         self._page.embedders = "'self' http://localhost:* http://127.0.0.1:* https:"
         return Widget(self.url, height)
 
-    # -- what browsers are told, and ask for
+    # -- what browsers get, and ask for
 
     def _changed(self) -> None:
         self._page.wake()

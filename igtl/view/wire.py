@@ -50,7 +50,7 @@ SIZES: Final = (45.0, 30.0, 20.0, 8.0, 5.0, 2.0, 1.0)
 
 
 def pose(stream: int, valid: bool, timestamp: float, matrix: npt.NDArray[Any]) -> bytes:
-    """One pose, 64 bytes. What is not finite in the matrix makes it invalid."""
+    """One pose, 64 bytes. A number that is not finite in the matrix makes it invalid."""
     rows = matrix[:3].ravel().tolist()
     if not np.isfinite(rows).all():
         valid, rows = False, np.eye(4)[:3].ravel().tolist()
@@ -58,12 +58,12 @@ def pose(stream: int, valid: bool, timestamp: float, matrix: npt.NDArray[Any]) -
 
 
 def poses(tick: int, now: float, packed: list[bytes]) -> bytes:
-    """The frame that closes a tick."""
+    """Return the frame that closes a tick."""
     return _POSES.pack(1, 0, len(packed), tick & 0xFFFFFFFF, now) + b"".join(packed)
 
 
 def picture(stream: int, number: int, image: Image, timestamp: float, quality: Quality) -> bytes:
-    """An image frame of the first slice of an image."""
+    """Return an image frame of the first slice of an image."""
     with np.errstate(all="ignore"):  # an image from the wire may hold anything
         return _picture(stream, number, image, timestamp, quality)
 
@@ -100,7 +100,7 @@ def _bytes_of(pixels: npt.NDArray[Any]) -> tuple[npt.NDArray[np.uint8], float, f
 
 
 def limits(values: npt.NDArray[Any]) -> tuple[float, float]:
-    """The least and the greatest finite value; never equal."""
+    """Return the least and the greatest finite value; never equal."""
     if values.dtype.kind == "f":
         values = values[np.isfinite(values)]
     if not values.size:

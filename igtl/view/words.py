@@ -1,4 +1,4 @@
-"""Messages as lines of the page's log, without the names of patients unless they are asked for."""
+"""Messages as lines of the page's log; names of patients are hidden unless they are wanted."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ HIDDEN: Final = "hidden"
 
 
 def line(message: Message, *, patients: bool) -> tuple[str, str] | None:
-    """How severe it is ("info", "warn"), and the text; None for what does not go into the log."""
+    """Return the severity ("info", "warn") and the text of a message.
+
+    None for one that is not logged.
+    """
     found = _line(message, patients)
     if found is None:
         return None

@@ -1,8 +1,7 @@
-"""PLUS as a peer: a client of a PlusServer (`connect`), and a server for the devices of PLUS that
-are clients (`serve`). In asyncio: `igtl.plus.aio`.
+"""PLUS as a peer: a client of a PlusServer (`connect`), and a server for clients (`serve`).
 
-Both refuse what freezes, ends or confuses PLUS, with the reason in a sentence; `force=True` sends
-it all the same.
+The clients are devices of PLUS. In asyncio: `igtl.plus.aio`. Both refuse messages that freeze, end
+or confuse PLUS, with the reason in a sentence; `force=True` sends them all the same.
 """
 
 from __future__ import annotations

@@ -74,8 +74,10 @@ class Reconstruction(ReconstructionOf["Plus"]):
 
 
 class Plus(Client):
-    """A client of PLUS; see `connect` and `igtl.plus.Plus`. A task reads, another one calls
-    handlers."""
+    """A client of PLUS; see `connect` and `igtl.plus.Plus`.
+
+    A task reads, another one calls handlers.
+    """
 
     def __init__(
         self,
@@ -129,23 +131,23 @@ class Plus(Client):
             self._on_event(event)
 
     def lost_on(self, link: Link) -> Counter[str]:
-        """What was lost until the end of a connection."""
+        """Messages lost on a connection, counted at its end."""
         found = self._past + core.losses(link.stats)
         if not link.session.protocol.at_boundary:
             found["interrupted"] += 1
         return found
 
     def idle(self) -> float | None:
-        """A tool becomes silent while there is no connection too."""
+        """Seconds until a tool becomes silent, also while there is no connection."""
         return self.until_silent()
 
     def rest(self) -> None:
-        """Time has passed."""
+        """Note that time has passed: tools become silent."""
         if self.link is None:
             self.state.expire(time.monotonic())
 
     async def here(self) -> Link:
-        """The connection there is, or the next one."""
+        """Return the present connection, or the next one."""
         return await self.until(self._connection, "connection", self.timeout)
 
     def _connection(self) -> Link | None:
@@ -224,7 +226,7 @@ class Plus(Client):
         return self
 
     async def close(self) -> None:
-        """End the connection, and wait for a handler that is at work."""
+        """End the connection, and wait for a handler that is running."""
         reading, handling = self._tasks
         reading.cancel()
         with contextlib.suppress(asyncio.CancelledError):
@@ -250,8 +252,9 @@ def connect(
     on_event: OnEvent | None = None,
     **settings: Unpack[AioConnectSettings],
 ) -> Opening[Plus]:
-    """Connect to a PlusServer: `async with igtl.plus.aio.connect(select=…) as plus`, or
-    `plus = await …`. See `igtl.plus.connect`.
+    """Connect to a PlusServer: `async with igtl.plus.aio.connect(select=…) as plus`, or `await` it.
+
+    Arguments are those of `igtl.plus.connect`.
 
     Raises:
         TypeError, ValueError: an option does not exist, or its value is not allowed.
@@ -285,8 +288,10 @@ class PlusServer(Serving):
 def serve(
     host: str = "127.0.0.1", port: int = PORT, **settings: Unpack[ServerSettings]
 ) -> Opening[PlusServer]:
-    """Serve devices of PLUS that are clients: `async with igtl.plus.aio.serve() as server`. See
-    `igtl.plus.serve`."""
+    """Serve devices of PLUS that are clients: `async with igtl.plus.aio.serve() as server`.
+
+    See `igtl.plus.serve`.
+    """
     given: Any = {**devices.SETTINGS, **settings}
     options = ServerOptions.of(given)
 

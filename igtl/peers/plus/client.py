@@ -1,5 +1,7 @@
-"""What a client of PLUS does, in steps (see `igtl.session.steps`); `link` and `aio` make methods of
-it."""
+"""What a client of PLUS does, in steps (see `igtl.session.steps`).
+
+`link` and `aio` make methods of it.
+"""
 
 from __future__ import annotations
 
@@ -54,12 +56,12 @@ class Client(Heard):
     """What clients of PLUS share.
 
     Args:
-        call: calls a function of the user, whatever that raises.
+        call: calls a function of the user, and logs what that raises.
 
     Attributes:
         link: the connection, or None.
         timeout: seconds for the answer to a command.
-        here: gives the connection that there is, or the next one.
+        here: gives the present connection, or the next one.
         others: see `igtl.plus.Plus`.
     """
 
@@ -91,19 +93,19 @@ class Client(Heard):
         return self.state.tools
 
     def until_silent(self) -> float | None:
-        """Seconds until a tool becomes silent; None: never, or that does not matter."""
+        """Seconds until a tool becomes silent; None: no tool can, or no handler waits for it."""
         left = self.state.tools.next_deadline() - time.monotonic()
         return max(0.0, left) if left < 3600 else None
 
     @property
     def connected(self) -> bool:
-        """Whether PLUS is there, as far as this end knows."""
+        """Whether the connection to PLUS exists, as far as this end knows."""
         return self.link is not None and self.link.connected
 
     # -- what its threads or tasks do
 
     def read(self, link: AnyLink) -> Steps[Exception]:
-        """Take what arrives on a connection until that has ended; returns why."""
+        """Take what arrives on a connection until it ends; returns the reason of the end."""
         while True:
             message: Message | None = None
             try:
@@ -139,7 +141,7 @@ class Client(Heard):
                 return
 
     def _work(self) -> tuple[list[Any], Message | None] | None:
-        """What waits for its handlers; nothing at the end."""
+        """Return the messages that wait for their handlers; None at the end."""
         changes, self.state.changes = self.state.changes, []
         message = self.state.waiting.take()
         over = self.state.reason is not None
@@ -150,7 +152,7 @@ class Client(Heard):
         return None
 
     def rest(self) -> None:
-        """Nothing has arrived for so long."""
+        """Note that nothing has arrived for the seconds of `idle`."""
 
     def __repr__(self) -> str:
         state = "connected to" if self.connected else "waiting for"
@@ -164,7 +166,7 @@ def send(plus: Client, message: Message, *, force: bool = False) -> Steps[None]:
     """Send a message, unless it harms PLUS.
 
     Raises:
-        PlusRefuses: it freezes, ends or confuses PLUS, as the text says; `force` sends it.
+        PlusRefuses: the message freezes, ends or confuses PLUS; `force` sends it.
     """
     if not force:
         check_for_server(message)
@@ -200,7 +202,7 @@ def command(
     Args:
         name: upper and lower case count.
         inner: XML within the element of the command.
-        legacy: as STRING CMD_n, for old versions of PLUS, which do not say why one fails.
+        legacy: as STRING CMD_n, for old versions of PLUS, which give no reason for a failure.
         device_name: of the COMMAND.
         timeout: seconds; default that of `connect`.
         force: send it even if it harms PLUS.
@@ -208,7 +210,7 @@ def command(
             None is left out, True is written TRUE, an array as its numbers.
 
     Raises:
-        CommandFailed: PLUS says no; the text is its reason.
+        CommandFailed: the command has failed in PLUS; the text is its reason.
         PlusRefuses: the text is not well-formed.
         TimeoutError: PLUS does not answer.
     """
@@ -219,12 +221,12 @@ def command(
 
 
 def version(plus: Client) -> Steps[str]:
-    """The version of PLUS."""
+    """Return the version of PLUS."""
     return (yield from ask(plus, core.version()))
 
 
 def device_ids(plus: Client, kind: str | None = None) -> Steps[list[str]]:
-    """The ids of its devices.
+    """Return the ids of the devices of PLUS.
 
     Args:
         kind: of which type, for example "VirtualCapture"; default all.
@@ -233,12 +235,12 @@ def device_ids(plus: Client, kind: str | None = None) -> Steps[list[str]]:
 
 
 def channel_ids(plus: Client) -> Steps[list[str]]:
-    """The ids of its output channels."""
+    """Return the ids of the output channels of PLUS."""
     return (yield from ask(plus, core.channel_ids()))
 
 
 def transform(plus: Client, name: str) -> Steps[Matrix]:
-    """4x4 of XToY, mm: one of its configuration, or a tracked one.
+    """4x4 of XToY, mm: one of the configuration of PLUS, or a tracked one.
 
     Raises:
         CommandFailed: PLUS has none of this name.
@@ -255,28 +257,37 @@ def update_transform(
     error: float | None = None,
     date: str | None = None,
 ) -> Steps[str]:
-    """Set a transform, for example a calibration; returns what PLUS says.
+    """Set a transform, for example a calibration; returns the reply of PLUS in words.
 
     Args:
-        name: XToY. matrix: 4x4, mm.
+        name: XToY.
+        matrix: 4x4, mm.
         persistent: whether `save_config` writes it.
-        error: of the calibration. date: when it was made.
+        error: of the calibration.
+        date: when it was made.
+
+    Raises:
+        CommandFailed: the command has failed in PLUS; the text is its reason.
     """
     return (yield from ask(plus, core.update_transform(name, matrix, persistent, error, date)))
 
 
 def save_config(plus: Client, filename: str | None = None) -> Steps[str]:
-    """Write the configuration; returns what PLUS says.
+    """Write the configuration of PLUS; returns its reply in words.
 
     Args:
         filename: on the machine of PLUS; default: the one that it was started with.
+
+    Raises:
+        CommandFailed: the command has failed in PLUS; the text is its reason.
     """
     return (yield from ask(plus, core.save_config(filename)))
 
 
 def ping(plus: Client, timeout: float | None = None) -> Steps[float]:
-    """Seconds until PLUS answers a GET_STATUS: the only test of life while it has no valid
-    transform to send, when it sends nothing at all.
+    """Seconds until PLUS answers a GET_STATUS.
+
+    This is the only test of life while PLUS has no valid transform, when it sends nothing at all.
 
     Raises:
         TimeoutError: it does not answer: it is frozen, or gone.
@@ -288,7 +299,7 @@ def ping(plus: Client, timeout: float | None = None) -> Steps[float]:
 
 
 def parameter(of: ParametersOf[Any], name: str) -> Steps[float | str]:
-    """A number, or a text of several.
+    """Return the value of a parameter: a number, or a text of several.
 
     Raises:
         CommandFailed: there is no such device or parameter, or it is not set.
@@ -321,7 +332,7 @@ class ReconstructionOf(Generic[C]):
         return ask(self._plus, request, timeout=self._timeout)
 
     def volume(self, step: str) -> Steps[Image]:
-        """The volume that PLUS sends because of a step."""
+        """Return the volume that PLUS sends because of a step."""
         with self._plus.changed:
             frames: Reading[Image] = Reading(self._plus.state, Image, self._name)
         yield from self.step(step)
@@ -332,10 +343,10 @@ class ReconstructionOf(Generic[C]):
         if not failed:
             self.image = yield from self.volume("stop")
             return
-        with contextlib.suppress(Exception):  # what was raised is told
+        with contextlib.suppress(Exception):  # the caller gets the error of the block
             yield from self.step("stop")
 
 
 def snapshot(volume: ReconstructionOf[Any]) -> Steps[Image]:
-    """The volume so far."""
+    """Return the volume so far."""
     return volume.volume("snapshot")

@@ -1,5 +1,8 @@
-"""What a client of PLUS knows and asks, without I/O: the newest of each stream, the tools and their
-statuses, commands and the meaning of their replies. `link` and `aio` drive it."""
+"""What a client of PLUS knows and asks, without I/O; `link` and `aio` drive it.
+
+That is the newest message of each stream, the tools and their statuses, commands and the meaning
+of their replies.
+"""
 
 from __future__ import annotations
 
@@ -51,9 +54,11 @@ MAX_CHANGES: Final = 10_000  # that wait for their handlers
 
 
 class Tools(Mapping[str, str]):
-    """The status of each tool by name ("ProbeToTracker"): "OK", "MISSING", "OUT_OF_VIEW",
-    "OUT_OF_VOLUME", "INVALID", … as PLUS says, or "SILENT" where nothing has arrived for a while:
-    by default PLUS does not send transforms that are not valid.
+    """The status of each tool by name ("ProbeToTracker").
+
+    The status is "OK", "MISSING", "OUT_OF_VIEW", "OUT_OF_VOLUME", "INVALID", … as PLUS says, or
+    "SILENT" where nothing has arrived for a while: by default PLUS does not send transforms that
+    are not valid.
 
     Args:
         silence: seconds after which a tool is "SILENT".
@@ -66,8 +71,10 @@ class Tools(Mapping[str, str]):
         self.handlers: list[Callable[[str, str | None, str], Any]] = []
 
     def on_change(self, handler: F) -> F:
-        """Decorator: call this with (name, old, new) when a status changes; old is None for a tool
-        that is new. Handlers run one after the other, and may take their time."""
+        """Call the decorated function with (name, old, new) when a status changes.
+
+        old is None for a new tool. Handlers run one after the other, and may take their time.
+        """
         self.handlers.append(handler)
         return handler
 
@@ -91,12 +98,12 @@ class Tools(Mapping[str, str]):
         return None if old == status else (name, old, status)
 
     def next_deadline(self) -> float:
-        """When `expired` should be asked; infinity for never."""
+        """When the caller should ask `expired`, by the monotonic clock; infinity for never."""
         heard = [at for name, at in self._heard.items() if self._statuses[name] != SILENT]
         return min(heard, default=math.inf) + self._silence
 
     def expired(self, now: float) -> list[tuple[str, str | None, str]]:
-        """The tools that have become silent by now."""
+        """Return the tools that have become silent by now."""
         silent = [
             name for name, at in self._heard.items()
             if self._statuses[name] != SILENT and now >= at + self._silence
@@ -128,7 +135,7 @@ class State(Subscriptions):
         self._serials: dict[tuple[str, str], tuple[int, int]] = {}  # of the newest, and how many
 
     def take(self, message: Message | Frame, size: int) -> None:
-        """Note a message that has arrived. A keep-alive is none."""
+        """Note a message that has arrived, unless it is a keep-alive."""
         if isinstance(message, Frame):
             super().take(message, size)
             return
@@ -160,7 +167,7 @@ class State(Subscriptions):
         del self.changes[:-MAX_CHANGES]
 
     def select(self, select: Select) -> None:
-        """Note what PLUS was asked for: other transforms that arrive as messages are no tools."""
+        """Note the selection of this client: other transforms that arrive are not tools."""
         self._selected = frozenset(select.transforms)
 
     def expire(self, now: float) -> None:
@@ -168,7 +175,9 @@ class State(Subscriptions):
         self.changes += self.tools.expired(now)
 
     def newer(self, wanted: Selection, than: int) -> tuple[int, M] | None:
-        """The newest message that is wanted and arrived after that number, with its own number.
+        """Return the newest message that is wanted and arrived after that number.
+
+        It comes with its own number.
 
         Raises:
             the reason: there is none, and nothing more will arrive.
@@ -184,7 +193,7 @@ class State(Subscriptions):
         return None
 
     def count(self, wanted: Selection) -> int:
-        """How many messages have arrived of the streams that are wanted."""
+        """Return how many messages have arrived of the streams that are wanted."""
         return sum(
             self._serials[m.type_name, m.device_name][1] for m in self.all() if wanted.matches(m)
         )
@@ -205,7 +214,7 @@ class Reading(Generic[M]):
         self._count = state.count(self.wanted)
 
     def next(self) -> M | None:
-        """The newest frame, if there is one that this reader has not had.
+        """Return the newest frame, if there is one that this reader has not had.
 
         Raises:
             the reason: there is none, and nothing more will arrive.
@@ -228,7 +237,7 @@ class Reading(Generic[M]):
 
 @dataclass(frozen=True)
 class Reply:
-    """What PLUS has answered to a command.
+    """The reply of PLUS to a command.
 
     Attributes:
         name: of the command.
@@ -246,7 +255,7 @@ class Reply:
 
 
 def read_reply(name: str, raw: Message) -> Reply:
-    """The reply in a RTS_COMMAND, or the STRING of a legacy command."""
+    """Return the reply in a RTS_COMMAND, or the STRING of a legacy command."""
     text = raw.text if isinstance(raw, CommandReply) else cast(String, raw).string
     values: dict[str, str] = {}
     try:
@@ -276,14 +285,14 @@ class LegacyExchange(Exchange):
         super().__init__(String(text, device_name=f"CMD_{self._number}"))
 
     def matches(self, m: Message) -> bool:
-        """Whether m acknowledges it: under its number, or, unknown to PLUS, without one."""
+        """Return whether m acknowledges it: under its number, or, unknown to PLUS, without one."""
         return isinstance(m, String) and m.device_name in (f"ACK_{self._number}", "CMD", "ACK")
 
     def result(self, m: Message) -> Message:
-        """The acknowledgement.
+        """Return the acknowledgement.
 
         Raises:
-            CommandFailed: PLUS says no. It does not say why.
+            CommandFailed: the command has failed in PLUS, which gives no reason here.
         """
         reply = cast(String, m)
         try:
@@ -299,8 +308,10 @@ class LegacyExchange(Exchange):
 
 
 def command_text(name: str, inner: str, attributes: Mapping[str, object]) -> str:
-    """`<Command Name="name" …>inner</Command>`: `some_attribute=1` is written SomeAttribute="1",
-    None is left out."""
+    """Return the text of a command, `<Command Name="name" …>inner</Command>`.
+
+    `some_attribute=1` is written SomeAttribute="1", None is left out.
+    """
     texts = {"Name": name}
     for key, value in attributes.items():
         if value is not None:
@@ -321,7 +332,7 @@ class Request(Generic[T]):
 
     Args:
         name, inner, attributes: see `command_text`.
-        meaning: what the caller gets of the reply.
+        meaning: makes the result for the caller from the reply.
         legacy: as STRING.
         device_name: of the message.
 
@@ -349,10 +360,10 @@ class Request(Generic[T]):
         )
 
     def result(self, answer: Message) -> T:
-        """What the answer means.
+        """Return what the answer means.
 
         Raises:
-            CommandFailed: PLUS says no, and why.
+            CommandFailed: the command has failed in PLUS; the text is its reason.
         """
         try:
             reply = self.exchange.result(answer)
@@ -364,24 +375,27 @@ class Request(Generic[T]):
 
 
 def as_it_is(reply: Reply) -> Reply:
-    """The reply itself."""
+    """Return the reply itself."""
     return reply
 
 
 def message_of(reply: Reply) -> str:
-    """What PLUS says in a sentence."""
+    """Return what PLUS says in a sentence."""
     return reply.message
 
 
 def version() -> Request[str]:
+    """Version: the version of PLUS."""
     return Request("Version", lambda reply: reply.values["PlusVersion"])
 
 
 def device_ids(kind: str | None) -> Request[list[str]]:
+    """RequestDeviceIds: the ids of the devices of a type; None: of all."""
     return Request("RequestDeviceIds", _ids, {"device_type": kind})
 
 
 def channel_ids() -> Request[list[str]]:
+    """RequestChannelIds: the ids of the output channels."""
     return Request("RequestChannelIds", _ids)
 
 
@@ -390,6 +404,8 @@ def _ids(reply: Reply) -> list[str]:
 
 
 def transform(name: str) -> Request[Matrix]:
+    """GetTransform: the 4x4 of XToY, mm."""
+
     def matrix(reply: Reply) -> Matrix:
         text = reply.values.get(name)
         if text is None:
@@ -405,6 +421,7 @@ def transform(name: str) -> Request[Matrix]:
 def update_transform(
     name: str, matrix: npt.ArrayLike, persistent: bool, error: float | None, date: str | None
 ) -> Request[str]:
+    """UpdateTransform: see `client.update_transform`."""
     m = np.asarray(matrix, np.float64)
     if m.shape != (4, 4):
         raise ValueError(f"the matrix must be (4, 4), not {m.shape}")
@@ -415,21 +432,24 @@ def update_transform(
 
 
 def save_config(filename: str | None) -> Request[str]:
+    """SaveConfig: see `client.save_config`."""
     return Request("SaveConfig", message_of, {"filename": filename})
 
 
 def start_recording(device: str, filename: str | None, compress: bool) -> Request[str]:
+    """StartRecording: begin the file of a VirtualCapture device."""
     return Request("StartRecording", message_of, {
         "capture_device_id": device, "output_filename": filename, "enable_compression": compress,
     })  # fmt: skip
 
 
 def stop_recording(device: str) -> Request[str]:
+    """StopRecording: end that file."""
     return Request("StopRecording", message_of, {"capture_device_id": device})
 
 
 def reconstruction(step: str, name: str, device: str | None) -> Request[str]:
-    """Start, snapshot, stop: of the volume that is sent under this name."""
+    """Start, snapshot or stop the reconstruction of the volume that PLUS sends under this name."""
     command = {
         "start": "StartVolumeReconstruction", "snapshot": "GetVolumeReconstructionSnapshot",
         "stop": "StopVolumeReconstruction",
@@ -440,6 +460,8 @@ def reconstruction(step: str, name: str, device: str | None) -> Request[str]:
 
 
 def get_parameter(device: str, name: str) -> Request[float | str]:
+    """GetUsParameter: a number, or the text where it is not one."""
+
     def value(reply: Reply) -> float | str:
         text = reply.values[name]
         try:
@@ -452,10 +474,11 @@ def get_parameter(device: str, name: str) -> Request[float | str]:
 
 
 def set_parameter(device: str, name: str, value: object) -> Request[str]:
+    """SetUsParameter: set one parameter of an ultrasound device."""
     inner = element("Parameter", {"Name": name, "Value": _text(value)})
     return Request("SetUsParameter", message_of, {"us_device_id": device}, inner=inner)
 
 
 def losses(stats: Stats) -> Counter[str]:
-    """What was lost, by cause."""
+    """Return what was lost, by cause."""
     return Counter(stats.dropped) + Counter(stats.errors)

@@ -30,7 +30,8 @@ class Device:
     Attributes:
         peer: the client.
         wants: what it has asked for by CLIENTINFO; None until then.
-        tracking_data: whether it has asked for TDATA. coordinates: in which frame.
+        tracking_data: whether it has asked for TDATA.
+        coordinates: in which frame.
         interval: least seconds between two TDATA.
     """
 
@@ -44,11 +45,14 @@ class Device:
 
     @property
     def has_asked(self) -> bool:
-        """Whether it has said what it wants."""
+        """Whether the device has said what it wants."""
         return self.wants is not None or self.tracking_data
 
     def takes(self, message: Message) -> bool:
-        """Whether it has asked for this message. One without a CLIENTINFO gets all but TDATA."""
+        """Return whether the device has asked for this message.
+
+        One without a CLIENTINFO gets all but TDATA.
+        """
         if isinstance(message, TrackingData):
             return self.tracking_data
         if self.wants is None or not self.wants.types:
@@ -59,7 +63,7 @@ class Device:
         return self.wants.wants(message)
 
     def is_due(self, now: float) -> bool:
-        """Whether its interval has passed; then it begins anew."""
+        """Return whether the device's interval has passed; if so, a new one begins."""
         if now - self._sent < self.interval:
             return False
         self._sent = now
@@ -70,7 +74,7 @@ class Device:
 
 
 class Devices:
-    """All of them. Not thread-safe: its owner locks.
+    """All devices of PLUS that are clients. Not thread-safe: its owner locks.
 
     Attributes:
         by_id: the devices that are connected, by the id of the client.
@@ -81,34 +85,37 @@ class Devices:
         self._tools: dict[str, tuple[npt.NDArray[np.float64], str]] = {}
 
     def connected(self, peer: Any) -> None:
-        """A client has come."""
+        """Note that a client has connected."""
         self.by_id[peer.id] = Device(peer)
 
     def gone(self, peer: Any) -> None:
-        """A client has left."""
+        """Note that a client has left."""
         self.by_id.pop(peer.id, None)
 
     def chose(self, info: ClientInfo, peer: Any) -> None:
-        """A client has said what it wants.
+        """Note what a client has asked for.
 
         Raises:
-            ValueError: it cannot be read; the choice before stays.
+            ValueError: the message cannot be read; the choice before stays.
         """
         self.by_id[peer.id].wants = Client.read(info)
 
     def started(self, request: StartTrackingData, peer: Any) -> Message:
-        """A client asks for TDATA; returns the answer, after which `streams` lets it have them."""
+        """Note that a client asks for TDATA; returns the answer.
+
+        The driver sends the answer, and then calls `streams`.
+        """
         device = self.by_id[peer.id]
         device.interval = max(0, request.resolution_ms) / 1000
         device.coordinates = request.coordinate_name
         return ReadyTrackingData(0)
 
     def streams(self, peer: Any, on: bool) -> None:
-        """A client gets TDATA from now on, or none any more."""
+        """Send TDATA to a client from now on, or no more."""
         self.by_id[peer.id].tracking_data = on
 
     def sending(self, message: Message, *, force: bool) -> Sending:
-        """Who gets a message.
+        """Return which devices get a message.
 
         Raises:
             PlusRefuses: it harms PLUS; `force` sends it to all.
@@ -120,7 +127,9 @@ class Devices:
     def tool(
         self, name: str, pose: npt.ArrayLike, status: str, timestamp: float | None, force: bool
     ) -> Sending:
-        """Who gets what of a tool: TRANSFORM, and TDATA with the other tools that are OK.
+        """Return which devices get what of a tool.
+
+        TRANSFORM, and TDATA with the other tools that are OK.
 
         Raises:
             ValueError: PLUS cannot read the name; `force` sends it.
@@ -163,7 +172,7 @@ def frame_of(
     fields: Mapping[str, object],
     timestamp: float | None,
 ) -> TrackedFrame:
-    """An image with the transforms of its instant."""
+    """Return an image with the transforms of its instant."""
     pixels = image.array if isinstance(image, Image) else image
     place = image.ijk_to_world if isinstance(image, Image) else None
     message = TrackedFrame(

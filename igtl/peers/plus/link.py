@@ -64,8 +64,10 @@ class Reconstruction(ReconstructionOf["Plus"]):
 
 
 class Plus(Client):
-    """A client of PLUS; see `connect`. A thread reads whatever the program does, so that PLUS
-    never waits for it, and calls handlers in another thread.
+    """A client of PLUS; see `connect`.
+
+    A thread reads what arrives, also while the program is busy, so that PLUS never waits for it; a
+    second thread calls the handlers.
 
     Attributes:
         link: the link, which this owns. What is sent on it directly is not checked.
@@ -96,7 +98,7 @@ class Plus(Client):
         run(self.call_handlers())
 
     def here(self) -> ReconnectingLink:
-        """The link, which waits for its connection itself."""
+        """Return the link, which waits for its connection itself."""
         return self.link
 
     until = method(subscribing.until)
@@ -123,12 +125,14 @@ class Plus(Client):
     def frames(
         self, kind: type[Any] = TrackedFrame, name: str = "*", *, timeout: float | None = None
     ) -> Frames[Any]:
-        """Iterate over frames: each time the newest that has arrived and was not seen yet; waits
-        for it. Frames for which the program had no time are passed over, and counted in the
-        iterator's `passed_over` and as "superseded" in `stats.dropped`.
+        """Iterate over frames: each time the newest that has arrived and was not seen yet.
+
+        The iterator waits for it. Frames for which the program had no time are passed over, and
+        counted in the iterator's `passed_over` and as "superseded" in `stats.dropped`.
 
         Args:
-            kind, name: TRACKEDFRAME, or for example `igtl.Image, "Image_Reference"`.
+            kind: class of the messages; default TRACKEDFRAME.
+            name: of the device, for example "Image_Reference" of `igtl.Image`; default any.
             timeout: seconds to wait for a frame; then TimeoutError. None: for ever.
         """
         return Frames(self, kind, name, seconds("timeout", timeout))
@@ -148,6 +152,7 @@ class Plus(Client):
         Args:
             device: id of a VirtualCapture device.
             filename: on the machine of PLUS; default: as configured.
+            compress: write a compressed file.
 
         Raises:
             CommandFailed: PLUS cannot begin, or cannot finish the file.
@@ -161,7 +166,7 @@ class Plus(Client):
     def reconstruct(
         self, name: str, *, device: str | None = None, timeout: float = 60.0
     ) -> Reconstruction:
-        """Let PLUS reconstruct a volume of its frames while the `with` block runs:
+        """Let PLUS reconstruct a volume of its frames while the `with` block runs.
 
             with plus.reconstruct("recvol_Reference") as volume:
                 so_far = volume.snapshot()
@@ -183,13 +188,15 @@ class Plus(Client):
 
     @property
     def lost(self) -> Counter[str]:
-        """What was lost over all connections, by cause: "superseded" (frames passed over),
-        "interrupted" (a message that a connection ended in), "resync", ….
+        """What was lost over all connections, by cause.
+
+        Causes are "superseded" (frames passed over), "interrupted" (a message that a connection
+        ended in), "resync", ….
         """
         return core.losses(self.stats)
 
     def close(self) -> None:
-        """End the connection, and wait for a handler that is at work."""
+        """End the connection, and wait for a handler that is running."""
         self.link.close()
         for thread in self._threads:
             if thread is not threading.current_thread():
@@ -217,18 +224,19 @@ def connect(
     on_event: OnEvent | None = None,
     **settings: Unpack[ReconnectSettings],
 ) -> Plus:
-    """Connect to a PlusServer, and again whenever the connection is lost:
+    """Connect to a PlusServer, and again whenever the connection is lost.
 
         with igtl.plus.connect(
             "localhost", select=igtl.plus.Select(images=["Image_Reference"], tracked_frames=True)
         ) as plus:
             for frame in plus.frames(): ...
 
-    It says hello first, asks for what is selected, reads in a thread, and does both again after
-    each reconnection.
+    The client says hello first, asks for what is selected, reads in a thread, and does both again
+    after each reconnection.
 
     Args:
-        host, port: of the server.
+        host: of the server.
+        port: of the server.
         select: what PLUS shall send; default: what its configuration says.
         timeout: seconds for the answer to a command.
         silence: seconds after which a tool of which nothing arrives is "SILENT".
@@ -238,6 +246,7 @@ def connect(
             server, which may be started meanwhile.
 
     Raises:
+        TypeError, ValueError: an option does not exist, or its value is not allowed.
         OSError: there is no server within the open_timeout: the error of the last attempt.
     """
     failed: list[Exception | None] = [None]

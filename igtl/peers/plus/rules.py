@@ -1,4 +1,4 @@
-"""What freezes, ends or confuses PLUS, and why: in both roles. Measured with PlusServer 2.9."""
+"""What freezes, ends or confuses PLUS, and why, in both roles. Measured with PlusServer 2.9."""
 
 from __future__ import annotations
 
@@ -38,21 +38,21 @@ _TO_DEVICES: Final = frozenset((
 
 
 def _harm_to_server(message: Message) -> str:
-    """What a message does to a PlusServer; "" if no harm."""
+    """Return what a message does to a PlusServer; "" if no harm."""
     kind = message.type_name
     if kind in _NEVER:
         return _NEVER[kind]
     if kind in _LOSE:
-        return f"PLUS loses step at {kind}: it does not skip its body"
+        return f"PLUS loses the framing at {kind}: it does not skip its body"
     if kind not in _KNOWN:
-        return f"PLUS has no class for {kind}, and may lose step at its body"
+        return f"PLUS has no class for {kind}, and may lose the framing at its body"
     if kind in _EMPTY and message.message_id and not message.metadata:
         return (
             f"{kind} with a message id and without metadata freezes PLUS for all its clients, once "
             "this one leaves"
         )
     if kind in ("GET_TDATA", "GET_BIND") and (message.message_id or message.metadata):
-        return f"PLUS loses step at {kind} of header version 2, which the id or metadata need"
+        return f"PLUS loses the framing at {kind} of header version 2, needed for id or metadata"
     match message:
         case String(device_name=name) if (legacy := _LEGACY.fullmatch(name)) is not None:
             return _harm_of_legacy(legacy[1], message.string)
@@ -101,7 +101,7 @@ def _harm_of_selection(info: ClientInfo) -> str:
 
 
 def _harm_to_device(message: Message) -> str:
-    """What a message does to a device of PLUS that is our client; "" if no harm."""
+    """Return what a message does to a device of PLUS that is our client; "" if no harm."""
     kind = message.type_name
     if kind in ("SENSOR", "NDARRAY"):
         return f"{kind} ends the process of PLUS"
@@ -123,7 +123,7 @@ def _harm_to_device(message: Message) -> str:
 
 
 class PlusRefuses(EncodeError):
-    """PLUS freezes, crashes or loses step at this message, or ignores it.
+    """PLUS freezes, crashes or loses the framing at this message, or ignores it.
 
     Attributes:
         reason: what PLUS does with it, and that `force=True` sends it.
@@ -134,7 +134,7 @@ def check_for_server(message: Message) -> None:
     """Refuse what harms a PlusServer.
 
     Raises:
-        PlusRefuses: it does; the text says how.
+        PlusRefuses: the message does harm; the text says how.
     """
     _check(message, _harm_to_server(message))
 
@@ -143,7 +143,7 @@ def check_for_device(message: Message) -> None:
     """Refuse what harms a device of PLUS (OpenIGTLinkTracker, OpenIGTLinkVideo) that is a client.
 
     Raises:
-        PlusRefuses: it does; the text says how.
+        PlusRefuses: the message does harm; the text says how.
     """
     _check(message, _harm_to_device(message))
 

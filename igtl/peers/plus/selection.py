@@ -100,8 +100,11 @@ class Select:
         return list(dict.fromkeys([*(kind for kind, on in wanted.items() if on), *self.types]))
 
     def message(self) -> ClientInfo:
-        """As CLIENTINFO. PLUS replaces its record of the client by it, so it says header version 2
-        and what is asked for of TDATA in any case."""
+        """Return the selection as CLIENTINFO.
+
+        PLUS replaces its record of the client by this message, so it always contains header version
+        2 and the request for TDATA.
+        """
         lists: dict[str, Iterable[dict[str, str]]] = {
             "MessageTypes": [{"Type": kind} for kind in self.message_types],
             "TransformNames": [{"Name": name} for name in self.transforms],
@@ -129,9 +132,11 @@ class Client:
 
     Attributes:
         version: the header version that it asks for, 1 if it names none.
-        types: message types. transforms, strings: names.
+        types: message types.
+        transforms, strings: names.
         images: (name, frame) each.
-        tracking_data: whether it asks for TDATA. resolution: in what interval, seconds.
+        tracking_data: whether it asks for TDATA.
+        resolution: in what interval, seconds.
     """
 
     version: int = 1
@@ -147,7 +152,7 @@ class Client:
         """From the message.
 
         Raises:
-            ValueError: it is not well-formed, or no selection.
+            ValueError: the text is not well-formed, or not a selection.
         """
         head, *rest = elements(info.xml)
         if head[0] != "ClientInfo":
@@ -172,7 +177,7 @@ class Client:
         )  # fmt: skip
 
     def wants(self, message: Message, name: str | None = None) -> bool:
-        """Whether a message of this type and name is among what it asks for."""
+        """Return whether a message of this type and name is among what it asks for."""
         name = message.device_name if name is None else name
         kind = message.type_name
         if kind == "TDATA":
@@ -200,10 +205,10 @@ def check_transform(name: str) -> None:
 
 
 def image_and_frame(name: str) -> tuple[str, str]:
-    """The two parts of Image_Reference.
+    """Return the two parts of Image_Reference.
 
     Raises:
-        ValueError: it has not two.
+        ValueError: the name does not have two parts.
     """
     image, _, frame = name.rpartition("_")
     if not image or not frame:

@@ -15,8 +15,9 @@ from igtl.peers.plus.serving import Serving
 
 
 class PlusServer(Serving):
-    """Sends tools and frames to devices of PLUS; see `serve`. Its methods may be called in any
-    thread.
+    """Sends tools and frames to devices of PLUS; see `serve`.
+
+    Its methods may be called in any thread.
 
     Attributes:
         server: the `igtl.Server`; handlers may be added to it.
@@ -32,10 +33,13 @@ class PlusServer(Serving):
     frame = method(serving.frame)
 
     def wait_for_client(self, timeout: float | None = None) -> Device:
-        """The first device that has said what it wants.
+        """Return the first device that has said what it wants.
+
+        Args:
+            timeout: seconds; None: for ever.
 
         Raises:
-            TimeoutError: none came in time.
+            TimeoutError: no device came in time.
         """
 
         def asked() -> Device | None:
@@ -64,13 +68,13 @@ class PlusServer(Serving):
 def serve(
     host: str = "127.0.0.1", port: int = PORT, **settings: Unpack[ServerSettings]
 ) -> PlusServer:
-    """Serve devices of PLUS that are clients:
+    """Serve devices of PLUS that are clients.
 
         with igtl.plus.serve(port=18944) as server:
             server.tool("StylusToTracker", pose, status="OK")
             server.frame(image, {"ProbeToTracker": pose})
 
-    What a device asks for by CLIENTINFO and STT_TDATA is obeyed. Messages have header version 2,
+    Each device gets what it asks for by CLIENTINFO and STT_TDATA. Messages have header version 2,
     which holds the statuses.
 
     Args:

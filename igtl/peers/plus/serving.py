@@ -1,5 +1,7 @@
-"""What servers for the devices of PLUS do, in steps (see `igtl.session.steps`); `server` and `aio`
-make methods of it."""
+"""What servers for the devices of PLUS do, in steps (see `igtl.session.steps`).
+
+`server` and `aio` make methods of it.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,7 @@ class Serving:
     """What servers for devices share.
 
     Args:
-        server: of the driver; nothing has been called of it yet.
+        server: of the driver, which has not used it yet.
         method: makes a handler of an operation.
 
     Attributes:
@@ -93,7 +95,7 @@ def send(server: Serving, message: Message, *, force: bool = False) -> Steps[Non
     """Send a message to each device that has asked for it, unless it harms PLUS.
 
     Raises:
-        PlusRefuses: it stops or confuses PLUS, as the text says; `force` sends it to all.
+        PlusRefuses: the message stops or confuses PLUS; `force` sends it to all.
     """
     with server.changed:
         yield from _send_all(server.devices.sending(message, force=force))
@@ -108,10 +110,10 @@ def tool(
     timestamp: float | None = None,
     force: bool = False,
 ) -> Steps[None]:
-    """Send the pose of a tool: as TRANSFORM with its status, and to the devices that asked for
-    it, in TDATA together with the other tools that are "OK".
+    """Send the pose of a tool: as TRANSFORM with its status, and in TDATA.
 
-    PLUS takes each tool of a TDATA as valid, so one that is not "OK" is left out of it.
+    TDATA goes to the devices that asked for it, with all tools that are "OK": PLUS takes each tool
+    of a TDATA as valid, so others are left out.
 
     Args:
         name: XToY, as the configuration of PLUS names it.
@@ -135,8 +137,9 @@ def frame(
     fields: Mapping[str, object] = {},
     timestamp: float | None = None,
 ) -> Steps[None]:
-    """Send an image with the transforms of its instant, as TRACKEDFRAME: PLUS ignores the
-    metadata of an IMAGE, so the place of one stays unknown to it.
+    """Send an image with the transforms of its instant, as TRACKEDFRAME.
+
+    PLUS ignores the metadata of an IMAGE, so it would not know where that lies.
 
     Args:
         image: an Image, or pixels: (height, width), (k, j, i) or (k, j, i, components).

@@ -4,7 +4,7 @@
     python -m igtl.peers.pyigtl script.py       # or without touching the script
 
 What pyigtl does is kept: the newest message of each device name, a client that connects again by
-itself, messages whose attributes can be set. What is different, since it harms there:
+itself, messages whose attributes can be set. These differences avoid faults of pyigtl:
 
 * Several clients are served at once, and a client that stops reading stops no other.
 * Waiting takes no processor time and returns as the message arrives, not up to 10 ms later.

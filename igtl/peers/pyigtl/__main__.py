@@ -1,4 +1,4 @@
-"""Run a script, or a module, that imports pyigtl, with igtl in its place:
+"""Run a script, or a module, that imports pyigtl, with igtl in its place.
 
 python -m igtl.peers.pyigtl script.py [ARGUMENTS...]
 python -m igtl.peers.pyigtl -m module [ARGUMENTS...]

@@ -47,11 +47,12 @@ class OpenIGTLinkBase(ABC):
 
     @abstractmethod
     def is_connected(self) -> bool:
-        """Whether a peer is there."""
+        """Return whether a peer is connected."""
 
     def wait_for_message(self, device_name: str, timeout: float | None = -1) -> MessageBase | None:
-        """The newest message of a device name, which is then forgotten; waits for one if there
-        is none.
+        """Return the newest message of a device name, or wait for one.
+
+        It is then forgotten.
 
         Args:
             device_name: exactly as the peer writes it.
@@ -69,7 +70,7 @@ class OpenIGTLinkBase(ABC):
             return self._newest.pop(device_name)
 
     def get_latest_messages(self) -> list[MessageBase]:
-        """The newest message of each device name that has not been read, oldest first."""
+        """Return the newest message of each device name that has not been read, oldest first."""
         with self._arrived:
             found, self._newest = list(self._newest.values()), {}
             return found
@@ -135,6 +136,7 @@ class OpenIGTLinkClient(OpenIGTLinkBase):
             self.start()
 
     def start(self) -> None:
+        """Connect, and connect again when the connection is lost."""
         if self._subscriber is not None:
             return
         self._link = connect(
@@ -146,11 +148,13 @@ class OpenIGTLinkClient(OpenIGTLinkBase):
         self._subscriber.start()
 
     def stop(self) -> None:
+        """Close the connection, after what is queued has left (for at most a second)."""
         if self._subscriber is not None:
             subscriber, self._subscriber = self._subscriber, None
             subscriber.close()
 
     def is_connected(self) -> bool:
+        """Return whether the server is connected."""
         return self._subscriber is not None and self._link.connected
 
     def _send(self, frame: Frame, wait: bool) -> None:
@@ -192,6 +196,7 @@ class OpenIGTLinkServer(OpenIGTLinkBase):
             self.start()
 
     def start(self) -> None:
+        """Begin to listen."""
         if self._server is not None:
             return
         self._server = serve(
@@ -206,11 +211,13 @@ class OpenIGTLinkServer(OpenIGTLinkBase):
         self.port = self._server.port
 
     def stop(self) -> None:
+        """Close all connections, after what is queued has left (for at most a second)."""
         if self._server is not None:
             server, self._server = self._server, None
             server.shutdown(timeout=1.0)
 
     def is_connected(self) -> bool:
+        """Return whether at least one client is connected."""
         return self._server is not None and bool(self._server.clients)
 
     def _send(self, frame: Frame, wait: bool) -> None:
@@ -224,9 +231,9 @@ class OpenIGTLinkServer(OpenIGTLinkBase):
 
 
 def _address(iface: str | None) -> str:
-    """The address to listen on, of an argument that names one; all interfaces for any other."""
+    """Return the address to listen on: one that the argument names, or all interfaces."""
     try:
         return socket.gethostbyname(iface) if iface else ""
     except OSError:
-        logger.warning("%r is no address: listening on all interfaces", iface)
+        logger.warning("%r is not an address: listening on all interfaces", iface)
         return ""

@@ -1,5 +1,7 @@
-"""The message classes of pyigtl: plain objects with its attributes, turned into messages of igtl
-when they are sent or packed, and made from them when they arrive."""
+"""The message classes of pyigtl: plain objects with its attributes.
+
+They become messages of igtl when they are sent or packed, and are made from these on arrival.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,7 @@ _HEADER = struct.Struct(">H12s20sQQQ")  # protocol.md 2: its time stamp is 32.32
 
 
 def _text(raw: bytes) -> str:
-    """A text field of the header, up to its first NUL."""
+    """Return a text field of the header, up to its first NUL."""
     return raw.partition(b"\0")[0].decode(errors="replace").rstrip()
 
 
@@ -52,7 +54,7 @@ class MessageBase:
 
     @property
     def message_type(self) -> str:
-        """Type name on the wire: "IMAGE", "TRANSFORM", …"""
+        """Type name on the wire, such as "IMAGE" or "TRANSFORM"."""
         return self._kind.type_name
 
     @property
@@ -63,7 +65,7 @@ class MessageBase:
     # -- from and to igtl
 
     def to_igtl(self) -> Message:
-        """The same as a message of igtl.
+        """Return the same as a message of igtl.
 
         Raises:
             ValueError, igtl.EncodeError: the content cannot be sent; the text names the attribute.
@@ -95,7 +97,7 @@ class MessageBase:
     # -- bytes
 
     def pack(self) -> bytes:
-        """The whole message as it goes over the wire, in header version `header_version`."""
+        """Return the whole message as it goes over the wire, in header version `header_version`."""
         return self.to_igtl().pack(version=2 if self.header_version > 1 else 1, cut_name=True)
 
     def unpack(self, header_fields: dict[str, Any], body: bytes) -> None:
@@ -116,10 +118,10 @@ class MessageBase:
 
     @staticmethod
     def parse_header(header: bytes) -> dict[str, Any]:
-        """The fields of a header, as a dict.
+        """Return the fields of a header, as a dict.
 
         Raises:
-            ProtocolError: it is not 58 bytes long.
+            ProtocolError: the header is not 58 bytes long.
         """
         if len(header) != _HEADER.size:
             raise ProtocolError(f"a header has {_HEADER.size} bytes, not {len(header)}")
@@ -134,7 +136,7 @@ class MessageBase:
 
     @staticmethod
     def create_message(message_type: str) -> MessageBase | None:
-        """An empty message of a type; None for one that pyigtl does not know."""
+        """Return an empty message of a type; None for one that pyigtl does not know."""
         kind = TYPES.get(message_type)
         return None if kind is None else kind()
 
@@ -153,11 +155,11 @@ class MessageBase:
         return "\n".join(lines)
 
     def content_asstring(self) -> str:
-        """The content as text of a few lines."""
+        """Return the content as text of a few lines."""
         return ""
 
     def metadata_asstring(self) -> str:
-        """The metadata as text, a line an entry."""
+        """Return the metadata as text, a line for each entry."""
         return "\n".join(f"{key}: {text}" for key, text in self.metadata.items())
 
 
@@ -169,6 +171,7 @@ class ImageMessage(MessageBase):
         ijk_to_world_matrix: 4x4, mm, of the first voxel; default: identity.
         world_coordinate_system: "lps" (default) or "ras": what the message says. The numbers are
             sent as they are, and 3D Slicer reads them as RAS whatever it says.
+        timestamp, device_name: see MessageBase.
     """
 
     _kind = Image
@@ -191,6 +194,7 @@ class ImageMessage(MessageBase):
             self.ijk_to_world_matrix = np.asarray(ijk_to_world_matrix, np.float32)
 
     def content_asstring(self) -> str:
+        """Size, matrix and coordinate system, as text."""
         shape = None if self.image is None else self.image.shape
         matrix = str(self.ijk_to_world_matrix).replace("\n", "\n  ")
         return (
@@ -217,6 +221,7 @@ class TransformMessage(MessageBase):
 
     Args:
         matrix: 4x4, mm; default: identity.
+        timestamp, device_name: see MessageBase.
     """
 
     _kind = Transform
@@ -235,6 +240,7 @@ class TransformMessage(MessageBase):
                 raise ValueError(f"a transform is a 4x4 matrix, not {self.matrix.shape}")
 
     def content_asstring(self) -> str:
+        """Return the matrix as text."""
         return f"Matrix:\n  {str(self.matrix).replace(chr(10), chr(10) + '  ')}"
 
     def _content(self) -> Message:
@@ -249,6 +255,7 @@ class StringMessage(MessageBase):
 
     Args:
         string: any text: ASCII if that is enough, else UTF-8.
+        timestamp, device_name: see MessageBase.
     """
 
     _kind = String
@@ -263,6 +270,7 @@ class StringMessage(MessageBase):
         self.string = string or ""
 
     def content_asstring(self) -> str:
+        """Return the text behind "String: "."""
         return f"String: {self.string}"
 
     def _content(self) -> Message:
@@ -291,6 +299,7 @@ class PointMessage(MessageBase):
         names, groups, owners: a str for all, or a list of n.
         rgba_colors: (4,) for all or (n, 4), 0 to 255; default: yellow.
         diameters: mm, a number for all or (n,); default 0.
+        timestamp, device_name: see MessageBase.
     """
 
     _kind: ClassVar[type[Message]] = Points
@@ -315,6 +324,7 @@ class PointMessage(MessageBase):
         self.owners: Any = owners
 
     def content_asstring(self) -> str:
+        """Return a line for each point: name, position and colour."""
         return "\n".join(
             f"Point {n}: name: '{point.name}', xyz: {point.position.tolist()}, "
             f"rgba: {point.color.tolist()}"
@@ -358,6 +368,7 @@ class PositionMessage(MessageBase):
     Args:
         positions: (3,) or (1, 3), mm.
         quaternions: (4,) or (1, 4), x, y, z, w; default: identity.
+        timestamp, device_name: see MessageBase.
 
     pyigtl writes names, colours and several positions into a POSITION, in a form that no other
     implementation reads; POSITION has one pose and nothing else. Send several as
@@ -378,6 +389,7 @@ class PositionMessage(MessageBase):
         self.quaternions: Any = quaternions
 
     def content_asstring(self) -> str:
+        """Position and quaternion as text."""
         return f"Position: xyz: {self.positions}, quaternion: {self.quaternions}"
 
     def _content(self) -> Message:
@@ -407,6 +419,7 @@ class PolyDataMessage(MessageBase):
             (number of points, their indices, number of points, …), or anything that
             `igtl.PolyData` takes.
         attributes: list of `igtl.Attribute`.
+        timestamp, device_name: see MessageBase.
     """
 
     _kind = PolyData
@@ -435,6 +448,7 @@ class PolyDataMessage(MessageBase):
             self._take(meshes.from_vtk(vtk_poly_data))
 
     def content_asstring(self) -> str:
+        """Return the numbers of points and cells, a line each."""
         mesh = self._mesh()
         return "\n".join(
             [f"Points: {len(mesh.points)}"]
@@ -442,7 +456,7 @@ class PolyDataMessage(MessageBase):
         )
 
     def content_as_vtk_poly_data(self) -> Any:
-        """The mesh as a vtkPolyData (needs VTK)."""
+        """Return the mesh as a vtkPolyData (needs VTK)."""
         return meshes.to_vtk(self._mesh())
 
     def _mesh(self) -> PolyData:

@@ -11,7 +11,7 @@
         @slicer.answers("Segment")
         def _(command): return {"Volume": "12 ml"}
 
-What was shown is shown again to a Slicer that was restarted. `check(message)` says why Slicer
+A Slicer that was restarted gets all that was shown once more. `check(message)` says why Slicer
 cannot take a message. `igtl.slicer.aio` is the same in asyncio. Tested with Slicer's connector
 node, headless; docs/guide/slicer.md goes through both roles.
 """

@@ -1,7 +1,7 @@
 """The profile in asyncio: `igtl.slicer.aio.serve` and `igtl.slicer.aio.connect`.
 
-What shows something is a plain method here too, since it never waits. `command` is awaited; what
-handlers, answers and providers are may be coroutine functions.
+Methods that show something are plain functions here too, since they never wait. `command` is
+awaited; handlers, answers and providers may be coroutine functions.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Slicer(Talking):
     command = method(talking.command)
 
     async def start(self) -> None:
-        """Begin to listen or to connect, if that was left to this call."""
+        """Begin to listen or to connect, after `start=False`."""
         await self.server.start()
 
     async def close(self) -> None:
@@ -77,7 +77,7 @@ def serve(
     start: bool = True,
     **settings: Unpack[ServerSettings],
 ) -> Opening[Slicer]:
-    """`async with igtl.slicer.aio.serve() as slicer`; see `igtl.slicer.serve`."""
+    """Be the server in `async with igtl.slicer.aio.serve() as slicer`; see `igtl.slicer.serve`."""
 
     async def opened() -> Slicer:
         options = ServerOptions.of(checked(settings))
@@ -94,7 +94,10 @@ def connect(
     start: bool = True,
     **settings: Unpack[ServerSettings],
 ) -> Opening[Slicer]:
-    """`async with igtl.slicer.aio.connect("localhost") as slicer`; see `igtl.slicer.connect`."""
+    """Be the client in `async with igtl.slicer.aio.connect("host") as slicer`.
+
+    Arguments are those of `igtl.slicer.connect`.
+    """
 
     async def opened() -> Slicer:
         options = ServerOptions.of(checked(settings))

@@ -1,4 +1,4 @@
-"""What a program has in hand, as messages that 3D Slicer shows rightly."""
+"""Arrays, images and meshes as messages that 3D Slicer shows correctly."""
 
 from __future__ import annotations
 
@@ -18,11 +18,13 @@ Pixels = npt.NDArray[Any]
 
 
 def pixels_of(values: npt.ArrayLike) -> Pixels:
-    """Pixels of a type that Slicer reads: integers of more than 16 bits become int16 or uint16
-    where all values fit, bool becomes uint8, float16 float32.
+    """Pixels of a type that Slicer reads.
+
+    Integers of more than 16 bits become int16 or uint16 where all values fit, bool becomes uint8,
+    float16 float32.
 
     Raises:
-        SlicerRefuses: they do not fit.
+        SlicerRefuses: the values do not fit 16 bits.
     """
     array = np.asarray(values)
     if array.dtype.kind == "b":
@@ -38,7 +40,7 @@ def labels_of(values: npt.ArrayLike) -> Pixels:
     """Labels in as few bits as they need: uint8, int16 or uint16.
 
     Raises:
-        SlicerRefuses: they do not fit, or are no whole numbers.
+        SlicerRefuses: they do not fit, or are not whole numbers.
     """
     array = np.asarray(values)
     if array.dtype.kind not in "biu":
@@ -61,8 +63,10 @@ def _narrowed(array: Pixels, kinds: tuple[Any, ...]) -> Pixels:
 
 
 def adapted(message: Message) -> Message:
-    """A message as Slicer takes it: 32-bit integers become 16-bit ones, texts UTF-8, empty lists
-    get metadata, so that they clear. The original stays as it is.
+    """Return a message as Slicer takes it; the original stays as it is.
+
+    32-bit integers become 16-bit ones, texts UTF-8; empty lists get metadata, so that Slicer clears
+    its list.
 
     Raises:
         SlicerRefuses: Slicer cannot take it.
@@ -88,7 +92,7 @@ def adapted(message: Message) -> Message:
 def image_of(
     source: Any, ijk_to_world: npt.ArrayLike | None, spacing: tuple[float, float, float] | None
 ) -> Image:
-    """An image of an array, of an Image, or of an image of SimpleITK or nibabel."""
+    """Return an image from an array, an Image, or an image of SimpleITK or nibabel."""
     if isinstance(source, Image):
         return Image(
             pixels_of(source.array),
@@ -109,8 +113,10 @@ def image_of(
 
 
 def mesh_of(source: Any) -> PolyData:
-    """A mesh of a PolyData, of (points, polygons), or of an object of VTK, PyVista, meshio or
-    trimesh."""
+    """Return a mesh of a PolyData, of (points, polygons), or of another library.
+
+    These are VTK, PyVista, meshio and trimesh.
+    """
     if isinstance(source, PolyData):
         return PolyData(
             source.points, vertices=source.vertices, lines=source.lines,

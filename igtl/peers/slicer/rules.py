@@ -1,7 +1,7 @@
 """What must not be sent to 3D Slicer, and what to send instead.
 
 Measured on its network code (OpenIGTLinkIO) and on the connector node of its extension, headless:
-what ends the process, what is ignored without a word, what is shown wrongly.
+what crashes Slicer, what it ignores silently, what it shows wrongly.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ HANDLED: Final = frozenset(
 )  # fmt: skip
 """Types of messages that Slicer takes."""
 _ANSWERS: Final = ("RTS_COMMAND", "RTS_TDATA")
-_HARMLESS: Final = "VIDEO"  # the one handled type whose prefixes end nothing
+_HARMLESS: Final = "VIDEO"  # the one handled type whose prefixed forms do not crash Slicer
 _LARGEST: Final = (1 << 31) - 1  # bytes of a body: its length is read into an int
 _TOOL_NAME: Final = 19  # bytes; a name that fills all 20 arrives empty
-UTF8: Final = 3  # UTF-8 in VTK's list, which stands in the field
+UTF8: Final = 3  # UTF-8 in VTK's list, whose number the field holds
 _OF_CELLS: Final = 0x10  # in the type of an attribute
 _INSTEAD: Final = {
     "POSITION": "send a TRANSFORM", "QTRANS": "send a TRANSFORM", "QTDATA": "send TDATA",
@@ -66,8 +66,8 @@ def check(message: Message) -> None:
     """Raise if 3D Slicer cannot take a message as it is meant.
 
     Raises:
-        SlicerRefuses: it crashes on it, ignores it or shows it wrongly; the text has the reason and
-            the remedy.
+        SlicerRefuses: Slicer crashes on the message, ignores it or shows it wrongly; the text has
+            the reason and the remedy.
     """
     for field, reason, remedy in _refusals(message):
         raise SlicerRefuses(type(message).__name__, field, reason, remedy)

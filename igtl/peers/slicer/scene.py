@@ -1,5 +1,7 @@
-"""What a program shows in 3D Slicer and learns from it, without I/O: `Scene`, the base of the
-profile for threads and of the one for asyncio."""
+"""What a program shows in 3D Slicer and learns from it, without I/O.
+
+`Scene` is the base of the profile for threads and of the one for asyncio.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +47,7 @@ class Node(NamedTuple):
         type_name, name: of the messages that make it.
         sent, received: whether this program shows it, and whether Slicer has sent it.
         kind: what Slicer calls it ("LinearTransform"); "" where it did not say.
-        status: of what Slicer has sent last, "OK" or what a tracker says of its tool; "" if none.
+        status: of the last message of Slicer, "OK" or what a tracker says of its tool; "" if none.
     """
 
     type_name: str
@@ -71,10 +73,10 @@ class Handler:
 class Scene:
     """What both profiles share: the messages that are shown, and the functions that are called.
 
-    Whatever is shown is handed to each Slicer that comes later too, the newest of each name.
-    Sending never waits for Slicer: it is packed at the call, and a newer message of a name takes
-    the place of one that waits. All methods that show something raise SlicerRefuses, with the
-    remedy, for what Slicer crashes on, ignores or shows wrongly.
+    A Slicer that connects later gets the newest of each name that was shown. Sending never waits
+    for Slicer: a message is packed at the call, and a newer message of a name replaces one that
+    waits. All methods that show something raise SlicerRefuses, with the remedy, for what Slicer
+    crashes on, ignores or shows wrongly.
 
     Attributes:
         stats: what was received and dropped because a handler had no time for it: "superseded" by
@@ -97,12 +99,12 @@ class Scene:
 
     @property
     def host(self) -> str:
-        """Where it listens, or to what it connects."""
+        """The address on which it listens, or to which it connects."""
         return self.server.host  # type: ignore[no-any-return]
 
     @property
     def port(self) -> int:
-        """Where it listens, or to what it connects."""
+        """The port on which it listens, or to which it connects."""
         return self.server.port  # type: ignore[no-any-return]
 
     # -- showing
@@ -111,8 +113,12 @@ class Scene:
         """Show any message that Slicer takes.
 
         Args:
-            latch: also hand it to each Slicer that comes later, until a newer one of this type and
-                name takes its place. Commands and VIDEO never are.
+            message: the message.
+            latch: also send it to each Slicer that connects later, until a newer one of this type
+                and name replaces it. Commands and VIDEO are never sent again.
+
+        Raises:
+            SlicerRefuses: Slicer would crash on it, ignore it or show it wrongly.
         """
         check(message)
         if isinstance(message, Image):
@@ -135,7 +141,8 @@ class Scene:
         """Show or move a linear transform.
 
         Args:
-            matrix: 4x4 or 3x4, RAS mm, or anything with a `matrix`, such as a Pose.
+            name: of the node.
+            matrix: 4x4 or 3x4, RAS mm, or an object with a `matrix`, such as a Pose.
             status: what Slicer shows as TransformStatus: "OK", "MISSING", "OUT_OF_VIEW" …
             timestamp: seconds since 1970; default now.
         """
@@ -159,13 +166,13 @@ class Scene:
         """Show a volume.
 
         Args:
+            name: of the node.
             source: array (k, j, i[, components]), an Image, or an image of SimpleITK or nibabel.
                 Integers of more than 16 bits are converted to 16 where all values fit.
             ijk_to_world: 4x4 of the first voxel, RAS mm; default the place of the source, or 1 mm
                 voxels from the origin on.
             spacing: mm along i, j, k instead, around the origin.
-            like: the image in whose place it is: its name, or an Image, whose time stamp counts
-                too.
+            like: an image at the same place: its name, or an Image, whose time stamp is used too.
             timestamp: seconds since 1970; default that of `like`, or now.
         """
         self._show_image(name, image_of(source, self._place(ijk_to_world, like), spacing), like,
@@ -180,8 +187,10 @@ class Scene:
         ijk_to_world: npt.ArrayLike | None = None,
         timestamp: float | None = None,
     ) -> None:
-        """Show a label map (k, j, i), as uint8, int16 or uint16; arguments as `volume`. Slicer
-        makes a scalar volume of it, which its module Segmentations imports."""
+        """Show a label map (k, j, i), as uint8, int16 or uint16; arguments as for `volume`.
+
+        Slicer makes a scalar volume of it, which its module Segmentations imports.
+        """
         source = Image(labels_of(array), ijk_to_world=np.eye(4))
         self._show_image(
             name, image_of(source, self._place(ijk_to_world, like), None), like, timestamp
@@ -198,12 +207,16 @@ class Scene:
         like: str | Image | None = None,
         timestamp: float | None = None,
     ) -> None:
-        """Show a frame of a camera or of ultrasound: (height, width), or (height, width, 3).
+        """Show a frame of a camera or of ultrasound.
 
         Args:
+            name: of the node.
+            pixels: (height, width), or (height, width, 3).
             order: "BGR" for OpenCV; default "RGB".
             spacing: mm along a row and along a column.
-            ijk_to_world, like, timestamp: see `volume`.
+            ijk_to_world: 4x4 of the first pixel, RAS mm, instead of spacing.
+            like: see `volume`.
+            timestamp: see `volume`.
         """
         array = np.asarray(pixels)
         image = Image.from_frame(
@@ -245,9 +258,11 @@ class Scene:
         """Show a list of points; [] clears it.
 
         Args:
+            name: of the node.
             positions: (n, 3), RAS mm.
             labels: name of each; default F-1, F-2, …
-            selected, visible: for each, or one for all.
+            selected: for each, or one for all.
+            visible: for each, or one for all.
             color: r, g, b, 0 to 255. Slicer takes one for all selected and one for all other
                 points, that of the first of them.
         """
@@ -265,6 +280,7 @@ class Scene:
         """Show a surface or lines.
 
         Args:
+            name: of the node.
             mesh: a PolyData, (points, polygons), or a mesh of VTK, PyVista, meshio or trimesh;
                 RAS mm.
         """
@@ -281,12 +297,14 @@ class Scene:
     def tools(
         self, tools: Mapping[str, Any], *, name: str = "Tools", timestamp: float | None = None
     ) -> None:
-        """Show many transforms of one instant, each under the name of its tool. A tool that is left
-        out keeps its last place in Slicer.
+        """Show many transforms of one instant, each under the name of its tool.
+
+        A tool that is left out keeps its last place in Slicer.
 
         Args:
             tools: matrices by name, at most 19 bytes each; see `transform`.
             name: of the message, which Slicer does not show.
+            timestamp: seconds since 1970; default now.
         """
         rows = [Tool(tool, matrix=getattr(m, "matrix", m)) for tool, m in tools.items()]
         self.show(_stamped(TrackingData(rows, device_name=name, metadata=_OK), timestamp, None))
@@ -299,9 +317,12 @@ class Scene:
         bit_rate: int | None = None,
         ijk_to_world: npt.ArrayLike | None = None,
     ) -> Camera:
-        """A video stream in VP9 (needs `igtl[video]`), pushed to each Slicer, which never asks.
+        """Open a video stream in VP9 (needs `igtl[video]`).
+
+        It is sent to each Slicer, without a request.
 
         Args:
+            name: of the node.
             fps: frames a second that are coming.
             bit_rate: see VideoEncoder.
             ijk_to_world: 4x4 of the first pixel, RAS mm.
@@ -313,13 +334,18 @@ class Scene:
     def on(
         self, kind: type[Message] = Message, name: str = "*", *, every: bool = False
     ) -> Callable[[F], F]:
-        """Decorator: call this with (message, peer) for what Slicer sends of a class and device
-        name (wildcards * and ?). Each handler runs by itself, so a slow one delays no other one,
-        and never Slicer.
+        """Call the decorated function with (message, peer) for what Slicer sends.
+
+        Handlers run independently: a slow one delays neither others nor Slicer.
 
         Args:
+            kind: class of the messages; default any.
+            name: of the device, with the wildcards * and ?; default any.
             every: also messages that newer ones of their name have replaced meanwhile, up to 1,000
                 and 64 MiB of each. Default: the newest only.
+
+        Raises:
+            TypeError: kind is not a class of messages.
         """
         if not (isinstance(kind, type) and issubclass(kind, Message)):
             raise TypeError(f"a handler is called for a class of messages, not for {kind!r}")
@@ -336,18 +362,23 @@ class Scene:
         raise NotImplementedError
 
     def on_connect(self, handler: F) -> F:
-        """Decorator: call this with the peer when a Slicer has connected. What was shown is on its
-        way to it already."""
+        """Call the decorated function with the peer when a Slicer has connected.
+
+        The nodes that were shown are on their way to it already.
+        """
         self.server.on_connect(handler)
         return handler
 
     def on_disconnect(self, handler: F) -> F:
-        """Decorator: call this with the peer when a Slicer is gone, see its close_reason."""
+        """Call the decorated function with the peer when a Slicer is gone.
+
+        The peer's close_reason says why.
+        """
         self.server.on_disconnect(handler)
         return handler
 
     def _take(self, message: Message) -> list[Handler]:
-        """Note a message from Slicer; the handlers that have something to do."""
+        """Note a message from Slicer; returns the handlers that have something to do."""
         self._newest.take(message, 0)
         wanting = [each for each in self._handlers if fits(message, each.kind, each.name)]
         if wanting:
@@ -365,7 +396,7 @@ class Scene:
             self._peers.popitem(last=False)
 
     def nodes(self) -> list[Node]:
-        """What is shown, and what Slicer has sent."""
+        """Return what is shown, and what Slicer has sent."""
         found = {key: self._node(key, None) for key in self._sent}
         for message in self._newest.all():
             key = message.type_name, message.device_name
@@ -382,11 +413,13 @@ class Scene:
     # -- commands and requests of Slicer
 
     def answers(self, name: str = "*") -> Callable[[F], F]:
-        """Decorator: this carries out the COMMAND of a Slicer module ("*": any other). It is called
-        with (command), beside everything else, so it may take its time.
+        """Carry out the COMMAND of a Slicer module by the decorated function.
 
-        What it returns is the reply: text, a dict (metadata), both as (text, dict), or None. What
-        it raises is told as the failure.
+        "*" is any COMMAND without a function of its own.
+
+        It is called with (command), in parallel to everything else, so it may take its time. It
+        returns the reply: text, a dict (metadata), both as (text, dict), or None. An error that it
+        raises is sent as the failure.
         """
 
         def register(call: F) -> F:
@@ -398,10 +431,11 @@ class Scene:
     def provides(
         self, kind: type[Get[Any]] | type[Start[Any]], name: str = "*"
     ) -> Callable[[F], F]:
-        """Decorator: this answers requests of Slicer's query nodes: GetImage, GetImageMeta,
-        GetLabelMeta, GetPoints and StartTrackingData. It is called with (request), beside
-        everything else; see `igtl.Server.provides` for what it returns. The answer gets the name
-        that was asked for.
+        """Answer requests of Slicer's query nodes by the decorated function.
+
+        These are GetImage, GetImageMeta, GetLabelMeta, GetPoints and StartTrackingData. The
+        function is called with (request), in parallel to everything else; see
+        `igtl.Server.provides` for what it returns. The answer gets the name of the request.
         """
 
         def register(call: F) -> F:
@@ -470,8 +504,11 @@ class Camera:
     def publish(
         self, frame: npt.ArrayLike, *, order: str = "RGB", timestamp: float | None = None
     ) -> None:
-        """Encode and show a frame, (height, width) or (height, width, 3); in any thread, one at a
-        time. A Slicer that has come since the last frame makes it a key frame."""
+        """Encode and show a frame, (height, width) or (height, width, 3), RGB or as `order` says.
+
+        Any thread may call it, one at a time. After a Slicer has connected the next frame is a key
+        frame.
+        """
         pixels = np.asarray(frame)
         if pixels.ndim == 2:  # grey is right with one of Slicer's two decoders only
             pixels = np.repeat(pixels[..., np.newaxis], 3, axis=2)
@@ -505,7 +542,7 @@ def _answer(request: Message, found: Any) -> Any:
 def _called_alone(
     call: Callable[[Any], Any], finish: Callable[[Any, Any], Any]
 ) -> Callable[[Any, Any], Any]:
-    """A function of the user as a server calls it, with (request, peer)."""
+    """Return a function of the user that takes the request alone, as one of (request, peer)."""
     if inspect.iscoroutinefunction(call):
 
         @functools.wraps(call)
@@ -531,11 +568,12 @@ def _parameters(text: str) -> list[tuple[str, str]]:
 
 
 def reply_of(failed: CommandFailed) -> CommandReply:
-    """The reply to a command that Slicer did carry out: its `Status` says nothing, an ErrorMessage
-    does.
+    """Return the reply to a command that Slicer did carry out.
+
+    The `Status` of a reply of Slicer says nothing, an ErrorMessage does.
 
     Raises:
-        CommandFailed: it did not.
+        CommandFailed: it has an ErrorMessage.
     """
     reply = failed.reply
     if isinstance(reply, CommandReply) and not reply.metadata.get("ErrorMessage"):

@@ -12,9 +12,10 @@ RETRY: Final = Backoff(0.1, 1.0)
 
 
 def checked(settings: ServerSettings) -> ServerSettings:
-    """The options of the caller, with the defaults of this profile: header version 2 from the first
-    byte, since Slicer says no hello when it comes back; the newest of each name, since it looks at
-    no other.
+    """Return the options of the caller, with the defaults of this profile.
+
+    Header version 2 from the first byte, since Slicer says no hello when it comes back; the newest
+    of each name, since Slicer shows only that.
 
     Raises:
         ValueError: the policy is "block": this profile waits for no Slicer.

@@ -1,5 +1,7 @@
-"""What both profiles do with what comes from 3D Slicer, in steps (see `igtl.session.steps`);
-`threads` and `aio` make methods of it."""
+"""What both profiles do with what comes from 3D Slicer, in steps (see `igtl.session.steps`).
+
+`threads` and `aio` make methods of it.
+"""
 
 from __future__ import annotations
 
@@ -22,11 +24,11 @@ M = TypeVar("M", bound=Message)
 
 
 class Talking(Scene):
-    """A scene that hears what Slicer says.
+    """A scene that receives what Slicer sends.
 
     Args:
-        server: of the driver; nothing has been called of it yet.
-        call: calls a function of the user, whatever that raises.
+        server: of the driver, which has not used it yet.
+        call: calls a function of the user, and logs what that raises.
 
     Attributes:
         changed: guards what has arrived.
@@ -53,7 +55,7 @@ class Talking(Scene):
             self.changed.tell()
 
     def shown(self, peer: Any) -> Any:
-        """A client of the server as handlers see it."""
+        """Return a client of the server as handlers see it."""
         return peer
 
     def call_handler(self, handler: Handler) -> Steps[None]:
@@ -73,15 +75,18 @@ class Talking(Scene):
 
     @property
     def connected(self) -> bool:
-        """Whether a Slicer is there."""
+        """Whether a Slicer is connected."""
         return bool(self.server.clients)
 
     def latest(self, kind: type[M], name: str = "*", *, max_age: float | None = None) -> M | None:
-        """The newest message of a class and device name that Slicer has sent; None: there is none.
+        """Return the newest message of a class and device name that Slicer has sent.
+
+        None if none came.
 
         Args:
+            kind: class of the message.
             name: with the wildcards * and ?.
-            max_age: seconds since it arrived; an older one counts as none.
+            max_age: seconds since it arrived; older messages are not returned.
         """
         max_age = seconds("max_age", max_age)
         with self.changed:
@@ -89,7 +94,7 @@ class Talking(Scene):
 
 
 def wait_connected(slicer: Talking, timeout: float | None = None) -> Steps[bool]:
-    """Wait until a Slicer is there; returns whether one is."""
+    """Wait until a Slicer is connected, or `timeout` seconds; returns whether one is."""
     try:
         yield slicer.changed.until(lambda: slicer.connected or None, seconds("timeout", timeout))
         return True
@@ -106,15 +111,20 @@ def command(
     timeout: float | None = 5.0,
     peer: Any = None,
 ) -> Steps[CommandReply]:
-    """Send a Slicer module a COMMAND and wait for its reply. It has failed where the reply has
-    an ErrorMessage; the `Status` of Slicer says nothing.
+    """Send a Slicer module a COMMAND and wait for its reply.
+
+    The command has failed where the reply has an ErrorMessage; the `Status` of Slicer says nothing.
 
     Args:
-        peer: which Slicer; default the first that is there.
+        name: of the command.
+        text: of the command.
+        metadata: of the message.
+        timeout: seconds; None: for ever.
+        peer: which Slicer; default the first that is connected.
 
     Raises:
-        CommandFailed: the module says so.
-        TimeoutError: no Slicer is there, or none answered in time.
+        CommandFailed: the module has failed; the text is its reason.
+        TimeoutError: no Slicer is connected, or none answered in time.
     """
     timeout = seconds("timeout", timeout)
     end = math.inf if timeout is None else time.monotonic() + timeout

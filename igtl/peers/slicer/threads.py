@@ -37,7 +37,7 @@ class Slicer(Talking):
         self._threads: list[threading.Thread] = []
 
     def shown(self, peer: AioPeer) -> Peer:
-        """A client of the server as handlers see it."""
+        """Return a client of the server as handlers see it."""
         return next(each for each in self.server.clients if each.id == peer.id)
 
     def _publish(self, message: Message | Frame, *, latch: bool) -> None:
@@ -57,16 +57,18 @@ class Slicer(Talking):
     command = method(talking.command)
 
     def start(self) -> None:
-        """Begin to listen or to connect, if that was left to this call."""
+        """Begin to listen or to connect, after `start=False`."""
         self.server.start()
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait until this is closed, or `timeout` seconds, while handlers do their work; returns
-        whether it is closed. Ctrl-C interrupts the wait."""
+        """Wait until this is closed, or `timeout` seconds; returns whether it is closed.
+
+        Handlers do their work meanwhile. Ctrl-C interrupts the wait.
+        """
         return self.server.wait(timeout)
 
     def close(self) -> None:
-        """Send what waits, close, and wait for handlers that are at work."""
+        """Send what waits, close, and wait for handlers that are running."""
         self.server.close()
         self.closed = True
         self.changed.tell()
@@ -91,7 +93,7 @@ def serve(
     start: bool = True,
     **settings: Unpack[ServerSettings],
 ) -> Slicer:
-    """Be the server of 3D Slicer's connectors, which are clients:
+    """Be the server of 3D Slicer's connectors, which are clients.
 
         with igtl.slicer.serve() as slicer:
             slicer.transform("NeedleToReference", matrix)
@@ -117,17 +119,18 @@ def connect(
     start: bool = True,
     **settings: Unpack[ServerSettings],
 ) -> Slicer:
-    """Be the client of 3D Slicer's connector, which is a server; again and again, so Slicer may be
-    started later, and restarted:
+    """Be the client of 3D Slicer's connector, which is a server.
 
         with igtl.slicer.connect("localhost") as slicer:
             slicer.transform("NeedleToReference", matrix)
 
-    When Slicer ends the connection it is closed by RST: otherwise the port of a Slicer that was
-    killed stays taken for a minute.
+    It connects again and again, so Slicer may be started later, and restarted. When Slicer ends the
+    connection it is closed by RST: otherwise the port of a Slicer that was killed stays taken for a
+    minute.
 
     Args:
-        host, port: of Slicer.
+        host: of Slicer.
+        port: of Slicer.
         backoff: between two tries; default Backoff(0.1, 1).
         start: False: connect only from `start()` on.
         settings: see `serve`; `ssl` is not among them, since Slicer has no TLS.
