@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -243,6 +245,18 @@ def test_late_messages_are_not_decoded(codec: Any) -> None:
     for m in [*messages, *messages]:  # a sender that begins anew
         assert again.decode(m) is not None
     assert again.skipped == again.lost == 0
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="Linux tells of threads")
+def test_encoders_leave_the_scheduling_of_threads_alone(codec: Any) -> None:
+    def policies() -> set[int]:
+        return {os.sched_getscheduler(int(thread)) for thread in os.listdir("/proc/self/task")}
+
+    before = policies()
+    with VideoEncoder(codec) as encoder:
+        encoder.encode(colour(0))
+        assert policies() == before
+    assert policies() == before
 
 
 @pytest.mark.parametrize("codec", codecs_here())

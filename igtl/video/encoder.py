@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+from collections.abc import Iterator
 from fractions import Fraction
 from typing import Any, Final, Self
 
@@ -142,8 +145,11 @@ class VideoEncoder:
             picture = picture.reformat(format="yuv420p")
         if self.codec == "I420":
             return picture.to_ndarray().tobytes(), True
-        if self._context is None:
-            self._context = self._opened(av)
+        try:
+            if self._context is None:
+                self._context = self._opened(av)
+        except av.error.FFmpegError as error:
+            raise self._refused(error) from None
         picture.pts = self._count
         picture.time_base = self._context.time_base
         none = av.video.frame.PictureType.NONE
@@ -152,7 +158,7 @@ class VideoEncoder:
             packets = self._context.encode(picture)
         except av.error.FFmpegError as error:
             self.close()
-            raise EncodeError("VideoEncoder", "frame", f"{self.codec}: {error}") from None
+            raise self._refused(error) from None
         if len(packets) != 1:
             raise EncodeError("VideoEncoder", "frame", f"{self.codec} made {len(packets)} packets")
         return bytes(packets[0]), packets[0].is_keyframe
@@ -174,7 +180,12 @@ class VideoEncoder:
         if self.codec == "AV10":
             options = {**options, _SVT: f"{options[_SVT]}:lp={context.thread_count}"}
         context.options = dict(options)
+        with _same_scheduling():
+            context.open()
         return context
+
+    def _refused(self, error: Exception) -> EncodeError:
+        return EncodeError("VideoEncoder", "frame", f"{self.codec}: {error}")
 
     def _jpeg(self, pixels: npt.NDArray[Any], order: Order, grey: bool) -> bytes:
         if order == "I420":
@@ -198,6 +209,28 @@ class VideoEncoder:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+
+@contextlib.contextmanager
+def _same_scheduling() -> Iterator[None]:
+    """Keep the scheduling of this thread, and give it to the threads that start meanwhile.
+
+    SVT-AV1 gives its own threads and the one that opens it the highest real-time priority wherever
+    it may, that is for root. They would take the processors from every other program for good.
+    """
+    try:
+        before = set(os.listdir("/proc/self/task"))
+    except OSError:  # not Linux, where the encoder does nothing of the kind
+        yield
+        return
+    policy, priority = os.sched_getscheduler(0), os.sched_getparam(0)
+    try:
+        yield
+    finally:
+        for thread in (0, *map(int, set(os.listdir("/proc/self/task")) - before)):
+            with contextlib.suppress(ProcessLookupError):  # it has ended
+                if os.sched_getscheduler(thread) != policy:
+                    os.sched_setscheduler(thread, policy, priority)
 
 
 def pixels_of(frame: npt.ArrayLike | Image) -> npt.NDArray[Any]:
