@@ -36,7 +36,7 @@ _CRC: Final[tuple[CRCPolicy, ...]] = ("verify", "warn", "off")
 # of the program that opens a connection, or of one that decodes what it receives
 _NOT_OURS: Final = ("ssl", "sock", "drain", "crc", "on_error")
 _INBOX: Final = tuple(
-    name for name in ServerOptions.__dataclass_fields__ if name.startswith("inbox_")
+    name for name in ServerOptions.known if name.startswith("inbox_")
 )
 
 _CLIENT_TLS: Final = {
