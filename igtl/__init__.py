@@ -7,14 +7,6 @@ from typing import TYPE_CHECKING, Any
 from igtl import fields
 from igtl._core import Frame, crc64, fit, matrix_of_quaternion, quaternion_of_matrix, unpack
 from igtl._stream import Decoder, Stats, StreamStats
-from igtl.blocking import udp
-from igtl.blocking.healing import ReconnectingLink
-from igtl.blocking.link import Link
-from igtl.blocking.listener import Listener, listen
-from igtl.blocking.opening import connect
-from igtl.blocking.pipe import pipe
-from igtl.blocking.reconnect import reconnect
-from igtl.blocking.subscriber import Subscriber, subscribe
 from igtl.codec import rtp
 from igtl.codec.compression import Compressed, Compression, CompressionStats, compress, decompress
 from igtl.codec.elements import Element, Elements
@@ -35,7 +27,6 @@ from igtl.errors import (
     ProtocolError,
     VersionError,
 )  # fmt: skip
-from igtl.geometry import CalibrationError, NoTransform, Pose, TransformGraph
 from igtl.messages.general import (
     Bind,
     Capability,
@@ -149,35 +140,52 @@ from igtl.messages.tracking import (
     Transform,
 )  # fmt: skip
 from igtl.options import PORT, CRCPolicy
-from igtl.session.backoff import Backoff, LinkEvent
-from igtl.session.clock import Clock
-from igtl.session.protocol import Protocol
-from igtl.tools.rate import Rate
 
 if TYPE_CHECKING:
     from igtl import aio, bridge, devices, files, foxglove, ros, simulate, video
+    from igtl.blocking import udp
+    from igtl.blocking.healing import ReconnectingLink
+    from igtl.blocking.link import Link
+    from igtl.blocking.listener import Listener, listen
+    from igtl.blocking.opening import connect
+    from igtl.blocking.pipe import pipe
+    from igtl.blocking.reconnect import reconnect
     from igtl.blocking.server import Peer, Server, serve
+    from igtl.blocking.subscriber import Subscriber, subscribe
     from igtl.codec import batch
     from igtl.files.exporting import export
+    from igtl.geometry import CalibrationError, NoTransform, Pose, TransformGraph
     from igtl.peers import plus, slicer
     from igtl.recording import Recorder, Recording
     from igtl.session import tls
+    from igtl.session.backoff import Backoff, LinkEvent
+    from igtl.session.clock import Clock
+    from igtl.session.protocol import Protocol
     from igtl.tools import transfer
+    from igtl.tools.rate import Rate
     from igtl.video import VideoDecoder, VideoEncoder
     from igtl.view import View
 
 __version__ = "0.1.0"
-# What needs asyncio, ssl or an extra is loaded when it is first used: the module of each name; a
-# name that is the last part of it is the module itself.
+# Types of messages are there at once, for any of them may arrive. The rest is loaded when it is
+# first used: links, what computes, what needs asyncio, ssl or an extra. Here is the module of each
+# name; a name that is the last part of it, and not in it, is the module itself.
 _LAZY = {
+    "Backoff": "session.backoff", "LinkEvent": "session.backoff", "Clock": "session.clock",
+    "CalibrationError": "geometry", "NoTransform": "geometry", "Pose": "geometry",
+    "TransformGraph": "geometry",
+    "Link": "blocking.link", "ReconnectingLink": "blocking.healing",
+    "Listener": "blocking.listener", "listen": "blocking.listener", "connect": "blocking.opening",
     "Peer": "blocking.server", "Server": "blocking.server", "serve": "blocking.server",
+    "Subscriber": "blocking.subscriber", "subscribe": "blocking.subscriber",
+    "Protocol": "session.protocol", "Rate": "tools.rate",
     "Recorder": "recording", "Recording": "recording",
     "VideoDecoder": "video", "VideoEncoder": "video", "View": "view",
     "aio": "aio", "batch": "codec.batch", "bridge": "bridge", "devices": "devices",
-    "export": "files.exporting", "files": "files", "foxglove": "foxglove",
-    "plus": "peers.plus", "ros": "ros",
+    "export": "files.exporting", "files": "files", "foxglove": "foxglove", "geometry": "geometry",
+    "pipe": "blocking.pipe", "plus": "peers.plus", "reconnect": "blocking.reconnect", "ros": "ros",
     "simulate": "simulate", "slicer": "peers.slicer", "tls": "session.tls",
-    "transfer": "tools.transfer", "video": "video",
+    "transfer": "tools.transfer", "udp": "blocking.udp", "video": "video",
 }  # fmt: skip
 
 
@@ -194,7 +202,9 @@ def __getattr__(name: str) -> Any:
     from importlib import import_module
 
     module = import_module(f"igtl.{path}")
-    return module if name == path.rpartition(".")[2] else getattr(module, name)
+    is_module = name == path.rpartition(".")[2] and not hasattr(module, name)
+    found = globals()[name] = module if is_module else getattr(module, name)
+    return found
 
 
 def __dir__() -> list[str]:

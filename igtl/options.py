@@ -1,7 +1,7 @@
 """The options of links and servers: each is declared here once, with its default, unit and check.
 
 A function that opens something takes its options as keyword arguments, typed by a TypedDict
-(`Settings`), and turns them into a frozen dataclass (`Options.of`), which checks all of them at the
+(`Settings`), and turns them into frozen `Options` (`Options.of`), which check all of them at the
 call: a misspelt name or a wrong value raises there, not in a later `recv`.
 """
 
@@ -11,8 +11,16 @@ import math
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any, Literal, Self, TypedDict, get_args
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    ClassVar,
+    Literal,
+    NamedTuple,
+    Self,
+    TypedDict,
+    get_args,
+)
 
 if TYPE_CHECKING:
     from socket import socket
@@ -78,8 +86,15 @@ def unknown(name: str, known: Iterable[str], noun: str = "options") -> str:
 # -- how an option is checked
 
 
+class _Option(NamedTuple):
+    """One option: its default, and what gives a value that was checked, or raises."""
+
+    default: Any
+    check: Callable[[str, Any], Any]
+
+
 def _option(default: Any, check: Callable[[str, Any], Any]) -> Any:
-    return field(default=default, metadata={"check": check})
+    return _Option(default, check)
 
 
 def _seconds(default: float | None, *, at_least: float = 0.0, at_most: float = LONGEST) -> Any:
@@ -168,14 +183,43 @@ def _any(default: Any) -> Any:
     return _option(default, lambda name, value: value)
 
 
-@dataclass(frozen=True, kw_only=True)
 class Options:
-    """Base of the option classes: frozen, and checked when made."""
+    """Base of the option classes: frozen, and checked when made. (As a dataclass each of them would
+    cost a millisecond when igtl is imported.)
 
-    def __post_init__(self) -> None:
-        for each in fields(self):
-            checked = each.metadata["check"](each.name, getattr(self, each.name))
-            object.__setattr__(self, each.name, checked)
+    Attributes:
+        known: the options of the class with their defaults and checks, by name.
+    """
+
+    known: ClassVar[Mapping[str, _Option]] = {}
+    _own: ClassVar[dict[str, _Option]] = {}  # those that the class itself declares
+
+    def __init_subclass__(cls) -> None:
+        cls._own = {name: each for name, each in vars(cls).items() if isinstance(each, _Option)}
+        for name, each in cls._own.items():
+            setattr(cls, name, each.default)
+        cls.known = {}
+        for base in reversed(cls.__mro__):
+            cls.known = {**cls.known, **vars(base).get("_own", {})}
+
+    def __init__(self, **settings: Any) -> None:
+        for name in settings:
+            if name not in self.known:
+                raise TypeError(f"there is no option {unknown(name, self.known)}")
+        for name, (default, check) in self.known.items():
+            vars(self)[name] = check(name, settings.get(name, default))
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise AttributeError(f"options are frozen: {name!r} cannot be set")
+
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other) and vars(self) == vars(other)
+
+    def __hash__(self) -> int:
+        return hash(tuple(vars(self).values()))
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in vars(self).items())})"
 
     @classmethod
     def of(cls, settings: Mapping[str, Any]) -> Self:
@@ -185,17 +229,12 @@ class Options:
             TypeError: there is no option of that name; the text lists what there is.
             ValueError: a value is not allowed.
         """
-        known = {each.name for each in fields(cls)}
-        for name in settings:
-            if name not in known:
-                raise TypeError(f"there is no option {unknown(name, known)}")
         return cls(**settings)
 
 
 # -- the options
 
 
-@dataclass(frozen=True, kw_only=True)
 class WireOptions(Options):
     """How messages are written and read on one connection.
 
@@ -236,7 +275,6 @@ class WireSettings(TypedDict, total=False):
     compression: Compression | bool
 
 
-@dataclass(frozen=True, kw_only=True)
 class SocketOptions(WireOptions):
     """What every stream connection knows, of a client and of a server.
 
@@ -281,7 +319,6 @@ class SocketSettings(WireSettings, total=False):
     inbox_max_age: float | None
 
 
-@dataclass(frozen=True, kw_only=True)
 class LinkOptions(SocketOptions):
     """What a link knows, of a client and of a listener.
 
@@ -311,11 +348,10 @@ class LinkOptions(SocketOptions):
         Raises:
             TypeError: an option was given that is for connections.
         """
-        known = {f.name: f.default for f in fields(self)}
-        foreign = {*_OF_CONNECTIONS, *others} & set(known)
-        given = sorted(name for name in foreign if getattr(self, name) != known[name])
+        foreign = {*_OF_CONNECTIONS, *others} & set(self.known)
+        given = sorted(n for n in foreign if getattr(self, n) != self.known[n].default)
         if given:
-            valid = ", ".join(sorted(set(known) - foreign))
+            valid = ", ".join(sorted(set(self.known) - foreign))
             raise TypeError(f"a pipe has no {', '.join(given)}; the options are {valid}")
         return self
 
@@ -332,7 +368,6 @@ class LinkSettings(SocketSettings, total=False):
     drain: bool
 
 
-@dataclass(frozen=True, kw_only=True)
 class ConnectOptions(LinkOptions):
     """What a client knows.
 
@@ -369,7 +404,6 @@ class ConnectSettings(LinkSettings, total=False):
     hello: bool
 
 
-@dataclass(frozen=True, kw_only=True)
 class QueueOptions(Options):
     """How messages wait to be sent to one peer.
 
@@ -398,7 +432,6 @@ class QueueSettings(TypedDict, total=False):
     max_age: float | None
 
 
-@dataclass(frozen=True, kw_only=True)
 class ReconnectOptions(ConnectOptions, QueueOptions):
     """What a link that reconnects by itself knows.
 
@@ -410,7 +443,6 @@ class ReconnectSettings(ConnectSettings, QueueSettings, total=False):
     """See `ReconnectOptions`."""
 
 
-@dataclass(frozen=True, kw_only=True)
 class AioConnectOptions(ConnectOptions, QueueOptions):
     """What a client in asyncio knows; `send` waits where the queue is full, by default."""
 
@@ -422,7 +454,6 @@ class AioConnectSettings(ConnectSettings, QueueSettings, total=False):
     """See `AioConnectOptions`."""
 
 
-@dataclass(frozen=True, kw_only=True)
 class AcceptOptions(SocketOptions):
     """What a listener and a server know of the clients that come.
 
@@ -443,7 +474,6 @@ class AcceptSettings(SocketSettings, total=False):
     origins: Iterable[str]
 
 
-@dataclass(frozen=True, kw_only=True)
 class ListenOptions(LinkOptions, AcceptOptions):
     """What a listener knows, which hands out a link for each client."""
 
@@ -454,7 +484,6 @@ class ListenSettings(LinkSettings, AcceptSettings, total=False):
     """See `ListenOptions`."""
 
 
-@dataclass(frozen=True, kw_only=True)
 class AioListenOptions(ListenOptions, QueueOptions):
     """What a listener in asyncio knows."""
 
@@ -466,7 +495,6 @@ class AioListenSettings(ListenSettings, QueueSettings, total=False):
     """See `AioListenOptions`."""
 
 
-@dataclass(frozen=True, kw_only=True)
 class ServerOptions(AcceptOptions, QueueOptions):
     """What a server of many clients knows; each client has a queue of its own.
 
@@ -510,7 +538,6 @@ class ServerSettings(AcceptSettings, QueueSettings, total=False):
     max_streams: int
 
 
-@dataclass(frozen=True, kw_only=True)
 class BridgeOptions(Options):
     """What each end of a bridge knows of its way to the hub.
 
@@ -536,8 +563,8 @@ class BridgeOptions(Options):
     open_timeout: float | None = _seconds(0.7, at_least=0.1, at_most=60.0)
     lease: float | None = _seconds(2.0, at_least=1.0, at_most=60.0)
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
         if (self.cert is None) != (self.key is None):
             raise ValueError("cert and key go together")
 
@@ -559,7 +586,6 @@ class BridgeSettings(WaySettings, total=False):
     connect: str | Iterable[str]
 
 
-@dataclass(frozen=True, kw_only=True)
 class PublisherOptions(BridgeOptions):
     """What the end of a bridge knows that puts the messages of a site.
 
@@ -585,7 +611,6 @@ class PublisherSettings(BridgeSettings, total=False):
     max_queued_bytes: int
 
 
-@dataclass(frozen=True, kw_only=True)
 class SubscriberOptions(BridgeOptions):
     """What the end of a bridge knows that gets the messages of sites.
 
@@ -612,7 +637,6 @@ class SubscriberSettings(BridgeSettings, total=False):
     max_queued_bytes: int
 
 
-@dataclass(frozen=True, kw_only=True)
 class RouterOptions(BridgeOptions):
     """What the hub of a bridge knows.
 

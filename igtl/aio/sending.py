@@ -104,7 +104,15 @@ class Sending:
         return True
 
     def put(self, packed: Packed) -> None:
-        """Queue a packed message, under the policy of the outbox."""
+        """Send a packed message at once where nothing waits and its form is settled, or queue it
+        under the policy of the outbox."""
+        protocol = self.session.protocol
+        if (
+            self._straight
+            and not packed.form(protocol.version).lost
+            and self.put_now(packed.wire_for(protocol))
+        ):
+            return
         if self.is_over or self._finishing:
             self.session.protocol.stats.count_dropped(packed.wire, "disconnected")
             return

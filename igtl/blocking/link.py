@@ -7,7 +7,6 @@ takes from the network what its caller receives.
 from __future__ import annotations
 
 import contextlib
-import math
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,7 +18,7 @@ from igtl._stream import Line
 from igtl.blocking.steps import method, run
 from igtl.blocking.transport import Transport
 from igtl.codec.message import Message
-from igtl.errors import ConnectionClosed, MessageTooLarge
+from igtl.errors import ConnectionClosed
 from igtl.messages.queries import Start
 from igtl.net.sockets import broken
 from igtl.options import LinkOptions, seconds
@@ -78,7 +77,7 @@ class SyncReader(Pairs):
         return found
 
 
-class Link(AnyLink, Asking, Synchronized[SyncReader], Line):
+class Link(Line, AnyLink, Asking, Synchronized[SyncReader]):
     """A connection to one peer.
 
     Iterating yields messages until the peer closes cleanly. Use as a context manager, or close().

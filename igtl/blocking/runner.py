@@ -14,6 +14,7 @@ import os
 import queue
 import sys
 import threading
+from collections import deque
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from concurrent.futures import CancelledError as Cancelled
 from concurrent.futures import Future
@@ -50,6 +51,8 @@ class Loop:
         self.loop = asyncio.new_event_loop()
         self._process = os.getpid()
         self._slots = threading.BoundedSemaphore(_IN_FLIGHT)
+        self._posted: deque[Callable[[], Any]] = deque()
+        self._woken = False  # the loop is about to call what was posted
         self.thread = threading.Thread(target=self._run, name="igtl I/O", daemon=True)
         self.thread.start()
 
@@ -111,16 +114,27 @@ class Loop:
             work()
             return
 
-        def call() -> None:
-            self._slots.release()
-            work()
-
         self._slots.acquire()
+        self._posted.append(work)
         try:
-            self.loop.call_soon_threadsafe(call)
+            if not self._woken:  # one wake-up for all that is posted meanwhile
+                self._woken = True
+                self.loop.call_soon_threadsafe(self._call_posted)
+            elif self.loop.is_closed():
+                raise RuntimeError
         except RuntimeError:
             self._slots.release()
             raise ConnectionClosed("this server was closed") from None
+
+    def _call_posted(self) -> None:
+        self._woken = False
+        for _ in range(len(self._posted)):  # what is posted from now on wakes the loop again
+            work = self._posted.popleft()
+            self._slots.release()
+            try:
+                work()
+            except Exception as error:
+                self.loop.call_exception_handler({"message": "in a server", "exception": error})
 
     def stop(self) -> None:
         """End the thread."""

@@ -177,5 +177,5 @@ def of_options(kind: type[Options], but: Iterable[str] = ()) -> Mapping[str, Che
 
         return check
 
-    left = kind.__dataclass_fields__.keys() - set(but)
+    left = kind.known.keys() - set(but)
     return {name: check_of(name) for name in sorted(left)}

@@ -35,9 +35,7 @@ class Kind(NamedTuple):
 _CRC: Final[tuple[CRCPolicy, ...]] = ("verify", "warn", "off")
 # of the program that opens a connection, or of one that decodes what it receives
 _NOT_OURS: Final = ("ssl", "sock", "drain", "crc", "on_error")
-_INBOX: Final = tuple(
-    name for name in ServerOptions.__dataclass_fields__ if name.startswith("inbox_")
-)
+_INBOX: Final = tuple(name for name in ServerOptions.known if name.startswith("inbox_"))
 
 _CLIENT_TLS: Final = {
     "tls": checks.flag, "ca": checks.file, "cert": checks.file, "key": checks.file,

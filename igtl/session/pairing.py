@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 from igtl.codec.message import Message
-from igtl.geometry import Pose, is_rigid
 from igtl.messages.tracking import Transform
 from igtl.session.requests import Selection
 
@@ -174,6 +173,8 @@ def interpolated(a: Message, b: Message, share: float) -> Transform | None:
     """
     if not (isinstance(a, Transform) and isinstance(b, Transform)):
         return None
+    from igtl.geometry.pose import Pose, is_rigid  # for this only
+
     if not (is_rigid(a.matrix) and is_rigid(b.matrix)):
         return None
     nearer = a if share < 0.5 else b
