@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import random
 import signal
 import socket
 import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +23,17 @@ EXAMPLES = Path("/usr/share/doc/openigtlink-examples/examples")
 HEADERS = Path("/usr/include/openigtlink")
 
 
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return int(s.getsockname()[1])
+def free_port(kind: int = socket.SOCK_STREAM) -> int:
+    """A port on which nothing listens: below those that the system hands out, since another test or
+    program would soon get one of them."""
+    while True:
+        port = random.SystemRandom().randrange(10_000, 32_000)
+        with contextlib.suppress(OSError), socket.socket(type=kind) as s:
+            s.bind(("127.0.0.1", port))
+            return port
 
 
-@contextmanager
+@contextlib.contextmanager
 def running(program: Path, *args: Any) -> Iterator[Any]:
     """The program with its output in a file; `text(word, count)` waits for that in its output."""
     with tempfile.NamedTemporaryFile() as out:
@@ -54,7 +59,7 @@ def running(program: Path, *args: Any) -> Iterator[Any]:
             process.wait()
 
 
-@contextmanager
+@contextlib.contextmanager
 def link_to(program: Path, *args: Any) -> Iterator[tuple[igtl.Link, Any]]:
     """A link to a server example started on a free port."""
     port = free_port()

@@ -6,7 +6,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import socket
 import subprocess
 import sys
 import threading
@@ -26,6 +25,7 @@ from igtl.bridge.kept import Kept, asking
 from igtl.bridge.lanes import Bounds, Lane, kind_of
 from igtl.bridge.names import Stamp, chunk_of, name_of
 from igtl.bridge.outlet import Names
+from tests.cpp import free_port
 
 pytest.importorskip("zenoh", reason="eclipse-zenoh is not installed")
 trustme = pytest.importorskip("trustme")
@@ -37,11 +37,6 @@ def until(condition: Callable[[], Any], timeout: float = 20.0) -> Any:
         assert time.monotonic() < end, "it did not happen in time"
         time.sleep(0.005)
     return found
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as found:
-        return int(found.getsockname()[1])
 
 
 def pose(name: str = "Probe", **header: Any) -> igtl.Transform:

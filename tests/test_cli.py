@@ -129,17 +129,14 @@ def test_dump_ends_on_ctrl_c_while_it_waits(server: igtl.Server) -> None:
 
 
 def test_dump_without_a_server() -> None:
-    with igtl.listen(port=0) as s:
-        port = s.port
-    done = dump(f"127.0.0.1:{port}")
+    done = dump(f"127.0.0.1:{free_port()}")
     assert done.returncode == 3
     assert "refused" in done.stderr
     assert "Traceback" not in done.stderr
 
 
 def test_dump_udp() -> None:
-    with igtl.udp.Receiver(0) as r:
-        port = r.port
+    port = free_port(socket.SOCK_DGRAM)
     process = subprocess.Popen(
         [sys.executable, "-m", "igtl", "dump", f"127.0.0.1:{port}", "--udp", "-n", "1"],
         stdout=subprocess.PIPE, text=True,

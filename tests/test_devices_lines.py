@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import socket
@@ -20,8 +21,9 @@ from click.testing import CliRunner
 
 import igtl
 from igtl.cli import main
-from igtl.devices import device_class
+from igtl.devices import device_class, device_of
 from igtl.devices import natnet_packets as packets
+from igtl.devices.device import ALIVE
 from igtl.devices.natnet_packets import Body
 from tests import natnet_sender as sender
 from tests.test_devices import QUICK, until
@@ -164,6 +166,13 @@ def lsl() -> Any:
     return pylsl
 
 
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A busy machine finds its own streams late."""
+    monkeypatch.setattr("igtl.devices.lsl._LOOK", 40.0)
+
+
+@pytest.mark.usefixtures("patient")
 def test_samples_of_lsl(lsl: Any) -> None:
     name = f"igtl {uuid.uuid4().hex[:8]}"
     info = lsl.StreamInfo(name, "Force", 2, 50, "float32", name)
@@ -200,20 +209,19 @@ def test_samples_of_lsl(lsl: Any) -> None:
     assert 0.4 < time.time() - stamp < 25
 
 
-def test_a_stream_of_events_is_silent_and_not_stalled(lsl: Any) -> None:
+@pytest.mark.usefixtures("patient")
+def test_a_stream_of_events_is_alive_while_it_is_silent(lsl: Any) -> None:
     name = f"igtl {uuid.uuid4().hex[:8]}"
     outlet = lsl.StreamOutlet(lsl.StreamInfo(name, "Markers", 1, 0, "string", name))
     if not lsl.resolve_byprop("name", name, timeout=10):
         pytest.skip("LSL finds no stream of this machine: no multicast")
-    with igtl.devices.open(f"lsl:{name}?stall=2.5") as source:
-        assert outlet.wait_for_consumers(20), source
-        with pytest.raises(TimeoutError):
-            source.recv(3.5)
+    with contextlib.closing(device_of(f"lsl:{name}").messages()) as items:
+        silent = itertools.islice((item for item in items if item is not None), 5)
+        assert list(silent) == [ALIVE] * 5  # else a Source would take it for stalled
         outlet.push_sample(["begun"])
-        event = source.recv(20)
-        assert isinstance(event, igtl.String)
-        assert event.string == "begun"
-        assert source.stalls == 0
+        event = next(item for item in items if isinstance(item, igtl.Message))
+    assert isinstance(event, igtl.String)
+    assert event.string == "begun"
 
 
 def test_a_stream_that_is_not_there_is_looked_for(lsl: Any) -> None:

@@ -91,8 +91,7 @@ def test_all_is_well() -> None:
 
 
 def test_nothing_listens() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as s:
-        port = s.getsockname()[1]
+    port = free_port()
     found = examine("127.0.0.1", port)
     assert found.cause == "refused"
     assert f"Nothing listens on port {port}" in found.verdict

@@ -21,6 +21,7 @@ import pytest
 import igtl
 import igtl.aio
 from igtl.session.requests import name_fits
+from tests.cpp import free_port
 from tests.links import KINDS, WEBSOCKETS, Aio, loop_for, pair, raw_pair
 from tests.wire import frame, transform
 
@@ -1448,8 +1449,7 @@ def test_a_healing_link_tells_each_connection() -> None:
 
 
 def test_a_healing_link_that_gives_up_tells_why() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        port = sock.getsockname()[1]
+    port = free_port()
     reasons: list[Any] = []
     backoff = igtl.Backoff(0.01, 0.01, attempts=2)
     with igtl.connect("127.0.0.1", port, reconnect=backoff) as link:

@@ -22,17 +22,12 @@ import igtl
 import igtl.aio
 from igtl.blocking.opening import open_transport
 from igtl.session.backoff import Supervisor
+from tests.cpp import free_port
 from tests.links import WEBSOCKETS, RawWebSocket
 from tests.test_links import until
 from tests.wire import frame, transform
 
 QUICK = igtl.Backoff(0.001, 0.02)
-
-
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return int(s.getsockname()[1])
 
 
 @contextlib.contextmanager

@@ -21,7 +21,7 @@ from igtl import simulate
 from igtl.cli.send import command as send_command
 from igtl.peers import slicer as profile
 from igtl.peers.slicer import SlicerRefuses
-from tests.test_retry import free_port
+from tests.cpp import free_port
 
 EYE = np.eye(4)
 AFFINE = np.array([[0, -0.6, 0, 10], [0.5, 0, 0, 20], [0, 0, 2, 30], [0, 0, 0, 1.0]])

@@ -12,6 +12,7 @@ import pytest
 import igtl
 import igtl.aio
 from igtl.tools.transfer import KEY, Assembler, Upload
+from tests.cpp import free_port
 from tests.links import WEBSOCKETS, Aio, pair
 
 RNG = np.random.default_rng(9)
@@ -228,11 +229,7 @@ def test_assembler_against_strange_slabs() -> None:
 
 
 def test_over_a_link_that_heals_itself() -> None:
-    import socket
-
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
+    port = free_port()
     image = volume(60)
     up = upload(image)
     assembler = Assembler()

@@ -19,6 +19,7 @@ import igtl
 from igtl.blocking.udp import Receiver, Sender
 from igtl.codec import rtp
 from igtl.net.datagrams import Incoming
+from tests.cpp import free_port
 from tests.wire import transform
 
 RNG = np.random.default_rng(11)
@@ -411,10 +412,7 @@ def test_a_host_in_place_of_the_port() -> None:
 
 
 def test_nobody_listens() -> None:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    with Sender("127.0.0.1", port) as out:
+    with Sender("127.0.0.1", free_port(socket.SOCK_DGRAM)) as out:
         for _ in range(5):
             out.send(transform())
         assert out.stats.sent == 5

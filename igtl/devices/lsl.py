@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, TypeVar
 
 from igtl.codec.units import Unit
 from igtl.devices.device import ALIVE, Device, Item, option
@@ -15,8 +15,9 @@ from igtl.extras import need
 from igtl.log import log
 from igtl.messages.general import Sensor, String
 
-_NAP: Final = 0.25  # seconds that a read waits
-_LOOK: Final = 3.0  # seconds to look for a stream
+T = TypeVar("T")
+_NAP: Final = 0.25  # seconds that liblsl waits at once
+_LOOK: Final = 3.0  # seconds to look for a stream, and for each thing that its sender tells
 _CLOCKS: Final = 5.0  # seconds between two looks at the sender's clock
 _MOST: Final = 255  # channels of a SENSOR
 _SAMPLES: Final = 1024  # taken at once
@@ -73,7 +74,7 @@ class Lsl(Device):
         return None
 
     def _samples(self, lsl: Any, inlet: Any) -> Iterator[Item]:
-        info = inlet.info(_LOOK)
+        info = yield from _told(inlet.info)
         unit = Unit(self.unit) if self.unit else _unit_of(info, self.name)
         metadata = _labels_of(info) if self.labels else {}
         silent = None if info.nominal_srate() else ALIVE  # one of events may be silent for long
@@ -82,7 +83,8 @@ class Lsl(Device):
             now = time.monotonic()
             if now - looked >= _CLOCKS:
                 # from the sender's clock to liblsl's here, and from that to seconds since 1970
-                offset = inlet.time_correction(_LOOK) + time.time() - lsl.local_clock()
+                correction = yield from _told(inlet.time_correction)
+                offset = correction + time.time() - lsl.local_clock()
                 looked = now
             samples, stamps = inlet.pull_chunk(timeout=_NAP, max_samples=_SAMPLES)
             if not stamps:
@@ -95,6 +97,22 @@ class Lsl(Device):
                         values, unit, device_name=self.name, timestamp=stamp + offset,
                         metadata=metadata,
                     )  # fmt: skip
+
+
+def _told(ask: Callable[[float], T]) -> Generator[Item, None, T]:
+    """What the sender tells, waited for in naps, so that the device can be closed meanwhile.
+
+    Raises:
+        RuntimeError: it has told nothing, or is lost.
+    """
+    end = time.monotonic() + _LOOK
+    while True:
+        try:
+            return ask(_NAP)
+        except RuntimeError as error:  # pylsl does not export its TimeoutError
+            if type(error).__name__ != "TimeoutError" or time.monotonic() >= end:
+                raise
+        yield None
 
 
 def _channels(info: Any, key: str) -> list[str]:
