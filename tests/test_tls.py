@@ -451,6 +451,49 @@ def test_one_thread_at_a_time_uses_the_state_of_tls(
     assert overlaps == []
 
 
+def test_a_receiver_gets_what_came_with_the_end_of_the_handshake_of_a_sender(
+    files: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with (
+        igtl.listen(port=0, ssl=igtl.tls.server(files.server)) as listener,
+        socket.create_connection(("127.0.0.1", listener.port), 20) as sock,
+        listener.accept(timeout=20) as link,
+    ):
+        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        context = igtl.tls.client(files.ca)
+        tls = context.wrap_bio(incoming, outgoing, server_hostname="127.0.0.1")
+        sender = threading.Thread(target=lambda: link.send(igtl.Status.ok()))
+        sender.start()
+        while True:
+            try:
+                tls.do_handshake()
+                break
+            except ssl.SSLWantReadError:
+                sock.sendall(outgoing.read())
+                incoming.write(sock.recv(65536))
+        tls.write(transform().pack())
+        session = link.session
+        received, there, go = session.received, threading.Event(), threading.Event()
+
+        def late(n: int) -> None:
+            there.set()
+            go.wait(20)
+            received(n)
+
+        monkeypatch.setattr(session, "received", late)
+        sock.sendall(outgoing.read())
+        assert there.wait(20)
+        got: list[igtl.Message] = []
+        receiver = threading.Thread(target=lambda: got.append(link.recv()))
+        receiver.start()
+        until(link._receiving.locked)
+        time.sleep(0.05)  # it looks at the inbox, in which nothing is yet
+        go.set()
+        receiver.join(20)
+        sender.join(30)
+        assert [message.device_name for message in got] == ["Probe"]
+
+
 @pytest.mark.parametrize("kind", ["tls", "aio-tls"])
 @pytest.mark.parametrize("role", ["server", "client"])
 def test_cut_without_close_notify(files: Files, kind: str, role: str) -> None:

@@ -96,6 +96,7 @@ class SocketTransport:
         self._deadline: float | None = None  # of the handshake, from its begin on
         self._lock = threading.Lock()  # the state of the layer, never held while waiting
         self._shaking = threading.Lock()
+        self._shaken = layer is None  # it may be ready before the thread that shakes hands is done
         self._flushing = threading.Lock()  # what the layer sends keeps its order
         self._unsent: Parts = []  # out of the layer, and not taken by the system yet
         self._scratch = memoryview(b"") if layer is None else memoryview(bytearray(SCRATCH))
@@ -174,11 +175,11 @@ class SocketTransport:
 
     def receive(self, timeout: float | None) -> None:
         session = self.session
+        if not self._shaken:
+            self.handshake(timeout)
+            return
         if self.layer is not None:
-            if self.layer.ready:
-                self._receive_layer(timeout)
-            else:
-                self.handshake(timeout)
+            self._receive_layer(timeout)
             return
         n = self._recv_into(session.get_buffer(), timeout)
         if n:
@@ -241,13 +242,14 @@ class SocketTransport:
             ConnectionAbortedError: all calls together have taken the handshake_timeout.
             OSError: it failed; the peer is told.
         """
-        if self.layer is None or self.layer.ready:
+        if self.layer is None or self._shaken:
             return
         end = None if timeout is None else time.monotonic() + timeout
         if not self._shaking.acquire(timeout=-1 if timeout is None else timeout):
             raise TimeoutError
         try:
             self._shake_hands(self.layer, end)
+            self._shaken = True
         finally:
             self._shaking.release()
 
