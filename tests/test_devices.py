@@ -12,6 +12,7 @@ import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -239,17 +240,27 @@ def test_backoff_grows() -> None:
     assert (gaps >= [0.05, 0.1, 0.2, 0.4]).all()
 
 
-def test_a_stall_is_reported_once() -> None:
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The seconds of a Source's clock, which stands still unless the test moves it."""
+    now = [1000.0]
+    monkeypatch.setattr("igtl.devices.source.time", SimpleNamespace(monotonic=lambda: now[0]))
+    return now
+
+
+def test_a_stall_is_reported_once(clock: list[float]) -> None:
     go = threading.Event()
     device = Script(stall=0.5, steps=[[text("a"), go, text("b")]])
     with igtl.devices.open(device) as source:
         assert isinstance(source.recv(10), igtl.String)
+        clock[0] += 0.5
         stalled = source.recv(10)
         assert isinstance(stalled, igtl.Status)
         assert (stalled.code, stalled.error_name) == (igtl.StatusCode.NOT_READY, "DeviceStalled")
         assert isinstance(source.error, TimeoutError)
+        clock[0] += 1.5
         with pytest.raises(TimeoutError):
-            source.recv(1.5)  # longer than the stall
+            source.recv(0)
         go.set()
         again, message = source.recv(10), source.recv(10)
         assert isinstance(again, igtl.Status)
@@ -259,16 +270,17 @@ def test_a_stall_is_reported_once() -> None:
         assert (source.stalls, source.failures) == (1, 0)
 
 
-def test_alive_without_messages_is_no_stall() -> None:
-    @dataclass(frozen=True, kw_only=True)
-    class Quiet(Script):
-        def messages(self) -> Iterator[Item]:
-            for _ in range(75):
-                time.sleep(0.02)
-                yield ALIVE
-            yield text("end")
-
-    with igtl.devices.open(Quiet(stall=1.0)) as source:
+def test_alive_without_messages_is_no_stall(clock: list[float]) -> None:
+    *alive, end = (threading.Event() for _ in range(5))
+    steps = [step for go in alive for step in (go, ALIVE)]
+    with igtl.devices.open(Script(stall=1.0, steps=[[*steps, end, text("end")]])) as source:
+        for go in alive:
+            clock[0] += 0.7
+            go.set()
+            until(lambda: source._last == clock[0], "it was not seen")
+            with pytest.raises(TimeoutError):
+                source.recv(0)
+        end.set()
         assert [type(m) for m in source] == [igtl.String]
         assert source.stalls == 0
 
