@@ -317,7 +317,7 @@ def test_allow_list_entries(entries: Any, address: str, admitted: bool) -> None:
 
 
 def test_idle_time_out(kind: str) -> None:
-    with serving(kind, idle_timeout=0.4, stall_timeout=0.2) as server:
+    with serving(kind, idle_timeout=2, stall_timeout=1) as server:
         with igtl.connect(port=server.port) as quiet, igtl.connect(port=server.port) as alive:
             for _ in igtl.Rate(20):
                 alive.send(transform())
@@ -332,7 +332,7 @@ def test_idle_time_out(kind: str) -> None:
 def test_a_message_that_was_begun_is_waited_for_no_longer_than_message_timeout(kind: str) -> None:
     """Others who say nothing stay, and so does one whose message the server does not read yet."""
     busy = threading.Event()
-    with serving(kind, message_timeout=0.3, inbox_messages=30_000) as server:
+    with serving(kind, message_timeout=1, inbox_messages=30_000) as server:
         wire = image(2_000_000).pack()
         with contextlib.ExitStack() as stack:
             quiet = stack.enter_context(igtl.connect(port=server.port))
