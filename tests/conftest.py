@@ -31,12 +31,10 @@ settings.load_profile("igtl")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Longer time-outs than that of pyproject.toml, for what takes minutes."""
+    """A longer time-out than that of pyproject.toml, for what takes minutes."""
     for item in items:
         if item.get_closest_marker("long"):
             item.add_marker(pytest.mark.timeout(1800))
-        elif "programs" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.timeout(300))  # the first one waits for their build
 
 
 def pytest_runtest_setup() -> None:

@@ -23,7 +23,7 @@ from tests.cpp import free_port
 Select = igtl.plus.Select
 TRANSFORMS = Select(transforms=["ProbeToTracker", "StylusToTracker"])
 FRAMES = Select(transforms=["ProbeToTracker"], images=["Image_Reference"], tracked_frames=True)
-WAIT = 10.0  # seconds for what is expected within one
+WAIT = 20.0  # seconds for what is expected within one
 
 
 def in_asyncio(test: Callable[..., Any]) -> Callable[..., None]:
@@ -704,13 +704,12 @@ async def test_killed_in_mid_frame_and_back_in_asyncio(server: PlusSimulator) ->
         before = await anext(frames)
         await asyncio.to_thread(server.kill, within=True)
         await until(lambda: not plus.connected)
-        again = await asyncio.to_thread(restarted, server)
-        while (await anext(frames)).timestamp <= before.timestamp:
-            pass
-        assert (await plus.version()).startswith("Plus-")
-        assert [m.type_name for m in again.received[:2]] == ["STATUS", "CLIENTINFO"]
-        assert plus.lost["interrupted"] == 1
-        await asyncio.to_thread(again.close)
+        with await asyncio.to_thread(restarted, server) as again:
+            while (await anext(frames)).timestamp <= before.timestamp:
+                pass
+            assert (await plus.version()).startswith("Plus-")
+            assert [m.type_name for m in again.received[:2]] == ["STATUS", "CLIENTINFO"]
+            assert plus.lost["interrupted"] == 1
 
 
 def test_tools_become_silent_when_plus_is_gone(server: PlusSimulator) -> None:

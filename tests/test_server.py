@@ -61,7 +61,11 @@ class Asyncio:
 
     def __init__(self, *, uvloop: bool = False, **settings: Any) -> None:
         self.loop = Loop(uvloop=uvloop)
-        self.server = self.loop(self._open(settings))
+        try:
+            self.server = self.loop(self._open(settings))
+        except BaseException:
+            self.loop.close()
+            raise
 
     async def _open(self, settings: Any) -> igtl.aio.Server:
         return await igtl.aio.serve(port=0, **settings)

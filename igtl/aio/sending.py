@@ -98,7 +98,8 @@ class Sending:
             or not self._may_send
         ):
             return False
-        self._write(wire)
+        if not self._write(wire):
+            return False
         session.protocol.stats.count_sent(wire, len(wire))
         return True
 
@@ -191,11 +192,7 @@ class Sending:
             if piece is None:
                 self._flush_later()
                 break
-            try:
-                self._write(piece)
-            except OSError as error:  # of the layer below: the peer has ended TLS, or broken it
-                session.lost(error)
-                self.abort()
+            if not self._write(piece):
                 break
             session.sent(len(piece))
         self._wake_room()
@@ -210,13 +207,20 @@ class Sending:
         self._later = None
         self.flush()
 
-    def _write(self, data: bytes | memoryview) -> None:
+    def _write(self, data: bytes | memoryview) -> bool:
+        """Hand bytes on; whether the layer takes them. If not, the connection is cut."""
         if self.layer is None:
             self._handed += len(data)
             self.transport.write(data)
-        else:
+            return True
+        try:
             self.layer.wrap(data)
-            self._send_layer()
+        except OSError as error:  # the peer has ended TLS or the WebSocket, or broken it
+            self.session.lost(error)
+            self.abort()
+            return False
+        self._send_layer()
+        return True
 
     @property
     def taken(self) -> int:

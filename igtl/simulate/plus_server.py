@@ -105,7 +105,7 @@ class PlusSimulator(Commands):
             threading.Thread(target=work, name=f"igtl plus {name}", daemon=True)
             for name, work in (("accept", self._accept), ("send", self._send_all))
         ]
-        for thread in self._threads:
+        for thread in tuple(self._threads):  # the first one adds those of clients
             thread.start()
 
     # -- what a test or a course changes
