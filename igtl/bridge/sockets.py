@@ -9,8 +9,10 @@ give a connection up that confirms nothing (TCP_USER_TIMEOUT).
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import socket
+import stat
 import struct
 from typing import Final
 
@@ -63,6 +65,8 @@ def _socket(descriptor: int) -> socket.socket:
     Raises:
         OSError: it is something else, or closed.
     """
+    if not stat.S_ISSOCK(os.fstat(descriptor).st_mode):  # to close a copy would unlock a file
+        raise OSError(errno.ENOTSOCK, os.strerror(errno.ENOTSOCK))
     copy = os.dup(descriptor)
     try:
         return socket.socket(fileno=copy)
