@@ -6,7 +6,9 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +42,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_runtest_setup() -> None:
     """A test finds the records of its own in the log, however many others have written."""
     sum_up(all=True)
+
+
+@pytest.fixture(autouse=True)
+def no_threads_left() -> Iterator[None]:
+    """A test ends the threads that it has begun: they would disturb those that come later."""
+    before = set(threading.enumerate())
+    yield
+    end = time.monotonic() + 20
+    while left := set(threading.enumerate()) - before:
+        assert time.monotonic() < end, left
+        time.sleep(0.005)
 
 
 def manifest(folder: Path = VECTORS) -> list[dict[str, Any]]:
