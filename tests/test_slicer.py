@@ -27,7 +27,7 @@ EYE = np.eye(4)
 AFFINE = np.array([[0, -0.6, 0, 10], [0.5, 0, 0, 20], [0, 0, 2, 30], [0, 0, 0, 1.0]])
 
 
-def until(ready: Callable[[], Any], timeout: float = 10.0) -> Any:
+def until(ready: Callable[[], Any], timeout: float = 20.0) -> Any:
     end = time.monotonic() + timeout
     while not (found := ready()):
         assert time.monotonic() < end, "it did not happen"
@@ -79,12 +79,13 @@ def test_transforms_both_ways(ends: Any) -> None:
 
 def test_a_busy_slicer_sees_the_newest_and_delays_no_one_else(ends: Any) -> None:
     mine, theirs = ends
-    theirs.freeze(0.3)
-    start = time.monotonic()
+    sent, was_busy = threading.Event(), []
+    theirs._do(lambda: was_busy.append(sent.wait(60)))
     for k in range(500):
         mine.transform("T", shifted(k))
-    assert time.monotonic() - start < 5
-    theirs.wait("LinearTransform", "T", lambda n: n.value[0, 3] == 499)
+    sent.set()
+    theirs.wait("LinearTransform", "T", lambda n: n.value[0, 3] == 499, timeout=20)
+    assert was_busy == [True]  # until all were sent
 
 
 # -- 3: either side is started again
