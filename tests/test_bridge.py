@@ -477,7 +477,7 @@ def said(process: subprocess.Popen[str], text: str) -> None:
 
 def ended(process: subprocess.Popen[str]) -> tuple[str, str]:
     process.terminate()
-    out, errors = process.communicate(timeout=30)
+    out, errors = process.communicate(timeout=60)
     assert process.returncode == 143, errors
     return out, errors
 
@@ -515,7 +515,7 @@ def test_the_commands_together(tmp_path: Path, command: Any) -> None:
             while record.poll() is None or monitor.poll() is None:
                 source.broadcast(pose())
                 time.sleep(0.01)
-            out, errors = monitor.communicate(timeout=30)
+            out, errors = monitor.communicate(timeout=60)
             assert {"Probe", "Case"} <= {*out.split()}, errors
         record.communicate()
         with igtl.Recording(file) as recording:

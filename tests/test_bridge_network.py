@@ -36,7 +36,7 @@ class Process:
 
     def end(self) -> Any:
         """What it has counted."""
-        out, _ = self._process.communicate(timeout=30)
+        out, _ = self._process.communicate(timeout=60)
         return json.loads(out)
 
     def kill(self) -> None:

@@ -704,5 +704,5 @@ def test_serve_a_device(installed: dict[str, str], tmp_path: Path) -> None:
         )
     finally:
         server.terminate()
-        server.wait(20)
+        server.wait(60)
         server.communicate()

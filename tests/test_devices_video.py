@@ -210,11 +210,11 @@ def display(tmp_path: Path) -> Iterator[str]:
     with os.fdopen(read) as number:
         name = number.readline().strip()
     if not name:
-        server.wait(20)
+        server.wait(60)
         pytest.skip("Xvfb does not start here")
     yield f":{name}"
     server.terminate()
-    server.wait(20)
+    server.wait(60)
 
 
 def test_the_screen(display: str) -> None:

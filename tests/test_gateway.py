@@ -735,7 +735,7 @@ def test_the_command_obeys_signals(tmp_path: Path) -> None:
             until(said("read again: source far"), 30)
             assert get(port, "/healthz")[0] == 503
             process.terminate()
-            assert process.wait(30) == 143
+            assert process.wait(60) == 143
             with pytest.raises(ConnectionError):
                 link.recv(timeout=10)
     finally:

@@ -53,7 +53,7 @@ def test_ctrl_c(wait: str) -> None:
         assert process.stdout.readline() == "waiting\n"
         time.sleep(0.2)  # it goes into the wait
         process.send_signal(signal.SIGINT)
-        out, _ = process.communicate(timeout=20)
+        out, _ = process.communicate(timeout=60)
         assert out == "interrupted\n"
         assert process.returncode == 0
     finally:
@@ -80,5 +80,5 @@ held.wait()
 def test_the_end_of_the_program_waits_for_no_thread(options: str) -> None:
     """A thread of a link that was not closed stands still at that time, and may hold a lock."""
     code = EXIT.format(options=options)
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=20)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")

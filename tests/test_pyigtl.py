@@ -280,7 +280,7 @@ def test_a_script_serves_the_official_client(tmp_path: Path, programs: Path) -> 
                 text(word)
     finally:
         process.terminate()
-        assert process.wait(20) == -15  # SIGTERM is the program's own
+        assert process.wait(60) == -15  # SIGTERM is the program's own
 
 
 @pytest.mark.processes

@@ -338,7 +338,7 @@ def in_terminal(*args: str, until: str, columns: int = 80, **env: str) -> tuple[
                 if not pressed and until.encode() in shown:
                     pressed = True
                     process.send_signal(signal.SIGINT)
-        code = process.wait(20)
+        code = process.wait(60)
     finally:
         process.kill()
         process.wait()

@@ -722,7 +722,7 @@ def test_the_command_that_is_slicer() -> None:
                 assert mine.command("Echo", "<x/>").text == "<x/>"
             mine.server.broadcast(igtl.GetImage(device_name="CT"))  # past the check
             told = program.stderr.read()
-            assert program.wait(20) == 1
+            assert program.wait(60) == 1
     assert "shows LinearTransform 'Needle'" in told
     assert "would have crashed on a message of type GET_IMAGE" in told
 

@@ -165,7 +165,7 @@ def test_commands_that_serve(command: str, server: igtl.Server) -> None:
         args = [f"127.0.0.1:{server.port}", "--at", "127.0.0.1:0", "-n", str(len(MESSAGES))]
     with running(command, *args) as process:
         if command == "relay":
-            process.process.wait(20)
+            process.process.wait(60)
             out, err = process.process.communicate()
             err += process.told
         else:

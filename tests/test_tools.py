@@ -58,7 +58,7 @@ class Running:
     def stop(self, number: int = signal.SIGINT) -> tuple[str, str]:
         """Ctrl-C, or another signal; returns both outputs, and fails if it did not end well."""
         self.process.send_signal(number)
-        out, err = self.process.communicate(timeout=20)
+        out, err = self.process.communicate(timeout=60)
         assert self.process.returncode == (0 if number == signal.SIGINT else 128 + number), err
         assert "Traceback" not in err
         return out, self.told + err
@@ -245,7 +245,7 @@ def test_output_that_nobody_reads_any_more(
         process.process.stdout.readline()
         process.process.stdout.close()
         process.process.stdout = None
-        _, err = process.process.communicate(timeout=20)
+        _, err = process.process.communicate(timeout=60)
     told = f"localhost:{devices.port} connected\n" if command[0] == "monitor" else ""
     assert (process.process.returncode, err) == (1, told)
 
@@ -257,7 +257,7 @@ def test_a_server_whose_output_nobody_reads_any_more() -> None:
         server.process.stdout.close()
         server.process.stdout = None
         link.send(igtl.Status.ok())
-        _, err = server.process.communicate(timeout=20)
+        _, err = server.process.communicate(timeout=60)
     assert server.process.returncode == 1
     assert "Traceback" not in err
 
@@ -287,7 +287,7 @@ def test_exit_codes_of_what_sends(here: igtl.Listener, tmp_path: Path) -> None:
         with running(*args, f":{here.port}", serves=False) as command:
             with here.accept(timeout=20) as link:
                 link.recv(timeout=20)
-            command.process.communicate(timeout=20)
+            command.process.communicate(timeout=60)
         assert command.process.returncode == 3, args
     taken = run("echo", "--at", f":{here.port}")
     assert (taken.returncode, "in use" in taken.stderr) == (1, True)
@@ -463,7 +463,7 @@ def test_monitor_counts_gaps_and_wrong_crcs(here: igtl.Listener) -> None:
             wrong = bytearray(igtl.Status.ok(device_name="A", message_id=11).pack())
             wrong[57] ^= 1
             link.send(igtl.Frame.from_bytes(bytes(wrong)))
-            out, _ = command.process.communicate(timeout=20)
+            out, _ = command.process.communicate(timeout=60)
     last = json.loads(out.splitlines()[-1])
     (stream,) = last["streams"]
     assert (stream["received"], stream["missing"], stream["wrong_crc"]) == (6, 5, 1)
@@ -632,7 +632,7 @@ def test_record_two_servers_and_a_damaged_message(tmp_path: Path) -> None:
             with one.accept(timeout=20) as a, two.accept(timeout=20) as b:
                 a.send(igtl.Status.ok(device_name="A"))
                 b.send(igtl.Frame.from_bytes(bytes(wrong)))
-            _, err = command.process.communicate(timeout=20)  # both have ended
+            _, err = command.process.communicate(timeout=60)  # both have ended
     assert command.process.returncode == 0, err
     with igtl.Recording(file) as recording:
         assert {s[1]: r.peers for s, r in recording.streams.items()} == {
@@ -686,7 +686,7 @@ def test_a_full_disk_ends_a_recording(here: igtl.Listener, tmp_path: Path) -> No
         with here.accept(timeout=20) as link, pytest.raises(igtl.ConnectionClosed):
             while True:
                 link.send(noise)
-        _, err = command.process.communicate(timeout=20)
+        _, err = command.process.communicate(timeout=60)
     assert (command.process.returncode, err) == (1, f"Error: {file}: File too large\n")
     with igtl.Recording(file) as recording:
         assert recording.truncated
@@ -703,7 +703,7 @@ def test_a_full_disk_ends_receiving(suffix: str, here: igtl.Listener, tmp_path: 
     with running(*args, serves=False, **limited_files(10_000)) as command:
         with here.accept(timeout=20) as link:
             link.send(igtl.Image(noise, device_name="US"))
-        out, err = command.process.communicate(timeout=20)
+        out, err = command.process.communicate(timeout=60)
     assert (command.process.returncode, out) == (1, "")
     assert f"{tmp_path}/US{suffix}: " in err
     assert "File too large" in err
@@ -723,7 +723,7 @@ def test_a_source_that_ends_early_is_lost(here: igtl.Listener, tmp_path: Path) -
         with running(*args, serves=False) as command:
             with here.accept(timeout=20) as link:
                 link.send(igtl.Status.ok(device_name="A"))
-            _, err = command.process.communicate(timeout=20)
+            _, err = command.process.communicate(timeout=60)
         assert command.process.returncode == 3, args
         assert f"localhost:{here.port} closed the connection early" in err
     with igtl.Recording(file) as recording:
@@ -732,7 +732,7 @@ def test_a_source_that_ends_early_is_lost(here: igtl.Listener, tmp_path: Path) -
     with running("record", str(tmp_path / "c.mcap"), f":{here.port}", serves=False) as command:
         with here.accept(timeout=20) as link:
             link.send(igtl.Status.ok(device_name="A"))
-        _, err = command.process.communicate(timeout=20)
+        _, err = command.process.communicate(timeout=60)
     assert command.process.returncode == 0  # nobody said how long
     assert f"localhost:{here.port} has ended" in err
 
@@ -749,7 +749,7 @@ def test_a_source_that_is_away_at_the_end_is_lost(command: str, tmp_path: Path) 
         with listener.accept(timeout=20) as link:
             link.send(igtl.Status.ok(device_name="A"))
             listener.close()
-        _, err = watching.process.communicate(timeout=20)
+        _, err = watching.process.communicate(timeout=60)
     assert watching.process.returncode == 3
     assert "refused" in err.splitlines()[-1]
 

@@ -42,7 +42,7 @@ def built(folder: Path, name: str) -> Path:
     )
     if (
         checked.returncode
-        or subprocess.run([program], capture_output=True, timeout=30).returncode < 0
+        or subprocess.run([program], capture_output=True, timeout=60).returncode < 0
     ):
         done = subprocess.run(command, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
@@ -51,7 +51,7 @@ def built(folder: Path, name: str) -> Path:
 
 def test_numbers_and_headers(tmp_path: Path) -> None:
     done = subprocess.run(
-        [built(tmp_path, "wire_check")], capture_output=True, text=True, timeout=30
+        [built(tmp_path, "wire_check")], capture_output=True, text=True, timeout=60
     )
     assert done.returncode == 0, done.stdout + done.stderr
     passed, failed = (int(word) for word in done.stdout.split() if word.isdigit())
