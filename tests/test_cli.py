@@ -233,7 +233,7 @@ def test_send_and_receive_files(tmp_path: Path) -> None:
     port = free_port()
     receiving = subprocess.Popen(
         [sys.executable, "-m", "igtl", "receive", f":{port}", "--listen", "--to", str(tmp_path / "out"),
-         "--images", ".mha", "-n", "5", "-s", "40"],
+         "--images", ".mha", "-n", "5", "-s", "100"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     big = igtl.Image(np.tile(volume().array, (10, 20, 20)), device_name="Big")
@@ -247,7 +247,7 @@ def test_send_and_receive_files(tmp_path: Path) -> None:
             sent = run("send", "--compress", *files, f":{port}")
             if "refused" not in sent.stderr or receiving.poll() is not None:
                 break
-        out, errors = receiving.communicate(timeout=40)
+        out, errors = receiving.communicate(timeout=110)
     finally:
         receiving.kill()
         receiving.wait()
