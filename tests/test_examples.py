@@ -115,9 +115,10 @@ def test_async_server(run: Any) -> None:
         int(n) for n in re.findall(r"\d+", out.partition("received:")[2].split("\n")[0])
     )
     (sent,) = (int(n) for n in re.findall(r"sent: (\d+)", out))
-    assert others == [sent] * 4
-    (lost,) = (int(n) for n in re.findall(r"'latest': (\d+)", out))
-    assert slow + lost == sent
+    lost = [int(n) for n in re.findall(r"'latest': (\d+)", out)]
+    assert slow + sum(others) + sum(lost) == 5 * sent
+    assert slow < min(others)  # which lose one here and there on a busy machine
+    assert max(lost) == sent - slow
 
 
 @pytest.mark.parametrize(
@@ -225,8 +226,9 @@ def test_sensor_logger(run: Any, tmp_path: Path, kind: str, devices: set[str]) -
     assert {row["device"] for row in rows} == devices
     units = {row["device"]: row["unit"] for row in rows}
     assert units.items() <= {"Force": "N", "Acceleration": "m/s^2", "Rate": "rad/s"}.items()
-    times = [float(row["time_s"]) for row in rows if row["device"] in ("Force", "Rate")]
-    assert times == sorted(times)
+    for device in devices:
+        times = [float(row["time_s"]) for row in rows if row["device"] == device]
+        assert times == sorted(times)
 
 
 def test_ndarray_transfer(run: Any) -> None:
