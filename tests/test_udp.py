@@ -427,12 +427,14 @@ def test_udp_at_120_hz_for_a_minute() -> None:
     n = 7200
     with igtl.udp.Receiver(0) as receiver, igtl.udp.Sender("127.0.0.1", receiver.port) as out:
         got: list[int] = []
+        times: list[float] = []
 
         def receive() -> None:
             while len(got) < n:
                 m, _ = receiver.recv(timeout=10)
                 assert isinstance(m, igtl.Transform)
                 got.append(int(m.position[0]))
+                times.append(m.received_monotonic or 0.0)
 
         reader = threading.Thread(target=receive)
         reader.start()
@@ -444,4 +446,9 @@ def test_udp_at_120_hz_for_a_minute() -> None:
         reader.join(20)
         assert got == list(range(n))
         assert (receiver.gaps, receiver.reordered, receiver.duplicates) == (0, 0, 0)
-        assert receiver.stats.streams["TRANSFORM", "Tool"].rate == pytest.approx(120, rel=0.2)
+        gaps = np.diff(times)  # 1/120 s, unless the machine is busy
+        mean = gaps[0]
+        for k, gap in enumerate(gaps[1:], 2):
+            mean += (gap - mean) / min(k, 32)  # of the last 32 or so
+        rate_seen = receiver.stats.streams["TRANSFORM", "Tool"].rate
+        assert rate_seen == pytest.approx(1 / mean, rel=0.01)
