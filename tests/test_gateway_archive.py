@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,26 +30,32 @@ def frame(number: int, size: int = 100) -> Frame:
     return Frame.from_bytes(array.pack())
 
 
-def archive(folder: Path, keys: str) -> Archive:
-    """One that works already, of a gateway without other parts."""
-    path = folder.parent / "g.toml"
-    path.write_text(
-        f"""
-        [source.none]
-        listen = "127.0.0.1:0"
-        [sink.files]
-        record = "{folder / "case"}"
-        {keys}
-        [route.way]
-        from = ["none"]
-        to = ["files"]
-        """
-    )
-    gateway = Gateway(load(path))
-    assert gateway.wait_open(10)
-    found = gateway.sinks["files"]
-    assert isinstance(found, Archive)
-    return found
+@pytest.fixture
+def archive() -> Iterator[Callable[[Path, str], Archive]]:
+    """Makes one that works already, of a gateway without other parts."""
+    with contextlib.ExitStack() as gateways:
+
+        def made(folder: Path, keys: str) -> Archive:
+            path = folder.parent / "g.toml"
+            path.write_text(
+                f"""
+                [source.none]
+                listen = "127.0.0.1:0"
+                [sink.files]
+                record = "{folder / "case"}"
+                {keys}
+                [route.way]
+                from = ["none"]
+                to = ["files"]
+                """
+            )
+            gateway = gateways.enter_context(Gateway(load(path)))
+            assert gateway.wait_open(10)
+            found = gateway.sinks["files"]
+            assert isinstance(found, Archive)
+            return found
+
+        yield made
 
 
 def numbers(folder: Path) -> list[int]:
@@ -68,7 +74,7 @@ def folder(tmp_path: Path) -> Path:
     return found
 
 
-def test_files_by_size_follow_each_other(folder: Path) -> None:
+def test_files_by_size_follow_each_other(folder: Path, archive: Any) -> None:
     sink = archive(folder, "rotate_bytes = 50_000")
     sent = 0
     while len(list(folder.iterdir())) < 4:
@@ -84,7 +90,7 @@ def test_files_by_size_follow_each_other(folder: Path) -> None:
         assert {each.peer for each in recording} == {"one"}
 
 
-def test_files_by_time(folder: Path) -> None:
+def test_files_by_time(folder: Path, archive: Any) -> None:
     sink = archive(folder, "rotate_seconds = 0.3")
     sent = 0
     while len(list(folder.iterdir())) < 3:
@@ -97,7 +103,7 @@ def test_files_by_time(folder: Path) -> None:
     assert sink.files == len(list(folder.iterdir())) + 1  # the last one was empty, and is gone
 
 
-def test_old_files_go(folder: Path) -> None:
+def test_old_files_go(folder: Path, archive: Any) -> None:
     for name in ("case-mine.mcap", "case-20200101T000000000000Z.mcap.txt", "other"):
         (folder / name).write_text("not of the gateway")
     (folder / "case-20200101T000000000000Z.mcap").write_text("of an earlier run")
@@ -145,7 +151,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         subprocess.run(["umount", "-l", str(place)], check=True)
 
 
-def test_a_full_disk(small_disk: Path, caplog: Any) -> None:
+def test_a_full_disk(small_disk: Path, caplog: Any, archive: Any) -> None:
     """It is named, all that was not written is counted, and recording goes on when there is room."""
     sink = archive(small_disk, "")
     sent = 0
@@ -180,7 +186,7 @@ def test_a_full_disk(small_disk: Path, caplog: Any) -> None:
     assert sink.delivered == len(first) + 7
 
 
-def test_a_disk_without_room_from_the_start(small_disk: Path) -> None:
+def test_a_disk_without_room_from_the_start(small_disk: Path, archive: Any) -> None:
     (small_disk / "ballast").write_bytes(bytes(6_200_000 - 300_000))
     sink = archive(small_disk, "")
     until(lambda: "No space left" in sink.reason)
@@ -194,7 +200,7 @@ def test_a_disk_without_room_from_the_start(small_disk: Path) -> None:
     assert numbers(small_disk) == [1]
 
 
-def test_a_folder_that_goes_away(folder: Path) -> None:
+def test_a_folder_that_goes_away(folder: Path, archive: Any) -> None:
     sink = archive(folder, "rotate_seconds = 0.1")
     sink.put(frame(0), "one")
     until(lambda: sink.delivered == 1)
@@ -214,7 +220,9 @@ def test_a_folder_that_goes_away(folder: Path) -> None:
     assert sink.delivered + sink.dropped.total() == sink.taken
 
 
-def test_a_disk_that_is_too_slow(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_that_is_too_slow(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, archive: Any
+) -> None:
     sink = archive(folder, "max_queued_bytes = 10_000")
     asked = threading.Event()
 
