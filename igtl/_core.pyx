@@ -22,7 +22,7 @@ from cpython.mem cimport PyMem_Calloc, PyMem_Free, PyMem_Malloc
 from cpython.object cimport PyObject, PyTypeObject
 from cpython.pycapsule cimport PyCapsule_New
 from cpython.ref cimport Py_INCREF, Py_XDECREF, Py_XINCREF
-from cpython.unicode cimport PyUnicode_AsUTF8AndSize, PyUnicode_DecodeUTF8
+from cpython.unicode cimport PyUnicode_DecodeUTF8
 from libc.math cimport isinf, sqrt
 from libc.stdint cimport INT64_MIN, int64_t, uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t
 from libc.stdlib cimport free, malloc
@@ -3052,7 +3052,7 @@ def numbers_in(data, Py_ssize_t at, cnp.dtype dtype not None, tuple shape not No
     cdef Py_ssize_t size
     cdef cnp.ndarray array = np.empty(shape, dtype)
     cdef int parts = 2 if dtype.kind == c"c" else 1     # of a number
-    held = hold(data, &p, &size)
+    _held = hold(data, &p, &size)
     if not 0 <= at <= size - cnp.PyArray_NBYTES(array):
         raise ValueError(f"{cnp.PyArray_NBYTES(array)} bytes of numbers, {size - at} are left")
     swap_in(<uint8_t*>cnp.PyArray_DATA(array), p + at, parts * cnp.PyArray_SIZE(array),
