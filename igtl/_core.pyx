@@ -18,11 +18,11 @@ from cpython.buffer cimport (
     PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer,
 )
 from cpython.exc cimport PyErr_Clear
-from cpython.mem cimport PyMem_Calloc, PyMem_Free
+from cpython.mem cimport PyMem_Calloc, PyMem_Free, PyMem_Malloc
 from cpython.object cimport PyObject, PyTypeObject
 from cpython.pycapsule cimport PyCapsule_New
 from cpython.ref cimport Py_INCREF, Py_XDECREF, Py_XINCREF
-from cpython.unicode cimport PyUnicode_AsUTF8AndSize, PyUnicode_DecodeUTF8
+from cpython.unicode cimport PyUnicode_DecodeUTF8
 from libc.math cimport isinf, sqrt
 from libc.stdint cimport INT64_MIN, int64_t, uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t
 from libc.stdlib cimport free, malloc
@@ -96,15 +96,45 @@ cdef extern from * nogil:
     void* igtl_init_of(PyObject*)
     void* igtl_new_of(PyObject*)
 
+cdef extern from *:
+    """
+    /* The memory of objects, without a call where the Python API lets it be seen. */
+    #ifdef Py_LIMITED_API
+    #define igtl_bytes(raw) ((uint8_t *)PyBytes_AsString(raw))
+    #define igtl_size(raw) PyBytes_Size(raw)
+    #define igtl_item(list, i) PyList_GetItem(list, i)
+    #else
+    #define igtl_bytes(raw) ((uint8_t *)PyBytes_AS_STRING(raw))
+    #define igtl_size(raw) PyBytes_GET_SIZE(raw)
+    #define igtl_item(list, i) PyList_GET_ITEM(list, i)
+    #endif
+    static inline const char *igtl_utf8(PyObject *text, Py_ssize_t *n)
+    {
+    #ifndef Py_LIMITED_API
+        if (PyUnicode_IS_COMPACT_ASCII(text)) {
+            *n = PyUnicode_GET_LENGTH(text);
+            return (const char *)PyUnicode_1BYTE_DATA(text);
+        }
+    #endif
+        return PyUnicode_AsUTF8AndSize(text, n);
+    }
+    """
+    uint8_t* bytes_at "igtl_bytes"(PyObject*) noexcept                      # of bytes
+    Py_ssize_t size_of "igtl_size"(PyObject*) noexcept
+    PyObject* item_of "igtl_item"(list, Py_ssize_t) noexcept                # borrowed; there is one
+    const char* utf8_of "igtl_utf8"(PyObject*, Py_ssize_t*) except NULL     # of str; it ends with NUL
+    const char* utf8_or_error "igtl_utf8"(PyObject*, Py_ssize_t*) noexcept
+
 cdef extern from "Python.h":
-    const char* utf8_of "PyUnicode_AsUTF8AndSize"(object, Py_ssize_t*)      # NULL: an error is set
+    Py_ssize_t PyUnicode_GetLength(PyObject*) noexcept
+    str PyUnicode_FromObject(object)
     PyObject* PyDict_GetItemWithError(object, object) except? NULL
-    PyObject* PyList_GetItem(list, Py_ssize_t) except NULL      # borrowed
     int64_t PyLong_AsLongLongAndOverflow(object, int*) except? -1
     ctypedef object (*new_function "newfunc")(PyTypeObject*, object, PyObject*)
 
 cdef extern from "numpy/arrayobject.h":
-    object PyArray_Empty(int, cnp.npy_intp*, cnp.dtype, int)
+    PyTypeObject PyArray_Type
+    object PyArray_NewFromDescr(PyTypeObject*, cnp.dtype, int, cnp.npy_intp*, cnp.npy_intp*, void*, int, PyObject*)
 
 cdef extern from "<time.h>" nogil:
     struct timespec:
@@ -329,14 +359,25 @@ cdef Py_ssize_t elements_of(value) except -1:
 
 # ---- Layout -----------------------------------------------------------------------------------
 
+# What a message may carry besides its fields.
+cdef enum:
+    TYPE            # another one than that of the class
+    EXTENSION       # of the extended header
+    SURPLUS         # behind the content
+    INDEX           # of the metadata
+    ENTRIES         # of the metadata
+    BESIDE          # how many these are
+
 # What a message is packed from: its values as they were at one instant, each held by a reference, so
 # that no other thread can change which memory is measured and which is written.
 cdef struct Taken:
     int n
     PyObject* values[MAX_FIELDS]
     Py_ssize_t[MAX_FIELDS] sizes    # bytes on the wire
-    Py_ssize_t[MAX_FIELDS] numbers  # what a COUNT of this field says
+    Py_ssize_t[MAX_FIELDS] numbers  # what a COUNT of this field says; bytes of a plain text
     PyObject* coded[MAX_FIELDS]     # what had to be encoded to be measured, or NULL; also references
+    const char* texts[MAX_FIELDS]   # plain texts: those that stand on the wire as Python has them
+    PyObject* beside[BESIDE]        # bytes that few messages have, or NULL; also references
 
 _INTEGERS = ("u1", "u2", "u4", "u8", "i1", "i2", "i4", "i8")
 _SCALARS_OF = {
@@ -448,6 +489,7 @@ cdef class Layout:
                 self.ops[op.target].counter = i
             elif op.kind == SIZE:
                 self.ops[op.target].length = i
+        self.ops[self.n].place = self.native
 
     cdef int _compile(self, int i, f) except -1:
         cdef Op* op = &self.ops[i]
@@ -585,7 +627,7 @@ cdef class Layout:
         cdef tuple items
         if op.kind == TEXT:
             if type(value) is str:
-                text = PyUnicode_AsUTF8AndSize(value, &n)
+                text = utf8_of(<PyObject*>value, &n)
                 if n <= op.itemsize and memchr(text, 0, n) == NULL:
                     memcpy(p, text, n)
                     memset(p + n, 0, op.itemsize - n)
@@ -685,10 +727,11 @@ cdef class Layout:
     cdef int fail(self, int i, str reason) except -1:
         raise BodyError(self.type_name, self.fields[i].name.lstrip("_"), reason)
 
-    cdef int need(self, int i, Py_ssize_t wanted, Py_ssize_t left) except -1:
-        if wanted > left:
-            self.fail(i, f"needs {wanted} bytes, {left} are left")
-        return 0
+    cdef inline int need(self, int i, Py_ssize_t wanted, Py_ssize_t left) except -1:
+        return self.short(i, wanted, left) if wanted > left else 0
+
+    cdef int short(self, int i, Py_ssize_t wanted, Py_ssize_t left) except -1:
+        self.fail(i, f"needs {wanted} bytes, {left} are left")
 
     cdef Py_ssize_t number(self, int i, Py_ssize_t left, int64_t* counts) except -1:
         """Number of elements of field i, checked against the bytes left."""
@@ -943,34 +986,43 @@ cdef class Layout:
             return bytes(kept[1])
         return plain
 
-    cdef const char* _plain_text(self, int i, Record r, Taken* taken, Py_ssize_t* n) except? NULL:
-        """The bytes of a short text that stand on the wire as UTF-8 has them, without a copy of them.
-        NULL: `_encoded` has to look at it."""
+    cdef bint _plain_text(self, int i, Record r, Taken* taken) except -1:
+        """Take the bytes of a short text that stand on the wire as UTF-8 has them, without a copy of
+        them. False: `_encoded` has to look at it."""
         cdef Op* op = &self.ops[i]
+        cdef PyObject* value = taken.values[i]
+        cdef Py_ssize_t n
         cdef const char* text
-        value = <object>taken.values[i]
-        if (op.kind != STRING and op.kind != TEXT and op.kind != ZERO_ENDED or type(value) is not str
-                or len(<str>value) > SHORT or r.kept is not None and i in r.kept):
-            return NULL
-        text = utf8_of(value, n)
-        if text == NULL:
-            PyErr_Clear()           # half of a surrogate pair
-            return NULL
+        if (op.kind != STRING and op.kind != TEXT and op.kind != ZERO_ENDED or type(<object>value) is not str
+                or PyUnicode_GetLength(value) > SHORT or r.kept is not None and i in r.kept):
+            return False
+        text = utf8_or_error(value, &n)
+        if text == NULL:            # half of a surrogate pair
+            PyErr_Clear()
+            return False
         if op.kind == STRING:
-            code = 106 if op.encoding < 0 else <object>taken.values[op.encoding]
-            return text if code is None or code == 106 or code == 3 and n[0] == len(<str>value) else NULL
-        if memchr(text, 0, n[0]) != NULL or op.kind == TEXT and n[0] > op.itemsize:
-            return NULL
-        return text
+            if op.encoding >= 0 and <object>taken.values[op.encoding] is not None:
+                code = <object>taken.values[op.encoding]
+                if code != 106 and not (code == 3 and n == PyUnicode_GetLength(value)):
+                    return False
+        elif memchr(text, 0, n) != NULL or op.kind == TEXT and n > op.itemsize:
+            return False
+        taken.texts[i] = text
+        taken.numbers[i] = n
+        taken.sizes[i] = op.itemsize if op.kind == TEXT else n + (op.kind == ZERO_ENDED)
+        return True
 
     cdef int take(self, Record r, Taken* taken) except -1:
         """All values as they are now: no other thread runs meanwhile."""
         cdef int i
         cdef list values = r.values
+        taken.n = 0
+        for i in range(BESIDE):
+            taken.beside[i] = NULL
         if len(values) != self.n:
             raise TypeError(f"{self.owner} has {self.n} fields, not {len(values)}")
         for i in range(self.n):
-            taken.values[i] = PyList_GetItem(values, i)
+            taken.values[i] = item_of(values, i)
             Py_XINCREF(taken.values[i])
             taken.coded[i] = NULL
         taken.n = self.n
@@ -998,19 +1050,20 @@ cdef class Layout:
                 size = (<Columns>value).wire_size(number)
             elif op.kind == DATA:
                 view = memoryview(<object>value)
-                keep_coded(taken, i, view)
+                taken.coded[i] = held_by_us(view)
                 if not view.c_contiguous:
                     raise EncodeError(self.owner, self.fields[i].name, "must be contiguous in memory")
                 size = number = view.nbytes
                 if op.fixed >= 0 and size != op.fixed:
                     raise EncodeError(self.owner, self.fields[i].name, f"has {size} bytes, must have {op.fixed}")
-            elif self._plain_text(i, r, taken, &size) != NULL:
-                size = op.itemsize if op.kind == TEXT else size + (op.kind == ZERO_ENDED)
+            elif self._plain_text(i, r, taken):
+                total += taken.sizes[i]
+                continue
             else:
                 if op.counter >= 0:
                     number = elements_of(<object>value)
                 coded = self._encoded(i, r, taken, depth)
-                keep_coded(taken, i, coded)
+                taken.coded[i] = held_by_us(coded)
                 if op.counter >= 0 and number != elements_of(<object>value):
                     self._changed(i)
                 size = len(coded)
@@ -1065,10 +1118,8 @@ cdef class Layout:
                               f"{n} {unit} do not fit the wire: at most {limits_of(self.dtypes[i])[1]}")
         put_int(p, op.itemsize, n)
 
-    cdef int write(self, Taken* taken, uint8_t* p, Writer* w, list apart) except -1:
-        """Write all fields at p. apart: takes large data, and where they belong, instead of p."""
-        cdef const char* text
-        cdef Py_ssize_t n
+    cdef int write(self, Taken* taken, uint8_t* p, Writer* w) except -1:
+        """Write all fields at p."""
         cdef int i
         cdef Op* op
         cdef PyObject* value
@@ -1079,8 +1130,8 @@ cdef class Layout:
             value = taken.values[i]
             if op.kind == MATRIX:
                 array = <cnp.ndarray?><object>value
-                if not (cnp.PyArray_TYPE(array) == cnp.NPY_FLOAT32 and cnp.PyArray_IS_C_CONTIGUOUS(array)
-                        and cnp.PyArray_SIZE(array) == 16 and cnp.PyArray_ISNOTSWAPPED(array)):
+                if not (cnp.PyArray_TYPE(array) == cnp.NPY_FLOAT32 and is_4x4(array)
+                        and cnp.PyArray_IS_C_CONTIGUOUS(array) and cnp.PyArray_ISNOTSWAPPED(array)):
                     raise EncodeError(self.owner, self.fields[i].name, "must stay a contiguous 4x4 float32")
                 if not matrix_out(p, <float*>cnp.PyArray_DATA(array)):
                     raise EncodeError(self.owner, self.fields[i].name, "the fourth row must be 0 0 0 1")
@@ -1103,42 +1154,51 @@ cdef class Layout:
                 (<Columns>value).gather(p, taken.numbers[i])
             elif op.kind == DATA:
                 PyObject_GetBuffer(<object>taken.coded[i], &view, PyBUF_SIMPLE)
-                if apart is not None and taken.sizes[i] >= APART_FROM:
+                if w.apart != NULL and taken.sizes[i] >= APART_FROM:
                     sum_apart(w, p, <const uint8_t*>view.buf, view.len)
                     PyBuffer_Release(&view)
-                    apart.append((p - w.start, <object>taken.coded[i]))
+                    (<list>w.apart).append((p - w.start, <object>taken.coded[i]))
                     continue
                 copy_and_sum(w, p, <const uint8_t*>view.buf, taken.sizes[i])
                 PyBuffer_Release(&view)
             elif taken.coded[i] == NULL:        # a plain text
-                text = utf8_of(<object>value, &n)
-                memcpy(p, text, n)
-                memset(p + n, 0, taken.sizes[i] - n)
+                memcpy(p, taken.texts[i], taken.numbers[i])
+                memset(p + taken.numbers[i], 0, taken.sizes[i] - taken.numbers[i])
             else:
-                memcpy(p, PyBytes_AsString(<object>taken.coded[i]), taken.sizes[i])
+                memcpy(p, bytes_at(taken.coded[i]), taken.sizes[i])
             p += taken.sizes[i]
 
     cdef bint _is_ascii(self, int i, Taken* taken) except -1:
         """Whether the text of field i, which was measured, has ASCII characters only."""
         if taken.coded[i] == NULL:
-            return taken.sizes[i] == len(<str>taken.values[i])
+            return taken.numbers[i] == PyUnicode_GetLength(taken.values[i])
         return (<bytes>taken.coded[i]).isascii()
 
-cdef inline void keep_coded(Taken* taken, int i, object coded) noexcept:
-    Py_INCREF(coded)
-    taken.coded[i] = <PyObject*>coded
+cdef inline PyObject* held_by_us(object what) noexcept:
+    Py_INCREF(what)
+    return <PyObject*>what
 
 cdef void let_go(Taken* taken) noexcept:
     cdef int i
     for i in range(taken.n):
         Py_XDECREF(taken.values[i])
         Py_XDECREF(taken.coded[i])
+    for i in range(BESIDE):
+        Py_XDECREF(taken.beside[i])
 
 cdef cnp.ndarray new_array(int nd, Py_ssize_t a, Py_ssize_t b, int typenum):
     cdef cnp.npy_intp shape[2]
     shape[0] = a
     shape[1] = b
     return cnp.PyArray_EMPTY(nd, shape, typenum, 0)
+
+cdef cnp.ndarray array_over(uint8_t* p, object owner, cnp.dtype dtype, int nd, cnp.npy_intp* shape):
+    """An array of the memory at p, which is owner's."""
+    Py_INCREF(dtype)        # the function keeps the one it is given
+    array = <cnp.ndarray>PyArray_NewFromDescr(
+        &PyArray_Type, dtype, nd, shape, NULL, p, cnp.NPY_ARRAY_CARRAY, NULL)
+    cnp.set_array_base(array, owner)
+    return array
 
 @cython.final
 @cython.freelist(256)
@@ -1148,15 +1208,15 @@ cdef class _Pose:
 
     cdef float[16] m
 
+cdef cnp.dtype _float32 = np.dtype(np.float32)
+
 cdef cnp.ndarray new_matrix(float** m):
     """A 4x4 array, and its numbers, not yet written."""
     cdef _Pose pose = _Pose.__new__(_Pose)
     cdef cnp.npy_intp[2] shape
     shape[0] = shape[1] = 4
     m[0] = pose.m
-    array = cnp.PyArray_SimpleNewFromData(2, shape, cnp.NPY_FLOAT32, pose.m)
-    cnp.set_array_base(array, pose)
-    return array
+    return array_over(<uint8_t*>pose.m, pose, _float32, 2, shape)
 
 cdef cnp.ndarray new_numbers(cnp.dtype dtype, Py_ssize_t n, Py_ssize_t per):
     return new_array(2 if per else 1, n, per, dtype.type_num)
@@ -1221,7 +1281,7 @@ cdef inline int64_t integer(value) except? -1:
     cdef int64_t v = PyLong_AsLongLongAndOverflow(value, &over)
     return INT64_MIN if over else v
 
-cdef inline void put_native(uint8_t* p, int size, int64_t v) noexcept:
+cdef inline void put_native(uint8_t* p, int size, int64_t v) noexcept nogil:
     if size == 1:
         p[0] = <uint8_t>v
     elif size == 2:
@@ -1248,6 +1308,9 @@ cdef inline Py_ssize_t cell_size(const Op* op) noexcept:
     """Bytes of one value of an element, natively."""
     return 64 if op.kind == MATRIX else op.itemsize * op.fixed if op.kind == ARRAY else op.itemsize
 
+cdef inline bint is_4x4(cnp.ndarray array) noexcept:
+    return cnp.PyArray_NDIM(array) == 2 and cnp.PyArray_DIM(array, 0) == 4 and cnp.PyArray_DIM(array, 1) == 4
+
 cdef bint usual_matrix(value, float* m, str owner, str name) except -1:
     """Take an array of the usual form, without a call into numpy for each step. False: it is none."""
     cdef cnp.ndarray given
@@ -1256,7 +1319,7 @@ cdef bint usual_matrix(value, float* m, str owner, str name) except -1:
         return False
     given = value
     kind = cnp.PyArray_TYPE(given)
-    if not (cnp.PyArray_NDIM(given) == 2 and cnp.PyArray_DIM(given, 0) == 4 and cnp.PyArray_DIM(given, 1) == 4
+    if not (is_4x4(given)
             and cnp.PyArray_ISCARRAY_RO(given) and (kind == cnp.NPY_FLOAT32 or kind == cnp.NPY_FLOAT64)):
         return False
     if kind == cnp.NPY_FLOAT32:
@@ -1318,6 +1381,9 @@ cdef bint take_row(const Rows* rows, Py_ssize_t row, const uint8_t* p) noexcept 
         elif op.kind == TEXT:
             memcpy(rows.at[i] + op.itemsize * row, p, op.itemsize)
             p += op.itemsize
+        elif op.kind == INT:
+            put_native(rows.at[i] + op.itemsize * row, op.itemsize, <int64_t>get_int(p, op.itemsize))
+            p += op.itemsize
         else:
             (little_in if op.little else swap_in)(
                 rows.at[i] + op.itemsize * rows.count[i] * row, p, rows.count[i], op.itemsize)
@@ -1340,6 +1406,9 @@ cdef int give_row(const Rows* rows, Py_ssize_t row, uint8_t* p) noexcept nogil:
         elif op.kind == TEXT:
             memcpy(p, rows.at[i] + op.itemsize * row, op.itemsize)
             p += op.itemsize
+        elif op.kind == INT:
+            put_int(p, op.itemsize, native(rows.at[i] + op.itemsize * row, op.itemsize))
+            p += op.itemsize
         else:
             (little_out if op.little else swap_out)(
                 p, rows.at[i] + op.itemsize * rows.count[i] * row, rows.count[i], op.itemsize)
@@ -1348,38 +1417,109 @@ cdef int give_row(const Rows* rows, Py_ssize_t row, uint8_t* p) noexcept nogil:
 
 # ---- Columns: the elements of a list message ----------------------------------------------------
 
+@cython.final
+@cython.freelist(64)
+cdef class _Memory:
+    """Memory of all columns of one list, one column behind the other."""
+
+    cdef uint8_t* p
+
+    def __dealloc__(self):
+        PyMem_Free(self.p)
+
+cdef inline Py_ssize_t start_of(const Op* op, int i, Py_ssize_t rows) noexcept:
+    """Where a column begins among those of so many rows, aligned to 16 bytes."""
+    return ((rows * op.place + 15) & ~15) + 16 * i
+
 cdef class Columns:
     """n rows of one element class, kept as one native array per field.
 
-    Text columns are bytes ('S') and so hold what follows a NUL; matrices are (n, 4, 4).
+    Text columns are bytes ('S') and so hold what follows a NUL; matrices are (n, 4, 4). They are made
+    in one piece of memory, and an array of a column when that is wanted.
     """
 
-    cdef readonly list arrays
     cdef readonly Py_ssize_t rows
+    cdef _Memory memory      # None: the columns are what `made` says
+    cdef list made          # arrays of the columns; None in place of each that was not wanted yet
     cdef Layout _layout
     __layout__ = None
 
     def __cinit__(self):
         self._layout = type(self).__layout__
 
-    cdef Layout layout(self):
+    cdef inline Layout layout(self):
         if self._layout is None:
             raise TypeError("columns belong to an element class")
         return self._layout
 
+    @property
+    def arrays(self):
+        cdef int i
+        if self.memory is not None:
+            for i in range(self._layout.n):
+                self.array(i)
+            self.memory = None      # others may take arrays out of the list
+        return self.made
+
     def allocate(self, Py_ssize_t rows):
         """Room for so many rows, all zero (identity for matrices)."""
         cdef Layout layout = self.layout()
-        cdef int i
-        self.rows = rows
-        self.arrays = []
+        cdef Py_ssize_t row
+        cdef float* m
+        cdef int i, k
+        self.make(rows)
         for i in range(layout.n):
-            self.arrays.append(np.zeros(column_shape(layout, i, rows), layout.columns[i]))
+            memset(self.at(i), 0, cell_size(&layout.ops[i]) * rows)
             if layout.ops[i].kind == MATRIX:
-                self.arrays[i][:] = np.eye(4)
+                for row in range(rows):
+                    m = <float*>self.at(i) + 16 * row
+                    for k in range(4):
+                        m[5 * k] = 1
+
+    cdef int make(self, Py_ssize_t rows) except -1:
+        """Room for so many rows, not yet written."""
+        cdef Layout layout = self.layout()
+        cdef _Memory memory = _Memory.__new__(_Memory)
+        cdef Py_ssize_t size
+        if not 0 <= rows <= MAX_BLOCK // (layout.native + 32):
+            raise MemoryError(f"no memory for {rows} elements")
+        size = start_of(&layout.ops[layout.n], layout.n, rows)
+        memory.p = <uint8_t*>PyMem_Malloc(size)
+        if memory.p == NULL:
+            raise MemoryError(f"no memory for {rows} elements")
+        if size >= LARGE_FROM:
+            igtl_large_pages(memory.p, size)
+        self.rows = rows
+        self.memory = memory
+        self.made = None
+
+    cdef inline uint8_t* at(self, int i) noexcept:
+        """Where column i lies in the memory that was made for all. NULL: its array has to say that."""
+        if self.memory is None or self.made is not None and item_of(self.made, i) != <PyObject*>None:
+            return NULL
+        return self.memory.p + start_of(&self._layout.ops[i], i, self.rows)
+
+    cpdef cnp.ndarray array(self, int i):
+        """Column i."""
+        cdef const Op* op = self.layout().op(i)
+        cdef uint8_t* p = self.at(i)
+        cdef cnp.npy_intp[3] shape
+        if p != NULL:
+            shape[0] = self.rows
+            shape[1] = 4 if op.kind == MATRIX else op.fixed
+            shape[2] = 4
+            array = array_over(p, self.memory, self._layout.columns[i], dimensions(op), shape)
+            if self.made is None:
+                self.made = [None] * self._layout.n
+            self.made[i] = array
+            return array
+        if self.made is None or i >= len(self.made):
+            raise EncodeError(self._layout.owner, self._layout.names[i], "has no column")
+        return <cnp.ndarray?>self.made[i]
 
     def __setstate__(self, state):
-        self.rows, self.arrays = state
+        self.rows, self.made = state
+        self.memory = None
 
     def __getitem__(self, key):
         cdef Py_ssize_t row
@@ -1395,10 +1535,13 @@ cdef class Columns:
     cdef uint8_t* cell(self, int i, Py_ssize_t row) except? NULL:
         """Where a value lies. NULL: its column is no longer as it was made, and numpy has to find it."""
         cdef const Op* op = self.layout().op(i)
+        cdef uint8_t* p = self.at(i)
         cdef cnp.ndarray array
-        if self.arrays is None or i >= len(self.arrays) or not cnp.PyArray_CheckExact(self.arrays[i]):
+        if p != NULL:
+            return p + cell_size(op) * row if 0 <= row < self.rows else NULL
+        if self.made is None or i >= len(self.made) or not cnp.PyArray_CheckExact(self.made[i]):
             return NULL
-        array = self.arrays[i]
+        array = self.made[i]
         if not (cnp.PyArray_ISCARRAY(array) and is_column(op, array, cnp.PyArray_DIM(array, 0))
                 and cnp.PyArray_TYPE(array) == (<cnp.dtype>self._layout.columns[i]).type_num
                 and cnp.PyArray_ITEMSIZE(array) == op.itemsize and 0 <= row < cnp.PyArray_DIM(array, 0)):
@@ -1412,9 +1555,9 @@ cdef class Columns:
         if p != NULL:
             self._layout.put(i, p, value)
             return
-        one = new_column(self.layout(), i, 1)
+        one = np.empty(column_shape(self._layout, i, 1), self._layout.columns[i])
         self._layout.put(i, <uint8_t*>cnp.PyArray_DATA(one), value)
-        self.arrays[i][row] = one[0]
+        self.array(i)[row] = one[0]
 
     def take(self, list elements not None):
         """As many rows as there are elements, with copies of their values."""
@@ -1442,15 +1585,11 @@ cdef class Columns:
                 else:
                     layout.put(i, to, element.value(i))
 
-    cdef cnp.ndarray array_at(self, int i):
-        if self.arrays is None or i >= len(self.arrays):
-            raise EncodeError(self._layout.owner, self._layout.names[i], "has no column")
-        return <cnp.ndarray?>self.arrays[i]
-
     cdef Columns frozen(self):
         """The same arrays; others are not put in their place."""
         cdef Columns other = new_columns(type(self))
-        other.rows, other.arrays = self.rows, self.arrays.copy()
+        other.rows, other.memory = self.rows, self.memory
+        other.made = None if self.made is None else self.made.copy()
         return other
 
     cdef int rows_of(self, Rows* out, Py_ssize_t rows) except -1:
@@ -1462,19 +1601,17 @@ cdef class Columns:
         out.n = layout.n
         out.stride = layout.minimum
         for i in range(layout.n):
-            array = self.array_at(i)
+            out.count[i] = layout.ops[i].fixed
+            out.at[i] = self.at(i)
+            if out.at[i] != NULL:
+                if rows != self.rows:
+                    layout._changed(i)
+                continue
+            array = self.array(i)
             if not (cnp.PyArray_IS_C_CONTIGUOUS(array) and is_column(&layout.ops[i], array, rows)
                     and cnp.PyArray_ITEMSIZE(array) == layout.ops[i].itemsize):
                 layout._changed(i)
             out.at[i] = <uint8_t*>cnp.PyArray_DATA(array)
-            out.count[i] = layout.ops[i].fixed
-
-    cdef int make(self, Py_ssize_t rows) except -1:
-        """Room for so many rows, not yet written."""
-        cdef Layout layout = self.layout()
-        cdef int i
-        self.rows = rows
-        self.arrays = [new_column(layout, i, rows) for i in range(layout.n)]
 
     cdef Py_ssize_t scatter(self, const uint8_t* p, Py_ssize_t left) except -1:
         """Take all whole rows from the wire; return the bytes used."""
@@ -1492,7 +1629,9 @@ cdef class Columns:
         cdef cnp.ndarray array
         cdef int i
         for i in range(layout.n):
-            array = self.array_at(i)
+            if self.at(i) != NULL:
+                continue
+            array = self.array(i)
             if not (cnp.PyArray_IS_C_CONTIGUOUS(array) and is_column(&layout.ops[i], array, rows)
                     and (array.descr is layout.columns[i] or array.dtype == layout.columns[i])):
                 raise EncodeError(layout.owner, layout.fields[i].name,
@@ -1515,13 +1654,16 @@ cdef class Columns:
     def texts(self, int i):
         """Column i decoded, row by row, each up to its first NUL."""
         cdef const Op* op = self.layout().op(i)
-        cdef cnp.ndarray array = self.array_at(i)
+        cdef cnp.ndarray array
         cdef Py_ssize_t size = op.itemsize, j
         cdef bint exact
-        cdef const uint8_t* p = <const uint8_t*>cnp.PyArray_DATA(array)
-        if not (cnp.PyArray_IS_C_CONTIGUOUS(array) and cnp.PyArray_ITEMSIZE(array) == size
-                and is_column(op, array, self.rows)):
-            raise ValueError("column was reshaped")
+        cdef const uint8_t* p = self.at(i)
+        if p == NULL:
+            array = self.array(i)
+            if not (cnp.PyArray_IS_C_CONTIGUOUS(array) and cnp.PyArray_ITEMSIZE(array) == size
+                    and is_column(op, array, self.rows)):
+                raise ValueError("column was reshaped")
+            p = <const uint8_t*>cnp.PyArray_DATA(array)
         return [text_of(p + size * j, size, &exact) for j in range(self.rows)]
 
 cdef class Column:
@@ -1539,7 +1681,7 @@ cdef class Column:
             return self
         if (<Columns?>columns).layout().op(self.i).kind == TEXT:
             return (<Columns>columns).texts(self.i)
-        return (<Columns>columns).arrays[self.i]
+        return (<Columns>columns).array(self.i)
 
 cdef const Op* plan_of(object layout, int* n) except NULL:
     """The fields of a Layout, which keeps them."""
@@ -1568,24 +1710,17 @@ cdef tuple column_shape(Layout layout, int i, Py_ssize_t rows):
         return (rows, op.fixed)
     return (rows,)
 
+cdef inline int dimensions(const Op* op) noexcept:
+    """Of a column."""
+    return 3 if op.kind == MATRIX else 2 if op.kind == ARRAY else 1
+
 cdef bint is_column(const Op* op, cnp.ndarray array, Py_ssize_t rows) noexcept:
     """Whether an array has the shape of this column."""
-    cdef int nd = 3 if op.kind == MATRIX else 2 if op.kind == ARRAY else 1
-    if cnp.PyArray_NDIM(array) != nd or cnp.PyArray_DIM(array, 0) != rows:
+    if cnp.PyArray_NDIM(array) != dimensions(op) or cnp.PyArray_DIM(array, 0) != rows:
         return False
     if op.kind == MATRIX:
         return cnp.PyArray_DIM(array, 1) == 4 and cnp.PyArray_DIM(array, 2) == 4
     return op.kind != ARRAY or cnp.PyArray_DIM(array, 1) == op.fixed
-
-cdef cnp.ndarray new_column(Layout layout, int i, Py_ssize_t rows):
-    cdef const Op* op = &layout.ops[i]
-    cdef cnp.dtype dtype = layout.columns[i]
-    cdef cnp.npy_intp[3] shape
-    shape[0] = rows
-    shape[1] = 4 if op.kind == MATRIX else op.fixed
-    shape[2] = 4
-    Py_INCREF(dtype)        # PyArray_Empty keeps the one it is given
-    return PyArray_Empty(3 if op.kind == MATRIX else 2 if op.kind == ARRAY else 1, shape, dtype, 0)
 
 # ---- Row: one element ---------------------------------------------------------------------------
 
@@ -1664,7 +1799,7 @@ cdef class Row:
         cdef uint64_t bits
         cdef cnp.npy_intp[2] shape
         if p == NULL:
-            cell = columns.arrays[i][self.row]
+            cell = columns.array(i)[self.row]
             if op.kind == TEXT:
                 return cell.partition(b"\0")[0].decode("utf-8", "replace")
             return cell.item() if op.kind == INT or op.kind == FLOAT else cell
@@ -1677,10 +1812,8 @@ cdef class Row:
             return sign_extend(bits, op.itemsize) if op.signed else bits
         shape[0] = 4 if op.kind == MATRIX else op.fixed
         shape[1] = 4
-        array = cnp.PyArray_SimpleNewFromData(
-            2 if op.kind == MATRIX else 1, shape, (<cnp.dtype>self.layout.columns[i]).type_num, p)
-        cnp.set_array_base(array, self if columns is None else columns.arrays[i])
-        return array
+        return array_over(p, self if columns is None else columns.memory if columns.at(i) != NULL else columns.array(i),
+                          self.layout.columns[i], dimensions(op) - 1, shape)
 
     cdef int put(self, int i, value) except -1:
         if self.columns is not None:
@@ -1697,7 +1830,7 @@ cpdef element_at(cls, Columns columns, Py_ssize_t row):
     element.row = row
     return element
 
-cdef inline uint64_t native(const uint8_t* p, int size) noexcept:
+cdef inline uint64_t native(const uint8_t* p, int size) noexcept nogil:
     if size == 1:
         return p[0]
     if size == 2:
@@ -1750,6 +1883,8 @@ cdef Py_ssize_t spread(tuple args, dict kwargs, PyObject** values, str owner) ex
 cdef list _last = [None]
 cdef list _last_row = [None]    # the same of elements
 
+cdef class Entries
+
 cdef class Record:
     """Memory of one message: header fields, the values of its declared fields, and beside them
     what those cannot show (`kept`), so that an untouched message packs to the bytes it came from.
@@ -1761,8 +1896,8 @@ cdef class Record:
     cdef uint64_t stamp
     cdef uint32_t id
     cdef readonly int header_version
-    cdef object _device_name
-    cdef object _metadata
+    cdef str _device_name
+    cdef Entries _metadata
     cdef public object received
     cdef public object received_monotonic
     cdef public object received_kernel
@@ -1856,7 +1991,7 @@ cdef class Record:
             EncodeError: a field cannot be sent as it is.
         """
         cdef Packing how = packing(version_of(version), crc, cut_name)
-        return packed(self, &how)
+        return packed_record(self, &how)
 
     def pack_into(self, buffer, *, version=None, bint crc=True, bint cut_name=False):
         """As `pack`, into memory that is used again: no allocation for a large message.
@@ -1878,7 +2013,7 @@ cdef class Record:
         try:
             how.into = <uint8_t*>view.buf
             how.room = view.len
-            return packed(self, &how)
+            return packed_record(self, &how)
         finally:
             PyBuffer_Release(&view)
 
@@ -1887,7 +2022,7 @@ cdef class Record:
         not copied, but stand in the list as they lie in memory."""
         cdef Packing how = packing(version_of(version), crc, cut_name)
         how.parts = True
-        return packed(self, &how)
+        return packed_record(self, &how)
 
     @property
     def device_name(self):
@@ -1899,7 +2034,7 @@ cdef class Record:
             raise TypeError(f"device_name must be str, not {type(value).__name__}")
         if self._metadata is not None and value != self._device_name:
             self._metadata.pop("IGTL_DEVICE_NAME", None)    # it would hide the new name
-        self._device_name = value
+        self._device_name = PyUnicode_FromObject(value)     # of a subclass, its characters
         if self.kept is not None:
             self.kept.pop("device", None)
 
@@ -2157,12 +2292,10 @@ cdef class Entries:
             raise TypeError("metadata without entries")
         self.entries = entries
 
-cdef bint has_entries(metadata) except -1:
+cdef inline bint has_entries(Entries e) except -1:
     """Whether there is an entry, without decoding it."""
-    cdef Entries e
-    if metadata is None:
+    if e is None:
         return False
-    e = <Entries?>metadata
     if e.entries is not None:
         return len(e.entries) > 0
     return e.wire is not None and get16(<const uint8_t*>PyBytes_AsString(e.wire[0])) > 0
@@ -2209,6 +2342,7 @@ cdef struct Writer:
     uint8_t* summed         # the CRC covers the body up to here
     uint64_t crc
     bint with_crc
+    PyObject* apart         # list of large data, and where they belong in the message; NULL: write them
 
 cdef void copy_and_sum(Writer* w, uint8_t* to, const uint8_t* src, Py_ssize_t n) noexcept:
     cdef uint64_t crc
@@ -2251,9 +2385,10 @@ cdef inline int choose_version(Record r, int version) except -1:
                           "header version 1 cannot carry it: use version 2 or clear it")
     return version
 
-cdef bytes name_bytes(Record r, str device_name, bint cut):
+cdef bytes name_bytes(Record r, bint cut):
     """The device name for the header, 20 bytes."""
     cdef bytes raw
+    cdef str device_name = r._device_name
     if r.kept is not None and "device" in r.kept:
         return r.kept["device"]
     raw = device_name.encode()
@@ -2266,19 +2401,17 @@ cdef bytes name_bytes(Record r, str device_name, bint cut):
         raise EncodeError(r.layout.owner, "device_name", f"{device_name!r}: a NUL would end the name")
     return pad(raw, 20)
 
-cdef int put_name(uint8_t* to, Record r, str device_name, bint cut) except -1:
+cdef int put_name(uint8_t* to, Record r, bint cut) except -1:
     """The same, written; without an object for the usual name."""
     cdef Py_ssize_t n
     cdef const char* text
-    cdef bytes raw
     if r.kept is None:
-        text = PyUnicode_AsUTF8AndSize(device_name, &n)
+        text = utf8_of(<PyObject*>r._device_name, &n)
         if n <= 20 and memchr(text, 0, n) == NULL:
+            memset(to, 0, 20)
             memcpy(to, text, n)
-            memset(to + n, 0, 20 - n)
             return 0
-    raw = name_bytes(r, device_name, cut)
-    memcpy(to, PyBytes_AsString(raw), 20)
+    memcpy(to, PyBytes_AsString(name_bytes(r, cut)), 20)
     return 0
 
 cpdef bytes stream_key(object what):
@@ -2295,7 +2428,7 @@ cpdef bytes stream_key(object what):
         raw = r._device_name.encode(errors="replace")
         if not 20 < len(raw) <= MAX_NAME or (r.kept is not None and "device" in r.kept and not (
                 r._metadata and "IGTL_DEVICE_NAME" in r._metadata)):
-            raw = name_bytes(r, r._device_name, True)   # perhaps no text: as it came
+            raw = name_bytes(r, True)   # perhaps no text: as it came
         return r.wire_type() + raw
     if type(what) is Frame:
         frame = what
@@ -2330,7 +2463,6 @@ def content(Record r not None, int depth=1):
     cdef Writer w
     if layout.prepare is not None:
         layout.prepare(r)
-    taken.n = 0
     try:
         layout.take(r, &taken)
         surplus = r.surplus()
@@ -2339,7 +2471,8 @@ def content(Record r not None, int depth=1):
         w.start = w.summed = <uint8_t*>PyBytes_AsString(out)
         w.crc = 0
         w.with_crc = False
-        layout.write(&taken, w.start, &w, None)
+        w.apart = NULL
+        layout.write(&taken, w.start, &w)
         memcpy(w.start + total, PyBytes_AsString(surplus), len(surplus))
     finally:
         let_go(&taken)
@@ -2367,11 +2500,12 @@ cdef Packing packing(int version, bint crc, bint cut_name) noexcept:
 cdef object packed(object message, const Packing* how):
     """The message as one bytes object, as a list of buffers, or the size of what was written into
     memory that is there: see Packing."""
-    cdef Record r = <Record?>message
+    return packed_record(<Record?>message, how)
+
+cdef object packed_record(Record r, const Packing* how):
     cdef Taken taken
     if r.layout.prepare is not None:
         r.layout.prepare(r)
-    taken.n = 0
     try:
         r.layout.take(r, &taken)
         return packed_from(&taken, r, how)
@@ -2380,41 +2514,37 @@ cdef object packed(object message, const Packing* how):
 
 cdef object packed_from(Taken* taken, Record r, const Packing* how):
     cdef Layout layout = r.layout
-    cdef list apart = None
-    cdef Py_ssize_t content_size, head = HEADER, apart_size = 0, total
-    cdef int chosen = choose_version(r, how.version), i
-    cdef str device_name = r._device_name
+    cdef PyObject** beside = taken.beside
+    cdef Py_ssize_t content_size, apart_size = 0, total
+    cdef int chosen = choose_version(r, how.version)
     cdef uint8_t[20] name
-    cdef bytes out = None, wire_type, extra = None, surplus = None, index = b"\0\0", entries = b""
     cdef Writer w
     cdef uint8_t* p
-    metadata = r._metadata
-    put_name(name, r, device_name, how.cut_name)
-    if how.cut_name and chosen == 2:
-        metadata = with_whole_name(r, metadata, device_name)
+    cdef uint64_t crc
+    cdef bytes out
+    cdef list apart
+    put_name(name, r, how.cut_name)
     if r.kept is not None:
-        surplus = r.kept.get("surplus")
-        extra = r.kept.get("extended")
+        take_kept(taken, r)
     content_size = layout.measure(r, taken, 1)
-    if (content_size == 0 and not surplus and not has_entries(metadata) and r.id == 0 and extra is None
-            and (how.sending or how.version == 0 and not r.header_version)):
-        chosen = 1
     if chosen == 2:
-        head += EXTENDED + size_of(extra)
-        if metadata is not None:
-            index, entries = metadata.to_wire(layout.owner)
+        take_metadata(taken, r, how.cut_name)
+    if (chosen == 2 and content_size == 0 and (how.sending or how.version == 0 and not r.header_version)
+            and r.id == 0 and beside[EXTENSION] == NULL and beside[SURPLUS] == NULL
+            and get16(bytes_at(beside[INDEX])) == 0):
+        chosen = 1
+    w.apart = NULL
     if how.parts:
-        for i in range(layout.n):
-            if layout.ops[i].kind == DATA and taken.sizes[i] >= APART_FROM:
-                apart_size += taken.sizes[i]
+        apart_size = apart_from(layout, taken)
         if apart_size:
             apart = []
-    total = head + content_size - apart_size + size_of(surplus)
+            w.apart = <PyObject*>apart
+    total = HEADER + content_size - apart_size + size_beside(beside[SURPLUS])
     if chosen == 2:
-        total += len(index) + len(entries)
+        total += EXTENDED + size_beside(beside[EXTENSION]) + size_of(beside[INDEX]) + size_of(beside[ENTRIES])
     if how.into == NULL:
         out = PyBytes_FromStringAndSize(NULL, total)
-        w.start = <uint8_t*>PyBytes_AsString(out)
+        w.start = bytes_at(<PyObject*>out)
         if total >= LARGE_FROM:
             igtl_large_pages(w.start, total)
     elif total > how.room:
@@ -2425,45 +2555,70 @@ cdef object packed_from(Taken* taken, Record r, const Packing* how):
     w.crc = 0
     w.with_crc = how.crc
     if chosen == 2:
-        put16(p, <uint16_t>(head - HEADER))
-        put16(p + 2, <uint16_t>len(index))
-        put32(p + 4, <uint32_t>len(entries))
+        put16(p, <uint16_t>(EXTENDED + size_beside(beside[EXTENSION])))
+        put16(p + 2, <uint16_t>size_of(beside[INDEX]))
+        put32(p + 4, <uint32_t>size_of(beside[ENTRIES]))
         put32(p + 8, r.id)
-        p = put_bytes(p + EXTENDED, extra)
-    layout.write(taken, p, &w, apart)
-    p = put_bytes(p + content_size - apart_size, surplus)
+        p = put_bytes(p + EXTENDED, beside[EXTENSION])
+    layout.write(taken, p, &w)
+    p = put_bytes(p + content_size - apart_size, beside[SURPLUS])
     if chosen == 2:
-        p = put_bytes(put_bytes(p, index), entries)
-    wire_type = layout.wire_type if r.kept is None else r.wire_type()
-    put_header(w.start, chosen, <const uint8_t*>PyBytes_AsString(wire_type), name, r.stamp,
-               total + apart_size - HEADER, run_crc(w.summed, p - w.summed, w.crc) if how.crc else 0)
+        p = put_bytes(put_bytes(p, beside[INDEX]), beside[ENTRIES])
+    crc = run_crc(w.summed, p - w.summed, w.crc) if how.crc else 0
+    put_header(w.start, chosen, bytes_at(<PyObject*>layout.wire_type if beside[TYPE] == NULL else beside[TYPE]),
+               name, r.stamp, total + apart_size - HEADER, crc)
     if how.into != NULL:
         return total
     if not how.parts:
         return out
-    return [out] if apart is None else parted(out, apart)
+    return [out] if w.apart == NULL else parted(out, apart)
 
-cdef object with_whole_name(Record r, metadata, str device_name):
-    """The metadata, and in them a device name that the header has to cut."""
+cdef Py_ssize_t apart_from(Layout layout, Taken* taken) noexcept:
+    """Bytes of the data that are large enough to be sent from where they lie."""
+    cdef Py_ssize_t size = 0
+    cdef int i
+    for i in range(layout.n):
+        if layout.ops[i].kind == DATA and taken.sizes[i] >= APART_FROM:
+            size += taken.sizes[i]
+    return size
+
+cdef int take_kept(Taken* taken, Record r) except -1:
+    """What came with the message, and its fields cannot show."""
+    for key, which in (("extended", EXTENSION), ("surplus", SURPLUS), ("type", TYPE)):
+        if key in r.kept:
+            taken.beside[<int>which] = held_by_us(<bytes?>r.kept[key])
+
+cdef int take_metadata(Taken* taken, Record r, bint whole_name) except -1:
+    """The metadata; whole_name: and in them a device name that the header has to cut."""
+    cdef bytes index = b"\0\0", entries = b""
+    metadata = r._metadata
+    if whole_name:
+        metadata = with_whole_name(r, metadata)
+    if metadata is not None:
+        index, entries = metadata.to_wire(r.layout.owner)
+    taken.beside[INDEX] = held_by_us(index)
+    taken.beside[ENTRIES] = held_by_us(entries)
+
+cdef object with_whole_name(Record r, metadata):
     cdef bytes raw
     if r.kept is not None and "device" in r.kept:
         return metadata
-    raw = device_name.encode()
+    raw = r._device_name.encode()
     if len(raw) <= 20:
         return metadata
     if len(raw) > MAX_NAME:
-        raise EncodeError(r.layout.owner, "device_name", f"{device_name!r} has more than {MAX_NAME} bytes")
-    return type(r)._with_full_name(metadata, device_name)
+        raise EncodeError(r.layout.owner, "device_name", f"{r._device_name!r} has more than {MAX_NAME} bytes")
+    return type(r)._with_full_name(metadata, r._device_name)
 
-cdef inline Py_ssize_t size_of(bytes raw) except -1:
-    return 0 if raw is None else len(raw)
+cdef inline Py_ssize_t size_beside(PyObject* raw) noexcept:
+    return 0 if raw == NULL else size_of(raw)
 
-cdef inline uint8_t* put_bytes(uint8_t* p, bytes raw) except NULL:
+cdef inline uint8_t* put_bytes(uint8_t* p, PyObject* raw) noexcept:
     """Copy them; where the next ones go."""
-    if raw is None:
+    if raw == NULL:
         return p
-    memcpy(p, PyBytes_AsString(raw), len(raw))
-    return p + len(raw)
+    memcpy(p, bytes_at(raw), size_of(raw))
+    return p + size_of(raw)
 
 cdef list parted(bytes written, list apart):
     """The parts of a message: what was written, and between it the data that lie elsewhere."""
@@ -2842,6 +2997,81 @@ def quaternion_of_matrix(matrix):
     if w < 0:
         x, y, z, w = -x, -y, -z, -w
     return np.array([x, y, z, w])
+
+# ---- pictures: the part of a whole that a message holds ------------------------------------------
+
+cdef int take_three(cnp.ndarray numbers, uint16_t* out) except -1:
+    """Three numbers of a field: along i, j, k."""
+    cdef int k
+    if cnp.PyArray_TYPE(numbers) == cnp.NPY_UINT16 and cnp.PyArray_ISCARRAY_RO(numbers) and (
+            cnp.PyArray_NDIM(numbers) == 1 and cnp.PyArray_DIM(numbers, 0) == 3):
+        for k in range(3):
+            out[k] = (<uint16_t*>cnp.PyArray_DATA(numbers))[k]
+    else:
+        out[0], out[1], out[2] = numbers
+
+def voxels_in(cnp.ndarray size not None, cnp.ndarray offset not None, cnp.ndarray sub_size not None):
+    """How many a part has; -1: it does not lie within the whole."""
+    cdef uint16_t[3] whole, at, part
+    cdef int k
+    take_three(size, whole)
+    take_three(offset, at)
+    take_three(sub_size, part)
+    for k in range(3):
+        if <int>at[k] + part[k] > whole[k]:
+            return -1
+    return <int64_t>part[0] * part[1] * part[2]
+
+def pixels_of(data, cnp.dtype dtype not None, cnp.ndarray sub_size not None, int components):
+    """The array (k, j, i) or (k, j, i, components) that these bytes of this dtype are: a view, or a copy
+    in native order where they are not, or are not aligned. None: they are fewer or more."""
+    cdef Py_buffer view
+    cdef uint16_t[3] part
+    cdef cnp.npy_intp[4] shape
+    cdef cnp.ndarray array
+    take_three(sub_size, part)
+    shape[0], shape[1], shape[2], shape[3] = part[2], part[1], part[0], components
+    PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
+    try:
+        if view.len != <int64_t>part[0] * part[1] * part[2] * components * cnp.PyDataType_ELSIZE(dtype):
+            return None
+        array = array_over(<uint8_t*>view.buf, data.obj if type(data) is memoryview else data, dtype,
+                           3 if components == 1 else 4, shape)
+        if view.readonly:
+            cnp.PyArray_CLEARFLAGS(array, cnp.NPY_ARRAY_WRITEABLE)
+    finally:
+        PyBuffer_Release(&view)
+    return array if cnp.PyArray_ISBEHAVED_RO(array) else array.astype(dtype.newbyteorder("="))
+
+# ---- numbers of any shape (docs/protocol.md section 8.13) ----------------------------------------
+
+def numbers_in(data, Py_ssize_t at, cnp.dtype dtype not None, tuple shape not None):
+    """An array of this dtype and shape, of big-endian numbers in these bytes; the caller has counted
+    them."""
+    cdef const uint8_t* p
+    cdef Py_ssize_t size
+    cdef cnp.ndarray array = np.empty(shape, dtype)
+    cdef int parts = 2 if dtype.kind == c"c" else 1     # of a number
+    _held = hold(data, &p, &size)
+    if not 0 <= at <= size - cnp.PyArray_NBYTES(array):
+        raise ValueError(f"{cnp.PyArray_NBYTES(array)} bytes of numbers, {size - at} are left")
+    swap_in(<uint8_t*>cnp.PyArray_DATA(array), p + at, parts * cnp.PyArray_SIZE(array),
+            cnp.PyArray_ITEMSIZE(array) // parts)
+    return array
+
+def bytes_of_numbers(bytes head not None, cnp.ndarray array not None):
+    """The way back, behind these bytes."""
+    cdef bytes out
+    cdef uint8_t* p
+    cdef int parts = 2 if array.descr.kind == c"c" else 1
+    if not cnp.PyArray_ISCARRAY_RO(array):
+        array = np.array(array, array.dtype.newbyteorder("="), order="C")
+    out = PyBytes_FromStringAndSize(NULL, len(head) + cnp.PyArray_NBYTES(array))
+    p = bytes_at(<PyObject*>out)
+    memcpy(p, bytes_at(<PyObject*>head), len(head))
+    swap_out(p + len(head), <uint8_t*>cnp.PyArray_DATA(array), parts * cnp.PyArray_SIZE(array),
+             cnp.PyArray_ITEMSIZE(array) // parts)
+    return out
 
 # ---- polygon cells (docs/protocol.md section 8.16) -----------------------------------------------
 

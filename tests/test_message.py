@@ -103,9 +103,30 @@ def test_reshaped_or_replaced_memory_is_refused() -> None:
     with pytest.raises(igtl.EncodeError, match=r"Position.position"):
         p.pack()
     points = igtl.Points([igtl.Point("A", position=(1, 2, 3))])
-    points.points.positions.resize((0, 3), refcheck=False)
+    points.points.positions.shape = (3, 1)
     with pytest.raises(igtl.EncodeError, match=r"Point.position"):
         points.pack()
+
+
+def test_columns_outlive_their_message_and_share_its_memory() -> None:
+    tools = [igtl.Tool("A"), igtl.Tool("B", matrix=np.diag([2, 2, 2, 1]))]
+    message = igtl.unpack(igtl.TrackingData(tools).pack())
+    before = message.tools[1].matrix  # of a column whose array was not asked for yet
+    matrices, types = message.tools.matrices, message.tools.types
+    assert message.tools.matrices is matrices
+    matrices[1, 0, 3] = 5
+    assert before[0, 3] == message.tools[1].matrix[0, 3] == 5
+    assert igtl.unpack(message.pack()).tools["B"].matrix[0, 3] == 5
+    del message
+    gc.collect()
+    assert before[0, :].tolist() == [2, 0, 0, 5]
+    assert types.tolist() == [1, 1]
+
+
+def test_a_device_name_of_another_kind_of_str() -> None:
+    t = igtl.Transform(EYE, device_name=np.str_("Probe"))
+    assert type(t.device_name) is str
+    assert igtl.unpack(t.pack()).device_name == "Probe"
 
 
 # ---- construction -----------------------------------------------------------------------------

@@ -126,7 +126,7 @@ class _Column(_core.Column):
     __slots__ = ()
 
     def __set__(self, columns: Any, values: Any) -> None:
-        target = columns.arrays[self.i]
+        target = columns.array(self.i)
         if len(values) != columns.rows:
             raise ValueError(f"{self.field.plural}: {len(values)} values for {columns.rows} rows")
         if self.field.kind == "text" and (texts := _short_texts(values, target.dtype)) is not None:
@@ -262,7 +262,7 @@ class Element(_core.Row, metaclass=ElementMeta):
             if field.plural in columns:
                 setattr(self, field.plural, columns.pop(field.plural))
             elif field.default is not fields.REQUIRED:
-                column = self.arrays[i := columns_index[field.name]]
+                column = self.array(i := columns_index[field.name])
                 if self.rows:
                     self.put(i, 0, field.default)
                     column[1:] = column[0]

@@ -162,10 +162,13 @@ class _NDArrayCodec:
 
     minimum = 2
     _types: Final = {
-        2: "i1", 3: "u1", 4: "i2", 5: "u2", 6: "i4", 7: "u4", 10: "f4", 11: "f8", 13: "c16",
+        code: np.dtype(kind)
+        for code, kind in (
+            (2, "i1"), (3, "u1"), (4, "i2"), (5, "u2"), (6, "i4"), (7, "u4"), (10, "f4"),
+            (11, "f8"), (13, "c16"),
+        )
     }  # fmt: skip
-    _wire: Final = {code: np.dtype(">" + kind) for code, kind in _types.items()}
-    _codes: Final = {np.dtype(kind): code for code, kind in _types.items()}
+    _codes: Final = {dtype: code for code, dtype in _types.items()}
 
     def decode(self, view: memoryview, count: int) -> npt.NDArray[Any] | bytes:
         code, dims = view[0], view[1]
@@ -174,17 +177,16 @@ class _NDArrayCodec:
         if len(view) < 2 + 2 * dims:
             raise ValueError(f"{dims} dimensions announced, {len(view) - 2} bytes are left")
         shape = struct.unpack_from(f">{dims}H", view, 2)
-        wire = self._wire[code]
+        native = self._types[code]
         size = 1
         for extent in shape:
             size *= extent
         left = len(view) - 2 - 2 * dims
-        if size * wire.itemsize > left:
+        if size * native.itemsize > left:
             raise ValueError(f"{size} numbers announced, {left} bytes are left")
         if dims > _NUMPY_DIMENSIONS:
             return bytes(view)
-        values = np.frombuffer(view, wire, size, 2 + 2 * dims)
-        return values.astype(self._types[code]).reshape(shape)
+        return _core.numbers_in(view, 2 + 2 * dims, native, shape)
 
     def size(self, value: npt.NDArray[Any] | bytes) -> int:
         if isinstance(value, bytes):
@@ -214,7 +216,7 @@ class _NDArrayCodec:
             raise ValueError(f"extents {value.shape}: at most 65535 each")
         code = self._code(value.dtype)
         head = struct.pack(f">BB{value.ndim}H", code, value.ndim, *value.shape)
-        return head + value.astype(self._wire[code]).tobytes()
+        return _core.bytes_of_numbers(head, value)
 
 
 class NDArray(Message, type_name="NDARRAY"):
