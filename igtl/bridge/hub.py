@@ -15,7 +15,7 @@ from igtl.bridge.names import ALL, permission_key
 from igtl.bridge.sockets import Sockets
 from igtl.extras import need
 from igtl.log import log
-from igtl.options import BridgeOptions
+from igtl.options import LONGEST, BridgeOptions
 
 _BATCH: Final = 8 << 10  # bytes that leave together: what a pose waits for on a slow way
 LEASE: Final = 2.0  # seconds of silence after which the other end is lost
@@ -89,6 +89,7 @@ class Hub:
         events: handles what Zenoh reports.
         tell: called with a line for the user about the connection; None: nothing is said, nor
             logged.
+        idle: called from time to time while `connected`; returns the seconds until the next time.
 
     Attributes:
         connected: whether the hub is there, and lets this end do what it wants.
@@ -105,6 +106,7 @@ class Hub:
         changed: Callable[[bool], None],
         events: Events,
         tell: Callable[[str], None] | None,
+        idle: Callable[[], float] = lambda: LONGEST,
     ) -> None:
         self._config = configuration(
             options, "client",
@@ -120,6 +122,7 @@ class Hub:
         self._changed = changed
         self._events = events
         self._tell = tell
+        self._idle = idle
         self._told = ""
         self._welcome = False  # whether the hub has ever let this end do what it wants
         self._wake = threading.Condition()
@@ -217,12 +220,16 @@ class Hub:
             else:
                 self._give_up(refused)
                 return
-            with self._wake:
-                while not self._closed and serial == self._serial:
-                    self._wake.wait()
-                if self._closed:
-                    return
+            while self._lasts(serial, self._idle() if self.connected else LONGEST):
+                pass
+            if self._closed:
+                return
             self.tell("the hub is lost", logging.WARNING)
+
+    def _lasts(self, serial: int, patience: float) -> bool:
+        """Whether the connection is still there after so many seconds; at once if not."""
+        with self._wake:
+            return not self._wake.wait_for(lambda: self._closed or serial != self._serial, patience)
 
     def _give_up(self, refused: Refused) -> None:
         self.refused = refused
