@@ -261,8 +261,9 @@ def test_what_was_lost_last_becomes_known(hub: str) -> None:
             else:
                 publisher.close()
             # the last text is asked for, should there be a cut: it may come still
-            until(lambda: subscriber.stats.dropped["gap"] == (14 if last else 13))
-            assert subscriber.lost == {"or1": 14 if last else 13}
+            lost = 14 if last else 13
+            until(lambda: subscriber.stats.dropped["gap"] == lost)  # noqa: B023
+            assert subscriber.lost == {"or1": lost}
             assert subscriber.stats.streams["TRANSFORM", "a/b"].lost == {"gap": 7}
 
 

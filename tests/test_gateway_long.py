@@ -89,7 +89,8 @@ class Numbers:
     def __init__(self, name: str, port: int) -> None:
         self.name, self.port = name, port
         self.number = 0
-        self._sent: dict[Any, int] = {}  # by connection
+        self._servers = 0
+        self._sent: dict[tuple[int, int], int] = {}  # by server and connection
         self._server: igtl.Server | None = None
         self._going = threading.Event()
         self._ended = threading.Event()
@@ -98,13 +99,14 @@ class Numbers:
         self._thread.start()
 
     def come(self) -> None:
+        self._servers += 1
         self._server = igtl.serve(port=self.port, start=False)
         self._server.on_disconnect(self._note)
         self._server.start()
 
     def _note(self, *peers: Any) -> None:
         for peer in peers:
-            self._sent[peer.peer] = peer.stats.sent
+            self._sent[self._servers, peer.id] = peer.stats.sent
 
     def go(self) -> None:
         """Everything that was sent arrives before the connection ends."""
