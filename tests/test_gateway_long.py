@@ -17,6 +17,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +90,7 @@ class Numbers:
     def __init__(self, name: str, port: int) -> None:
         self.name, self.port = name, port
         self.number = 0
-        self._servers = 0
+        self._servers = 0  # so many there were
         self._sent: dict[tuple[int, int], int] = {}  # by server and connection
         self._server: igtl.Server | None = None
         self._going = threading.Event()
@@ -101,12 +102,12 @@ class Numbers:
     def come(self) -> None:
         self._servers += 1
         self._server = igtl.serve(port=self.port, start=False)
-        self._server.on_disconnect(self._note)
+        self._server.on_disconnect(partial(self._note, self._servers))
         self._server.start()
 
-    def _note(self, *peers: Any) -> None:
+    def _note(self, server: int, *peers: Any) -> None:
         for peer in peers:
-            self._sent[self._servers, peer.id] = peer.stats.sent
+            self._sent[server, peer.id] = peer.stats.sent
 
     def go(self) -> None:
         """Everything that was sent arrives before the connection ends."""
@@ -114,14 +115,14 @@ class Numbers:
             server, self._server = self._server, None
         assert server is not None
         until(lambda: all(not peer.queued for peer in server.clients))
-        self._note(*server.clients)
+        self._note(self._servers, *server.clients)
         server.close()
 
     @property
     def sent(self) -> int:
         """On all connections so far."""
         if self._server is not None:
-            self._note(*self._server.clients)
+            self._note(self._servers, *self._server.clients)
         return sum(self._sent.values())
 
     def peers(self) -> list[int]:
