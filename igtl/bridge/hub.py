@@ -18,7 +18,9 @@ from igtl.log import log
 from igtl.options import LONGEST, BridgeOptions
 
 _BATCH: Final = 8 << 10  # bytes that leave together: what a pose waits for on a slow way
-LEASE: Final = 2.0  # seconds of silence after which the other end is lost
+_FOREVER: Final = 60.0  # seconds, where an option is None
+_CUT: Final = 2.0  # seconds after which what the other end has not confirmed means a cut
+_KEEP_ALIVE: Final = 0.5  # seconds without a message after which one is sent, to notice a cut
 _RETRY: Final = {"period_init_ms": 100, "period_max_ms": 250, "period_increase_factor": 1.5}
 _REFUSALS: Final = 3  # times that a certificate may be refused before this end gives up
 _AGAIN: Final = 0.1  # seconds until a question that the hub has not answered is asked again
@@ -36,8 +38,8 @@ def configuration(options: BridgeOptions, mode: str, **settings: Any) -> Any:
     """The configuration of a session of Zenoh: nothing is searched for, nothing is dropped."""
     zenoh = need("zenoh", "bridge")
     tcp = {"so_sndbuf": options.send_buffer}
-    lease = options.lease or LEASE
-    patience = 1000 * (options.open_timeout or 60.0)
+    lease = options.lease or _FOREVER
+    patience = 1000 * (options.open_timeout or _FOREVER)
     tls: dict[str, Any] = dict(tcp)
     if options.ca is not None:
         tls["root_ca_certificate"] = options.ca
@@ -56,9 +58,12 @@ def configuration(options: BridgeOptions, mode: str, **settings: Any) -> Any:
         "transport/link/tls": tls,
         "transport/link/tx/batch_size": _BATCH,
         "transport/link/tx/lease": int(1000 * lease),
+        "transport/link/tx/keep_alive": max(4, round(lease / _KEEP_ALIVE)),  # so many in a lease
         # so long a connection that takes nothing holds up those that send: less than the lease, or
         # they are lost themselves
-        "transport/link/tx/queue/congestion_control/block/wait_before_close": int(5e5 * lease),
+        "transport/link/tx/queue/congestion_control/block/wait_before_close": int(
+            5e5 * patience_of(options)
+        ),
         "transport/unicast/open_timeout": int(patience),
         **settings,
     }
@@ -66,6 +71,12 @@ def configuration(options: BridgeOptions, mode: str, **settings: Any) -> Any:
     for key, value in settings.items():
         config.insert_json5(key, json.dumps(value))
     return config
+
+
+def patience_of(options: BridgeOptions) -> float:
+    """Seconds in which the other end must confirm what was sent. That is up to its system, however
+    busy its programs are, so it may be much shorter than the lease."""
+    return min(_CUT, options.lease or _FOREVER)
 
 
 def checked(options: Way) -> Way:
@@ -110,7 +121,7 @@ class Hub:
     ) -> None:
         self._config = configuration(
             options, "client",
-            **{"connect/timeout_ms": int(2000 * (options.open_timeout or 60.0)),
+            **{"connect/timeout_ms": int(2000 * (options.open_timeout or _FOREVER)),
                "connect/exit_on_failure": True},
         )  # fmt: skip
         self.connected = False
@@ -185,7 +196,7 @@ class Hub:
         """A connection has begun or ended; a client of Zenoh has one at a time."""
         there = "PUT" in str(event.kind)
         if there:
-            sockets = Sockets(self._options.lease or LEASE)
+            sockets = Sockets(patience_of(self._options))
             for link in self.session.info.links():
                 sockets.begun(link.src, link.dst)
         with self._wake:
@@ -198,7 +209,7 @@ class Hub:
     def _watch(self) -> None:
         while True:
             with self._wake:
-                self._wake.wait_for(lambda: self._closed or self._there, timeout=LEASE)
+                self._wake.wait_for(lambda: self._closed or self._there, timeout=_CUT)
                 if self._closed:
                     return
                 there, serial = self._there, self._serial
