@@ -17,10 +17,8 @@ from igtl.gateway.sources import Source
 
 def _settings(entry: Entry) -> dict[str, Any]:
     """How an end of a bridge reaches the hub."""
-    own = {key: str(entry.get(key)) for key in ("ca", "cert", "key") if key in entry.values}
-    if "max_age" in entry.values:
-        return {"connect": entry.get("hub"), "max_age": entry.get("max_age"), **own}
-    return {"connect": entry.get("hub"), **own}
+    files = {key: entry.get(key) for key in ("ca", "cert", "key")}
+    return {"connect": entry.get("hub"), **files, **entry.options}
 
 
 class FromSite(Source):

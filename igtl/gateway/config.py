@@ -230,6 +230,8 @@ class _Reader:
         secret = "client_ca" in values or "key" in values
         if secret and "cert" not in values and isinstance(entry.place, tuple):
             self._blame((*path, "key" if "key" in values else "client_ca"), "needs cert")
+        if "latch" in values and values.get("version") == "auto":
+            self._blame((*path, "latch"), "is not for version = 'auto'")
         host = entry.place[0] if isinstance(entry.place, tuple) else ""
         if serves and host.startswith("wss://") and "cert" not in values:
             self._blame((*path, entry.kind), "wss:// needs cert")

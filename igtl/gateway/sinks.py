@@ -19,6 +19,7 @@ from igtl.gateway.config import Entry
 from igtl.gateway.parts import BACKOFF, Part, Tally, context_of_client, context_of_server
 from igtl.log import named
 from igtl.session.backoff import LinkEvent
+from igtl.session.requests import name_fits
 from igtl.tools.asking import Askers
 from igtl.tools.routing import Stream, Streams, Versions
 
@@ -82,6 +83,8 @@ class Serving(Sink):
     Attributes:
         server: while it is open.
         came: clients that there were.
+        latch: types, with * and ?, of which a client that comes gets the last message of each
+            stream.
         asks: the source that gets what clients send, and answers them; None: that is left out.
         ask: sends to that source; the gateway sets it.
         answered: answers that went to the client that has asked, and nowhere else.
@@ -91,6 +94,7 @@ class Serving(Sink):
 
     def __init__(self, entry: Entry) -> None:
         super().__init__(entry)
+        self.latch: tuple[str, ...] = entry.get("latch", ())
         self.asks: str | None = entry.get("asks")
         self.ask: Callable[[Message], None] | None = None
         self.answered = 0
@@ -144,7 +148,8 @@ class Serving(Sink):
         if self.versions.version == "auto":
             self.versions.send_to_each(frame, server.clients)
         else:
-            server.broadcast(self.versions.of(frame, 1))
+            latch = any(name_fits(frame.type_name, each) for each in self.latch)
+            server.broadcast(self.versions.of(frame, 1), latch=latch)
 
     def answer(self, frame: Frame) -> bool:
         """Hand a frame of the source that clients ask to the one that has asked; returns whether
