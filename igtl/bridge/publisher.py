@@ -143,8 +143,12 @@ class Publisher:
     # -- messages
 
     def put(self, message: Message | Frame) -> None:
-        """Publish a message; returns at once. An array of it may be changed afterwards. A frame is
-        published as it came, with a wrong CRC too. From any thread."""
+        """Publish a message; returns at once, from any thread.
+
+        Args:
+            message: an array of it may be changed afterwards; a frame is published as it came, with
+                a wrong CRC too.
+        """
         at = time.monotonic()
         frame = message
         if not isinstance(frame, Frame):
@@ -353,8 +357,13 @@ class Publisher:
         self._over.set()
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait until the source has ended or this end was closed, or `timeout` seconds; returns
-        whether that is so.
+        """Wait until the source has ended, or this end was closed.
+
+        Args:
+            timeout: seconds; None waits without end.
+
+        Returns:
+            Whether that is so.
 
         Raises:
             Refused: the hub does not let this end in.
@@ -382,7 +391,14 @@ class Publisher:
             return sum(lane.waiting for lane in self._lanes.values())
 
     def drain(self, timeout: float | None = None) -> bool:
-        """Wait until nothing waits to leave, or `timeout` seconds; returns whether that is so."""
+        """Wait until nothing waits to leave.
+
+        Args:
+            timeout: seconds; None waits without end.
+
+        Returns:
+            Whether that is so.
+        """
         patience = seconds("timeout", timeout)
         end = None if patience is None else time.monotonic() + patience
         with self._lock:

@@ -258,10 +258,13 @@ class Subscriber:
         publisher.told.add(tally.live)
 
     def _missed(self, key: str, stream: _Stream, run: int, number: int, knows: bool) -> None:
-        """What has not come of a stream up to this number is lost.
+        """What has not come of a stream is lost.
 
         Args:
+            key: of the messages of the stream.
+            stream: what is known of it.
             run: of a publisher.
+            number: up to which this is so.
             knows: whether the numbers of its streams were told before, so that this one has begun
                 since then.
         """
@@ -400,7 +403,12 @@ class Subscriber:
         """Ask the source of a site: a Command or a Get message. Other threads may ask meanwhile.
 
         Args:
+            site: the name of one.
+            message: the request.
             timeout: seconds; default: `request_timeout`.
+
+        Returns:
+            The answer, as it came.
 
         Raises:
             TimeoutError: the site has not answered in time.
@@ -436,6 +444,9 @@ class Subscriber:
     def recv_frame(self, *, timeout: float | None = None) -> Received:
         """The next message as it came, and its site.
 
+        Args:
+            timeout: seconds; None waits without end.
+
         Raises:
             TimeoutError: there was none within so many seconds.
             Refused: the hub does not let this end in.
@@ -458,6 +469,9 @@ class Subscriber:
     def recv(self, *, timeout: float | None = None) -> tuple[Message, str]:
         """The next message, and its site.
 
+        Args:
+            timeout: seconds; None waits without end.
+
         Raises:
             ProtocolError: it is malformed; the next one can be received.
             TimeoutError, Refused, ConnectionClosed: as `recv_frame`.
@@ -473,7 +487,13 @@ class Subscriber:
                 return
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait until this end was closed, or `timeout` seconds; returns whether it is closed.
+        """Wait until this end was closed.
+
+        Args:
+            timeout: seconds; None waits without end.
+
+        Returns:
+            Whether it is closed.
 
         Raises:
             Refused: the hub does not let this end in.

@@ -165,6 +165,7 @@ def of_options(kind: type[Options], but: Iterable[str] = ()) -> Mapping[str, Che
     """A check for each option of a class.
 
     Args:
+        kind: the class.
         but: options that no configuration may set.
     """
 

@@ -108,6 +108,9 @@ class Config:
 def load(path: str | os.PathLike[str]) -> Config:
     """Read and check a configuration. Paths in it start at its folder.
 
+    Args:
+        path: of a TOML file, see docs/gateway.md.
+
     Raises:
         ConfigError: it cannot be used; it holds everything that is wrong.
         OSError: the file cannot be read.

@@ -105,6 +105,7 @@ class Serving(Sink):
         self._sent: int = 0
 
     def run(self) -> None:
+        """Serve until it is closed."""
         host, port = self.entry.place
         with serve(
             host, port, ssl=context_of_server(self.entry), start=False,
@@ -140,6 +141,7 @@ class Serving(Sink):
         self._sent += peer.stats.sent
 
     def send(self, frame: Frame, source: str) -> None:
+        """Hand a frame to all clients; never waits."""
         server = self.server
         if server is None:
             raise ConnectionClosed
@@ -163,10 +165,12 @@ class Serving(Sink):
 
     @property
     def delivered(self) -> int:
+        """Messages that were sent, to all clients together."""
         return self._sent + sum(peer.stats.sent for peer in self.clients)
 
     @property
     def dropped(self) -> Counter[str]:
+        """What clients did not get, by cause."""
         found = super().dropped
         for peer in self.clients:
             found.update(peer.stats.dropped)
@@ -179,9 +183,11 @@ class Serving(Sink):
 
     @property
     def waiting(self) -> int:
+        """Messages that wait in the queues of all clients."""
         return sum(peer.queued for peer in self.clients)
 
     def stop(self) -> None:
+        """Stop serving."""
         if self.server is not None:
             self.server.close()
 
@@ -196,6 +202,7 @@ class Connecting(Sink):
         self._sent: int = 0
 
     def run(self) -> None:
+        """Keep the connection until it is closed."""
         host, port = self.entry.place
         link = connect(
             host, port, reconnect=BACKOFF, on_event=self._happened,
@@ -220,6 +227,7 @@ class Connecting(Sink):
             self.failed(f"{named(event.peer)} {event.kind}{why}")
 
     def send(self, frame: Frame, source: str) -> None:
+        """Queue a frame for the server; never waits."""
         link = self._link
         if link is None:
             raise ConnectionClosed
@@ -227,11 +235,13 @@ class Connecting(Sink):
 
     @property
     def delivered(self) -> int:
+        """Messages that were sent."""
         link = self._link
         return self._sent + (link.stats.sent if link is not None else 0)
 
     @property
     def dropped(self) -> Counter[str]:
+        """What was not, by cause."""
         found = super().dropped
         if (link := self._link) is not None:
             found.update(link.stats.dropped)
@@ -239,8 +249,10 @@ class Connecting(Sink):
 
     @property
     def waiting(self) -> int:
+        """Messages that wait for the connection."""
         return max(0, self.taken - self.delivered - self.dropped.total())
 
     def stop(self) -> None:
+        """Close the connection."""
         if self._link is not None:
             self._link.close()
