@@ -79,7 +79,10 @@ def receiver(endpoint: str, sites: int) -> None:
         sys.stdin.readline()
         seconds, used = time.monotonic() - begun, _usage()["cpu"]
         last, end = -1, time.monotonic() + READY
-        while (known := _known(subscriber)) > last and time.monotonic() < end:  # what is on its way
+        while time.monotonic() < end:  # what is on its way
+            known = _known(subscriber)
+            if known == last and subscriber.connected:
+                break
             last = known
             time.sleep(QUIET)
         stats = subscriber.stats
