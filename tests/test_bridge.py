@@ -30,9 +30,10 @@ from igtl.bridge.outlet import Names
 
 pytest.importorskip("zenoh", reason="eclipse-zenoh is not installed")
 trustme = pytest.importorskip("trustme")
+pytestmark = pytest.mark.timeout(300)  # waits for conditions; other programs may want the processors
 
 
-def until(condition: Callable[[], Any], timeout: float = 20.0) -> Any:
+def until(condition: Callable[[], Any], timeout: float = 60.0) -> Any:
     end = time.monotonic() + timeout
     while not (found := condition()):
         assert time.monotonic() < end, "it did not happen in time"
@@ -70,6 +71,11 @@ def subscribed(sites: Any, hub: str, **options: Any) -> igtl.bridge.Subscriber:
     subscriber = igtl.bridge.Subscriber(sites, connect=hub, **options)
     until(lambda: subscriber.connected)
     return subscriber
+
+
+def met(publisher: igtl.bridge.Publisher) -> None:
+    """Wait until the hub knows of a receiver of the site."""
+    until(lambda: all(wanted.matching_status.matching for wanted in publisher._wanted.values()))
 
 
 def put_through(*publishers: igtl.bridge.Publisher) -> int:
@@ -208,7 +214,8 @@ def test_frames_arrive_as_they_came(hub: str) -> None:
     wrong = bytearray(igtl.String("a", device_name="a/b*").pack())
     wrong[50] ^= 1  # the CRC
     frames = [Frame.from_bytes(bytes(wrong)), Frame.from_bytes(pose("@é").pack(version=2))]
-    with published("or/1*", hub) as publisher, subscribed("or/1*", hub) as subscriber:
+    with published("or/1*", hub) as publisher, subscribed("or/1*", hub, max_age=None) as subscriber:
+        met(publisher)
         for frame in frames:
             publisher.put(frame)
         got = {bytes(found.frame): found.site for found in (subscriber.recv_frame(timeout=20),
@@ -251,6 +258,7 @@ def test_what_was_lost_last_becomes_known(hub: str) -> None:
     """Nothing follows it but the tally, while the site stays or when it goes."""
     for last in (False, True):
         with published("or1", hub) as publisher, subscribed("or1", hub) as subscriber:
+            met(publisher)
             for message in (pose("a/b"), igtl.String("a", device_name="Log")):
                 publisher.put(message)
             until(lambda: subscriber.stats.received == 2)
