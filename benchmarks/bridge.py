@@ -4,8 +4,9 @@ router to one receiver. Sites, hub and receiver are processes of this machine, j
     python -m benchmarks.bridge                                # 20 seconds
     python -m benchmarks.bridge --sites 100 --rate 5000 --seconds 10
 
-Each message arrives, or is counted as lost: by the site that has put a newer one in its place, or
-by the receiver, which misses a number. CPU time is that of each process, in cores.
+Each message arrives, or is counted as lost: by the site, or by the receiver, which misses a number.
+It fails if the numbers do not add up. CPU time is that of each process until the sites have put
+everything, in cores.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -25,8 +27,8 @@ import igtl
 from benchmarks.measure import say
 
 STREAMS = 50
-LEASE = 10.0  # seconds: all of them share two cores
-READY = 60.0  # seconds for all sites to be there
+READY = 60.0  # seconds for all sites to be there, and for the last message to arrive
+QUIET = 10.0  # seconds without news after which none is expected: some tallies
 
 
 def _usage() -> dict[str, float]:
@@ -49,13 +51,14 @@ def _told(what: str) -> None:
 
 def hub(endpoint: str) -> None:
     """The router."""
-    with igtl.bridge.Router(listen=endpoint, lease=LEASE) as router:
+    with igtl.bridge.Router(listen=endpoint) as router:
         _told("ready")
         sys.stdin.readline()
         before, begun = _usage(), time.monotonic()
         sys.stdin.readline()
         connections = len(router.connections)
         _reported(before, time.monotonic() - begun, connections=connections)
+        sys.stdin.readline()
 
 
 def receiver(endpoint: str, sites: int) -> None:
@@ -64,7 +67,6 @@ def receiver(endpoint: str, sites: int) -> None:
         "*",
         connect=endpoint,
         open_timeout=10,
-        lease=LEASE,
         on_frame=lambda received: None,
         max_age=None,
     ) as subscriber:
@@ -75,13 +77,25 @@ def receiver(endpoint: str, sites: int) -> None:
         sys.stdin.readline()
         before, begun = _usage(), time.monotonic()
         sys.stdin.readline()
-        stats, last, end = subscriber.stats, -1, time.monotonic() + READY
-        while stats.received > last and time.monotonic() < end:  # what is on its way
-            last = stats.received
-            time.sleep(2)
+        seconds, used = time.monotonic() - begun, _usage()["cpu"]
+        last, end = -1, time.monotonic() + READY
+        while time.monotonic() < end:  # what is on its way
+            known = _known(subscriber)
+            if known == last and subscriber.connected:
+                break
+            last = known
+            time.sleep(QUIET)
+        stats = subscriber.stats
+        before["cpu"] += _usage()["cpu"] - used
         _reported(
-            before, time.monotonic() - begun, received=stats.received, gap=stats.dropped["gap"]
-        )
+            before, seconds, received=stats.received, gap=stats.dropped["gap"],
+            earlier=subscriber.before, connected=subscriber.connected,
+        )  # fmt: skip
+
+
+def _known(subscriber: igtl.bridge.Subscriber) -> int:
+    """What a receiver knows of the messages of all sites."""
+    return subscriber.before + subscriber.stats.received + subscriber.stats.dropped["gap"]
 
 
 def sites(endpoint: str, first: int, number: int, rate: float, seconds: float) -> None:
@@ -89,9 +103,7 @@ def sites(endpoint: str, first: int, number: int, rate: float, seconds: float) -
     publishers = []
     end = time.monotonic() + READY
     for k in range(number):  # one after the other: all of them share two cores here
-        site = igtl.bridge.Publisher(
-            f"s{first + k}", connect=endpoint, open_timeout=10, lease=LEASE
-        )
+        site = igtl.bridge.Publisher(f"s{first + k}", connect=endpoint, open_timeout=10)
         publishers.append(site)
         while not site.connected and time.monotonic() < end:
             time.sleep(0.002)
@@ -111,12 +123,17 @@ def sites(endpoint: str, first: int, number: int, rate: float, seconds: float) -
         time.sleep(0.001)
     for publisher in publishers:
         publisher.drain(10)
-    sent = sum(p.stats.sent for p in publishers)
-    superseded = sum(p.stats.dropped["superseded"] for p in publishers)
-    other = sum(p.stats.lost for p in publishers) - superseded
     took = time.monotonic() - begun
-    _reported(before, took, put=put, sent=sent, superseded=superseded, other=other)
-    sys.stdin.readline()  # the receiver has what was sent
+    used = _usage()["cpu"]
+    _told("put")
+    sys.stdin.readline()  # the receiver knows of all that was sent
+    before["cpu"] += _usage()["cpu"] - used
+    lost = sum((Counter(p.stats.dropped) for p in publishers), Counter[str]())
+    _reported(
+        before, took, put=put, sent=sum(p.stats.sent for p in publishers),
+        waiting=sum(p.waiting for p in publishers), lost=lost,
+        connected=sum(p.connected for p in publishers),
+    )  # fmt: skip
     for publisher in publishers:
         publisher.close()
 
@@ -165,13 +182,18 @@ def measure(number: int, rate: float, seconds: float, processes: int) -> dict[st
         say(f"{there} sites are connected, {seen} of them seen by the receiver")
         for part in parts:
             part.go_on()
-        counted = [json.loads(sender.line()) for sender in senders]
+        for sender in senders:
+            sender.line()
         found = {}
-        for name, part in (("receiver", parts[-1]), ("hub", parts[0])):
+        for name, part in (("hub", parts[0]), ("receiver", parts[-1])):
             part.go_on()
             found[name] = json.loads(part.line())
+        for sender in senders:
+            sender.go_on()
+        counted = [json.loads(sender.line()) for sender in senders]
+        lost = sum((Counter(each.pop("lost")) for each in counted), Counter[str]())
         found["sites"] = {key: sum(each[key] for each in counted) for key in counted[0]}
-        return found
+        return found | {"lost": lost}
     finally:
         for part in reversed(parts):
             part.kill()
@@ -200,15 +222,18 @@ def main() -> None:
         say("skipped: memory is read from /proc")
         return
     found = measure(options.sites, options.rate, options.seconds, options.processes)
-    site, end = found["sites"], found["receiver"]
-    missing = site["sent"] - end["received"] - end["gap"]
-    print(
-        f"put {site['put']}; sent {site['sent']}, superseded {site['superseded']}, other losses "
-        f"{site['other']}\nreceived {end['received']}, gaps {end['gap']}, unaccounted {missing}"
-    )
+    site, end, lost = found["sites"], found["receiver"], found.pop("lost")
+    print(f"put {site['put']}; sent {site['sent']}, waiting {site['waiting']}, lost {dict(lost)}")
+    print(f"received {end['received']}, gaps {end['gap']}, put before {end['earlier']}")
     for name, part in found.items():
         more = f", {part['connections']} connections" if name == "hub" else ""
         print(f"{name}: {part['cores']:.2f} cores, {part['memory']:.0f} MB{more}")
+    say(f"connected at the end: {site['connected']} sites, the receiver {end['connected']}")
+    at_sites = site["put"] - site["sent"] - site["waiting"] - lost.total()
+    on_the_way = site["sent"] + lost["no receiver"] - end["earlier"] - end["received"] - end["gap"]
+    print(f"unaccounted: {at_sites} at the sites, {on_the_way} on the way")
+    if at_sites or on_the_way:
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import os
 import re
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import (
     TYPE_CHECKING,
@@ -551,8 +552,9 @@ class BridgeOptions(Options):
             send_buffer / round trip, so a long way with a high rate needs more.
         open_timeout: seconds of one try to connect, handshakes included. A way whose round trip
             takes more than a sixth of it needs more.
-        lease: seconds of silence after which the other end takes this one for lost. A hub with
-            hundreds of sites, or a busy computer, needs more.
+        lease: seconds of silence after which the other end takes this one for lost: more than a
+            busy computer keeps a process waiting. Linux notices a cut itself, within two seconds;
+            other systems do not, so there the default is 2.
     """
 
     connect: tuple[str, ...] = _option((), _endpoints)
@@ -561,7 +563,9 @@ class BridgeOptions(Options):
     key: str | None = _option(None, _path)
     send_buffer: int = _count(16 << 10, at_least=4096, at_most=1 << 30)
     open_timeout: float | None = _seconds(0.7, at_least=0.1, at_most=60.0)
-    lease: float | None = _seconds(2.0, at_least=1.0, at_most=60.0)
+    lease: float | None = _seconds(
+        10.0 if sys.platform == "linux" else 2.0, at_least=1.0, at_most=60.0
+    )
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)

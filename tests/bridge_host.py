@@ -77,7 +77,7 @@ def site(name: str, hub: str, port: str) -> None:
             sending.join()
             time.sleep(0.5)  # what the server has sent is published
             publisher.drain(5)
-            _told(_counters(publisher.stats))
+            _told(_counters(publisher.stats))  # the others are told when it leaves
 
 
 def ward(sites: str, hub: str, port: str) -> None:
@@ -86,7 +86,9 @@ def ward(sites: str, hub: str, port: str) -> None:
         with igtl.bridge.Outlet(server, sites.split(","), connect=HUB.format(hub)) as outlet:
             server.start()
             _until_told()
-            _told(_counters(outlet.stats) | {"passed": outlet.passed})
+            _told(_counters(outlet.stats) | {
+                "passed": outlet.passed, "before": outlet.subscriber.before,
+            })  # fmt: skip
 
 
 def client(port: str) -> None:

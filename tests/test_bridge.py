@@ -6,6 +6,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -30,9 +32,10 @@ from tests.cpp import free_port
 
 pytest.importorskip("zenoh", reason="eclipse-zenoh is not installed")
 trustme = pytest.importorskip("trustme")
+pytestmark = pytest.mark.timeout(300)  # waits for conditions; other programs may want the processors
 
 
-def until(condition: Callable[[], Any], timeout: float = 20.0) -> Any:
+def until(condition: Callable[[], Any], timeout: float = 60.0) -> Any:
     end = time.monotonic() + timeout
     while not (found := condition()):
         assert time.monotonic() < end, "it did not happen in time"
@@ -65,6 +68,23 @@ def subscribed(sites: Any, hub: str, **options: Any) -> igtl.bridge.Subscriber:
     subscriber = igtl.bridge.Subscriber(sites, connect=hub, **options)
     until(lambda: subscriber.connected)
     return subscriber
+
+
+def met(publisher: igtl.bridge.Publisher) -> None:
+    """Wait until the hub knows of a receiver of the site."""
+    until(lambda: all(wanted.matching_status.matching for wanted in publisher._wanted.values()))
+
+
+def put_through(*publishers: igtl.bridge.Publisher) -> int:
+    """The messages that have left the lanes."""
+    return sum(p.stats.sent + p.stats.dropped["no receiver"] for p in publishers)
+
+
+def accounted(subscriber: igtl.bridge.Subscriber) -> int:
+    """What a receiver knows of them."""
+    gap = subscriber.stats.dropped["gap"]
+    assert gap == subscriber.lost.total()
+    return subscriber.before + subscriber.stats.received + gap
 
 
 # ---- parts ------------------------------------------------------------------------------------
@@ -191,7 +211,8 @@ def test_frames_arrive_as_they_came(hub: str) -> None:
     wrong = bytearray(igtl.String("a", device_name="a/b*").pack())
     wrong[50] ^= 1  # the CRC
     frames = [Frame.from_bytes(bytes(wrong)), Frame.from_bytes(pose("@é").pack(version=2))]
-    with published("or/1*", hub) as publisher, subscribed("or/1*", hub) as subscriber:
+    with published("or/1*", hub) as publisher, subscribed("or/1*", hub, max_age=None) as subscriber:
+        met(publisher)
         for frame in frames:
             publisher.put(frame)
         got = {bytes(found.frame): found.site for found in (subscriber.recv_frame(timeout=20),
@@ -209,8 +230,9 @@ def test_counters_of_both_ends_add_up(hub: str) -> None:
             publisher.put(slices(1))
         assert publisher.drain(20)
         stats = publisher.stats
-        assert stats.sent + stats.dropped["superseded"] == 1500
-        until(lambda: subscriber.stats.received + subscriber.stats.dropped["gap"] == stats.sent)
+        assert stats.sent + stats.lost == 1500
+        assert {*stats.dropped} <= {"superseded", "no receiver"}
+        until(lambda: accounted(subscriber) == put_through(publisher))
         assert subscriber.stats.dropped == {}
         assert len(got) == stats.sent
         texts = [f.unpack().string for f, _ in got if f.type_name == "STRING"]
@@ -227,6 +249,102 @@ def test_gaps_are_counted(hub: str) -> None:
         publisher.put(igtl.String("b", device_name="Log"))
         subscriber.recv(timeout=20)
         assert subscriber.stats.dropped == {"gap": 7}
+
+
+def test_what_was_lost_last_becomes_known(hub: str) -> None:
+    """Nothing follows it but the tally, while the site stays or when it goes."""
+    for last in (False, True):
+        with published("or1", hub) as publisher, subscribed("or1", hub) as subscriber:
+            met(publisher)
+            for message in (pose("a/b"), igtl.String("a", device_name="Log")):
+                publisher.put(message)
+            until(lambda: subscriber.stats.received == 2)
+            for stream in publisher._streams.values():
+                stream.number += 7
+            if not last:
+                publisher.drain(20)
+            else:
+                publisher.close()
+            # the last text is asked for, should there be a cut: it may come still
+            lost = 14 if last else 13
+            until(lambda: subscriber.stats.dropped["gap"] == lost)  # noqa: B023
+            assert subscriber.lost == {"or1": lost}
+            assert subscriber.stats.streams["TRANSFORM", "a/b"].lost == {"gap": 7}
+
+
+@pytest.mark.processes
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs signals of Unix")
+def test_a_hub_that_is_killed_hides_no_loss(command: Any) -> None:
+    hub = f"tcp/127.0.0.1:{free_port()}"
+
+    def router() -> Any:
+        process = command("bridge", "router", "--listen", hub)
+        said(process, "hub at")
+        return process
+
+    def kill(process: Any) -> None:
+        """With what is on its way."""
+        process.send_signal(signal.SIGSTOP)
+        sent = put_through(*publishers)
+        if going.is_set():
+            until(lambda: put_through(*publishers) > sent + 20)
+        else:
+            feed()
+            until(lambda: put_through(*publishers) == sent + 3 * len(publishers))
+        process.kill()
+        until(lambda: not any(end.connected for end in (*publishers, *receivers)))
+
+    def feed() -> None:
+        nonlocal put
+        for publisher in publishers:
+            for message in (pose(), slices(1), igtl.String(str(put), device_name="Log")):
+                publisher.put(message)
+                put += 1
+
+    def feeding() -> None:
+        while going.is_set():
+            feed()
+            time.sleep(0.002)
+
+    put, going = 0, threading.Event()
+    texts: list[int] = []
+
+    def collect(received: igtl.bridge.Received) -> None:
+        if received.site == "s0" and received.frame.type_name == "STRING":
+            texts.append(int(received.frame.unpack().string))
+
+    process = router()
+    with contextlib.ExitStack() as stack:
+        receivers = [
+            stack.enter_context(subscribed("*", hub, max_age=None, on_frame=collect)),
+            stack.enter_context(subscribed(["s0", "s1"], hub, on_frame=lambda received: None)),
+        ]
+        publishers = [stack.enter_context(published(f"s{n}", hub)) for n in range(3)]
+        until(lambda: [r.sites for r in receivers] == [["s0", "s1", "s2"], ["s0", "s1"]])
+        going.set()
+        thread = threading.Thread(target=feeding)
+        stack.callback(thread.join)
+        stack.callback(going.clear)
+        thread.start()
+        for round in range(3):
+            counted = [r.stats.received for r in receivers]
+            until(lambda: all(r.stats.received > n + 200 for r, n in zip(receivers, counted, strict=True)))  # noqa: B023  # fmt: skip
+            if round == 2:  # the last messages of all are lost, and nothing follows them
+                going.clear()
+                thread.join()
+                until(lambda: not any(p.waiting for p in publishers))
+            kill(process)
+            process = router()
+            until(lambda: all(end.connected for end in (*publishers, *receivers)))
+        until(lambda: not any(p.waiting for p in publishers))
+        for publisher in publishers:
+            assert {*publisher.stats.dropped} <= {"superseded", "no receiver"}
+        assert put == sum(p.stats.sent + p.stats.lost for p in publishers)
+        until(lambda: accounted(receivers[0]) == put_through(*publishers))
+        until(lambda: accounted(receivers[1]) == put_through(*publishers[:2]))
+        assert {*receivers[0].lost} == {"s0", "s1", "s2"}
+        assert {*receivers[1].lost} == {"s0", "s1"}
+    assert texts == sorted(set(texts))
 
 
 def test_an_old_pose_is_not_handed_out(hub: str, monkeypatch: pytest.MonkeyPatch) -> None:

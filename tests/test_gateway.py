@@ -287,6 +287,23 @@ def received(gateway: Gateway, number: int, kind: type[igtl.Message] = igtl.Mess
         return [link.recv(kind, timeout=10) for _ in range(number)]
 
 
+def test_a_client_that_comes_late_gets_what_is_latched(tmp_path: Path) -> None:
+    sink = 'serve = "127.0.0.1:0"\nlatch = ["STR*", "POINT"]'
+    with one_way(tmp_path, 'listen = "127.0.0.1:0"', sink) as gateway:
+        gateway.wait_open(10)
+        with igtl.connect(port=gateway.sources["in"].port) as sender:
+            for text in ("old", "new"):
+                sender.send(igtl.String(text, device_name="Case"))
+            sender.send(igtl.Points([igtl.Point("A", position=[1, 2, 3])], device_name="Plan"))
+            sender.send(pose())
+            until(lambda: gateway.routes["way"].passed.total() == 4)
+            for _ in range(2):
+                with igtl.connect(port=gateway.sinks["out"].port) as link:
+                    got = {m.device_name: m for m in (link.recv(timeout=10), link.recv(timeout=10))}
+                    assert got["Case"].string == "new"
+                    assert {*got} == {"Case", "Plan"}
+
+
 def test_connecting_heals(tmp_path: Path) -> None:
     port = free_port()
     with one_way(tmp_path, f'connect = "127.0.0.1:{port}"') as gateway:

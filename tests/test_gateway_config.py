@@ -105,6 +105,13 @@ def test_a_right_one(tmp_path: Path) -> None:
         ("[source.console]", "[source.sim]\nsimulate = ['trackr']\n[source.console]", 8,
          ["no 'trackr' (did you mean 'tracker'?)"]),
         ("[source.console]", "[source.site]\nsite = 'or2'\n[source.console]", 7, ["needs hub"]),
+        ("[source.console]", "[source.site]\nsite = 'or2'\nhub = 'h:1'\n[source.console]", 9,
+         ["[source.site] hub: 'h:1' is no endpoint; give tcp/HOST:PORT or tls/HOST:PORT"]),
+        ("[source.console]", "[source.site]\nsite = 'or2'\nhub = 'tcp/h:1'\nlease = 0.1\n[source.console]",
+         10, ["[source.site] lease: must be at least 1 s"]),
+        ("[sink.archive]", "[sink.site]\nsite = 'or2'\nhub = 'tcp/h:1'\nmax_age = 1\n[sink.archive]", 18,
+         ["no key 'max_age'", "lease, max_queued, max_queued_bytes, open_timeout", "send_buffer"]),
+        ("max_clients = 5", 'latch = ["STRING"]', 13, ["[sink.clients] latch: is not for version = 'auto'"]),
     ],
 )  # fmt: skip
 def test_what_is_wrong(tmp_path: Path, old: str, new: str, line: int, words: list[str]) -> None:

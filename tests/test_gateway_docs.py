@@ -52,6 +52,7 @@ def test_the_configuration_of_the_service(tmp_path: Path) -> None:
 
 
 @pytest.mark.processes
+@pytest.mark.timeout(240)  # eight commands, one after the other
 @pytest.mark.skipif(
     not all(map(shutil.which, ("bash", "curl", "sed"))) or sys.platform != "linux",
     reason="needs bash, curl and GNU sed",
@@ -75,7 +76,7 @@ def test_the_session(tmp_path: Path) -> None:
     ends = "trap 'kill $(jobs -p) 2>/dev/null; wait' EXIT\n"
     done = subprocess.run(
         ["bash", "-e", "-o", "pipefail", "-c", ends + session],
-        cwd=tmp_path, capture_output=True, text=True, timeout=50,
+        cwd=tmp_path, capture_output=True, text=True, timeout=200,
         env={**os.environ, "PATH": f"{tmp_path}/bin:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr + done.stdout

@@ -15,10 +15,12 @@ from igtl.bridge.names import ALL, permission_key
 from igtl.bridge.sockets import Sockets
 from igtl.extras import need
 from igtl.log import log
-from igtl.options import BridgeOptions
+from igtl.options import LONGEST, BridgeOptions
 
 _BATCH: Final = 8 << 10  # bytes that leave together: what a pose waits for on a slow way
-LEASE: Final = 2.0  # seconds of silence after which the other end is lost
+_FOREVER: Final = 60.0  # seconds, where an option is None
+_CUT: Final = 2.0  # seconds after which what the other end has not confirmed means a cut
+_KEEP_ALIVE: Final = 0.5  # seconds without a message after which one is sent, to notice a cut
 _RETRY: Final = {"period_init_ms": 100, "period_max_ms": 250, "period_increase_factor": 1.5}
 _REFUSALS: Final = 3  # times that a certificate may be refused before this end gives up
 _AGAIN: Final = 0.1  # seconds until a question that the hub has not answered is asked again
@@ -36,8 +38,8 @@ def configuration(options: BridgeOptions, mode: str, **settings: Any) -> Any:
     """The configuration of a session of Zenoh: nothing is searched for, nothing is dropped."""
     zenoh = need("zenoh", "bridge")
     tcp = {"so_sndbuf": options.send_buffer}
-    lease = options.lease or LEASE
-    patience = 1000 * (options.open_timeout or 60.0)
+    lease = options.lease or _FOREVER
+    patience = 1000 * (options.open_timeout or _FOREVER)
     tls: dict[str, Any] = dict(tcp)
     if options.ca is not None:
         tls["root_ca_certificate"] = options.ca
@@ -56,9 +58,12 @@ def configuration(options: BridgeOptions, mode: str, **settings: Any) -> Any:
         "transport/link/tls": tls,
         "transport/link/tx/batch_size": _BATCH,
         "transport/link/tx/lease": int(1000 * lease),
+        "transport/link/tx/keep_alive": max(4, round(lease / _KEEP_ALIVE)),  # so many in a lease
         # so long a connection that takes nothing holds up those that send: less than the lease, or
         # they are lost themselves
-        "transport/link/tx/queue/congestion_control/block/wait_before_close": int(5e5 * lease),
+        "transport/link/tx/queue/congestion_control/block/wait_before_close": int(
+            5e5 * patience_of(options)
+        ),
         "transport/unicast/open_timeout": int(patience),
         **settings,
     }
@@ -66,6 +71,12 @@ def configuration(options: BridgeOptions, mode: str, **settings: Any) -> Any:
     for key, value in settings.items():
         config.insert_json5(key, json.dumps(value))
     return config
+
+
+def patience_of(options: BridgeOptions) -> float:
+    """Seconds in which the other end must confirm what was sent. That is up to its system, however
+    busy its programs are, so it may be much shorter than the lease."""
+    return min(_CUT, options.lease or _FOREVER)
 
 
 def checked(options: Way) -> Way:
@@ -89,6 +100,7 @@ class Hub:
         events: handles what Zenoh reports.
         tell: called with a line for the user about the connection; None: nothing is said, nor
             logged.
+        idle: called from time to time while `connected`; returns the seconds until the next time.
 
     Attributes:
         connected: whether the hub is there, and lets this end do what it wants.
@@ -105,10 +117,11 @@ class Hub:
         changed: Callable[[bool], None],
         events: Events,
         tell: Callable[[str], None] | None,
+        idle: Callable[[], float] = lambda: LONGEST,
     ) -> None:
         self._config = configuration(
             options, "client",
-            **{"connect/timeout_ms": int(2000 * (options.open_timeout or 60.0)),
+            **{"connect/timeout_ms": int(2000 * (options.open_timeout or _FOREVER)),
                "connect/exit_on_failure": True},
         )  # fmt: skip
         self.connected = False
@@ -120,6 +133,7 @@ class Hub:
         self._changed = changed
         self._events = events
         self._tell = tell
+        self._idle = idle
         self._told = ""
         self._welcome = False  # whether the hub has ever let this end do what it wants
         self._wake = threading.Condition()
@@ -182,7 +196,7 @@ class Hub:
         """A connection has begun or ended; a client of Zenoh has one at a time."""
         there = "PUT" in str(event.kind)
         if there:
-            sockets = Sockets(self._options.lease or LEASE)
+            sockets = Sockets(patience_of(self._options))
             for link in self.session.info.links():
                 sockets.begun(link.src, link.dst)
         with self._wake:
@@ -195,7 +209,7 @@ class Hub:
     def _watch(self) -> None:
         while True:
             with self._wake:
-                self._wake.wait_for(lambda: self._closed or self._there, timeout=LEASE)
+                self._wake.wait_for(lambda: self._closed or self._there, timeout=_CUT)
                 if self._closed:
                     return
                 there, serial = self._there, self._serial
@@ -217,12 +231,16 @@ class Hub:
             else:
                 self._give_up(refused)
                 return
-            with self._wake:
-                while not self._closed and serial == self._serial:
-                    self._wake.wait()
-                if self._closed:
-                    return
+            while self._lasts(serial, self._idle() if self.connected else LONGEST):
+                pass
+            if self._closed:
+                return
             self.tell("the hub is lost", logging.WARNING)
+
+    def _lasts(self, serial: int, patience: float) -> bool:
+        """Whether the connection is still there after so many seconds; at once if not."""
+        with self._wake:
+            return not self._wake.wait_for(lambda: self._closed or serial != self._serial, patience)
 
     def _give_up(self, refused: Refused) -> None:
         self.refused = refused

@@ -1,6 +1,7 @@
 """Names on a bridge: the keys under which messages travel, and what travels beside each.
 
     igtl/SITE/TYPE/DEVICE                   the messages of a site
+    igtl/SITE/!/!                           how many there were so far, behind the last of them
     igtl/SITE/@alive/PUBLISHER/GENERATION   present while this publisher of the site is connected
     igtl/SITE/@clock/PUBLISHER              answers with the clock of this publisher
     igtl/SITE/@ask                          answers commands and requests
@@ -11,7 +12,9 @@ A chunk of a key that begins with @ is not matched by the wildcards of another k
 
 from __future__ import annotations
 
+import json
 import struct
+from collections.abc import Mapping
 from typing import Final, NamedTuple
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
@@ -20,6 +23,8 @@ from igtl._core import Frame
 
 ALL: Final = "*"
 _LONGEST: Final = 128  # bytes of the name of a site
+_TALLY: Final = "!/!"  # no type and device: `chunk_of` encodes this character
+_HEADER: Final = struct.Struct(">H12s20s24x")
 
 
 def chunk_of(name: bytes) -> str:
@@ -59,10 +64,15 @@ def messages_key(site: str) -> str:
     return f"igtl/{site_chunk(site)}/*/*"
 
 
-def wanted_key(site: str) -> str:
-    """One of the keys of a site, under which there is no message: a receiver of the site matches
-    it."""
-    return f"igtl/{site_chunk(site)}/_/_"
+def tally_key(site: str) -> str:
+    """Where a publisher of a site tells its numbers. The receivers of the messages of the site get
+    it as one of them, in order; so what matches it says too whether there are receivers."""
+    return f"igtl/{site_chunk(site)}/{_TALLY}"
+
+
+def is_tally(key: str) -> bool:
+    """Whether this is such a key."""
+    return key.endswith(f"/{_TALLY}")
 
 
 def message_key(site: str, frame: Frame) -> str:
@@ -70,6 +80,26 @@ def message_key(site: str, frame: Frame) -> str:
     stream = _core.stream_key(frame)
     type_name, device = (field.partition(b"\0")[0] for field in (stream[:12], stream[12:]))
     return f"igtl/{site_chunk(site)}/{chunk_of(type_name)}/{chunk_of(device)}"
+
+
+def stream_of(key: str) -> str:
+    """Type and device in the key of a message, as they stand there."""
+    return key.split("/", 2)[2]
+
+
+def beside(key: str, stream: str) -> str:
+    """The key of the messages of this `stream_of`, of the same site."""
+    return f"{key[: -len(stream_of(key))]}{stream}"
+
+
+def type_of(key: str) -> str:
+    """The type in the key of a message."""
+    return name_of(key.split("/")[2]).decode("ascii", "replace")
+
+
+def header_of(key: str) -> bytes:
+    """A header (58 bytes) with the type and the device in the key of a message."""
+    return _HEADER.pack(1, *map(name_of, stream_of(key).split("/")))
 
 
 def presence_key(site: str, publisher: int | None = None, generation: int = 0) -> str:
@@ -129,3 +159,46 @@ class Stamp(NamedTuple):
             return cls(*_STAMP.unpack(data))
         except struct.error:
             raise ValueError(f"{len(data)} bytes are no stamp") from None
+
+
+class Tally(NamedTuple):
+    """How many messages a publisher has put, on one of its two connections.
+
+    Attributes:
+        publisher: as in a `Stamp`.
+        live: of the streams that describe the present only, or of the others.
+        closing: whether it is the last one.
+        numbers: of the last message of each stream that was put before, by `stream_of`.
+    """
+
+    publisher: int
+    live: bool
+    closing: bool
+    numbers: Mapping[str, int]
+
+    def pack(self) -> bytes:
+        """As bytes."""
+        return json.dumps(self).encode()
+
+    @classmethod
+    def unpack(cls, data: bytes) -> Tally:
+        """From bytes.
+
+        Args:
+            data: what `pack` has made.
+
+        Raises:
+            ValueError: they are no tally.
+        """
+        try:
+            publisher, live, closing, numbers = json.loads(data)
+            counted = {_checked_stream(of): int(number) for of, number in numbers.items()}
+            return cls(int(publisher), bool(live), bool(closing), counted)
+        except (ValueError, TypeError, AttributeError, RecursionError) as error:
+            raise ValueError(f"{len(data)} bytes are no tally: {error}") from None
+
+
+def _checked_stream(text: str) -> str:
+    if text.count("/") != 1:
+        raise ValueError(f"{text!r} is no stream")
+    return text

@@ -7,6 +7,8 @@ import secrets
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from typing import Any, Final, NamedTuple, Self, Unpack, get_args
 
 from igtl import _core
@@ -19,6 +21,7 @@ from igtl.bridge.kept import Kept
 from igtl.bridge.lanes import Bounds, Kind, Lane, is_kept, kind_of, quality
 from igtl.bridge.names import (
     Stamp,
+    Tally,
     checked_site,
     clock_key,
     message_key,
@@ -26,7 +29,8 @@ from igtl.bridge.names import (
     presence_key,
     publisher_of,
     request_key,
-    wanted_key,
+    stream_of,
+    tally_key,
 )
 from igtl.codec.message import Message
 from igtl.extras import need
@@ -35,10 +39,13 @@ from igtl.options import PublisherOptions, PublisherSettings, seconds
 
 MAX_STREAMS: Final = 4096
 """Streams of one publisher: a source that invents names shall not fill the memory."""
+_TALLY: Final = 2.0  # seconds between two tallies, at least
+_TALLY_RATE: Final = 10_000  # bytes of them a second, at most
 
 
 class _Stream:
-    """One key: its lane, which does not change, the last number, and the key as Zenoh sends it."""
+    """One key: its lane, which does not change, the number of the last message that has left the
+    lane, and the key as Zenoh sends it."""
 
     def __init__(self, key: str, kind: Kind) -> None:
         self.key = key
@@ -73,10 +80,10 @@ class Publisher:
 
     Attributes:
         site: its name.
-        stats: what was put, in `sent`, and what was given up, in `dropped`: "superseded" by a newer
-            message of its stream, "overflow" of a lane, "streams" (more than MAX_STREAMS),
-            "unasked" (an answer that nothing waits for), "closed" (it waited when this end was
-            closed).
+        stats: what was handed to the hub, in `sent`, and what was not, in `dropped`: "superseded"
+            by a newer message of its stream, "overflow" of a lane, "no receiver" (the hub knew of
+            none), "streams" (more than MAX_STREAMS), "unasked" (an answer that nothing waits for),
+            "closed" (it waited when this end was closed), "failed" (Zenoh has refused it).
 
     Raises:
         ValueError, TypeError: the site or an option is not allowed.
@@ -102,7 +109,10 @@ class Publisher:
         self._lanes: dict[Kind, Lane[_Item]] = {}
         self._streams: dict[str, _Stream] = {}
         self._how = {kind: quality(self._zenoh, kind) for kind in get_args(Kind)}
-        self._wanted: dict[bool, Any] = {}  # whether there are receivers: of what is live or not
+        # of what is live, and of what is not: whether there are receivers, and whether they know
+        # the numbers so far
+        self._wanted: dict[bool, Any] = {}
+        self._told: set[bool] = set()
         self._kept = Kept(self._id, options.max_queued_bytes)
         self._asked = Asked(options.request_timeout)
         self._others: set[int] = set()
@@ -117,12 +127,13 @@ class Publisher:
         self._hub = Hub(
             options, [("put", self.site)],
             opened=self._opened, changed=self._changed, events=self._events, tell=on_event,
+            idle=partial(self._tally, True),
         )  # fmt: skip
         # A hub reads a connection in order: so that no pose waits there behind an image for a slow
         # receiver, what is not live has a connection of its own.
         self._wide = Hub(
             options, (), opened=self._opened_wide, changed=self._changed, events=self._late,
-            tell=None,
+            tell=None, idle=partial(self._tally, False),
         )  # fmt: skip
         for hub in (self._hub, self._wide):
             hub.start()
@@ -132,8 +143,12 @@ class Publisher:
     # -- messages
 
     def put(self, message: Message | Frame) -> None:
-        """Publish a message; returns at once. An array of it may be changed afterwards. A frame is
-        published as it came, with a wrong CRC too. From any thread."""
+        """Publish a message; returns at once, from any thread.
+
+        Args:
+            message: an array of it may be changed afterwards; a frame is published as it came, with
+                a wrong CRC too.
+        """
         at = time.monotonic()
         frame = message
         if not isinstance(frame, Frame):
@@ -182,32 +197,72 @@ class Publisher:
     def _send(self, item: _Item) -> None:
         """Hand a message to Zenoh; in the thread of its lane, waits where there is no room."""
         stream, frame, at = item
-        stream.number += 1
-        stamp = Stamp(self._id, stream.number, at)
+        stamp = Stamp(self._id, stream.number + 1, at)
         data = bytes(frame.data)
         if is_kept(frame.type_name):
             self._kept.keep(stream.key, data, stamp)
         live = stream.kind == "live"
-        session = (self._hub if live else self._wide).session
+        session = self._session(live)
         try:
             if stream.short is None:
                 stream.short = session.declare_keyexpr(stream.key)
-            # one question for all streams of the site: a publisher of Zenoh for each stream asks
-            # the hub for each, which 20,000 of them do not survive
-            if self._wanted[live].matching_status.matching:
+            wanted = self._is_wanted(live)
+            if wanted:
+                if live not in self._told:
+                    self._tell(live)
                 how = self._how[stream.kind]
                 session.put(stream.short, data, attachment=stamp.pack(), **how)
         except self._zenoh.ZError as error:  # the session was closed
             self.stats.count_dropped(frame, "closed")
             log(logging.DEBUG, "not put: %s", error)
             return
-        self.stats.count_sent(frame, len(frame))
+        stream.number = stamp.number  # not before it is on its way: a tally must not overtake it
+        if wanted:
+            self.stats.count_sent(frame, len(frame))
+        else:
+            self.stats.count_dropped(frame, "no receiver")
+
+    def _session(self, live: bool) -> Any:
+        return (self._hub if live else self._wide).session
+
+    def _is_wanted(self, live: bool) -> bool:
+        """Whether the hub knows of receivers."""
+        # one question for all streams of the site: a publisher of Zenoh for each stream asks the
+        # hub for each, which 20,000 of them do not survive
+        wanted = bool(self._wanted[live].matching_status.matching)
+        if not wanted:
+            self._told.discard(live)
+        return wanted
+
+    # -- the tally: receivers learn what they miss when nothing follows it
+
+    def _tally(self, live: bool) -> float:
+        """Tell receivers the numbers so far; returns the seconds until they are told again."""
+        try:
+            size = self._tell(live) if self._is_wanted(live) else 0
+        except self._zenoh.ZError as error:  # the session was closed
+            log(logging.DEBUG, "not told: %s", error)
+            size = 0
+        return max(_TALLY, size / _TALLY_RATE)
+
+    def _tell(self, live: bool, closing: bool = False) -> int:
+        """Put a tally, behind the messages that it counts; returns its size."""
+        with self._lock:
+            streams = list(self._streams.values())
+        numbers = {
+            stream_of(s.key): s.number for s in streams if s.number and (s.kind == "live") == live
+        }
+        data = Tally(self._id, live, closing, numbers).pack()
+        how = self._how["live" if live else "state"]
+        self._session(live).put(tally_key(self.site), data, **how)
+        self._told.add(live)
+        return len(data)
 
     # -- the hub
 
     def _opened(self, session: Any) -> None:
         site, handler = self.site, self._events.handler
-        self._wanted[True] = session.declare_publisher(wanted_key(site))
+        self._wanted[True] = session.declare_publisher(tally_key(site))
         key = clock_key(site, self._id)
         session.declare_queryable(key, handler(_time_teller(key)))
         met = handler(self._met)
@@ -215,12 +270,13 @@ class Publisher:
 
     def _opened_wide(self, session: Any) -> None:
         handler = self._late.handler
-        self._wanted[False] = session.declare_publisher(wanted_key(self.site))
+        self._wanted[False] = session.declare_publisher(tally_key(self.site))
         session.declare_queryable(messages_key(self.site), handler(self._kept.answer))
         if self._options.requests:
             session.declare_queryable(request_key(self.site), self._events.handler(self._ask))
 
     def _changed(self, connected: bool) -> None:
+        self._told.clear()  # what was on its way may be lost
         with self._lock:
             for kind, lane in self._lanes.items():
                 lane.open(self._is_open(kind))
@@ -301,8 +357,13 @@ class Publisher:
         self._over.set()
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait until the source has ended or this end was closed, or `timeout` seconds; returns
-        whether that is so.
+        """Wait until the source has ended, or this end was closed.
+
+        Args:
+            timeout: seconds; None waits without end.
+
+        Returns:
+            Whether that is so.
 
         Raises:
             Refused: the hub does not let this end in.
@@ -330,7 +391,14 @@ class Publisher:
             return sum(lane.waiting for lane in self._lanes.values())
 
     def drain(self, timeout: float | None = None) -> bool:
-        """Wait until nothing waits to leave, or `timeout` seconds; returns whether that is so."""
+        """Wait until nothing waits to leave.
+
+        Args:
+            timeout: seconds; None waits without end.
+
+        Returns:
+            Whether that is so.
+        """
         patience = seconds("timeout", timeout)
         end = None if patience is None else time.monotonic() + patience
         with self._lock:
@@ -348,7 +416,10 @@ class Publisher:
             lanes = list(self._lanes.values())
         for lane in lanes:
             lane.close()
-        for hub in (self._hub, self._wide):
+        for live, hub in ((True, self._hub), (False, self._wide)):
+            if hub.connected:
+                with suppress(self._zenoh.ZError):
+                    self._tell(live, closing=True)
             hub.close()
         for lane in lanes:
             lane.join()

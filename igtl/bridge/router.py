@@ -9,7 +9,7 @@ from typing import Any, Self, Unpack
 
 from igtl.bridge.access import access_control, rules_of
 from igtl.bridge.events import Events
-from igtl.bridge.hub import LEASE, configuration
+from igtl.bridge.hub import configuration, patience_of
 from igtl.bridge.names import ALL, presence_key, site_of
 from igtl.bridge.sockets import Sockets
 from igtl.extras import need
@@ -65,7 +65,7 @@ class Router:
             extra["access_control"] = access_control(rules)
         self.connections: dict[str, str] = {}
         self._tell = on_event
-        self._sockets = Sockets(options.lease or LEASE)
+        self._sockets = Sockets(patience_of(options))
         self._lock = threading.Lock()
         self._tokens: dict[str, set[str]] = {}
         config = configuration(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final, NamedTuple, Self, Unpack
 
@@ -15,17 +16,22 @@ from igtl.bridge.clock import Clock
 from igtl.bridge.events import Events, joined
 from igtl.bridge.hub import Hub, Refused, checked
 from igtl.bridge.kept import asking
-from igtl.bridge.lanes import is_live
+from igtl.bridge.lanes import is_kept, is_live
 from igtl.bridge.names import (
     ALL,
     Stamp,
+    Tally,
+    beside,
     checked_site,
     clock_key,
+    header_of,
+    is_tally,
     messages_key,
     presence_key,
     publisher_of,
     request_key,
     site_of,
+    type_of,
 )
 from igtl.codec.message import Message
 from igtl.errors import CommandFailed, ConnectionClosed
@@ -36,6 +42,7 @@ from igtl.session.outbox import Outbox
 
 MAX_STREAMS: Final = 200_000
 """Streams of all sites together whose gaps are counted."""
+_RUNS: Final = 8  # runs of the publisher of one site that are told apart
 _READ_AHEAD: Final = 256  # messages between Zenoh and this end
 _CLOCK: Final = 10.0  # seconds between two questions for the clocks of the publishers
 _FIRST: Final = 1.0  # seconds that the first answer of a clock is waited for
@@ -55,10 +62,12 @@ class _Publisher:
     def __init__(self) -> None:
         self.clock = Clock()
         self.since = time.monotonic()
+        self.told: set[bool] = set()  # whether a tally has come, of what is live and of the rest
 
 
 class _Stream:
-    """One key: its site, and the last number of each publisher."""
+    """One key: its site, and of each publisher the number up to which each message has come, is
+    counted as lost, or was put before this end knew of it."""
 
     def __init__(self, site: str) -> None:
         self.site = site
@@ -87,7 +96,11 @@ class Subscriber:
     Attributes:
         stats: what arrived, in `received`, and what did not, in `dropped`: "gap" (put by the site,
             and never arrived), "stale" (arrived, older than `max_age`), "unread" (arrived, and not
-            taken in time), "wrong" (arrived, and is no message of a bridge).
+            taken in time); in `errors`: "wrong" (arrived, and is no message of a bridge).
+        lost: what never arrived ("gap"), by site.
+        before: messages that had been put before this end heard of their publisher for the first
+            time. Once all is told, before + received + gap is what the publishers have counted as
+            sent and as "no receiver".
 
     Raises:
         ValueError, TypeError: a site or an option is not allowed.
@@ -109,6 +122,8 @@ class Subscriber:
         if not self.names:
             raise ValueError("no site is named; * means all of them")
         self.stats = Stats()
+        self.lost = Counter[str]()
+        self.before = 0
         self._zenoh = need("zenoh", "bridge")
         self._options = options
         self._on_frame = on_frame
@@ -126,13 +141,14 @@ class Subscriber:
         self._closed = False
         self._readers: list[threading.Thread] = []
         self._events = Events(self.close)
+        self._asking = self._zenoh.CancellationToken()
         self._hub = Hub(
             options, [("get", name) for name in self.names],
             opened=self._opened, changed=self._connected, events=self._events, tell=on_event,
         )  # fmt: skip
         self._hub.start()
-        self._asking = threading.Thread(target=self._ask, name="igtl bridge clock", daemon=True)
-        self._asking.start()
+        self._asker = threading.Thread(target=self._ask, name="igtl bridge clock", daemon=True)
+        self._asker.start()
 
     # -- the hub
 
@@ -150,6 +166,11 @@ class Subscriber:
             session.liveliness().declare_subscriber(presence_key(name), met, history=True)
 
     def _connected(self, connected: bool) -> None:
+        if not connected:
+            self._asking.cancel()  # Zenoh waits for an answer that the lost hub has
+        self._wake()
+
+    def _wake(self) -> None:
         with self._changed:
             self._changed.notify_all()
 
@@ -181,17 +202,23 @@ class Subscriber:
             return
 
     def _came(self, sample: Any) -> None:
-        now = time.monotonic()
+        now, key = time.monotonic(), str(sample.key_expr)
         try:
-            frame = Frame.from_bytes(sample.payload.to_bytes())
+            data = sample.payload.to_bytes()
+            if is_tally(key):
+                tally = Tally.unpack(data)
+                with self._lock:
+                    self._told(key, tally)
+                self._wake()
+                return
+            frame = Frame.from_bytes(data)
             if sample.attachment is None:
                 raise ValueError("it has no stamp")
             stamp = Stamp.unpack(sample.attachment.to_bytes())
         except ValueError as error:
             self.stats.count_error("wrong")
-            log(logging.WARNING, "not a message of a bridge: %s: %s", sample.key_expr, error)
+            log(logging.WARNING, "not a message of a bridge: %s: %s", key, error)
             return
-        key = str(sample.key_expr)
         with self._lock:
             site = self._noted(key, frame, stamp, now)
             if site is not None:
@@ -199,31 +226,73 @@ class Subscriber:
 
     def _noted(self, key: str, frame: Frame, stamp: Stamp, now: float) -> str | None:
         """The site of a message, once it is counted; None if it is not to be handed on."""
-        stream = self._streams.get(key)
-        if stream is None:
-            stream = _Stream(site_of(key))
-            if len(self._streams) < MAX_STREAMS:
-                self._streams[key] = stream
-        last = stream.last.get(stamp.publisher)
-        if last is not None and stamp.number <= last:
-            return None  # kept for those that come later, and here already
-        if last is None and len(stream.last) > 1:
-            del stream.last[next(iter(stream.last))]
-        stream.last[stamp.publisher] = stamp.number
+        live = is_live(frame.type_name)
+        publisher = self._publisher(stamp.publisher)
+        stream = self._stream(key)
+        if stream is not None:
+            if stamp.number <= stream.last.get(stamp.publisher, 0):
+                return None  # kept for those that come later, and here already
+            self._missed(key, stream, stamp.publisher, stamp.number - 1, live in publisher.told)
+            stream.last[stamp.publisher] = stamp.number
         self.stats.count_received(frame, now)
-        if last is not None and stamp.number > last + 1:
-            self.stats.count_dropped(frame, "gap", stamp.number - last - 1)
-        publisher = self._publishers.get(stamp.publisher)
-        if publisher is None:
-            publisher = self._publishers[stamp.publisher] = _Publisher()
         age = publisher.clock.age(stamp.sent, now)
         limit = self._options.max_age
-        if limit is not None and is_live(frame.type_name):
+        if limit is not None and live:
             waits = not publisher.clock.measured and now - publisher.since < _FIRST
             if age > limit or waits:
                 self.stats.count_dropped(frame, "stale")
                 return None
-        return stream.site
+        return site_of(key) if stream is None else stream.site
+
+    def _told(self, key: str, tally: Tally) -> None:
+        """All that a publisher has put before has arrived, or will not by itself."""
+        publisher = self._publisher(tally.publisher)
+        knows = tally.live in publisher.told
+        for of, number in tally.numbers.items():
+            stream = self._stream(its := beside(key, of))
+            if stream is not None:
+                kept = not tally.closing and is_kept(type_of(its))  # then the last one can be had
+                self._missed(its, stream, tally.publisher, number - kept, knows)
+                if stream.last[tally.publisher] < number:
+                    self._news.add(stream.site)
+        publisher.told.add(tally.live)
+
+    def _missed(self, key: str, stream: _Stream, run: int, number: int, knows: bool) -> None:
+        """What has not come of a stream is lost.
+
+        Args:
+            key: of the messages of the stream.
+            stream: what is known of it.
+            run: of a publisher.
+            number: up to which this is so.
+            knows: whether the numbers of its streams were told before, so that this one has begun
+                since then.
+        """
+        last = stream.last.get(run)
+        if last is None:
+            if len(stream.last) >= _RUNS:
+                oldest = next(iter(stream.last))
+                del stream.last[oldest]
+                self._publishers.pop(oldest, None)
+            last = 0 if knows else number
+            self.before += last
+        if number > last:
+            self.lost[stream.site] += number - last
+            self.stats.count_dropped(header_of(key), "gap", number - last)
+        stream.last[run] = max(last, number)
+
+    def _stream(self, key: str) -> _Stream | None:
+        """None: there are too many already."""
+        stream = self._streams.get(key)
+        if stream is None and len(self._streams) < MAX_STREAMS:
+            stream = self._streams[key] = _Stream(site_of(key))
+        return stream
+
+    def _publisher(self, run: int) -> _Publisher:
+        publisher = self._publishers.get(run)
+        if publisher is None:
+            publisher = self._publishers[run] = _Publisher()
+        return publisher
 
     def _hand_on(self, received: Received) -> None:
         if self._on_frame is not None:
@@ -257,8 +326,7 @@ class Subscriber:
             if there:
                 self._news.add(site)
         if there:
-            with self._changed:
-                self._changed.notify_all()
+            self._wake()
         if (before > 0) != (now > 0):
             self._hub.tell(f"site {site!r} is {'there' if now else 'gone'}")
             try:
@@ -284,6 +352,7 @@ class Subscriber:
                 continue
             with self._lock:
                 news, self._news = self._news, set()
+            self._asking = self._zenoh.CancellationToken()
             try:
                 self._ask_clocks()
                 if ALL in self.names and len(news) > 1:
@@ -308,10 +377,7 @@ class Subscriber:
                 number = publisher_of(str(reply.ok.key_expr))
                 there = float(reply.ok.payload.to_string())
                 with self._lock:
-                    publisher = self._publishers.get(number)
-                    if publisher is None:
-                        publisher = self._publishers[number] = _Publisher()
-                    publisher.clock.answered(asked, there, now)
+                    self._publisher(number).clock.answered(asked, there, now)
 
     def _ask_last(self, site: str) -> None:
         zenoh = self._zenoh
@@ -325,6 +391,7 @@ class Subscriber:
             messages_key(site), target=zenoh.QueryTarget.ALL, payload=asking(known),
             consolidation=zenoh.ConsolidationMode.NONE, priority=zenoh.Priority.DATA_LOW,
             congestion_control=zenoh.CongestionControl.BLOCK, timeout=_LAST,
+            cancellation_token=self._asking,
         )  # fmt: skip
         for reply in replies:
             if reply.ok is not None:
@@ -336,7 +403,12 @@ class Subscriber:
         """Ask the source of a site: a Command or a Get message. Other threads may ask meanwhile.
 
         Args:
+            site: the name of one.
+            message: the request.
             timeout: seconds; default: `request_timeout`.
+
+        Returns:
+            The answer, as it came.
 
         Raises:
             TimeoutError: the site has not answered in time.
@@ -372,6 +444,9 @@ class Subscriber:
     def recv_frame(self, *, timeout: float | None = None) -> Received:
         """The next message as it came, and its site.
 
+        Args:
+            timeout: seconds; None waits without end.
+
         Raises:
             TimeoutError: there was none within so many seconds.
             Refused: the hub does not let this end in.
@@ -394,6 +469,9 @@ class Subscriber:
     def recv(self, *, timeout: float | None = None) -> tuple[Message, str]:
         """The next message, and its site.
 
+        Args:
+            timeout: seconds; None waits without end.
+
         Raises:
             ProtocolError: it is malformed; the next one can be received.
             TimeoutError, Refused, ConnectionClosed: as `recv_frame`.
@@ -409,7 +487,13 @@ class Subscriber:
                 return
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait until this end was closed, or `timeout` seconds; returns whether it is closed.
+        """Wait until this end was closed.
+
+        Args:
+            timeout: seconds; None waits without end.
+
+        Returns:
+            Whether it is closed.
 
         Raises:
             Refused: the hub does not let this end in.
@@ -428,7 +512,7 @@ class Subscriber:
             self._closed = True
             self._changed.notify_all()
         self._hub.close()
-        for thread in (*self._readers, self._asking):
+        for thread in (*self._readers, self._asker):
             joined(thread)
         self._events.close()
 

@@ -16,7 +16,7 @@ from igtl.addresses import parsed
 from igtl.cli import UNREACHABLE, Failure
 from igtl.cli.news import reason
 from igtl.log import named
-from igtl.options import SITE, Version, WaySettings
+from igtl.options import SITE, BridgeOptions, Version, WaySettings
 from igtl.session.requests import name_fits
 
 if TYPE_CHECKING:
@@ -150,15 +150,17 @@ def bridging(command: F) -> F:
     @click.option("--cert", type=_EXISTING, help="Our certificate for the bridge (PEM).")
     @click.option("--key", type=_EXISTING, help="Its key.")
     @click.option(
-        "--open-timeout", type=click.FloatRange(0.1, 60.0), default=0.7, show_default=True,
+        "--open-timeout", type=click.FloatRange(0.1, 60.0), default=BridgeOptions.open_timeout,
+        show_default=True,
         help="Seconds of a try to connect, handshakes included: six round trips at least.",
     )  # fmt: skip
     @click.option(
-        "--lease", type=click.FloatRange(1.0, 60.0), default=2.0, show_default=True,
-        help="Seconds of silence after which an end is lost; hundreds of sites need 10.",
+        "--lease", type=click.FloatRange(1.0, 60.0), default=BridgeOptions.lease,
+        show_default=True, help="Seconds of silence after which an end is lost.",
     )  # fmt: skip
     @click.option(
-        "--send-buffer", type=click.IntRange(4096), default=16384, show_default=True,
+        "--send-buffer", type=click.IntRange(4096), default=BridgeOptions.send_buffer,
+        show_default=True,
         help="Bytes that wait in the system at most; a long way with a high rate needs more.",
     )  # fmt: skip
     @functools.wraps(command)

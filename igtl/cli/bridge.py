@@ -174,6 +174,8 @@ def get(
             with suppress(KeyboardInterrupt):
                 outlet.subscriber.wait(seconds)
             _counted("handed out", outlet.stats, outlet.passed)
+            if lost := outlet.subscriber.lost:
+                say(f"never arrived: {', '.join(f'{n} of {s!r}' for s, n in sorted(lost.items()))}")
 
 
 @command.command("router")

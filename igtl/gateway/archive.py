@@ -60,6 +60,7 @@ class Archive(Sink):
         """Files that were begun."""
 
     def send(self, frame: Frame, source: str) -> None:
+        """Let a frame wait to be written; never waits itself."""
         size = len(frame)
         with self._changed:
             if self._broken:
@@ -73,16 +74,19 @@ class Archive(Sink):
 
     @property
     def delivered(self) -> int:
+        """Messages that were written."""
         with self._changed:
             recorder = self._recorder
             return self._written + (0 if recorder is None else recorder.written)
 
     @property
     def waiting(self) -> int:
+        """Messages that are not written yet."""
         return max(0, self.taken - self.delivered - self.dropped.total())
 
     @property
     def reason(self) -> str:
+        """Why it does not record; "" while it does."""
         if not self._failure and self._queued > self._max_queued // 2:
             return "the disk does not keep up"
         return self._failure
@@ -96,6 +100,7 @@ class Archive(Sink):
     # -- the thread
 
     def run(self) -> None:
+        """Record until it is closed, in files that follow each other."""
         handed: _Item | None = None
         try:
             self._begin()

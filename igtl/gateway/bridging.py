@@ -17,10 +17,8 @@ from igtl.gateway.sources import Source
 
 def _settings(entry: Entry) -> dict[str, Any]:
     """How an end of a bridge reaches the hub."""
-    own = {key: str(entry.get(key)) for key in ("ca", "cert", "key") if key in entry.values}
-    if "max_age" in entry.values:
-        return {"connect": entry.get("hub"), "max_age": entry.get("max_age"), **own}
-    return {"connect": entry.get("hub"), **own}
+    files = {key: entry.get(key) for key in ("ca", "cert", "key")}
+    return {"connect": entry.get("hub"), **files, **entry.options}
 
 
 class FromSite(Source):
@@ -29,6 +27,7 @@ class FromSite(Source):
     _subscriber: Any = None
 
     def run(self) -> None:
+        """Hand on what the site puts, until it is closed."""
         with Subscriber(self.entry.place, **_settings(self.entry)) as subscriber:
             self._subscriber = subscriber
             self.opened()
@@ -41,6 +40,7 @@ class FromSite(Source):
 
     @property
     def lost(self) -> Counter[str]:
+        """What the subscriber has counted as lost, by cause, and what was lost before."""
         found = super().lost
         if (subscriber := self._subscriber) is not None:
             found.update(subscriber.stats.dropped)
@@ -49,6 +49,7 @@ class FromSite(Source):
 
     @property
     def reason(self) -> str:
+        """Whether the hub or the site is away; "" while both are there."""
         subscriber = self._subscriber
         if subscriber is None:
             return super().reason
@@ -59,6 +60,7 @@ class FromSite(Source):
         return super().reason
 
     def stop(self) -> None:
+        """Leave the bridge."""
         if (subscriber := self._subscriber) is not None:
             subscriber.close()
 
@@ -73,6 +75,7 @@ class ToSite(Sink):
         self._sent = 0
 
     def run(self) -> None:
+        """Be the site until it is closed."""
         with Publisher(self.entry.place, **_settings(self.entry)) as publisher:
             self._publisher = publisher
             self.opened()
@@ -85,6 +88,7 @@ class ToSite(Sink):
                 self._dropped.update(publisher.stats.dropped)
 
     def send(self, frame: Frame, source: str) -> None:
+        """Put a frame on the bridge; never waits."""
         publisher = self._publisher
         if publisher is None:
             raise ConnectionClosed
@@ -92,6 +96,7 @@ class ToSite(Sink):
 
     @property
     def reason(self) -> str:
+        """Whether the hub is away; "" while it is there."""
         publisher = self._publisher
         if publisher is not None and not publisher.connected:
             return "the hub is away"
@@ -99,11 +104,13 @@ class ToSite(Sink):
 
     @property
     def delivered(self) -> int:
+        """Messages that were handed to the hub."""
         publisher = self._publisher
         return self._sent + (0 if publisher is None else int(publisher.stats.sent))
 
     @property
     def dropped(self) -> Counter[str]:
+        """What was not, by cause."""
         found = super().dropped
         if (publisher := self._publisher) is not None:
             found.update(publisher.stats.dropped)
@@ -111,9 +118,11 @@ class ToSite(Sink):
 
     @property
     def waiting(self) -> int:
+        """Messages that wait in the lanes."""
         publisher = self._publisher
         return 0 if publisher is None else int(publisher.waiting)
 
     def stop(self) -> None:
+        """Leave the bridge."""
         if (publisher := self._publisher) is not None:
             publisher.close()

@@ -165,6 +165,7 @@ def of_options(kind: type[Options], but: Iterable[str] = ()) -> Mapping[str, Che
     """A check for each option of a class.
 
     Args:
+        kind: the class.
         but: options that no configuration may set.
     """
 
@@ -173,7 +174,8 @@ def of_options(kind: type[Options], but: Iterable[str] = ()) -> Mapping[str, Che
             try:
                 return getattr(kind.of({name: value}), name)
             except (TypeError, ValueError) as error:
-                raise ValueError(str(error).removeprefix(f"{name} ")) from None
+                text = str(error).removeprefix(name).removeprefix(":").lstrip()
+                raise ValueError(text) from None
 
         return check
 

@@ -108,6 +108,9 @@ class Config:
 def load(path: str | os.PathLike[str]) -> Config:
     """Read and check a configuration. Paths in it start at its folder.
 
+    Args:
+        path: of a TOML file, see docs/gateway.md.
+
     Raises:
         ConfigError: it cannot be used; it holds everything that is wrong.
         OSError: the file cannot be read.
@@ -230,6 +233,8 @@ class _Reader:
         secret = "client_ca" in values or "key" in values
         if secret and "cert" not in values and isinstance(entry.place, tuple):
             self._blame((*path, "key" if "key" in values else "client_ca"), "needs cert")
+        if "latch" in values and values.get("version") == "auto":
+            self._blame((*path, "latch"), "is not for version = 'auto'")
         host = entry.place[0] if isinstance(entry.place, tuple) else ""
         if serves and host.startswith("wss://") and "cert" not in values:
             self._blame((*path, entry.kind), "wss:// needs cert")

@@ -128,6 +128,12 @@ class Apart:
     TYPES: Final = frozenset({"TDATA"})
 
     def __call__(self, message: Message, source: str) -> Iterable[Message]:
+        """The TRANSFORMs of one TDATA.
+
+        Args:
+            message: of one of TYPES.
+            source: where it comes from; streams of two sources are not mixed.
+        """
         assert isinstance(message, TrackingData)
         for tool in message.tools:
             made = Transform(tool.matrix, device_name=tool.name, message_id=message.message_id)
@@ -148,6 +154,12 @@ class Together:
         self._expected: dict[str, set[str]] = {}
 
     def __call__(self, message: Message, source: str) -> Iterable[Message]:
+        """The TDATA that a TRANSFORM completes; none while it waits for others.
+
+        Args:
+            message: of one of TYPES.
+            source: where it comes from; streams of two sources are not mixed.
+        """
         assert isinstance(message, Transform)
         tools = self._tools.setdefault(source, {})
         name = message.device_name
@@ -183,6 +195,12 @@ class Film:
         self._encoders: dict[tuple[str, str], Any] = {}
 
     def __call__(self, message: Message, source: str) -> Iterable[Message]:
+        """The VIDEO of one IMAGE.
+
+        Args:
+            message: of one of TYPES.
+            source: where it comes from; streams of two sources are not mixed.
+        """
         from igtl.video import VideoEncoder
 
         key = source, message.device_name

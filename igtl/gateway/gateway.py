@@ -65,6 +65,9 @@ class Gateway:
     def apply(self, config: Config) -> list[str]:
         """Remake what has changed; everything else keeps its connections, files and counters.
 
+        Args:
+            config: what the gateway is made from now on.
+
         Returns:
             What was made, remade or ended, each as "source NAME", sorted.
         """
@@ -167,7 +170,14 @@ class Gateway:
         return [*self.sources.values(), *self.sinks.values()]
 
     def wait_open(self, timeout: float) -> bool:
-        """Wait until each part was opened, or could not be; returns whether that is so."""
+        """Wait until each part was opened, or could not be.
+
+        Args:
+            timeout: seconds for all of them together.
+
+        Returns:
+            Whether that is so.
+        """
         end = time.monotonic() + timeout
         return all(part.tried.wait(max(0.0, end - time.monotonic())) for part in self.parts)
 

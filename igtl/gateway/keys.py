@@ -9,12 +9,15 @@ from typing import Final, NamedTuple
 from igtl.gateway import checks
 from igtl.gateway.checks import Check
 from igtl.options import (
+    BridgeOptions,
     ConnectOptions,
     CRCPolicy,
     ListenOptions,
     Options,
+    PublisherOptions,
     ReconnectOptions,
     ServerOptions,
+    SubscriberOptions,
 )  # fmt: skip
 
 
@@ -42,8 +45,11 @@ _CLIENT_TLS: Final = {
 }  # fmt: skip
 _SERVER_TLS: Final = {"cert": checks.file, "key": checks.file, "client_ca": checks.file}
 _HUB: Final = {
-    "hub": checks.text, "ca": checks.file, "cert": checks.file, "key": checks.file,
+    "hub": checks.of_options(BridgeOptions)["connect"],
+    "ca": checks.file, "cert": checks.file, "key": checks.file,
 }  # fmt: skip
+# those that a gateway names otherwise, and of requests, which it does not pass on
+_NOT_OF_SITES: Final = ("connect", "ca", "cert", "key", "requests", "request_timeout")
 _VERSION: Final = {"version": checks.choice("as is", "auto", 1, 2)}
 _POLICY: Final = {"policy": checks.choice("drop_oldest", "drop_newest", "latest")}
 
@@ -79,7 +85,7 @@ SOURCES: Final[Mapping[str, Kind]] = {
         {"loop": checks.flag, "speed": checks.number(), "restamp": checks.flag},
     ),
     "device": Kind(checks.text),
-    "site": Kind(checks.text, {**_HUB, "max_age": checks.number()}),
+    "site": Kind(checks.text, _HUB, _of(SubscriberOptions, *_NOT_OF_SITES)),
     "simulate": Kind(
         checks.devices,
         {
@@ -93,14 +99,15 @@ SOURCES: Final[Mapping[str, Kind]] = {
 SINK: Final[Mapping[str, Check]] = {"required": checks.flag}
 SINKS: Final[Mapping[str, Kind]] = {
     "serve": Kind(
-        checks.address, {**_SERVER_TLS, **_VERSION, "asks": checks.text},
+        checks.address,
+        {**_SERVER_TLS, **_VERSION, "asks": checks.text, "latch": checks.texts},
         {**_of(ServerOptions, "version", *_INBOX), **_POLICY},
     ),
     "connect": Kind(
         checks.address, {**_CLIENT_TLS, **_VERSION},
         {**_of(ReconnectOptions, "version", *_INBOX), **_POLICY},
     ),
-    "site": Kind(checks.text, _HUB),
+    "site": Kind(checks.text, _HUB, _of(PublisherOptions, *_NOT_OF_SITES)),
     "record": Kind(
         checks.prefix,
         {

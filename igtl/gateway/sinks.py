@@ -19,6 +19,7 @@ from igtl.gateway.config import Entry
 from igtl.gateway.parts import BACKOFF, Part, Tally, context_of_client, context_of_server
 from igtl.log import named
 from igtl.session.backoff import LinkEvent
+from igtl.session.requests import name_fits
 from igtl.tools.asking import Askers
 from igtl.tools.routing import Stream, Streams, Versions
 
@@ -82,6 +83,8 @@ class Serving(Sink):
     Attributes:
         server: while it is open.
         came: clients that there were.
+        latch: types, with * and ?, of which a client that comes gets the last message of each
+            stream.
         asks: the source that gets what clients send, and answers them; None: that is left out.
         ask: sends to that source; the gateway sets it.
         answered: answers that went to the client that has asked, and nowhere else.
@@ -91,6 +94,7 @@ class Serving(Sink):
 
     def __init__(self, entry: Entry) -> None:
         super().__init__(entry)
+        self.latch: tuple[str, ...] = entry.get("latch", ())
         self.asks: str | None = entry.get("asks")
         self.ask: Callable[[Message], None] | None = None
         self.answered = 0
@@ -101,6 +105,7 @@ class Serving(Sink):
         self._sent: int = 0
 
     def run(self) -> None:
+        """Serve until it is closed."""
         host, port = self.entry.place
         with serve(
             host, port, ssl=context_of_server(self.entry), start=False,
@@ -136,6 +141,7 @@ class Serving(Sink):
         self._sent += peer.stats.sent
 
     def send(self, frame: Frame, source: str) -> None:
+        """Hand a frame to all clients; never waits."""
         server = self.server
         if server is None:
             raise ConnectionClosed
@@ -144,7 +150,8 @@ class Serving(Sink):
         if self.versions.version == "auto":
             self.versions.send_to_each(frame, server.clients)
         else:
-            server.broadcast(self.versions.of(frame, 1))
+            latch = any(name_fits(frame.type_name, each) for each in self.latch)
+            server.broadcast(self.versions.of(frame, 1), latch=latch)
 
     def answer(self, frame: Frame) -> bool:
         """Hand a frame of the source that clients ask to the one that has asked; returns whether
@@ -158,10 +165,12 @@ class Serving(Sink):
 
     @property
     def delivered(self) -> int:
+        """Messages that were sent, to all clients together."""
         return self._sent + sum(peer.stats.sent for peer in self.clients)
 
     @property
     def dropped(self) -> Counter[str]:
+        """What clients did not get, by cause."""
         found = super().dropped
         for peer in self.clients:
             found.update(peer.stats.dropped)
@@ -174,9 +183,11 @@ class Serving(Sink):
 
     @property
     def waiting(self) -> int:
+        """Messages that wait in the queues of all clients."""
         return sum(peer.queued for peer in self.clients)
 
     def stop(self) -> None:
+        """Stop serving."""
         if self.server is not None:
             self.server.close()
 
@@ -191,6 +202,7 @@ class Connecting(Sink):
         self._sent: int = 0
 
     def run(self) -> None:
+        """Keep the connection until it is closed."""
         host, port = self.entry.place
         link = connect(
             host, port, reconnect=BACKOFF, on_event=self._happened,
@@ -215,6 +227,7 @@ class Connecting(Sink):
             self.failed(f"{named(event.peer)} {event.kind}{why}")
 
     def send(self, frame: Frame, source: str) -> None:
+        """Queue a frame for the server; never waits."""
         link = self._link
         if link is None:
             raise ConnectionClosed
@@ -222,11 +235,13 @@ class Connecting(Sink):
 
     @property
     def delivered(self) -> int:
+        """Messages that were sent."""
         link = self._link
         return self._sent + (link.stats.sent if link is not None else 0)
 
     @property
     def dropped(self) -> Counter[str]:
+        """What was not, by cause."""
         found = super().dropped
         if (link := self._link) is not None:
             found.update(link.stats.dropped)
@@ -234,8 +249,10 @@ class Connecting(Sink):
 
     @property
     def waiting(self) -> int:
+        """Messages that wait for the connection."""
         return max(0, self.taken - self.delivered - self.dropped.total())
 
     def stop(self) -> None:
+        """Close the connection."""
         if self._link is not None:
             self._link.close()

@@ -85,6 +85,7 @@ class Source(Part):
 
     @property
     def reason(self) -> str:
+        """Why nothing comes, silence for too long included; "" while all is well."""
         silent = time.monotonic() - self._since
         if not self._failure and self._silent_after is not None and silent > self._silent_after:
             return f"no message for {silent:.1f} s"
@@ -108,6 +109,7 @@ class Connected(Source):
         link.send(message)
 
     def run(self) -> None:
+        """Hand on what the server sends, until it is closed."""
         host, port = self.entry.place
         link = connect(
             host, port, reconnect=BACKOFF, on_event=self._happened, on_error="skip",
@@ -130,6 +132,7 @@ class Connected(Source):
 
     @property
     def lost(self) -> Counter[str]:
+        """What its connections have lost, by cause."""
         found = super().lost
         if (link := self._link) is not None:
             found.update(link.stats.dropped)
@@ -145,6 +148,7 @@ class Connected(Source):
             self.failed(f"{named(event.peer)} {event.kind}{why}")
 
     def stop(self) -> None:
+        """Close the connection."""
         if (link := self._link) is not None:
             link.close()
 
@@ -160,6 +164,7 @@ class Listening(Source):
         self._changed = threading.Lock()
 
     def run(self) -> None:
+        """Take connections until it is closed, each followed by a thread."""
         host, port = self.entry.place
         allowed = AllowList(self.entry.get("allow"))
         most: int = self.entry.get("max_clients", 1000)
@@ -210,6 +215,7 @@ class Listening(Source):
 
     @property
     def lost(self) -> Counter[str]:
+        """What its connections have lost, by cause."""
         with self._changed:
             found = super().lost
             for link in self._links:
@@ -224,6 +230,7 @@ class Listening(Source):
             link.close()
 
     def stop(self) -> None:
+        """Stop listening, and close all connections."""
         if self._listener is not None:
             self._listener.close()
         self._close_links()
@@ -235,6 +242,7 @@ class Datagrams(Source):
     _receiver: Any = None
 
     def run(self) -> None:
+        """Hand on what the datagrams hold, until it is closed."""
         host, port = self.entry.place
         group, interface = self.entry.get("group"), self.entry.get("interface")
         with Receiver(port, host, group=group, interface=interface) as receiver:
@@ -254,6 +262,7 @@ class Datagrams(Source):
 
     @property
     def lost(self) -> Counter[str]:
+        """What was lost of the datagrams, by cause."""
         found = super().lost
         if (receiver := self._receiver) is not None:
             found.update(receiver.stats.dropped)
@@ -261,6 +270,7 @@ class Datagrams(Source):
         return found
 
     def stop(self) -> None:
+        """Close the socket."""
         if (receiver := self._receiver) is not None:
             receiver.close()
 
@@ -269,6 +279,7 @@ class Replayed(Source):
     """A recording that is sent again."""
 
     def run(self) -> None:
+        """Play the recording; at its end wait, as faulty, until it is closed."""
         from igtl.recording import Recording
 
         get = self.entry.get
@@ -288,6 +299,7 @@ class Simulated(Source):
     """Simulated devices."""
 
     def run(self) -> None:
+        """Run the devices until it is closed."""
         from igtl.simulate import Stream, sources
 
         with contextlib.ExitStack() as stack:
@@ -311,6 +323,7 @@ class Device(Source):
     _device: Any = None
 
     def run(self) -> None:
+        """Hand on what the device sends; at its end wait, as faulty, until it is closed."""
         with open_device(self.entry.place) as device:
             self._device = device
             self.opened()
@@ -326,6 +339,7 @@ class Device(Source):
 
     @property
     def reason(self) -> str:
+        """What is wrong with the device; "" while nothing is."""
         device = self._device
         if device is not None and device.error is not None:
             return f"{type(device.error).__name__}: {device.error}"
@@ -333,10 +347,12 @@ class Device(Source):
 
     @property
     def lost(self) -> Counter[str]:
+        """What was lost of the device, by cause."""
         device = self._device
         return super().lost + (Counter() if device is None else _lost_by(device))
 
     def stop(self) -> None:
+        """Close the device."""
         if (device := self._device) is not None:
             device.close()
 

@@ -34,6 +34,7 @@ class Web(Part):
         self._server: _Server | None = None
 
     def run(self) -> None:
+        """Serve the page until it is closed."""
         web = self
 
         class Handler(_Handler):
@@ -73,6 +74,7 @@ class Web(Part):
         return 200 if healthy else 503, "application/json", json.dumps(told).encode() + b"\n"
 
     def stop(self) -> None:
+        """Stop serving."""
         if self._server is not None:
             self._server.shutdown()
 
