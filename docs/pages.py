@@ -1,0 +1,137 @@
+"""Looks at the built pages: what a reader, a browser and a phone find there.
+
+`python -m docs.pages`, from the folder of the project, after `ci/docs` has built them.
+
+* Every public name is in `objects.inv`, the index in which the search of the pages and other
+  projects look.
+* Every link within the pages leads to a place that exists.
+* With Chromium: no page is wider than a phone, and pictures of some pages, as a desktop and as a
+  phone show them, are in build/docs-screens.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote
+
+from sphinx.util.inventory import InventoryFile
+
+from docs.api import modules, public
+
+PAGES = Path("build/docs")
+SCREENS = Path("build/docs-screens")
+SIZES = {"desktop": (1280, 900), "phone": (390, 844)}
+SHOWN = (
+    "index", "start", "install", "deployment", "protocol-explained", "guide/images", "links",
+    "view", "bridge", "gateway", "reference/messages", "reference/options", "reference/links",
+    "migrating-from-cpp", "compatibility", "performance",
+)  # fmt: skip
+# what is wider than the window, with its selector as far as a reader of the report needs it
+WIDER = """() => {
+    const width = document.documentElement.clientWidth;
+    if (document.documentElement.scrollWidth <= width) return [];
+    const cut = e => ['auto', 'scroll', 'hidden', 'clip'].includes(getComputedStyle(e).overflowX);
+    const inside = e => e && (cut(e) || inside(e.parentElement));
+    return [...document.body.querySelectorAll('*')]
+        .filter(e => e.getBoundingClientRect().right > width + 1 && !inside(e.parentElement))
+        .map(e => `${e.tagName}.${e.className}: ${e.textContent.trim().slice(0, 50)}`);
+}"""
+
+
+def missing_names() -> list[str]:
+    """Public names that the index does not have."""
+    with (PAGES / "objects.inv").open("rb") as file:
+        inventory = InventoryFile.load(file, "", os.path.join)
+    known = {name for kind, names in inventory.items() if kind[:3] == "py:" for name in names}
+    return [name for name in [*modules(), *public()] if name not in known]
+
+
+class Page(HTMLParser):
+    """The anchors and links of a page."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.anchors: set[str] = set()
+        self.links: set[str] = set()
+        self.feed(path.read_text())
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        for name, value in attrs:
+            if name == "id" and value:
+                self.anchors.add(value)
+            if name in ("href", "src") and value and "://" not in value:
+                self.links.add(value)
+
+
+def broken_links() -> list[str]:
+    """Links of the pages that lead nowhere."""
+    pages = {path.resolve(): Page(path) for path in PAGES.rglob("*.html")}
+    found = []
+    for path, page in pages.items():
+        for link in sorted(page.links):
+            target, _, anchor = unquote(link.partition("?")[0]).partition("#")
+            place = (path.parent / target).resolve() if target else path
+            if link.startswith(("mailto:", "data:")):
+                continue
+            there = place.exists() and (
+                not anchor or place not in pages or anchor in pages[place].anchors
+            )
+            if not there:
+                found.append(f"{path.relative_to(PAGES.resolve())}: {link}")
+    return found
+
+
+def looked_at() -> list[str]:
+    """Takes the pictures, and returns what is wider than a phone."""
+    from tests.browser import opened
+
+    found = []
+    SCREENS.mkdir(parents=True, exist_ok=True)
+    with opened() as browser:
+        for size, (width, height) in SIZES.items():
+            for scheme in ("light", "dark"):
+                context = browser.new_context(
+                    viewport={"width": width, "height": height}, color_scheme=scheme
+                )
+                page = context.new_page()
+                names = SHOWN
+                if (size, scheme) == ("phone", "light"):
+                    paths = (path.relative_to(PAGES) for path in sorted(PAGES.rglob("*.html")))
+                    names = tuple(str(path.with_suffix("")) for path in paths)
+                for name in names:
+                    page.goto((PAGES / f"{name}.html").resolve().as_uri())
+                    if size == "phone":
+                        found += [f"{name}: {each}" for each in page.evaluate(WIDER)]
+                    if name in SHOWN:
+                        path = SCREENS / f"{name.replace('/', '-')}-{size}-{scheme}.png"
+                        page.screenshot(path=path, full_page=size == "phone")
+                context.close()
+    print(f"{SCREENS}: {len(list(SCREENS.iterdir()))} pictures")
+    return found
+
+
+def main() -> int:
+    wrong = [f"not in objects.inv: {name}" for name in missing_names()]
+    wrong += [f"leads nowhere: {link}" for link in broken_links()]
+    try:
+        import playwright  # noqa: F401
+
+        from tests.browser import program
+    except ImportError as error:
+        reason = str(error)
+    else:
+        reason = "" if program() else "Chromium is not installed"
+    if reason:
+        print(f"No page was looked at in a browser: {reason}")
+    else:
+        wrong += [f"wider than a phone: {each}" for each in looked_at()]
+    print(*wrong, sep="\n")
+    print(f"{len(public())} public names; {len(wrong)} faults")
+    return bool(wrong)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
