@@ -289,6 +289,8 @@ def _anchors() -> dict[str, str]:
 def plain_text(app: Any, what: str, name: str, obj: Any, _: Any, lines: list[str]) -> None:
     """A docstring that autodoc has found."""
     lines[:] = plain(lines)
+    if what in ("attribute", "property"):
+        lines.insert(0, "")  # or napoleon takes what is before a colon for a type
 
 
 # -- tables
@@ -432,7 +434,12 @@ class OptionTables(SphinxDirective):
             and issubclass(value, options.Options)
             and value is not options.Options
         ]
+        rows = [
+            [", ".join(f":py:obj:`{name}`" for name in names), f":py:obj:`~igtl.options.{kind}`"]
+            for kind, names in _takers().items()
+        ]
         lines = [".. py:module:: igtl.options", ""]
+        lines += table(["what takes options", "which"], rows, "takers")
         for cls in classes:
             lines += self._of(cls, classes)
         return self.parse_text_to_nodes("\n".join(lines))

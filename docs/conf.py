@@ -13,6 +13,8 @@ copyright = "The igtl developers"
 version = release = igtl.__version__
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_click", "api"]
 html_theme = "furo"
+html_static_path = ["static"]
+html_css_files = ["igtl.css"]
 html_title = f"igtl {release}"
 exclude_patterns = ["_build"]
 default_role = "code"  # docstrings say `name`

@@ -6,6 +6,7 @@ their own background, and follow a dark colour scheme.
 
 from __future__ import annotations
 
+import tomllib
 from html import escape
 from pathlib import Path
 
@@ -136,7 +137,7 @@ def frames() -> None:
     d.path("M98 186L198 92", "line")
     d.text(136, 124, "ProbeToTracker", "code small end")
     d.path("M336 300L236 98", "line")
-    d.text(280, 216, "ReferenceToTracker", "code small end")
+    d.text(266, 178, "ReferenceToTracker", "code small end")
     d.path("M128 352Q152 300 108 270", "dash")
     d.text(146, 302, "ImageToProbe", "code small")
     d.text(146, 320, "(calibration)", "small")
@@ -229,8 +230,31 @@ def delivery() -> None:
     d.save()
 
 
+def badge(name: str, left: str, right: str) -> None:
+    """A label of the README."""
+    widths = [8 * len(text) + 10 for text in (left, right)]
+    (FOLDER / f"{name}.svg").write_text(
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{sum(widths)}" height="20" role="img">'
+        f"<title>{escape(left)}: {escape(right)}</title>"
+        f'<g font-family="Verdana, DejaVu Sans, sans-serif" font-size="11" text-anchor="middle">'
+        f'<rect width="{sum(widths)}" height="20" rx="3" fill="#005f9e"/>'
+        f'<path d="M3 0H{widths[0]}V20H3A3 3 0 0 1 0 17V3A3 3 0 0 1 3 0" fill="#444"/>'
+        f'<text x="{widths[0] / 2:g}" y="14" fill="#fff">{escape(left)}</text>'
+        f'<text x="{widths[0] + widths[1] / 2:g}" y="14" fill="#fff">{escape(right)}</text>'
+        "</g></svg>\n"
+    )
+
+
+def badges() -> None:
+    """What pyproject.toml says of Python and of the licence."""
+    project = tomllib.loads((FOLDER.parents[1] / "pyproject.toml").read_text())["project"]
+    found = [each.rpartition(" ")[2] for each in project["classifiers"] if ":: 3." in each]
+    badge("python", "python", " | ".join(found))
+    badge("licence", "licence", project["license"])
+
+
 if __name__ == "__main__":
-    for draw in (patient, frames, names, voxels, delivery):
+    for draw in (patient, frames, names, voxels, delivery, badges):
         draw()
     for path in sorted(FOLDER.iterdir()):
         print(path, path.stat().st_size, "bytes")
