@@ -50,7 +50,8 @@ _UNITS = {
     r"\b[Ss]econds\b": "s",
     r"\b[Mm]illiseconds\b|\bms\b": "ms",
     r"\b[Nn]anoseconds\b|\bns\b": "ns",
-    r"\bpixels\b|\bvoxels\b": "pixels",
+    r"\(i, j, k\)": "voxels",
+    r"\bwidth, height\b": "pixels",
     r"^bytes\b": "bytes",
 }
 
@@ -64,8 +65,8 @@ def names_of(module: ModuleType) -> list[str]:
         name
         for name, value in vars(module).items()
         if not name.startswith("_")
-        and name != "T"
-        and (callable(value) and getattr(value, "__module__", "") == module.__name__)
+        and callable(value)
+        and getattr(value, "__module__", "") == module.__name__
     ]
 
 
@@ -200,13 +201,10 @@ class Public(SphinxDirective):
             names = self.options["only"].split()
         elif "from" in self.options:
             origins = self.options["from"].split()
-            names = [n for n in names if getattr(getattr(module, n), "__module__", "") in origins]
-            names.sort(
-                key=lambda n: (
-                    origins.index(getattr(module, n).__module__),
-                    _line_of(getattr(module, n)),
-                )
-            )
+            values = [getattr(module, name) for name in names]
+            values = [value for value in values if getattr(value, "__module__", "") in origins]
+            values.sort(key=lambda value: (origins.index(value.__module__), _line_of(value)))
+            names = [value.__name__ for value in values]
         else:
             lines += [f".. automodule:: {path}", "   :no-members:", ""]
         for name in names:
@@ -405,17 +403,20 @@ def field_table(app: Any, what: str, name: str, obj: Any, _: Any, lines: list[st
         )
         if parameters is not None:
             given = parameters.get(field.name)
-            default = "set by the constructor" if given is None else shown(given.default)
+            default = "–" if given is None else shown(given.default)
         rows.append(
             [f"``{field.name}``", kind, unit_of(field.name, meaning), shape, default, meaning]
         )
-    about = []
+    at = next((n for n, line in enumerate(lines) if _SECTION.match(line)), len(lines))
     if rows:
-        about = table(["field", "type", "unit", "shape", "default", "meaning"], rows, "fields")
+        heads = ["field", "type", "unit", "shape", "default", "meaning"]
+        about = table(heads, rows, "fields")
+        if parameters is None:
+            lines[at:at] = about
+        else:  # what it is made of is described before what it sends
+            lines += ["", "The fields as they travel:", *about]
     if issubclass(obj, igtl.Message) and obj.type_name:
-        about = ["", f"Type on the wire: ``{obj.type_name}``.", *about]
-    first = next((n for n, line in enumerate(lines) if _SECTION.match(line)), len(lines))
-    lines[first:first] = [*about, ""]
+        lines[at:at] = ["", f"Type on the wire: ``{obj.type_name}``.", ""]
 
 
 def skip_fields(app: Any, what: str, name: str, obj: Any, skip: bool, _: Any) -> bool | None:
@@ -424,7 +425,7 @@ def skip_fields(app: Any, what: str, name: str, obj: Any, skip: bool, _: Any) ->
 
 
 class OptionTables(SphinxDirective):
-    """`.. options:: Base`: the options below a class, with what takes them."""
+    """`.. options::`: every class of options, with what takes it."""
 
     def run(self) -> list[nodes.Node]:
         classes = [
@@ -489,6 +490,11 @@ def _takers() -> dict[str, list[str]]:
 # -- references
 
 
+def short_aliases(app: Any, what: str, name: str, obj: Any, _: Any, *parts: str | None) -> Any:
+    """`ArrayLike | None`, where autodoc writes how it stands for the alias."""
+    return tuple(part and re.sub(r"TypeAliasForwardRef\('(\w+)'\)", r"\1", part) for part in parts)
+
+
 def resolve(app: Any, env: Any, node: Any, contnode: Any) -> Any:
     """A type in a signature leads to its public name, wherever it is defined."""
     if node.get("refdomain") != "py":
@@ -517,6 +523,7 @@ def setup(app: Any) -> dict[str, bool]:
     app.add_directive("options", OptionTables)
     app.connect("autodoc-process-docstring", plain_text, priority=100)
     app.connect("autodoc-process-docstring", field_table, priority=200)  # both before napoleon
+    app.connect("autodoc-process-signature", short_aliases)
     app.connect("autodoc-skip-member", skip_fields)
     app.connect("missing-reference", resolve)
     app.connect("env-check-consistency", complete)

@@ -26,7 +26,7 @@ autodoc_default_options = {"members": True}
 autodoc_type_aliases = {"npt.ArrayLike": "ArrayLike"}  # spelt out it is three lines
 python_use_unqualified_type_names = True
 toc_object_entries_show_parents = "hide"
-napoleon_use_ivar = True
+napoleon_custom_sections = [("Attributes", "params_style")]
 suppress_warnings = ["ref.python"]  # Link and igtl.aio's Link have names in common
 
 

@@ -59,7 +59,7 @@ class Drawing:
     def dot(self, x: float, y: float, kind: str = "dot", r: float = 4.5) -> None:
         self.parts.append(f'<circle cx="{x:g}" cy="{y:g}" r="{r:g}" class="{kind}"/>')
 
-    def axes(self, x: float, y: float, *axes: tuple[float, float, str, str], side: int = 1) -> None:
+    def axes(self, x: float, y: float, *axes: tuple[float, float, str, str]) -> None:
         """Axes from a point: where each ends, its colour and its name."""
         for dx, dy, colour, name in axes:
             self.path(f"M{x:g} {y:g}l{dx:g} {dy:g}", f"axis {colour}")

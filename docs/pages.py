@@ -30,14 +30,13 @@ SHOWN = (
     "view", "bridge", "gateway", "reference/messages", "reference/options", "reference/links",
     "migrating-from-cpp", "compatibility", "performance",
 )  # fmt: skip
-# what is wider than the window, with its selector as far as a reader of the report needs it
+# what of an article lies beyond the edge of the window, and not in a part that scrolls by itself
 WIDER = """() => {
-    const width = document.documentElement.clientWidth;
-    if (document.documentElement.scrollWidth <= width) return [];
-    const cut = e => ['auto', 'scroll', 'hidden', 'clip'].includes(getComputedStyle(e).overflowX);
-    const inside = e => e && (cut(e) || inside(e.parentElement));
-    return [...document.body.querySelectorAll('*')]
-        .filter(e => e.getBoundingClientRect().right > width + 1 && !inside(e.parentElement))
+    const article = document.querySelector('article');
+    const scrolls = e => e !== article && (
+        ['auto', 'scroll'].includes(getComputedStyle(e).overflowX) || scrolls(e.parentElement));
+    return [...article.querySelectorAll('*')]
+        .filter(e => e.getBoundingClientRect().right > innerWidth + 1 && !scrolls(e.parentElement))
         .map(e => `${e.tagName}.${e.className}: ${e.textContent.trim().slice(0, 50)}`);
 }"""
 
