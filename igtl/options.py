@@ -31,11 +31,13 @@ if TYPE_CHECKING:
 
 Version = Literal["auto", 1, 2]
 CRCPolicy = Literal["verify", "warn", "off"]
+"""What is done about a message with a wrong CRC: see the option `crc`."""
 OnError = Literal["raise", "skip"]
 Policy = Literal["block", "drop_oldest", "drop_newest", "latest"]
 InboxPolicy = Literal["drop_oldest", "drop_newest", "latest"]
 
-PORT = 18944  # assigned to OpenIGTLink by IANA
+PORT = 18944
+"""The port of OpenIGTLink, as assigned by IANA."""
 UNIX = "unix:"  # what a host begins with that is the path of a Unix socket
 SITE = "site:"  # what a host begins with that is the name of a site of a bridge
 MAX_SIZE = 1 << 30

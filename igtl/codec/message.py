@@ -322,7 +322,12 @@ class _OfAnyType(Message):
 
 
 class Unknown(_OfAnyType):
-    """A message of an undeclared type. Its content can be read and sent on unchanged."""
+    """A message of an undeclared type. Its content can be read and sent on unchanged.
+
+    Args:
+        type_name: name on the wire.
+        content: the bytes behind the header.
+    """
 
     content: bytes = data()
 

@@ -21,9 +21,12 @@ class Note(Enum):
 
 
 ALIVE: Final = Note.ALIVE
+"""The device works, and has nothing to send."""
 UNREADABLE: Final = Note.UNREADABLE
+"""The device has delivered data that cannot be read."""
 _LONGEST: Final = 20  # bytes of a device name
 Item = Message | Note | None
+"""What a device yields: a message, a note, or None for a turn without one."""
 
 
 def option(default: Any, text: str) -> Any:

@@ -90,6 +90,7 @@ FORMATS: dict[str, ImageFormat | marks.MeshFormat | PointFormat] = {
     ".mrk.json": PointFormat(points.load_markups, points.save_markups),
     ".fcsv": PointFormat(points.load_fcsv, points.save_fcsv),
 }
+"""What reads and writes a file, by its suffix."""
 _SUFFIXES = sorted(FORMATS, key=len, reverse=True)
 
 

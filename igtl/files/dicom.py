@@ -16,6 +16,8 @@ from igtl.files.notes import note
 from igtl.files.series import Matrix, Series, Voxels, flipped, one, placed, squared
 from igtl.messages.imaging import Image
 
+__all__ = ["from_dicom", "to_dicom"]
+
 _ROUNDING: Final = 0.1  # mm, and of a gap: more than that is no rounding of a position
 _EXACT: Final = 1e-2  # mm
 _CM: Final = 3  # unit of a region of ultrasound

@@ -18,6 +18,8 @@ from igtl.files.notes import note
 from igtl.files.series import Matrix, Series, Voxels, flipped, joined, one, placed, squared
 from igtl.messages.imaging import Image
 
+__all__ = ["from_sitk", "to_sitk"]
+
 ITK_SUFFIXES: Final = (".gipl", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 _DENSEST: Final = 2048  # most pixels that one byte of a compressed file decodes to
 _BYTES: Final = {2: 2, 3: 2, 4: 4, 5: 4, 8: 4, 9: 8}  # of a pixel, by its number in SimpleITK

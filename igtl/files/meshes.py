@@ -21,6 +21,8 @@ from igtl.extras import need
 from igtl.files.notes import note
 from igtl.messages.geometry import Attribute, AttributeType, Cells, PolyData
 
+__all__ = ["from_meshio", "from_trimesh", "from_vtk", "to_meshio", "to_trimesh", "to_vtk"]
+
 _OF_CELLS: Final = 0x10  # bit of an AttributeType
 _WIDTHS: Final = {3: AttributeType.VECTORS, 9: AttributeType.TENSORS}
 _KINDS: Final = {  # of meshio's cells

@@ -18,6 +18,8 @@ from igtl.files.notes import note
 from igtl.files.series import Matrix, Series, Voxels, is_square, lose_fields, times_of
 from igtl.messages.imaging import Image
 
+__all__ = ["from_nibabel", "to_nibabel"]
+
 _RGB: Final = np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1")])
 _RGBA: Final = np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1"), ("A", "u1")])
 _MM: Final = {"meter": 1000.0, "micron": 0.001}

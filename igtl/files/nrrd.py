@@ -28,6 +28,8 @@ from igtl.files.series import (
 )
 from igtl.messages.imaging import Image
 
+__all__ = ["from_nrrd", "to_nrrd"]
+
 _SPACES: Final = {
     "right-anterior-superior": (1, 1, 1), "ras": (1, 1, 1),
     "left-posterior-superior": (-1, -1, 1), "lps": (-1, -1, 1),

@@ -94,7 +94,11 @@ class Status(Message, type_name="STATUS"):
 
 
 class Capability(Message, type_name="CAPABILITY"):
-    """The type names the sender understands (protocol.md 8.5), at most 12 bytes each."""
+    """The types that the sender understands (protocol.md 8.5).
+
+    Args:
+        types: names of types on the wire, for example "TRANSFORM".
+    """
 
     types: list[str] = texts(12, default=())
 
@@ -119,6 +123,9 @@ class Sensor(Message, type_name="SENSOR"):
         values: (n,), float64.
         unit: a `Unit`, its text ("mm/s^2", "N*m"), or the 64-bit number.
         status: reserved, 0.
+
+    Attributes:
+        unit_raw: the unit as the 64-bit number on the wire.
     """
 
     _length: int = count_of("values", u8)
@@ -409,7 +416,14 @@ class Command(Message, type_name="COMMAND", prefers_v2=True):
 
 
 class CommandReply(Message, type_name="RTS_COMMAND", prefers_v2=True):
-    """The answer to a Command, with its id and name (protocol.md 8.18)."""
+    """The answer to a Command (protocol.md 8.18).
+
+    Args:
+        command_id: that of the command.
+        name: that of the command.
+        text: usually XML.
+        encoding: IANA MIBenum. Default: 3 (US-ASCII) for ASCII, else 106 (UTF-8).
+    """
 
     command_id: int = u32()
     name: str = text(128)
@@ -419,7 +433,13 @@ class CommandReply(Message, type_name="RTS_COMMAND", prefers_v2=True):
 
 
 class Query(Message, type_name="QUERY"):
-    """A message of the official library that no peer is known to answer (protocol.md 8.19)."""
+    """A message of the official library that no peer is known to answer (protocol.md 8.19).
+
+    Args:
+        query_id: chosen by the asker.
+        data_type: name of the type that is wanted.
+        device_uid: name of the device that is wanted.
+    """
 
     query_id: int = u32()
     data_type: str = text(32)

@@ -50,7 +50,11 @@ class Point(Element):
 
 
 class Points(Message, type_name="POINT"):
-    """A list of points. `points.positions` is (n, 3)."""
+    """A list of points.
+
+    Args:
+        points: `points.positions` is (n, 3), `points[0].name` the name of the first one.
+    """
 
     points: ElementList[Point] = elements(Point, default=())
 
@@ -117,7 +121,18 @@ class TrajectoryType(IntEnum):
 
 
 class Trajectory(Element):
-    """One planned path (protocol.md 8.9): entry and target in mm, colour (r, g, b, a)."""
+    """One planned path (protocol.md 8.9).
+
+    Args:
+        name: label.
+        group: for example "Trajectory".
+        type: see TrajectoryType.
+        color: r, g, b, a, 0..255.
+        entry: x, y, z of the entry point in mm.
+        target: x, y, z of the target in mm.
+        diameter: mm, 0 = not stated.
+        owner: device name of the image it belongs to.
+    """
 
     name: str = text(64, default="")
     group: str = text(32, default="Trajectory")
@@ -131,7 +146,11 @@ class Trajectory(Element):
 
 
 class Trajectories(Message, type_name="TRAJ"):
-    """A list of trajectories. `trajectories.entries` and `.targets` are (n, 3)."""
+    """A list of trajectories.
+
+    Args:
+        trajectories: `trajectories.entries` and `trajectories.targets` are (n, 3).
+    """
 
     trajectories: ElementList[Trajectory] = elements(Trajectory, default=())
 

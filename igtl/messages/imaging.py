@@ -220,9 +220,12 @@ class Image(_Placed, type_name="IMAGE"):
     Attributes:
         array: the pixels, native byte order; edits count. A view of what was received where
             that is possible, read-only if that was bytes.
-        size: whole image (i, j, k); offset, sub_size: the part that `array` holds.
-        matrix: 4x4 on the wire, whose last column is the centre of the image.
-        coordinate: 1 RAS, 2 LPS. endian: byte order on the wire, 1 big, 2 little.
+        size: whole image (i, j, k).
+        offset: (i, j, k) of the first voxel of the part that `array` holds.
+        sub_size: size of that part (i, j, k).
+        matrix: 4x4 on the wire, mm; its last column is the centre of the image.
+        coordinate: 1 RAS, 2 LPS.
+        endian: byte order of the pixels on the wire, 1 big, 2 little.
         components, scalar_type: as on the wire; `array` sets them.
     """
 
@@ -460,7 +463,12 @@ class ImageInfo(Element):
     """One image that a server can send (protocol.md 8.6).
 
     Attributes:
+        name: title of the image.
         device_name: what to ask for with GetImage and GetColorTable.
+        modality: for example "CT", "MRI", "US".
+        patient_name: name of the patient.
+        patient_id: number of the patient.
+        size: (i, j, k).
         timestamp_raw: of the scan, in units of 2**-32 s since 1970, 0 = not set.
         scalar_type: see ScalarType, 0 = not stated.
     """
@@ -477,13 +485,26 @@ class ImageInfo(Element):
 
 
 class ImageMeta(Message, type_name="IMGMETA"):
-    """The images a server has."""
+    """The images a server has.
+
+    Args:
+        images: one entry for each image.
+    """
 
     images: ElementList[ImageInfo] = elements(ImageInfo, default=())
 
 
 class LabelInfo(Element):
-    """One label map a server can send (protocol.md 8.7). Colour (r, g, b, a); label 0 = unused."""
+    """One label map a server can send (protocol.md 8.7).
+
+    Attributes:
+        name: title of the label map.
+        device_name: what to ask for with GetImage.
+        label: the value that marks it in the image; 0 = not used.
+        color: r, g, b, a, 0..255; all 0 = none.
+        size: of the box around it (i, j, k).
+        owner: device name of the image that it belongs to.
+    """
 
     name: str = text(64)
     device_name: str = text(20)
@@ -495,7 +516,11 @@ class LabelInfo(Element):
 
 
 class LabelMeta(Message, type_name="LBMETA"):
-    """The label maps a server has."""
+    """The label maps a server has.
+
+    Args:
+        labels: one entry for each label map.
+    """
 
     labels: ElementList[LabelInfo] = elements(LabelInfo, default=())
 
@@ -583,6 +608,13 @@ class Video(_Placed, type_name="VIDEO"):
         size: width, height, depth.
         frame_type: see FrameType; shifted left by 8 bits when the frame is grey only.
         ijk_to_world: 4x4 of the first pixel, RAS mm. Default: 1 mm pixels around the origin.
+
+    Attributes:
+        matrix: 4x4 on the wire, mm; its last column is the centre of the frame.
+        coordinate: 1 RAS, 2 LPS.
+        endian: byte order that the sender names, 1 big, 2 little.
+        offset: (i, j, k) of the first pixel of the part that the frame holds.
+        sub_size: size of that part (i, j, k).
     """
 
     _version: int = constant(u16, 1)
@@ -641,9 +673,15 @@ class VideoInfo(Element):
     """One video stream a server has (protocol.md 8.21).
 
     Attributes:
+        name: title of the stream.
         device_name: what to ask for with StartVideo (64 bytes here; a header takes 20).
+        patient_name: name of the patient.
+        patient_id: number of the patient.
+        zoom_level: of the camera.
         focal_length: mm.
+        size: width, height, depth.
         matrix: 4x4 as in Image, mm, last column the centre.
+        scalar_type: see ScalarType, 0 = not stated.
     """
 
     name: str = text(64)
@@ -659,6 +697,10 @@ class VideoInfo(Element):
 
 
 class VideoMeta(Message, type_name="VIDEOMETA"):
-    """The video streams a server has."""
+    """The video streams a server has.
+
+    Args:
+        videos: one entry for each stream.
+    """
 
     videos: ElementList[VideoInfo] = elements(VideoInfo, default=())

@@ -91,7 +91,9 @@ class TrackedFrame(Message, type_name="TRACKEDFRAME"):
         array: the pixels, native byte order; a view of what was received where that is possible.
         transforms: a TrackedTransform for each name.
         fields: all texts of the frame by name, those of the transforms left out.
-        xml: the fields as they travel. size: (i, j, k). matrix_le: ijk_to_world in rows, float32.
+        xml: the fields as they travel.
+        size: (i, j, k).
+        matrix_le: ijk_to_world in rows, mm.
         scalar_type, components, image_type, orientation: as on the wire.
     """
 
@@ -275,9 +277,12 @@ class UsMessage(Message, type_name="USMESSAGE"):
     Attributes:
         array: the pixels (k, j, i[, components]).
         parameters: 13 numbers, int32, whose meaning PLUS does not describe.
-        size: whole image (i, j, k); offset, sub_size: the part that `array` holds.
-        matrix: 4x4 on the wire, whose last column is the centre of the image.
+        size: whole image (i, j, k).
+        offset: (i, j, k) of the first voxel of the part that `array` holds.
+        sub_size: size of that part (i, j, k).
+        matrix: 4x4 on the wire, mm; its last column is the centre of the image.
         components, scalar_type, endian, coordinate: as on the wire.
+        content: the pixels as bytes, and the parameters behind them.
     """
 
     standard: ClassVar[bool] = False

@@ -63,7 +63,11 @@ class Stop(_Asking[T]):
 
 
 class Ready(_Asking[T]):
-    """Answer to Start and Stop: status 0 is success, 1 an error; None if there is no byte."""
+    """Answer to Start and Stop.
+
+    Args:
+        status: 0 success, 1 an error; None if the message has no byte for it.
+    """
 
     status: int | None = optional(u8(), default=0)
 

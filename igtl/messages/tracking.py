@@ -118,14 +118,22 @@ class Tool(Element):
 class TrackingData(Message, type_name="TDATA"):
     """All visible tools of one tracking frame (protocol.md 8.10).
 
-    `tools.matrices` is (n, 4, 4), `tools["Probe"].matrix` one of them.
+    Args:
+        tools: `tools.matrices` is (n, 4, 4), `tools["Probe"].matrix` one of them.
     """
 
     tools: ElementList[Tool] = elements(Tool, default=())
 
 
 class QuaternionTool(Element):
-    """One tool of a quaternion tracking frame; quaternion is (x, y, z, w)."""
+    """One tool of a quaternion tracking frame.
+
+    Args:
+        name: at most 20 bytes; 19 to be read by the official library.
+        type: see ToolType.
+        position: x, y, z in mm.
+        quaternion: x, y, z, w.
+    """
 
     name: str = text(20)
     type: int = u8(default=ToolType.TRACKER)
@@ -140,6 +148,10 @@ class QuaternionTool(Element):
 
 
 class QuaternionTrackingData(Message, type_name="QTDATA"):
-    """All visible tools of one tracking frame, as quaternions (protocol.md 8.11)."""
+    """All visible tools of one tracking frame, as quaternions (protocol.md 8.11).
+
+    Args:
+        tools: `tools.positions` is (n, 3), `tools.quaternions` (n, 4).
+    """
 
     tools: ElementList[QuaternionTool] = elements(QuaternionTool, default=())

@@ -11,6 +11,8 @@ import ssl
 from pathlib import Path
 from typing import Any
 
+__all__ = ["client", "server"]
+
 _File = str | os.PathLike[str]
 
 

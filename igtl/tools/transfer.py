@@ -33,6 +33,8 @@ from igtl.messages.queries import ReadyImage
 from igtl.session.facade import AnyLink
 from igtl.session.steps import Steps
 
+__all__ = ["Assembler", "Upload"]
+
 KEY: Final = "igtl.transfer"
 SLAB_BYTES: Final = 4 << 20
 _WINDOW = 4  # slabs on their way without a confirmation

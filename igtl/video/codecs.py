@@ -11,7 +11,9 @@ import numpy.typing as npt
 from igtl.extras import need
 
 Codec = Literal["VP90", "H264", "X265", "AV10", "I420", "MJPG"]
+"""Name of a codec: the table above says what each is."""
 Order = Literal["RGB", "BGR", "I420"]
+"""Order of the values of a pixel in an array; "I420": planes, as on the wire."""
 Frame = npt.NDArray[np.uint8]
 
 LOW_DELAY: Final[dict[str, tuple[str, dict[str, str]]]] = {
