@@ -17,7 +17,9 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--port", type=int, default=8765, help="0: a free one")
     parser.add_argument("--seconds", type=float, default=5)
-    parser.add_argument("--to", type=Path, help="keep the file: case.foxglove.mcap")
+    parser.add_argument(
+        "--to", type=Path, help="file to write, as case.foxglove.mcap; default: a temporary one"
+    )
     args = parser.parse_args(argv)
     tracker = simulate.Tracker(["StylusToReference"])
     scanner = simulate.Ultrasound(320, 240)
