@@ -19,7 +19,7 @@ from interop.content import rows
 # A module imports only from layers above its own, and within its own layer without a cycle. A name
 # of a package stands for all its modules that are not named themselves.
 LAYERS = [
-    "errors options extras addresses",
+    "errors options extras addresses notebook",
     "fields",
     "_core",
     "_stream _batch",

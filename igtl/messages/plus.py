@@ -252,6 +252,11 @@ class TrackedFrame(Message, type_name="TRACKEDFRAME"):
         yield from super()._contents()
         yield "array", self.array
 
+    def _picture(self) -> str:
+        from igtl import notebook  # rarely wanted
+
+        return notebook.picture(self.array)
+
     def summary(self) -> str:
         size = "×".join(str(n) for n in self.size)
         kind = np.dtype(_DTYPES[self.scalar_type]).name
