@@ -75,7 +75,7 @@ def slice_of(array: npt.NDArray[Any]) -> npt.NDArray[np.uint8] | None:
     larger than is needed, the least value black and the largest white. None if it has no pixels."""
     if 0 in array.shape:
         return None
-    pixels = array[len(array) // 2]
+    pixels: npt.NDArray[Any] = array[len(array) // 2]
     if pixels.ndim == 3 and pixels.shape[2] not in (3, 4):
         pixels = pixels[..., 0]
     step = math.ceil(max(pixels.shape[:2]) / _SIDE)
@@ -87,7 +87,8 @@ def slice_of(array: npt.NDArray[Any]) -> npt.NDArray[np.uint8] | None:
         known = values[np.isfinite(values)]
         low, high = (known.min(), known.max()) if known.size else (0.0, 0.0)
         shown = 255 * ((values - low) / ((high - low) or 1.0))
-    return np.nan_to_num(shown, posinf=255, neginf=0).clip(0, 255).astype(np.uint8)
+        shown = np.nan_to_num(shown, posinf=255, neginf=0).clip(0, 255)
+    return np.asarray(shown, np.uint8)
 
 
 def png(pixels: npt.NDArray[np.uint8]) -> bytes:
