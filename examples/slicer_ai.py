@@ -9,8 +9,8 @@ Slicer of yours is the client.
 import contextlib
 import threading
 import time
+from collections.abc import Iterator
 from contextlib import ExitStack
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,16 @@ def infer(pixels: np.ndarray, seconds: float) -> np.ndarray:
     return pixels > 150
 
 
+@contextlib.contextmanager
+def scanner() -> Iterator[igtl.Server]:
+    """A simulated scanner at 30 Hz."""
+    device = simulate.Ultrasound()
+    with igtl.serve(port=0) as server, ExitStack() as stack:
+        for produce in (device.image, device.needle):
+            stack.callback(simulate.Stream(produce, server.broadcast, 30).stop)
+        yield server
+
+
 def main(argv: list[str] | None = None) -> None:
     options = parser(__doc__)
     options.add_argument("--seconds", type=float, default=3, help="end after so long")
@@ -34,7 +44,7 @@ def main(argv: list[str] | None = None) -> None:
     args = options.parse_args(argv)
     with ExitStack() as stack:
         enter = stack.enter_context
-        where = enter(at(args.address, partial(simulate.serve, "ultrasound", port=0)))
+        where = enter(at(args.address, scanner))
         slicer = enter(igtl.slicer.serve(port=args.port or 0))
         shown = None if args.port else enter(simulate.slicer(port=slicer.port))
         link = enter(igtl.connect(*where, drain=True))
