@@ -34,7 +34,7 @@ def main(argv: list[str] | None = None) -> None:
             print(f"{server.shown} messages shown")
         file = args.to or case.with_suffix(".foxglove.mcap")
         igtl.export(case, file)
-        print(f"{file.name}: {file.stat().st_size / 1e6:.1f} MB")
+        print(f"{args.to or file.name}: {file.stat().st_size / 1e6:.1f} MB")
 
 
 if __name__ == "__main__":

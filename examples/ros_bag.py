@@ -66,6 +66,8 @@ def main(argv: list[str] | None = None) -> None:
                 for a, b in zip(before, after, strict=True)
             )
             print(f"{after.count} messages came back, every byte the same: {same}")
+    if args.to:
+        print(f"the bag is in {args.to}")
 
 
 if __name__ == "__main__":

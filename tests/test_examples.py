@@ -87,6 +87,34 @@ def test_a_wrong_address_gives_one_line(name: str, run: Any) -> None:
         assert "\n" not in line
 
 
+@pytest.mark.parametrize(
+    ("name", "words", "said"),
+    [
+        ("async_client", ["--count", "3"], "3 poses, and the reply"),
+        ("client", ["status"], "OK"),
+        ("clock", ["--seconds", "0.2"], "the clock of the peer is "),
+        ("dataset", ["--count", "60"], " pairs; "),
+        ("image_streaming", ["mri", "--count", "2"], "2 images sent, "),
+        ("query_streaming", ["--count", "3"], "CT: <Image 'CT'"),
+        ("recording", ["--count", "60"], "equal bytes: True"),
+        ("robot_loop", ["--seconds", "0.5"], ", 0 missing"),
+        ("sensor_logger", ["force", "--seconds", "0.3"], "Force: N, "),
+        ("tracked_ultrasound", ["--count", "3"], "mm from the target"),
+        ("tracking_server", ["--frames", "10"], "10 frames, "),
+    ],
+)
+def test_a_server_of_yours(run: Any, name: str, words: list[str], said: str) -> None:
+    """By --address it is this one that a program talks to."""
+    if name in ("dataset", "recording"):
+        pytest.importorskip("mcap")
+    devices = {
+        "dataset": ["ultrasound"], "robot_loop": ["robot"], "sensor_logger": ["force"],
+    }.get(name, ["tracker", "ultrasound", "ct"])  # fmt: skip
+    with igtl.simulate.serve(*devices, port=0, version=2) as simulator:
+        assert said in run(name, *words, "--address", f"localhost:{simulator.port}")
+        assert simulator.server.gone.total() or simulator.server.clients
+
+
 CHOICES = {  # what a program must be told
     "client": ["all"], "image_streaming": ["mri"], "sensor_logger": ["imu"],
     "video_streaming": ["raw"],
