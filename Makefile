@@ -17,7 +17,7 @@ lint docs sanitize portable abi3 coverage instructions long endurance wheel whee
 	ci/$@
 
 benchmark: venv
-	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks --rust
 
 media: venv
 	$(BIN)/python -m benchmarks.media

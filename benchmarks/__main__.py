@@ -8,12 +8,21 @@ import os
 import sys
 import time
 from dataclasses import asdict
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 from benchmarks import codec, fanout, links, load, memory, peers, report
-from benchmarks.measure import CPUS, Row, Work, machine, pin, say, steady_environment
+from benchmarks.measure import (
+    CPUS,
+    Row,
+    Work,
+    command_line,
+    machine,
+    pin,
+    say,
+    steady_environment,
+    wanted,
+)
 
 ROOT = Path(__file__).parents[1]
 SECTIONS = {"codec": codec, "links": links, "load": load, "fan-out": fanout, "memory": memory}
@@ -27,7 +36,7 @@ def chosen(options: argparse.Namespace) -> list[tuple[str, Work]]:
     for section in options.only or SECTIONS:
         module: Any = SECTIONS[section]
         for work in module.works(options.openigtlink):
-            if any(fnmatchcase(name, options.rows + "*") for name in work.names):
+            if any(wanted(options, name) for name in work.names):
                 found.append((section, work))
     return found
 
@@ -37,16 +46,16 @@ def measured(options: argparse.Namespace) -> tuple[list[Row], list[dict[str, flo
     if not works:
         raise SystemExit(f"no row begins with {options.rows!r}; --list names them")
     expected = sum(work.seconds[options.quick] for _, work in works) / 60
-    say(
-        f"{sum(len(work.names) for _, work in works)} rows, about {expected:.1f} minutes; "
-        "the first time some more, to build the programs of other implementations"
-    )
+    say(f"{sum(len(work.names) for _, work in works)} rows, about {expected:.1f} minutes")
+    if any(section == "codec" for section, _ in works):
+        peers.compiled_cpp(options.openigtlink)
+        peers.compile_rust(wanted=options.rust or options.write)
     rows: list[Row] = []
     rates: list[dict[str, float]] = []
     begun = time.monotonic()
     for k, (section, work) in enumerate(works):
         for row in work.run(options.quick):
-            if fnmatchcase(row.name, options.rows + "*"):
+            if wanted(options, row.name):
                 rows.append(row)
         pin(CPUS)
         took = time.monotonic() - begun
@@ -57,16 +66,14 @@ def measured(options: argparse.Namespace) -> tuple[list[Row], list[dict[str, flo
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser = command_line("benchmarks", __doc__)
     parser.add_argument(
         "--only", action="append", choices=list(SECTIONS), help="one section; may be repeated"
     )
     parser.add_argument(
-        "--rows", default="", metavar="PATTERN",
-        help="rows whose name begins so; the wildcards * and ? count",
+        "--rust", action="store_true",
+        help="also beside the crate openigtlink-rust; compiling it takes minutes, once",
     )  # fmt: skip
-    parser.add_argument("--list", action="store_true", help="only name the rows")
-    parser.add_argument("--quick", action="store_true", help="fewer repeats: a look, not a result")
     parser.add_argument(
         "--json", type=Path, default=ROOT / "build" / "benchmarks.json", help="default: %(default)s"
     )

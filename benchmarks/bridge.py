@@ -1,8 +1,8 @@
 """Many sites on one hub: 400 sites of 50 streams, 20,000 messages a second in all, through one
 router to one receiver. Sites, hub and receiver are processes of this machine, joined by loopback.
 
-    python -m benchmarks.bridge                                # 20 seconds
-    python -m benchmarks.bridge --sites 100 --rate 5000 --seconds 10
+    python -m benchmarks.bridge                                # 20 seconds of messages
+    python -m benchmarks.bridge --sites 100 --rate 5000 --quick
 
 Each message arrives, or is counted as lost: by the site, or by the receiver, which misses a number.
 It fails if the numbers do not add up. CPU time is that of each process until the sites have put
@@ -24,7 +24,8 @@ from typing import Any
 import numpy as np
 
 import igtl
-from benchmarks.measure import say
+from benchmarks.measure import chosen, command_line, run, say
+from igtl.extras import need
 
 STREAMS = 50
 READY = 60.0  # seconds for all sites to be there, and for the last message to arrive
@@ -202,10 +203,10 @@ def measure(number: int, rate: float, seconds: float, processes: int) -> dict[st
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.bridge", description=__doc__)
+    parser = command_line("benchmarks.bridge", __doc__)
     parser.add_argument("--sites", type=int, default=400)
     parser.add_argument("--rate", type=float, default=20_000, help="messages a second, in all")
-    parser.add_argument("--seconds", type=float, default=20.0)
+    parser.add_argument("--seconds", type=float, help="of messages; default: 20, with --quick 5")
     parser.add_argument("--processes", type=int, default=4, help="that play the sites")
     parser.add_argument("--role", nargs="+", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -218,10 +219,13 @@ def main() -> None:
         else:
             sites(endpoint, int(rest[0]), int(rest[1]), float(rest[2]), float(rest[3]))
         return
+    seconds = options.seconds or (5.0 if options.quick else 20.0)
+    chosen(options, {"bridge": (seconds + 30, seconds + 30)})
     if sys.platform != "linux":
         say("skipped: memory is read from /proc")
         return
-    found = measure(options.sites, options.rate, options.seconds, options.processes)
+    need("zenoh", "bridge")
+    found = measure(options.sites, options.rate, seconds, options.processes)
     site, end, lost = found["sites"], found["receiver"], found.pop("lost")
     print(f"put {site['put']}; sent {site['sent']}, waiting {site['waiting']}, lost {dict(lost)}")
     print(f"received {end['received']}, gaps {end['gap']}, put before {end['earlier']}")
@@ -237,4 +241,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -1,6 +1,7 @@
 """Recordings exported to each format, as how many times real time.
 
-    python -m benchmarks.exporting [--seconds 60] [FORMAT ...]
+    python -m benchmarks.exporting                # a minute of recording, to all formats
+    python -m benchmarks.exporting --rows npz     # to this one
 
 The recording: eight tools of 120 Hz each, as TRANSFORM, and pictures of 640 × 480 at 30 Hz. Times
 are of the process (CPU) and of the clock; what a format cannot hold is left out of it.
@@ -8,7 +9,6 @@ are of the process (CPU) and of the clock; what a format cannot hold is left out
 
 from __future__ import annotations
 
-import argparse
 import shutil
 import tempfile
 import time
@@ -16,6 +16,7 @@ import warnings
 from pathlib import Path
 
 import igtl
+from benchmarks.measure import chosen, command_line, run, say
 from igtl import simulate
 
 FORMATS = (
@@ -49,28 +50,33 @@ def size(path: Path) -> int:
 
 def main() -> None:
     """Print a line for each format."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=60)
-    parser.add_argument("formats", nargs="*", default=FORMATS, metavar="FORMAT")
-    chosen = parser.parse_args()
+    options = command_line("benchmarks.exporting", __doc__).parse_args()
+    formats = chosen(options, dict.fromkeys(FORMATS, (6, 2)))
+    seconds = 10.0 if options.quick else 60.0
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder, "case.mcap")
-        record(source, chosen.seconds)
-        print(f"{chosen.seconds:.0f} s, {size(source) / 1e6:.0f} MB")
-        for name in chosen.formats:
+        say("making the recording")
+        record(source, seconds)
+        print(f"{seconds:.0f} s, {size(source) / 1e6:.0f} MB")
+        for name in formats:
             target = Path(folder, "out" if name == "bag" else f"out.{name}")
             clock, cpu = time.perf_counter(), time.process_time()
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", igtl.FileWarning)
-                igtl.export(source, target)
+                try:
+                    igtl.export(source, target)
+                except ModuleNotFoundError as error:
+                    say(f"{name} skipped: {error}")
+                    continue
             clock, cpu = time.perf_counter() - clock, time.process_time() - cpu
             print(
-                f"{name:15}{chosen.seconds / clock:6.0f} x real time {chosen.seconds / cpu:6.0f} x "
-                f"by CPU {size(target) / 1e6:8.0f} MB"
+                f"{name:15}{seconds / clock:6.0f} x real time {seconds / cpu:6.0f} x "
+                f"by CPU {size(target) / 1e6:8.0f} MB",
+                flush=True,
             )
             shutil.rmtree(target, ignore_errors=True)
             target.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -355,7 +355,7 @@ def rates(*, quick: bool = False) -> list[dict[str, float]]:
 
 
 def round_trip_rows(openigtlink: Path | None, quick: bool) -> Iterator[Row]:
-    rounds, pairs = (5, 3) if quick else (20, 9)
+    rounds, pairs = (5, 3) if quick else (20, 7)
     pin({ONE})
     with ProcessPoolExecutor(
         1, mp_context=multiprocessing.get_context("spawn"), max_tasks_per_child=1
@@ -437,7 +437,7 @@ ONE_WAY: tuple[tuple[str, float, str, Callable[[Ends, int], dict[str, Found]]], 
 
 
 def works(openigtlink: Path | None = None) -> Iterator[Work]:
-    yield Work(ROUND_TRIPS, (40, 14), partial(round_trip_rows, openigtlink))
+    yield Work(ROUND_TRIPS, (32, 14), partial(round_trip_rows, openigtlink))
     for name, goal, limit, measure in ONE_WAY:
         yield Work((name,), (6, 3), partial(one_way_row, name, goal, limit, measure))
     yield Work((UDP,), (3, 2), udp_back_to_back)

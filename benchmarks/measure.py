@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import platform
 import re
@@ -10,6 +11,7 @@ import sys
 import timeit
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -183,3 +185,53 @@ def shown(seconds: float) -> str:
 
 def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
+
+
+# ---- the command line of a benchmark ------------------------------------------------------------
+
+
+def command_line(program: str, doc: str | None) -> argparse.ArgumentParser:
+    """The options that all benchmarks have: which rows, only their names, fewer repeats."""
+    found = argparse.ArgumentParser(
+        prog=f"python -m {program}",
+        description=doc,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    found.add_argument(
+        "--rows", default="", metavar="PATTERN",
+        help="rows whose name begins so; the wildcards * and ? count",
+    )  # fmt: skip
+    found.add_argument("--list", action="store_true", help="only name the rows")
+    found.add_argument("--quick", action="store_true", help="fewer repeats: a look, not a result")
+    return found
+
+
+def wanted(options: argparse.Namespace, name: str) -> bool:
+    """Whether a row is among those that --rows names."""
+    return fnmatchcase(name, options.rows + "*")
+
+
+def chosen(options: argparse.Namespace, rows: dict[str, tuple[float, float]]) -> list[str]:
+    """The rows that are to be measured; says how long that takes. Ends the program where there are
+    none, or with --list.
+
+    Args:
+        rows: about how many seconds each takes, and with --quick.
+    """
+    names = [name for name in rows if wanted(options, name)]
+    if not names:
+        raise SystemExit(f"no row begins with {options.rows!r}; --list names them")
+    if options.list:
+        print("\n".join(names))
+        raise SystemExit
+    expected = sum(rows[name][options.quick] for name in names)
+    say(f"{len(names)} of {len(rows)} rows, about {expected:.0f} seconds")
+    return names
+
+
+def run(main: Callable[[], None]) -> None:
+    """A benchmark; one that lacks a package says so in a line."""
+    try:
+        main()
+    except ModuleNotFoundError as error:
+        raise SystemExit(f"skipped: {error}") from None

@@ -1,6 +1,6 @@
 """Video and compression: frames a second, delay, ratios, MB/s, and a CT over a slow link.
 
-    python -m benchmarks.media [--quick] [--write]
+    python -m benchmarks.media [--rows video] [--quick] [--write]
 
 Codecs take turns; methods of compression come one after the other. Every decoded picture and every
 decompressed byte is compared.
@@ -8,7 +8,6 @@ decompressed byte is compared.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
 import re
@@ -25,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 import igtl
-from benchmarks.measure import machine, say
+from benchmarks.measure import chosen, command_line, machine, run, say
 from igtl.codec.compression import _compressor, _shuffled, _unshuffled
 from igtl.simulate import head_phantom
 from igtl.video import VideoDecoder, VideoEncoder, codecs_here
@@ -300,16 +299,16 @@ def table(rows: list[Cells]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.media", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="less data: a look, not a result")
-    parser.add_argument("--only", choices=TITLES)
-    parser.add_argument("--write", action="store_true", help="also into docs/media.md")
+    parser = command_line("benchmarks.media", __doc__)
+    parser.add_argument("--write", action="store_true", help="also into docs/media.md; all rows")
     options = parser.parse_args()
+    if options.write and options.rows:
+        parser.error("docs/media.md shows all rows: only --quick with --write")
+    works = {"video": video, "compression": compression, "slow link": slow_link}
     found: dict[str, list[Cells]] = {}
-    for name, work in (("video", video), ("compression", compression), ("slow link", slow_link)):
-        if options.only in (None, name):
-            say(name)
-            found[name] = list(work(options.quick))
+    for name in chosen(options, dict.fromkeys(works, (40, 12))):
+        say(name)
+        found[name] = list(works[name](options.quick))
     where, when = machine(), time.strftime("%Y-%m-%d")
     text = (
         f"Measured {when} on {where['cpu']}, {where['processors']} processors, {where['python']}."
@@ -326,4 +325,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import subprocess
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from benchmarks.measure import Timed, looped, say
 
 HERE = Path(__file__).parent
 BUILD = HERE.parent / "build"
+RUST = BUILD / "rust-codec" / "release" / "codec"
 
 
 def versions() -> dict[str, str]:
@@ -28,7 +30,7 @@ def versions() -> dict[str, str]:
         if debian.returncode == 0:
             found["official C++"] = f"Debian {debian.stdout}"
     lock = (HERE / "rust" / "Cargo.lock").read_text()
-    if shutil.which("cargo"):
+    if RUST.exists():
         crate = re.search(r'name = "openigtlink-rust"\nversion = "(.*?)"', lock)
         assert crate
         found["Rust crate"] = crate[1]
@@ -62,8 +64,9 @@ class Program:
         self._process.communicate()
 
 
-def cpp(openigtlink: Path | None = None) -> Program | None:
-    """Start the program of the official C++ library: Debian's, or the one in this folder."""
+@cache
+def compiled_cpp(openigtlink: Path | None = None) -> Path | None:
+    """The program of the official C++ library: Debian's, or the one in this folder."""
     headers, libraries = Path("/usr/include/openigtlink"), ["-lOpenIGTLink"]
     name = "codec-cpp"
     if openigtlink is not None:
@@ -75,29 +78,47 @@ def cpp(openigtlink: Path | None = None) -> Program | None:
             raise FileNotFoundError(f"{headers} and g++ are needed")
         say("without the official C++ library (Debian: libopenigtlink-dev g++)")
         return None
+    say(f"compiling benchmarks/cpp with the official C++ library into build/{name}, some seconds")
     BUILD.mkdir(exist_ok=True)
     program = BUILD / name
     source = HERE / "cpp" / "codec.cpp"
     build = ["g++", "-O2", "-w", f"-I{headers}", str(source), "-o", str(program)]
     subprocess.run([*build, *libraries, "-lpthread"], check=True)
-    return Program(program)
+    return program
 
 
-def rust() -> Program | None:
-    """The crate openigtlink-rust."""
+def cpp(openigtlink: Path | None = None) -> Program | None:
+    """Start it."""
+    program = compiled_cpp(openigtlink)
+    return None if program is None else Program(program)
+
+
+def compile_rust(*, wanted: bool) -> None:
+    """Compile the program of the crate openigtlink-rust, or what has changed of it.
+
+    Args:
+        wanted: even if it was never compiled, which takes minutes.
+    """
     if not shutil.which("cargo"):
         say("without the crate openigtlink-rust (no cargo)")
-        return None
-    target = BUILD / "rust-codec"
+        return
+    if not wanted and not RUST.exists():
+        say("without the crate openigtlink-rust (--rust compiles its program)")
+        return
+    say("compiling benchmarks/rust into build/rust-codec; the first time that takes minutes")
     built = subprocess.run(
         ["cargo", "build", "--release", "--locked", "-q"],
-        cwd=HERE / "rust", env={**os.environ, "CARGO_TARGET_DIR": str(target)},
+        cwd=HERE / "rust", env={**os.environ, "CARGO_TARGET_DIR": str(RUST.parents[1])},
         capture_output=True, text=True,
     )  # fmt: skip
     if built.returncode:
+        RUST.unlink(missing_ok=True)
         say(f"without the crate openigtlink-rust: {built.stderr.splitlines()[-1:]}")
-        return None
-    return Program(target / "release" / "codec")
+
+
+def rust() -> Program | None:
+    """Start the program of the crate openigtlink-rust, if it was compiled."""
+    return Program(RUST) if RUST.exists() else None
 
 
 def pyigtl() -> dict[str, Timed]:

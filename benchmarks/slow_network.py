@@ -6,7 +6,7 @@ call of `broadcast` and the client's loop. Linux, root and iproute2 are needed; 
 two namespaces is touched, and they are removed at the end.
 
     python -m benchmarks.slow_network                 # the whole table, four minutes
-    python -m benchmarks.slow_network --rate 20 --image 307200 --seconds 20
+    python -m benchmarks.slow_network --rows "20 Mbit/s, 307 KB"
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 import igtl
-from benchmarks.measure import say
+from benchmarks.measure import chosen, command_line, run, say
 
 TOOLS, TOOL_HZ, IMAGE_HZ = 8, 120, 30
 SERVER, CLIENT = "10.77.61.1", "10.77.61.2"
@@ -202,17 +202,24 @@ def account(found: dict[str, Any]) -> str:
     return "whole" if not found["missing"] else f"whole but for {found['missing']} cut at the end"
 
 
+CASES = {
+    f"{rate} Mbit/s, {image / 1000:.0f} KB, {way}": (rate, image, way)
+    for rate in (5, 20, 100)
+    for image in (LARGE, SMALL)
+    for way in (*WAYS, "two")
+}
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.slow_network", description=__doc__)
-    parser.add_argument("--rate", type=float, help="Mbit/s; default: 5, 20 and 100")
-    parser.add_argument("--image", type=int, choices=(LARGE, SMALL), help="bytes; default: both")
-    parser.add_argument("--way", choices=(*WAYS, "two"), help="default: all")
-    parser.add_argument("--seconds", type=float, default=10.0, help="of each case")
-    parser.add_argument("--role", choices=("serve", "receive"), help=argparse.SUPPRESS)
+    parser = command_line("benchmarks.slow_network", __doc__)
+    for name, kind in (("role", str), ("image", int), ("way", str), ("seconds", float)):
+        parser.add_argument(f"--{name}", type=kind, help=argparse.SUPPRESS)  # of its processes
     options = parser.parse_args()
     if options.role:
         print(json.dumps((serve if options.role == "serve" else receive)(options)))
         return
+    seconds = 2.0 if options.quick else 10.0
+    rows = chosen(options, dict.fromkeys(CASES, (13.0, 5.0)))
     if reason := why_not():
         say(f"skipped: {reason}")
         return
@@ -220,17 +227,16 @@ def main() -> None:
         "| Mbit/s | image | options | pose p50, p95 | poses that arrive | images/s, age | account |"
     )
     print("|---|---|---|---|---|---|---|")
-    for rate in (options.rate,) if options.rate else (5, 20, 100):
-        for image in (options.image,) if options.image else (LARGE, SMALL):
-            for way in (options.way,) if options.way else (*WAYS, "two"):
-                found = measure(rate, image, way, options.seconds)
-                print(
-                    f"| {rate:g} | {image / 1000:.0f} KB | {way} "
-                    f"| {found['p50']:.0f}, {found['p95']:.0f} ms | {found['poses']:.0%} "
-                    f"| {found['images']:.1f}, {found['image_p50']:.0f} ms "
-                    f"| {account(found)} |", flush=True,
-                )  # fmt: skip
+    for name in rows:
+        rate, image, way = CASES[name]
+        found = measure(rate, image, way, seconds)
+        print(
+            f"| {rate:g} | {image / 1000:.0f} KB | {way} "
+            f"| {found['p50']:.0f}, {found['p95']:.0f} ms | {found['poses']:.0%} "
+            f"| {found['images']:.1f}, {found['image_p50']:.0f} ms "
+            f"| {account(found)} |", flush=True,
+        )  # fmt: skip
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -1,6 +1,6 @@
 """The live page, measured in Chromium without a screen: what is drawn how late, and what it costs.
 
-    python -m benchmarks.view
+    python -m benchmarks.view [--rows "5 Mbit/s"] [--quick]
 
 Eight tools at 60 Hz and 640 × 480 ultrasound at 30 Hz from a second process through `igtl view` in
 a third, at 800 × 480. Graphics are drawn in software by the same processors, which bounds frames a
@@ -16,14 +16,15 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
-from tests.browser import SlowNetwork, Tab, opened
+from benchmarks.measure import chosen, command_line, run, say
+from tests.browser import SlowNetwork, Tab, opened, program
 
-SECONDS = 10
+NETWORKS = {"loopback": None, "5 Mbit/s": 5.0, "1 Mbit/s": 1.0}
 _SOURCE = """
 import igtl
 from igtl.simulate import Stream, Tracker, Ultrasound
@@ -57,14 +58,14 @@ def seconds_of(process: subprocess.Popen[str]) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def measured(tab: Tab, server: subprocess.Popen[str]) -> dict[str, Any]:
+def measured(tab: Tab, server: subprocess.Popen[str], seconds: float) -> dict[str, Any]:
     """What the page and the server do over some seconds."""
     tab.value(
         "() => { const f = igtlView.figures; f.pose.length = f.image.length = f.script.length = 0;"
         " f.frames = f.images = igtlView.page.live.ticks = igtlView.page.live.bytes = 0; }"
     )
     begun, spent = time.perf_counter(), seconds_of(server)
-    tab.page.wait_for_timeout(1000 * SECONDS)
+    tab.page.wait_for_timeout(1000 * seconds)
     took, spent = time.perf_counter() - begun, seconds_of(server) - spent
     figures = tab.value(
         "() => ({...igtlView.figures, ticks: igtlView.page.live.ticks,"
@@ -89,7 +90,7 @@ def measured(tab: Tab, server: subprocess.Popen[str]) -> dict[str, Any]:
 
 
 def measurements(
-    browser: Any, networks: tuple[float | None, ...]
+    browser: Any, networks: Sequence[float | None], seconds: float = 10
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """What is measured over each network, in Mbit/s; None: loopback."""
     source, served = started("-c", _SOURCE, pattern=r"\d+")
@@ -103,7 +104,10 @@ def measurements(
                 tab = Tab(browser, url.replace(port, way, 1))
                 tab.until("() => igtlView.page.space.tools.size === 8 && igtlView.figures.images")
                 tab.page.wait_for_timeout(5000)
-                yield "loopback" if mbit is None else f"{mbit:g} Mbit/s", measured(tab, page)
+                yield (
+                    "loopback" if mbit is None else f"{mbit:g} Mbit/s",
+                    measured(tab, page, seconds),
+                )
                 tab.close()
     finally:
         for process in (page, source):
@@ -112,10 +116,16 @@ def measurements(
 
 
 def main() -> None:
+    options = command_line("benchmarks.view", __doc__).parse_args()
+    rows = chosen(options, dict.fromkeys(NETWORKS, (18.0, 10.0)))
+    if program() is None or not os.path.isdir("/proc/self"):
+        say("skipped: Chromium and /proc are needed")
+        return
+    networks = [NETWORKS[name] for name in rows]
     with opened() as browser:
-        for name, found in measurements(browser, (None, 5.0, 1.0)):
+        for name, found in measurements(browser, networks, 3 if options.quick else 10):
             print(name, json.dumps(found), flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

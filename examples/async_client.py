@@ -3,8 +3,10 @@
 You see poses that keep coming while the queries are answered, all in one task group.
 """
 
-import argparse
 import asyncio
+from functools import partial
+
+from common import at, parser
 
 import igtl
 from igtl import simulate
@@ -29,18 +31,19 @@ async def ask(subscriber) -> str:
     return reply.text
 
 
-async def run(count: int) -> None:
-    with simulate.serve("tracker", "ultrasound", port=0) as simulator:
-        async with igtl.aio.connect(port=simulator.port) as link:
+async def run(address: str | None, count: int) -> None:
+    with at(address, partial(simulate.serve, "tracker", "ultrasound", port=0)) as where:
+        async with igtl.aio.connect(*where) as link:
             async with igtl.aio.subscribe(link) as subscriber:
                 poses, reply = await asyncio.gather(follow(subscriber, count), ask(subscriber))
     print(f"{poses} poses, and the reply {reply!r}")
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--count", type=int, default=10, help="poses to show")
-    asyncio.run(run(parser.parse_args(argv).count))
+    options = parser(__doc__)
+    options.add_argument("--count", type=int, default=10, help="poses to show")
+    args = options.parse_args(argv)
+    asyncio.run(run(args.address, args.count))
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--noise", type=float, default=0.1, help="mm, of the tracker")
     parser.add_argument("--lag", type=float, default=0.073, help="seconds")
-    parser.add_argument("--to", help="configuration of PLUS (.xml) or .json to write")
+    parser.add_argument("--to", help="file to write: configuration of PLUS (.xml) or .json")
     args = parser.parse_args(argv)
     hand = Freehand(noise=args.noise)
 

@@ -4,28 +4,22 @@ You see one line a message: all that comes, or the poses, or a status, or what t
 tracking stream that is started and stopped. Without --address it brings its own simulated server.
 """
 
-import argparse
-from contextlib import ExitStack
+from functools import partial
+
+from common import at, parser
 
 import igtl
 from igtl import simulate
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=["all", "transform", "status", "capability", "tracking"])
-    parser.add_argument("--address", help="HOST:PORT; default: a simulated tracker and scanner")
-    parser.add_argument("--count", type=int, default=5, help="messages to show")
-    args = parser.parse_args(argv)
+    options = parser(__doc__)
+    options.add_argument("what", choices=["all", "transform", "status", "capability", "tracking"])
+    options.add_argument("--count", type=int, default=5, help="messages to show")
+    args = options.parse_args(argv)
 
-    with ExitStack() as stack:
-        host, port = "localhost", igtl.PORT
-        if args.address:
-            host, _, number = args.address.partition(":")
-            port = int(number or port)
-        else:
-            port = stack.enter_context(simulate.serve("tracker", "ultrasound", port=0)).port
-        link = stack.enter_context(igtl.connect(host, port, read_timeout=10))
+    own = partial(simulate.serve, "tracker", "ultrasound", port=0)
+    with at(args.address, own) as where, igtl.connect(*where, read_timeout=10) as link:
         match args.what:
             case "all":
                 for _ in range(args.count):

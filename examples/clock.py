@@ -4,42 +4,58 @@ You see what the tracker's clock shows more than the one here, how surely that i
 of a pose by it, beside the age that a program computes which trusts both clocks.
 """
 
-import argparse
+import contextlib
+import threading
 import time
+from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
+from common import at, parser
 
 import igtl
 
 
-def tracker(offset: float) -> igtl.Server:
-    """A tracker whose clock is wrong by so many seconds; it stamps all that it sends."""
-    server = igtl.serve(port=0, start=False)
+@contextlib.contextmanager
+def tracker(offset: float) -> Iterator[igtl.Server]:
+    """A tracker whose clock is wrong by so many seconds, and which takes 50 ms for a pose."""
+    with igtl.serve(port=0, start=False) as server:
 
-    @server.provides(igtl.GetStatus)
-    def _(request: igtl.GetStatus, peer: igtl.Peer) -> igtl.Status:
-        return igtl.Status.ok(timestamp=time.time() + offset)
+        @server.provides(igtl.GetStatus)
+        def _(request: igtl.GetStatus, peer: igtl.Peer) -> igtl.Status:
+            return igtl.Status.ok(timestamp=time.time() + offset)
 
-    server.start()
-    return server
+        server.start()
+        done = threading.Event()
+
+        def track() -> None:
+            stamp = time.time() + offset
+            while not done.wait(0.05):
+                server.broadcast(igtl.Transform(np.eye(4), device_name="Probe", timestamp=stamp))
+                stamp = time.time() + offset
+
+        thread = threading.Thread(target=track)
+        thread.start()
+        try:
+            yield server
+        finally:
+            done.set()
+            thread.join()
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "--offset", type=float, default=-2.5, help="seconds that its clock is wrong"
+    options = parser(__doc__)
+    options.add_argument(
+        "--offset", type=float, default=-2.5, help="seconds that the clock of our tracker is wrong"
     )
-    parser.add_argument("--seconds", type=float, default=2.0, help="how long to look")
-    args = parser.parse_args(argv)
-    with tracker(args.offset) as server, igtl.connect(port=server.port) as link:
+    options.add_argument("--seconds", type=float, default=2.0, help="how long to look")
+    args = options.parse_args(argv)
+    with at(args.address, partial(tracker, args.offset)) as where, igtl.connect(*where) as link:
         clock = link.clock()
         print(clock)
         end = time.monotonic() + args.seconds
         while time.monotonic() < end:
-            stamp = time.time() + args.offset
-            time.sleep(0.05)  # the tracker computes the pose
-            server.broadcast(igtl.Transform(np.eye(4), device_name="Probe", timestamp=stamp))
-            pose = link.latest(igtl.Transform, "Probe", timeout=5)
+            pose = link.latest(igtl.Transform, timeout=5)
             naive = 1e3 * (time.time() - (pose.timestamp or 0))
             print(f"age {1e3 * clock.age(pose):.1f} ms; without its clock {naive:.1f} ms")
             link.clock(1, update=clock)  # again and again: the drift becomes known

@@ -6,11 +6,12 @@ would be given, and the same pairs in a file of arrays. No framework is needed: 
 Takes `pip install "igtl[record]"`.
 """
 
-import argparse
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+from common import at, parser
 
 import igtl
 from igtl import simulate
@@ -49,17 +50,16 @@ class Pairs:
 def batches(data: Pairs, size: int, seed: int = 0):
     """What a DataLoader does: rows in a random order, put together."""
     order = np.random.default_rng(seed).permutation(len(data))
-    for at in range(0, len(order), size):
-        pictures, poses = zip(*(data[int(k)] for k in order[at : at + size]), strict=True)
+    for first in range(0, len(order), size):
+        rows = order[first : first + size]
+        pictures, poses = zip(*(data[int(k)] for k in rows), strict=True)
         yield np.stack(pictures), np.stack(poses)
 
 
-def record(file: Path, count: int) -> None:
-    """A scanner, of which this computer makes what `count` messages hold."""
-    with (
-        simulate.serve("ultrasound", port=0) as simulator,
-        igtl.connect(port=simulator.port) as link,
-    ):
+def record(file: Path, count: int, address: str | None = None) -> None:
+    """So many messages of a scanner."""
+    own = partial(simulate.serve, "ultrasound", port=0)
+    with at(address, own) as where, igtl.connect(*where, read_timeout=10) as link:
         with igtl.Recorder(file) as recorder:
             for frame in link.frames():
                 recorder.write(frame, peer=link.peer)
@@ -68,13 +68,13 @@ def record(file: Path, count: int) -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--count", type=int, default=150, help="messages to record")
-    parser.add_argument("--batch", type=int, default=8, help="pairs in a batch")
-    args = parser.parse_args(argv)
+    options = parser(__doc__)
+    options.add_argument("--count", type=int, default=150, help="messages to record")
+    options.add_argument("--batch", type=int, default=8, help="pairs in a batch")
+    args = options.parse_args(argv)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "case.mcap"
-        record(file, args.count)
+        record(file, args.count, args.address)
         data = Pairs(file, "IMAGE", "NeedleToReference")
         print(f"{len(data)} pairs; {data.images.frames}")
         served = sum(len(pictures) for pictures, _ in batches(data, args.batch))

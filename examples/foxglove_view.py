@@ -17,7 +17,9 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--port", type=int, default=8765, help="0: a free one")
     parser.add_argument("--seconds", type=float, default=5)
-    parser.add_argument("--to", type=Path, help="keep the file: case.foxglove.mcap")
+    parser.add_argument(
+        "--to", type=Path, help="file to write, as case.foxglove.mcap; default: a temporary one"
+    )
     args = parser.parse_args(argv)
     tracker = simulate.Tracker(["StylusToReference"])
     scanner = simulate.Ultrasound(320, 240)
@@ -32,7 +34,7 @@ def main(argv: list[str] | None = None) -> None:
             print(f"{server.shown} messages shown")
         file = args.to or case.with_suffix(".foxglove.mcap")
         igtl.export(case, file)
-        print(f"{file.name}: {file.stat().st_size / 1e6:.1f} MB")
+        print(f"{args.to or file.name}: {file.stat().st_size / 1e6:.1f} MB")
 
 
 if __name__ == "__main__":

@@ -1,13 +1,16 @@
-"""Images: a CT, an MRI or an ultrasound sequence to a client, at the right place in the patient.
+"""Images: a CT, an MRI or an ultrasound sequence to a server, at the right place in the patient.
 
-You see what arrives: size, type, spacing, where the first voxel lies, and the rate in MB/s.
+You see what arrives: size, type, spacing and where the first voxel lies; and the rate in MB/s. With
+--address the images go to a server that takes them, such as 3D Slicer.
 """
 
-import argparse
+import contextlib
 import threading
 import time
+from collections.abc import Iterator
 
 import numpy as np
+from common import at, parser
 
 import igtl
 from igtl.simulate import Ultrasound, head_phantom
@@ -28,33 +31,41 @@ def images(kind: str, count: int):
     return [scanner.image(n / 30) for n in range(count)]
 
 
+def receive(listener: igtl.Listener) -> None:
+    """Take all images of one client; show the last."""
+    with listener.accept(timeout=10) as link:
+        for message in link:
+            image = message
+        print(link.stats.received, "images arrived; the last:", image)
+    place = image.ijk_to_world[:3, 3].round(2)
+    print("first voxel at", place, "mm RAS; dtype", image.array.dtype)
+
+
+@contextlib.contextmanager
+def receiver() -> Iterator[igtl.Listener]:
+    """A server with a thread that receives."""
+    with igtl.listen(port=0) as listener:
+        thread = threading.Thread(target=receive, args=(listener,))
+        thread.start()
+        yield listener
+        thread.join()
+
+
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("kind", choices=["ct", "mri", "ultrasound"])
-    parser.add_argument("--count", type=int, default=10)
-    args = parser.parse_args(argv)
+    options = parser(__doc__)
+    options.add_argument("kind", choices=["ct", "mri", "ultrasound"])
+    options.add_argument("--count", type=int, default=10)
+    args = options.parse_args(argv)
     to_send = images(args.kind, args.count)
     rate = 30.0 if args.kind == "ultrasound" else 1000.0  # an ultrasound scanner is paced
 
-    with igtl.listen(port=0) as listener:
-
-        def send() -> None:
-            with igtl.connect(port=listener.port) as link:
-                for image, _ in zip(to_send, igtl.Rate(rate), strict=False):
-                    link.send(image)  # pixels are not copied
-
-        thread = threading.Thread(target=send)
-        thread.start()
-        with listener.accept(timeout=10) as link:
+    with at(args.address, receiver) as where:
+        with igtl.connect(*where) as link:
             start = time.perf_counter()
-            for message in link:
-                image = message
+            for image, _ in zip(to_send, igtl.Rate(rate), strict=False):
+                link.send(image)  # pixels are not copied
             took = time.perf_counter() - start
-            stats = link.stats
-        thread.join()
-    print(image)
-    print("first voxel at", image.ijk_to_world[:3, 3].round(2), "mm RAS; dtype", image.array.dtype)
-    print(f"{stats.received} images, {stats.received_bytes / took / 1e6:.0f} MB/s")
+            print(f"{args.count} images sent, {link.stats.sent_bytes / took / 1e6:.0f} MB/s")
 
 
 if __name__ == "__main__":

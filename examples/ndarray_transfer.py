@@ -3,21 +3,30 @@
 You see each array before and after, and what happens to a type that the wire does not have.
 """
 
-import argparse
+import contextlib
+from collections.abc import Iterator
 
 import numpy as np
+from common import at, parser
 
 import igtl
 
 
-def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.parse_args(argv)
-    rng = np.random.default_rng(1)
+@contextlib.contextmanager
+def echo() -> Iterator[igtl.Server]:
+    """A server that sends each array back, as `igtl echo` does."""
     with igtl.serve(port=0, start=False) as server:
         server.on(igtl.NDArray)(lambda message, peer: peer.send(message))
         server.start()
-        with igtl.connect(port=server.port, read_timeout=5) as link:
+        yield server
+
+
+def main(argv: list[str] | None = None) -> None:
+    options = parser(__doc__)
+    args = options.parse_args(argv)
+    rng = np.random.default_rng(1)
+    with at(args.address, echo) as where:
+        with igtl.connect(*where, read_timeout=5) as link:
             for dtype in (
                 "int8",
                 "uint8",

@@ -3,20 +3,22 @@
 You see the answer to each request. What a server does not have is an answer too, not a time-out.
 """
 
-import argparse
 import time
+from functools import partial
+
+from common import at, parser
 
 import igtl
 from igtl import simulate
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rate", type=float, default=50, help="Hz")
-    parser.add_argument("--count", type=int, default=25)
-    args = parser.parse_args(argv)
-    with simulate.serve("tracker", "ct", port=0) as simulator:
-        with igtl.connect(port=simulator.port, read_timeout=10) as link:
+    options = parser(__doc__)
+    options.add_argument("--rate", type=float, default=50, help="Hz")
+    options.add_argument("--count", type=int, default=25)
+    args = options.parse_args(argv)
+    with at(args.address, partial(simulate.serve, "tracker", "ct", port=0)) as where:
+        with igtl.connect(*where, read_timeout=10) as link:
             print("CT:", link.query(igtl.GetImage(device_name="CT")))
             print("MRI:", link.query(igtl.GetImage(device_name="MRI")))
             print("points:", link.query(igtl.GetPoints()))

@@ -4,24 +4,26 @@ You see what is in the file, the path of the needle, and that the replay sends t
 Takes `pip install "igtl[record]"`.
 """
 
-import argparse
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+from common import at, parser
 
 import igtl
 from igtl import simulate
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--file", type=Path, help="default: a temporary one")
-    parser.add_argument("--count", type=int, default=200, help="messages to record")
-    args = parser.parse_args(argv)
+    options = parser(__doc__)
+    options.add_argument("--to", type=Path, help="file to write; default: a temporary one")
+    options.add_argument("--count", type=int, default=200, help="messages to record")
+    args = options.parse_args(argv)
     with tempfile.TemporaryDirectory() as folder:
-        file = args.file or Path(folder) / "case.mcap"
-        with simulate.serve(port=0) as simulator, igtl.connect(port=simulator.port) as link:
+        file = args.to or Path(folder) / "case.mcap"
+        own = partial(simulate.serve, port=0)
+        with at(args.address, own) as where, igtl.connect(*where, read_timeout=10) as link:
             with igtl.Recorder(file) as recorder:
                 for frame in link.frames():
                     recorder.write(frame, peer=link.peer)

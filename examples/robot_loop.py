@@ -1,28 +1,39 @@
 """A robot arm at 1 kHz: poses come in, a velocity command goes out at 500 Hz, nothing is lost.
 
-You see the rates, the gaps in the numbering (none), and how late the loop was.
+You see the rates, the gaps in the numbering (none), and how late the loop was. With --address a real
+arm is told to move up.
 """
 
-import argparse
+import contextlib
 import threading
 import time
+from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
+from common import at, parser
 
 import igtl
 from igtl import simulate
 
 
-def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=2)
-    args = parser.parse_args(argv)
-    commands: list[float] = []
+@contextlib.contextmanager
+def arm(commands: list[float]) -> Iterator[simulate.Simulator]:
+    """A simulated arm; notes when the commands that it takes were sent."""
     with simulate.serve("robot", port=0, version=2) as simulator:
         simulator.server.on(igtl.Transform, "arm/servo_cp")(
             lambda m, peer: commands.append(m.timestamp)
         )
-        with igtl.connect(port=simulator.port, version=2, read_timeout=5) as link:
+        yield simulator
+
+
+def main(argv: list[str] | None = None) -> None:
+    options = parser(__doc__)
+    options.add_argument("--seconds", type=float, default=2)
+    args = options.parse_args(argv)
+    commands: list[float] = []  # that the simulated arm has taken
+    with at(args.address, partial(arm, commands)) as where:
+        with igtl.connect(*where, version=2, read_timeout=5) as link:
             latest: list[igtl.Transform] = []
             ids: list[int] = []
             done = threading.Event()

@@ -33,11 +33,11 @@ def record(file: Path, seconds: float) -> None:
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=2, help="of the recording")
-    parser.add_argument("--keep", type=Path, help="keep the bag, in this new folder")
+    parser.add_argument("--to", type=Path, help="new folder for the bag; default: a temporary one")
     args = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        bag = args.keep or folder / "bag"
+        bag = args.to or folder / "bag"
         record(folder / "case.mcap", args.seconds)
         igtl.export(folder / "case.mcap", bag)
 
@@ -66,6 +66,8 @@ def main(argv: list[str] | None = None) -> None:
                 for a, b in zip(before, after, strict=True)
             )
             print(f"{after.count} messages came back, every byte the same: {same}")
+    if args.to:
+        print(f"the bag is in {args.to}")
 
 
 if __name__ == "__main__":

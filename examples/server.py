@@ -4,21 +4,21 @@ You see who connects and what each client sends. Without --seconds it runs until
 `igtl query localhost IMAGE`, `igtl command localhost Status`, `igtl dump localhost --start TDATA`.
 """
 
-import argparse
+from common import at, parser
 
 import igtl
+from igtl.log import named
 from igtl.simulate import Tracker, head_phantom
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--port", type=int, default=igtl.PORT)
-    parser.add_argument("--seconds", type=float, help="end after so long")
-    args = parser.parse_args(argv)
+    options = parser(__doc__, f"localhost:{igtl.PORT}")
+    options.add_argument("--seconds", type=float, help="end after so long")
+    args = options.parse_args(argv)
 
     ct, tracker = head_phantom(20, 128), Tracker()
     # handlers first, then start(): nothing that a quick client sends is missed
-    with igtl.serve(port=args.port, start=False) as server:
+    with at(args.address) as where, igtl.serve(*where, start=False) as server:
 
         @server.on_connect
         def connected(peer):
@@ -42,7 +42,7 @@ def main(argv: list[str] | None = None) -> None:
             return f"<clients>{len(server.clients)}</clients>"
 
         server.start()
-        print(f"serving on {server.host}:{server.port}, Ctrl-C ends")
+        print(f"serving on {named((server.host, server.port))}, Ctrl-C ends")
         server.wait(args.seconds)
         print("seen:", len(server.clients), "clients at the end,", server.gone.total(), "gone")
 

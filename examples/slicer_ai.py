@@ -2,17 +2,19 @@
 its image.
 
 You see how old each result is when Slicer shows it, and that the poses of the needle keep their
-rate meanwhile. Scanner and Slicer are simulated; with --port a Slicer of your own is the client.
+rate meanwhile. Scanner and Slicer are simulated; --address is a scanner of yours, and with --port a
+Slicer of yours is the client.
 """
 
-import argparse
 import contextlib
 import threading
 import time
+from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
+from common import at, parser
 
 import igtl
 from igtl import simulate
@@ -24,21 +26,28 @@ def infer(pixels: np.ndarray, seconds: float) -> np.ndarray:
     return pixels > 150
 
 
+@contextlib.contextmanager
+def scanner() -> Iterator[igtl.Server]:
+    """A simulated scanner at 30 Hz."""
+    device = simulate.Ultrasound()
+    with igtl.serve(port=0) as server, ExitStack() as stack:
+        for produce in (device.image, device.needle):
+            stack.callback(simulate.Stream(produce, server.broadcast, 30).stop)
+        yield server
+
+
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=3, help="end after so long")
-    parser.add_argument("--work", type=float, default=0.1, help="seconds that the network takes")
-    parser.add_argument("--port", type=int, help="of the connector of a Slicer that you have")
-    args = parser.parse_args(argv)
+    options = parser(__doc__)
+    options.add_argument("--seconds", type=float, default=3, help="end after so long")
+    options.add_argument("--work", type=float, default=0.1, help="seconds that the network takes")
+    options.add_argument("--port", type=int, help="of the connector of a Slicer that you have")
+    args = options.parse_args(argv)
     with ExitStack() as stack:
         enter = stack.enter_context
-        scanner = enter(igtl.serve(port=0))
-        device = simulate.Ultrasound()
-        for stream in (device.image, device.needle):
-            stack.callback(simulate.Stream(stream, scanner.broadcast, 30).stop)
+        where = enter(at(args.address, scanner))
         slicer = enter(igtl.slicer.serve(port=args.port or 0))
         shown = None if args.port else enter(simulate.slicer(port=slicer.port))
-        link = enter(igtl.connect(port=scanner.port, drain=True))
+        link = enter(igtl.connect(*where, drain=True))
         slicer.wait_connected()
 
         poses = threading.Thread(target=pass_poses, args=(link, slicer))

@@ -3,22 +3,27 @@
 You see the tools as they come and go (one is out of sight now and then), and the rate.
 """
 
-import argparse
 import time
+from functools import partial
+
+from common import at, parser
 
 import igtl
 from igtl import simulate
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--frames", type=int, default=180)
-    parser.add_argument("--tool", default="StylusToTracker")
-    parser.add_argument("--dropout", type=float, default=0.5, help="share of the time out of sight")
-    args = parser.parse_args(argv)
+    options = parser(__doc__)
+    options.add_argument("--frames", type=int, default=180)
+    options.add_argument("--tool", default="StylusToTracker")
+    options.add_argument(
+        "--dropout", type=float, default=0.5, help="share of the time out of sight"
+    )
+    args = options.parse_args(argv)
 
-    with simulate.serve("tracker", port=0, dropout=args.dropout, seed=7) as simulator:
-        with igtl.connect(port=simulator.port, read_timeout=10) as link:
+    own = partial(simulate.serve, "tracker", port=0, dropout=args.dropout, seed=7)
+    with at(args.address, own) as where:
+        with igtl.connect(*where, read_timeout=10) as link:
             start, count, seen, before = time.perf_counter(), 0, 0, None
             with link.stream(igtl.StartTrackingData(resolution_ms=16)) as frames:
                 for frame in frames:

@@ -220,6 +220,11 @@ cdef class Stats:
         dropped = f", dropped={dict(self.dropped)}" if self.dropped else ""
         return f"<received {self.received}, sent {self.sent}{errors}{dropped}>"
 
+    def _repr_html_(self):
+        from igtl import notebook  # for notebooks only
+
+        return notebook.streams(repr(self), self)
+
 cdef class Decoder:
     """Cuts a byte stream into frames; owns whatever has arrived in part.
 

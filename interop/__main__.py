@@ -6,6 +6,9 @@ import os
 import shutil
 import sys
 import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import click
@@ -14,26 +17,87 @@ from interop import build, matrix, peers, verdicts
 from interop.content import rows
 
 
-def cpp(native: bool, openigtlink: Path | None, fresh: bool) -> peers.Peer:
-    if not native and openigtlink is None:
-        if build.docker_works():
-            peer = peers.docker_cpp(build.docker(fresh=fresh))
-            print(f"{peer.name}: in Docker")
-            return peer
-        print("no Docker engine on this machine")
-    peer = peers.native_cpp(build.native(openigtlink))
-    print(f"{peer.name}: native, {openigtlink or 'the library of this system'}")
-    return peer
+@dataclass
+class Candidate:
+    """An implementation to compare with.
+
+    Attributes:
+        plan: what will be done for it, where, and how long that takes.
+        missing: what this machine lacks for it; empty if it has all.
+        make: does that, and returns it, in one version or more.
+    """
+
+    plan: str
+    missing: str
+    make: Callable[[], list[peers.Peer]]
 
 
-def cargo_here(*, needed: bool) -> bool:
-    if shutil.which("cargo"):
-        return True
-    without = "no cargo on this machine: the crate openigtlink-rust is left out"
-    if needed or os.environ.get("IGTL_REQUIRE_PEERS") == "1":
-        sys.exit(without)
-    print(without)
-    return False
+def lacks(*tools: str) -> str:
+    """Those of these programs that this machine does not have, in words."""
+    return ", ".join(f"no {tool}" for tool in tools if not shutil.which(tool))
+
+
+def candidates(native: bool, openigtlink: Path | None, fresh: bool) -> dict[str, Candidate]:
+    """All that this machine could be compared with."""
+
+    def rust() -> list[peers.Peer]:
+        build.rust()
+        return [peers.rust(), peers.rust("first")]
+
+    if not native and openigtlink is None and build.docker_works():
+        cpp = Candidate(
+            f"builds the image {build.IMAGE} from {build.BASE} in Docker, and our programs in it; "
+            "minutes the first time",
+            "", lambda: [peers.docker_cpp(build.docker(fresh=fresh))],
+        )  # fmt: skip
+    else:
+        cpp = Candidate(
+            f"compiles interop/cpp with {openigtlink or 'the library of this system'} into "
+            "interop/build; a minute or two the first time",
+            lacks("make", "cmake", "g++"),
+            lambda: [peers.native_cpp(build.native(openigtlink))],
+        )
+    return {
+        "cpp": cpp,
+        "pyigtl": Candidate(
+            "as it is installed", "" if find_spec("pyigtl") else "no pyigtl", lambda: [peers.pyigtl()]
+        ),
+        "rust": Candidate(
+            "compiles interop/rust and the crates it needs into interop/build/rust; minutes the "
+            "first time",
+            lacks("cargo"), rust,
+        ),
+    }  # fmt: skip
+
+
+def made(names: Iterable[str], known: dict[str, Candidate], *, needed: bool) -> list[peers.Peer]:
+    """Say what will be done for each, and do it; one that cannot be had is left out, with the reason.
+
+    Args:
+        needed: end the program instead.
+    """
+    found: list[peers.Peer] = []
+
+    def left_out(name: str, why: str) -> None:
+        if needed:
+            sys.exit(f"{name}: {why}")
+        print(f"{name:7} left out: {why}", flush=True)
+
+    chosen = [name for name in names if not known[name].missing]
+    for name in names:
+        if known[name].missing:
+            left_out(name, known[name].missing)
+        else:
+            print(f"{name:7} {known[name].plan}")
+    print("then about a minute of messages for each of them", flush=True)
+    for name in chosen:
+        try:
+            found += known[name].make()
+        except (RuntimeError, ValueError, OSError) as error:
+            left_out(name, str(error))
+    if not found:
+        sys.exit("no other implementation could be had")
+    return found
 
 
 @click.command()
@@ -69,7 +133,9 @@ def cargo_here(*, needed: bool) -> bool:
 @click.option("--check", is_flag=True, help="Fail also if the page has another matrix.")
 def main(native: bool, openigtlink: Path | None, fresh: bool, chosen: tuple[str, ...], count: int, seed: int, write: bool, check: bool) -> None:  # fmt: skip
     """Send random messages of every type to other implementations and back, and compare bytes and
-    values. The exit status is 0 if every verdict is the expected one (interop/known.py)."""
+    values. Says first what it builds, where, and how long that takes, and leaves out what this
+    machine does not have. The exit status is 0 if every verdict is the expected one
+    (interop/known.py)."""
     if openigtlink is not None:
         if check or set(chosen) - {"cpp"}:
             raise click.UsageError("--openigtlink compares with that library only, without --check")
@@ -78,15 +144,13 @@ def main(native: bool, openigtlink: Path | None, fresh: bool, chosen: tuple[str,
         raise click.UsageError("the table shows all peers: --write and --check need all of them")
     whole = not chosen
     begin = time.monotonic()
-    found = []
-    if whole or "cpp" in chosen:
-        found.append(cpp(native, openigtlink, fresh))
-    if whole or "pyigtl" in chosen:
-        found.append(peers.pyigtl())
-    if "rust" in chosen or (whole and cargo_here(needed=write or check)):
-        build.rust()
-        found += [peers.rust(), peers.rust("first")]
-    print(f"ready after {time.monotonic() - begin:.0f} s; seed {seed}")
+    known = candidates(native, openigtlink, fresh)
+    needed = not whole or write or check or os.environ.get("IGTL_REQUIRE_PEERS") == "1"
+    found = made(chosen or known, known, needed=needed)
+    print(
+        f"{', '.join(peer.name for peer in found)}: ready after {time.monotonic() - begin:.0f} s; seed {seed}",
+        flush=True,
+    )
 
     vectors = matrix.from_vectors(rows())
     result: matrix.Verdicts = {}
@@ -101,7 +165,7 @@ def main(native: bool, openigtlink: Path | None, fresh: bool, chosen: tuple[str,
                 result[name, direction] = verdict
                 messages = sum(v.messages for v in verdict.values())
                 how = ", ".join(peer.transports)
-                print(f"{name} {direction} {messages} messages ({how}) in {time.monotonic() - begin:.0f} s")  # fmt: skip
+                print(f"{name} {direction} {messages} messages ({how}) in {time.monotonic() - begin:.0f} s", flush=True)  # fmt: skip
 
     if whole:
         date, recorded = matrix.recorded()

@@ -19,7 +19,7 @@ from interop.content import rows
 # A module imports only from layers above its own, and within its own layer without a cycle. A name
 # of a package stands for all its modules that are not named themselves.
 LAYERS = [
-    "errors options extras addresses",
+    "errors options extras addresses notebook",
     "fields",
     "_core",
     "_stream _batch",
@@ -360,6 +360,43 @@ def test_types_as_an_editor_sees_them() -> None:
         ["--config-file", str(root / "pyproject.toml"), str(root / "tests" / "typing_cases.py")]
     )
     assert status == 0, out + errors
+
+
+BENCHMARKS = sorted(
+    f"benchmarks.{path.stem}".removesuffix(".__main__")
+    for path in (ROOT / "benchmarks").glob("*.py")
+    if "command_line(" in path.read_text() and path.stem != "measure"
+)
+
+
+@documents
+@pytest.mark.parametrize("benchmark", BENCHMARKS)
+def test_each_benchmark_names_its_rows(benchmark: str) -> None:
+    """All take --rows and --list, whatever is installed, and measure nothing by them."""
+
+    def said(*arguments: str) -> tuple[int, str, str]:
+        command = [sys.executable, "-m", benchmark, *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+        return done.returncode, done.stdout, done.stderr
+
+    status, names, _ = said("--list")
+    assert status == 0
+    first = names.splitlines()[0]
+    assert first in said("--list", "--rows", first)[1].splitlines()
+    assert said("--rows", "no such row") == (
+        1, "", "no row begins with 'no such row'; --list names them\n",
+    )  # fmt: skip
+    assert "--quick" in said("--help")[1]
+
+
+@documents
+def test_every_benchmark_that_can_be_run_takes_the_same_options() -> None:
+    programs = {
+        f"benchmarks.{path.stem}".removesuffix(".__main__")
+        for path in (ROOT / "benchmarks").glob("*.py")
+        if "__main__" in path.read_text()
+    }
+    assert programs - set(BENCHMARKS) == {"benchmarks.beside"}  # which measures nothing
 
 
 @documents

@@ -249,15 +249,26 @@ class Message(_Declared):
     def _repr_html_(self) -> str:
         from html import escape  # with its table of entities, for notebooks only
 
+        from igtl import notebook
+
         rows = [("device", self.device_name), ("time", _clock(self) if self.timestamp_raw else "–")]
-        rows += [(name, short(value)) for name, value in self._contents()]
-        rows += [(f"metadata {key}", value) for key, value in (self._meta or {}).items()]
-        cells = "".join(
-            f"<tr><th style='text-align:left'>{escape(name)}</th>"
-            f"<td style='text-align:left'><code>{escape(str(value))}</code></td></tr>"
-            for name, value in rows
-        )
-        return f"<table><caption>{escape(self.type_name)}</caption>{cells}</table>"
+        told = [(name, f"<code>{escape(value)}</code>") for name, value in rows]
+        for name, value in self._shown():
+            if isinstance(value, np.ndarray) and value.shape == (4, 4):
+                told.append((name, notebook.matrix(value)))
+            else:
+                told.append((name, f"<code>{escape(short(value))}</code>"))
+        for key, text in (self._meta or {}).items():
+            told.append((f"metadata {key}", f"<code>{escape(text)}</code>"))
+        return notebook.facts(self.type_name, told) + self._picture()
+
+    def _shown(self) -> Iterator[tuple[str, Any]]:
+        """Name and value of what a notebook shows."""
+        return self._contents()
+
+    def _picture(self) -> str:
+        """HTML that a notebook shows below the table."""
+        return ""
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Message):

@@ -195,6 +195,27 @@ class TransformGraph:
                 return f"{name} is {age:.3g} s old, the limit is {self._max_age:g} s"
         return known
 
+    def __repr__(self) -> str:
+        return f"<TransformGraph of {', '.join(self.names) or 'no links'}>"
+
+    def _repr_html_(self) -> str:
+        from igtl import notebook  # with its table of entities, for notebooks only
+
+        now, problems = self._clock(), self.problems()
+        return notebook.table(
+            "TransformGraph, mm",
+            ("link", "x", "y", "z", "age in s", "problem"),
+            (
+                (
+                    name := f"{a}To{b}",
+                    *map(float, edge.pose.translation),
+                    now - edge.arrived,
+                    "; ".join(p.text for p in problems if name in p.names),
+                )
+                for (a, b), edge in self._edges.items()
+            ),
+        )
+
     def problems(self) -> list[Problem]:
         """Links that are stale, and links that close a cycle.
 

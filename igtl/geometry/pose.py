@@ -166,6 +166,11 @@ class Pose:
         q = ", ".join(f"{n:.4g}" for n in self.quaternion)
         return f"Pose(translation=({x:.4g}, {y:.4g}, {z:.4g}) mm, quaternion=({q}))"
 
+    def _repr_html_(self) -> str:
+        from igtl import notebook  # with its table of entities, for notebooks only
+
+        return notebook.facts("Pose in mm", [("matrix", notebook.matrix(self.matrix))])
+
 
 def interpolate(
     times: npt.ArrayLike,

@@ -446,6 +446,25 @@ class Image(_Placed, type_name="IMAGE"):
         yield from super()._contents()
         yield "array", self.array
 
+    def _shown(self) -> Iterator[tuple[str, Any]]:
+        yield "pixels", self.array
+        if (self.size != self.sub_size).any():
+            yield "part of", self.size
+            yield "at", self.offset
+        yield "spacing in mm", np.round(self.spacing, 4)
+        yield f"ijk_to_world in mm, {self.space}", self.ijk_to_world
+
+    def _picture(self) -> str:
+        from igtl import notebook  # rarely wanted
+
+        return notebook.picture(self.array)
+
+    def _repr_png_(self) -> bytes | None:
+        from igtl import notebook
+
+        pixels = notebook.slice_of(self.array)
+        return None if pixels is None else notebook.png(pixels)
+
     def summary(self) -> str:
         """Size, scalar type, components, spacing and space, as `repr` shows them."""
         size = "×".join(str(n) for n in self.size)

@@ -259,6 +259,11 @@ class TrackedFrame(Message, type_name="TRACKEDFRAME"):
         yield from super()._contents()
         yield "array", self.array
 
+    def _picture(self) -> str:
+        from igtl import notebook  # rarely wanted
+
+        return notebook.picture(self.array)
+
     def summary(self) -> str:
         """Size, scalar type and the status of each transform, as `repr` shows them."""
         size = "×".join(str(n) for n in self.size)

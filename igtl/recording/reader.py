@@ -263,6 +263,18 @@ class Recording:
         cut = ", cut" if self.truncated else ""
         return f"<Recording {self.path}: {self.count} messages, {self.duration:.1f} s{cut}>"
 
+    def _repr_html_(self) -> str:
+        from igtl import notebook  # with its table of entities, for notebooks only
+
+        return notebook.table(
+            repr(self),
+            ("type", "device", "messages", "Hz", "from"),
+            (
+                (s.type_name, s.device_name, len(s), s.rate, ", ".join(s.peers))
+                for s in self.streams.values()
+            ),
+        )
+
 
 def _nearest(times: Numbers, others: Numbers) -> tuple[Numbers, Numbers]:
     """For each of `times` which of the others is nearest, and how far it is."""

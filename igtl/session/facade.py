@@ -263,6 +263,11 @@ class LinkBase:
     def __repr__(self) -> str:
         return f"<{type(self).__name__} to {named(self.peer)} {self.stats}>"
 
+    def _repr_html_(self) -> str:
+        from igtl import notebook  # with its table of entities, for notebooks only
+
+        return notebook.streams(repr(self), self.stats)
+
 
 class AnyLink(LinkBase):
     """What blocking and asyncio links share.

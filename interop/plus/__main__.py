@@ -1,5 +1,5 @@
-"""`python -m interop.plus`: the scenarios against a real PlusServer; with --simulated against the
-simulated one."""
+"""`python -m interop.plus`: the scenarios against the PlusServer on the PATH, or the one that
+IGTL_PLUS_SERVER names; with --simulated against igtl's own. Installs nothing; half a minute."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def main(arguments: list[str]) -> int:
         opened = simulated
     elif arguments:
         print(__doc__)
-        return 2
+        return 0 if arguments == ["--help"] else 2
     elif why := missing():
         print(f"skipped: {why}")
         return 0
