@@ -12,7 +12,7 @@ from typing import Any, Self, TypeVar
 import click
 
 import igtl
-from igtl.cli import TIMED_OUT, UNREACHABLE, Failure
+from igtl.cli import TIMED_OUT, UNREACHABLE, Failure, arguments
 from igtl.cli.arguments import Connection, Selection, connection, hub
 from igtl.cli.clock import PeerClock
 from igtl.cli.news import News
@@ -296,8 +296,8 @@ def receiving(command: F, *, of: str = "") -> F:
         of: as of `connection`; then the command itself knows the hub of a bridge.
     """
 
-    @click.option("--listen", is_flag=True, help="Be the server: wait at ADDRESS for one client.")
-    @click.option("--udp", is_flag=True, help="Receive datagrams at ADDRESS instead.")
+    @arguments.listen
+    @arguments.udp
     @click.option("--start", type=click.Choice(sorted(_STARTS)), help="Ask for this stream first.")
     @click.option(
         "--select", "names", multiple=True,

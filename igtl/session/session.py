@@ -506,6 +506,7 @@ def closed_by(peer: Any, error: Exception) -> Exception:
     becomes ConnectionClosed; one of TLS stays, since it says what is wrong with a certificate."""
     if isinstance(error, ConnectionClosed) or type(error).__module__ == "ssl":
         return error
-    closed = ConnectionClosed(f"{named(peer)}: {error}", clean=False)
+    text = error.strerror if isinstance(error, OSError) and error.strerror else error
+    closed = ConnectionClosed(f"{named(peer)}: {text}", clean=False)
     closed.__cause__ = error
     return closed
