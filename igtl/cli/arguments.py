@@ -150,7 +150,9 @@ name = click.option("--name", help="Device name of what is sent; default that of
 peer = click.option(
     "--peer", type=Address(), help="Be a client, of the server at this address, instead."
 )
-quiet = click.option("-q", "--quiet", is_flag=True, help="Say only what goes wrong.")
+quiet = click.option(
+    "-q", "--quiet", is_flag=True, help="Say less: neither progress nor who comes and goes."
+)
 reference = click.option(
     "--reference", help="The pose of the marker beside the object, if they may move."
 )

@@ -18,7 +18,7 @@ from igtl.cli import arguments, leave_signals_to_parent
 from igtl.cli.arguments import Address, Connection, connection
 from igtl.cli.tables import table
 from igtl.cli.terminal import console as terminal
-from igtl.cli.terminal import echo
+from igtl.cli.terminal import echo, waiting
 
 Row = dict[str, Any]
 _REPEATS = 7
@@ -127,9 +127,8 @@ def command(
     Figures are of this machine now. How igtl compares with other libraries is measured by
     `python -m benchmarks` in its sources.
     """
-    console = terminal(stderr=True)
     results: dict[str, list[Row]] = {}
-    with console.status("measuring") if console.is_terminal else contextlib.nullcontext():
+    with waiting("measuring"):
         if address is not None:
             with how.open(address) as link:
                 results["round_trips"] = _round_trips(link, seconds)

@@ -10,8 +10,9 @@ import click
 import igtl
 from igtl.cli import Failure, arguments
 from igtl.cli.arguments import Address, Connection, connection
-from igtl.cli.terminal import echo
+from igtl.cli.terminal import echo, waiting
 from igtl.codec.xml import element
+from igtl.log import named
 from igtl.peers.plus.core import read_reply
 
 
@@ -47,7 +48,8 @@ def command(
     if text is None:
         text = element("Command", {"Name": what})
     text = sys.stdin.read() if text == "-" else text
-    with how._replace(hello=how.version != 1).open(address) as link:
+    how = how._replace(hello=how.version != 1)
+    with how.open(address) as link, waiting(f"waiting for the reply of {named(address)}"):
         try:
             reply = link.command(what, text, device_name=name or "", timeout=timeout)
         except igtl.CommandFailed as error:

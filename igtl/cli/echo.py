@@ -27,8 +27,8 @@ def command(at: tuple[str, int], quiet: bool, context: SSLContext | None) -> Non
         server.on()(lambda message, peer: peer.send(message))
         if not quiet:
             tell(server)
-            say(f"echo on {named((server.host, server.port))}, Ctrl-C ends")
         server.start()
+        say(f"echo on {named((server.host, server.port))}, Ctrl-C ends")
         server.wait()
 
 

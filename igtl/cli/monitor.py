@@ -223,8 +223,6 @@ def _screen(
         parts.append(
             _table(watch, console, rows=console.height - (7 if watch.source.clock is None else 9))
         )
-    elif time.monotonic() - begun > 3:
-        parts.append(styled((f"nothing has come yet; {watch.source.advice}", "yellow")))
     return Group(*parts)
 
 

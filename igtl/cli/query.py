@@ -13,7 +13,8 @@ from igtl.cli import FAILED, Failure, arguments
 from igtl.cli.arguments import Address, Connection, connection, overwriting
 from igtl.cli.dump import line
 from igtl.cli.files import save
-from igtl.cli.terminal import echo
+from igtl.cli.terminal import echo, waiting
+from igtl.log import named
 
 
 def _requests() -> dict[str, type[igtl.Get[Any]]]:
@@ -67,7 +68,7 @@ def command(
 
     Do not ask 3D Slicer: a request crashes it.
     """
-    with how.open(address) as link:
+    with how.open(address) as link, waiting(f"waiting for the answer of {named(address)}"):
         try:
             answer = link.query(kind(device_name=device), timeout=timeout)
         except igtl.CommandFailed as error:

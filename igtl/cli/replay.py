@@ -115,8 +115,7 @@ def _receiver(
     arrived = threading.Event()
     server.on_connect(lambda peer: arrived.set())
     server.start()
-    if not quiet:
-        say(f"serving on {named((server.host, server.port))}" + ("" if now else ", for a client"))
+    say(f"serving on {named((server.host, server.port))}" + ("" if now else ", for a client"))
     if not now:
         arrived.wait()
     return server.broadcast

@@ -18,6 +18,7 @@ from igtl.cli.arguments import Address, Connection, connection
 from igtl.cli.terminal import console as terminal
 from igtl.cli.terminal import say
 from igtl.codec.formatting import printable
+from igtl.log import named
 
 Item = tuple[str, Callable[[], Iterator[igtl.Message]]]
 """What to call it, and what makes its messages."""
@@ -113,7 +114,7 @@ def command(
     igtl send ct.nii.gz skin.stl localhost:18944
     igtl send STATUS code=OK message="all is well" localhost
     igtl send TRANSFORM device_name=Probe metadata.TransformStatus=OK \\
-        matrix="[[1,0,0,5],[0,1,0,0],[0,0,1,0],[0,0,0,1]]" \\\\
+        matrix="[[1,0,0,5],[0,1,0,0],[0,0,1,0],[0,0,0,1]]" \\
         localhost --header-version 2
     igtl send '{"type": "STRING", "string": "hello"}' localhost --rate 10
 
@@ -140,6 +141,8 @@ def command(
             if rate is None:
                 sent = _once(out, found, name, quiet, check)
             else:
+                if not quiet:
+                    say(f"sending to {named(address)}, {rate:g} times a second, Ctrl-C ends")
                 sent = _again(out, found, name, rate, count, check)
         except ValueError as error:
             if isinstance(error, igtl.IgtlError):

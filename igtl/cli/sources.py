@@ -4,10 +4,11 @@ way for all commands that receive."""
 from __future__ import annotations
 
 import functools
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from typing import Any, Self, TypeVar
+from typing import Any, Final, Self, TypeVar
 
 import click
 
@@ -23,6 +24,7 @@ from igtl.peers.plus.selection import Select
 
 F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
+_PATIENCE: Final = 3.0  # seconds without a message, after which that is told
 _STARTS: dict[str, Callable[[], igtl.Message]] = {
     "TDATA": igtl.StartTrackingData, "QTDATA": igtl.StartQuaternionTrackingData,
 }  # fmt: skip
@@ -93,6 +95,8 @@ class Source:
         self.clock = PeerClock(self._measure, tell) if ask_clock else None
         self._open = ExitStack()
         self._closing = False
+        self._patience = threading.Timer(_PATIENCE, self._nothing_yet)
+        self._patience.daemon = True
         self._from: Any = None
         self._listener: Any = None
 
@@ -102,6 +106,7 @@ class Source:
         except BaseException:
             self._open.close()
             raise
+        self._patience.start()
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -110,6 +115,7 @@ class Source:
     def close(self) -> None:
         """Stop receiving, in whichever thread."""
         self._closing = True
+        self._patience.cancel()
         if self.clock is not None:
             self.clock.close()
         if self._from is not None:
@@ -271,6 +277,10 @@ class Source:
     def _arrived(self) -> None:
         self.came += 1
         self._news.message(named(self.peer))
+
+    def _nothing_yet(self) -> None:
+        if not (self.came or self.away or self._closing):
+            self._tell(f"{named(self.address)}: nothing has come yet; {self.advice}")
 
     @property
     def nothing(self) -> str:
