@@ -1,6 +1,6 @@
-"""conda/recipe.yaml: rendered by rattler-build for each Python, and then carried out without conda, for
-machines that reach none of its channels: what the recipe requires is installed by pip, and the script of
-its build and its tests run as they stand there."""
+"""conda/recipe.yaml: rendered by rattler-build for each Python, and then carried out without conda,
+for machines that reach none of its channels: what the recipe requires is installed by pip, and the
+script of its build and its tests run as they stand there."""
 
 import shutil
 import subprocess
