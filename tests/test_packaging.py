@@ -6,12 +6,13 @@ import json
 import re
 import tomllib
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 import igtl
-from tests.conftest import skipped
+from tests.conftest import pytest_terminal_summary
 
 ROOT = Path(__file__).parent.parent
 if not (ROOT / "conda").is_dir():
@@ -78,10 +79,25 @@ def test_what_releasing_tells_to_run_is_there() -> None:
         assert (ROOT / script).stat().st_mode & 0o111, script
 
 
-def test_the_last_line_of_a_run_names_what_was_missing() -> None:
-    text = skipped({"slicer-core": 31, "Debian's libopenigtlink-dev": 12, "cmake": 1})
-    assert text == (
-        "44 skipped for want of Debian's libopenigtlink-dev (12), cmake (1), slicer-core (31); "
-        "sudo ci/peers and ci/slicer would install what is missing"
+def told(*reasons: str) -> list[str]:
+    """What stands at the end of a run whose tests were skipped for these reasons."""
+    lines: list[str] = []
+    reports = [SimpleNamespace(longrepr=("file.py", 1, f"Skipped: {each}")) for each in reasons]
+    reporter = SimpleNamespace(
+        stats={"skipped": reports}, write_line=lambda text, **style: lines.append(text)
     )
-    assert "pip install" in skipped({"mcap": 1})
+    pytest_terminal_summary(reporter)
+    return lines
+
+
+def test_the_last_line_of_a_run_names_what_was_missing() -> None:
+    slicer, library = "slicer-core is not installed", "Debian's libopenigtlink-dev is not installed"
+    assert told(slicer, library, slicer, "cmake is not installed", "no multicast") == [
+        (
+            "4 skipped for want of Debian's libopenigtlink-dev (1), cmake (1), slicer-core (2); "
+            "sudo ci/peers and ci/slicer would install what is missing"
+        )
+    ]
+    (line,) = told("could not import 'mcap': No module named 'mcap'")
+    assert line.startswith("1 skipped for want of mcap (1); .venv/bin/pip install ")
+    assert told("no multicast") == []
