@@ -13,7 +13,7 @@ rebuild: venv
 test: venv
 	$(BIN)/pytest
 
-lint docs sanitize portable abi3 coverage instructions long endurance wheel wheel-cross: venv
+lint docs sanitize portable abi3 coverage instructions long endurance wheel wheel-cross conda: venv
 	ci/$@
 
 benchmark: venv
@@ -30,4 +30,4 @@ clean:
 	rm -rf build dist *.egg-info igtl/_*.c igtl/_*.html igtl/*.so
 	$(MAKE) -C interop clean
 
-.PHONY: venv rebuild test lint docs docs sanitize portable abi3 coverage instructions long endurance wheel wheel-cross interop benchmark media clean
+.PHONY: venv rebuild test lint docs docs sanitize portable abi3 coverage instructions long endurance wheel wheel-cross conda interop benchmark media clean

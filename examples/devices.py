@@ -1,7 +1,7 @@
 """Devices on the desk, without a desk: generated camera pictures, and a rendered film of a marker.
 
 You see what a camera sends to a client, in pictures and as video, or how far the poses of a printed
-marker are from the truth. On real hardware: `igtl serve --device camera:/dev/video0`.
+marker are from the truth. On real hardware: `igtl serve --feed camera:/dev/video0`.
 """
 
 import argparse

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from igtl.log import sum_up
 Slicer = Callable[[list[dict[str, Any]]], list[Any]]
 VECTORS = Path(__file__).parent / "vectors"
 SLICER = VECTORS / "slicer"
+PROGRAMS = ("g++", "gcc", "make", "cmake", "Chromium")  # that ci/peers installs
 
 # `long` runs set IGTL_EXAMPLES; noisy machines need no deadline
 settings.register_profile(
@@ -78,7 +81,7 @@ def slicer() -> Slicer:
     there = Path(__file__).parent.parent / "build" / "slicer-venv" / "bin" / "python"
     python = os.environ.get("IGTL_SLICER_PYTHON", str(there))
     if not Path(python).exists():
-        missing_peer("slicer-core (ci/slicer)")
+        missing_peer("slicer-core")
 
     def ask(requests: list[dict[str, Any]]) -> list[Any]:
         done = subprocess.run(
@@ -117,3 +120,30 @@ def programs() -> Path:
     made = subprocess.run(make, capture_output=True, text=True)
     assert made.returncode == 0, made.stderr
     return cpp.INTEROP / "build"
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """One line at the end: what was skipped for want of packages, and what installs them."""
+    missing: Counter[str] = Counter()
+    for report in terminalreporter.stats.get("skipped", []):
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else ""
+        if found := re.search(
+            r"(?:Skipped: )?(.+) is not installed|could not import '(\S+)'", reason
+        ):
+            missing[found[1] or found[2]] += 1
+    if missing:
+        terminalreporter.write_line(skipped(missing), yellow=True)
+
+
+def skipped(missing: Mapping[str, int]) -> str:
+    """How many tests were skipped for want of these packages, and the commands that install them."""
+    means = {
+        "sudo ci/peers": lambda name: name.startswith("Debian's ") or name in PROGRAMS,
+        "ci/slicer": lambda name: name.startswith("slicer-core"),
+        ".venv/bin/pip install -e '.[dev]'": lambda name: True,
+    }
+    needed = {next(how for how, fits in means.items() if fits(name)) for name in missing}
+    names = ", ".join(f"{name} ({count})" for name, count in sorted(missing.items()))
+    how = " and ".join(each for each in means if each in needed)
+    total = sum(missing.values())
+    return f"{total} skipped for want of {names}; {how} would install what is missing"

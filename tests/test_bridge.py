@@ -618,7 +618,7 @@ def test_the_commands_together(tmp_path: Path, command: Any) -> None:
     hub, at = f"tcp/127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"
     with igtl.serve(port=0) as source:
         source.broadcast(igtl.String("hello", device_name="Case"), latch=True)
-        router = command("bridge", "router", "--listen", hub)
+        router = command("bridge", "router", "--endpoint", hub)
         said(router, "hub at")
         put = command("bridge", "put", "or1", f"127.0.0.1:{source.port}", "--connect", hub)
         said(put, "connected to")
@@ -650,8 +650,8 @@ def test_what_the_commands_refuse() -> None:
         (("monitor", "site:or1"), 2, "site:NAME needs --connect"),
         (("monitor", "site:or1", "--udp", "--connect", "tcp/localhost:1"), 2, "not for a site"),
         (("query", "site:or1", "IMAGE"), 1, "not for a site of a bridge"),
-        (("bridge", "router", "--allow", "or1 put=or1"), 2, "goes by certificates"),
-        (("bridge", "router", "--allow", "or1"), 2, "allows nothing"),
+        (("bridge", "router", "--rule", "or1 put=or1"), 2, "goes by certificates"),
+        (("bridge", "router", "--rule", "or1"), 2, "allows nothing"),
     ]:
         environment = {key: value for key, value in os.environ.items() if key != "IGTL_BRIDGE"}
         done = subprocess.run(

@@ -37,6 +37,7 @@ from igtl.fields import (
     u32,
 )  # fmt: skip
 from igtl.messages import geometry
+from tests.wire import reshape
 
 APART = 64 * 1024  # data of this size is sent from where it lies
 
@@ -152,7 +153,7 @@ def resize_rows(m: Mixed) -> None:
 
 
 def reshape_rows(m: Mixed) -> None:
-    m.rows.shape = (150, 1)
+    reshape(m.rows, (150, 1))
 
 
 def resize_blob(m: Mixed) -> None:
@@ -557,6 +558,6 @@ def test_fields_that_cannot_be_read_or_written_are_refused() -> None:
 
 def test_an_array_reshaped_in_place_is_refused() -> None:
     sensor = igtl.Sensor([1.0])
-    sensor.values.shape = ()
+    reshape(sensor.values, ())
     with pytest.raises(igtl.EncodeError, match="must stay contiguous"):
         sensor.pack()

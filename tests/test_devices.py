@@ -604,10 +604,10 @@ def test_the_command_tests_devices(tmp_path: Path) -> None:
 
 
 def test_serve_refuses_what_it_cannot_open() -> None:
-    done = CliRunner().invoke(main, ["serve", "--device", "camra:0"])
+    done = CliRunner().invoke(main, ["serve", "--feed", "camra:0"])
     assert done.exit_code == 2
     assert "did you mean 'camera'" in done.output
-    same = ["--device", "natnet?data_port=0,group="]
+    same = ["--feed", "natnet?data_port=0,group="]
     done = CliRunner().invoke(main, ["serve", "--at", "localhost:0", *same, *same])
     assert done.exit_code == 2
     assert "two devices are named 'OptiTrack'" in done.output
@@ -663,7 +663,7 @@ def test_the_device_of_the_documents_is_found_by_its_entry_point(
     )
     assert re.search(r"camera +. +IMAGE", listed.stdout)  # that of igtl, whatever others name so
     assert "'camera' of thermometer:Mine is ignored" in listed.stderr
-    for args in (["devices", "none"], ["serve", "--device", "none:x"]):
+    for args in (["devices", "none"], ["serve", "--feed", "none:x"]):
         refused = igtl_command(installed, *args)
         assert refused.returncode == 2
         assert "thermometer:Path is not a class" in refused.stderr
@@ -680,7 +680,7 @@ def test_serve_a_device(installed: dict[str, str], tmp_path: Path) -> None:
     temperature = tmp_path / "temp"
     server = subprocess.Popen(
         [sys.executable, "-m", "igtl", "serve", "--at", f"localhost:{port}",
-         "--device", f"thermometer:{temperature}?hz=50,name=Room"],
+         "--feed", f"thermometer:{temperature}?hz=50,name=Room"],
         stderr=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8", env=installed,
     )  # fmt: skip
     try:

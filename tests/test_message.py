@@ -37,7 +37,7 @@ from igtl.fields import (
     u16,
 )  # fmt: skip
 from tests.memory import peak
-from tests.wire import extended, frame
+from tests.wire import extended, frame, reshape
 
 EYE = np.eye(4)
 
@@ -526,7 +526,7 @@ def test_comparing_never_raises() -> None:
                       igtl.Sensor([1, 2], timestamp=1), igtl.PolyData([[0, 0, 0]], timestamp=1))  # fmt: skip
         t.matrix[3, 3] = 2
         u.tools.__setstate__((5, u.tools.arrays))
-        s.values.shape = (1, 2)
+        reshape(s.values, (1, 2))
         p.attributes.append("no attribute")  # type: ignore[arg-type]
         bare = igtl.Image.__new__(igtl.Image)
         return [t, u, s, p, bare, type(u.tools)(), igtl.NDArray([1 + 2j], timestamp=1), igtl.Tool("a"),

@@ -377,6 +377,8 @@ def test_options(case: Any, tmp_path: Path) -> None:
     base = [source, "--tool", "ProbeToReference", "--config", config, "--to", path]
     reconstruct(*base, "--extent", 10, 20, -20, 0, 30, 50, "--spacing", 1, "--paste", "linear")
     assert igtl.files.load(path).array.shape == (21, 21, 11)
+    assert "--force" in reconstruct(*base, exit_code=1)  # writes over it
+    base.append("--force")
     whole = reconstruct(*base, "--spacing", 1)
     assert igtl.files.load(path).array.shape[2] > 50
     part = reconstruct(*base, "--spacing", 1, "--clip", 80, 60, 40, 40, "--compounding", "max")
@@ -386,7 +388,7 @@ def test_options(case: Any, tmp_path: Path) -> None:
     said = reconstruct(*base, "--spacing", 0.1, "--max-voxels", 100000, exit_code=1)
     assert "the limit is 100000" in said
     assert "ImageToProbe is not known" in reconstruct(
-        source, "--tool", "ProbeToReference", "--to", path, exit_code=1
+        source, "--tool", "ProbeToReference", "--to", tmp_path / "new.nrrd", exit_code=1
     )
     assert "exclude each other" in reconstruct(
         *base, "--clip", 1, 1, 9, 9, "--fan", 1, 1, 1, 2, 1, 2, exit_code=2

@@ -69,10 +69,16 @@ def normal(text: str) -> str:
     return "".join(f"{line.rstrip()}\n" for line in text.splitlines())
 
 
-def run(*args: str, columns: int = 80, charset: str = "utf-8", **env: str) -> str:
-    """Both outputs of a command, and its exit code."""
+def run(
+    *args: str,
+    columns: int = 80,
+    charset: str = "utf-8",
+    terminal_width: int | None = None,
+    **env: str,
+) -> str:
+    """Both outputs of a command, and its exit code. The width of help is `terminal_width`, default 80."""
     runner = CliRunner(charset=charset, env={"COLUMNS": str(columns), "LINES": "24", **env})
-    done = runner.invoke(main, args, prog_name="igtl")
+    done = runner.invoke(main, args, prog_name="igtl", terminal_width=terminal_width)
     assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
     return normal(done.output) + f"exit code {done.exit_code}\n"
 
@@ -89,6 +95,12 @@ def test_help(name: str) -> None:
     shown = run(name, "--help")
     same(f"{name}-help", shown)
     assert all(len(line) <= 100 for line in shown.splitlines())  # examples are not wrapped
+    wide, narrow = (
+        run(name, "--help", columns=columns, terminal_width=width).splitlines()
+        for columns, width in ((120, 98), (50, 50))
+    )
+    assert max(map(len, wide)) <= 100
+    assert {line for line in narrow if len(line) > 50} <= set(wide)  # examples and tables are kept
     run(name, "--help", charset="ascii").encode("ascii")
     run(name, "--help", charset="cp1252").encode("cp1252")
 
@@ -241,14 +253,20 @@ def test_info(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 # ---- what goes wrong --------------------------------------------------------------------------
 
 AWAY = {
-    "bench": [], "command": ["Stop"], "doctor": [], "dump": [], "monitor": ["-s", "0.3"],
-    "query": ["IMAGE"], "receive": ["--to", "in"], "record": [],
+    "bench": "{}", "calibrate": "pivot {} -s 0.3", "command": "{} Stop", "doctor": "{}", "dump": "{}",
+    "monitor": "{} -s 0.3", "query": "{} IMAGE", "receive": "{} --to in",
+    "reconstruct": "{} --to volume.nrrd -s 0.3", "record": "case.mcap {}",
+    "relay": "{} --at :0 -s 0.3", "replay": "poses.mcap --peer {}", "send": "STATUS {}",
 }  # fmt: skip
+"""Every command that connects, but `ros` and `bridge`, whose packages few have, and `view`."""
 
 
 def arguments(name: str, address: str) -> list[str]:
-    first = ["case.mcap"] if name == "record" else []
-    return [name, *first, address, *AWAY[name]]
+    if name == "replay":
+        pytest.importorskip("mcap", reason="mcap is not installed")
+        with igtl.Recorder("poses.mcap") as recorder:
+            recorder.write(igtl.Status.ok(), received=STAMP)
+    return [name, *AWAY[name].format(address).split()]
 
 
 @pytest.fixture(autouse=True)
@@ -345,6 +363,34 @@ def in_terminal(*args: str, until: str, columns: int = 80, **env: str) -> tuple[
         os.close(ours)
     assert pressed, shown
     return shown.decode(), code
+
+
+LASTING = {
+    "bench": ("-s 60", "measuring"),
+    "command": ("{silent} Stop --timeout 60", "waiting"),
+    "doctor": ("{server} -s 60", "listening"),
+    "echo": ("--at :0", "Ctrl-C ends"),
+    "query": ("{silent} IMAGE --timeout 60", "waiting"),
+    "receive": ("{server} --to in", "Image_Reference"),
+    "record": ("case.mcap {server}", "messages"),
+    "relay": ("{server} --at :0", "Ctrl-C ends"),
+    "send": ("STATUS {silent} --rate 20", "Ctrl-C ends"),
+    "serve": ("--at :0", "Ctrl-C ends"),
+    "simulate": ("--at :0", "Ctrl-C ends"),
+}
+"""What runs long, and what it shows then. `dump`, `monitor` and `demo` have tests of their own."""
+
+
+@pytest.mark.parametrize("name", LASTING)
+def test_ctrl_c_is_a_normal_end(name: str) -> None:
+    text, until = LASTING[name]
+    with serving(stays) as server, serving(silent) as nothing:
+        args = text.format(server=server, silent=nothing).split()
+        shown, code = in_terminal(name, *args, until=until)
+    assert code == 0, shown
+    assert "Traceback" not in shown
+    plain = re.sub(r"\x1b\[[?\d;]*[A-Za-z]", "", shown)
+    assert all(len(line) <= 80 for part in plain.splitlines() for line in part.split("\r"))
 
 
 def test_ctrl_c_in_a_terminal() -> None:

@@ -269,7 +269,7 @@ def test_info_and_replay(tmp_path: Path) -> None:
     }  # fmt: skip
     assert "without date" in run("info", str(file)).stdout
     with igtl.listen(port=0) as listener:
-        done = run("replay", str(file), "--to", f":{listener.port}", "--speed", "max", "-q")
+        done = run("replay", str(file), "--peer", f":{listener.port}", "--speed", "max", "-q")
         assert done.returncode == 0, done.stderr
         with listener.accept(timeout=10) as link:
             got = list(link)

@@ -711,7 +711,7 @@ def test_the_command_that_is_slicer() -> None:
     with profile.serve(port=0) as mine:
         program = subprocess.Popen(
             [sys.executable, "-m", "igtl", "simulate", "--slicer", "client",
-             "--at", f"localhost:{mine.port}"],
+             "--peer", f"localhost:{mine.port}"],
             stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
         with program:

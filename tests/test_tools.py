@@ -280,7 +280,7 @@ def test_exit_codes_of_what_sends(here: igtl.Listener, tmp_path: Path) -> None:
     with igtl.Recorder(file) as recorder:
         for k in range(10_000):
             recorder.write(igtl.Status.ok(), received=1000 + k / 100)
-    sending = ("send", "STATUS", "--rate", "100"), ("replay", str(file), "--to")
+    sending = ("send", "STATUS", "--rate", "100"), ("replay", str(file), "--peer")
     for args in sending:
         away = run(*args, f":{free_port()}")
         assert (away.returncode, "refused" in away.stderr) == (3, True), args
@@ -572,7 +572,8 @@ def test_simulate(tmp_path: Path) -> None:
             link.recv(igtl.Sensor, "Force", timeout=5)
         command.stop()
     with igtl.udp.Receiver(0) as receiver:
-        with running("simulate", "tracker", "--udp", f":{receiver.port}", "-s", "1", serves=False):
+        to = ("--peer", f":{receiver.port}", "--udp")
+        with running("simulate", "tracker", *to, "-s", "1", serves=False):
             message, _ = receiver.recv(timeout=10)
             assert message.device_name.endswith("ToTracker")
     wrong = run("simulate", "toaster")
@@ -612,7 +613,8 @@ def test_record_info_replay(devices: simulate.Simulator, tmp_path: Path) -> None
             assert [bytes(link.recv_frame(timeout=10)) for _ in wires] == wires
         command.wait_for(r"200 sent; late by [\d.]+ ms \(median\)")
     with igtl.listen(port=0) as listener:
-        run("replay", str(file), "--to", f":{listener.port}", "--speed", "max", "-d", "Force", "-q")
+        to = ("--peer", f":{listener.port}")
+        run("replay", str(file), *to, "--speed", "max", "-d", "Force", "-q")
         with listener.accept(timeout=10) as link:
             got = [bytes(frame) for frame in link.frames()]
     assert got == [wire for wire in wires if igtl.Frame.from_bytes(wire).device_name == "Force"]

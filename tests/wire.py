@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import struct
+import warnings
+from typing import Any
 
 import numpy as np
 
@@ -29,6 +31,13 @@ def extended(
     mh = len(head) if mh is None else mh
     ms = len(data) if ms is None else ms
     return struct.pack(">HHII", ext, mh, ms, 1) + content + head + data
+
+
+def reshape(array: np.ndarray[Any, Any], shape: tuple[int, ...]) -> None:
+    """In place, which NumPy 2.5 and later warn of, and do."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        array.shape = shape
 
 
 def transform(name: str = "Probe", x: float = 1.0) -> igtl.Transform:

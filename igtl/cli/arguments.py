@@ -7,7 +7,7 @@ import functools
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 import click
 
@@ -23,7 +23,10 @@ if TYPE_CHECKING:
     from ssl import SSLContext
 
 F = TypeVar("F", bound=Callable[..., Any])
-_EXISTING = click.Path(exists=True, dir_okay=False, path_type=Path)
+EXISTING: Final = click.Path(exists=True, dir_okay=False, path_type=Path)
+_CA: Final = "By TLS, checked by this authority (PEM)."
+_CERT: Final = "By TLS, with this certificate of our own (PEM)."
+_KEY: Final = "Its key, if it is not in the same file."
 
 
 class Address(click.ParamType):  # type: ignore[type-arg]
@@ -103,18 +106,9 @@ def connection(command: F, *, of: str = "") -> F:
     @click.option(
         f"--{of}tls", "link_tls", is_flag=True, help="By TLS, checked by the system's authorities."
     )
-    @click.option(
-        f"--{of}ca", "link_ca", type=_EXISTING, help="By TLS, checked by this authority (PEM)."
-    )
-    @click.option(
-        f"--{of}cert",
-        "link_cert",
-        type=_EXISTING,
-        help="By TLS, with this certificate of our own (PEM).",
-    )
-    @click.option(
-        f"--{of}key", "link_key", type=_EXISTING, help="Its key, if it is not in the same file."
-    )
+    @click.option(f"--{of}ca", "link_ca", type=EXISTING, help=_CA)
+    @click.option(f"--{of}cert", "link_cert", type=EXISTING, help=_CERT)
+    @click.option(f"--{of}key", "link_key", type=EXISTING, help=_KEY)
     @click.option(
         f"--{of}server-name", "server_name",
         help="By TLS, with this name in the server's certificate; default the host of ADDRESS.",
@@ -134,6 +128,106 @@ def connection(command: F, *, of: str = "") -> F:
     return wrapped  # type: ignore[return-value]
 
 
+# ---- options that several commands have: each is declared here alone, so that it has one name, and
+# ---- means the same everywhere (tests/test_options.py)
+
+allow = click.option("--allow", multiple=True, help="Only these addresses or networks may connect.")
+arrays = click.option("--arrays", is_flag=True, help="With --json: large arrays in full.")
+as_json = click.option("--json", "as_json", is_flag=True, help="As JSON, an object a line.")
+by = click.option(
+    "--by", type=click.Choice(["timestamp", "arrival"]), default="timestamp", show_default=True,
+    help="The times that count.",
+)  # fmt: skip
+compress = click.option(
+    "--compress", is_flag=True, help="Compressed, to a peer that is igtl and takes it."
+)
+config = click.option(
+    "--config", type=EXISTING,
+    help="What is known already: a configuration of PLUS, or a .json of igtl calibrate.",
+)  # fmt: skip
+count = click.option("-n", "--count", type=click.IntRange(1), help="End after so many messages.")
+image = click.option("--image", help="The device that sends the pictures.")
+listen = click.option(
+    "--listen", is_flag=True, help="Be the server: wait at ADDRESS for one client."
+)
+loop = click.option("--loop", is_flag=True, help="Play the recording again and again.")
+name = click.option("--name", help="Device name of what is sent; default that of the file, if any.")
+peer = click.option(
+    "--peer", type=Address(), help="Be a client, of the server at this address, instead."
+)
+quiet = click.option(
+    "-q", "--quiet", is_flag=True, help="Say less: neither progress nor who comes and goes."
+)
+reference = click.option(
+    "--reference", help="The pose of the marker beside the object, if they may move."
+)
+tool = click.option("--tool", help="The pose of the tool, such as ProbeToTracker.")
+timeout = click.option(
+    "--timeout", type=click.FloatRange(0), default=5.0, show_default=True, help="Seconds to wait."
+)
+udp = click.option("--udp", is_flag=True, help="By UDP: datagrams instead of a connection.")
+verbose = click.option(
+    "-v", "--verbose", is_flag=True, help="Matrices, metadata and all other fields."
+)
+_client_ca = click.option(
+    "--client-ca", type=EXISTING, help="Only clients certified by this authority (PEM)."
+)
+
+
+def at(default: str) -> Callable[[F], F]:
+    """Decorator: where a command is a server."""
+    return click.option(
+        "--at", type=Address(), default=default, show_default=True,
+        help="Where to listen; host 0.0.0.0 accepts connections from other machines.",
+    )  # fmt: skip
+
+
+def seconds(
+    what: str = "run", default: float | None = None, least: float | None = None
+) -> Callable[[F], F]:
+    """Decorator: how long a command takes.
+
+    Args:
+        what: what it does for so long. default: None: until Ctrl-C, or as `what` says.
+        least: seconds; None: anything above 0.
+    """
+    limit = click.FloatRange(0, min_open=True) if least is None else click.FloatRange(least)
+    return click.option(
+        "-s", "--seconds", type=limit, default=default, show_default=True,
+        help=f"How long to {what}.",
+    )  # fmt: skip
+
+
+def writes(
+    what: str, *names: str, folder: bool | None = False, **settings: Any
+) -> Callable[[F], F]:
+    """Decorator: where a command writes its result.
+
+    Args:
+        what: completes the sentence "Write …". names: of the parameter, if not `path`.
+        folder: whether that is a folder; None: either. settings: of the option.
+    """
+    kind = click.Path(file_okay=not folder, dir_okay=folder is not False, path_type=Path)
+    return click.option("--to", *(names or ("path",)), type=kind, help=f"Write {what}.", **settings)
+
+
+def serve_cert(command: F) -> F:
+    """Decorator: TLS of a server, in a command that is a client too."""
+    cert = click.option(
+        "--serve-cert", type=EXISTING, help="By TLS for clients, with this certificate (PEM)."
+    )
+    return cert(click.option("--serve-key", type=EXISTING, help=_KEY)(command))
+
+
+def span(command: F) -> F:
+    """Decorator: which part of a recording is meant; the command gets `begin` and `end`."""
+    begin = click.option(
+        "--from", "begin", type=click.FloatRange(0), default=0.0, help="Seconds to skip."
+    )
+    end = click.option("--until", "end", type=click.FloatRange(0), help="Seconds where to end.")
+    return begin(end(command))
+
+
 def hub(command: F) -> F:
     """Add the option for the hub of a bridge; the command gets it as `hub`."""
     return click.option(
@@ -146,9 +240,9 @@ def hub(command: F) -> F:
 def bridging(command: F) -> F:
     """Add the options of a command that is an end of a bridge; it gets them as `way`."""
 
-    @click.option("--ca", type=_EXISTING, help="The authority of the bridge's certificates (PEM).")
-    @click.option("--cert", type=_EXISTING, help="Our certificate for the bridge (PEM).")
-    @click.option("--key", type=_EXISTING, help="Its key.")
+    @click.option("--ca", type=EXISTING, help=_CA)
+    @click.option("--cert", type=EXISTING, help=_CERT)
+    @click.option("--key", type=EXISTING, help=_KEY)
     @click.option(
         "--open-timeout", type=click.FloatRange(0.1, 60.0), default=BridgeOptions.open_timeout,
         show_default=True,
@@ -185,10 +279,9 @@ def serving_too(command: F) -> F:
     It gets `context` and `allow`.
     """
 
-    @click.option("--allow", multiple=True, help="Only these addresses or networks may connect.")
-    @click.option("--serve-cert", type=_EXISTING, help="TLS for clients, with this certificate.")
-    @click.option("--serve-key", type=_EXISTING, help="Its key, if it is not in the same file.")
-    @click.option("--client-ca", type=_EXISTING, help="Only clients certified by this authority.")
+    @allow
+    @serve_cert
+    @_client_ca
     @functools.wraps(command)
     def wrapped(
         *args: Any, allow: tuple[str, ...], serve_cert: Path | None, serve_key: Path | None,
@@ -207,11 +300,9 @@ def serving_too(command: F) -> F:
 def serving(command: F) -> F:
     """Add the options of a command that is a server; it gets `context`."""
 
-    @click.option("--cert", type=_EXISTING, help="By TLS, with this certificate (PEM).")
-    @click.option("--key", type=_EXISTING, help="Its key, if it is not in the same file.")
-    @click.option(
-        "--client-ca", type=_EXISTING, help="Only clients with a certificate of this authority."
-    )
+    @click.option("--cert", type=EXISTING, help=_CERT)
+    @click.option("--key", type=EXISTING, help=_KEY)
+    @_client_ca
     @functools.wraps(command)
     def wrapped(
         *args: Any, cert: Path | None, key: Path | None, client_ca: Path | None, **others: Any
@@ -236,6 +327,22 @@ class Selection(NamedTuple):
             not self.devices or any(name_fits(device_name, d) for d in self.devices)
         )
 
+    def of(self, recording: igtl.Recording) -> list[tuple[str, str]] | None:
+        """The streams of a recording that are meant; None for all, or a Failure if there is none
+        of a type or device."""
+        for wanted, place in ((self.types, 0), (self.devices, 1)):
+            names = sorted({stream[place] for stream in recording.streams})
+            for each in wanted:
+                if not any(name_fits(name, each) for name in names):
+                    there = ", ".join(map(repr, names))
+                    raise Failure(f"{each!r} is not recorded; there are {there}")
+        if not (self.types or self.devices):
+            return None
+        found = [stream for stream in recording.streams if self.takes(*stream)]
+        if not found:
+            raise Failure("no stream has such a type and such a device name")
+        return found
+
 
 def selecting(command: F) -> F:
     """Add the options that choose messages; the command gets them as `selection`."""
@@ -253,28 +360,31 @@ def selecting(command: F) -> F:
 
 def ending(command: F) -> F:
     """Add the options that end a command that would run until Ctrl-C."""
-    count = click.option(
-        "-n", "--count", type=click.IntRange(1), help="End after so many messages."
-    )
-    seconds = click.option(
-        "-s", "--seconds", type=click.FloatRange(0, min_open=True), help="End after so long."
-    )
-    return count(seconds(command))
+    return count(seconds()(command))
 
 
-def overwriting(command: F) -> F:
-    """Keep a file that exists, unless `--force` is given.
+def overwriting(*names: str, edited: str = "") -> Callable[[F], F]:
+    """Keep files that exist, unless `--force` is given.
 
-    The command names the path that it writes `path` or `file`.
+    Args:
+        names: of the parameters that are paths of files to write, or several of them.
+        edited: suffix of files in which the command changes something, and keeps the rest.
     """
 
-    @click.option("--force", is_flag=True, help="Write over the file, if it exists.")
-    @functools.wraps(command)
-    def wrapped(*args: Any, force: bool, **others: Any) -> Any:
-        path: Path | None = others["path"] if "path" in others else others["file"]
-        if path is not None and path.exists() and not force:
-            text = f"{os.strerror(errno.EEXIST)}; --force writes over it"
-            raise FileExistsError(errno.EEXIST, text, str(path))
-        return command(*args, **others)
+    def decorate(command: F) -> F:
+        @click.option("--force", is_flag=True, help="Write over the file, if it exists.")
+        @functools.wraps(command)
+        def wrapped(*args: Any, force: bool, **others: Any) -> Any:
+            for name in names:
+                found = others[name]
+                for path in found if isinstance(found, tuple) else (found,):
+                    if path is None or force or (edited and path.suffix.lower() == edited):
+                        continue
+                    if path.exists():
+                        text = f"{os.strerror(errno.EEXIST)}; --force writes over it"
+                        raise FileExistsError(errno.EEXIST, text, str(path))
+            return command(*args, **others)
 
-    return wrapped  # type: ignore[return-value]
+        return wrapped  # type: ignore[return-value]
+
+    return decorate

@@ -14,11 +14,11 @@ import click
 import numpy as np
 
 import igtl
-from igtl.cli import leave_signals_to_parent
+from igtl.cli import arguments, leave_signals_to_parent
 from igtl.cli.arguments import Address, Connection, connection
 from igtl.cli.tables import table
 from igtl.cli.terminal import console as terminal
-from igtl.cli.terminal import echo
+from igtl.cli.terminal import echo, waiting
 
 Row = dict[str, Any]
 _REPEATS = 7
@@ -113,11 +113,8 @@ def _round_trips(link: igtl.Link, seconds: float) -> list[Row]:
 
 @click.command("bench")
 @click.argument("address", type=Address(), required=False)
-@click.option(
-    "-s", "--seconds", type=click.FloatRange(0.01), default=0.5, show_default=True,
-    help="For each measurement.",
-)  # fmt: skip
-@click.option("--json", "as_json", is_flag=True, help="As a JSON object.")
+@arguments.seconds("measure each", 0.5, 0.01)
+@arguments.as_json
 @connection
 def command(
     address: tuple[str, int] | None, seconds: float, as_json: bool, how: Connection
@@ -130,9 +127,8 @@ def command(
     Figures are of this machine now. How igtl compares with other libraries is measured by
     `python -m benchmarks` in its sources.
     """
-    console = terminal(stderr=True)
     results: dict[str, list[Row]] = {}
-    with console.status("measuring") if console.is_terminal else contextlib.nullcontext():
+    with waiting("measuring"):
         if address is not None:
             with how.open(address) as link:
                 results["round_trips"] = _round_trips(link, seconds)

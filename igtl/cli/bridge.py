@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 import igtl
-from igtl.cli import Failure
+from igtl.cli import Failure, arguments
 from igtl.cli.arguments import Address, Selection, bridging, hub, selecting, serving_too
 from igtl.cli.echo import tell
 from igtl.cli.sources import Source, receiving
@@ -43,7 +43,7 @@ def command() -> None:
     plain OpenIGTLink server.
 
     \b
-    igtl bridge router --listen tcp/0.0.0.0:7447              # the hub
+    igtl bridge router --endpoint tcp/0.0.0.0:7447              # the hub
     igtl bridge put or1 tracker:18944 --connect tcp/hub:7447
     igtl bridge get or1 --at :18945 --connect tcp/hub:7447
     """
@@ -65,9 +65,9 @@ def _counted(what: str, stats: igtl.Stats, number: int) -> None:
 @click.option("--no-requests", is_flag=True, help="Hand no commands and requests to the source.")
 @click.option(
     "--request-timeout", type=_SECONDS, default=5.0, show_default=True,
-    help="Seconds that the source has for an answer.",
+    help="Seconds until a request is given up.",
 )  # fmt: skip
-@click.option("-s", "--seconds", type=_SECONDS, help="End after so long.")
+@arguments.seconds()
 @selecting
 @hub
 @bridging
@@ -119,19 +119,16 @@ def put(
 
 @command.command("get")
 @click.argument("sites", metavar="SITE[,SITE…]", type=_Site())
-@click.option(
-    "--at", type=Address(), default="localhost:18945", show_default=True,
-    help="Where clients connect; host 0.0.0.0 accepts connections from other machines.",
-)  # fmt: skip
+@arguments.at("localhost:18945")
 @click.option(
     "--max-age", type=click.FloatRange(0), default=0.2, show_default=True,
     help="Seconds after which a pose is not handed out any more; 0 hands out all.",
 )  # fmt: skip
 @click.option(
     "--request-timeout", type=_SECONDS, default=5.0, show_default=True,
-    help="Seconds until a request to a site is given up.",
+    help="Seconds until a request is given up.",
 )  # fmt: skip
-@click.option("-s", "--seconds", type=_SECONDS, help="End after so long.")
+@arguments.seconds()
 @serving_too
 @hub
 @bridging
@@ -180,42 +177,42 @@ def get(
 
 @command.command("router")
 @click.option(
-    "--listen", multiple=True, default=["tcp/127.0.0.1:7447"], show_default=True,
+    "--endpoint", "endpoints", multiple=True, default=["tcp/127.0.0.1:7447"], show_default=True,
     metavar="ENDPOINT", help="Where ends of the bridge connect; may be repeated.",
 )  # fmt: skip
 @click.option(
-    "--allow", multiple=True, metavar="RULE|FILE",
+    "--rule", "rules", multiple=True, metavar="RULE|FILE",
     help="NAME put=SITES get=SITES ask=SITES for the common name of a certificate, or a file with "
     "such lines; may be repeated. Default: every connection may do everything.",
 )  # fmt: skip
 @click.option(
-    "--connect", multiple=True, metavar="ENDPOINT", help="Another hub of the same bridge."
+    "--join", "hubs", multiple=True, metavar="ENDPOINT", help="Another hub of the same bridge."
 )
-@click.option("-s", "--seconds", type=_SECONDS, help="End after so long.")
+@arguments.seconds()
 @bridging
 def router(
-    listen: tuple[str, ...],
-    allow: tuple[str, ...],
-    connect: tuple[str, ...],
+    endpoints: tuple[str, ...],
+    rules: tuple[str, ...],
+    hubs: tuple[str, ...],
     seconds: float | None,
     way: WaySettings,
 ) -> None:
     """Be the hub of a bridge, or one of several that are connected to each other.
 
-    With tls/ endpoints, every end needs a certificate of --ca; --allow says what it may do there.
+    With tls/ endpoints, every end needs a certificate of --ca; --rule says what it may do there.
 
     \b
-    igtl bridge router --listen tcp/0.0.0.0:7447
-    igtl bridge router --listen tls/0.0.0.0:7447 --ca ca.pem --cert hub.pem --key hub.key \\
-        --allow "or1-gateway put=or1" --allow "ward get=or1,or2 ask=or1"
+    igtl bridge router --endpoint tcp/0.0.0.0:7447
+    igtl bridge router --endpoint tls/0.0.0.0:7447 --ca ca.pem --cert hub.pem --key hub.key \\
+        --rule "or1-gateway put=or1" --rule "ward get=or1,or2 ask=or1"
     """
     lines: list[str] | None = None
-    for each in allow:
+    for each in rules:
         path = Path(each)
         lines = (lines or []) + (path.read_text().splitlines() if path.is_file() else [each])
     try:
         opened = igtl.bridge.Router(
-            listen=listen, connect=connect, allow=lines, on_event=say, **way
+            listen=endpoints, connect=hubs, allow=lines, on_event=say, **way
         )
     except ValueError as error:
         raise click.UsageError(str(error)) from None
@@ -224,5 +221,5 @@ def router(
     with opened:
         if lines is None:
             say("every computer that reaches this port may put, get and ask; see docs/bridge.md")
-        say(f"hub at {', '.join(listen)}, Ctrl-C ends")
+        say(f"hub at {', '.join(endpoints)}, Ctrl-C ends")
         threading.Event().wait(seconds)

@@ -14,8 +14,8 @@ import click
 import igtl
 from igtl import calibration
 from igtl.calibration import Goal, Outcome, Step
-from igtl.cli import Failure
-from igtl.cli.arguments import Address, Place
+from igtl.cli import Failure, arguments
+from igtl.cli.arguments import Address, Place, overwriting
 from igtl.cli.incoming import Incoming, from_file, left_out
 from igtl.cli.sources import Source, receiving
 from igtl.cli.terminal import console as terminal
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 _HZ: Final = 4  # pictures a second
 _BAR: Final = 24  # characters
-_EXISTING = click.Path(exists=True, dir_okay=False, path_type=Path)
 _OUT = click.Path(dir_okay=False, path_type=Path)
 
 
@@ -48,39 +47,25 @@ def command() -> None:
     """
 
 
-_tool = click.option("--tool", help="The pose that is calibrated, such as ProbeToTracker.")
-_image = click.option("--image", help="The device that sends the pictures.")
-_config = click.option(
-    "--config", type=_EXISTING,
-    help="What is known already: a configuration of PLUS, or a .json of this command.",
-)  # fmt: skip
-
-
 def _calibrating(command: F) -> F:
     """Add SOURCE and the options of all calibrations; the command returns the Step."""
 
     @click.argument("place", type=Place(), metavar="SOURCE")
-    @click.option(
-        "--by", type=click.Choice(["timestamp", "arrival"]), default="timestamp",
-        show_default=True, help="The times that count.",
-    )  # fmt: skip
-    @click.option(
-        "-s", "--seconds", type=click.FloatRange(0, min_open=True),
-        help="End after so long, of a server. Default: when there is enough.",
-    )  # fmt: skip
-    @click.option(
-        "--to", "paths", type=_OUT, multiple=True,
-        help="Write the result: .xml into a configuration of PLUS, .json all of it.",
-    )  # fmt: skip
+    @arguments.by
+    @arguments.seconds("measure (default: until there is enough)")
+    @arguments.writes(
+        "the result: .xml into a configuration of PLUS, .json all of it", "paths", multiple=True
+    )
     @click.option("--send", type=Address(), help="Set it in the PlusServer at this address.")
     @click.option("--plot", "picture", type=_OUT, help="A picture of the residuals (.png, .svg).")
-    @click.option("--json", "as_json", is_flag=True, help="The result as a JSON object.")
+    @arguments.as_json
+    @overwriting("paths", "picture", edited=".xml")
     @receiving
     @functools.wraps(command)
     def wrapped(
         place: Path | tuple[str, int], seconds: float | None, paths: tuple[Path, ...],
         send: tuple[str, int] | None, picture: Path | None, as_json: bool,
-        source: Callable[..., Source], device: str | None = None, **others: Any,
+        source: Callable[..., Source], tracker: str | None = None, **others: Any,
     ) -> None:  # fmt: skip
         step: Step = command(**others)
         if isinstance(place, Path):
@@ -100,7 +85,7 @@ def _calibrating(command: F) -> F:
         else:
             _tell(outcome)
         for path in paths:
-            calibration.save_outcome(outcome, path, device=device)
+            calibration.save_outcome(outcome, path, device=tracker)
             say(f"{path}: written")
         if picture is not None:
             calibration.plot(outcome, picture)
@@ -117,8 +102,8 @@ def _calibrating(command: F) -> F:
 
 
 @command.command("pivot")
-@_tool
-@click.option("--reference", help="The pose of a marker that the pivot is fixed to, if it moves.")
+@arguments.tool
+@arguments.reference
 @_calibrating
 def pivot(tool: str | None, reference: str | None, by: Any) -> Step:
     """The tip of a stylus that stands on its tip and swings to all sides."""
@@ -126,9 +111,9 @@ def pivot(tool: str | None, reference: str | None, by: Any) -> Step:
 
 
 @command.command("spin")
-@_tool
-@click.option("--reference", help="The pose of a marker beside the stylus, if that moves.")
-@_config
+@arguments.tool
+@arguments.reference
+@arguments.config
 @_calibrating
 def spin(tool: str | None, reference: str | None, config: Path | None, by: Any) -> Step:
     """The axis of a stylus that is rolled about its shaft, held still else.
@@ -140,9 +125,9 @@ def spin(tool: str | None, reference: str | None, config: Path | None, by: Any) 
 
 
 @command.command("time")
-@_tool
-@_image
-@click.option("--device", help="The tracker in the configuration of PLUS (--to FILE.xml).")
+@arguments.tool
+@arguments.image
+@click.option("--tracker", help="The tracker in the configuration of PLUS (--to FILE.xml).")
 @_calibrating
 def time_(tool: str | None, image: str | None, by: Any) -> Step:
     """The lag of a tracker against pictures: the probe moves up and down over something that shows
@@ -152,12 +137,12 @@ def time_(tool: str | None, image: str | None, by: Any) -> Step:
 
 
 @command.command("probe")
-@_tool
-@_image
+@arguments.tool
+@arguments.image
 @click.option("--stylus", help="The pose of the stylus.")
 @click.option("--wires", is_flag=True, help="By the phantom of wires that --config describes.")
-@click.option("--reference", help="With --wires: the pose of the phantom, or its marker.")
-@_config
+@arguments.reference
+@arguments.config
 @_calibrating
 def probe(
     tool: str | None,

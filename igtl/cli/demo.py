@@ -25,7 +25,7 @@ from rich.table import Table
 from rich.text import Text
 
 import igtl
-from igtl.cli import leave_signals_to_parent
+from igtl.cli import arguments, leave_signals_to_parent
 from igtl.cli.tables import Cell, table
 from igtl.cli.terminal import console as terminal
 from igtl.cli.terminal import say, styled
@@ -250,10 +250,7 @@ def _watch(client: Client, console: Console, seconds: float) -> None:
 
 
 @click.command("demo")
-@click.option(
-    "-s", "--seconds", type=click.FloatRange(0.5),
-    help="How long to run.  [default: 10; with --view until Ctrl-C]",
-)  # fmt: skip
+@arguments.seconds("run (default 10; with --view until Ctrl-C)", None, 0.5)
 @click.option("--view", is_flag=True, help="See it in a browser instead (igtl[view]).")
 def command(seconds: float | None, view: bool) -> None:
     """A tracking loop to watch, on simulated devices.

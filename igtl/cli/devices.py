@@ -1,4 +1,4 @@
-"""`igtl devices`: what can stand behind `igtl serve --device`, and whether it works."""
+"""`igtl devices`: what can stand behind `igtl serve --feed`, and whether it works."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from igtl.cli import FAILED
+from igtl.cli import FAILED, arguments
 from igtl.cli.tables import table
 from igtl.cli.terminal import console as terminal
 from igtl.cli.terminal import echo
@@ -37,12 +37,9 @@ class Specification(click.ParamType[Device]):
     "--test", "tested", multiple=True, metavar="SPEC",
     help="Open this device and tell what it sends, instead; may be given again.",
 )  # fmt: skip
-@click.option(
-    "-s", "--seconds", type=click.FloatRange(0.1), default=3.0, show_default=True,
-    help="How long to test each.",
-)  # fmt: skip
+@arguments.seconds("test each", 3.0, 0.1)
 def command(kinds: tuple[str, ...], tested: tuple[str, ...], seconds: float) -> None:
-    """List the devices that `igtl serve --device` takes; of KIND, its options and what is found.
+    """List the devices that `igtl serve --feed` takes; of KIND, its options and what is found.
 
     A device is given as KIND:ARGUMENT?OPTION=VALUE,OPTION=VALUE; quote it, since shells expand a
     question mark. Packages add kinds by entry points of the group igtl.devices.

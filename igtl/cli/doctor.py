@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from igtl.cli import FAILED, TIMED_OUT, UNREACHABLE
-from igtl.cli.arguments import Address, Connection, connection, overwriting
+from igtl.cli import FAILED, TIMED_OUT, UNREACHABLE, arguments
+from igtl.cli.arguments import Address, Connection, Selection, connection, overwriting, selecting
 from igtl.cli.clock import option as clock_option
 from igtl.cli.tables import counted, explain, table
 from igtl.cli.terminal import console as terminal
@@ -31,43 +31,41 @@ _CODES = {
 
 @click.command("doctor")
 @click.argument("address", type=Address(), default="localhost:18944")
+@arguments.seconds("listen", 3.0, 0.1)
+@selecting
+@arguments.listen
+@arguments.as_json
 @click.option(
-    "-s", "--seconds", type=click.FloatRange(0.1), default=3.0, show_default=True,
-    help="How long to listen.",
-)  # fmt: skip
-@click.option("-t", "--type", "type_name", default="*", help="The type you wait for.")
-@click.option("-d", "--device", "device_name", default="*", help="The device name you wait for.")
-@click.option("--listen", is_flag=True, help="Be the server: wait at ADDRESS for one client.")
-@click.option("--json", "as_json", is_flag=True, help="The findings as a JSON object.")
-@click.option(
-    "--report", "path", type=click.Path(dir_okay=False, path_type=Path),
+    "--report", type=click.Path(dir_okay=False, path_type=Path),
     help="Write all of it to this file too, in Markdown: findings, streams, versions.",
 )  # fmt: skip
-@overwriting
+@overwriting("report")
 @clock_option
 @connection
 def command(
     address: tuple[str, int],
     seconds: float,
-    type_name: str,
-    device_name: str,
+    selection: Selection,
     listen: bool,
     as_json: bool,
-    path: Path | None,
+    report: Path | None,
     ask_clock: bool,
     how: Connection,
 ) -> None:
     """Find out why nothing arrives: connect, listen for a while, and say what is likely wrong.
 
     Is the peer reachable? Does it speak OpenIGTLink, and which header version? Which types and
-    names come, at which rates, with right CRCs and time stamps? With -t and -d: does what you wait
-    for come?
+    names come, at which rates, with right CRCs and time stamps? With -t and -d, each once: does
+    what you wait for come?
 
     It sends nothing that could harm a peer. Exits with 0 if all is well, 1 if something is wrong, 3
     if the peer cannot be reached or closes at once, 4 if it says nothing.
     """
     if ask_clock and listen:
         raise click.UsageError("--clock is for a server: a client is not asked")
+    if len(selection.types) > 1 or len(selection.devices) > 1:
+        raise click.UsageError("one stream at a time: give -t and -d once")
+    type_name, device_name = (*selection.types, "*")[0], (*selection.devices, "*")[0]
     try:
         with _progress(seconds) as watch:
             diagnosis = examine(
@@ -77,8 +75,8 @@ def command(
             )  # fmt: skip
     except ValueError as error:
         raise click.UsageError(str(error)) from None
-    if path is not None:
-        path.write_text(markdown(diagnosis), "utf-8")
+    if report is not None:
+        report.write_text(markdown(diagnosis), "utf-8")
     if as_json:
         echo(json.dumps(diagnosis.to_dict()))
     else:

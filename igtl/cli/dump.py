@@ -11,7 +11,7 @@ from datetime import datetime
 import click
 
 import igtl
-from igtl.cli import brief
+from igtl.cli import arguments, brief
 from igtl.cli.arguments import Address, Selection, ending, selecting
 from igtl.cli.sources import Source, receiving
 from igtl.cli.terminal import echo, first_that_fits, say, width
@@ -47,9 +47,9 @@ def line(message: igtl.Message, *, verbose: bool = False) -> str:
 
 @click.command("dump")
 @click.argument("address", type=Address(), default="localhost:18944")
-@click.option("-v", "--verbose", is_flag=True, help="Matrices, metadata and all other fields.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
-@click.option("--arrays", is_flag=True, help="With --json: large arrays in full.")
+@arguments.verbose
+@arguments.as_json
+@arguments.arrays
 @click.option(
     "--crc", type=click.Choice(["verify", "warn", "off"]), default="verify", show_default=True,
     help="What to do about wrong CRCs.",

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import igtl
-from igtl.cli.arguments import Address, serving
+from igtl.cli import arguments
+from igtl.cli.arguments import serving
 from igtl.cli.news import reason
 from igtl.cli.terminal import say
 from igtl.log import named
@@ -17,15 +18,12 @@ if TYPE_CHECKING:
 
 
 @click.command("echo")
-@click.option(
-    "--at", "address", type=Address(), default="localhost:18944", show_default=True,
-    help="Where to listen; host 0.0.0.0 accepts connections from other machines.",
-)  # fmt: skip
-@click.option("-q", "--quiet", is_flag=True, help="Say nothing of clients that come and go.")
+@arguments.at("localhost:18944")
+@arguments.quiet
 @serving
-def command(address: tuple[str, int], quiet: bool, context: SSLContext | None) -> None:
+def command(at: tuple[str, int], quiet: bool, context: SSLContext | None) -> None:
     """Send every message back to the client it came from: to try a program, or for `igtl bench`."""
-    with igtl.serve(*address, ssl=context, start=False) as server:
+    with igtl.serve(*at, ssl=context, start=False) as server:
         server.on()(lambda message, peer: peer.send(message))
         if not quiet:
             tell(server)

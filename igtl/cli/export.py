@@ -7,8 +7,8 @@ from pathlib import Path
 import click
 
 import igtl
-from igtl.cli import Failure
-from igtl.cli.arguments import overwriting
+from igtl.cli import arguments
+from igtl.cli.arguments import Selection, overwriting, selecting
 from igtl.cli.files import opened, size_of, told
 from igtl.cli.terminal import console as terminal
 from igtl.cli.terminal import say
@@ -16,20 +16,16 @@ from igtl.cli.terminal import say
 
 @click.command("export")
 @click.argument("file", type=click.Path(exists=True, path_type=Path))
-@click.option(
-    "--to", "path", required=True, type=click.Path(path_type=Path),
-    help="The file to write; its suffix chooses the format.",
-)  # fmt: skip
-@click.option("-d", "--device", "streams", multiple=True, help="Only these device names or types.")
-@click.option("--from", "start", type=click.FloatRange(0), default=0.0, help="Seconds to skip.")
-@click.option("--until", "end", type=click.FloatRange(0), help="Seconds where to end.")
-@click.option("-q", "--quiet", is_flag=True, help="No progress.")
-@overwriting
+@arguments.writes("this file; its suffix chooses the format", folder=None, required=True)
+@selecting
+@arguments.span
+@arguments.quiet
+@overwriting("path")
 def command(
     file: Path,
     path: Path,
-    streams: tuple[str, ...],
-    start: float,
+    selection: Selection,
+    begin: float,
     end: float | None,
     quiet: bool,
 ) -> None:
@@ -60,12 +56,9 @@ def command(
             def show(what: str, done: int, total: int) -> None:
                 bar.update(task, description=what, completed=done, total=total)
 
-            try:
-                igtl.export(
-                    recording, path, streams=list(streams) or None, start=start, end=end,
-                    progress=None if hidden else show,
-                )  # fmt: skip
-            except KeyError as error:
-                raise Failure(str(error.args[0])) from None
+            igtl.export(
+                recording, path, streams=selection.of(recording), start=begin, end=end,
+                progress=None if hidden else show,
+            )  # fmt: skip
     if not quiet:
         say(f"{path}: {size_of(path) / 1e6:.1f} MB")

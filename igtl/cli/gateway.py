@@ -26,7 +26,7 @@ class _Invalid(click.ClickException):
 
 @click.command("gateway")
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("--check", is_flag=True, help="Only say what is wrong with FILE.")
+@click.option("--check", is_flag=True, help="Check FILE, and do no more.")
 @click.option(
     "--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True,
     help="Of the log, on standard error; json: an object a line.",

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 import igtl
-from igtl.cli import FAILED
+from igtl.cli import FAILED, arguments
 from igtl.cli.files import opened, size_of
 from igtl.cli.tables import Cell, counted, table
 from igtl.cli.terminal import console as terminal
@@ -22,9 +22,9 @@ _DATED = 1e8  # seconds since 1970: files of images count from their beginning
 
 @click.command("info")
 @click.argument("file", type=click.Path(exists=True, path_type=Path))
-@click.option("--check", is_flag=True, help="Read all of it: sizes, wrong CRCs, bad bodies.")
+@click.option("--check", is_flag=True, help="Check all of FILE: sizes, wrong CRCs, bad bodies.")
 @click.option("--events", is_flag=True, help="What happened to the connections.")
-@click.option("--json", "as_json", is_flag=True, help="As a JSON object.")
+@arguments.as_json
 def command(file: Path, check: bool, events: bool, as_json: bool) -> None:
     """What is in a recording, a ROS 2 bag, or a file of images in time (.igs.mha, .seq.nrrd,
     .nii …): streams, rates, times, and whether it was cut.

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import igtl
-from igtl.cli import TIMED_OUT, UNREACHABLE, Failure
+from igtl.cli import TIMED_OUT, UNREACHABLE, Failure, arguments
 from igtl.cli.arguments import Address, Selection, selecting
 from igtl.cli.brief import value
 from igtl.cli.clock import delay
@@ -117,8 +117,8 @@ class Watch:
 
 @click.command("monitor")
 @click.argument("address", type=Address(), default="localhost:18944")
-@click.option("-s", "--seconds", type=click.FloatRange(0, min_open=True), help="End after so long.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a second instead.")
+@arguments.seconds()
+@arguments.as_json
 @clock_option
 @selecting
 @receiving
@@ -135,7 +135,8 @@ def command(
     stamp to arrival.
 
     ADDRESS is HOST:PORT, default localhost:18944. The server is connected to again when it comes
-    back. Works over ssh; where standard output is no terminal it prints the last table only.
+    back. Works over ssh; where standard output is no terminal it prints the last table only; with
+    --json an object a second.
     """
     from rich.live import Live
 
@@ -222,8 +223,6 @@ def _screen(
         parts.append(
             _table(watch, console, rows=console.height - (7 if watch.source.clock is None else 9))
         )
-    elif time.monotonic() - begun > 3:
-        parts.append(styled((f"nothing has come yet; {watch.source.advice}", "yellow")))
     return Group(*parts)
 
 

@@ -11,6 +11,8 @@ from igtl.log import named
 def reason(error: Exception | None) -> str:
     """Return why a connection was lost, or could not be made, in a few words."""
     if isinstance(error, igtl.ConnectionClosed):
+        if isinstance(error.__cause__, OSError):
+            return reason(error.__cause__)  # without the peer, whom the line names
         if not error.clean:
             return str(error)
         return "closed here" if str(error).startswith("this ") else "closed by the peer"

@@ -9,11 +9,12 @@ from typing import Any
 import click
 
 import igtl
-from igtl.cli import FAILED, Failure
+from igtl.cli import FAILED, Failure, arguments
 from igtl.cli.arguments import Address, Connection, connection, overwriting
 from igtl.cli.dump import line
 from igtl.cli.files import save
-from igtl.cli.terminal import echo
+from igtl.cli.terminal import echo, waiting
+from igtl.log import named
 
 
 def _requests() -> dict[str, type[igtl.Get[Any]]]:
@@ -43,13 +44,11 @@ class _Asked(click.ParamType):  # type: ignore[type-arg]
 @click.argument("address", type=Address())
 @click.argument("kind", metavar="TYPE", type=_Asked())
 @click.argument("device", default="")
-@click.option(
-    "--timeout", type=click.FloatRange(0), default=5.0, show_default=True, help="Seconds to wait."
-)
-@click.option("--to", "path", type=click.Path(path_type=Path), help="Save it as this file.")
-@overwriting
-@click.option("--json", "as_json", is_flag=True, help="As a JSON object.")
-@click.option("--arrays", is_flag=True, help="With --json: large arrays in full.")
+@arguments.timeout
+@arguments.writes("the answer, as the file that the suffix says")
+@overwriting("path")
+@arguments.as_json
+@arguments.arrays
 @connection
 def command(
     address: tuple[str, int],
@@ -69,7 +68,7 @@ def command(
 
     Do not ask 3D Slicer: a request crashes it.
     """
-    with how.open(address) as link:
+    with how.open(address) as link, waiting(f"waiting for the answer of {named(address)}"):
         try:
             answer = link.query(kind(device_name=device), timeout=timeout)
         except igtl.CommandFailed as error:

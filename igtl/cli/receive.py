@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 
 import igtl
-from igtl.cli import FAILED, TIMED_OUT, Failure
+from igtl.cli import FAILED, TIMED_OUT, Failure, arguments
 from igtl.cli.arguments import Address, Selection, ending, selecting
 from igtl.cli.files import save
 from igtl.cli.sources import Source, receiving
@@ -33,10 +33,7 @@ def _free(folder: Path, name: str, suffix: str) -> Path:
 
 @click.command("receive")
 @click.argument("address", type=Address(), default="localhost:18944")
-@click.option(
-    "--to", "folder", required=True, type=click.Path(file_okay=False, path_type=Path),
-    help="Folder for the files; made if it is not there.",
-)  # fmt: skip
+@arguments.writes("the files into this folder; made if it is not there", folder=True, required=True)
 @click.option(
     "--images", default=".nrrd", show_default=True,
     type=click.Choice([".nrrd", ".nii", ".nii.gz", ".mha"]), help="Format of images.",
@@ -49,13 +46,13 @@ def _free(folder: Path, name: str, suffix: str) -> Path:
     "--points", default=".mrk.json", show_default=True,
     type=click.Choice([".mrk.json", ".fcsv"]), help="Format of points.",
 )  # fmt: skip
-@click.option("-q", "--quiet", is_flag=True, help="Print only errors.")
+@arguments.quiet
 @ending
 @selecting
 @receiving
 def command(
     address: tuple[str, int],
-    folder: Path,
+    path: Path,
     images: str,
     meshes: str,
     points: str,
@@ -82,7 +79,7 @@ def command(
         failed[what] += 1
         say(f"{what}: {error}")
 
-    folder.mkdir(parents=True, exist_ok=True)
+    path.mkdir(parents=True, exist_ok=True)
     limited = count is not None or seconds is not None
     with source(address, end=end, limited=limited, selection=selection, bad=bad) as incoming:
         for message in incoming.messages():
@@ -90,18 +87,18 @@ def command(
             if suffix is None:
                 others[message.type_name] += 1
             elif selection.takes(message.type_name, message.device_name):
-                path = _free(folder, message.device_name, suffix)
+                file = _free(path, message.device_name, suffix)
                 try:
-                    save(message, path)
+                    save(message, file)
                 except (igtl.IgtlError, OSError) as error:
-                    path.unlink(missing_ok=True)  # a part of it, if anything
+                    file.unlink(missing_ok=True)  # a part of it, if anything
                     if not isinstance(error, igtl.IgtlError):  # of the disk
                         raise
                     bad(error, "not saved")
                     continue
                 saved += 1
                 if not quiet:
-                    echo(str(path))
+                    echo(str(file))
                 if saved == count:
                     break
     if others and not quiet:

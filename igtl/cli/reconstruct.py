@@ -12,8 +12,8 @@ import click
 import igtl
 from igtl import _core, calibration
 from igtl.calibration import Scan
-from igtl.cli import Failure
-from igtl.cli.arguments import Place
+from igtl.cli import Failure, arguments
+from igtl.cli.arguments import Place, overwriting
 from igtl.cli.files import save
 from igtl.cli.incoming import Incoming, from_file, left_out
 from igtl.cli.sources import Source, receiving
@@ -29,18 +29,13 @@ _POSITIVE = click.FloatRange(0, min_open=True)
 
 @click.command("reconstruct")
 @click.argument("place", type=Place(), metavar="SOURCE")
-@click.option(
-    "--to", "path", required=True, type=click.Path(dir_okay=False, path_type=Path),
-    help="The volume to write: .nrrd, .nii.gz, .mha … Replaced if it exists.",
-)  # fmt: skip
+@arguments.writes("the volume: .nrrd, .nii.gz, .mha and others", required=True)
+@overwriting("path")
 @click.option("--spacing", type=_POSITIVE, default=0.5, show_default=True, help="mm, of voxels.")
-@click.option("--image", help="The device that sends the pictures.")
-@click.option("--tool", help="The pose of the probe. Default: pictures say where they are.")
-@click.option("--reference", help="The pose of the body that is scanned, if it moves.")
-@click.option(
-    "--config", type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="With --tool: where the pixels are (ImageToProbe): a configuration of PLUS, or a .json.",
-)  # fmt: skip
+@arguments.image
+@arguments.tool
+@arguments.reference
+@arguments.config
 @click.option("--lag", type=float, default=0.0, help="Seconds by which poses are late.")
 @click.option(
     "--paste", type=click.Choice(["nearest", "linear"]), default="nearest", show_default=True,
@@ -64,11 +59,8 @@ _POSITIVE = click.FloatRange(0, min_open=True)
     "--max-voxels", type=click.IntRange(1), default=MAX_VOXELS, show_default=True,
     help="The greatest size; 8 bytes each are needed, twice while the volume grows.",
 )  # fmt: skip
-@click.option(
-    "--by", type=click.Choice(["timestamp", "arrival"]), default="timestamp", show_default=True,
-    help="The times that count.",
-)  # fmt: skip
-@click.option("-s", "--seconds", type=_POSITIVE, help="End after so long, of a server.")
+@arguments.by
+@arguments.seconds()
 @receiving
 def command(
     place: Path | tuple[str, int],
@@ -94,7 +86,7 @@ def command(
 
     SOURCE is a recording, a file of images in time, or the address of a server: of that until
     Ctrl-C or --seconds. Where a picture is, it says itself (an IMAGE of PLUS such as
-    Image_Reference), or the pose of the probe does, by --tool and --config.
+    Image_Reference), or the pose of the probe does, by --tool and --config (ImageToProbe).
 
     \b
     igtl reconstruct scan.mcap --to scan.nrrd --spacing 0.4 --fill 2

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import igtl
-from igtl.cli import Failure
+from igtl.cli import Failure, arguments
 from igtl.cli.arguments import Address, Selection, ending, overwriting, selecting
 from igtl.cli.files import sequences_too
 from igtl.cli.sources import Source, receiving
@@ -32,11 +32,11 @@ if TYPE_CHECKING:
     help="Of the file.",
 )  # fmt: skip
 @click.option("--reconnect", is_flag=True, help="Go on when a server was away.")
-@click.option("-q", "--quiet", is_flag=True, help="No progress.")
+@arguments.quiet
 @ending
 @selecting
 @receiving
-@overwriting
+@overwriting("file")
 @sequences_too
 def command(
     file: Path,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import igtl
+from igtl.cli import arguments
 from igtl.cli.arguments import Address, Selection, ending, selecting, serving_too
 from igtl.cli.echo import tell
 from igtl.cli.sources import Source, receiving
@@ -45,10 +46,7 @@ class _Renaming(click.ParamType):  # type: ignore[type-arg]
 
 @click.command("relay")
 @click.argument("address", type=Address())
-@click.option(
-    "--at", type=Address(), default="localhost:18945", show_default=True,
-    help="Where clients connect; host 0.0.0.0 accepts connections from other machines.",
-)  # fmt: skip
+@arguments.at("localhost:18945")
 @click.option(
     "--rename", multiple=True, type=_Renaming(), help="Another device name: OLD=NEW; * is any text."
 )

@@ -12,8 +12,8 @@ import click
 import numpy as np
 
 import igtl
-from igtl.cli import Failure
-from igtl.cli.arguments import Address, Connection, serving
+from igtl.cli import arguments
+from igtl.cli.arguments import Connection, Selection, selecting, serving
 from igtl.cli.echo import tell
 from igtl.cli.files import opened
 from igtl.cli.terminal import console as terminal
@@ -43,55 +43,47 @@ class _Speed(click.ParamType):  # type: ignore[type-arg]
 
 @click.command("replay")
 @click.argument("file", type=click.Path(exists=True, path_type=Path))
-@click.option(
-    "--at", "address", type=Address(), default="localhost:18944", show_default=True,
-    help="Be a server there, and begin when the first client has come.",
-)  # fmt: skip
-@click.option("--to", type=Address(), help="Connect to this server instead.")
-@click.option("--udp", type=Address(), help="Send datagrams to this address instead.")
+@arguments.at("localhost:18944")
+@arguments.peer
+@arguments.udp
 @click.option("--now", is_flag=True, help="Do not wait for a client.")
 @click.option("--speed", type=_Speed(), default="1", show_default=True, help="A factor, or max.")
-@click.option("--loop", is_flag=True, help="Again and again.")
-@click.option("--from", "start", type=click.FloatRange(0), default=0.0, help="Seconds to skip.")
-@click.option("--until", "end", type=click.FloatRange(0), help="Seconds where to end.")
-@click.option("-d", "--device", "streams", multiple=True, help="Only these device names or types.")
+@arguments.loop
+@arguments.span
+@selecting
 @click.option("--restamp", is_flag=True, help="Make the time stamps look new.")
-@click.option("-q", "--quiet", is_flag=True, help="No progress.")
+@arguments.quiet
 @serving
 def command(
     file: Path,
-    address: tuple[str, int],
-    to: tuple[str, int] | None,
-    udp: tuple[str, int] | None,
+    at: tuple[str, int],
+    peer: tuple[str, int] | None,
+    udp: bool,
     now: bool,
     speed: float | None,
     loop: bool,
-    start: float,
+    begin: float,
     end: float | None,
-    streams: tuple[str, ...],
+    selection: Selection,
     restamp: bool,
     quiet: bool,
     context: SSLContext | None,
 ) -> None:
-    """Send a recording again, as a server (default), a client (--to) or by UDP: the same bytes at
-    the same intervals. A file of images in time (.igs.mha, .seq.nrrd, .nii …) is sent as images
-    and transforms.
+    """Send a recording again: the same bytes at the same intervals, as a server that begins when
+    the first client has come, or to a server (--peer). A file of images in time (.igs.mha,
+    .seq.nrrd, .nii …) is sent as images and transforms.
     """
+    if udp and peer is None:
+        raise click.UsageError("--udp needs --peer, where the datagrams go")
     with ExitStack() as stack:
         recording = stack.enter_context(opened(file))
         if recording.truncated:
             say(f"{file} was cut: it is sent up to there")
-        try:
-            playback = recording.play(
-                list(streams) or None, speed=speed, loop=loop, start=start, end=end,
-                restamp=restamp,
-            )  # fmt: skip
-            for stream in streams:
-                recording[stream]
-        except KeyError as error:
-            raise Failure(str(error.args[0])) from None
-        send = _receiver(stack, address, to, udp, now, context)
-        _play(playback, send, recording, start, end, loop, quiet)
+        playback = recording.play(
+            selection.of(recording), speed=speed, loop=loop, start=begin, end=end, restamp=restamp
+        )
+        send = _receiver(stack, at, peer, udp, now, quiet, context)
+        _play(playback, send, recording, begin, end, loop, quiet)
     late = np.array(playback.lateness)
     timing = ""
     if len(late):
@@ -103,21 +95,23 @@ def command(
 
 def _receiver(
     stack: ExitStack,
-    address: tuple[str, int],
-    to: tuple[str, int] | None,
-    udp: tuple[str, int] | None,
+    at: tuple[str, int],
+    peer: tuple[str, int] | None,
+    udp: bool,
     now: bool,
+    quiet: bool,
     context: SSLContext | None,
 ) -> Callable[[igtl.Frame], Any]:
     """Return what sends each frame."""
-    if udp is not None:
-        return stack.enter_context(igtl.udp.Sender(*udp)).send
-    if to is not None:
+    if peer is not None:
+        if udp:
+            return stack.enter_context(igtl.udp.Sender(*peer)).send
         return stack.enter_context(
-            Connection(hello=False, version="auto", context=None).open(to)
+            Connection(hello=False, version="auto", context=None).open(peer)
         ).send
-    server = stack.enter_context(igtl.serve(*address, ssl=context, policy="block", start=False))
-    tell(server)
+    server = stack.enter_context(igtl.serve(*at, ssl=context, policy="block", start=False))
+    if not quiet:
+        tell(server)
     arrived = threading.Event()
     server.on_connect(lambda peer: arrived.set())
     server.start()
@@ -131,7 +125,7 @@ def _play(
     playback: Any,
     send: Callable[[igtl.Frame], Any],
     recording: igtl.Recording,
-    start: float,
+    begin: float,
     end: float | None,
     loop: bool,
     quiet: bool,
@@ -145,12 +139,12 @@ def _play(
     )  # fmt: skip
     hidden = quiet or not console.is_terminal
     with Progress(*columns, console=console, transient=True, disable=hidden) as progress:
-        length = (recording.duration if end is None else end) - start
+        length = (recording.duration if end is None else end) - begin
         bar = progress.add_task("", total=None if loop else length, sent=0)
         try:
             for frame in playback:
                 send(frame)
                 if not hidden:
-                    progress.update(bar, completed=playback.position - start, sent=playback.sent)
+                    progress.update(bar, completed=playback.position - begin, sent=playback.sent)
         except KeyboardInterrupt:
             pass

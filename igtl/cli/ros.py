@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 import igtl
+from igtl.cli import arguments
 from igtl.cli.arguments import Place
 from igtl.cli.sources import Source, receiving
 from igtl.cli.terminal import say
@@ -16,17 +17,17 @@ from igtl.cli.terminal import say
 
 @click.command("ros")
 @click.argument("origin", type=Place(), default="localhost", metavar="[ADDRESS | FILE]")
-@click.option("--name", default="igtl", show_default=True, help="Name of the node.")
+@click.option("--node", "node_name", default="igtl", show_default=True, help="Name of the node.")
 @click.option(
     "--subscribe", "topics", multiple=True, metavar="TOPIC=TYPE",
     help="Send this topic to the server: /arm/goal=geometry_msgs/PoseStamped.",
 )  # fmt: skip
-@click.option("--loop", is_flag=True, help="Play a recording again and again.")
-@click.option("-s", "--seconds", type=click.FloatRange(0, min_open=True), help="End after so long.")
+@arguments.loop
+@arguments.seconds()
 @receiving
 def command(
     origin: Path | tuple[str, int],
-    name: str,
+    node_name: str,
     topics: tuple[str, ...],
     loop: bool,
     seconds: float | None,
@@ -39,7 +40,7 @@ def command(
     """
     if topics and isinstance(origin, Path):
         raise click.UsageError("--subscribe sends to a server, not to a file")
-    with igtl.ros.Node(name) as node:
+    with igtl.ros.Node(node_name) as node:
         if isinstance(origin, Path):
             with igtl.Recording(origin) as recording:
                 _run(node, lambda: _play(node, recording, loop), seconds)

@@ -5,20 +5,20 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import partial
-from itertools import count as count_up
 from typing import Any
 
 import click
 
 import igtl
-from igtl.cli import Failure, compose, files
+from igtl.cli import Failure, arguments, compose, files
 from igtl.cli.arguments import Address, Connection, connection
 from igtl.cli.terminal import console as terminal
 from igtl.cli.terminal import say
 from igtl.codec.formatting import printable
+from igtl.log import named
 
 Item = tuple[str, Callable[[], Iterator[igtl.Message]]]
 """What to call it, and what makes its messages."""
@@ -71,7 +71,7 @@ def _lines() -> Iterator[igtl.Message]:
 @click.command("send")
 @click.argument("items", nargs=-1, required=True)
 @click.argument("address", type=Address())
-@click.option("--name", help="Device name of all; default the name of a file, or none.")
+@arguments.name
 @click.option(
     "--space", type=click.Choice(["LPS", "RAS"]),
     help="What meshes are in whose files do not say; default LPS, as in 3D Slicer.",
@@ -81,14 +81,14 @@ def _lines() -> Iterator[igtl.Message]:
     type=click.FloatRange(0, min_open=True),
     help="Again and again, so often a second, stamped anew.",
 )
-@click.option("-n", "--count", type=click.IntRange(1), help="With --rate: so many times.")
-@click.option("--compress", is_flag=True, help="Compressed, if the server is igtl and takes it.")
-@click.option("--udp", is_flag=True, help="As datagrams.")
+@arguments.count
+@arguments.compress
+@arguments.udp
 @click.option(
     "--to-slicer", is_flag=True,
     help="To 3D Slicer: header version 2, and nothing that it crashes on or shows wrongly.",
 )  # fmt: skip
-@click.option("-q", "--quiet", is_flag=True, help="No progress.")
+@arguments.quiet
 @connection
 def command(
     items: tuple[str, ...],
@@ -114,7 +114,7 @@ def command(
     igtl send ct.nii.gz skin.stl localhost:18944
     igtl send STATUS code=OK message="all is well" localhost
     igtl send TRANSFORM device_name=Probe metadata.TransformStatus=OK \\
-        matrix="[[1,0,0,5],[0,1,0,0],[0,0,1,0],[0,0,0,1]]" \\\\
+        matrix="[[1,0,0,5],[0,1,0,0],[0,0,1,0],[0,0,0,1]]" \\
         localhost --header-version 2
     igtl send '{"type": "STRING", "string": "hello"}' localhost --rate 10
 
@@ -141,6 +141,8 @@ def command(
             if rate is None:
                 sent = _once(out, found, name, quiet, check)
             else:
+                if not quiet:
+                    say(f"sending to {named(address)}, {rate:g} times a second, Ctrl-C ends")
                 sent = _again(out, found, name, rate, count, check)
         except ValueError as error:
             if isinstance(error, igtl.IgtlError):
@@ -204,10 +206,11 @@ def _again(
             message.device_name = name
     messages = [check(message) for message in messages]
     sent = 0
-    rounds: Iterable[int] = count_up() if count is None else range(count)
-    for _ in zip(rounds, igtl.Rate(rate), strict=False):
+    for _ in igtl.Rate(rate):
         for message in messages:
             message.timestamp = time.time()
             out.send(message)
             sent += 1
+            if sent == count:
+                return sent
     return sent

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import igtl
-from igtl.cli.arguments import Address, Selection, serving
+from igtl.cli import arguments
+from igtl.cli.arguments import Selection, selecting, serving
 from igtl.cli.devices import Specification
 from igtl.cli.dump import line
 from igtl.cli.echo import tell
@@ -29,34 +30,27 @@ if TYPE_CHECKING:
 
 @click.command("serve")
 @click.argument("files", nargs=-1, type=File())
+@arguments.at("localhost:18944")
 @click.option(
-    "--at", "address", type=Address(), default="localhost:18944", show_default=True,
-    help="Where to listen; host 0.0.0.0 accepts connections from other machines.",
+    "--feed", "feeds", multiple=True, type=Specification(), metavar="SPEC",
+    help="Send what this device measures, as camera:/dev/video0; igtl devices lists them. May be "
+    "given again.",
 )  # fmt: skip
-@click.option(
-    "--device", "devices", multiple=True, type=Specification(), metavar="SPEC",
-    help="Serve a device, as camera:/dev/video0; igtl devices lists them. May be given again.",
-)  # fmt: skip
-@click.option("--name", help="Device name of the files; default the name of each.")
+@arguments.name
 @click.option("--on-request", is_flag=True, help="Send only to those who ask (GET_, STT_).")
-@click.option("--allow", multiple=True, help="Only these addresses or networks may connect.")
+@arguments.allow
 @click.option(
     "--origin", "origins", multiple=True, help="At ws://: pages of this origin may connect."
 )
-@click.option("--compress", is_flag=True, help="Compressed, to clients that ask for it.")
-@click.option("-v", "--verbose", is_flag=True, help="Print matrices, metadata and all fields.")
-@click.option("--json", "as_json", is_flag=True, help="Print what comes as JSON, one a line.")
-@click.option(
-    "-t", "--print-type", "types", multiple=True, help="Print only these (wildcards * ?)."
-)
-@click.option(
-    "-d", "--print-device", "names", multiple=True, help="Print only of these (wildcards * ?)."
-)
+@arguments.compress
+@arguments.verbose
+@arguments.as_json
+@selecting
 @serving
 def command(
     files: tuple[str, ...],
-    devices: tuple[Device, ...],
-    address: tuple[str, int],
+    feeds: tuple[Device, ...],
+    at: tuple[str, int],
     name: str | None,
     on_request: bool,
     allow: tuple[str, ...],
@@ -64,24 +58,22 @@ def command(
     compress: bool,
     verbose: bool,
     as_json: bool,
-    types: tuple[str, ...],
-    names: tuple[str, ...],
+    selection: Selection,
     context: SSLContext | None,
 ) -> None:
     """Be a server: send FILES to each client that comes, and what devices send, answer requests
     for them, and print what clients send.
 
-    3D Slicer connects to it as a client, and shows the files, images and poses. -t and -d choose
-    what is printed. A device that fails is opened again; clients get a STATUS.
+    3D Slicer connects to it as a client, and shows the files, images and poses. -t, -d, -v and
+    --json are of what is printed. A device that fails is opened again; clients get a STATUS.
 
     \b
-    igtl serve --device camera:/dev/video0 --device "serial:/dev/ttyUSB0?unit=N"
+    igtl serve --feed camera:/dev/video0 --feed "serial:/dev/ttyUSB0?unit=N"
     """
-    selection = Selection(types, names)
     messages = [load(file, device_name=name) for file in files]
     server = igtl.serve(
-        *address, ssl=context, allow=allow or None, origins=origins, compression=compress,
-        policy="latest" if devices else ServerOptions().policy, start=False,
+        *at, ssl=context, allow=allow or None, origins=origins, compression=compress,
+        policy="latest" if feeds else ServerOptions().policy, start=False,
     )  # fmt: skip
     broken: list[OSError] = []  # of standard output
     with ExitStack() as stack:
@@ -91,7 +83,7 @@ def command(
             if not on_request:
                 server.broadcast(message, latch=True)
         _provide(server, messages)
-        sources = [stack.enter_context(open_device(device)) for device in devices]
+        sources = [stack.enter_context(open_device(device)) for device in feeds]
         try:
             stack.enter_context(feed(server, *sources, on_request=on_request))
         except ValueError as error:

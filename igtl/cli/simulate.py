@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import igtl
-from igtl.cli import Failure
-from igtl.cli.arguments import Address, serving
+from igtl.cli import Failure, arguments
+from igtl.cli.arguments import serving
 from igtl.cli.echo import tell
 from igtl.cli.terminal import say
 from igtl.codec.formatting import printable
@@ -47,14 +47,12 @@ def _table(devices: dict[str, str]) -> str:
     """,
 )
 @click.argument("devices", nargs=-1, type=click.Choice(list(DEVICES)), metavar="[DEVICES]...")
-@click.option(
-    "--at", "address", type=Address(), default="localhost:18944", show_default=True,
-    help="Where to listen; host 0.0.0.0 accepts connections from other machines.",
-)  # fmt: skip
-@click.option("--udp", type=Address(), help="Send datagrams to this address instead.")
+@arguments.at("localhost:18944")
+@arguments.peer
+@arguments.udp
 @click.option(
     "--slicer", type=click.Choice(["client", "server"]),
-    help="Be 3D Slicer: a client connects to the address of --at, a server listens there.",
+    help="Be 3D Slicer: as a client of --peer (default localhost), or as a server at --at.",
 )  # fmt: skip
 @click.option("--noise", type=click.FloatRange(0), default=0.0, help="Of the tracker, mm.")
 @click.option(
@@ -64,12 +62,13 @@ def _table(devices: dict[str, str]) -> str:
 @click.option("--statuses", is_flag=True, help="Tell that in the metadata, as PLUS does.")
 @click.option("--seed", type=int, default=0, help="Of all that is random.")
 @click.option("--plus", is_flag=True, help="Be a PlusServer instead, as it was measured.")
-@click.option("-s", "--seconds", type=click.FloatRange(0, min_open=True), help="End after so long.")
+@arguments.seconds()
 @serving
 def command(
     devices: tuple[str, ...],
-    address: tuple[str, int],
-    udp: tuple[str, int] | None,
+    at: tuple[str, int],
+    peer: tuple[str, int] | None,
+    udp: bool,
     slicer: Role | None,
     noise: float,
     dropout: float,
@@ -83,22 +82,26 @@ def command(
     if plus and slicer is not None:
         raise click.UsageError("--plus and --slicer are two peers: give one of them")
     if plus:
-        if devices or udp or context or dropout or noise or statuses:
+        if devices or peer or udp or context or dropout or noise or statuses:
             raise click.UsageError("--plus takes --at and --seconds only")
-        _be_plus(address, seconds)
+        _be_plus(at, seconds)
         return
     if slicer is not None:
         if devices or udp:
             raise click.UsageError("--slicer goes with no devices, and not with --udp")
-        _be_slicer(slicer, address, seconds)
+        if slicer == "server" and peer is not None:
+            raise click.UsageError("--slicer server listens: it goes with --at, not with --peer")
+        _be_slicer(slicer, at if slicer == "server" else peer or ("localhost", igtl.PORT), seconds)
         return
+    if udp != (peer is not None):
+        raise click.UsageError("--peer and --udp go together: simulated devices are servers else")
     devices = devices or ("tracker", "ultrasound")
     settings: dict[str, Any] = {
         "noise": noise, "dropout": dropout, "statuses": statuses, "seed": seed,
     }  # fmt: skip
     with ExitStack() as stack:
-        if udp is not None:
-            out = stack.enter_context(igtl.udp.Sender(*udp))
+        if peer is not None:
+            out = stack.enter_context(igtl.udp.Sender(*peer))
             streams = [
                 Stream(source.produce, out.send, source.hz)
                 for device in devices for source in sources(device, **settings)
@@ -107,10 +110,10 @@ def command(
                 raise click.UsageError("the CT is not for datagrams")
             for stream in streams:
                 stack.callback(stream.stop)
-            say(f"{', '.join(devices)} to {named(udp)} by UDP, Ctrl-C ends")
+            say(f"{', '.join(devices)} to {named(peer)} by UDP, Ctrl-C ends")
             time.sleep(seconds or 1e9)
             return
-        host, port = address
+        host, port = at
         simulator = stack.enter_context(
             serve(*devices, host=host, port=port, ssl=context, **settings)
         )

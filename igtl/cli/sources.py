@@ -6,15 +6,16 @@ All commands that receive use these.
 from __future__ import annotations
 
 import functools
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from typing import Any, Self, TypeVar
+from typing import Any, Final, Self, TypeVar
 
 import click
 
 import igtl
-from igtl.cli import TIMED_OUT, UNREACHABLE, Failure
+from igtl.cli import TIMED_OUT, UNREACHABLE, Failure, arguments
 from igtl.cli.arguments import Connection, Selection, connection, hub
 from igtl.cli.clock import PeerClock
 from igtl.cli.news import News
@@ -25,6 +26,7 @@ from igtl.peers.plus.selection import Select
 
 F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
+_PATIENCE: Final = 3.0  # seconds without a message, after which that is told
 _STARTS: dict[str, Callable[[], igtl.Message]] = {
     "TDATA": igtl.StartTrackingData, "QTDATA": igtl.StartQuaternionTrackingData,
 }  # fmt: skip
@@ -94,6 +96,8 @@ class Source:
         self.clock = PeerClock(self._measure, tell) if ask_clock else None
         self._open = ExitStack()
         self._closing = False
+        self._patience = threading.Timer(_PATIENCE, self._nothing_yet)
+        self._patience.daemon = True
         self._from: Any = None
         self._listener: Any = None
 
@@ -103,6 +107,7 @@ class Source:
         except BaseException:
             self._open.close()
             raise
+        self._patience.start()
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -111,6 +116,7 @@ class Source:
     def close(self) -> None:
         """Stop receiving, from any thread."""
         self._closing = True
+        self._patience.cancel()
         if self.clock is not None:
             self.clock.close()
         if self._from is not None:
@@ -274,6 +280,10 @@ class Source:
         self.came += 1
         self._news.message(named(self.peer))
 
+    def _nothing_yet(self) -> None:
+        if not (self.came or self.away or self._closing):
+            self._tell(f"{named(self.address)}: nothing has come yet; {self.advice}")
+
     @property
     def nothing(self) -> str:
         """The text that nothing came, and how to find out why."""
@@ -300,8 +310,8 @@ def receiving(command: F, *, of: str = "") -> F:
         of: as of `connection`; then the command itself knows the hub of a bridge.
     """
 
-    @click.option("--listen", is_flag=True, help="Be the server: wait at ADDRESS for one client.")
-    @click.option("--udp", is_flag=True, help="Receive datagrams at ADDRESS instead.")
+    @arguments.listen
+    @arguments.udp
     @click.option("--start", type=click.Choice(sorted(_STARTS)), help="Ask for this stream first.")
     @click.option(
         "--select", "names", multiple=True,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
 import click
@@ -71,6 +72,13 @@ def console(*, stderr: bool = False) -> Console:
     from rich.console import Console
 
     return Console(stderr=stderr, markup=False, highlight=False, emoji=False)
+
+
+def waiting(what: str) -> AbstractContextManager[object]:
+    """Says what the command does until the end of the block, on standard error if that is a
+    terminal."""
+    shown = console(stderr=True)
+    return shown.status(styled(what)) if shown.is_terminal else nullcontext()
 
 
 def styled(*parts: str | tuple[str, str]) -> Text:

@@ -11,23 +11,19 @@ from pathlib import Path
 import click
 
 import igtl
-from igtl.cli import TIMED_OUT, UNREACHABLE, Failure
+from igtl.cli import TIMED_OUT, UNREACHABLE, Failure, arguments
 from igtl.cli.arguments import Address, Place
 from igtl.cli.clock import option as clock_option
 from igtl.cli.sources import Source, receiving
 from igtl.cli.terminal import echo, say
 from igtl.log import named
 
-_EXISTING = click.Path(exists=True, dir_okay=False, path_type=Path)
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 @click.command("view")
 @click.argument("sources", type=Place(), nargs=-1, metavar="[ADDRESS | FILE]...")
-@click.option(
-    "--at", type=Address(), default="localhost:8080", show_default=True,
-    help="Where the page is served.",
-)  # fmt: skip
+@arguments.at("localhost:8080")
 @click.option("--token", help="What a browser has to know. Default: a new one each time.")
 @click.option("--control", is_flag=True, help="Browsers may record too, not only look.")
 @click.option(
@@ -39,15 +35,14 @@ _LOOPBACK = ("localhost", "127.0.0.1", "::1")
     "--max-browsers", type=click.IntRange(1), default=8, show_default=True,
     help="Browsers that may watch at once.",
 )  # fmt: skip
-@click.option("--loop", is_flag=True, help="Play a recording again and again.")
+@arguments.loop
 @click.option("--open", "opens", is_flag=True, help="Open the page in the browser of this machine.")
-@click.option("--page-cert", type=_EXISTING, help="Serve by HTTPS, with this certificate (PEM).")
-@click.option("--page-key", type=_EXISTING, help="Its key, if it is not in the same file.")
+@arguments.serve_cert
 @click.option(
     "--foxglove", type=click.IntRange(0, 65535), is_flag=False, flag_value=8765, metavar="[PORT]",
     help="Serve Foxglove instead, at this port of this machine; 8765 if none is given.",
 )  # fmt: skip
-@click.option("-s", "--seconds", type=click.FloatRange(0, min_open=True), help="End after so long.")
+@arguments.seconds()
 @clock_option
 @receiving
 def command(
@@ -60,8 +55,8 @@ def command(
     max_browsers: int,
     loop: bool,
     opens: bool,
-    page_cert: Path | None,
-    page_key: Path | None,
+    serve_cert: Path | None,
+    serve_key: Path | None,
     foxglove: int | None,
     seconds: float | None,
     ask_clock: bool,
@@ -89,7 +84,7 @@ def command(
     try:
         view = igtl.View(
             host=at[0], port=at[1], token=token, control=control, folder=folder,
-            patients=patients, max_browsers=max_browsers, cert=page_cert, key=page_key,
+            patients=patients, max_browsers=max_browsers, cert=serve_cert, key=serve_key,
         )  # fmt: skip
     except (OSError, ValueError) as error:
         raise Failure(f"{named(at)}: {error}") from None

@@ -4,7 +4,7 @@
         for message in camera: ...
 
 A device is a dataclass of its options that yields messages (`Device`); another package adds one by
-an entry point of the group "igtl.devices". `igtl serve --device SPEC` serves them to clients.
+an entry point of the group "igtl.devices". `igtl serve --feed SPEC` serves them to clients.
 """
 
 from igtl.devices.check import Check, check

@@ -449,6 +449,7 @@ def closed_by(peer: Any, error: Exception) -> Exception:
     """
     if isinstance(error, ConnectionClosed) or type(error).__module__ == "ssl":
         return error
-    closed = ConnectionClosed(f"{named(peer)}: {error}", clean=False)
+    text = error.strerror if isinstance(error, OSError) and error.strerror else error
+    closed = ConnectionClosed(f"{named(peer)}: {text}", clean=False)
     closed.__cause__ = error
     return closed
