@@ -169,7 +169,7 @@ class Link(AnyLink, Asking, Synchronized[SyncReader]):
     # -- receiving
 
     def _until(self, take: Callable[[], T | None], timeout: float | None) -> T:
-        """Return what `take` returns, as soon as it returns something.
+        """Wait until `take` returns something, and return that.
 
         TimeoutError without text after `timeout` seconds; data that is there is looked at first.
         """
@@ -253,7 +253,7 @@ class Link(AnyLink, Asking, Synchronized[SyncReader]):
         return reason.with_traceback(None)  # which would grow each time that it is raised
 
     def until(self, take: Callable[[], T | None], wanted: Any, timeout: float | None) -> T:
-        """Return what `take` returns, as soon as it returns something; see `AnyLink`."""
+        """Wait until `take` returns something, and return that; see `AnyLink`."""
         try:
             return self._until(take, timeout)
         except TimeoutError:

@@ -109,7 +109,7 @@ def _receiver(
     now: bool,
     context: SSLContext | None,
 ) -> Callable[[igtl.Frame], Any]:
-    """Return what sends each frame."""
+    """Return the function that sends each frame."""
     if udp is not None:
         return stack.enter_context(igtl.udp.Sender(*udp)).send
     if to is not None:

@@ -214,7 +214,7 @@ class Session:
         return None
 
     def taking(self, kind: type[Message], name: str) -> tuple[Wanted, Callable[[], Message | None]]:
-        """Return what `recv(kind, name)` wants, and the function that takes it."""
+        """Return the selection of `recv(kind, name)`, and the function that takes it."""
         if kind is Message and name == "*":
             return ANYTHING, self.take
         wanted = Selection(kind, name)
