@@ -137,7 +137,7 @@ class Link(AnyLink, Asking, Synchronized[SyncReader]):
     # -- receiving
 
     async def _until(self, take: Callable[[], T | None]) -> T:
-        """Return what `take` returns, as soon as it returns something."""
+        """Wait until `take` returns something, and return that."""
         if self._receiving:
             raise RuntimeError("another task is receiving on this link")
         self._receiving = True

@@ -34,7 +34,7 @@ class Changes(threading.Condition):
         return False
 
     def until(self, take: Callable[[], T | None], timeout: float | None) -> T:
-        """Return what `take` returns, as soon as it returns something.
+        """Wait until `take` returns something, and return that.
 
         Raises:
             TimeoutError: that took longer than `timeout` seconds; None waits without end.

@@ -226,7 +226,7 @@ class Threads(Runner):
     # -- commands, providers and streams
 
     def _started(self, name: str, work: Callable[..., Any], *args: Any) -> asyncio.Future[Any]:
-        """Return what a thread of its own makes of a function."""
+        """Return the result of a function, which a thread of its own calls."""
         if self._apart >= _MAX_THREADS:
             raise Busy(f"is one more than {_MAX_THREADS} in progress for all clients")
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()

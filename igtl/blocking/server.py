@@ -122,7 +122,7 @@ class Server(ServerBase):
             self._io.post(lambda: self._server.deliver_now(packed))
 
     def peer_of(self, client: int) -> Peer:
-        """Return the client with this id; KeyError if there is none."""
+        """Return the client with this id; raise KeyError if there is none."""
         found: Peer = self._threads.wrapped(self._server.peers[client])
         return found
 

@@ -216,7 +216,7 @@ def _changed(data: bytes, tag: _Tag, values: Mapping[str, str]) -> bytes:
 
 
 def _ascii(text: str) -> bytes:
-    """Return what every encoding of a file says in the same bytes."""
+    """Return a text in ASCII, which every encoding of a file has in the same bytes."""
     return text.encode("ascii", "xmlcharrefreplace")
 
 

@@ -134,7 +134,7 @@ class Step(ABC):
         return self.tracks.damaged
 
     def goals(self) -> list[Goal]:
-        """Return what is needed, and how much of it there is so far.
+        """Return the goals, and how much of each there is so far.
 
         If poses have not arrived, or one of several must be chosen, that is the only goal.
         """
@@ -161,7 +161,7 @@ class Step(ABC):
 
 
 def missing(goals: list[Goal]) -> list[str]:
-    """Return what the user still has to do."""
+    """Return the hints of the goals that are not reached."""
     return list(dict.fromkeys(goal.hint for goal in goals if not goal.reached))
 
 

@@ -77,7 +77,7 @@ class Connection(NamedTuple):
     server_name: str | None = None
 
     def open(self, address: tuple[str, int], **settings: Any) -> igtl.Link:
-        """Return the link, or a Failure that says which server cannot be reached."""
+        """Return the link; raise a Failure if the server cannot be reached."""
         if address[0].startswith(SITE):
             raise Failure(f"{address[0]}: this command is for a server, not for a site of a bridge")
         try:

@@ -108,7 +108,7 @@ def _list() -> None:
 
 
 def _missing(cls: type[Device]) -> str:
-    """Return what must be installed for it; "" if it can be used."""
+    """Return what a device needs to have installed; "" if it can be used."""
     try:
         cls.require()
     except MissingExtra as error:

@@ -102,7 +102,7 @@ def _receiver(
     quiet: bool,
     context: SSLContext | None,
 ) -> Callable[[igtl.Frame], Any]:
-    """Return what sends each frame."""
+    """Return the function that sends each frame."""
     if peer is not None:
         if udp:
             return stack.enter_context(igtl.udp.Sender(*peer)).send

@@ -25,7 +25,7 @@ Item = tuple[str, Callable[[], Iterator[igtl.Message]]]
 
 
 def _items(words: tuple[str, ...], name: str | None, space: Any) -> list[Item]:
-    """Return what the words of the command line mean."""
+    """Return the items that the words of the command line name."""
     items: list[Item] = []
     left = list(words)
     while left:

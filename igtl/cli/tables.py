@@ -69,7 +69,7 @@ def table(
 
 
 def explain(table: Table, **meanings: str) -> str:
-    """Return what the titles mean that are shown: "jitter, age in ms; CRC: wrong ones".
+    """Explain the titles that are shown: "jitter, age in ms; CRC: wrong ones".
 
     Args:
         table: with these titles.

@@ -16,7 +16,7 @@ def in_container() -> bool:
 
 
 def of_no_listener(host: str) -> str:
-    """Return what to add when nothing listens there; "" or a sentence."""
+    """Return the text to add when nothing listens there; "" or a sentence."""
     if host in LOOPBACK and in_container():
         return (
             f" This program runs in a container, where {host} is the container itself: the machine "
@@ -29,7 +29,7 @@ def of_no_listener(host: str) -> str:
 
 
 def of_no_name(host: str) -> str:
-    """Return what to add when a name cannot be found; "" or a sentence."""
+    """Return the text to add when a name cannot be found; "" or a sentence."""
     if host != _OUTSIDE:
         return ""
     if in_container():
@@ -38,7 +38,7 @@ def of_no_name(host: str) -> str:
 
 
 def of_no_client(host: str) -> str:
-    """Return what to add when no client comes; "" or a sentence."""
+    """Return the text to add when no client comes; "" or a sentence."""
     if host not in LOOPBACK:
         return ""
     if in_container():

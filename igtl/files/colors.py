@@ -63,7 +63,7 @@ def _rgb(table: ColorTable) -> Any:
 def label_meta(
     image: Image, names: Mapping[int, str], table: ColorTable | None = None
 ) -> LabelMeta:
-    """Return what a server says of the labels of a label map.
+    """Make the LBMETA of the labels of a label map.
 
     Args:
         image: the label map; the device name is that of it.

@@ -36,7 +36,7 @@ class MeshFormat(NamedTuple):
 
 
 def marked(text: str) -> Space | None:
-    """Return which coordinates a text names; None if it names none."""
+    """Return the coordinates that a text names; None if it names none."""
     if "SPACE=RAS" in text:
         return "RAS"
     return "LPS" if "SPACE=LPS" in text else None

@@ -56,7 +56,7 @@ def _is_true(header: Header, key: str, default: str = "False") -> bool:
 
 
 def _header(path: Path) -> tuple[Header, int]:
-    """Return what stands before the data, and where that begins."""
+    """Return the header, and the offset of the data."""
     found: Header = {}
     with path.open("rb") as file:
         while (at := file.tell()) < _LONGEST and (line := file.readline(1 << 20)):

@@ -79,7 +79,7 @@ def fitted(values: Voxels) -> Voxels:
 
 
 def chosen(series: Series, path: Path, frame: int | None) -> Image:
-    """Return the image of a file; FileError if it has several and none was chosen."""
+    """Return the image of a file; raise FileError if it has several and none is chosen."""
     count = len(series.frames)
     if not series.frames.size:
         raise FileError(path, "holds no image; load_sequence and igtl replay take transforms")
@@ -94,7 +94,7 @@ def chosen(series: Series, path: Path, frame: int | None) -> Image:
 
 
 def one(series: Series, path: Path) -> Image:
-    """Return the image, for formats of one image; FileError if there are more."""
+    """Return the image, for formats of one image; raise FileError if there are more."""
     if len(series.frames) != 1:
         raise FileError(path, f"this format holds one image, not {len(series.frames)}")
     lose_fields(series)

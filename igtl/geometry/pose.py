@@ -149,7 +149,7 @@ class Pose:
         return Pose.of(slerp(self.quaternion, other.quaternion, share), way)
 
     def distance(self, other: Pose) -> tuple[float, float]:
-        """Return how far apart two are: mm, and degrees."""
+        """Return the distance of two poses: mm, and degrees."""
         turn = self.rotation.T @ other.rotation
         sine = np.linalg.norm([turn[2, 1] - turn[1, 2], turn[0, 2] - turn[2, 0],
                                turn[1, 0] - turn[0, 1]]) / 2  # fmt: skip

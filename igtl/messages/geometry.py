@@ -412,7 +412,7 @@ class PolyData(Message, type_name="POLYDATA"):
     attributes: list[Attribute] = coded(_AttributesCodec(), default=())
 
     def attribute(self, name: str) -> Attribute:
-        """Return the first attribute of that name; KeyError if there is none."""
+        """Return the first attribute of that name; raise KeyError if there is none."""
         for attribute in self.attributes:
             if attribute.name == name:
                 return attribute

@@ -129,7 +129,7 @@ class Outgoing(Socket):
             self._sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, number4)
 
     def _datagrams(self, message: Message | Frame, crc: bool) -> list[bytes]:
-        """Return what to send for one message; counted as sent. ConnectionClosed after `close`."""
+        """Return the datagrams of a message, and count it; ConnectionClosed after `close`."""
         if self._closed:
             raise ConnectionClosed("this sender was closed")
         if isinstance(message, Frame):

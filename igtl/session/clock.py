@@ -166,7 +166,7 @@ class Clock:
         return age
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what is known as JSON-able values, in seconds and ppm; else the reason."""
+        """Return the estimates as JSON-able values, in seconds and ppm; else the reason."""
         if self.reason:
             return {"known": False, "reason": self.reason}
         return {
@@ -176,7 +176,7 @@ class Clock:
         }  # fmt: skip
 
     def __str__(self) -> str:
-        """Return what is known, in words."""
+        """Return the estimates in words."""
         if self.reason:
             return f"the clock of the peer cannot be known: {self.reason}"
         way = "ahead of" if self.offset > 0 else "behind"

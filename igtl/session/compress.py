@@ -30,7 +30,7 @@ TAKES_ZSTD: Final = "COMPRESSED.Z"
 
 
 def capabilities(*, compression: bool) -> Capability:
-    """Return what this end reads."""
+    """Return the CAPABILITY with the message types that this end reads."""
     types = sorted(set(message_types()) - {TAKES})
     if compression:
         types += [TAKES, TAKES_ZSTD] if has_zstd() else [TAKES]

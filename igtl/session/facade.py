@@ -42,7 +42,7 @@ F = TypeVar("F", bound=Callable[[Exception], Any])
 
 
 def new_protocol(options: WireOptions, *, peer: Any = None) -> Protocol:
-    """Return the stream of messages of a connection."""
+    """Make the stream of messages of a connection."""
     return protocol_for(
         options.compression, max_size=options.max_size, crc=options.crc,
         on_error=options.on_error, version=options.version, cut_names=options.cut_names,
@@ -51,7 +51,7 @@ def new_protocol(options: WireOptions, *, peer: Any = None) -> Protocol:
 
 
 def new_inbox(options: SocketOptions, stats: Stats) -> Inbox:
-    """Return where messages wait for their receiver."""
+    """Make the inbox, where messages wait for their receiver."""
     return Inbox(
         stats, options.inbox_policy, options.inbox_messages, options.inbox_bytes,
         options.inbox_total_bytes, options.inbox_max_age,
@@ -59,7 +59,7 @@ def new_inbox(options: SocketOptions, stats: Stats) -> Inbox:
 
 
 def new_outbox(options: QueueOptions, stats: Stats) -> Outbox[Packed]:
-    """Return where messages wait to leave; losses are counted in `stats`."""
+    """Make the outbox, where messages wait to leave; losses are counted in `stats`."""
 
     def lost(packed: Packed, cause: str) -> None:
         stats.count_dropped(packed.wire, cause)
@@ -94,7 +94,7 @@ def new_session(
 
 
 def greeting(protocol: Protocol, *, hello: bool) -> list[bytes]:
-    """Return what a client sends first: an offer of header version 2, and one of compression."""
+    """Return the first messages of a client: offers of header version 2 and of compression."""
     wires = [hello_message()] if hello else []
     if isinstance(protocol, CompressingProtocol):
         wires.append(protocol.offer())

@@ -235,7 +235,7 @@ class CommandAnswer(NamedTuple):
 
 
 def answer_of(result: Any) -> CommandAnswer:
-    """Return what a handler has returned: text, a dict, both as (text, dict), or None."""
+    """Return the answer in a handler's result: text, a dict, both as (text, dict), or None."""
     if isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], Mapping):
         text, metadata = result
         return CommandAnswer(None if text is None else str(text), metadata)
@@ -330,5 +330,5 @@ NOTHING = _Nothing(Message)
 
 
 def selection(kind: type[Message], name: str) -> Selection:
-    """Return what `recv(kind, name)` wants."""
+    """Return the selection of `recv(kind, name)`."""
     return ANYTHING if kind is Message and name == "*" else Selection(kind, name)

@@ -39,7 +39,7 @@ class Changing(AbstractContextManager[Any], Interface):
         """Wake all that wait."""
 
     def until(self, take: Callable[[], Any], timeout: float | None) -> Any:
-        """Return what `take` returns, as soon as it returns something."""
+        """Wait until `take` returns something, and return that."""
 
 
 class Heard:
@@ -83,7 +83,7 @@ class Heard:
 def until(
     heard: Heard, take: Callable[[], T | None], wanted: object, timeout: float | None
 ) -> Steps[T]:
-    """Return what `take` returns, as soon as it returns something.
+    """Wait until `take` returns something, and return that.
 
     Raises:
         TimeoutError: that took too long; the text says what has arrived.

@@ -116,7 +116,7 @@ class WebSocketLayer:
             self._error = ConnectionAbortedError(f"no WebSocket: {error}")
 
     def _response(self, request: Any) -> Any:
-        """Return what a server answers."""
+        """Return the response of a server to the request of a client."""
         if self._path not in (None, request.path):
             self._error = ConnectionAbortedError(f"the client asked for {request.path!r}")
             return self._protocol.reject(404, f"There is no {request.path} here.\n")

@@ -63,7 +63,7 @@ class Commands(Acquisition):
     def carried_out(
         self, name: str, attributes: dict[str, str], inner: list[dict[str, str]]
     ) -> Answer:
-        """Return what a command does.
+        """Carry out a command.
 
         Raises:
             Failure: the command has failed, or is unknown.

@@ -480,5 +480,5 @@ def set_parameter(device: str, name: str, value: object) -> Request[str]:
 
 
 def losses(stats: Stats) -> Counter[str]:
-    """Return what was lost, by cause."""
+    """Return the numbers of lost messages, by cause."""
     return Counter(stats.dropped) + Counter(stats.errors)

@@ -127,7 +127,7 @@ class Devices:
     def tool(
         self, name: str, pose: npt.ArrayLike, status: str, timestamp: float | None, force: bool
     ) -> Sending:
-        """Return which devices get what of a tool.
+        """Return the messages of a tool that each device gets.
 
         TRANSFORM, and TDATA with the other tools that are OK.
 

@@ -38,7 +38,7 @@ _TO_DEVICES: Final = frozenset((
 
 
 def _harm_to_server(message: Message) -> str:
-    """Return what a message does to a PlusServer; "" if no harm."""
+    """Return the harm that a message does to a PlusServer; "" if none."""
     kind = message.type_name
     if kind in _NEVER:
         return _NEVER[kind]
@@ -101,7 +101,7 @@ def _harm_of_selection(info: ClientInfo) -> str:
 
 
 def _harm_to_device(message: Message) -> str:
-    """Return what a message does to a device of PLUS that is our client; "" if no harm."""
+    """Return the harm that a message does to a device of PLUS, our client; "" if none."""
     kind = message.type_name
     if kind in ("SENSOR", "NDARRAY"):
         return f"{kind} ends the process of PLUS"

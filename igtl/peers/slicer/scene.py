@@ -396,7 +396,7 @@ class Scene:
             self._peers.popitem(last=False)
 
     def nodes(self) -> list[Node]:
-        """Return what is shown, and what Slicer has sent."""
+        """Return the nodes that are shown, and those that Slicer has sent."""
         found = {key: self._node(key, None) for key in self._sent}
         for message in self._newest.all():
             key = message.type_name, message.device_name
