@@ -21,7 +21,7 @@ _LEFT, _RIGHT = "style='text-align:left'", "style='text-align:right'"
 
 
 def matrix(values: npt.ArrayLike) -> str:
-    """A small matrix, row by row."""
+    """Show a small matrix, row by row."""
     rows = (
         "".join(f"<td {_RIGHT}>{value:.4f}</td>" for value in row)
         for row in np.asarray(values, np.float64).tolist()
@@ -30,7 +30,7 @@ def matrix(values: npt.ArrayLike) -> str:
 
 
 def facts(caption: str, rows: Iterable[tuple[str, str]]) -> str:
-    """A table of names and values. Names are text, values are HTML."""
+    """Show a table of names and values. Names are text, values are HTML."""
     lines = (
         f"<tr><th {_LEFT}>{escape(name)}</th><td {_LEFT}>{value}</td></tr>" for name, value in rows
     )
@@ -38,7 +38,7 @@ def facts(caption: str, rows: Iterable[tuple[str, str]]) -> str:
 
 
 def table(caption: str, titles: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A table with a title above each column. Texts stand left, all else right."""
+    """Show a table with a title above each column. Texts stand left, all else right."""
     lines = (
         "".join(
             f"<td {_LEFT if isinstance(cell, str) else _RIGHT}>{escape(_text(cell))}</td>"
@@ -58,7 +58,7 @@ def _text(cell: object) -> str:
 
 
 def streams(caption: str, stats: Stats) -> str:
-    """The streams of a connection, with their counters."""
+    """Show the streams of a connection, with their counters."""
     titles = ("type", "device", "received", "sent", "Hz", "lost", "age in s")
     return table(
         caption,
@@ -71,8 +71,11 @@ def streams(caption: str, stats: Stats) -> str:
 
 
 def slice_of(array: npt.NDArray[Any]) -> npt.NDArray[np.uint8] | None:
-    """The middle slice of (k, j, i[, components]) as it is shown: (rows, columns[, 3 or 4]), not
-    larger than is needed, the least value black and the largest white. None if it has no pixels."""
+    """Return the middle slice of (k, j, i[, components]) as it is shown: (rows, columns[, 3 or 4]).
+
+    It is not larger than is needed, the least value black and the largest white. None if the array
+    has no pixels.
+    """
     if 0 in array.shape:
         return None
     pixels: npt.NDArray[Any] = array[len(array) // 2]
@@ -92,7 +95,7 @@ def slice_of(array: npt.NDArray[Any]) -> npt.NDArray[np.uint8] | None:
 
 
 def png(pixels: npt.NDArray[np.uint8]) -> bytes:
-    """A PNG of (rows, columns), grey, or (rows, columns, 3 or 4), RGB or RGBA."""
+    """Return a PNG of (rows, columns), grey, or (rows, columns, 3 or 4), RGB or RGBA."""
     rows, columns = pixels.shape[:2]
     colour = {1: 0, 3: 2, 4: 6}[1 if pixels.ndim == 2 else pixels.shape[2]]
     lines = np.pad(pixels.reshape(rows, -1), ((0, 0), (1, 0)))  # each begins with its filter: none
@@ -108,7 +111,7 @@ def png(pixels: npt.NDArray[np.uint8]) -> bytes:
 
 
 def picture(array: npt.NDArray[Any]) -> str:
-    """The middle slice, as an image in the text of the page."""
+    """Show the middle slice, as an image in the text of the page."""
     pixels = slice_of(array)
     if pixels is None:
         return ""

@@ -187,8 +187,9 @@ def _any(default: Any) -> Any:
 
 
 class Options:
-    """Base of the option classes: frozen, and checked when made. (As a dataclass each of them would
-    cost a millisecond when igtl is imported.)
+    """Base of the option classes: frozen, and checked when made.
+
+    They are no dataclasses, each of which costs a millisecond when igtl is imported.
 
     Attributes:
         known: the options of the class with their defaults and checks, by name.

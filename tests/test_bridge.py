@@ -7,7 +7,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -32,7 +31,9 @@ from tests.cpp import free_port
 
 pytest.importorskip("zenoh", reason="eclipse-zenoh is not installed")
 trustme = pytest.importorskip("trustme")
-pytestmark = pytest.mark.timeout(300)  # waits for conditions; other programs may want the processors
+pytestmark = pytest.mark.timeout(
+    300
+)  # waits for conditions; other programs may want the processors
 
 
 def until(condition: Callable[[], Any], timeout: float = 60.0) -> Any:

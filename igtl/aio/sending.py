@@ -104,8 +104,10 @@ class Sending:
         return True
 
     def put(self, packed: Packed) -> None:
-        """Send a packed message at once where nothing waits and its form is settled, or queue it
-        under the policy of the outbox."""
+        """Send a packed message at once where nothing waits and its form is settled.
+
+        Otherwise it is queued under the policy of the outbox.
+        """
         protocol = self.session.protocol
         if (
             self._straight

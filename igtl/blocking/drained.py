@@ -292,6 +292,7 @@ class DrainedLink(Link):
         return self.session.take()
 
     def until(self, take: Callable[[], T | None], wanted: Any, timeout: float | None) -> T:
+        """Wait until `take` returns something, and return that; see `AnyLink`."""
         try:
             return self._until(take, timeout)
         except TimeoutError:

@@ -173,7 +173,7 @@ class Link(Line, AnyLink, Asking, Synchronized[SyncReader]):
         return None if timeout is None else max(0.0, timeout - (time.monotonic() - began))
 
     def _tell_turns(self) -> None:
-        """The one that has received does so no more."""
+        """Tell the threads that wait for their turn that this one receives no more."""
         with self._turns:
             self._turns.notify_all()
 

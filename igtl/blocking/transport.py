@@ -39,9 +39,12 @@ class Transport(Protocol):
     session: Session
 
     @property
-    def read(self) -> Callable[[memoryview], int] | None: ...
+    def read(self) -> Callable[[memoryview], int] | None:
+        """What reads into memory without more ado; None: only `receive` does."""
+
     @property
-    def write(self) -> Callable[[bytes | memoryview], None] | None: ...
+    def write(self) -> Callable[[bytes | memoryview], None] | None:
+        """What sends bytes without more ado; None: only `send` does."""
 
     def send(self, parts: Parts, patience: float | None = None) -> None:
         """Return when the system has taken all bytes; what it has taken leaves `parts`.
@@ -121,10 +124,12 @@ class SocketTransport:
 
     @property
     def read(self) -> Callable[[memoryview], int] | None:
+        """The socket's own `recv_into`, where nothing else is to be done."""
         return self.sock.recv_into if self._plain else None
 
     @property
     def write(self) -> Callable[[bytes | memoryview], None] | None:
+        """The socket's own `sendall`, where nothing else is to be done."""
         return self.sock.sendall if self._plain else None
 
     # -- sending

@@ -90,7 +90,8 @@ def _of_site(verb: str, site: str) -> list[tuple[list[str], list[str]]]:
 
 def access_control(rules: list[Rule]) -> dict[str, Any]:
     """The rules as Zenoh's configuration has them: what comes into the hub is checked, and a hub
-    sends only what was subscribed to."""
+    sends only what was subscribed to.
+    """
     everything = [
         messages_key(ALL), presence_key(ALL), f"igtl/{ALL}/@alive/**", clock_key(ALL),
         request_key(ALL), "igtl/@may/**",

@@ -75,7 +75,8 @@ def configuration(options: BridgeOptions, mode: str, **settings: Any) -> Any:
 
 def patience_of(options: BridgeOptions) -> float:
     """Seconds in which the other end must confirm what was sent. That is up to its system, however
-    busy its programs are, so it may be much shorter than the lease."""
+    busy its programs are, so it may be much shorter than the lease.
+    """
     return min(_CUT, options.lease or _FOREVER)
 
 

@@ -41,7 +41,8 @@ class Kept:
 
     def answer(self, query: Any) -> None:
         """Answer a query of Zenoh with what its receiver does not have yet: its payload is what it
-        has, as `asking` makes it."""
+        has, as `asking` makes it.
+        """
         numbers: Numbers = {}
         if query.payload is not None:
             numbers = json.loads(query.payload.to_bytes())

@@ -29,7 +29,8 @@ _HEADER: Final = struct.Struct(">H12s20s24x")
 
 def chunk_of(name: bytes) -> str:
     """A name as one chunk of a key: letters, digits and `_.-~` as they are, the rest
-    percent-encoded; an empty one is "%00", which no name of a message contains."""
+    percent-encoded; an empty one is "%00", which no name of a message contains.
+    """
     return quote_from_bytes(name, safe="") or "%00"
 
 
@@ -66,7 +67,8 @@ def messages_key(site: str) -> str:
 
 def tally_key(site: str) -> str:
     """Where a publisher of a site tells its numbers. The receivers of the messages of the site get
-    it as one of them, in order; so what matches it says too whether there are receivers."""
+    it as one of them, in order; so what matches it says too whether there are receivers.
+    """
     return f"igtl/{site_chunk(site)}/{_TALLY}"
 
 

@@ -33,7 +33,8 @@ _CODES: Final[dict[type[Exception], StatusCode]] = {
 class Names:
     """Device names under which the streams of several sites are handed out: SITE_DEVICE, with the
     name of the site cut where both do not fit 20 bytes, and a number where that is no name of its
-    own any more."""
+    own any more.
+    """
 
     def __init__(self) -> None:
         self._names: dict[tuple[str, str], str] = {}

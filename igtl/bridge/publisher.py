@@ -45,7 +45,8 @@ _TALLY_RATE: Final = 10_000  # bytes of them a second, at most
 
 class _Stream:
     """One key: its lane, which does not change, the number of the last message that has left the
-    lane, and the key as Zenoh sends it."""
+    lane, and the key as Zenoh sends it.
+    """
 
     def __init__(self, key: str, kind: Kind) -> None:
         self.key = key

@@ -67,7 +67,8 @@ class _Publisher:
 
 class _Stream:
     """One key: its site, and of each publisher the number up to which each message has come, is
-    counted as lost, or was put before this end knew of it."""
+    counted as lost, or was put before this end knew of it.
+    """
 
     def __init__(self, site: str) -> None:
         self.site = site

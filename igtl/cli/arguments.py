@@ -188,7 +188,8 @@ def seconds(
     """Decorator: how long a command takes.
 
     Args:
-        what: what it does for so long. default: None: until Ctrl-C, or as `what` says.
+        what: what it does for so long.
+        default: seconds; None: until Ctrl-C, or as `what` says.
         least: seconds; None: anything above 0.
     """
     limit = click.FloatRange(0, min_open=True) if least is None else click.FloatRange(least)
@@ -204,8 +205,10 @@ def writes(
     """Decorator: where a command writes its result.
 
     Args:
-        what: completes the sentence "Write …". names: of the parameter, if not `path`.
-        folder: whether that is a folder; None: either. settings: of the option.
+        what: completes the sentence "Write …".
+        *names: of the parameter, if not `path`.
+        folder: whether that is a folder; None: either.
+        **settings: of the option.
     """
     kind = click.Path(file_okay=not folder, dir_okay=folder is not False, path_type=Path)
     return click.option("--to", *(names or ("path",)), type=kind, help=f"Write {what}.", **settings)
@@ -329,7 +332,8 @@ class Selection(NamedTuple):
 
     def of(self, recording: igtl.Recording) -> list[tuple[str, str]] | None:
         """The streams of a recording that are meant; None for all, or a Failure if there is none
-        of a type or device."""
+        of a type or device.
+        """
         for wanted, place in ((self.types, 0), (self.devices, 1)):
             names = sorted({stream[place] for stream in recording.streams})
             for each in wanted:

@@ -76,7 +76,8 @@ def console(*, stderr: bool = False) -> Console:
 
 def waiting(what: str) -> AbstractContextManager[object]:
     """Says what the command does until the end of the block, on standard error if that is a
-    terminal."""
+    terminal.
+    """
     shown = console(stderr=True)
     return shown.status(styled(what)) if shown.is_terminal else nullcontext()
 

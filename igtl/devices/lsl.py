@@ -107,7 +107,7 @@ class Lsl(Device):
 
 
 def _told(ask: Callable[[float], T]) -> Generator[Item, None, T]:
-    """What the sender tells, waited for in naps, so that the device can be closed meanwhile.
+    """Wait in naps for what the sender tells, so that the device can be closed meanwhile.
 
     Raises:
         RuntimeError: it has told nothing, or is lost.

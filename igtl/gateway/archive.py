@@ -36,7 +36,8 @@ class _Item(NamedTuple):
 class Archive(Sink):
     """Writes what it takes to MCAP files PREFIX-TIME.mcap, a new one when the last is large or old
     enough, and deletes the oldest of them if there are too many. Where the disk takes nothing,
-    messages are counted by the name of the error ("ENOSPC"), until it takes something again."""
+    messages are counted by the name of the error ("ENOSPC"), until it takes something again.
+    """
 
     def __init__(self, entry: Entry) -> None:
         super().__init__(entry)

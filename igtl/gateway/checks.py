@@ -1,5 +1,6 @@
 """What the values of a configuration must be. Each check takes a value as TOML has it and the
-folder of the file, and returns it as it is used, or raises a ValueError that says what is right."""
+folder of the file, and returns it as it is used, or raises a ValueError that says what is right.
+"""
 
 from __future__ import annotations
 

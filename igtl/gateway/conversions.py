@@ -145,7 +145,8 @@ class Apart:
 
 class Together:
     """TRANSFORM of one source to TDATA: a TDATA is whole when all those tools have come that came
-    last time, or one of them comes again."""
+    last time, or one of them comes again.
+    """
 
     TYPES: Final = frozenset({"TRANSFORM"})
 

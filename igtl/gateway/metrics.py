@@ -1,5 +1,6 @@
 """What a gateway counts, for Prometheus: read from its counters when it is asked for, so that a
-message costs nothing more."""
+message costs nothing more.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
 """What sources and sinks have in common: each is opened in a thread of its own, again and again if
-need be, and says in words why it does not work."""
+need be, and says in words why it does not work.
+"""
 
 from __future__ import annotations
 
@@ -56,7 +57,8 @@ class Part(ABC):
     @abstractmethod
     def run(self) -> None:
         """Open it, call `opened`, and do its work until it is closed. Whatever it raises says why
-        it does not work; then it is opened anew."""
+        it does not work; then it is opened anew.
+        """
 
     def stop(self) -> None:  # noqa: B027  (there may be nothing to wake)
         """Make `run` return, in whichever thread it is called."""

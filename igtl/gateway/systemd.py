@@ -1,5 +1,6 @@
 """What a service tells systemd, by datagrams to the socket that NOTIFY_SOCKET names (sd_notify(3)).
-Without one, nothing is said."""
+Without one, nothing is said.
+"""
 
 from __future__ import annotations
 
