@@ -62,7 +62,7 @@ class Rule(NamedTuple):
 
 
 def rules_of(lines: Iterable[str]) -> list[Rule]:
-    """The rules in lines of text; what is behind # is a comment.
+    """Return the rules in lines of text; what is behind # is a comment.
 
     Raises:
         ValueError: a line is no rule.
@@ -89,8 +89,9 @@ def _of_site(verb: str, site: str) -> list[tuple[list[str], list[str]]]:
 
 
 def access_control(rules: list[Rule]) -> dict[str, Any]:
-    """The rules as Zenoh's configuration has them: what comes into the hub is checked, and a hub
-    sends only what was subscribed to.
+    """Return the rules in the form of Zenoh's configuration.
+
+    What comes into the hub is checked; the hub sends only what was subscribed to.
     """
     everything = [
         messages_key(ALL), presence_key(ALL), f"igtl/{ALL}/@alive/**", clock_key(ALL),

@@ -34,7 +34,7 @@ class Asked:
         self._pending = OrderedDict[Exchange, tuple[Any, int, float]]()
 
     def begin(self, query: Any) -> Message | None:
-        """The message that the source gets for a query; None if the query was refused.
+        """Return the message that the source gets for a query; None if the query was refused.
 
         Raises:
             ProtocolError, ValueError: the query has no message.

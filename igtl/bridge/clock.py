@@ -28,7 +28,7 @@ class Clock:
         return offset - self._offset
 
     def answered(self, asked: float, there: float, now: float) -> None:
-        """The other clock showed `there` between `asked` and `now` here."""
+        """Note that the other clock showed `there` between `asked` and `now` here."""
         least, most = asked - there, now - there
         offset = most if self._offset is None else self._offset
         self._offset = min(max(offset, least), most)

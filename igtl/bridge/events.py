@@ -38,7 +38,7 @@ class Events:
         self._thread.start()
 
     def handler(self, work: Callable[[Any], Any]) -> Any:
-        """What Zenoh is given where it takes a callback; `work` gets each report."""
+        """Make what Zenoh takes as a callback; `work` gets each report."""
 
         def put(report: Any) -> None:
             with contextlib.suppress(queue.Full):

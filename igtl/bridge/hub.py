@@ -35,7 +35,7 @@ class Refused(PermissionError):
 
 
 def configuration(options: BridgeOptions, mode: str, **settings: Any) -> Any:
-    """The configuration of a session of Zenoh: nothing is searched for, nothing is dropped."""
+    """Make the configuration of a session of Zenoh that searches for nothing and drops nothing."""
     zenoh = need("zenoh", "bridge")
     tcp = {"so_sndbuf": options.send_buffer}
     lease = options.lease or _FOREVER
@@ -74,8 +74,9 @@ def configuration(options: BridgeOptions, mode: str, **settings: Any) -> Any:
 
 
 def patience_of(options: BridgeOptions) -> float:
-    """Seconds in which the other end must confirm what was sent. That is up to its system, however
-    busy its programs are, so it may be much shorter than the lease.
+    """Return the seconds in which the other end must confirm what was sent.
+
+    Its system confirms, however busy its programs are, so it may be much shorter than the lease.
     """
     return min(_CUT, options.lease or _FOREVER)
 
@@ -148,7 +149,7 @@ class Hub:
         self._thread.start()
 
     def tell(self, text: str, level: int = logging.INFO) -> None:
-        """A line for the log and the user; the same one is not said twice in a row."""
+        """Tell the log and the user a line, but not the same line twice in a row."""
         if self._tell is not None and text != self._told:
             self._told = text
             log(level, "%s", text)
@@ -194,7 +195,7 @@ class Hub:
         return False
 
     def _happened(self, event: Any) -> None:
-        """A connection has begun or ended; a client of Zenoh has one at a time."""
+        """Note that a connection has begun or ended; a client of Zenoh has one at a time."""
         there = "PUT" in str(event.kind)
         if there:
             sockets = Sockets(patience_of(self._options))
@@ -256,8 +257,9 @@ class Hub:
     # -- why not
 
     def forbids(self, verb: str, site: str) -> Refused | None:
-        """Why the hub does not let this end "put", "get" or "ask" a site; None: it does, or it does
-        not tell, as a hub that is not of igtl.
+        """Return why the hub does not let this end "put", "get" or "ask" a site.
+
+        None means that it does, or that it does not tell, as a hub that is not of igtl.
 
         Raises:
             ZError: the session was closed.
@@ -306,7 +308,7 @@ class Hub:
         return ConnectionError(f"{endpoint}: {text}")
 
     def _probed_tls(self, plain: socket.socket, host: str) -> str:
-        """What is wrong with the certificates of both ends; "" for nothing."""
+        """Return what is wrong with the certificates of both ends; "" for nothing."""
         import ssl
 
         from igtl.session import tls

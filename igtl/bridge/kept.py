@@ -30,7 +30,7 @@ class Kept:
         self._last = OrderedDict[str, tuple[bytes, Stamp]]()
 
     def keep(self, key: str, data: bytes, stamp: Stamp) -> None:
-        """The newest message of a stream."""
+        """Keep the newest message of a stream."""
         with self._lock:
             before = self._last.pop(key, None)
             self._size += len(data) - (0 if before is None else len(before[0]))
@@ -40,8 +40,9 @@ class Kept:
                 self._size -= len(old)
 
     def answer(self, query: Any) -> None:
-        """Answer a query of Zenoh with what its receiver does not have yet: its payload is what it
-        has, as `asking` makes it.
+        """Answer a query of Zenoh with what its receiver does not have yet.
+
+        The payload of the query says what the receiver has, as `asking` makes it.
         """
         numbers: Numbers = {}
         if query.payload is not None:
@@ -56,5 +57,5 @@ class Kept:
 
 
 def asking(numbers: Numbers) -> bytes:
-    """What a receiver asks with that has these messages."""
+    """Make the payload with which a receiver asks that has these messages."""
     return json.dumps(numbers).encode()

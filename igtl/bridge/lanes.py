@@ -37,7 +37,7 @@ def is_kept(type_name: str) -> bool:
 
 
 def kind_of(frame: Frame) -> Kind:
-    """The lane of a message."""
+    """Return the lane of a message."""
     name = frame.type_name
     if name in _LIVE:
         return "live"
@@ -54,7 +54,7 @@ def _slices(frame: Frame) -> int:
 
 
 def quality(zenoh: Any, kind: Kind) -> dict[str, Any]:
-    """What Zenoh is told of the messages of a lane."""
+    """Return what Zenoh is told of the messages of a lane."""
     # Bulk and state share a connection, and what waits there for longer than a moment behind what
     # goes before it would end it: so they are equal. Messages that wait leave together ("express"
     # is off): else a slow way carries two poses for each piece of an image.

@@ -28,19 +28,21 @@ _HEADER: Final = struct.Struct(">H12s20s24x")
 
 
 def chunk_of(name: bytes) -> str:
-    """A name as one chunk of a key: letters, digits and `_.-~` as they are, the rest
-    percent-encoded; an empty one is "%00", which no name of a message contains.
+    """Return a name as one chunk of a key.
+
+    Letters, digits and `_.-~` stay as they are, the rest is percent-encoded. An empty name becomes
+    "%00", which no name of a message contains.
     """
     return quote_from_bytes(name, safe="") or "%00"
 
 
 def name_of(chunk: str) -> bytes:
-    """The name that `chunk_of` has made a chunk of."""
+    """Return the name that `chunk_of` has made a chunk of."""
     return b"" if chunk == "%00" else unquote_to_bytes(chunk)
 
 
 def checked_site(name: str) -> str:
-    """The name of a site.
+    """Return the name of a site if it may be one.
 
     Raises:
         ValueError: it is empty, too long, or `*`, which means all sites.
@@ -51,23 +53,25 @@ def checked_site(name: str) -> str:
 
 
 def site_chunk(site: str) -> str:
-    """A site, or `*` for all of them, as a chunk."""
+    """Return a site, or `*` for all of them, as a chunk."""
     return ALL if site == ALL else chunk_of(site.encode())
 
 
 def site_of(key: str) -> str:
-    """The site in a key."""
+    """Return the site in a key."""
     return name_of(key.split("/", 2)[1]).decode("utf-8", "replace")
 
 
 def messages_key(site: str) -> str:
-    """The messages of a site; of all sites for `*`."""
+    """Return the key of the messages of a site; of all sites for `*`."""
     return f"igtl/{site_chunk(site)}/*/*"
 
 
 def tally_key(site: str) -> str:
-    """Where a publisher of a site tells its numbers. The receivers of the messages of the site get
-    it as one of them, in order; so what matches it says too whether there are receivers.
+    """Return the key at which a publisher of a site tells its numbers.
+
+    The receivers of the messages of the site get it as one of them, in order; so what matches it
+    says too whether there are receivers.
     """
     return f"igtl/{site_chunk(site)}/{_TALLY}"
 
@@ -78,7 +82,7 @@ def is_tally(key: str) -> bool:
 
 
 def message_key(site: str, frame: Frame) -> str:
-    """The key of one message."""
+    """Return the key of one message."""
     stream = _core.stream_key(frame)
     type_name, device = (field.partition(b"\0")[0] for field in (stream[:12], stream[12:]))
     return f"igtl/{site_chunk(site)}/{chunk_of(type_name)}/{chunk_of(device)}"
@@ -90,43 +94,43 @@ def stream_of(key: str) -> str:
 
 
 def beside(key: str, stream: str) -> str:
-    """The key of the messages of this `stream_of`, of the same site."""
+    """Return the key of the messages of this `stream_of`, of the same site."""
     return f"{key[: -len(stream_of(key))]}{stream}"
 
 
 def type_of(key: str) -> str:
-    """The type in the key of a message."""
+    """Return the type in the key of a message."""
     return name_of(key.split("/")[2]).decode("ascii", "replace")
 
 
 def header_of(key: str) -> bytes:
-    """A header (58 bytes) with the type and the device in the key of a message."""
+    """Make a header (58 bytes) with the type and the device in the key of a message."""
     return _HEADER.pack(1, *map(name_of, stream_of(key).split("/")))
 
 
 def presence_key(site: str, publisher: int | None = None, generation: int = 0) -> str:
-    """The token of a publisher of a site; of all its publishers without one."""
+    """Return the key of the token of a publisher; of all publishers of the site without one."""
     tail = "*/*" if publisher is None else f"{publisher:x}/{generation}"
     return f"igtl/{site_chunk(site)}/@alive/{tail}"
 
 
 def publisher_of(key: str) -> int:
-    """The publisher in the key of a token or a clock."""
+    """Return the publisher in the key of a token or a clock."""
     return int(key.split("/")[3], 16)
 
 
 def clock_key(site: str, publisher: int | None = None) -> str:
-    """Where the clock of a publisher is asked for; of all publishers of a site without one."""
+    """Return the key of the clock of a publisher; of all publishers of the site without one."""
     return f"igtl/{site_chunk(site)}/@clock/{'*' if publisher is None else f'{publisher:x}'}"
 
 
 def request_key(site: str) -> str:
-    """Where commands and requests to a site go."""
+    """Return the key of commands and requests to a site."""
     return f"igtl/{site_chunk(site)}/@ask"
 
 
 def permission_key(verb: str, site: str) -> str:
-    """What the hub answers if a connection may "put", "get" or "ask" this site."""
+    """Return the key that the hub answers if a connection may "put", "get" or "ask" this site."""
     return f"igtl/@may/{verb}/{site_chunk(site)}"
 
 

@@ -31,9 +31,10 @@ _CODES: Final[dict[type[Exception], StatusCode]] = {
 
 
 class Names:
-    """Device names under which the streams of several sites are handed out: SITE_DEVICE, with the
-    name of the site cut where both do not fit 20 bytes, and a number where that is no name of its
-    own any more.
+    """Device names under which the streams of several sites are sent on.
+
+    A name is SITE_DEVICE. The name of the site is cut where both do not fit 20 bytes, and gets a
+    number where the result is the name of another stream.
     """
 
     def __init__(self) -> None:
@@ -41,7 +42,7 @@ class Names:
         self._streams: dict[str, tuple[str, str]] = {}
 
     def of(self, site: str, device: str) -> str:
-        """The name of a device of a site.
+        """Return the name of a device of a site.
 
         Raises:
             ValueError: there are too many.
@@ -63,7 +64,7 @@ class Names:
         return name
 
     def stream(self, name: str) -> tuple[str, str] | None:
-        """The site and its device that have this name; None if there are none."""
+        """Return the site and its device that have this name; None if there are none."""
         return self._streams.get(name)
 
 
@@ -125,7 +126,7 @@ class Outlet:
     # -- requests
 
     def _target(self, message: Message) -> tuple[str, str]:
-        """The site that a request goes to, and its device name there.
+        """Return the site that a request goes to, and its device name there.
 
         Raises:
             LookupError: it names no site.

@@ -44,8 +44,10 @@ _TALLY_RATE: Final = 10_000  # bytes of them a second, at most
 
 
 class _Stream:
-    """One key: its lane, which does not change, the number of the last message that has left the
-    lane, and the key as Zenoh sends it.
+    """What is known of one key.
+
+    This is its lane, which does not change, the number of the last message that has left the lane,
+    and the key as Zenoh sends it.
     """
 
     def __init__(self, key: str, kind: Kind) -> None:
@@ -288,7 +290,7 @@ class Publisher:
             self._end(self._hub.refused)
 
     def _announce(self) -> None:
-        """A new token: receivers ask for what they have missed."""
+        """Declare a new token, so that receivers ask for what they have missed."""
         before, self._generation = self._token, self._generation + 1
         key = presence_key(self.site, self._id, self._generation)
         self._token = self._hub.session.liveliness().declare_token(key)
@@ -325,8 +327,9 @@ class Publisher:
     def follow(
         self, source: Any, takes: Callable[[str, str], bool] = lambda type_name, device_name: True
     ) -> None:
-        """Publish what a source sends, in a thread, until the source ends; then `wait` returns. The
-        source stays its owner's. It gets the commands and requests from far away.
+        """Publish what a source sends, in a thread, until the source ends; then `wait` returns.
+
+        The source stays its owner's. It gets the commands and requests from far away.
 
         Args:
             source: a link, or anything whose `frames()` gives frames (or pairs of a frame and its

@@ -32,7 +32,7 @@ class Sockets:
         self._known: dict[str, int] = {}  # descriptor by local address of the connection
 
     def begun(self, src: str, dst: str) -> None:
-        """A connection has begun, between these locators ("tcp/HOST:PORT")."""
+        """Note that a connection has begun between these locators ("tcp/HOST:PORT")."""
         for descriptor in self._new():
             with contextlib.suppress(OSError):
                 found = _socket(descriptor)
@@ -47,7 +47,7 @@ class Sockets:
                 return
 
     def ended(self, src: str, dst: str) -> None:
-        """It has ended."""
+        """Note that the connection between these locators has ended."""
         self._known.pop(f"{src} {dst}", None)
 
     def _new(self) -> list[int]:

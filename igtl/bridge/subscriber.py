@@ -66,7 +66,9 @@ class _Publisher:
 
 
 class _Stream:
-    """One key: its site, and of each publisher the number up to which each message has come, is
+    """What is known of one key.
+
+    This is its site, and for each publisher the number up to which each message has come, is
     counted as lost, or was put before this end knew of it.
     """
 
@@ -226,7 +228,7 @@ class Subscriber:
                 self._hand_on(Received(frame, site))
 
     def _noted(self, key: str, frame: Frame, stamp: Stamp, now: float) -> str | None:
-        """The site of a message, once it is counted; None if it is not to be handed on."""
+        """Count a message and return its site; None if the message is not to be passed on."""
         live = is_live(frame.type_name)
         publisher = self._publisher(stamp.publisher)
         stream = self._stream(key)
@@ -259,7 +261,7 @@ class Subscriber:
         publisher.told.add(tally.live)
 
     def _missed(self, key: str, stream: _Stream, run: int, number: int, knows: bool) -> None:
-        """What has not come of a stream is lost.
+        """Count as lost what has not come of a stream.
 
         Args:
             key: of the messages of the stream.
@@ -311,7 +313,7 @@ class Subscriber:
     # -- which sites are there
 
     def _met(self, sample: Any) -> None:
-        """A token of a publisher has come or gone."""
+        """Note that a token of a publisher has come or gone."""
         key, there = str(sample.key_expr), "PUT" in str(sample.kind)
         site, publisher = site_of(key), publisher_of(key)
         with self._lock:
@@ -443,7 +445,7 @@ class Subscriber:
     # -- receiving
 
     def recv_frame(self, *, timeout: float | None = None) -> Received:
-        """The next message as it came, and its site.
+        """Return the next message as it came, and its site.
 
         Args:
             timeout: seconds; None waits without end.
@@ -468,7 +470,7 @@ class Subscriber:
         raise TimeoutError(f"no message within {timeout} s")
 
     def recv(self, *, timeout: float | None = None) -> tuple[Message, str]:
-        """The next message, and its site.
+        """Return the next message, and its site.
 
         Args:
             timeout: seconds; None waits without end.

@@ -1,4 +1,4 @@
-"""Relay, recorder and bridge in one process, from a configuration:
+"""Relay, recorder and bridge in one process, made from a configuration.
 
     with Gateway(load("hospital.toml")) as gateway:
         ...

@@ -34,9 +34,11 @@ class _Item(NamedTuple):
 
 
 class Archive(Sink):
-    """Writes what it takes to MCAP files PREFIX-TIME.mcap, a new one when the last is large or old
-    enough, and deletes the oldest of them if there are too many. Where the disk takes nothing,
-    messages are counted by the name of the error ("ENOSPC"), until it takes something again.
+    """Writes what it takes to MCAP files PREFIX-TIME.mcap.
+
+    It begins a new file when the last is large or old enough, and deletes the oldest if there are
+    too many. While the disk takes nothing, messages are counted by the name of the error
+    ("ENOSPC").
     """
 
     def __init__(self, entry: Entry) -> None:
@@ -126,7 +128,7 @@ class Archive(Sink):
             raise
 
     def _next(self) -> _Item | None:
-        """What is to be written next; None if nothing comes for a moment."""
+        """Return what is to be written next; None if nothing comes for a moment."""
         with self._changed:
             self._changed.wait_for(lambda: self._items or self.closed.is_set(), _TICK)
             if not self._items:

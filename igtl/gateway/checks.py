@@ -1,5 +1,7 @@
-"""What the values of a configuration must be. Each check takes a value as TOML has it and the
-folder of the file, and returns it as it is used, or raises a ValueError that says what is right.
+"""What the values of a configuration must be.
+
+Each check takes a value as TOML has it and the folder of the file, and returns it as it is used, or
+raises a ValueError that says what is right.
 """
 
 from __future__ import annotations
@@ -19,21 +21,21 @@ Check = Callable[[Any, Path], Any]
 
 
 def flag(value: Any, folder: Path) -> bool:
-    """True or false."""
+    """Return true or false."""
     if not isinstance(value, bool):
         raise ValueError(f"must be true or false, not {value!r}")
     return value
 
 
 def text(value: Any, folder: Path) -> str:
-    """A text that is not empty."""
+    """Return a text that is not empty."""
     if not isinstance(value, str) or not value:
         raise ValueError(f"must be a text, not {value!r}")
     return value
 
 
 def texts(value: Any, folder: Path) -> tuple[str, ...]:
-    """A list of texts, one at least."""
+    """Return a list of texts, one at least."""
     if isinstance(value, str) or not isinstance(value, list) or not value:
         raise ValueError(f"must be a list of texts, not {value!r}")
     return tuple(text(each, folder) for each in value)
@@ -50,12 +52,12 @@ def page(value: Any, folder: Path) -> tuple[str, int] | None:
 
 
 def path(value: Any, folder: Path) -> Path:
-    """A path, from the folder of the file."""
+    """Return a path, from the folder of the file."""
     return folder / text(value, folder)
 
 
 def file(value: Any, folder: Path) -> Path:
-    """The path of a file that is there."""
+    """Return the path of a file that is there."""
     found = path(value, folder)
     if not found.is_file():
         raise ValueError(f"there is no file {str(found)!r}")
@@ -71,7 +73,7 @@ def prefix(value: Any, folder: Path) -> Path:
 
 
 def number(*, above: float = 0.0, at_most: float = math.inf, at_least: float = -math.inf) -> Check:
-    """A number within bounds."""
+    """Make a check for a number within bounds."""
 
     def check(value: Any, folder: Path) -> float:
         right = isinstance(value, int | float) and math.isfinite(value) and value is not True
@@ -85,7 +87,7 @@ def number(*, above: float = 0.0, at_most: float = math.inf, at_least: float = -
 
 
 def count(*, at_least: int = 1) -> Check:
-    """A whole number."""
+    """Make a check for a whole number that is not too small."""
 
     def check(value: Any, folder: Path) -> int:
         if not isinstance(value, int) or isinstance(value, bool) or value < at_least:
@@ -107,7 +109,7 @@ def choice(*choices: Any) -> Check:
 
 
 def choices(known: Iterable[str]) -> Check:
-    """A list of some of these."""
+    """Make a check for a list of some of these."""
 
     def check(value: Any, folder: Path) -> tuple[str, ...]:
         for each in texts(value, folder):
@@ -119,7 +121,7 @@ def choices(known: Iterable[str]) -> Check:
 
 
 def devices(value: Any, folder: Path) -> tuple[str, ...]:
-    """A list of simulated devices."""
+    """Return a list of simulated devices."""
     from igtl.simulate import DEVICES  # rarely wanted
 
     found: tuple[str, ...] = choices([name for name in DEVICES if name != "ct"])(value, folder)
@@ -127,14 +129,14 @@ def devices(value: Any, folder: Path) -> tuple[str, ...]:
 
 
 def codec(value: Any, folder: Path) -> Any:
-    """A codec of video."""
+    """Return a codec of video."""
     from igtl.video.codecs import Codec  # rarely wanted
 
     return choice(*get_args(Codec))(value, folder)
 
 
 def names(value: Any, folder: Path) -> dict[str, str]:
-    """A table of new names by old ones."""
+    """Return a table of new names by old ones."""
     if not isinstance(value, dict) or not all(isinstance(each, str) for each in value.values()):
         raise ValueError(f"must be a table of new names by old ones, not {value!r}")
     try:
@@ -163,7 +165,7 @@ def pose(name: str, value: Any) -> tuple[tuple[float, ...], ...]:
 
 
 def of_options(kind: type[Options], but: Iterable[str] = ()) -> Mapping[str, Check]:
-    """A check for each option of a class.
+    """Make a check for each option of a class.
 
     Args:
         kind: the class.

@@ -78,7 +78,7 @@ class Entry:
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def get(self, key: str, default: Any = None) -> Any:
-        """The value of a key."""
+        """Return the value of a key."""
         return self.values.get(key, default)
 
 
@@ -185,7 +185,7 @@ class _Reader:
     def _values(
         self, path: tuple[str, ...], table: Mapping[str, Any], known: Mapping[str, Check]
     ) -> dict[str, Any]:
-        """The values of the keys that are right."""
+        """Return the values of the keys that are right."""
         values = {}
         for key, value in table.items():
             if key not in known:
@@ -225,7 +225,7 @@ class _Reader:
         return entries
 
     def _check_together(self, path: tuple[str, ...], entry: Entry) -> None:
-        """What depends on more than one key."""
+        """Check what depends on more than one key."""
         values = entry.values
         if entry.kind == "site" and "hub" not in self._table(path):
             self._blame(path, "needs hub: where the hub of the bridge is, tcp/HOST:PORT")
@@ -265,7 +265,7 @@ class _Reader:
 
 
 def _near(given: Iterable[str], kinds: Iterable[str]) -> str:
-    """A hint at the kind that a misspelt key may mean."""
+    """Return a hint at the kind that a misspelt key may mean."""
     from difflib import get_close_matches  # for the error only
 
     near = [(key, found) for key in given for found in get_close_matches(key, [*kinds], 1)]

@@ -73,7 +73,7 @@ class Expressing:
                 self._graph.add(message)
 
     def __call__(self, message: Message) -> Message:
-        """The message with its poses in the other frame, and named so.
+        """Return the message with its poses in the other frame, and named so.
 
         Raises:
             NoTransform: there is no way to that frame, or only over a pose that is too old.
@@ -128,7 +128,7 @@ class Apart:
     TYPES: Final = frozenset({"TDATA"})
 
     def __call__(self, message: Message, source: str) -> Iterable[Message]:
-        """The TRANSFORMs of one TDATA.
+        """Return the TRANSFORMs of one TDATA.
 
         Args:
             message: of one of TYPES.
@@ -144,8 +144,9 @@ class Apart:
 
 
 class Together:
-    """TRANSFORM of one source to TDATA: a TDATA is whole when all those tools have come that came
-    last time, or one of them comes again.
+    """TRANSFORM of one source to TDATA.
+
+    A TDATA is whole when all those tools have come that came last time, or one of them comes again.
     """
 
     TYPES: Final = frozenset({"TRANSFORM"})
@@ -155,7 +156,7 @@ class Together:
         self._expected: dict[str, set[str]] = {}
 
     def __call__(self, message: Message, source: str) -> Iterable[Message]:
-        """The TDATA that a TRANSFORM completes; none while it waits for others.
+        """Return the TDATA that a TRANSFORM completes; none while it waits for others.
 
         Args:
             message: of one of TYPES.
@@ -196,7 +197,7 @@ class Film:
         self._encoders: dict[tuple[str, str], Any] = {}
 
     def __call__(self, message: Message, source: str) -> Iterable[Message]:
-        """The VIDEO of one IMAGE.
+        """Return the VIDEO of one IMAGE.
 
         Args:
             message: of one of TYPES.

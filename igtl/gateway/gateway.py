@@ -39,7 +39,7 @@ _PATIENCE: Final = 5.0  # seconds for frames that are on their way through a rou
 
 
 class Gateway:
-    """Everything that a configuration asks for:
+    """Everything that a configuration asks for.
 
         with Gateway(load("hospital.toml")) as gateway:
             gateway.apply(load("hospital.toml"))      # remakes what has changed

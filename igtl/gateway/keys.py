@@ -1,5 +1,6 @@
-"""The keys of a configuration, by the tables that they stand in. A source or sink has one key that
-says what it is, and where; the others depend on it.
+"""The keys of a configuration, by the tables that they stand in.
+
+A source or sink has one key that says what it is, and where; the others depend on it.
 """
 
 from __future__ import annotations

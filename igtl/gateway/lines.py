@@ -25,7 +25,7 @@ class _Token(NamedTuple):
 
 
 def lines_of(text: str) -> dict[Path, int]:
-    """The line of each table and key, by their full names: ("source", "tracker", "connect") to 7.
+    """Return the line of each table and key by full name: ("source", "tracker", "connect") to 7.
 
     Args:
         text: TOML that tomllib has read.
@@ -60,7 +60,7 @@ class _Reader:
                 self._pair(table)
 
     def _step(self) -> _Token:
-        """The token that is passed."""
+        """Go past one token and return it."""
         passed = self._now
         self._now = next(self._tokens, _Token("end", "", passed.line))
         return passed

@@ -1,5 +1,6 @@
-"""What a gateway counts, for Prometheus: read from its counters when it is asked for, so that a
-message costs nothing more.
+"""What a gateway counts, for Prometheus.
+
+It is read from the gateway's counters when it is asked for, so that a message costs nothing more.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ class Metrics:
         self._registry.register(self)
 
     def text(self, accept: str = "") -> tuple[bytes, str]:
-        """The numbers now, and their content type.
+        """Return the numbers now, and their content type.
 
         Args:
             accept: the header of that name: which form the reader takes.

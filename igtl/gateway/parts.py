@@ -1,5 +1,7 @@
-"""What sources and sinks have in common: each is opened in a thread of its own, again and again if
-need be, and says in words why it does not work.
+"""What sources and sinks have in common.
+
+Each is opened in a thread of its own, again and again if need be, and says in words why it does not
+work.
 """
 
 from __future__ import annotations
@@ -56,15 +58,16 @@ class Part(ABC):
 
     @abstractmethod
     def run(self) -> None:
-        """Open it, call `opened`, and do its work until it is closed. Whatever it raises says why
-        it does not work; then it is opened anew.
+        """Open it, call `opened`, and do its work until it is closed.
+
+        An error that it raises says why it does not work; then it is opened anew.
         """
 
     def stop(self) -> None:  # noqa: B027  (there may be nothing to wake)
         """Make `run` return, in whichever thread it is called."""
 
     def opened(self) -> None:
-        """It works now."""
+        """Note that it works now."""
         if self._failure:
             place = self.entry.place
             where = f" at {named(place)}" if isinstance(place, tuple) else ""
@@ -73,7 +76,7 @@ class Part(ABC):
         self.tried.set()
 
     def failed(self, error: Exception | str) -> None:
-        """It does not work now; said once for each reason."""
+        """Note that it does not work now; log each reason once."""
         text = str(error) or type(error).__name__
         if text != self._failure:
             cause = error if isinstance(error, Exception) else None
@@ -103,12 +106,12 @@ class Part(ABC):
 
 
 def unforeseen(error: Exception | None) -> Exception | None:
-    """An error whose traceback is worth a record: not one that says what is wrong in its text."""
+    """Return an error whose traceback is worth a record; None if its text says what is wrong."""
     return None if isinstance(error, IgtlError | OSError | ImportError | ValueError) else error
 
 
 def context_of_client(entry: Entry) -> Any:
-    """What `ssl` is for a connection that is made; None: no TLS, or the default of wss://."""
+    """Return the `ssl` of a connection that is made; None for no TLS, or the default of wss://."""
     ca, cert, key = entry.get("ca"), entry.get("cert"), entry.get("key")
     if not (entry.get("tls") or ca or cert):
         return None
@@ -118,7 +121,7 @@ def context_of_client(entry: Entry) -> Any:
 
 
 def context_of_server(entry: Entry) -> Any:
-    """What `ssl` is for connections that come; None: no TLS."""
+    """Return the `ssl` of connections that come; None for no TLS."""
     if (cert := entry.get("cert")) is None:
         return None
     from igtl.session import tls
@@ -144,7 +147,7 @@ class Tally:
             self._counts.update(counts)
 
     def copy(self) -> Counter[str]:
-        """The numbers as they are now."""
+        """Return the numbers as they are now."""
         with self._lock:
             return Counter(self._counts)
 

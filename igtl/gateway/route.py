@@ -26,9 +26,10 @@ _MAX_AGE: Final = 1.0  # seconds
 
 
 class Route:
-    """A route: chooses frames, changes them if it is told to, and hands them to its sinks. A frame
-    that nothing is asked for passes as it came, undecoded. It works on one frame at a time, in the
-    thread of its source.
+    """A route: chooses frames, changes them if it is told to, and hands them to its sinks.
+
+    A frame that nothing is asked for passes as it came, undecoded. The route works on one frame at
+    a time, in the thread of its source.
 
     Args:
         fixed: poses that do not change, by name.
@@ -116,7 +117,7 @@ class Route:
         )  # fmt: skip
 
     def _changed(self, frame: Frame, source: str) -> list[Frame]:
-        """What becomes of a frame: itself, as a rule."""
+        """Return what becomes of a frame: itself, as a rule."""
         kind = frame.type_name
         expressing = self._expressing
         if not self._wants(kind, frame.device_name):
@@ -187,5 +188,5 @@ def _fits(name: str, patterns: tuple[str, ...]) -> bool:
 
 
 def _packed(message: Message, like: Frame) -> Frame:
-    """A message in the header version of a frame, unless it needs version 2."""
+    """Pack a message in the header version of a frame, unless it needs version 2."""
     return Frame.from_bytes(message.pack(version=2 if like.header_version == 2 else None))

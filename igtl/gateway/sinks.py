@@ -1,5 +1,6 @@
-"""Where messages go: clients, servers, recordings. A sink never holds up what it gets frames from:
-what it cannot take is counted by cause.
+"""Where messages go: clients, servers, recordings.
+
+A sink never delays what it gets frames from: what it cannot take is counted by cause.
 """
 
 from __future__ import annotations
@@ -155,8 +156,10 @@ class Serving(Sink):
             server.broadcast(self.versions.of(frame, 1), latch=latch)
 
     def answer(self, frame: Frame) -> bool:
-        """Hand a frame of the source that clients ask to the one that has asked; returns whether
-        it was an answer that the others do not get anyway.
+        """Hand a frame of the source that clients ask to the client that has asked.
+
+        Returns:
+            Whether it was an answer that the other clients do not get anyway.
         """
         asker = self._askers.of(frame)
         if asker is None or self._streams.of(frame) in self._passed:

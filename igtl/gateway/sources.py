@@ -1,5 +1,6 @@
-"""Where messages come from: connections that are made or taken, datagrams, recordings, simulated
-devices. Each source hands on frames as they come, from threads of its own.
+"""Where messages come from: connections, datagrams, recordings, simulated devices.
+
+A connection is made or taken. Each source passes on frames as they come, from threads of its own.
 """
 
 from __future__ import annotations

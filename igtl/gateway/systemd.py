@@ -1,5 +1,6 @@
-"""What a service tells systemd, by datagrams to the socket that NOTIFY_SOCKET names (sd_notify(3)).
-Without one, nothing is said.
+"""What a service tells systemd, as in sd_notify(3).
+
+It sends datagrams to the socket that NOTIFY_SOCKET names; without one, it sends nothing.
 """
 
 from __future__ import annotations
@@ -29,15 +30,15 @@ class Notifier:
         self._status = ""
 
     def ready(self) -> None:
-        """It has begun, or read its configuration again."""
+        """Tell that the service has begun, or has read its configuration again."""
         self._tell("READY=1")
 
     def reloading(self) -> None:
-        """It reads its configuration again."""
+        """Tell that the service reads its configuration again."""
         self._tell("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
     def stopping(self) -> None:
-        """It ends."""
+        """Tell that the service ends."""
         self._tell("STOPPING=1")
 
     def alive(self) -> None:
@@ -45,7 +46,7 @@ class Notifier:
         self._tell("WATCHDOG=1")
 
     def status(self, text: str) -> None:
-        """What `systemctl status` shows; told when it has changed."""
+        """Tell what `systemctl status` shows, when it has changed."""
         if text != self._status:
             self._status = text
             self._tell(f"STATUS={' '.join(text.split())}")

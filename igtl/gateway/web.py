@@ -101,7 +101,7 @@ class _Server(ThreadingTCPServer):
             self._slots.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that has left is no news."""
+        """Log nothing: a client that has left is no news."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -123,4 +123,4 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Requests are no news."""
+        """Log nothing: requests are no news."""
