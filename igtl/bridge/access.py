@@ -41,7 +41,7 @@ class Rule(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> Rule:
-        """Of a line of text.
+        """Read a rule from a line of text.
 
         Raises:
             ValueError: it is no rule.
@@ -72,7 +72,7 @@ def rules_of(lines: Iterable[str]) -> list[Rule]:
 
 
 def _of_site(verb: str, site: str) -> list[tuple[list[str], list[str]]]:
-    """Kinds of messages and keys that the hub must take for this."""
+    """Return kinds of messages and keys that the hub must take for this."""
     chunk = site_chunk(site)
     messages, ask = messages_key(site), request_key(site)
     presence, clock = f"igtl/{chunk}/@alive/**", f"igtl/{chunk}/@clock/*"

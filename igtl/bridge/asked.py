@@ -57,7 +57,7 @@ class Asked:
         return message
 
     def answers(self, frame: Frame) -> bool:
-        """Whether a frame answers a request; then it was sent to where the request came from."""
+        """Return whether a frame answers a request; if so, it was sent to the asker."""
         if not self._pending:
             return False
         try:

@@ -21,7 +21,7 @@ class Clock:
         self._offset: float | None = None  # time here minus time there
 
     def age(self, sent: float, now: float) -> float:
-        """Seconds since a message was sent there that is here now, beyond the shortest way."""
+        """Return the seconds that a message took from there to here, beyond the shortest way."""
         offset = now - sent
         if self._offset is None or offset < self._offset:
             self._offset = offset

@@ -82,7 +82,7 @@ def patience_of(options: BridgeOptions) -> float:
 
 
 def checked(options: Way) -> Way:
-    """Options that name a hub.
+    """Return these options if they name a hub.
 
     Raises:
         ValueError: these do not.
@@ -240,7 +240,7 @@ class Hub:
             self.tell("the hub is lost", logging.WARNING)
 
     def _lasts(self, serial: int, patience: float) -> bool:
-        """Whether the connection is still there after so many seconds; at once if not."""
+        """Return whether the connection is still there after so many seconds; at once if not."""
         with self._wake:
             return not self._wake.wait_for(lambda: self._closed or serial != self._serial, patience)
 
@@ -288,7 +288,7 @@ class Hub:
         return Refused(f"the hub does not allow {who} to {verb} {every}")
 
     def _why_not(self, text: str) -> Exception:
-        """Why there is no connection: a Refused if the certificates are the reason."""
+        """Return why there is no connection: a Refused if the certificates are the reason."""
         reasons = [self._probed(endpoint, text) for endpoint in self._options.connect]
         refused = [reason for reason in reasons if isinstance(reason, Refused)]
         if len(refused) == len(reasons):

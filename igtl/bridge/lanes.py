@@ -27,12 +27,12 @@ _LIVE: Final = STATES | {"SENSOR"}
 
 
 def is_live(type_name: str) -> bool:
-    """Whether messages of a type describe the present only."""
+    """Return whether messages of a type describe the present only."""
     return type_name in _LIVE
 
 
 def is_kept(type_name: str) -> bool:
-    """Whether the last message of a stream is kept for those that come later."""
+    """Return whether the last message of a stream is kept for those that come later."""
     return not is_live(type_name) and not is_event(type_name)
 
 
@@ -47,7 +47,7 @@ def kind_of(frame: Frame) -> Kind:
 
 
 def _slices(frame: Frame) -> int:
-    """Of an IMAGE; 0 if it is too short to tell."""
+    """Return the slices of an IMAGE; 0 if it is too short to tell."""
     data = memoryview(frame.data)
     content = 58 + (int.from_bytes(data[58:60], "big") if frame.header_version == 2 else 0)
     return int.from_bytes(data[content + 10 : content + 12], "big")
@@ -109,7 +109,7 @@ class Lane(Generic[T]):
             self._changed.notify_all()
 
     def open(self, there: bool) -> None:
-        """Whether there is a way; while there is none, items wait."""
+        """Note whether there is a way; while there is none, items wait."""
         with self._changed:
             self._open = there
             self._changed.notify_all()

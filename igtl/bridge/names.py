@@ -77,7 +77,7 @@ def tally_key(site: str) -> str:
 
 
 def is_tally(key: str) -> bool:
-    """Whether this is such a key."""
+    """Return whether this is a `tally_key`."""
     return key.endswith(f"/{_TALLY}")
 
 
@@ -89,7 +89,7 @@ def message_key(site: str, frame: Frame) -> str:
 
 
 def stream_of(key: str) -> str:
-    """Type and device in the key of a message, as they stand there."""
+    """Return type and device in the key of a message, as they stand there."""
     return key.split("/", 2)[2]
 
 
@@ -151,12 +151,12 @@ class Stamp(NamedTuple):
     sent: float
 
     def pack(self) -> bytes:
-        """As bytes."""
+        """Return the stamp as bytes."""
         return _STAMP.pack(*self)
 
     @classmethod
     def unpack(cls, data: bytes) -> Stamp:
-        """From bytes.
+        """Read a stamp from bytes.
 
         Raises:
             ValueError: they are no stamp.
@@ -183,12 +183,12 @@ class Tally(NamedTuple):
     numbers: Mapping[str, int]
 
     def pack(self) -> bytes:
-        """As bytes."""
+        """Return the tally as bytes."""
         return json.dumps(self).encode()
 
     @classmethod
     def unpack(cls, data: bytes) -> Tally:
-        """From bytes.
+        """Read a tally from bytes.
 
         Args:
             data: what `pack` has made.

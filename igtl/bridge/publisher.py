@@ -229,7 +229,7 @@ class Publisher:
         return (self._hub if live else self._wide).session
 
     def _is_wanted(self, live: bool) -> bool:
-        """Whether the hub knows of receivers."""
+        """Return whether the hub knows of receivers."""
         # one question for all streams of the site: a publisher of Zenoh for each stream asks the
         # hub for each, which 20,000 of them do not survive
         wanted = bool(self._wanted[live].matching_status.matching)
@@ -298,7 +298,7 @@ class Publisher:
             before.undeclare()
 
     def _met(self, sample: Any) -> None:
-        """Another publisher, or this one, has come or gone."""
+        """Note that another publisher, or this one, has come or gone."""
         other = publisher_of(str(sample.key_expr))
         if other == self._id or "DELETE" in str(sample.kind):
             self._others.discard(other)

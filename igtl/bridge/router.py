@@ -140,6 +140,6 @@ class Router:
 
 
 def _allow(query: Any) -> None:
-    """Whether a connection may do something is asked by a query that arrives here if it may."""
+    """Answer whether a connection may do something: its query arrives here only if it may."""
     with query:
         query.reply(query.key_expr, b"yes")

@@ -51,7 +51,7 @@ class Sockets:
         self._known.pop(f"{src} {dst}", None)
 
     def _new(self) -> list[int]:
-        """Descriptors that may be those of new connections; none where they cannot be listed."""
+        """Return descriptors that may be of new connections; none where they cannot be listed."""
         known = set(self._known.values())
         for folder in _FOLDERS:
             with contextlib.suppress(OSError):
@@ -60,7 +60,7 @@ class Sockets:
 
 
 def _socket(descriptor: int) -> socket.socket:
-    """Another object for the same socket.
+    """Make another object for the same socket.
 
     Raises:
         OSError: it is something else, or closed.
@@ -76,12 +76,12 @@ def _socket(descriptor: int) -> socket.socket:
 
 
 def _is_between(found: socket.socket, src: str, dst: str) -> bool:
-    """Whether a socket is the one of a connection."""
+    """Return whether a socket is the one of a connection."""
     return _ends(src, found.getsockname()) and _ends(dst, found.getpeername())
 
 
 def _ends(locator: str, address: object) -> bool:
-    """Whether a locator names an address of a TCP socket."""
+    """Return whether a locator names an address of a TCP socket."""
     if not isinstance(address, tuple):
         return False
     host, port = locator.partition("/")[2].rsplit(":", 1)

@@ -248,7 +248,7 @@ class Subscriber:
         return site_of(key) if stream is None else stream.site
 
     def _told(self, key: str, tally: Tally) -> None:
-        """All that a publisher has put before has arrived, or will not by itself."""
+        """Note that all that a publisher has put before has arrived, or will not by itself."""
         publisher = self._publisher(tally.publisher)
         knows = tally.live in publisher.told
         for of, number in tally.numbers.items():
@@ -285,7 +285,7 @@ class Subscriber:
         stream.last[run] = max(last, number)
 
     def _stream(self, key: str) -> _Stream | None:
-        """None: there are too many already."""
+        """Return what is known of a key; None if there are too many already."""
         stream = self._streams.get(key)
         if stream is None and len(self._streams) < MAX_STREAMS:
             stream = self._streams[key] = _Stream(site_of(key))

@@ -156,7 +156,7 @@ class Archive(Sink):
         self.files += 1
 
     def _look_after(self) -> None:
-        """From time to time: whether the disk takes what it gets, the next file, old files."""
+        """See, from time to time, to errors of the disk, the next file and old files."""
         now = time.monotonic()
         if now - self._looked < _TICK or self._recorder is None:
             return

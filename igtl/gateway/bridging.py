@@ -16,7 +16,7 @@ from igtl.gateway.sources import Source
 
 
 def _settings(entry: Entry) -> dict[str, Any]:
-    """How an end of a bridge reaches the hub."""
+    """Return how an end of a bridge reaches the hub."""
     files = {key: entry.get(key) for key in ("ca", "cert", "key")}
     return {"connect": entry.get("hub"), **files, **entry.options}
 

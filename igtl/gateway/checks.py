@@ -42,12 +42,12 @@ def texts(value: Any, folder: Path) -> tuple[str, ...]:
 
 
 def address(value: Any, folder: Path) -> tuple[str, int]:
-    """HOST:PORT, unix:/PATH, or ws:// and wss://."""
+    """Return HOST:PORT, unix:/PATH, or ws:// and wss://."""
     return parsed(text(value, folder))
 
 
 def page(value: Any, folder: Path) -> tuple[str, int] | None:
-    """HOST:PORT; None of ""."""
+    """Return HOST:PORT; None of ""."""
     return None if value == "" else address(value, folder)
 
 
@@ -65,7 +65,7 @@ def file(value: Any, folder: Path) -> Path:
 
 
 def prefix(value: Any, folder: Path) -> Path:
-    """Folder and beginning of the names of files; the folder is there."""
+    """Return folder and beginning of the names of files; the folder is there."""
     found = path(value, folder)
     if not found.parent.is_dir():
         raise ValueError(f"there is no folder {str(found.parent)!r}")
@@ -98,7 +98,7 @@ def count(*, at_least: int = 1) -> Check:
 
 
 def choice(*choices: Any) -> Check:
-    """One of these."""
+    """Make a check for one of these."""
 
     def check(value: Any, folder: Path) -> Any:
         if not any(value == each and type(value) is type(each) for each in choices):
@@ -147,7 +147,7 @@ def names(value: Any, folder: Path) -> dict[str, str]:
 
 
 def pose(name: str, value: Any) -> tuple[tuple[float, ...], ...]:
-    """Four rows of four numbers, rigid, for a transform of this name.
+    """Return four rows of four numbers, rigid, for a transform of this name.
 
     Raises:
         ValueError: they are not, or the name is not of the form XToY.

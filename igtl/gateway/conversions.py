@@ -115,7 +115,7 @@ class Expressing:
 
 
 def _ends(name: str) -> tuple[str, str] | None:
-    """X and Y of XToY; None of another name."""
+    """Return X and Y of XToY; None of another name."""
     try:
         return frames_of(name)
     except ValueError:

@@ -129,7 +129,7 @@ class Gateway:
         entries: Mapping[str, Entry],
         changed: Callable[[Any], bool] = lambda part: False,
     ) -> tuple[list[Any], dict[str, Any]]:
-        """Those that end, and those that stay, by name."""
+        """Return the parts that end, and those that stay, by name."""
         stays = {
             name: part for name, part in parts.items()
             if entries.get(name) == part.entry and not changed(part)
@@ -192,7 +192,7 @@ class Gateway:
         return not any(part.required and part.reason for part in self.parts)
 
     def stuck(self) -> float:
-        """For how many seconds a frame has been on its way from a source to the sinks; 0: none."""
+        """Return for how many seconds a frame has been on its way to the sinks; 0 for none."""
         now = time.monotonic()
         return max((source.stuck(now) for source in self.sources.values()), default=0.0)
 
@@ -208,7 +208,7 @@ class Gateway:
 
 
 def _wait_for_frames(sources: Any) -> None:
-    """Until each frame that a source has handed on before now has left its routes."""
+    """Wait until each frame that a source has handed on before now has left its routes."""
     now = time.monotonic()
     for source in sources:
         while source.stuck(end := time.monotonic()) > end - now:

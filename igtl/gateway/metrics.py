@@ -52,11 +52,11 @@ class Metrics:
         return encode(self._registry), kind
 
     def describe(self) -> list[Any]:
-        """Nothing, for the registry: what there is depends on the configuration."""
+        """Return nothing, for the registry: what there is depends on the configuration."""
         return []
 
     def collect(self) -> Iterator[Any]:
-        """Families of numbers, for the registry."""
+        """Return families of numbers, for the registry."""
         info = self._gauge("igtl_gateway_info", "Version of igtl.", labels=["version"])
         info.add_metric([version("igtl")], 1)
         yield info

@@ -77,7 +77,7 @@ class Source(Part):
             del self._busy[thread]
 
     def stuck(self, now: float) -> float:
-        """For how many seconds one frame has been on its way to the sinks."""
+        """Return for how many seconds one frame has been on its way to the sinks."""
         return max((now - begun for begun in [*self._busy.values()]), default=0.0)
 
     @property

@@ -42,7 +42,7 @@ class Notifier:
         self._tell("STOPPING=1")
 
     def alive(self) -> None:
-        """Its work goes on."""
+        """Tell that the work of the service goes on."""
         self._tell("WATCHDOG=1")
 
     def status(self, text: str) -> None:

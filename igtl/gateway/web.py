@@ -55,12 +55,12 @@ class Web(Part):
         return int(self._server.server_address[1])
 
     def metrics(self, accept: str) -> tuple[int, str, bytes]:
-        """Status, content type and body."""
+        """Return status, content type and body."""
         body, kind = self._metrics.text(accept)
         return 200, kind, body
 
     def health(self, accept: str) -> tuple[int, str, bytes]:
-        """As `metrics`: 200 if all that is required works, else 503, with all reasons."""
+        """Return status (200 if all that is required works, else 503), type, and all reasons."""
         gateway = self._gateway
         healthy = gateway.healthy
         told = {"healthy": healthy} | {
