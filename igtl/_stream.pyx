@@ -1,4 +1,4 @@
-# cython: language_level=3, boundscheck=True, wraparound=False, cdivision=True
+# cython: language_level=3, boundscheck=True, wraparound=False, cdivision=True, nonecheck=True
 # cython: embedsignature=True, embedsignature.format=clinic, auto_pickle=False, binding=False
 """A stream of messages without I/O: what was counted, how it is cut into frames, both directions.
 

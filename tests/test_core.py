@@ -468,7 +468,8 @@ def poke(thing: Any) -> None:
 
 COMPILED = (_core, _stream, _batch)
 CLASSES = [cls for module in COMPILED for cls in vars(module).values()
-           if isinstance(cls, type) and cls.__module__ == module.__name__]  # fmt: skip
+           if isinstance(cls, type) and cls.__module__ == module.__name__
+           and cls is not _stream.Lock]  # waits for a lock that it holds, as threading.Lock does  # fmt: skip
 OWN: list[type] = [igtl.Protocol, igtl.Message, igtl.Transform, TrackingData, igtl.Point, Tool,
                    type(TrackingData([]).tools)]  # fmt: skip
 
