@@ -3,9 +3,9 @@
 """A stream of messages without I/O: what was counted, how it is cut into frames, both directions.
 
 Layout of this file: Stats (counters) · Decoder (framing) · Stream (under `igtl.Protocol`) · Flow (under
-the session of a connection) · Line (under `igtl.Link`), and the Lock of it · Waiter (of tasks that receive). Messages and frames are those
-of _core.pyx, whose functions do all that looks into them; bytes are moved by functions that Flow and Line
-are given.
+the session of a connection) · Line (under `igtl.Link`), and the Lock of it · Waiter (of tasks that
+receive). Messages and frames are those of _core.pyx, whose functions do all that looks into them; bytes
+are moved by functions that Flow and Line are given.
 
 Rules. An object of these has one owner; only counters take calls from several threads, and lock for it.
 """

@@ -279,7 +279,7 @@ def test_a_hub_that_is_killed_hides_no_loss(command: Any) -> None:
     hub = f"tcp/127.0.0.1:{free_port()}"
 
     def router() -> Any:
-        process = command("bridge", "router", "--listen", hub)
+        process = command("bridge", "router", "--endpoint", hub)
         said(process, "hub at")
         return process
 

@@ -106,7 +106,7 @@ def test_a_right_one(tmp_path: Path) -> None:
          ["no 'trackr' (did you mean 'tracker'?)"]),
         ("[source.console]", "[source.site]\nsite = 'or2'\n[source.console]", 7, ["needs hub"]),
         ("[source.console]", "[source.site]\nsite = 'or2'\nhub = 'h:1'\n[source.console]", 9,
-         ["[source.site] hub: 'h:1' is no endpoint; give tcp/HOST:PORT or tls/HOST:PORT"]),
+         ["[source.site] hub: 'h:1' is not an endpoint; give tcp/HOST:PORT or tls/HOST:PORT"]),
         ("[source.console]", "[source.site]\nsite = 'or2'\nhub = 'tcp/h:1'\nlease = 0.1\n[source.console]",
          10, ["[source.site] lease: must be at least 1 s"]),
         ("[sink.archive]", "[sink.site]\nsite = 'or2'\nhub = 'tcp/h:1'\nmax_age = 1\n[sink.archive]", 18,

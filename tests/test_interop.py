@@ -163,8 +163,9 @@ def test_nobody_can_read_the_crates_header_as_it_comes(crate: peers.Peer) -> Non
 SABOTAGE = {
     "a field": ("messages/tracking.py", "    type: int = u8(default=ToolType.TRACKER)\n    _reserved: int = reserved(u8)\n",
                 "    _reserved: int = reserved(u8)\n    type: int = u8(default=ToolType.TRACKER)\n", "TDATA"),
-    "the CRC": ("blocking/link.py", "message: Message | Frame, *, crc: bool = True) -> None:",
-                "message: Message | Frame, *, crc: bool = False) -> None:", "refused: wrong CRC"),
+    "the CRC": ("blocking/link.py", "    def send_hello(self)",
+                "    def send(self, message, *, crc=False): super().send(message, crc=crc)\n\n    def send_hello(self)",
+                "refused: wrong CRC"),
     "a matrix": ("messages/tracking.py", "    matrix: Array = matrix()\n\n    @classmethod",
                  "    matrix: Array = matrix()\n\n    def _check(self) -> None: self.matrix[:3, :3] = self.matrix[:3, :3].T.copy()\n\n    @classmethod",
                  "TRANSFORM"),

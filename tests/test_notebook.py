@@ -155,7 +155,9 @@ def test_the_example_notebook_runs_and_shows_what_it_says(
     cells = json.loads(NOTEBOOK.read_text())["cells"]
     shown: list[dict[str, str]] = []
     interactive.InteractiveShell.clear_instance()
-    shell = interactive.InteractiveShell.instance()
+    config = pytest.importorskip("traitlets.config").Config()
+    config.HistoryManager.enabled = False  # a thread that writes into a file
+    shell = interactive.InteractiveShell.instance(config=config)
     try:
         for cell in cells:
             if cell["cell_type"] == "code":
@@ -164,7 +166,6 @@ def test_the_example_notebook_runs_and_shows_what_it_says(
                 ran.raise_error()
                 shown.append(shell.display_formatter.format(ran.result)[0])
     finally:
-        shell.history_manager.end_session()
         interactive.InteractiveShell.clear_instance()
     html = [data["text/html"] for data in shown if "text/html" in data]
     assert [re.findall(r"<caption>(&lt;)?(\w+)", text)[0][1] for text in html[:-1]] == [

@@ -268,7 +268,7 @@ def test_colours_and_wrong_arguments() -> None:
     volume.add(np.full((3, 4, 3), (10, 20, 60), np.uint8), np.eye(4))
     assert (volume.result().array == 30).all()
     for wrong in (np.zeros(5), np.zeros((2, 2, 2, 2, 2))):
-        with pytest.raises(ValueError, match="no picture"):
+        with pytest.raises(ValueError, match="not a picture"):
             volume.add(wrong, np.eye(4))
     with pytest.raises(ValueError, match="4x4 and finite"):
         volume.add(np.zeros((3, 4)), np.full((4, 4), np.nan))

@@ -303,7 +303,7 @@ def test_errors(tmp_path: Path) -> None:
             Recording(tmp_path / "x")
     from mcap.writer import Writer
 
-    for chunks, text in ((True, "no OpenIGTLink"), (False, "no chunks")):
+    for chunks, text in ((True, "no messages of OpenIGTLink"), (False, "no chunks")):
         with (tmp_path / "foreign").open("wb") as file:
             writer = Writer(file, use_chunking=chunks)
             writer.start()
