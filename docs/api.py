@@ -17,7 +17,6 @@ import inspect
 import pkgutil
 import re
 import sys
-from dataclasses import fields
 from enum import Enum
 from functools import cache
 from pathlib import Path
@@ -445,26 +444,26 @@ class OptionTables(SphinxDirective):
             lines += self._of(cls, classes)
         return self.parse_text_to_nodes("\n".join(lines))
 
-    def _of(self, cls: type, classes: list[type]) -> list[str]:
+    def _of(self, cls: Any, classes: list[Any]) -> list[str]:
         text = plain((inspect.getdoc(cls) or "").splitlines())
-        own = [each for each in fields(cls) if each.name in cls.__annotations__]
-        above = {each.name for base in cls.__bases__ if base in classes for each in fields(base)}
-        told = said(text, {each.name for each in own})
+        kinds = {name: kind for name, kind in cls.__annotations__.items() if name in cls.known}
+        above = {name for base in cls.__bases__ if base in classes for name in base.known}
+        told = said(text, set(kinds))
         if takers := _takers().get(cls.__name__):
             text += ["", f"Taken by {', '.join(f':py:obj:`{name}`' for name in takers)}."]
         bases = [f":py:obj:`~igtl.options.{b.__name__}`" for b in cls.__bases__ if b in classes]
         if bases:
             text += ["", f"It has the options of {' and '.join(bases)} too."]
         rows = []
-        for each in own:
-            meaning = told.get(each.name, "")
-            if each.name in above:
+        for name, kind in kinds.items():
+            meaning = told.get(name, "")
+            if name in above:
                 meaning = "as above, with another default"
             elif not meaning:
-                LOG.warning("igtl.options.%s: nothing says what %s means", cls.__name__, each.name)
-            kind = str(each.type).replace("|", "or")
-            unit = unit_of(each.name, meaning)
-            rows.append([f"``{each.name}``", f"``{kind}``", unit, shown(each.default), meaning])
+                LOG.warning("igtl.options.%s: nothing says what %s means", cls.__name__, name)
+            default = shown(cls.known[name].default)
+            row = [f"``{name}``", f"``{kind.replace('|', 'or')}``", unit_of(name, meaning)]
+            rows.append([*row, default, meaning])
         if rows:
             text += table(["option", "type", "unit", "default", "meaning"], rows, "fields")
         return [f".. py:class:: {cls.__name__}", "", *(f"   {line}" for line in text), ""]
