@@ -1,5 +1,6 @@
 # cython: language_level=3, boundscheck=True, wraparound=False, cdivision=True
 # cython: embedsignature=True, embedsignature.format=clinic, auto_pickle=False, binding=False
+# cython: freethreading_compatible=True
 """Batches: messages of one type, one behind the other, as columns; see igtl.codec.batch.
 
 Rules. What lies in memory that others may write to is checked where it is read, and not read again: a

@@ -1,5 +1,6 @@
 # cython: language_level=3, boundscheck=True, wraparound=False, cdivision=True
 # cython: embedsignature=True, embedsignature.format=clinic, auto_pickle=False, binding=False
+# cython: freethreading_compatible=True
 """The wire codec: CRC-64, text, the plans of declared fields, messages and their bytes.
 
 Layout of this file: memory · CRC-64 · text · Layout (a plan and its two interpreters, `measure` +
@@ -432,7 +433,7 @@ cdef class Layout:
     cdef tuple defaults
     cdef dict arguments              # of the constructor: number of the field, or a HeaderField
     cdef list blank                  # values of a message that has none yet
-    cdef _Names called                # names in the constructor's last call
+    cdef list called                 # one _Names: those of the constructor's last call, see _last
     cdef Py_ssize_t native           # bytes of an element's values in memory of its own
     cdef object made                 # the class that it was compiled for, see call_directly
 
@@ -453,6 +454,7 @@ cdef class Layout:
             raise TypeError(f"{owner}: at most {MAX_FIELDS} fields")
         self.owner = owner
         self.type_name = type_name
+        self.called = [None]
         self.wire_type = type_name.encode().ljust(12, b"\0")
         self.fields = fields
         self.check = check
@@ -564,7 +566,7 @@ cdef class Layout:
     cdef _Names named(self, tuple names):
         """What the names in a call of the constructor stand for. A call in a program comes with the
         same tuple each time."""
-        cdef _Names called = self.called
+        cdef _Names called = self.called[0]
         cdef PyObject* place
         cdef Py_ssize_t k
         if called is not None and called.names is names:
@@ -578,7 +580,7 @@ cdef class Layout:
                 return called
             called.which[k] = <object>place
             called.n = k + 1
-        self.called = called
+        self.called[0] = called
         return called
 
     def need_columns(self):
@@ -2142,11 +2144,13 @@ cdef class Record:
 
     @property
     def _meta(self):
-        return self._metadata
+        with cython.critical_section(self):
+            return self._metadata
 
     @_meta.setter
     def _meta(self, value):
-        self._metadata = value
+        with cython.critical_section(self):
+            self._metadata = value
 
 @cython.final
 cdef class Slot:

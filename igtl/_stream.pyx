@@ -1,5 +1,6 @@
 # cython: language_level=3, boundscheck=True, wraparound=False, cdivision=True, nonecheck=True
 # cython: embedsignature=True, embedsignature.format=clinic, auto_pickle=False, binding=False
+# cython: freethreading_compatible=True
 """A stream of messages without I/O: what was counted, how it is cut into frames, both directions.
 
 Layout of this file: Stats (counters) · Decoder (framing) · Stream (under `igtl.Protocol`) · Flow (under

@@ -18,6 +18,8 @@ from functools import cache
 from importlib.util import find_spec
 from typing import Any
 
+import pytest
+
 import igtl
 import igtl.aio
 from igtl.addresses import of_tcp
@@ -33,9 +35,7 @@ KINDS += WEBSOCKETS
 
 @cache
 def authority() -> Any:
-    import trustme
-
-    return trustme.CA()
+    return pytest.importorskip("trustme", reason="trustme is not installed").CA()
 
 
 @cache

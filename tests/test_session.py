@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import trustme
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
@@ -213,7 +212,7 @@ TestDelivery.settings = settings(max_examples=60, stateful_step_count=40, deadli
 
 def test_a_layer_on_a_layer() -> None:
     """TLS in TLS, both ends in memory."""
-    authority = trustme.CA()
+    authority = pytest.importorskip("trustme", reason="trustme is not installed").CA()
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     authority.issue_cert("localhost").configure_cert(context)
     trusting = ssl.create_default_context()

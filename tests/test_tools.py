@@ -174,9 +174,18 @@ def test_a_signal_that_is_turned_off_stays_off() -> None:
     assert came == []
 
 
+@pytest.fixture
+def hang_up() -> Iterator[None]:
+    """Programs that a test starts end at SIGHUP, though the tests themselves may run under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 @processes
 @pytest.mark.skipif(sys.platform == "win32", reason="no such signals")
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+@pytest.mark.usefixtures("hang_up")
 def test_a_signal_leaves_a_whole_recording(name: str, here: igtl.Listener, tmp_path: Path) -> None:
     file = tmp_path / "a.mcap"
     with running("record", str(file), f":{here.port}", serves=False) as command:
