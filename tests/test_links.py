@@ -13,6 +13,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -1565,3 +1566,28 @@ def test_frames_and_messages_by_turns(ends: Pair) -> None:
     assert b.recv(timeout=5).device_name == "T1"
     assert b.recv_frame(timeout=5).device_name == "T2"
     assert b.recv(igtl.Transform, "T3", timeout=5).device_name == "T3"
+
+
+def test_a_listener_closes_behind_the_thread_that_accepts(monkeypatch: Any) -> None:
+    """The number of its descriptor may be another socket's at once, for which the thread would wait."""
+    listener = igtl.listen(port=0)
+    number = listener._sock.fileno()
+    ready, about = listener._readable, threading.Event()
+    told: list[int] = []
+
+    def readable(timeout: float | None) -> None:
+        about.set()
+        time.sleep(0.05)  # and now `close` is called
+        told.append(listener._sock.fileno())
+        ready(timeout)
+
+    monkeypatch.setattr(listener, "_readable", readable)
+    with ThreadPoolExecutor(1) as pool:
+        accepted = pool.submit(listener.accept)
+        assert about.wait(20)
+        listener.close()
+        with socket.socket(), pytest.raises(igtl.ConnectionClosed):
+            accepted.result(20)
+        assert told == [number]
+        with pytest.raises(igtl.ConnectionClosed):
+            listener.accept()

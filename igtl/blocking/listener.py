@@ -6,7 +6,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Self, Unpack
+from typing import Final, Self, Unpack
 
 from igtl.addresses import of_tcp
 from igtl.blocking.drained import drained
@@ -26,6 +26,8 @@ from igtl.net.sockets import (
 )  # fmt: skip
 from igtl.options import PORT, ListenOptions, ListenSettings, seconds
 from igtl.session.facade import new_session, server_layers
+
+_LEAVES: Final = 1.0  # seconds in which a thread that was woken leaves `accept`
 
 
 class Listener:
@@ -89,6 +91,8 @@ class Listener:
         if not self._accepting.acquire(timeout=-1 if wait is None else wait):
             raise TimeoutError
         try:
+            if self._ended.is_set():
+                raise ConnectionClosed("this listener was closed")
             self._readable(left())
             try:
                 sock, _ = self._sock.accept()
@@ -121,7 +125,11 @@ class Listener:
         if not self._ended.is_set():
             self._ended.set()
             self._bound.stop()
+            # a thread that is about to wait would wait for the descriptor's next owner
+            left = self._accepting.acquire(timeout=_LEAVES)
             self._bound.close()
+            if left:
+                self._accepting.release()
 
     def __enter__(self) -> Self:
         return self
