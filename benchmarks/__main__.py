@@ -26,8 +26,6 @@ from benchmarks.measure import (
 
 ROOT = Path(__file__).parents[1]
 SECTIONS = {"codec": codec, "links": links, "load": load, "fan-out": fanout, "memory": memory}
-DOCUMENT = ROOT / "docs" / "performance.md"
-PICTURES = ROOT / "docs" / "performance"
 
 
 def chosen(options: argparse.Namespace) -> list[tuple[str, Work]]:
@@ -120,11 +118,11 @@ def main() -> None:
         options.json.parent.mkdir(exist_ok=True)
         options.json.write_text(whole)
     pictures = report.curves(
-        rows, data["rates"], PICTURES if options.write else options.json.parent
+        rows, data["rates"], report.RUNS if options.write else options.json.parent
     )
     if options.write:
-        report.write_into(DOCUMENT, text, data["when"])
-        (PICTURES / "benchmarks.json").write_text(whole + "\n")
+        report.run_of(data["machine"]["crc"]).write_text(whole + "\n")
+        report.publish(text, data["machine"]["crc"])
     say(f"{options.source or options.json}; pictures: {', '.join(p.name for p in pictures) or '-'}")
 
 

@@ -12,8 +12,9 @@ import re
 from pathlib import Path
 from typing import Any
 
+from benchmarks import report
+
 ROOT = Path(__file__).parents[1]
-DATA = ROOT / "docs" / "performance" / "benchmarks.json"
 PAGE = ROOT / "docs" / "compatibility.md"
 BEGIN = "<!-- figures: written by python -m benchmarks.beside -->\n"
 END = "<!-- figures: end -->"
@@ -46,7 +47,7 @@ def _beside(theirs: float, ours: float) -> str:
 
 def table() -> str:
     """The table, of medians."""
-    data: dict[str, Any] = json.loads(DATA.read_text())
+    data: dict[str, Any] = json.loads(report.published().read_text())
     found = {row["name"]: row["found"] for row in data["rows"]}
     lines = [
         f"| CRC included | igtl | {' | '.join(PEERS.values())} |",
@@ -76,7 +77,7 @@ def main() -> None:
         flags=re.DOTALL,
     )  # fmt: skip
     if options.check:
-        assert new == page, f"{PAGE} has other figures than {DATA}"
+        assert new == page, f"{PAGE} has other figures than {report.published()}"
     PAGE.write_text(new)
 
 

@@ -370,7 +370,7 @@ def round_trip_rows(openigtlink: Path | None, quick: bool) -> Iterator[Row]:
         if (theirs := pyigtl_round_trips(ends)) is not None:
             row.found["pyigtl"] = theirs
     yield row
-    yield Row("links", ROUND_TRIPS[1], best_of(aio), 1.25, "limit", "bare asyncio")
+    yield Row("links", ROUND_TRIPS[1], best_of(aio), 1.2, "limit", "bare asyncio")
 
 
 def one_way_row(

@@ -18,7 +18,12 @@ TITLES = {
     "memory": "Memory beside the pixels",
     "import": "Import",
 }
-MARK = re.compile(r"(<!-- measured: .*? -->\n).*?(<!-- /measured -->)", re.S)
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs" / "performance.md"
+RUNS = ROOT / "docs" / "performance"
+"""Pictures, and the published run of each kind of CPU."""
+TABLES = re.compile(r"<!-- measured: (\w+) -->\n.*?<!-- /measured -->", re.S)
+KINDS = re.compile(r"<!-- kinds -->\n.*?<!-- /kinds -->", re.S)
 
 
 def value(row: Row, name: str, key: str = "p50") -> str:
@@ -154,13 +159,64 @@ def comparison(rows: list[Row], before: list[Row]) -> str:
     return "\n".join(out) if len(out) > 2 else "no row of the earlier run is among these"
 
 
-def write_into(path: Path, text: str, when: str) -> None:
-    """Replace what stands between the markers."""
-    whole = path.read_text()
-    new, n = MARK.subn(lambda m: f"<!-- measured: {when} -->\n{text}\n{m.group(2)}", whole)
-    if n != 1:
-        raise ValueError(f"{path} has {n} places for the table")
-    path.write_text(new)
+def run_of(kind: str) -> Path:
+    """The published run of CPUs of this kind, which the form of the CRC names."""
+    return RUNS / f"benchmarks-{kind}.json"
+
+
+def published() -> Path:
+    """The run whose tables the page shows."""
+    found = TABLES.search(PAGE.read_text())
+    if found is None:
+        raise ValueError(f"{PAGE} has no place for the tables")
+    return run_of(found.group(1))
+
+
+def side_by_side() -> str:
+    """The rows with a goal, and what came of it on each kind of CPU of which a run is published."""
+    runs = [load(path) for path in sorted(RUNS.glob("benchmarks-*.json"), reverse=True)]
+    heads = [f"{data['machine']['crc']}, {data['when']}" for _, data in runs]
+    out = [
+        "| work | goal | " + " | ".join(heads) + " |",
+        "|---|---|" + "---|" * len(runs),
+    ]
+    by_name = [{row.name: row for row in rows} for rows, _ in runs]
+    for name in dict.fromkeys(name for rows in by_name for name in rows):
+        found = [rows.get(name) for rows in by_name]
+        words = next((goal(row)[0] for row in found if row and row.goal is not None), "")
+        if words:
+            cells = [result(row) if row else "not measured" for row in found]
+            out.append(f"| {name} | {words} | " + " | ".join(cells) + " |")
+    for rows, data in runs:
+        machine = data["machine"]
+        met = sum(row.met is True for row in rows)
+        missed = sum(row.met is False for row in rows)
+        where = f"{machine['crc']}: {machine['cpu']}, {machine['system']}, {machine['python']}"
+        figures = f"[all figures](performance/{run_of(machine['crc']).name})"
+        out += ["", f"{where}; {met} goals met, {missed} not ({figures})."]
+    return "\n".join(out)
+
+
+def result(row: Row) -> str:
+    """What a row came to, with its ratio or its figure."""
+    found = goal(row)[1]
+    if found and ":" not in found:
+        key = "p99" if "p99" in row.found["igtl"] else "p50"
+        found += f": {value(row, 'igtl', key)}"
+    return found
+
+
+def publish(text: str, kind: str) -> None:
+    """Write the tables of a run into the page, and beside them what other CPUs came to."""
+    whole = PAGE.read_text()
+    tables = f"<!-- measured: {kind} -->\n{text}\n<!-- /measured -->"
+    kinds = f"<!-- kinds -->\n{side_by_side()}\n<!-- /kinds -->"
+    for mark, new in ((TABLES, tables), (KINDS, kinds)):
+        before, *places = mark.split(whole)
+        if len(places) != mark.groups + 1:
+            raise ValueError(f"{PAGE} must have one place for {new.partition(' -->')[0]} -->")
+        whole = before + new + places[-1]
+    PAGE.write_text(whole)
 
 
 def load(path: Path) -> tuple[list[Row], dict[str, Any]]:

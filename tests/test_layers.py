@@ -289,6 +289,10 @@ def test_every_package_is_shipped() -> None:
 def test_figures_beside_others() -> None:
     """Those of the benchmarks, and the counts of the matrix."""
     subprocess.run([sys.executable, "-m", "benchmarks.beside", "--check"], check=True, cwd=ROOT)
+    from benchmarks import report  # not in an installed copy
+
+    assert report.published().exists()
+    assert f"<!-- kinds -->\n{report.side_by_side()}\n" in report.PAGE.read_text()
     text = (ROOT / "docs" / "compatibility.md").read_text()
     matrix = text.partition("written by interop/run --write -->")[2].partition("<!-- interop: end")[
         0
@@ -410,7 +414,7 @@ def test_benchmarks_name_and_compare_their_rows(tmp_path: Path) -> None:
     assert len(names) == len(set(names)) > 90
     chosen = said("--list", "--rows", "TRANSFORM")
     assert chosen == [name for name in names if name.startswith("TRANSFORM")]
-    earlier = str(ROOT / "docs" / "performance" / "benchmarks.json")
+    earlier = str(ROOT / "docs" / "performance" / "benchmarks-vpclmul512.json")
     tables = said("--from", earlier, "--compare", earlier, "--json", str(tmp_path / "new.json"))
     compared = next(
         line for line in tables if line.startswith("| TRANSFORM pack") and "1.00" in line
