@@ -70,7 +70,7 @@ def test_forms_of_a_pose() -> None:
 
 
 @pytest.mark.parametrize("wrong", [
-    np.diag([2, 1, 1, 1]), np.diag([-1, 1, 1, 1]), np.full((4, 4), np.nan), np.eye(4) * 2,
+    np.diag([2, 1, 1, 1]), np.diag([1.001, 1, 1, 1]), np.diag([-1, 1, 1, 1]), np.full((4, 4), np.nan), np.eye(4) * 2,
     [[1, 0.1, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]],
     [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 1, 1]],
 ])  # fmt: skip
@@ -81,6 +81,16 @@ def test_what_is_no_pose(wrong: Any) -> None:
         Pose(np.eye(3))
     with pytest.raises(ValueError, match="length 0"):
         Pose.of((0, 0, 0, 0))
+
+
+def test_rotations_as_trackers_write_them() -> None:
+    """Electromagnetic trackers, and files of few decimals, leave axes that are not quite of length 1."""
+    exact = Rotation.from_quat([0.1, 0.5, -0.3, 0.8]).as_matrix()
+    rough = exact.round(4) * (1 + 7e-5)
+    assert 1e-4 < np.abs(rough.T @ rough - np.eye(3)).max() < 3e-4
+    found = Pose.of(rough)
+    np.testing.assert_allclose(found.rotation, exact, atol=1e-4)
+    np.testing.assert_allclose(found.rotation.T @ found.rotation, np.eye(3), atol=1e-12)
 
 
 # ---- between poses ----------------------------------------------------------------------------

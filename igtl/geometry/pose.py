@@ -11,11 +11,16 @@ from igtl._core import matrix_of_quaternion, quaternion_of_matrix
 from igtl.messages.tracking import Position
 
 Floats = npt.NDArray[np.float64]
-_RIGID: Final = 1e-4  # of a unit vector: what float32 on the wire and a tracker leave
+_RIGID: Final = (
+    1e-3  # of squared lengths: trackers and files of few decimals leave 2e-4, scales more
+)
 
 
 def is_rigid(matrix: npt.ArrayLike) -> bool:
-    """Return whether a 4x4 (or 3x4) is a rotation and a translation, and nothing else."""
+    """Return whether a 4x4 (or 3x4) is a rotation and a translation, and nothing else.
+
+    Lengths may be off by 0.05 %: a tracker's rotations, and those of a text file, are not exact.
+    """
     m = np.asarray(matrix, np.float64)
     r = m[:3, :3]
     with np.errstate(all="ignore"):
