@@ -58,8 +58,8 @@ cdef struct Packing:            # how a message is packed
     bint cut_name               # of a device, where 20 bytes do not hold it; else EncodeError
     bint sending                # what is empty becomes version 1, see packed_for
     bint parts                  # a list of buffers, in which large data stands where it lies
-    uint8_t* into               # memory to write to: the result is the size; NULL: a new object
-    Py_ssize_t room             # there
+    uint8_t* into               # memory to write to: the result is the size; NULL: a new object, as there is
+    Py_ssize_t room             # with `parts` for what does not fit, or has large data
 
 cdef Packing packing(int version, bint crc, bint cut_name) noexcept
 cdef object packed(object message, const Packing* how)

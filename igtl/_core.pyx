@@ -2525,7 +2525,7 @@ cdef object packed_from(Taken* taken, Record r, const Packing* how):
     cdef Writer w
     cdef uint8_t* p
     cdef uint64_t crc
-    cdef bytes out
+    cdef bytes out = None
     cdef list apart
     put_name(name, r, how.cut_name)
     if r.kept is not None:
@@ -2546,7 +2546,7 @@ cdef object packed_from(Taken* taken, Record r, const Packing* how):
     total = HEADER + content_size - apart_size + size_beside(beside[SURPLUS])
     if chosen == 2:
         total += EXTENDED + size_beside(beside[EXTENSION]) + size_of(beside[INDEX]) + size_of(beside[ENTRIES])
-    if how.into == NULL:
+    if how.into == NULL or how.parts and (apart_size or total > how.room):
         out = PyBytes_FromStringAndSize(NULL, total)
         w.start = bytes_at(<PyObject*>out)
         if total >= LARGE_FROM:
@@ -2571,7 +2571,7 @@ cdef object packed_from(Taken* taken, Record r, const Packing* how):
     crc = run_crc(w.summed, p - w.summed, w.crc) if how.crc else 0
     put_header(w.start, chosen, bytes_at(<PyObject*>layout.wire_type if beside[TYPE] == NULL else beside[TYPE]),
                name, r.stamp, total + apart_size - HEADER, crc)
-    if how.into != NULL:
+    if out is None:
         return total
     if not how.parts:
         return out
