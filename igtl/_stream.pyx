@@ -12,17 +12,17 @@ Rules. An object of these has one owner; only counters take calls from several t
 """
 
 cimport cython
-from cpython.exc cimport PyErr_CheckSignals, PyErr_SetFromErrno
+from cpython.exc cimport PyErr_CheckSignals
 from cpython.bytes cimport PyBytes_AsString, PyBytes_FromStringAndSize
-from libc.errno cimport EBADF, EINTR, errno
+from libc.errno cimport EBADF, EINTR
 from libc.limits cimport INT_MAX
 from libc.math cimport INFINITY, ceil, fmax, fmin
 from libc.stdint cimport uint8_t, uint64_t
 from libc.string cimport memcmp, memcpy
 
 from igtl._core cimport (
-    Packing, frame_bytes, hold, is_frame, is_registered, needs_v2, new_block, new_frame, packed, packing,
-    policy_of, received, run_crc, stream_key, text_of,
+    Packing, Whole, frame_bytes, hold, is_frame, is_registered, needs_v2, new_block, new_frame, packed, packing,
+    policy_of, received, run_crc, stream_key, text_of, whole_of,
 )
 from igtl._wire cimport (
     EXTENDED, HEADER, MAX_BLOCK, begins_message, can_be_header, get16, get64, is_header, is_tls_record,
@@ -42,20 +42,28 @@ cdef extern from "pythread.h" nogil:
 
 cdef extern from *:
     """
+    /* The system's own, without Python. Each returns what the system does, or the error, negated. */
+    #include <errno.h>
     #ifdef _WIN32
     /* There the transports use Python's sockets, and nothing calls these. */
-    #include <errno.h>
-    static Py_ssize_t igtl_recv(int fd, void* to, size_t room) { errno = ENOSYS; return -1; }
-    static Py_ssize_t igtl_send(int fd, const void* p, size_t n) { errno = ENOSYS; return -1; }
-    static int igtl_poll(int fd, int milliseconds) { errno = ENOSYS; return -1; }
+    static Py_ssize_t igtl_recv(int fd, void* to, size_t room) { return -ENOSYS; }
+    static Py_ssize_t igtl_send(int fd, const void* p, size_t n) { return -ENOSYS; }
+    static int igtl_poll(int fd, int milliseconds) { return -ENOSYS; }
     #else
     #include <poll.h>
     #include <sys/socket.h>
-    static Py_ssize_t igtl_recv(int fd, void* to, size_t room) { return recv(fd, to, room, 0); }
-    static Py_ssize_t igtl_send(int fd, const void* p, size_t n) { return send(fd, p, n, 0); }
+    static Py_ssize_t igtl_recv(int fd, void* to, size_t room) {
+        Py_ssize_t n = recv(fd, to, room, 0);
+        return n < 0 ? -errno : n;
+    }
+    static Py_ssize_t igtl_send(int fd, const void* p, size_t n) {
+        Py_ssize_t taken = send(fd, p, n, 0);
+        return taken < 0 ? -errno : taken;
+    }
     static int igtl_poll(int fd, int milliseconds) {
         struct pollfd one = {fd, POLLIN, 0};
-        return poll(&one, 1, milliseconds);
+        int n = poll(&one, 1, milliseconds);
+        return n < 0 ? -errno : n;
     }
     #endif
 
@@ -78,9 +86,11 @@ cdef extern from *:
 
 import operator
 from collections import Counter, deque
+from os import strerror
 from time import monotonic
 
 from igtl.errors import ConnectionClosed, EncodeError, MessageTooLarge, ProtocolError, VersionError
+from igtl.options import seconds
 
 cdef enum:
     BLOCK_FROM = 32 * 1024      # frames of this size are received into memory of their own
@@ -97,8 +107,8 @@ cdef bytes OTHERS = b"*".ljust(12, b"\0") + b"*".ljust(20, b"\0")
 
 cdef double seconds_now() except? -1:
     """As `time.monotonic`, to the last bit."""
-    cdef double seconds
-    return seconds if igtl_monotonic(&seconds) else <double>monotonic()
+    cdef double now
+    return now if igtl_monotonic(&now) else <double>monotonic()
 
 # A socket is given as the function that tells its descriptor, and asked for it before each call of the
 # system: the number of a socket that another thread, or the handler of a signal, has closed meanwhile may be
@@ -112,38 +122,34 @@ cdef int number_of(descriptor) except -1:
 
 cdef int interrupted(int error) except -1:
     """A call of the system has failed. Returns if a signal has ended it, whose handler has run."""
-    if error == EINTR:
-        PyErr_CheckSignals()
-    else:
-        errno = error
-        PyErr_SetFromErrno(OSError)
+    if error != EINTR:
+        raise OSError(error, strerror(error))
+    PyErr_CheckSignals()
 
 cdef Py_ssize_t receive_from(descriptor, uint8_t* p, Py_ssize_t room) except -1:
     """Wait for bytes of a stream socket, and take what is there; 0 at its end."""
     cdef Py_ssize_t n
-    cdef int fd, error
+    cdef int fd
     while True:
         fd = number_of(descriptor)
         with nogil:
             n = igtl_recv(fd, p, room)
-            error = errno
         if n >= 0:
             return n
-        interrupted(error)
+        interrupted(<int>-n)
 
 cdef bint can_be_read(descriptor, double timeout) except -1:
     """Wait for bytes of a socket, or its end; False: nothing came within these seconds."""
     cdef double end = seconds_now() + timeout
-    cdef int fd, error, n
+    cdef int fd, n
     while True:
         fd = number_of(descriptor)
         with nogil:
             n = igtl_poll(fd, <int>fmin(ceil(1000 * fmax(timeout, 0)), INT_MAX))
-            error = errno
         if n > 0:
             return True
         if n < 0:
-            interrupted(error)
+            interrupted(-n)
         timeout = end - seconds_now()
         if n == 0 and timeout <= 0:
             return False
@@ -151,17 +157,18 @@ cdef bint can_be_read(descriptor, double timeout) except -1:
 cdef int send_to(descriptor, const uint8_t* p, Py_ssize_t n) except -1:
     """Return when the system has taken all of these bytes for a stream socket."""
     cdef Py_ssize_t taken
-    cdef int fd, error
+    cdef int fd
     while n:
         fd = number_of(descriptor)
         with nogil:
             taken = igtl_send(fd, p, n)
-            error = errno
         if taken < 0:
-            interrupted(error)
-        else:
-            p += taken
-            n -= taken
+            interrupted(<int>-taken)
+            continue
+        p += taken
+        n -= taken
+        if n:       # a signal has cut it short
+            PyErr_CheckSignals()
 
 cdef bint is_own(obj, str name, cls) except -1:
     """Whether a method of this object is that of the compiled class: a subclass may have its own."""
@@ -406,16 +413,19 @@ cdef class Decoder:
         self.buffer = p
         self.size = size
 
-    cdef object found(self, object data, const uint8_t* p, Py_ssize_t size, const uint64_t* crc):
-        """The frame that these bytes are. crc: that of its body, or NULL."""
+    cdef int found(self, const uint8_t* p, Py_ssize_t size, bint summed, uint64_t sum, Whole* whole) except -1:
+        """These bytes are the next message."""
         cdef int version = get16(p)
+        whole.p = p
+        whole.size = size
+        whole.summed = summed
+        whole.sum = sum
         self.last_size = size
         if version > self.peer_version:
             self.peer_version = version
         if self.stats is not None:
             self.cut_at = seconds_now()
             self.stats.arrived(p, size, self.cut_at)
-        return new_frame(data, p, size, crc)
 
     @property
     def at_boundary(self):
@@ -536,10 +546,16 @@ cdef class Decoder:
             MessageTooLarge: a header announces more than max_size; so does every later call.
             VersionError: a header version that does not exist; its body will be skipped.
         """
-        return self.cut(False)
+        cdef Whole whole
+        data = self.cut(False, &whole)
+        return None if data is None else new_frame(data, &whole)
 
-    cdef object cut(self, bint sum):
-        """As next_frame. sum: the caller will want the CRC of its body."""
+    cdef bint is_empty(self) noexcept:
+        """Whether `cut` has nothing to say, and nothing to look at."""
+        return self.start == self.end and self.large is None and self.failed is None and self.view is not None
+
+    cdef object cut(self, bint sum, Whole* whole):
+        """As next_frame; returns what keeps the memory. sum: the caller will want the CRC of its body."""
         cdef Py_ssize_t total, have
         cdef uint64_t body, dropped, actual = 0
         cdef uint8_t* p
@@ -553,10 +569,11 @@ cdef class Decoder:
             if self.filled < self.frame_size:
                 return None
             if self.resync and self.lost_step(self.frame, self.frame_size, self.sum):
-                return self.cut(sum)
+                return self.cut(sum, whole)
             large = self.large
             self.large = None
-            return self.found(large, self.frame, self.frame_size, &self.sum if self.summed else NULL)
+            self.found(self.frame, self.frame_size, self.summed > 0, self.sum, whole)
+            return large
         if self.skipping:
             dropped = min(self.skipping, <uint64_t>(self.end - self.start))
             self.skipping -= dropped
@@ -585,10 +602,11 @@ cdef class Decoder:
             if self.resync:
                 actual = run_crc(p + HEADER, body, 0)
                 if self.lost_step(p, total, actual):
-                    return self.cut(sum)
+                    return self.cut(sum, whole)
             data = PyBytes_FromStringAndSize(<const char*>p, total)
             self.start += total
-            return self.found(data, <const uint8_t*>PyBytes_AsString(data), total, &actual if self.resync else NULL)
+            self.found(<const uint8_t*>PyBytes_AsString(data), total, self.resync, actual, whole)
+            return data
         if total < BLOCK_FROM:
             return None
         self.large = new_block(total, HEADER + 72 + (EXTENDED if get16(p) == 2 else 0), &self.frame)
@@ -599,7 +617,7 @@ cdef class Decoder:
         memcpy(self.frame, p, min(have, total))
         self.grow(min(have, total))
         self.start += self.filled
-        return self.cut(sum)
+        return self.cut(sum, whole)
 
     cdef int at_header(self) except -1:
         """Make what can be a header stand at the start. False: more bytes must come."""
@@ -704,13 +722,14 @@ cdef class Stream(Decoder):
         return self.following()
 
     cdef object following(self):
+        cdef Whole whole
         cdef bint bad_crc = False
         while True:
             try:
-                frame = self.cut(self.policy < 2)
-                if frame is None:
+                data = self.cut(self.policy < 2, &whole)
+                if data is None:
                     return None
-                message = self.decode(frame, &bad_crc)
+                message = self.decode(data, &whole, &bad_crc)
             except ProtocolError as error:
                 self._failed(error)     # raises it again, unless bad messages are skipped
             else:
@@ -718,20 +737,22 @@ cdef class Stream(Decoder):
                     self._warn(message)
                 return message
 
-    cdef object decode(self, object frame, bint* bad_crc):
+    cdef object decode(self, data, const Whole* whole, bint* bad_crc):
         try:
-            message = received(frame, self.policy, self.peer, self.cut_at, bad_crc)
+            message = received(data, whole, self.policy, self.peer, self.cut_at, bad_crc)
         except ProtocolError as error:
-            self.stats.count_error(type(error).__name__, frame)
+            self.stats.count_error(type(error).__name__, new_frame(data, whole))
             raise
         if bad_crc[0]:
-            self.stats.count_error("CRCError", frame)
+            self.stats.count_error("CRCError", new_frame(data, whole))
         return message
 
     def decoded(self, frame not None):
         """The message in a frame of this stream, as `next_message` gives it."""
+        cdef Whole whole
         cdef bint bad_crc
-        return self.decode(frame, &bad_crc)
+        data = whole_of(frame, &whole)
+        return self.decode(data, &whole, &bad_crc)
 
     @property
     def version(self):
@@ -867,6 +888,8 @@ cdef class Flow:
                 return message
         if inbox.errors:
             raise inbox.errors.popleft()
+        if self.next is None and self.protocol.is_empty():
+            return None
         while True:
             message = self.following()
             if message is None or wanted is None or wanted.matches(message):
@@ -1061,9 +1084,9 @@ cdef class Line:
                 MessageTooLarge, which closes the link).
             RuntimeError: another thread (in asyncio: another task) is receiving.
         """
-        if self.flow is not None and kind is None and timeout is None and name == "*":
-            return self.wait(None, "message", self.read_timeout)
-        return self._recv(kind, name, timeout)
+        if self.flow is None or kind is not None or name != "*":
+            return self._recv(kind, name, timeout)
+        return self.wait(None, "message", self.read_timeout if timeout is None else seconds("timeout", timeout))
 
     def __iter__(self):
         return self
