@@ -58,8 +58,8 @@ cdef struct Packing:            # how a message is packed
     bint cut_name               # of a device, where 20 bytes do not hold it; else EncodeError
     bint sending                # what is empty becomes version 1, see packed_for
     bint parts                  # a list of buffers, in which large data stands where it lies
-    uint8_t* into               # memory to write to: the result is the size; NULL: a new object
-    Py_ssize_t room             # there
+    uint8_t* into               # memory to write to: the result is the size; NULL: a new object, as there is
+    Py_ssize_t room             # with `parts` for what does not fit, or has large data
 
 cdef Packing packing(int version, bint crc, bint cut_name) noexcept
 cdef object packed(object message, const Packing* how)
@@ -71,10 +71,17 @@ cdef bint is_no_data(object message) noexcept
 
 # ---- frames
 
+cdef struct Whole:              # the bytes of one message, in the memory of some object
+    const uint8_t* p
+    Py_ssize_t size
+    bint summed                 # `sum` is the CRC of its body
+    uint64_t sum
+
 cdef bint is_frame(object what) noexcept
-cdef object new_frame(object data, const uint8_t* p, Py_ssize_t size, const uint64_t* crc)
+cdef object new_frame(object data, const Whole* whole)
+cdef object whole_of(object frame, Whole* whole)
 cdef const uint8_t* frame_bytes(object frame, Py_ssize_t* size) except NULL
-cdef object received(object frame, int policy, object peer, double at, bint* bad_crc)
+cdef object received(object data, const Whole* whole, int policy, object peer, double at, bint* bad_crc)
 
 # ---- plans, and the rows of columns
 

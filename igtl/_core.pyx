@@ -2525,7 +2525,7 @@ cdef object packed_from(Taken* taken, Record r, const Packing* how):
     cdef Writer w
     cdef uint8_t* p
     cdef uint64_t crc
-    cdef bytes out
+    cdef bytes out = None
     cdef list apart
     put_name(name, r, how.cut_name)
     if r.kept is not None:
@@ -2546,7 +2546,7 @@ cdef object packed_from(Taken* taken, Record r, const Packing* how):
     total = HEADER + content_size - apart_size + size_beside(beside[SURPLUS])
     if chosen == 2:
         total += EXTENDED + size_beside(beside[EXTENSION]) + size_of(beside[INDEX]) + size_of(beside[ENTRIES])
-    if how.into == NULL:
+    if how.into == NULL or how.parts and (apart_size or total > how.room):
         out = PyBytes_FromStringAndSize(NULL, total)
         w.start = bytes_at(<PyObject*>out)
         if total >= LARGE_FROM:
@@ -2571,7 +2571,7 @@ cdef object packed_from(Taken* taken, Record r, const Packing* how):
     crc = run_crc(w.summed, p - w.summed, w.crc) if how.crc else 0
     put_header(w.start, chosen, bytes_at(<PyObject*>layout.wire_type if beside[TYPE] == NULL else beside[TYPE]),
                name, r.stamp, total + apart_size - HEADER, crc)
-    if how.into != NULL:
+    if out is None:
         return total
     if not how.parts:
         return out
@@ -2935,22 +2935,29 @@ cdef class Frame:
 cdef bint is_frame(object what) noexcept:
     return type(what) is Frame
 
-cdef object new_frame(object data, const uint8_t* p, Py_ssize_t size, const uint64_t* crc):
-    """The frame of a message that lies in the memory of `data`. crc: that of its body, or NULL."""
-    cdef Frame frame = Frame.of(data, p, size)
-    if crc != NULL:
-        frame.summed = True
-        frame.sum = crc[0]
+cdef object new_frame(object data, const Whole* whole):
+    """The frame of a message that lies in the memory of `data`."""
+    cdef Frame frame = Frame.of(data, whole.p, whole.size)
+    frame.summed = whole.summed
+    frame.sum = whole.sum
     return frame
+
+cdef object whole_of(object frame, Whole* whole):
+    """What a frame holds. Returns what keeps the memory."""
+    whole.p = (<Frame?>frame).head()
+    whole.size = (<Frame>frame).size
+    whole.summed = (<Frame>frame).summed
+    whole.sum = (<Frame>frame).sum
+    return (<Frame>frame).data
 
 cdef const uint8_t* frame_bytes(object frame, Py_ssize_t* size) except NULL:
     size[0] = (<Frame?>frame).size
     return (<Frame>frame).head()
 
-cdef object received(object frame, int policy, object peer, double at, bint* bad_crc):
-    """The message in a frame that came from this peer, at this time of the monotonic clock. *bad_crc:
-    its CRC is wrong, which the policy lets pass."""
-    cdef Record r = (<Frame?>frame).build(policy)
+cdef object received(object data, const Whole* whole, int policy, object peer, double at, bint* bad_crc):
+    """The message that lies in the memory of `data` and came from this peer, at this time of the monotonic
+    clock. *bad_crc: its CRC is wrong, which the policy lets pass."""
+    cdef Record r = build(data, whole.p, whole.size, policy, &whole.sum if whole.summed else NULL)
     r.came_from(peer, at)
     bad_crc[0] = r.crc_ok is False
     return r

@@ -3,18 +3,19 @@
 from asyncio import AbstractEventLoop
 from collections import Counter, deque
 from collections.abc import Callable, Generator
-from typing import Any, Literal, Self, TypeVar, final
+from typing import Any, Literal, Self, TypeVar, final, overload
 
 from typing_extensions import Buffer, disjoint_base
 
 from igtl._core import Frame, Record
 from igtl.codec.message import Message
-from igtl.options import CRCPolicy
+from igtl.options import CRCPolicy, LinkOptions
 from igtl.session import inbox
 from igtl.session.inbox import Wanted
 from igtl.session.protocol import Protocol
 from igtl.session.requests import Exchange
 
+_M = TypeVar("_M", bound=Message)
 _T = TypeVar("_T")
 
 @final
@@ -227,8 +228,16 @@ class Line:
     def _sending(self) -> Lock: ...
     @property
     def _receiving(self) -> Lock: ...
-    def _begin(self, flow: Flow, transport: Any, patience: float | None) -> None: ...
+    def _begin(self, flow: Flow, transport: Any, options: LinkOptions) -> None: ...
     def send(self, message: Message | Frame, *, crc: bool = True) -> None: ...
+    @overload
+    def recv(
+        self, kind: None = None, name: str = "*", *, timeout: float | None = None
+    ) -> Message: ...
+    @overload
+    def recv(self, kind: type[_M], name: str = "*", *, timeout: float | None = None) -> _M: ...
+    def __iter__(self) -> Self: ...
+    def __next__(self) -> Message: ...
     def _write(self, parts: list[bytes | memoryview]) -> None: ...
     def until(self, take: Callable[[], _T | None], wanted: Any, timeout: float | None) -> _T: ...
     def _receive_until(self, take: Callable[[], _T | None], timeout: float | None) -> _T: ...

@@ -3,10 +3,10 @@
 # cython: freethreading_compatible=True
 """A stream of messages without I/O: what was counted, how it is cut into frames, both directions.
 
-Layout of this file: Stats (counters) · Decoder (framing) · Stream (under `igtl.Protocol`) · Flow (under
-the session of a connection) · Line (under `igtl.Link`), and the Lock of it · Waiter (of tasks that
-receive). Messages and frames are those of _core.pyx, whose functions do all that looks into them; bytes
-are moved by functions that Flow and Line are given.
+Layout of this file: the system (clock, sockets) · Stats (counters) · Decoder (framing) · Stream (under
+`igtl.Protocol`) · Flow (under the session of a connection) · Line (under `igtl.Link`), and the Lock of it ·
+Waiter (of tasks that receive). Messages and frames are those of _core.pyx, whose functions do all that looks
+into them. Line moves the bytes of a plain socket itself, and all others by the transport that it is given.
 
 Rules. An object of these has one owner; only counters take calls from several threads, and lock for it.
 """
@@ -14,13 +14,15 @@ Rules. An object of these has one owner; only counters take calls from several t
 cimport cython
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.bytes cimport PyBytes_AsString, PyBytes_FromStringAndSize
-from libc.math cimport INFINITY, fmax, fmin
+from libc.errno cimport EBADF, EINTR
+from libc.limits cimport INT_MAX
+from libc.math cimport INFINITY, ceil, fmax, fmin
 from libc.stdint cimport uint8_t, uint64_t
 from libc.string cimport memcmp, memcpy
 
 from igtl._core cimport (
-    Packing, frame_bytes, hold, is_frame, is_registered, needs_v2, new_block, new_frame, packed, packing,
-    policy_of, received, run_crc, stream_key, text_of,
+    Packing, Whole, frame_bytes, hold, is_frame, is_registered, needs_v2, new_block, new_frame, packed, packing,
+    policy_of, received, run_crc, stream_key, text_of, whole_of,
 )
 from igtl._wire cimport (
     EXTENDED, HEADER, MAX_BLOCK, begins_message, can_be_header, get16, get64, is_header, is_tls_record,
@@ -38,11 +40,57 @@ cdef extern from "pythread.h" nogil:
     PyLockStatus PyThread_acquire_lock_timed(PyThread_type_lock, long long microseconds, int intr_flag)
     void PyThread_release_lock(PyThread_type_lock)
 
+cdef extern from *:
+    """
+    /* The system's own, without Python. Each returns what the system does, or the error, negated. */
+    #include <errno.h>
+    #ifdef _WIN32
+    /* There the transports use Python's sockets, and nothing calls these. */
+    static Py_ssize_t igtl_recv(int fd, void* to, size_t room) { return -ENOSYS; }
+    static Py_ssize_t igtl_send(int fd, const void* p, size_t n) { return -ENOSYS; }
+    static int igtl_poll(int fd, int milliseconds) { return -ENOSYS; }
+    #else
+    #include <poll.h>
+    #include <sys/socket.h>
+    static Py_ssize_t igtl_recv(int fd, void* to, size_t room) {
+        Py_ssize_t n = recv(fd, to, room, 0);
+        return n < 0 ? -errno : n;
+    }
+    static Py_ssize_t igtl_send(int fd, const void* p, size_t n) {
+        Py_ssize_t taken = send(fd, p, n, 0);
+        return taken < 0 ? -errno : taken;
+    }
+    static int igtl_poll(int fd, int milliseconds) {
+        struct pollfd one = {fd, POLLIN, 0};
+        int n = poll(&one, 1, milliseconds);
+        return n < 0 ? -errno : n;
+    }
+    #endif
+
+    #ifdef __linux__
+    #include <time.h>
+    static int igtl_monotonic(double* seconds) {
+        struct timespec t;
+        if (clock_gettime(CLOCK_MONOTONIC, &t)) return 0;
+        *seconds = (double)(t.tv_sec * 1000000000LL + t.tv_nsec) / 1e9;
+        return 1;
+    }
+    #else
+    static int igtl_monotonic(double* seconds) { return 0; }
+    #endif
+    """
+    Py_ssize_t igtl_recv(int fd, void* to, size_t room) nogil
+    Py_ssize_t igtl_send(int fd, const void* p, size_t n) nogil
+    int igtl_poll(int fd, int milliseconds) nogil
+    bint igtl_monotonic(double* seconds) nogil
+
 import operator
 from collections import Counter, deque
+from os import strerror
 from time import monotonic
 
-from igtl.errors import EncodeError, MessageTooLarge, ProtocolError, VersionError
+from igtl.errors import ConnectionClosed, EncodeError, MessageTooLarge, ProtocolError, VersionError
+from igtl.options import seconds
 
 cdef enum:
     BLOCK_FROM = 32 * 1024      # frames of this size are received into memory of their own
@@ -51,8 +99,80 @@ cdef enum:
     MAX_TRIES = 8               # headers tried, one after the other, where step was lost
     READ_AHEAD = 256 * 1024     # bytes that may lie undecoded before a driver stops reading
     MAX_STREAMS = 4096          # a peer that invents names shall not fill the memory
+    PACK_ROOM = 16 * 1024       # messages of at most this size are packed into memory that a link keeps
 
 cdef bytes OTHERS = b"*".ljust(12, b"\0") + b"*".ljust(20, b"\0")
+
+# ---- the system -------------------------------------------------------------------------------
+
+cdef double seconds_now() except? -1:
+    """As `time.monotonic`, to the last bit."""
+    cdef double now
+    return now if igtl_monotonic(&now) else <double>monotonic()
+
+# A socket is given as the function that tells its descriptor, and asked for it before each call of the
+# system: the number of a socket that another thread, or the handler of a signal, has closed meanwhile may be
+# that of another file by then.
+
+cdef int number_of(descriptor) except -1:
+    cdef int fd = descriptor()
+    if fd < 0:      # poll would wait for nothing
+        raise OSError(EBADF, "the socket was closed")
+    return fd
+
+cdef int interrupted(int error) except -1:
+    """A call of the system has failed. Returns if a signal has ended it, whose handler has run."""
+    if error != EINTR:
+        raise OSError(error, strerror(error))
+    PyErr_CheckSignals()
+
+cdef Py_ssize_t receive_from(descriptor, uint8_t* p, Py_ssize_t room) except -1:
+    """Wait for bytes of a stream socket, and take what is there; 0 at its end."""
+    cdef Py_ssize_t n
+    cdef int fd
+    while True:
+        fd = number_of(descriptor)
+        with nogil:
+            n = igtl_recv(fd, p, room)
+        if n >= 0:
+            return n
+        interrupted(<int>-n)
+
+cdef bint can_be_read(descriptor, double timeout) except -1:
+    """Wait for bytes of a socket, or its end; False: nothing came within these seconds."""
+    cdef double end = seconds_now() + timeout
+    cdef int fd, n
+    while True:
+        fd = number_of(descriptor)
+        with nogil:
+            n = igtl_poll(fd, <int>fmin(ceil(1000 * fmax(timeout, 0)), INT_MAX))
+        if n > 0:
+            return True
+        if n < 0:
+            interrupted(-n)
+        timeout = end - seconds_now()
+        if n == 0 and timeout <= 0:
+            return False
+
+cdef int send_to(descriptor, const uint8_t* p, Py_ssize_t n) except -1:
+    """Return when the system has taken all of these bytes for a stream socket."""
+    cdef Py_ssize_t taken
+    cdef int fd
+    while n:
+        fd = number_of(descriptor)
+        with nogil:
+            taken = igtl_send(fd, p, n)
+        if taken < 0:
+            interrupted(<int>-taken)
+            continue
+        p += taken
+        n -= taken
+        if n:       # a signal has cut it short
+            PyErr_CheckSignals()
+
+cdef bint is_own(obj, str name, cls) except -1:
+    """Whether a method of this object is that of the compiled class: a subclass may have its own."""
+    return getattr(obj, name) == getattr(cls, name).__get__(obj)
 
 # ---- counters ---------------------------------------------------------------------------------
 
@@ -90,7 +210,7 @@ cdef class StreamStats:
 
     @property
     def age(self):
-        return monotonic() - self.last if self.received else None
+        return seconds_now() - self.last if self.received else None
 
     @property
     def rate(self):
@@ -185,6 +305,18 @@ cdef class Stats:
             self.sent_bytes += times * size
             stream.sent += times
             stream.sent_bytes += times * size
+
+    cdef int left(self, const uint8_t* p, Py_ssize_t size) except -1:
+        """As count_sent, of a whole message."""
+        cdef const uint8_t* name
+        cdef Py_ssize_t n = stream_name(p, size, p + size, size, &name)
+        cdef StreamStats stream
+        with cython.critical_section(self):
+            stream = self.stream_at(p + 2, name, n)
+            self.sent += 1
+            self.sent_bytes += size
+            stream.sent += 1
+            stream.sent_bytes += size
 
     def count_dropped(self, what, str cause, int times=1):
         """A message was given up, for this reason: itself, or as it is packed."""
@@ -281,16 +413,19 @@ cdef class Decoder:
         self.buffer = p
         self.size = size
 
-    cdef object found(self, object data, const uint8_t* p, Py_ssize_t size, const uint64_t* crc):
-        """The frame that these bytes are. crc: that of its body, or NULL."""
+    cdef int found(self, const uint8_t* p, Py_ssize_t size, bint summed, uint64_t sum, Whole* whole) except -1:
+        """These bytes are the next message."""
         cdef int version = get16(p)
+        whole.p = p
+        whole.size = size
+        whole.summed = summed
+        whole.sum = sum
         self.last_size = size
         if version > self.peer_version:
             self.peer_version = version
         if self.stats is not None:
-            self.cut_at = monotonic()
+            self.cut_at = seconds_now()
             self.stats.arrived(p, size, self.cut_at)
-        return new_frame(data, p, size, crc)
 
     @property
     def at_boundary(self):
@@ -376,6 +511,17 @@ cdef class Decoder:
         self.reserve(16 * 1024)
         return self.view[self.end:] if self.end else self.view
 
+    cdef object space(self, uint8_t** p, Py_ssize_t* size):
+        """As room, without an object for it. Returns what keeps the memory."""
+        if self.large is not None and self.filled < self.frame_size:
+            p[0] = self.frame + self.filled
+            size[0] = self.frame_size - self.filled
+            return self.large
+        self.reserve(16 * 1024)
+        p[0] = self.buffer + self.end
+        size[0] = self.size - self.end
+        return self.view
+
     def received(self, Py_ssize_t n):
         """n bytes were written to the start of what get_buffer returned."""
         self.came(n)
@@ -400,10 +546,16 @@ cdef class Decoder:
             MessageTooLarge: a header announces more than max_size; so does every later call.
             VersionError: a header version that does not exist; its body will be skipped.
         """
-        return self.cut(False)
+        cdef Whole whole
+        data = self.cut(False, &whole)
+        return None if data is None else new_frame(data, &whole)
 
-    cdef object cut(self, bint sum):
-        """As next_frame. sum: the caller will want the CRC of its body."""
+    cdef bint is_empty(self) noexcept:
+        """Whether `cut` has nothing to say, and nothing to look at."""
+        return self.start == self.end and self.large is None and self.failed is None and self.view is not None
+
+    cdef object cut(self, bint sum, Whole* whole):
+        """As next_frame; returns what keeps the memory. sum: the caller will want the CRC of its body."""
         cdef Py_ssize_t total, have
         cdef uint64_t body, dropped, actual = 0
         cdef uint8_t* p
@@ -417,10 +569,11 @@ cdef class Decoder:
             if self.filled < self.frame_size:
                 return None
             if self.resync and self.lost_step(self.frame, self.frame_size, self.sum):
-                return self.cut(sum)
+                return self.cut(sum, whole)
             large = self.large
             self.large = None
-            return self.found(large, self.frame, self.frame_size, &self.sum if self.summed else NULL)
+            self.found(self.frame, self.frame_size, self.summed > 0, self.sum, whole)
+            return large
         if self.skipping:
             dropped = min(self.skipping, <uint64_t>(self.end - self.start))
             self.skipping -= dropped
@@ -449,10 +602,11 @@ cdef class Decoder:
             if self.resync:
                 actual = run_crc(p + HEADER, body, 0)
                 if self.lost_step(p, total, actual):
-                    return self.cut(sum)
+                    return self.cut(sum, whole)
             data = PyBytes_FromStringAndSize(<const char*>p, total)
             self.start += total
-            return self.found(data, <const uint8_t*>PyBytes_AsString(data), total, &actual if self.resync else NULL)
+            self.found(<const uint8_t*>PyBytes_AsString(data), total, self.resync, actual, whole)
+            return data
         if total < BLOCK_FROM:
             return None
         self.large = new_block(total, HEADER + 72 + (EXTENDED if get16(p) == 2 else 0), &self.frame)
@@ -463,7 +617,7 @@ cdef class Decoder:
         memcpy(self.frame, p, min(have, total))
         self.grow(min(have, total))
         self.start += self.filled
-        return self.cut(sum)
+        return self.cut(sum, whole)
 
     cdef int at_header(self) except -1:
         """Make what can be a header stand at the start. False: more bytes must come."""
@@ -565,13 +719,17 @@ cdef class Stream(Decoder):
 
     def next_message(self):
         """The next message, or None while there is no whole one."""
+        return self.following()
+
+    cdef object following(self):
+        cdef Whole whole
         cdef bint bad_crc = False
         while True:
             try:
-                frame = self.cut(self.policy < 2)
-                if frame is None:
+                data = self.cut(self.policy < 2, &whole)
+                if data is None:
                     return None
-                message = self.decode(frame, &bad_crc)
+                message = self.decode(data, &whole, &bad_crc)
             except ProtocolError as error:
                 self._failed(error)     # raises it again, unless bad messages are skipped
             else:
@@ -579,20 +737,22 @@ cdef class Stream(Decoder):
                     self._warn(message)
                 return message
 
-    cdef object decode(self, object frame, bint* bad_crc):
+    cdef object decode(self, data, const Whole* whole, bint* bad_crc):
         try:
-            message = received(frame, self.policy, self.peer, self.cut_at, bad_crc)
+            message = received(data, whole, self.policy, self.peer, self.cut_at, bad_crc)
         except ProtocolError as error:
-            self.stats.count_error(type(error).__name__, frame)
+            self.stats.count_error(type(error).__name__, new_frame(data, whole))
             raise
         if bad_crc[0]:
-            self.stats.count_error("CRCError", frame)
+            self.stats.count_error("CRCError", new_frame(data, whole))
         return message
 
     def decoded(self, frame not None):
         """The message in a frame of this stream, as `next_message` gives it."""
+        cdef Whole whole
         cdef bint bad_crc
-        return self.decode(frame, &bad_crc)
+        data = whole_of(frame, &whole)
+        return self.decode(data, &whole, &bad_crc)
 
     @property
     def version(self):
@@ -609,10 +769,12 @@ cdef class Stream(Decoder):
                 "an answer (PLUS, igtl)")
         return version
 
-    cdef object wire_of(self, message, bint crc, bint parts):
+    cdef object wire_of(self, message, bint crc, bint parts, uint8_t* into, Py_ssize_t room):
         cdef Packing how = packing(self.version_for(message), crc, self.cut_names)
         how.sending = True
         how.parts = parts
+        how.into = into
+        how.room = room
         return packed(message, &how)
 
     def parts(self, message, *, bint crc=True):
@@ -622,7 +784,7 @@ cdef class Stream(Decoder):
         if is_frame(message):
             frame_bytes(message, &size)     # TypeError: it was not constructed
             return [message.data]
-        return self.wire_of(message, crc, True)
+        return self.wire_of(message, crc, True, NULL, 0)
 
     def pack(self, message, *, bint crc=True):
         """As `parts`, in one piece of its own: for whatever waits in a queue."""
@@ -630,7 +792,7 @@ cdef class Stream(Decoder):
         if is_frame(message):
             frame_bytes(message, &size)
             return bytes(message.data)
-        return self.wire_of(message, crc, False)
+        return self.wire_of(message, crc, False, NULL, 0)
 
 # ---- between a stream and its driver ------------------------------------------------------------
 
@@ -655,16 +817,19 @@ cdef class Flow:
     cdef public double heard
     cdef double silent_from     # when this end ceased to listen
     cdef readonly dict requests
-    cdef object clock
-    cdef object next            # that of the protocol, whose class may have one of its own
+    cdef object clock           # None: seconds_now
+    cdef object next            # that of the protocol, whose class may have one of its own; None: that of Stream
 
     def __init__(self, Stream protocol not None, Waiting inbox not None, clock):
         self.protocol = protocol
         self.inbox = inbox
         self.requests = {}
-        self.clock = clock
-        self.next = protocol.next_message
-        self.heard = clock()
+        self.clock = None if clock is monotonic else clock
+        self.next = None if is_own(protocol, "next_message", Stream) else protocol.next_message
+        self.heard = self.now()
+
+    cdef double now(self) except? -1:
+        return seconds_now() if self.clock is None else <double>self.clock()
 
     def received(self, Py_ssize_t n):
         """n bytes were written to the start of what `get_buffer` returned."""
@@ -672,11 +837,14 @@ cdef class Flow:
 
     cdef int came(self, Py_ssize_t n) except -1:
         self.protocol.came(n)
-        self.heard = self.clock()
+        self.heard = self.now()
 
-    cdef int fill(self, read) except -1:
-        """Take what this function reads into a buffer, as a socket's `recv_into` does."""
-        cdef Py_ssize_t n = read(self.protocol.room())
+    cdef int fill(self, descriptor) except -1:
+        """Wait for bytes of this socket, or its end."""
+        cdef uint8_t* p
+        cdef Py_ssize_t n
+        _kept = self.protocol.space(&p, &n)
+        n = receive_from(descriptor, p, n)
         if n:
             self.came(n)
         else:
@@ -692,11 +860,11 @@ cdef class Flow:
         self.begin()
 
     cdef int begin(self) except -1:
-        self.heard += fmax(0, <double>self.clock() - fmax(self.silent_from, self.heard))
+        self.heard += fmax(0, self.now() - fmax(self.silent_from, self.heard))
 
     def listened(self):
         """This end takes no bytes from now on; it has taken what was there."""
-        self.silent_from = self.clock()
+        self.silent_from = self.now()
 
     def take(self, wanted=None, *, bint fresh=False):
         """The next message, or the next of those that are wanted; None while there is none.
@@ -708,6 +876,9 @@ cdef class Flow:
             ProtocolError: a message cannot be used; the next one can be taken. After
                 MessageTooLarge the framing is lost, and the session has ended.
         """
+        return self.taken(wanted, fresh)
+
+    cdef object taken(self, wanted, bint fresh):
         cdef Waiting inbox = self.inbox
         if inbox.raw:
             self._keep(raw=False)
@@ -717,6 +888,8 @@ cdef class Flow:
                 return message
         if inbox.errors:
             raise inbox.errors.popleft()
+        if self.next is None and self.protocol.is_empty():
+            return None
         while True:
             message = self.following()
             if message is None or wanted is None or wanted.matches(message):
@@ -734,7 +907,7 @@ cdef class Flow:
     cdef object following(self):
         try:
             while True:
-                message = self.next()
+                message = self.protocol.following() if self.next is None else self.next()
                 if message is None or not self.requests or not self._answers(message):
                     return message
         except (MessageTooLarge, MemoryError) as error:
@@ -764,7 +937,7 @@ cdef class Lock:
         cdef int state = PyThread_acquire_lock_timed(self.lock, 0, 0)
         cdef double end
         if state != PY_LOCK_ACQUIRED and timeout > 0:
-            end = <double>monotonic() + timeout
+            end = seconds_now() + timeout
             while True:
                 with nogil:
                     state = PyThread_acquire_lock_timed(
@@ -772,7 +945,7 @@ cdef class Lock:
                 if state != PY_LOCK_INTR:
                     break
                 PyErr_CheckSignals()
-                timeout = end - <double>monotonic()
+                timeout = end - seconds_now()
         self.held |= state == PY_LOCK_ACQUIRED
         return state == PY_LOCK_ACQUIRED
 
@@ -807,23 +980,28 @@ cdef class Line:
     cdef public int _waiting        # threads that wait for an answer while another one receives
     cdef readonly Lock _sending
     cdef readonly Lock _receiving
-    cdef Flow flow
+    cdef Flow flow                  # None: the bytes go another way, and so do all methods
     cdef object transport
-    cdef object patience            # the write_timeout
-    cdef object read                # the socket's `recv_into` and `sendall`, where they are all that is to be done
-    cdef object write
+    cdef object write_timeout
+    cdef object read_timeout
+    cdef object descriptor          # of the socket, where moving bytes is all that is to be done; else None
+    cdef object block               # memory for small messages that are sent; None: all go in parts
+    cdef uint8_t* packed            # there
 
     def __cinit__(self):
         self._sending = Lock()
         self._receiving = Lock()
 
-    def _begin(self, Flow flow not None, transport, patience):
-        """Move the messages of this session by this transport."""
+    def _begin(self, Flow flow not None, transport, options):
+        """Move the messages of this session by this transport, with the time-outs of these options."""
         self.flow = flow
         self.transport = transport
-        self.patience = patience
-        self.read = transport.read
-        self.write = transport.write if patience is None else None
+        self.write_timeout = options.write_timeout
+        self.read_timeout = options.read_timeout
+        self.descriptor = transport.descriptor
+        self.block = None
+        if self.descriptor is not None and self.write_timeout is None and is_own(flow.protocol, "parts", Stream):
+            self.block = new_block(PACK_ROOM, 0, &self.packed)
 
     # -- sending
 
@@ -842,9 +1020,32 @@ cdef class Line:
         """
         self._sending.take(INFINITY)
         try:
-            self.hand_on(self.flow.protocol.parts(message, crc=crc))
+            if self.block is None:
+                self.hand_on(self.flow.protocol.parts(message, crc=crc))
+            else:
+                self.send_directly(message, crc)
         finally:
             self._sending.give()
+
+    cdef int send_directly(self, message, bint crc) except -1:
+        """A message that is small, or packed, leaves without an object for its bytes."""
+        cdef Stream stream = self.flow.protocol
+        cdef const uint8_t* p = self.packed
+        cdef Py_ssize_t size
+        if is_frame(message):
+            p = frame_bytes(message, &size)
+        else:
+            made = stream.wire_of(message, crc, True, self.packed, PACK_ROOM)
+            if type(made) is list:
+                return self.hand_on(made)
+            size = made
+        if self.closed:
+            raise self._over()
+        try:
+            send_to(self.descriptor, p, size)
+        except BaseException as error:
+            raise self._unsent(error)
+        stream.stats.left(p, size)
 
     def _write(self, list parts):
         """Send one packed message; `_sending` is held."""
@@ -858,18 +1059,54 @@ cdef class Line:
             size += len(part)
         whole = parts[0] if len(parts) == 1 else parts.copy()
         try:
-            if self.write is not None and len(parts) == 1:
-                self.write(whole)
-            else:
-                self.transport.send(parts, self.patience)
+            self.transport.send(parts, self.write_timeout)
         except BaseException as error:
             raise self._unsent(error)
         self.flow.protocol.stats.count_sent(whole, size)
 
     # -- receiving
 
+    def recv(self, kind=None, name="*", *, timeout=None):
+        """Receive the next message, or the next of a type and device name.
+
+        Others stay queued, in order, within the bounds of the inbox (see
+        `igtl.options.SocketOptions`).
+
+        Args:
+            kind: a message class; None: any.
+            name: device name, with the wildcards * and ?.
+            timeout: seconds; 0 looks at what is there. None: the link's read_timeout.
+
+        Raises:
+            TimeoutError: nothing came in time; the text lists what was seen meanwhile.
+            ConnectionClosed: the link is closed.
+            ProtocolError: a bad message came; the next one can be read (not after
+                MessageTooLarge, which closes the link).
+            RuntimeError: another thread (in asyncio: another task) is receiving.
+        """
+        if self.flow is None or kind is not None or name != "*":
+            return self._recv(kind, name, timeout)
+        return self.wait(None, "message", self.read_timeout if timeout is None else seconds("timeout", timeout))
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        try:
+            if self.flow is not None:
+                return self.wait(None, "message", self.read_timeout)
+            return self._recv(None, "*", None)
+        except (ConnectionClosed, MessageTooLarge) as error:
+            if not self.ends_iteration(error):
+                raise
+        raise StopIteration
+
     def until(self, take, wanted, timeout):
         """What `take` returns, as soon as it returns something; see `igtl.session.facade.AnyLink`."""
+        return self.wait(take, wanted, timeout)
+
+    cdef object wait(self, take, wanted, timeout):
+        """As until. take: None for the next message of any kind."""
         try:
             left = timeout
             if not self._receiving.take(0):
@@ -896,31 +1133,33 @@ cdef class Line:
     cdef object receive_until(self, take, timeout):
         cdef Flow flow = self.flow
         cdef double deadline = INFINITY, now, end
-        found = take()
+        found = flow.taken(None, False) if take is None else take()
         if found is not None:
             return found
         flow.begin()
         if timeout is not None:
-            deadline = <double>monotonic() + <double>timeout
+            deadline = seconds_now() + <double>timeout
         left = timeout
         while True:
             if flow.ended:
                 raise self._over()
             try:
-                if left is None and self.read is not None:
-                    flow.fill(self.read)
-                else:
+                if self.descriptor is None:
                     self.transport.receive(left)
+                elif left is None or can_be_read(self.descriptor, left):
+                    flow.fill(self.descriptor)
+                else:
+                    raise TimeoutError
             except (OSError, ValueError) as error:      # ValueError: polled a closed socket
                 self._unread(error)
             try:
-                found = take()
+                found = flow.taken(None, False) if take is None else take()
             except MessageTooLarge:
                 self.transport.shutdown()
                 raise
             if found is not None:
                 return found
-            now = monotonic()
+            now = seconds_now()
             if now >= deadline and not flow.ended:
                 flow.listened()
                 raise TimeoutError

@@ -31,6 +31,7 @@ WAITS = {
     "recv": "link = igtl.connect(port=port); ready(); link.recv()",
     "recv with a time-out": "link = igtl.connect(port=port); ready(); link.recv(timeout=100)",
     "send": "link = igtl.connect(port=port); ready(); link.send(big)",
+    "send of a frame": "link = igtl.connect(port=port); whole = igtl.Frame.from_bytes(big.pack()); ready(); link.send(whole)",
     "send with a time-out": "link = igtl.connect(port=port, write_timeout=100); ready(); link.send(big)",
     "pipe": "a, b = igtl.pipe(); ready(); a.recv()",
     "accept": "listener = igtl.listen(port=0); ready(); listener.accept()",

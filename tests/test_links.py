@@ -581,7 +581,7 @@ def use(link: Any, sock: Any) -> None:
     """Let a blocking link move its bytes by this socket."""
     transport = link._transport
     transport.sock = sock
-    link._begin(link.session, transport, link.options.write_timeout)
+    link._begin(link.session, transport, link.options)
 
 
 @pytest.mark.parametrize("kind", SOCKETS)

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any, Self, TypeVar, overload
+from typing import Any, Final, Self, TypeVar
 
 from igtl._core import Frame
 from igtl._stream import Line
@@ -33,6 +33,8 @@ from igtl.session.operations import OVER, Pairs, Streaming, StreamMessages, Sync
 from igtl.session.protocol import hello_message
 from igtl.session.requests import ANYTHING, Exchange, Selection
 from igtl.session.session import closed_by
+
+_LEAVES: Final = 1.0  # seconds in which threads that were woken leave `send` and `recv`
 
 M = TypeVar("M", bound=Message)
 T = TypeVar("T")
@@ -98,7 +100,7 @@ class Link(Line, AnyLink, Asking, Synchronized[SyncReader]):
         self._transport = transport
         self.options = options
         self._take = transport.session.take
-        self._begin(transport.session, transport, options.write_timeout)
+        self._begin(transport.session, transport, options)
         self._turns = threading.Condition()  # guards these three
         protocol = self.session.protocol
         if isinstance(protocol, CompressingProtocol):
@@ -192,31 +194,10 @@ class Link(Line, AnyLink, Asking, Synchronized[SyncReader]):
         reason = self.session.end() or ConnectionClosed("this link was closed")
         return reason.with_traceback(None)  # which would grow each time that it is raised
 
-    @overload
-    def recv(self, *, timeout: float | None = None) -> Message: ...
-    @overload
-    def recv(self, kind: type[M], name: str = "*", *, timeout: float | None = None) -> M: ...
-    def recv(
-        self, kind: type[Message] = Message, name: str = "*", *, timeout: float | None = None
-    ) -> Message:
-        """Receive the next message, or the next of a type and device name.
-
-        Others stay queued, in order, within the bounds of the inbox (see
-        `igtl.options.SocketOptions`).
-
-        Args:
-            kind: a message class.
-            name: device name, with the wildcards * and ?.
-            timeout: seconds; 0 looks at what is there. None: the link's read_timeout.
-
-        Raises:
-            TimeoutError: nothing came in time; the text lists what was seen meanwhile.
-            ConnectionClosed: the link is closed.
-            ProtocolError: a bad message came; the next one can be read (not after
-                MessageTooLarge, which closes the link).
-            RuntimeError: another thread (in asyncio: another task) is receiving.
-        """
+    def _recv(self, kind: type[Message] | None, name: str, timeout: float | None) -> Message:
+        """As `recv`, whatever it is asked for."""
         timeout = self.options.read_timeout if timeout is None else seconds("timeout", timeout)
+        kind = kind or Message
         if kind is Message and name == "*":
             return self.until(self._take, ANYTHING, timeout)
         wanted = Selection(kind, name)
@@ -231,17 +212,6 @@ class Link(Line, AnyLink, Asking, Synchronized[SyncReader]):
                 self._transport.receive(0.0)
                 self.session.sort()
         return super().newest(wanted, newer_than)
-
-    def __iter__(self) -> Self:
-        return self
-
-    def __next__(self) -> Message:
-        try:
-            return self.until(self._take, ANYTHING, self.options.read_timeout)
-        except OVER as error:
-            if self.ends_iteration(error):
-                raise StopIteration from None
-            raise
 
     def recv_frame(self, *, timeout: float | None = None) -> Frame:
         """Receive the next message as it came: undecoded, its CRC unchecked.
@@ -375,11 +345,13 @@ class Link(Line, AnyLink, Asking, Synchronized[SyncReader]):
         if linger:
             self._transport.finish()
         self._transport.shutdown()
-        # give the descriptor back only when no thread is in recv with it any more
-        held = self._receiving.acquire(timeout=1)
+        # give the descriptor back only when no thread is in send or recv with it any more
+        end = time.monotonic() + _LEAVES
+        locks = self._sending, self._receiving
+        held = [each for each in locks if each.acquire(timeout=max(0.0, end - time.monotonic()))]
         self._transport.close()
-        if held:
-            self._receiving.release()
+        for each in held:
+            each.release()
         self.session.over.tell(self.session.end())
 
     def __enter__(self) -> Self:

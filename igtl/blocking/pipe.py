@@ -16,7 +16,7 @@ from igtl.session.session import Session
 class MemoryTransport:
     """One end of a pair; what is sent is copied at once, and kept until the other end reads it."""
 
-    read = write = None
+    descriptor = None
 
     def __init__(self, session: Session, ready: threading.Condition) -> None:
         self.session = session

@@ -31,20 +31,15 @@ class Transport(Protocol):
 
     Attributes:
         session: whose bytes.
-        read: writes what the system has to the start of a buffer, as `socket.recv_into`, waiting
-            without end; None where that is not all there is to be done.
-        write: hands one buffer to the system, as `socket.sendall`; None as for `read`.
+        descriptor: tells that of a connected stream socket that blocks, where the bytes of the
+            session go over it as they are, so that the link may move them itself; else None.
     """
 
     session: Session
 
     @property
-    def read(self) -> Callable[[memoryview], int] | None:
-        """What reads into memory without more ado; None: only `receive` does."""
-
-    @property
-    def write(self) -> Callable[[bytes | memoryview], None] | None:
-        """What sends bytes without more ado; None: only `send` does."""
+    def descriptor(self) -> Callable[[], int] | None:
+        """What tells the descriptor, -1 once it is closed; None: only `send` and `receive` do."""
 
     def send(self, parts: Parts, patience: float | None = None) -> None:
         """Return when the system has taken all bytes; what it has taken leaves `parts`.
@@ -108,7 +103,6 @@ class SocketTransport:
         self.session = session
         sock.setblocking(True)
         self.layer = layer
-        self._plain = layer is None and not _WINDOWS
         self._readable = Waiter(sock)
         self._writable = Waiter(sock, write=True)
         self._handshake_timeout = handshake_timeout
@@ -123,14 +117,13 @@ class SocketTransport:
             layer.begin()
 
     @property
-    def read(self) -> Callable[[memoryview], int] | None:
-        """The socket's own `recv_into`, where nothing else is to be done."""
-        return self.sock.recv_into if self._plain else None
+    def descriptor(self) -> Callable[[], int] | None:
+        """What tells the descriptor, where nothing else is to be done.
 
-    @property
-    def write(self) -> Callable[[bytes | memoryview], None] | None:
-        """The socket's own `sendall`, where nothing else is to be done."""
-        return self.sock.sendall if self._plain else None
+        None for a subclass of `socket.socket`, which has its own way to move bytes.
+        """
+        plain = self.layer is None and type(self.sock) is socket.socket and not _WINDOWS
+        return self.sock.fileno if plain else None
 
     # -- sending
 

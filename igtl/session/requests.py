@@ -319,6 +319,9 @@ class _Anything(Selection):
     def matches(self, m: Message) -> bool:
         return True
 
+    def __str__(self) -> str:
+        return "message"
+
 
 class _Nothing(Selection):
     def matches(self, m: Message) -> bool:
