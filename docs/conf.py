@@ -15,6 +15,7 @@ extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphin
 html_theme = "furo"
 html_static_path = ["static"]
 html_css_files = ["igtl.css"]
+html_extra_path = ["demo.svg", "demo-narrow.svg"]  # start.md chooses between them by the width
 html_title = f"igtl {release}"
 exclude_patterns = ["_build"]
 default_role = "code"  # docstrings say `name`
