@@ -471,8 +471,8 @@ def attribute_list(app: Any, what: str, name: str, obj: Any, _: Any, lines: list
                 for one in match[1].split(", ")
             ]
             lines[number] = f"    * {', '.join(heads)} -- {match[2]}"
-        elif line:
-            lines[number] = f"  {line}"
+        elif line.strip():  # of an entry: below its text
+            lines[number] = f"      {line.strip()}"
 
 
 def _has_entry(cls: type, name: str) -> bool:
