@@ -6,8 +6,10 @@ Two directives write what would go stale by hand:
   modules it names, in the order of their sources.
 * `options` describes the options of links, servers and bridges.
 
-A message class gets a table of the fields it declares. A public name that no page describes is a
-warning, and so is a field without a meaning: `ci/docs` fails at both.
+A message class gets a table of the fields it declares. Each field, option and attribute of the
+tables and lists is an object of its own in the index, so the search of the pages finds
+`igtl.Image.size`. A public name that no page describes is a warning, and so is a field without a
+meaning: `ci/docs` fails at both.
 """
 
 from __future__ import annotations
@@ -25,10 +27,12 @@ from typing import Any, get_overloads
 
 from docutils import nodes
 from docutils.parsers.rst import directives
+from sphinx import addnodes
 from sphinx.errors import NoUri
 from sphinx.pycode import ModuleAnalyzer
 from sphinx.util import logging
-from sphinx.util.docutils import SphinxDirective
+from sphinx.util.docutils import SphinxDirective, SphinxRole
+from sphinx.util.nodes import make_id
 
 import igtl
 from igtl import options
@@ -119,6 +123,40 @@ def homes() -> dict[str, str]:
             found[f"igtl.options.{name}"] = f"igtl.options.{name.removesuffix('Settings')}Options"
     found["igtl.options.WaySettings"] = "igtl.options.BridgeOptions"
     return found
+
+
+@cache
+def fields() -> list[str]:
+    """Every field of a message or element, and every option, by its full name."""
+    found = [
+        f"{name}.{field.name}"
+        for name, value in public().items()
+        if _is_declared(value) and _home(value) == name
+        for field in value.__fields__
+        if not field.hidden
+    ]
+    for cls in _option_classes():
+        found += [f"igtl.options.{cls.__name__}.{name}" for name in _own_options(cls)]
+    return found
+
+
+def _is_declared(value: Any) -> bool:
+    return isinstance(value, type) and issubclass(value, (igtl.Message, Element))
+
+
+def _option_classes() -> list[Any]:
+    return [
+        value
+        for value in vars(options).values()
+        if isinstance(value, type)
+        and issubclass(value, options.Options)
+        and value is not options.Options
+    ]
+
+
+def _own_options(cls: Any) -> dict[str, str]:
+    """The options that a class declares itself, with their types."""
+    return {name: kind for name, kind in cls.__annotations__.items() if name in cls.known}
 
 
 def _home(value: Any) -> str | None:
@@ -381,7 +419,7 @@ def shown(value: Any) -> str:
 
 def field_table(app: Any, what: str, name: str, obj: Any, _: Any, lines: list[str]) -> None:
     """The fields of a message, out of its declaration, in place of their part of the docstring."""
-    if what != "class" or not isinstance(obj, type) or not issubclass(obj, (igtl.Message, Element)):
+    if what != "class" or not _is_declared(obj):
         return
     declared = [field for field in obj.__fields__ if not field.hidden]
     told: dict[str, str] = {}
@@ -403,9 +441,8 @@ def field_table(app: Any, what: str, name: str, obj: Any, _: Any, lines: list[st
         if parameters is not None:
             given = parameters.get(field.name)
             default = "–" if given is None else shown(given.default)
-        rows.append(
-            [f"``{field.name}``", kind, unit_of(field.name, meaning), shape, default, meaning]
-        )
+        member = f":member:`{name}.{field.name}`"
+        rows.append([member, kind, unit_of(field.name, meaning), shape, default, meaning])
     at = next((n for n, line in enumerate(lines) if _SECTION.match(line)), len(lines))
     if rows:
         heads = ["field", "type", "unit", "shape", "default", "meaning"]
@@ -418,6 +455,46 @@ def field_table(app: Any, what: str, name: str, obj: Any, _: Any, lines: list[st
         lines[at:at] = ["", f"Type on the wire: ``{obj.type_name}``.", ""]
 
 
+def attribute_list(app: Any, what: str, name: str, obj: Any, _: Any, lines: list[str]) -> None:
+    """The attributes that a docstring lists, each in the index unless it is described below too."""
+    if what not in ("class", "exception") or "Attributes:" not in lines:
+        return
+    at = lines.index("Attributes:")
+    lines[at : at + 1] = ["", ":Attributes:"]
+    for number in range(at + 2, len(lines)):
+        line = lines[number]
+        if line and not line.startswith(" "):
+            break
+        if match := _ENTRY.match(line):
+            heads = [
+                f"``{one}``" if _has_entry(obj, one) else f":member:`{name}.{one}`"
+                for one in match[1].split(", ")
+            ]
+            lines[number] = f"    * {', '.join(heads)} -- {match[2]}"
+        elif line.strip():  # of an entry: below its text
+            lines[number] = f"      {line.strip()}"
+
+
+def _has_entry(cls: type, name: str) -> bool:
+    """Whether autodoc describes this member: it is a property or a method with a docstring."""
+    member = inspect.getattr_static(cls, name, None)
+    return bool((inspect.isroutine(member) or inspect.isdatadescriptor(member)) and member.__doc__)
+
+
+class Member(SphinxRole):
+    """`:member:`igtl.Image.size``: the name of an attribute, and the place that describes it."""
+
+    def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
+        owner, _, name = self.text.rpartition(".")
+        place = make_id(self.env, self.inliner.document, "", self.text)
+        self.env.get_domain("py").note_object(  # type: ignore[attr-defined]
+            self.text, "attribute", place, location=self.get_location()
+        )
+        head = f"{name} ({owner.removeprefix('igtl.options.')} attribute)"
+        shown = nodes.literal("", name, ids=[place])
+        return [addnodes.index(entries=[("single", head, place, "", None)]), shown], []
+
+
 def skip_fields(app: Any, what: str, name: str, obj: Any, skip: bool, _: Any) -> bool | None:
     """The fields of a message are in its table."""
     return True if isinstance(obj, Slot) else None
@@ -427,13 +504,7 @@ class OptionTables(SphinxDirective):
     """`.. options::`: every class of options, with what takes it."""
 
     def run(self) -> list[nodes.Node]:
-        classes = [
-            value
-            for value in vars(options).values()
-            if isinstance(value, type)
-            and issubclass(value, options.Options)
-            and value is not options.Options
-        ]
+        classes = _option_classes()
         rows = [
             [", ".join(f":py:obj:`{name}`" for name in names), f":py:obj:`~igtl.options.{kind}`"]
             for kind, names in _takers().items()
@@ -446,7 +517,7 @@ class OptionTables(SphinxDirective):
 
     def _of(self, cls: Any, classes: list[Any]) -> list[str]:
         text = plain((inspect.getdoc(cls) or "").splitlines())
-        kinds = {name: kind for name, kind in cls.__annotations__.items() if name in cls.known}
+        kinds = _own_options(cls)
         above = {name for base in cls.__bases__ if base in classes for name in base.known}
         told = said(text, set(kinds))
         if takers := _takers().get(cls.__name__):
@@ -462,7 +533,8 @@ class OptionTables(SphinxDirective):
             elif not meaning:
                 LOG.warning("igtl.options.%s: nothing says what %s means", cls.__name__, name)
             default = shown(cls.known[name].default)
-            row = [f"``{name}``", f"``{kind.replace('|', 'or')}``", unit_of(name, meaning)]
+            member = f":member:`igtl.options.{cls.__name__}.{name}`"
+            row = [member, f"``{kind.replace('|', 'or')}``", unit_of(name, meaning)]
             rows.append([*row, default, meaning])
         if rows:
             text += table(["option", "type", "unit", "default", "meaning"], rows, "fields")
@@ -509,9 +581,9 @@ def resolve(app: Any, env: Any, node: Any, contnode: Any) -> Any:
 
 
 def complete(app: Any, env: Any) -> None:
-    """Every public name is on a page."""
+    """Every public name is on a page, with its fields."""
     described = set(env.get_domain("py").objects)
-    for name in [*public(), *modules()]:
+    for name in [*public(), *modules(), *fields()]:
         if name not in described:
             LOG.warning("%s: no page describes it", name)
 
@@ -520,8 +592,10 @@ def setup(app: Any) -> dict[str, bool]:
     modules()
     app.add_directive("public", Public)
     app.add_directive("options", OptionTables)
+    app.add_role("member", Member())
     app.connect("autodoc-process-docstring", plain_text, priority=100)
-    app.connect("autodoc-process-docstring", field_table, priority=200)  # both before napoleon
+    app.connect("autodoc-process-docstring", field_table, priority=200)
+    app.connect("autodoc-process-docstring", attribute_list, priority=300)  # all before napoleon
     app.connect("autodoc-process-signature", short_aliases)
     app.connect("autodoc-skip-member", skip_fields)
     app.connect("missing-reference", resolve)

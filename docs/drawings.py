@@ -44,10 +44,21 @@ class Drawing:
     def text(self, x: float, y: float, text: str, kind: str = "") -> None:
         self.parts.append(f'<text x="{x:g}" y="{y:g}" class="{kind}">{escape(text)}</text>')
 
-    def box(self, x: float, y: float, w: float, h: float, *lines: str, kind: str = "box") -> None:
+    def rectangle(
+        self, x: float, y: float, w: float, h: float, kind: str, corner: float = 0
+    ) -> None:
         self.parts.append(
-            f'<rect x="{x:g}" y="{y:g}" width="{w:g}" height="{h:g}" rx="6" class="{kind}"/>'
+            f'<rect x="{x:g}" y="{y:g}" width="{w:g}" height="{h:g}" '
+            f'rx="{corner:g}" class="{kind}"/>'
         )
+
+    def ellipse(self, x: float, y: float, rx: float, ry: float, kind: str = "soft") -> None:
+        self.parts.append(
+            f'<ellipse cx="{x:g}" cy="{y:g}" rx="{rx:g}" ry="{ry:g}" class="{kind}"/>'
+        )
+
+    def box(self, x: float, y: float, w: float, h: float, *lines: str, kind: str = "box") -> None:
+        self.rectangle(x, y, w, h, kind, 6)
         top = y + h / 2 - 8 * (len(lines) - 1) + 5
         for n, line in enumerate(lines):
             style = "middle bold" if n == 0 else "middle small"
@@ -57,7 +68,7 @@ class Drawing:
         self.parts.append(f'<path d="{d}" class="{kind}"/>')
 
     def dot(self, x: float, y: float, kind: str = "dot", r: float = 4.5) -> None:
-        self.parts.append(f'<circle cx="{x:g}" cy="{y:g}" r="{r:g}" class="{kind}"/>')
+        self.ellipse(x, y, r, r, kind)
 
     def axes(self, x: float, y: float, *axes: tuple[float, float, str, str]) -> None:
         """Axes from a point: where each ends, its colour and its name."""
@@ -91,9 +102,9 @@ def patient() -> None:
     ]:
         d.text(x, 30, title, "middle bold")
         d.text(x, 50, users, "middle small")
-        d.parts.append(f'<ellipse cx="{x}" cy="165" rx="52" ry="68" class="soft"/>')
+        d.ellipse(x, 165, 52, 68)
         for side in (-1, 1):
-            d.parts.append(f'<ellipse cx="{x + side * 55}" cy="168" rx="6" ry="14" class="soft"/>')
+            d.ellipse(x + side * 55, 168, 6, 14)
             d.dot(x + side * 20, 150, "plain", 5)
         d.path(f"M{x - 16} 202q16 12 32 0", "plain")
         sign = -1 if names[0] == "R" else 1  # the patient looks at the reader
@@ -129,7 +140,7 @@ def frames() -> None:
     d.text(130, 372, "Image", "bold")
     d.text(130, 390, "pixels; the first", "small")
     d.text(130, 408, "one is the red dot", "small")
-    d.parts.append('<ellipse cx="350" cy="352" rx="70" ry="40" class="soft"/>')
+    d.ellipse(350, 352, 70, 40)
     d.text(350, 372, "patient", "middle small")
     d.axes(350, 318, (44, 0, "r", "x"), (0, -42, "g", "y"), (-32, 22, "b", "z"))
     d.text(338, 232, "Reference", "bold")
@@ -166,9 +177,7 @@ def voxels() -> None:
     d = Drawing("voxels", 410, "Three points that programs call the place of an image")
     for i in range(5):
         for j in range(4):
-            d.parts.append(
-                f'<rect x="{70 + 60 * i}" y="{60 + 60 * j}" width="60" height="60" class="soft"/>'
-            )
+            d.rectangle(70 + 60 * i, 60 + 60 * j, 60, 60, "soft")
             d.dot(100 + 60 * i, 90 + 60 * j, "plain", 1.5)
     d.path("M100 90L206 90", "axis r")
     d.path("M100 90L100 196", "axis g")
@@ -219,9 +228,7 @@ def delivery() -> None:
         y = 362 + 36 * n
         d.text(34, y + 20, name, "small code")
         for k in range(count):
-            d.parts.append(
-                f'<rect x="{190 + 22 * k}" y="{y + 5}" width="18" height="20" rx="3" class="box"/>'
-            )
+            d.rectangle(190 + 22 * k, y + 5, 18, 20, "box", 3)
         d.path(f"M{190 + 22 * 8 + 6} {y + 2}v26", "plain")
     d.text(414, 382, "limit", "end small")
     d.path("M220 476V510")

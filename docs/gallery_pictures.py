@@ -38,13 +38,15 @@ HEAD = """# Gallery
 
 <!-- written by python -m docs.gallery_pictures -->
 
-What each program of `examples/` prints, from one run on a machine that had other work to do, cut
-after a few lines. Rates and times are those of that run; [Performance](performance.md) has measured
-ones. Run them in a clone of the sources. `--help` shows their options; those whose other end can be
-yours take its address by `--address`, and none leaves a file behind without `--to`.
+This page shows what each program of `examples/` prints. The pictures are from one run on a machine
+that had other work to do, and are cut after a few lines. Their rates and times are those of that
+run; [Performance](performance.md) has measured ones.
 
-`examples/notebook.ipynb` shows messages, links, recordings and graphs in
-[Jupyter](guide/jupyter.md).
+Run the programs in a clone of the sources. `--help` shows their options. `--address` names your own
+device or server, where a program can use one. Files are kept only with `--to`.
+
+[The example notebook](guide/jupyter.md#the-example-notebook) shows messages, links, recordings and
+graphs in Jupyter.
 """
 
 

@@ -2,8 +2,8 @@
 
 `python -m docs.pages`, from the folder of the project, after `ci/docs` has built them.
 
-* Every public name is in `objects.inv`, the index in which the search of the pages and other
-  projects look.
+* Every public name, with the fields of messages and the options, is in `objects.inv`, the index
+  in which the search of the pages and other projects look.
 * Every link within the pages leads to a place that exists.
 * With Chromium: no page is wider than the window of a desktop or a phone, and pictures of some
   pages at both sizes are in build/docs-screens.
@@ -20,7 +20,7 @@ from urllib.parse import unquote
 
 from sphinx.util.inventory import InventoryFile
 
-from docs.api import modules, public
+from docs.api import fields, modules, public
 
 PAGES = Path("build/docs")
 SCREENS = Path("build/docs-screens")
@@ -42,11 +42,11 @@ WIDER = """() => {
 
 
 def missing_names(pages: Path) -> list[str]:
-    """Public names that the index does not have."""
+    """Public names and fields that the index does not have."""
     with (pages / "objects.inv").open("rb") as file:
         inventory = InventoryFile.load(file, "", os.path.join)
     known = {name for kind, names in inventory.items() if kind[:3] == "py:" for name in names}
-    return [name for name in [*modules(), *public()] if name not in known]
+    return [name for name in [*modules(), *public(), *fields()] if name not in known]
 
 
 class Page(HTMLParser):
@@ -62,7 +62,7 @@ class Page(HTMLParser):
         for name, value in attrs:
             if name == "id" and value:
                 self.anchors.add(value)
-            if name in ("href", "src") and value and "://" not in value:
+            if name in ("href", "src", "srcset") and value and "://" not in value:
                 self.links.add(value)
 
 
@@ -123,7 +123,7 @@ def main() -> int:
     else:
         wrong += [f"wider than the window: {each}" for each in looked_at()]
     print(*wrong, sep="\n")
-    print(f"{len(public())} public names; {len(wrong)} faults")
+    print(f"{len(public())} public names, {len(fields())} fields; {len(wrong)} faults")
     return bool(wrong)
 
 

@@ -1,4 +1,4 @@
-"""A link that heals itself: the server goes away and comes back, and the client just goes on.
+"""A link that reconnects by itself: the server goes away and comes back, and the client continues.
 
 You see what happens to the connection, and that what was sent meanwhile arrives.
 """

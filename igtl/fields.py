@@ -381,7 +381,7 @@ def constant(scalar: Scalar, value: int, *, init: Literal[False] = False) -> Any
 
 
 def reserved(scalar: Scalar, *, init: Literal[False] = False) -> Any:
-    """Hidden: 0 when built, kept as it came when received."""
+    """Hidden: 0 in a new message; a received value is kept."""
     return _number(_SCALARS[scalar], 0)
 
 

@@ -188,7 +188,7 @@ def test_a_header_version_that_does_not_exist() -> None:
 
 
 def test_a_library_of_version_1_that_is_sent_version_2() -> None:
-    """It loses step at the hello: it waits for a body that never comes, or hangs up."""
+    """It loses framing at the hello: it waits for a body that never comes, or hangs up."""
 
     for hangs_up in (False, True):
         offered = iter([True, False, False])  # it is tried with the hello, then without

@@ -27,6 +27,18 @@ def test_public_names() -> None:
     assert not [name for name in names if "._" in name]
 
 
+def test_fields() -> None:
+    """Fields of messages and elements, and options, have names of their own in the index."""
+    from docs.api import fields
+
+    names = fields()
+    for name in ("igtl.Transform.matrix", "igtl.Image.scalar_type", "igtl.Tool.matrix",
+                 "igtl.options.LinkOptions.read_timeout"):  # fmt: skip
+        assert name in names
+    assert len(names) == len(set(names))
+    assert not [name for name in names if "._" in name]
+
+
 @pytest.mark.long
 @pytest.mark.processes
 @pytest.mark.timeout(1200)

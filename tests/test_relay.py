@@ -257,7 +257,7 @@ def test_wrong_settings() -> None:
 
 @pytest.mark.processes
 def test_a_version_2_source_and_the_official_library_of_version_1(programs: Path) -> None:
-    """The C++ program prints each message right, so it never lost step."""
+    """The C++ program prints each message right, so it never lost framing."""
     with igtl.serve(port=0) as server, Relay(server, version="auto") as relay:
         with running(programs / "ReceiveClient", "127.0.0.1", server.port) as text:
             while not server.clients:

@@ -105,7 +105,7 @@ class Hub:
         idle: called from time to time while `connected`; returns the seconds until the next time.
 
     Attributes:
-        connected: whether the hub is there, and lets this end do what it wants.
+        connected: whether the hub is connected, and allows what this end asks for.
         refused: why this end has given up; None while it has not.
         session: of Zenoh, once it is open.
     """

@@ -82,12 +82,12 @@ class Outlet:
     a stream is started where its source is.
 
     Args:
-        server: not started yet, so that it hands out everything from the beginning.
+        server: not started yet, so that its clients get everything from the beginning.
         sites, on_event, settings: as of `Subscriber`.
 
     Attributes:
-        names: by which the streams of several sites are handed out; None for one site.
-        passed: messages that were handed to the server.
+        names: device names under which clients get the streams of several sites; None for one.
+        passed: messages that the server got.
         stats: of the subscriber.
 
     Raises:

@@ -72,8 +72,8 @@ class Publisher:
             with igtl.bridge.Publisher("or1", link, connect="tcp/hub:7447") as publisher:
                 publisher.wait()
 
-    The hub may be away, at the beginning too: messages wait then, within the bounds of their lanes,
-    and of poses and images only the newest of each stream.
+    While the hub cannot be reached, also at the beginning, messages wait within the bounds of their
+    lanes. Of poses and images, only the newest of each stream waits.
 
     Args:
         site: name of this site.
@@ -83,10 +83,10 @@ class Publisher:
 
     Attributes:
         site: its name.
-        stats: what was handed to the hub, in `sent`, and what was not, in `dropped`: "superseded"
-            by a newer message of its stream, "overflow" of a lane, "no receiver" (the hub knew of
+        stats: `sent` counts messages that the hub got, `dropped` the others by cause: "superseded"
+            by a newer message of the stream, "overflow" of a lane, "no receiver" (the hub knew of
             none), "streams" (more than MAX_STREAMS), "unasked" (an answer that nothing waits for),
-            "closed" (it waited when this end was closed), "failed" (Zenoh has refused it).
+            "closed" (the message waited when this end was closed), "failed" (Zenoh refused it).
 
     Raises:
         ValueError, TypeError: the site or an option is not allowed.
@@ -149,8 +149,8 @@ class Publisher:
         """Publish a message; returns at once, from any thread.
 
         Args:
-            message: an array of it may be changed afterwards; a frame is published as it came, with
-                a wrong CRC too.
+            message: its arrays may be changed afterwards. A frame is published unchanged, even with
+                a wrong CRC.
         """
         at = time.monotonic()
         frame = message
@@ -329,12 +329,13 @@ class Publisher:
     ) -> None:
         """Publish what a source sends, in a thread, until the source ends; then `wait` returns.
 
-        The source stays its owner's. It gets the commands and requests from far away.
+        The caller still owns the source, and closes it. The source gets the commands and requests
+        of other sites.
 
         Args:
             source: a link, or anything whose `frames()` gives frames (or pairs of a frame and its
                 sender), and whose `send(message)` takes messages.
-            takes: called with type and device name; whether such messages are published.
+            takes: called with type and device name; returns whether such messages are published.
         """
         self._source = source
         threading.Thread(
@@ -412,7 +413,7 @@ class Publisher:
         )
 
     def close(self) -> None:
-        """Leave the bridge: what has waited for up to a second now is given up."""
+        """Leave the bridge; messages that still wait after one second are dropped."""
         if self.connected:
             self.drain(1.0)
         with self._lock:

@@ -27,12 +27,12 @@ class Router:
             ...
 
     Without `allow`, every connection may do everything; without TLS, every computer that reaches
-    the port may connect. A rule is the common name of a certificate (`*`: of any), and what it may:
-    put=SITES, get=SITES, ask=SITES; SITES are names with commas between them, or `*`. What no rule
-    allows is refused, and the refused end is told.
+    the port may connect. A rule is the common name of a certificate (`*`: of any), and its rights:
+    put=SITES, get=SITES, ask=SITES; SITES are names with commas between them, or `*`. The hub
+    refuses everything else, and the refused end gets an error.
 
     Args:
-        on_event: called with a line about each connection and each site that comes or goes.
+        on_event: called with a line when a connection or site appears or disappears.
         settings: see `igtl.options.RouterOptions`.
 
     Attributes:

@@ -89,21 +89,20 @@ class Subscriber:
 
     Args:
         sites: names of sites; `*` for all of them.
-        on_frame: called with each `Received`, instead of `recv`, `recv_frame` and iteration; from
-            one thread at a time, which holds the bridge up while it is busy. What it raises is
+        on_frame: called with each `Received`, instead of `recv`, `recv_frame` and iteration. One
+            thread at a time calls it; while it runs, no other message arrives. Its exceptions are
             logged.
-        on_site: called with the name of a site and whether it is there, as sites come and go.
+        on_site: called with the name of a site and True when it appears, False when it leaves.
         on_event: called with a line about the connection to the hub, and about sites.
         settings: see `igtl.options.SubscriberOptions`; `connect=` is needed.
 
     Attributes:
-        stats: what arrived, in `received`, and what did not, in `dropped`: "gap" (put by the site,
-            and never arrived), "stale" (arrived, older than `max_age`), "unread" (arrived, and not
-            taken in time); in `errors`: "wrong" (arrived, and is no message of a bridge).
-        lost: what never arrived ("gap"), by site.
-        before: messages that had been put before this end heard of their publisher for the first
-            time. Once all is told, before + received + gap is what the publishers have counted as
-            sent and as "no receiver".
+        stats: `received` counts messages that arrived. `dropped` counts by cause: "gap" (the site
+            put it, and it never arrived), "stale" (it arrived older than `max_age`), "unread" (the
+            program did not take it in time). `errors`: "wrong" (not a message of a bridge).
+        lost: messages that never arrived ("gap"), by site.
+        before: messages put before this end first heard of their publisher. After the last report
+            of the publishers, before + received + gap equals their sent + "no receiver".
 
     Raises:
         ValueError, TypeError: a site or an option is not allowed.
@@ -411,7 +410,7 @@ class Subscriber:
             timeout: seconds; default: `request_timeout`.
 
         Returns:
-            The answer, as it came.
+            The answer, as bytes.
 
         Raises:
             TimeoutError: the site has not answered in time.
@@ -445,7 +444,7 @@ class Subscriber:
     # -- receiving
 
     def recv_frame(self, *, timeout: float | None = None) -> Received:
-        """Return the next message as it came, and its site.
+        """Return the next message as bytes, and its site.
 
         Args:
             timeout: seconds; None waits without end.

@@ -18,6 +18,7 @@ from typing import Any
 
 import click
 import numpy as np
+from rich.columns import Columns
 from rich.console import Console, Group
 from rich.live import Live
 from rich.panel import Panel
@@ -223,16 +224,17 @@ def _screen(client: Client, console: Console, left: float) -> Group:
         _table(client, console.width, title=f"igtl demo · {left:.0f} s left · Ctrl-C ends")
     ]
     by_type = {key[0]: source for key, source in client.sources.items()}
-    panels = Table.grid(padding=(0, 1))
-    row = []
+    panels = []
     image = by_type["IMAGE"].last if "IMAGE" in by_type else None
     if isinstance(image, igtl.Image):
-        row.append(Panel(_picture(image), title="IMAGE Image_Reference", border_style="cyan"))
+        panels.append(
+            Panel.fit(_picture(image), title="IMAGE Image_Reference", border_style="cyan")
+        )
     if "TRANSFORM" in by_type:
-        row.append(Panel(_trail(by_type["TRANSFORM"]), title="ProbeToTracker", border_style="cyan"))
-    if row:
-        panels.add_row(*row)
-        parts.append(panels)
+        trail = _trail(by_type["TRANSFORM"])
+        panels.append(Panel.fit(trail, title="ProbeToTracker", border_style="cyan"))
+    if panels:
+        parts.append(Columns(panels))  # below each other in a narrow terminal
     return Group(*parts)
 
 

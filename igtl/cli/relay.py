@@ -133,12 +133,12 @@ def _back(incoming: Source, message: igtl.Message) -> None:
 
 
 def _warn(server: igtl.Server, warned: set[int]) -> None:
-    """Old libraries lose step with version 2, and show no reason why nothing arrives."""
+    """Old libraries lose framing at version 2, and show no reason why nothing arrives."""
     for peer in server.clients:
         if peer.header_version == 1 and peer.id not in warned:
             warned.add(peer.id)
             say(f"{named(peer.peer)} gets header version 2, though it has not sent it: an old "
-                "library loses step. --to-version auto helps.")  # fmt: skip
+                "library loses framing. --to-version auto helps.")  # fmt: skip
 
 
 def _summarize(relay: Relay) -> None:

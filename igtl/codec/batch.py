@@ -37,7 +37,7 @@ class Batch:
     Attributes:
         kind: class of the messages.
         time_ns: (N,) int64, nanoseconds since 1970; 0 where not set.
-        device_names: the names, in the order in which they first came.
+        device_names: the names, in the order of their first message.
         device_ids: (N,) int32, which of them each message has.
         crc_ok: (N,) bool, whether the CRC was right; None: not computed.
         columns: by field: numbers (N,) or (N, n), matrices (N, 4, 4) float32, texts (N,) bytes

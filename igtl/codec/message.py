@@ -153,7 +153,8 @@ class Message(_Declared):
     """Base of all messages.
 
     Args:
-        device_name: the device that sends, or what is asked for; at most 20 bytes of UTF-8.
+        device_name: the device that sends, or of a request the device that it asks for; at most
+            20 bytes of UTF-8.
         timestamp: seconds since 1970 (UTC). Default: now. 0 or None: not set.
         message_id: 0 for none. Needs header version 2.
         metadata: mapping of keys to values (see `igtl.Metadata`). Needs header version 2.
@@ -165,9 +166,9 @@ class Message(_Declared):
         header_version: 1 or 2 if it was received, else 0.
         crc_ok: of a received message: whether its CRC was right; None if unchecked or not received.
         received: arrival, seconds since 1970; None if it did not arrive by a link.
-        peer: address it came from, or None.
-        standard: of the class: whether the type is one of the OpenIGTLink specification, and not
-            one that only some programs know.
+        peer: address of its sender, or None.
+        standard: of the class: whether the type is in the OpenIGTLink specification; False for
+            types that only some programs know.
     """
 
     __slots__ = ()
@@ -194,7 +195,7 @@ class Message(_Declared):
 
     @property
     def surplus(self) -> bytes:
-        """What came behind the content, for which the type has no place; it is packed again."""
+        """Received bytes behind the fields of the type; they are packed again."""
         kept = self._state()[1] or {}
         surplus: bytes = kept.get("surplus", b"")
         return surplus

@@ -38,10 +38,10 @@ def _encoded(key: str, value: Value) -> tuple[int, bytes]:
 class Metadata(Entries, MutableMapping[str, str]):
     """Mapping of keys to texts; `encoding(key)` and `raw(key)` show what is on the wire.
 
-    Keys are written in ascending byte order, as the official library does; metadata that came
-    from the wire and was not changed is written in the order it had (docs/protocol.md 5.3).
-    Keys and values have less than 65,536 bytes together: the official library's reader drops a
-    message with more. Longer ones are received, and sent on if they were not changed.
+    Keys are written in ascending byte order, as the official library does; received metadata that
+    was not changed keeps its order (docs/protocol.md 5.3). Keys and values may have less than
+    65,536 bytes together, because the official library's reader drops a message with more. Received
+    metadata may be longer, and can be sent again if it was not changed.
     """
 
     __slots__ = ()
@@ -78,7 +78,7 @@ class Metadata(Entries, MutableMapping[str, str]):
     __hash__ = None  # type: ignore[assignment]
 
     def encoding(self, key: str) -> int:
-        """IANA MIBenum of the value: any number, as it came or will be sent."""
+        """IANA MIBenum of the value, as received or as it will be sent; it may be any number."""
         return self._read()[key][0]
 
     def raw(self, key: str) -> bytes:

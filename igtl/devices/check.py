@@ -34,7 +34,7 @@ class Check:
 
     Attributes:
         opened: seconds until the first message; None: there was none.
-        streams: what came, by type and device name.
+        streams: messages that arrived, by type and device name.
         error: why the device does not work; "" if it does.
         unreadable, dropped: counters of the source.
     """
@@ -47,7 +47,7 @@ class Check:
 
     @property
     def works(self) -> bool:
-        """Whether messages came, and no failure."""
+        """Whether messages arrived and the device did not fail."""
         return bool(self.streams) and not self.error
 
 

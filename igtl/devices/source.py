@@ -134,10 +134,10 @@ class Source:
         (HARDWARE_FAILURE), stalls (NOT_READY), or works again (OK).
 
         Args:
-            timeout: seconds to wait; None (default): for ever.
+            timeout: seconds to wait; None (default) waits without end.
 
         Raises:
-            TimeoutError: no message came in this time.
+            TimeoutError: no message arrived in this time.
             ConnectionClosed: the device has ended, or was closed.
         """
         end = None if timeout is None else time.monotonic() + timeout

@@ -34,7 +34,7 @@ class Finding(NamedTuple):
 
 
 class Seen:
-    """What came of one (type, device name).
+    """The messages of one (type, device name).
 
     Attributes:
         count, bytes: messages, and their bytes.
@@ -112,7 +112,7 @@ class Seen:
         return statistics.median(self.offsets) if self.offsets else None
 
     def repeated(self) -> int:
-        """Return how many messages came for each time stamp, if they share them; else 1."""
+        """Return how many messages share one time stamp; 1 if none do."""
         regular = self.count >= 5 and self.arrivals[-1] - self.arrivals[0] >= 0.3
         return self.count // len(self.stamps) if regular and self.stamps else 1
 
@@ -122,7 +122,7 @@ class Seen:
         return lasted and len(self._contents) == 1 and None not in self._contents
 
     def has_stopped(self) -> bool:
-        """Return whether messages came regularly, and then no more."""
+        """Return whether messages arrived regularly, and then stopped."""
         if self.count < 3:
             return False
         gaps = sorted(self._gaps())
@@ -135,8 +135,8 @@ class Diagnosis:
     Attributes:
         address: "host:port".
         findings: all of it, in the order in which it was found out.
-        streams: what came, by (type, device name).
-        versions: header versions that came.
+        streams: the messages that arrived, by (type, device name).
+        versions: header versions that arrived.
         seconds: how long it listened.
         clock: of the peer, if it was asked and can be known.
         clock_failure: why it cannot be known, though it was asked; else "".

@@ -55,9 +55,9 @@ def export(
     * .mcap: a recording again, of the chosen streams and the chosen time, or of a bag,
       byte by byte.
 
-    One message at a time is in memory; of columns, one stream at a time. A sequence needs as much
-    room again on the disk while it is written. COMPRESSED messages are opened, except for a bag
-    and a recording, which keep them as they came.
+    One message at a time is in memory; for formats of columns, one stream at a time. A sequence
+    needs twice its size on the disk while it is written. COMPRESSED messages are decompressed,
+    except for a bag and a recording, which keep them.
 
     Args:
         source: a recording, its file, or the folder of a ROS 2 bag.

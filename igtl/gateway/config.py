@@ -62,10 +62,10 @@ class ConfigError(IgtlError, ValueError):
 
 @dataclass(frozen=True)
 class Entry:
-    """A source, sink or route. Two are equal if they say the same, wherever they stand.
+    """A source, sink or route. Two are equal if they have the same keys and values.
 
     Attributes:
-        kind: the key that says what it is ("connect"); "" of a route.
+        kind: the key that determines its kind ("connect"); "" of a route.
         place: the value of that key.
         values: its other keys, but for those of the connection.
         options: those of the connection, see `igtl.options`.

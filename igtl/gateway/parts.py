@@ -27,8 +27,8 @@ class Part(ABC):
     """A source or a sink.
 
     Attributes:
-        entry: what the configuration says of it.
-        tried: set once it was opened, or could not be.
+        entry: its part of the configuration.
+        tried: set after the first attempt to open it, successful or not.
     """
 
     word: str

@@ -36,7 +36,7 @@ class Route:
         deliver: takes each frame, with the name of its source.
 
     Attributes:
-        received: frames that came.
+        received: frames that arrived.
         filtered: those that are not wanted.
         failed: those that could not be changed as was asked, or have a wrong CRC, by cause.
         converted: those that became other messages, or part of one.

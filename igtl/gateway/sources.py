@@ -50,7 +50,7 @@ class Source(Part):
         take: called with each frame.
 
     Attributes:
-        stats: what came, by stream.
+        stats: messages that arrived, by stream.
         connections: how many there were.
     """
 
@@ -82,7 +82,7 @@ class Source(Part):
 
     @property
     def lost(self) -> Counter[str]:
-        """What was lost before it came here, by cause."""
+        """Messages lost before they reached a route, by cause."""
         return self._lost.copy()
 
     @property

@@ -19,11 +19,11 @@ _NAME: Final = re.compile(r"^([A-Z0-9]\w*?)To([A-Z0-9]\w*)$")
 
 
 class NoTransform(IgtlError, LookupError):
-    """There is no path from one frame to the other, or only one over a stale link.
+    """There is no path from one frame to the other, or only one over a link that is too old.
 
     Attributes:
-        name: what was asked for.
-        reason: why there is none.
+        name: the pose that was asked for ("ImageToReference").
+        reason: which link is missing or too old.
     """
 
     def __init__(self, name: str, reason: str) -> None:
@@ -70,7 +70,7 @@ class TransformGraph:
         self._edges: dict[tuple[str, str], _Edge] = {}
 
     def add(self, message: Message) -> None:
-        """Take the links of a message; what has no name of the form XToY is left out.
+        """Take the links of a message; poses without a name of the form XToY are left out.
 
         A TRANSFORM, POSITION or QTRANS is a link by its device name, each tool of a TDATA by its
         name, and so is each transform of a TRACKEDFRAME.
@@ -219,7 +219,7 @@ class TransformGraph:
     def problems(self) -> list[Problem]:
         """Links that are stale, and links that close a cycle.
 
-        One link of a cycle is needless; the text says how much the paths around it disagree.
+        A cycle has one link more than needed; the text says how much the two paths disagree.
         """
         found = []
         for (a, b), edge in self._edges.items():

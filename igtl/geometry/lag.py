@@ -24,9 +24,9 @@ class TimeCalibration(Calibration):
     """What `calibrate_time` found; `residuals` are in units of the first signal, at even times.
 
     Attributes:
-        lag: seconds by which the time stamps of the second signal are late against the first:
-            what happened at one instant has these stamps apart.
-        uncertainty: seconds, the standard error of the lag as the residuals tell it.
+        lag: seconds by which the time stamps of the second signal are later than those of the
+            first for the same instant.
+        uncertainty: seconds, the standard error of the lag, estimated from the residuals.
         correlation: 0 to 1, of both signals at this lag.
         distinct: 0 to 1, how much more of the motion is left unexplained by the best of the lags
             that are farther than 0.1 s away.

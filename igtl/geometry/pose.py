@@ -190,7 +190,8 @@ def interpolate(
         times: (n,), rising, of any unit.
         matrices: (n, 4, 4), rigid; for example of `igtl.batch`.
         at: (m,), times wanted.
-        max_gap: between two neighbours, in the unit of times: beyond, nothing is known.
+        max_gap: longest gap between two neighbours, in the unit of times, over which poses are
+            interpolated. Default: any.
 
     Returns:
         (m, 4, 4); NaN before the first, after the last, and in a gap.

@@ -211,15 +211,16 @@ class Image(_Placed, type_name="IMAGE"):
     Args:
         array: (k, j, i) or (k, j, i, components): i runs fastest in memory. Its dtype chooses the
             scalar type; bool becomes uint8. Not copied if contiguous. For camera frames use
-            `Image.from_frame`: an array that looks like one is a volume here, with a UserWarning.
+            `Image.from_frame`: here an array of the shape of a camera frame is a volume, and
+            gives a UserWarning.
         spacing: mm along i, j, k, for an image with straight axes centred at the origin.
             ValueError unless these are three positive numbers.
         ijk_to_world: 4x4 of the first voxel in mm, instead of spacing.
         space: what ijk_to_world is in. It is converted, and sent as RAS.
 
     Attributes:
-        array: the pixels, native byte order; edits count. A view of what was received where
-            that is possible, read-only if that was bytes.
+        array: the pixels, in native byte order; edits count. Of a received message it is a view
+            of the received bytes if possible, and read-only if these are `bytes`.
         size: whole image (i, j, k).
         offset: (i, j, k) of the first voxel of the part that `array` holds.
         sub_size: size of that part (i, j, k).

@@ -91,7 +91,7 @@ class TrackedFrame(Message, type_name="TRACKEDFRAME"):
         array: the pixels, native byte order; a view of what was received where that is possible.
         transforms: a TrackedTransform for each name.
         fields: all texts of the frame by name, those of the transforms left out.
-        xml: the fields as they travel.
+        xml: the fields as text, as they are sent.
         size: (i, j, k).
         matrix_le: ijk_to_world in rows, mm.
         scalar_type, components, image_type, orientation: as on the wire.

@@ -19,7 +19,7 @@ class Recorded(NamedTuple):
 
     Attributes:
         time_ns: arrival, nanoseconds since 1970.
-        frame: the message as it came.
+        frame: the message as the bytes that were recorded.
         peer: the sender, "host:port".
         connection: number of its connection.
         stream: type and device name of the stream that it belongs to, as in `Recording.streams`.

@@ -97,7 +97,7 @@ class Recorder:
         connection: int = 0,
         received: float | Fraction | None = None,
     ) -> None:
-        """Record a message: a frame as it came, or a message, which is packed here.
+        """Record a message: the bytes of a frame, or a message, which is packed here.
 
         Args:
             message: the message.

@@ -39,8 +39,9 @@ class Backoff:
         maximum: largest limit; default 30.
         attempts: failures in a row until the error is raised; None (default): never. Refused
             certificates and broken framing are raised after 3 in any case.
-        settled: seconds a connection must have lived for the limit to start anew; so a client does
-            not connect in a hot loop to a peer that accepts and closes. Default 5.
+        settled: seconds that a connection must last before the limit starts again from `initial`.
+            So a client does not connect without a pause to a peer that accepts and closes.
+            Default 5.
 
     Raises:
         ValueError: a limit or a number is not allowed.
@@ -75,7 +76,7 @@ class Backoff:
 
 
 class LinkEvent(NamedTuple):
-    """What happened to a connection that is kept alive.
+    """An event of a connection that is made again when it is lost.
 
     Attributes:
         kind: "connected", "disconnected", or "failed" (could not connect).

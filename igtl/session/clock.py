@@ -23,10 +23,10 @@ _names = itertools.cycle(range(10))  # few: each is a stream in the statistics o
 
 
 class Clock:
-    """The clock of a peer, as far as exchanges with it have shown.
+    """The clock of a peer, estimated from exchanges with it.
 
-    `link.clock()` makes one. While the clock cannot be known, all but `known`, `reason` and what is
-    said of the exchanges raises `ClockUnknown`, whose text says why.
+    `link.clock()` makes one. While the clock cannot be known, the estimates and conversions raise
+    `ClockUnknown`, whose text says why. `known`, `reason`, `samples` and `round_trip` never do.
 
     Args:
         resolution: seconds by which the clock here ticks. Default: as Python knows it.
@@ -85,26 +85,26 @@ class Clock:
 
     @property
     def offset(self) -> float:
-        """What the peer's clock shows more than the one here, in seconds, at the newest exchange.
+        """Peer's clock minus the clock here, in seconds, at the newest exchange.
 
-        Negative if it is behind.
+        Negative if the peer's clock is behind.
         """
         return self._at(self._newest())[0]
 
     @property
     def uncertainty(self) -> float:
-        """Seconds that `offset` may be wrong, in either way.
+        """Largest error of `offset`, in seconds, in either direction.
 
-        It is half the least round trip, what the clocks may have drifted since that exchange, and
-        the tick of a coarse clock.
+        It is the sum of half the least round trip, the possible drift since that exchange, and the
+        tick of a coarse clock.
         """
         return self._at(self._newest())[1]
 
     @property
     def drift(self) -> float:
-        """What the peer's clock gains on the one here, in ppm (1 ppm is 3.6 ms an hour).
+        """Rate by which the peer's clock is faster than the one here, in ppm (3.6 ms an hour each).
 
-        0 until exchanges lie so far apart that they show it: see `drift_uncertainty`.
+        0 until exchanges are far enough apart in time to show it: see `drift_uncertainty`.
         """
         return 1e6 * self._estimate().drift
 

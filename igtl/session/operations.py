@@ -45,7 +45,7 @@ class Asks(Interface):
 
 
 def query(link: Asks, request: Get[M], *, timeout: float | None = 5.0) -> Steps[M | NoData]:
-    """Ask for one message and wait for it; what else comes stays queued.
+    """Ask for one message and wait for it; other messages stay queued.
 
     Args:
         request: for example GetImage(device_name="CT"). An empty name accepts any.
@@ -56,7 +56,7 @@ def query(link: Asks, request: Get[M], *, timeout: float | None = 5.0) -> Steps[
 
     Raises:
         CommandFailed: the peer answered with another error.
-        TimeoutError: no answer came in time.
+        TimeoutError: no answer arrived in time.
         ConnectionClosed: the link is closed.
     """
     exchange = Exchange(request)
@@ -111,13 +111,13 @@ def clock(
         samples: exchanges, 20 ms apart.
         timeout: seconds for all of them; None waits without end.
         update: a clock that was measured before: these exchanges are added to it, and it is
-            returned. Exchanges over a minute or more tell the drift.
+            returned. Exchanges over a minute or more give the drift.
         device_name: whose status is asked for. Default: a name that no other STATUS has.
             A peer that answers for its own devices only wants one of them, or "".
 
     Raises:
         ClockUnknown: the peer sets no time stamp, or one that is not its clock; see `.reason`.
-        TimeoutError: no answer came in time.
+        TimeoutError: no answer arrived in time.
         ConnectionClosed: the link is closed.
     """
     measuring = Measuring(samples, timeout, update, device_name)
@@ -159,12 +159,12 @@ def latest(
 
 
 def wait_compressed(link: AnyLink, timeout: float | None = 1.0) -> Steps[bool]:
-    """Wait for the peer to say that it reads compressed messages; what else comes stays queued.
+    """Wait until the peer says that it reads compressed messages; other messages stay queued.
 
     For links that only send: a link that receives learns it by receiving.
 
     Args:
-        timeout: seconds; a peer without the option `compression` never says so.
+        timeout: seconds. A peer without the option `compression` never says so.
 
     Returns:
         Whether messages are compressed from now on.

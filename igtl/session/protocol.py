@@ -87,7 +87,7 @@ class Protocol(_stream.Stream):
     # -- receiving
 
     def next_frame(self) -> Frame | None:
-        """Return the next whole message as it came, or None. Wrong CRCs and bad bodies included.
+        """Return the next whole message as bytes, or None. Wrong CRCs and bad bodies are included.
 
         Raises:
             MessageTooLarge, VersionError: see Protocol and Decoder.
@@ -108,7 +108,7 @@ class Protocol(_stream.Stream):
                 size=error.size, cause=error)  # fmt: skip
 
     def frames(self) -> Iterator[Frame]:
-        """Yield all whole messages so far, as they came: for relays and recorders."""
+        """Yield all whole messages so far, as received bytes: for relays and recorders."""
         while (frame := self.next_frame()) is not None:
             yield frame
 
@@ -150,7 +150,7 @@ class Protocol(_stream.Stream):
     def send(self, message: Message | Frame, *, crc: bool = True) -> Parts:
         """Buffers to write, one after the other.
 
-        Large data is not copied; a Frame goes out as it came.
+        Large data is not copied; a Frame is sent unchanged.
 
         Raises:
             EncodeError: the message cannot be sent as it is.

@@ -148,7 +148,7 @@ class PeerBase(LinkBase):
 
     Attributes:
         id: number of this client, from 1 on, never used again.
-        connected_at: when it came, seconds since 1970.
+        connected_at: when it connected, seconds since 1970.
         others: see `LinkBase`.
     """
 
@@ -160,7 +160,7 @@ class PeerBase(LinkBase):
 
     @property
     def uptime(self) -> float:
-        """Seconds since it came."""
+        """Seconds since it connected."""
         return time.monotonic() - self.since
 
     @property

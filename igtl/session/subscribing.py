@@ -114,7 +114,7 @@ def wait(
         timeout: seconds; None waits without end.
 
     Raises:
-        TimeoutError: none came; the text lists what did.
+        TimeoutError: no such message arrived; the text lists the messages that did.
         ConnectionClosed, OSError: see latest.
     """
     timeout, max_age = seconds("timeout", timeout), seconds("max_age", max_age)

@@ -22,7 +22,8 @@ from igtl.session.packed import in_version
 Stream = tuple[str, str]
 """Type and device name."""
 HeaderVersion = Literal["as is", "auto", 1, 2]
-"""Of what is passed on: as it came; for each peer 1 until it has sent 2; or that one."""
+"""Header version of forwarded messages: "as is" keeps it; "auto" writes 1 to each peer until that
+peer has sent 2; 1 and 2 write that one."""
 MAX_STREAMS: Final = 4096
 """Streams that are counted apart: a source that invents names shall not fill the memory."""
 _OTHERS: Final = "*", "*"
@@ -186,7 +187,7 @@ class Versions:
     """Frames in the header version that their receivers get.
 
     Attributes:
-        lost: what version 1 could not hold: how often "metadata", how often "message id".
+        lost: how often "metadata" and "message id" were removed, since version 1 cannot hold them.
 
     Raises:
         ValueError: there is no such version.
@@ -202,8 +203,8 @@ class Versions:
         """Return the frame for a peer.
 
         Args:
-            frame: as it came.
-            spoken: what the peer gets by "auto".
+            frame: the message as bytes.
+            spoken: the version that "auto" writes to this peer.
         """
         if self.version == "as is":
             return frame

@@ -79,8 +79,8 @@ class Upload:
 
     Attributes:
         slabs: how many there are.
-        confirmed: how many the receiver has, as far as it confirms them.
-        confirms: whether it does; None while that is not known.
+        confirmed: how many slabs the receiver has confirmed.
+        confirms: whether the receiver confirms slabs; None while that is not known.
     """
 
     def __init__(self, image: Image, *, slab_bytes: int = SLAB_BYTES) -> None:
@@ -270,11 +270,11 @@ class Assembler:
             if volume is not None: show(volume)
 
     Args:
-        max_bytes: of all volumes that are incomplete; default 1 GiB. The oldest are given up,
-            and counted in `dropped`.
+        max_bytes: of all volumes that are incomplete; default 1 GiB. Beyond it the oldest are
+            dropped, and counted in `dropped`.
 
     Attributes:
-        dropped: volumes given up.
+        dropped: incomplete volumes that were dropped.
     """
 
     def __init__(self, *, max_bytes: int = 1 << 30) -> None:
@@ -287,8 +287,8 @@ class Assembler:
         """Take a part, or a whole image.
 
         Returns:
-            The whole volume, once all of it has come (and for parts that are not of an Upload
-            again after each further one); and the answer for the sender, or None.
+            The whole volume, once all of its parts have arrived, and the answer for the sender,
+            or None. Of parts that no Upload has sent, each further part gives the volume again.
 
         Raises:
             BodyError: the volume would be larger than max_bytes, or the part does not fit it.

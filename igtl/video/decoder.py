@@ -20,8 +20,8 @@ class VideoDecoder:
     """Decodes the messages of one stream, each at once.
 
     Decoding begins with a key frame, and again after a message that was lost or damaged: until
-    then `decode` returns None, and the frames are counted. To have one soon, send StartVideo once
-    more.
+    then `decode` returns None, and the frames are counted. To get a key frame soon, send StartVideo
+    again.
 
     Args:
         max_pixels: of a frame; default 64 Mi. More raises BodyError, before they are allocated.
@@ -29,9 +29,9 @@ class VideoDecoder:
     Attributes:
         waiting: whether a key frame is needed.
         decoded: frames so far.
-        lost: messages that never came, by the numbers of a numbered stream.
-        skipped: messages that could not be used, for lack of a key frame.
-        damaged: messages that raised.
+        lost: messages that never arrived, by the numbers of a numbered stream.
+        skipped: messages that could not be decoded because a key frame was missing.
+        damaged: messages that raised BodyError.
     """
 
     def __init__(self, *, max_pixels: int = MAX_PIXELS) -> None:

@@ -26,7 +26,7 @@ class VideoEncoder:
 
     Args:
         codec: see `igtl.video`; default "VP90".
-        fps: frames per second that are coming, for the bit rate; default 30.
+        fps: expected frames per second; the default bit rate follows from it. Default 30.
         bit_rate: bits per second; default 0.4 a pixel (3.7 Mbit/s for 640 × 480 at 30).
         key_interval: number of frames from one key frame to the next; a client that joins late,
             or lost a frame, sees a picture at the next one; default 30.

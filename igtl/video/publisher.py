@@ -30,10 +30,10 @@ class Publisher:
     Each client gets the codec and the rate that it asks for by STT_VIDEO; each codec and rate is
     encoded once, however many clients watch it.
 
-    A client that joins gets a key frame at once, and so does one that asks again, twice a second at
-    most. A client that lags by more than a second skips to a key frame; what it missed is counted
-    in its stats as "video". A client whose codec does not take the frames, by their size for
-    example, gets a STATUS that says so; the others go on.
+    A client that connects or asks again gets a key frame at once, at most twice a second. A client
+    that lags by more than a second skips to a key frame; the frames between are counted in its
+    stats as "video". If a codec does not take the frames, for example because of their size, its
+    clients get a STATUS that says so; other clients are not affected.
 
     Args:
         server: of `igtl.serve` or `igtl.aio.serve`.
@@ -43,7 +43,7 @@ class Publisher:
         settings: of VideoEncoder: fps, bit_rate, key_interval, quality, ijk_to_world.
 
     Attributes:
-        encoders: those at work, by codec and interval in ms.
+        encoders: the encoders in use, by codec and interval in ms.
     """
 
     def __init__(

@@ -241,10 +241,10 @@ class Reply:
 
     Attributes:
         name: of the command.
-        message: what PLUS says in a sentence.
-        values: what it has answered, by name: the metadata of the reply, and what its XML holds.
+        message: the sentence that PLUS has answered.
+        values: by name: the metadata of the reply, and the parameters in its XML.
         text: the XML.
-        raw: the message as it came.
+        raw: the reply as a message.
     """
 
     name: str

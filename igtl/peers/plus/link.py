@@ -231,7 +231,7 @@ def connect(
         ) as plus:
             for frame in plus.frames(): ...
 
-    The client says hello first, asks for what is selected, reads in a thread, and does both again
+    The client offers header version 2, sends its selection, and reads in a thread. It does so again
     after each reconnection.
 
     Args:

@@ -20,7 +20,7 @@ _NAMES: Final = {  # list, entry, attribute
 
 @dataclass(frozen=True, kw_only=True)
 class Select:
-    """What PLUS sends to this client, instead of what its configuration says (DefaultClientInfo).
+    """The messages that PLUS sends to this client, instead of those of its DefaultClientInfo.
 
     Args:
         transforms: names of the form XToY ("ProbeToTracker"); any X and Y that PLUS can join.

@@ -36,10 +36,10 @@ class PlusServer(Serving):
         """Return the first device that has said what it wants.
 
         Args:
-            timeout: seconds; None: for ever.
+            timeout: seconds; None waits without end.
 
         Raises:
-            TimeoutError: no device came in time.
+            TimeoutError: no device connected in time.
         """
 
         def asked() -> Device | None:
