@@ -227,6 +227,37 @@ def test_datagrams_of_every_size(kind: type[Receiver], size: int) -> None:
         assert receiver.stats.errors.total() == (size != 65_507)
 
 
+@BOTH
+def test_the_default_time_out_of_sockets_is_not_theirs(kind: type[Receiver]) -> None:
+    socket.setdefaulttimeout(0.01)
+    try:
+        receiver, out = kind(0), Sender("127.0.0.1", free_port(socket.SOCK_DGRAM))
+    finally:
+        socket.setdefaulttimeout(None)
+    with receiver, out, ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(receiver.recv)
+        time.sleep(0.1)
+        assert not waiting.done()
+        out._sock.sendto(transform("late").pack(), ("127.0.0.1", receiver.port))
+        assert waiting.result(20)[0].device_name == "late"
+
+
+@pytest.mark.parametrize("kind", [Sender, PlainSender])
+def test_what_cannot_be_sent(kind: type[Sender]) -> None:
+    with Receiver(0) as receiver, kind("127.0.0.1", receiver.port) as out:
+        for wrong in (None, "text", transform().pack()):
+            with pytest.raises(TypeError):
+                out.send(wrong)  # type: ignore[arg-type]
+        with pytest.raises(igtl.EncodeError):
+            out.send(transform("x" * 21))
+        assert out.stats.sent == 0
+        frame = igtl.Frame.from_bytes(transform("as it came").pack())
+        out.send(frame)
+        assert bytes(receiver.recv_frame(timeout=5)[0]) == bytes(frame)
+        with pytest.raises(AttributeError):
+            out.address = ("127.0.0.1", 1)  # type: ignore[misc]
+
+
 def test_the_largest_message_without_rtp() -> None:
     """Of either sender; one byte more goes by RTP."""
     for size in (65_507, 65_508):
