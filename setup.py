@@ -47,7 +47,7 @@ def part(name: str) -> Extension:
         f"igtl.{name}",
         [f"igtl/{name}.pyx"],
         include_dirs=[numpy.get_include(), "igtl"],
-        depends=["igtl/_crc64.h", "igtl/_wire.h", "igtl/igtl_capi.h"],
+        depends=["igtl/_crc64.h", "igtl/_sockets.h", "igtl/_wire.h", "igtl/igtl_capi.h"],
         define_macros=macros,
         extra_compile_args=compile_args,
         extra_link_args=link_args,

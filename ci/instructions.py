@@ -43,6 +43,8 @@ points = igtl.Points.from_arrays(np.zeros((1000, 3)))
 listener = igtl.listen(port=0)
 near = igtl.connect("127.0.0.1", listener.port, hello=False)
 far = listener.accept(timeout=10)
+inlet = igtl.udp.Receiver(0)
+outlet = igtl.udp.Sender("127.0.0.1", inlet.port)
 """
 WORKS = {
     "TRANSFORM pack": "m.pack()",
@@ -65,6 +67,7 @@ WORKS = {
     "POINT, one of 1000": "points.points[7].position",
     "TRANSFORM through a Protocol": "p.receive_data(wire); p.next_message()",
     "TRANSFORM send and recv": "near.send(m); far.recv()",
+    "TRANSFORM UDP send and recv": "outlet.send(m); inlet.recv()",
     "TRANSFORM unpack in batches of 100": "batch.unpack(run)",
 }
 
@@ -80,7 +83,9 @@ def program() -> str:
         # in a function: a global found there costs the same however many there are
         lines.append(f"def work{k}(n):\n    for _ in range(n): {work}")
         lines.append(f"work{k}({WARM}); os.getppid(); work{k}({often(work)}); os.getppid()")
-    return "\n".join([*lines, "near.close(); far.close(); listener.close()"])
+    return "\n".join(
+        [*lines, "near.close(); far.close(); listener.close(); inlet.close(); outlet.close()"]
+    )
 
 
 def count() -> dict[str, int]:

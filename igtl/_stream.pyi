@@ -1,8 +1,9 @@
 """Types of _stream.pyx: a stream of messages without I/O."""
 
 from asyncio import AbstractEventLoop
-from collections import Counter, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Generator
+from socket import socket
 from typing import Any, Literal, Self, TypeVar, final, overload
 
 from typing_extensions import Buffer, disjoint_base
@@ -260,3 +261,60 @@ class Waiter:
     def add_done_callback(self, fn: Callable[[Any], object], *, context: Any) -> None: ...
     def cancel(self, msg: Any = None) -> bool: ...
     def result(self) -> None: ...
+
+MAX_DATAGRAM: int
+
+@disjoint_base
+class Socket:
+    """What the sending and the receiving side of UDP share. See `igtl.net.datagrams`, which has
+    what this and the two that follow call.
+
+    Attributes:
+        stats: what passed, what was lost.
+    """
+
+    _closed: bool
+    @property
+    def stats(self) -> Stats: ...
+    @property
+    def _sock(self) -> socket: ...
+    def _open(self, sock: socket, direct: bool) -> None: ...
+    def close(self) -> None:
+        """Close the socket."""
+    def __enter__(self) -> Self: ...
+    def __exit__(self, *exc: object) -> None: ...
+
+@disjoint_base
+class Outlet(Socket):
+    """The part of `igtl.net.datagrams.Outgoing` that every message passes.
+
+    Attributes:
+        address: of the receiver.
+    """
+
+    @property
+    def address(self) -> Any: ...
+    def _aim(self, address: Any, host: bytes, port: int, flow: int = 0, scope: int = 0) -> None: ...
+    def _send(self, message: Message | Frame, crc: bool) -> None: ...
+    def _datagrams(self, message: Message | Frame, crc: bool) -> list[bytes]: ...
+    def _hand_on(self, packet: bytes) -> None: ...
+
+@disjoint_base
+class Inlet(Socket):
+    """The part of `igtl.net.datagrams.Incoming` that every datagram passes.
+
+    Attributes:
+        gaps, reordered, duplicates: see there.
+    """
+
+    gaps: int
+    reordered: int
+    duplicates: int
+    @property
+    def _sources(self) -> OrderedDict[Any, Any]: ...
+    def _begin(self, crc: CRCPolicy, sources: OrderedDict[Any, Any]) -> None: ...
+    @overload
+    def _receive(self, framed: Literal[False], timeout: float | None) -> tuple[Message, Any]: ...
+    @overload
+    def _receive(self, framed: Literal[True], timeout: float | None) -> tuple[Frame, Any]: ...
+    def _look(self, framed: bool) -> tuple[Any, Any] | None: ...

@@ -5,8 +5,9 @@
 
 Layout of this file: the system (clock, sockets) · Stats (counters) · Decoder (framing) · Stream (under
 `igtl.Protocol`) · Flow (under the session of a connection) · Line (under `igtl.Link`), and the Lock of it ·
-Waiter (of tasks that receive). Messages and frames are those of _core.pyx, whose functions do all that looks
-into them. Line moves the bytes of a plain socket itself, and all others by the transport that it is given.
+Waiter (of tasks that receive) · Outlet and Inlet (under the senders and receivers of datagrams). Messages and
+frames are those of _core.pyx, whose functions do all that looks into them. Line moves the bytes of a plain
+socket itself, and all others by the transport that it is given; datagrams pass by the functions of _sockets.h.
 
 Rules. An object of these has one owner; only counters take calls from several threads, and lock for it.
 """
@@ -14,10 +15,11 @@ Rules. An object of these has one owner; only counters take calls from several t
 cimport cython
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.bytes cimport PyBytes_AsString, PyBytes_FromStringAndSize
+from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from libc.errno cimport EBADF, EINTR
 from libc.limits cimport INT_MAX
 from libc.math cimport INFINITY, ceil, fmax, fmin
-from libc.stdint cimport uint8_t, uint64_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy
 
 from igtl._core cimport (
@@ -25,7 +27,7 @@ from igtl._core cimport (
     policy_of, received, run_crc, stream_key, text_of, whole_of,
 )
 from igtl._wire cimport (
-    EXTENDED, HEADER, MAX_BLOCK, begins_message, can_be_header, get16, get64, is_header, is_tls_record,
+    EXTENDED, HEADER, MAX_BLOCK, begins_message, can_be_header, get16, get32, get64, is_header, is_tls_record,
     next_header, same_header, stream_name, text_size,
 )
 
@@ -40,57 +42,20 @@ cdef extern from "pythread.h" nogil:
     PyLockStatus PyThread_acquire_lock_timed(PyThread_type_lock, long long microseconds, int intr_flag)
     void PyThread_release_lock(PyThread_type_lock)
 
-cdef extern from *:
-    """
-    /* The system's own, without Python. Each returns what the system does, or the error, negated. */
-    #include <errno.h>
-    #ifdef _WIN32
-    /* There the transports use Python's sockets, and nothing calls these. */
-    static Py_ssize_t igtl_recv(int fd, void* to, size_t room) { return -ENOSYS; }
-    static Py_ssize_t igtl_send(int fd, const void* p, size_t n) { return -ENOSYS; }
-    static int igtl_poll(int fd, int milliseconds) { return -ENOSYS; }
-    #else
-    #include <poll.h>
-    #include <sys/socket.h>
-    static Py_ssize_t igtl_recv(int fd, void* to, size_t room) {
-        Py_ssize_t n = recv(fd, to, room, 0);
-        return n < 0 ? -errno : n;
-    }
-    static Py_ssize_t igtl_send(int fd, const void* p, size_t n) {
-        Py_ssize_t taken = send(fd, p, n, 0);
-        return taken < 0 ? -errno : taken;
-    }
-    static int igtl_poll(int fd, int milliseconds) {
-        struct pollfd one = {fd, POLLIN, 0};
-        int n = poll(&one, 1, milliseconds);
-        return n < 0 ? -errno : n;
-    }
-    #endif
-
-    #ifdef __linux__
-    #include <time.h>
-    static int igtl_monotonic(double* seconds) {
-        struct timespec t;
-        if (clock_gettime(CLOCK_MONOTONIC, &t)) return 0;
-        *seconds = (double)(t.tv_sec * 1000000000LL + t.tv_nsec) / 1e9;
-        return 1;
-    }
-    #else
-    static int igtl_monotonic(double* seconds) { return 0; }
-    #endif
-    """
-    Py_ssize_t igtl_recv(int fd, void* to, size_t room) nogil
-    Py_ssize_t igtl_send(int fd, const void* p, size_t n) nogil
-    int igtl_poll(int fd, int milliseconds) nogil
-    bint igtl_monotonic(double* seconds) nogil
+cdef extern from "_sockets.h" nogil:
+    Py_ssize_t igtl_recv(int fd, void* to, size_t room)
+    Py_ssize_t igtl_send(int fd, const void* p, size_t n)
+    int igtl_poll(int fd, int milliseconds)
+    bint igtl_monotonic(double* seconds)
 
 import operator
+import os
 from collections import Counter, deque
 from os import strerror
 from time import monotonic
 
 from igtl.errors import ConnectionClosed, EncodeError, MessageTooLarge, ProtocolError, VersionError
-from igtl.options import seconds
+from igtl.options import LONGEST as _LONGEST, seconds
 
 cdef enum:
     BLOCK_FROM = 32 * 1024      # frames of this size are received into memory of their own
@@ -1229,3 +1194,332 @@ cdef class Waiter:
         cancelled, self.cancelled = self.cancelled, None
         if cancelled is not None:
             raise cancelled
+
+# ---- datagrams ----------------------------------------------------------------------------------
+
+cdef extern from "_sockets.h" nogil:
+    const bint DATAGRAMS "IGTL_DATAGRAMS"   # whether what follows can be called
+    enum:
+        NOTHING "IGTL_NOTHING"
+        SIGNAL "IGTL_SIGNAL"
+        REFUSED "IGTL_REFUSED"
+        HOST "IGTL_HOST"
+    ctypedef struct Address "igtl_address":
+        unsigned int size
+    bint same_address "igtl_same_address"(const Address* a, const Address* b)
+    void put_address "igtl_put_address"(
+        Address* to, const void* packed, size_t size, uint16_t port, uint32_t flow, uint32_t scope)
+    bint get_address "igtl_get_address"(
+        const Address* a, char* host, uint16_t* port, uint32_t* flow, uint32_t* scope)
+    Py_ssize_t send_datagram "igtl_sendto"(int fd, const uint8_t* p, size_t size, const Address* to)
+    Py_ssize_t receive_datagram "igtl_recvmsg"(
+        int fd, uint8_t* p, size_t room, double seconds, Address* where, double* stamp)
+
+cdef enum:
+    DATAGRAM = 65507            # bytes, the most that IPv4 carries
+    MAX_ORDERS = 4096           # streams of which the order is watched
+
+MAX_DATAGRAM = DATAGRAM
+
+cdef double LONGEST = _LONGEST
+cdef double LEAVES = 1.0        # seconds in which a thread that was woken leaves a system call
+
+cdef class Socket:
+    """What the sending and the receiving side share: a descriptor, which no thread uses while it is
+    closed. Its number may be another socket's at once."""
+
+    cdef readonly Stats stats
+    cdef readonly object _sock
+    cdef public bint _closed
+    cdef int fd                 # -1: Python's socket does it all
+    cdef Lock using             # held within a system call
+    cdef str noun
+
+    def __cinit__(self):
+        self.stats = Stats()
+        self.using = Lock()
+        self.fd = -1
+
+    def _open(self, sock, bint direct):
+        """Move datagrams by this socket, which `close` closes. direct: past its methods, if this
+        system can do that."""
+        self._sock = sock
+        self.fd = sock.fileno() if DATAGRAMS and direct else -1
+
+    def close(self):
+        """Close the socket."""
+        cdef bint left
+        self._closed = True
+        left = self.using.take(LEAVES)
+        self.fd = -1
+        self._sock.close()
+        if left:
+            self.using.give()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc):
+        self.close()
+
+    cdef object over(self):
+        return ConnectionClosed(f"this {self.noun} was closed")
+
+cdef class Outlet(Socket):
+    """The part of `igtl.net.datagrams.Outgoing` that every message passes."""
+
+    cdef readonly object address
+    cdef Address to
+
+    def __cinit__(self):
+        self.noun = "sender"
+
+    def _aim(self, address, bytes host, uint16_t port, uint32_t flow=0, uint32_t scope=0):
+        """Send to this address: as Python's sockets take it, and in parts, the host as its number."""
+        self.address = address
+        put_address(&self.to, PyBytes_AsString(host), len(host), port, flow, scope)
+
+    def _send(self, message, bint crc):
+        """Send one message; waits while the system has no room, if the socket does."""
+        for packet in self.datagrams(message, crc):
+            self.hand_on(packet)
+
+    def _datagrams(self, message, bint crc):
+        """The datagrams of a message, which is counted; ConnectionClosed after `close`."""
+        return self.datagrams(message, crc)
+
+    def _hand_on(self, bytes packet not None):
+        """Send one datagram. BlockingIOError: the system has no room, and the socket does not wait."""
+        self.hand_on(packet)
+
+    cdef list datagrams(self, message, bint crc):
+        cdef Packing how
+        cdef Py_ssize_t size
+        cdef bytes wire
+        cdef list packets
+        if self._closed:
+            raise self.over()
+        if is_frame(message):
+            frame_bytes(message, &size)     # TypeError: it was not constructed
+            wire = bytes(message.data)
+        else:
+            how = packing(0, crc, False)
+            how.sending = True
+            wire = packed(message, &how)
+            if len(wire) > DATAGRAM and get16(<const uint8_t*>PyBytes_AsString(wire)) != 2:
+                wire = message.pack(crc=crc, version=2)     # all that fits the RTP wrapper
+        packets = [wire] if len(wire) <= DATAGRAM else self._split(wire)
+        self.stats.count_sent(wire, len(wire))
+        return packets
+
+    cdef int hand_on(self, bytes packet) except -1:
+        cdef const uint8_t* p = <const uint8_t*>PyBytes_AsString(packet)
+        cdef Py_ssize_t size = len(packet), n = NOTHING
+        self.using.take(INFINITY)
+        try:
+            if self._closed:
+                raise self.over()
+            if self.fd >= 0:
+                with nogil:
+                    n = send_datagram(self.fd, p, size, &self.to)
+        finally:
+            self.using.give()
+        if n < 0 and n != REFUSED:      # refused: an earlier one met a closed port
+            self._sendto(packet)        # which waits, or raises
+
+@cython.final
+cdef class _Order:
+    """What came of one stream of one sender."""
+
+    cdef object address
+    cdef bytes key              # see stream_key
+    cdef uint64_t newest        # time stamp
+    cdef uint32_t last          # message id
+
+cdef class Inlet(Socket):
+    """The part of `igtl.net.datagrams.Incoming` that every datagram passes."""
+
+    cdef public Py_ssize_t gaps, reordered, duplicates
+    cdef readonly object _sources   # of what comes in several datagrams
+    cdef int policy             # of the CRC
+    cdef uint8_t* room          # what comes is received here
+    cdef Address where          # it came from, the last time
+    cdef object address         # the same, as Python's sockets show it
+    cdef dict orders            # by address and key; the one that was heard first stands first
+    cdef _Order order           # the one looked at last: most often the next one too
+
+    def __cinit__(self):
+        self.noun = "receiver"
+        self.orders = {}
+        if DATAGRAMS:
+            self.room = <uint8_t*>PyMem_Malloc(DATAGRAM + 1)
+            if self.room == NULL:
+                raise MemoryError
+
+    def __dealloc__(self):
+        PyMem_Free(self.room)
+
+    def _begin(self, crc, sources):
+        self.policy = policy_of(crc)
+        self._sources = sources
+
+    def _receive(self, bint framed, timeout):
+        """The next message, or frame, and where it came from; see `igtl.blocking.udp.Receiver.recv`."""
+        cdef double limit = limit_of(timeout), deadline = INFINITY, until, now = 0
+        if limit < INFINITY:
+            now = monotonic()
+            deadline = now + limit
+        while True:
+            until = deadline
+            if self._sources:
+                until = fmin(until, self._expiry())
+                now = monotonic()
+            came = self.read(fmax(0, until - now))
+            if came is not None:
+                found = self.take(came, framed)
+                if found is not None:
+                    return found
+            elif self._sources:
+                self._give_up(drained=True)
+            if deadline < INFINITY:
+                now = monotonic()
+                if came is None and now >= deadline:
+                    raise TimeoutError(f"no message within {limit} s")
+
+    def _look(self, bint framed):
+        """The same of what is there; None if there is nothing."""
+        while True:
+            came = self.read(0)
+            if came is None:
+                if self._sources:
+                    self._give_up(drained=True)
+                return None
+            found = self.take(came, framed)
+            if found is not None:
+                return found
+
+    cdef tuple read(self, double wait):
+        """One datagram, its sender, and when the kernel got it (seconds since 1970) or None. None if
+        nothing has come: perhaps before these seconds are over."""
+        cdef Address where
+        cdef double stamp = 0
+        cdef Py_ssize_t n
+        if self._closed:
+            raise self.over()
+        if not self.using.take(0):      # another thread receives
+            if not self.using.take(wait):
+                return None
+            wait = 0                    # the caller knows what is left of it
+        try:
+            if self._closed:
+                raise self.over()
+            if self.fd < 0:
+                return self._read(wait)
+            with nogil:
+                n = receive_datagram(self.fd, self.room, DATAGRAM + 1, wait, &where, &stamp)
+            if n >= 0 and where.size:       # without an address, it was shut down
+                if not same_address(&where, &self.where):
+                    self.address = address_of(&where)
+                    self.where = where
+                return (PyBytes_FromStringAndSize(<const char*>self.room, n), self.address,
+                        stamp if stamp else None)
+        finally:
+            self.using.give()
+        if n == SIGNAL:
+            PyErr_CheckSignals()
+        elif n < 0 and n != NOTHING and not self._closed:
+            raise OSError(-n, os.strerror(-n))
+        return None
+
+    cdef tuple take(self, tuple came, bint framed):
+        cdef double now = monotonic()
+        cdef bytes data = came[0], wire = data
+        cdef Whole whole
+        cdef bint bad_crc = False
+        address = came[1]
+        try:
+            if data.startswith(b"\x80"):
+                wire = self._whole(data, address)
+                if wire is None:
+                    return None
+            elif self._sources:
+                self._give_up(drained=False)
+            whole.p = <const uint8_t*>PyBytes_AsString(wire)
+            whole.size = len(wire)
+            whole.summed = False
+            if whole.size < HEADER or get64(whole.p + 42) != <uint64_t>(whole.size - HEADER):
+                raise ProtocolError(f"{whole.size} bytes are not one whole message")
+            if framed:
+                found = new_frame(wire, &whole)
+            else:
+                found = received(wire, &whole, self.policy, address, now, &bad_crc)
+                found.received_kernel = came[2]
+        except ProtocolError as error:
+            self._bad(error, data, address)
+            return None
+        self.stats.arrived(whole.p, whole.size, now)
+        if framed:
+            return found, address
+        if wire is data:
+            self.watch(whole.p, whole.size, address)
+        if bad_crc:
+            self.stats.errors["CRCError"] += 1
+        return found, address
+
+    cdef int watch(self, const uint8_t* p, Py_ssize_t size, address) except -1:
+        """See what the time stamp of a message says of its place in its stream."""
+        cdef uint64_t stamp = get64(p + 34)
+        cdef uint32_t number = get32(p + HEADER + 8) if get16(p) == 2 else 0
+        cdef const uint8_t* name
+        cdef Py_ssize_t n
+        cdef _Order order
+        if not stamp:
+            return 0
+        n = stream_name(p, size, p + size, size, &name)
+        with cython.critical_section(self):
+            order = self.order
+            if not (order is not None and order.address is address and is_key(order.key, p + 2, name, n)):
+                order = self.order_of(address, (p + 2)[:12] + name[:n])
+            if stamp > order.newest:
+                order.newest = stamp
+            elif stamp < order.newest:
+                self.reordered += 1
+            elif number == order.last:
+                self.duplicates += 1
+            order.last = number
+
+    cdef _Order order_of(self, address, bytes key):
+        cdef _Order order = self.orders.get((address, key))
+        if order is None:
+            order = self.orders[address, key] = _Order.__new__(_Order)
+            order.key = key
+            if len(self.orders) > MAX_ORDERS:
+                del self.orders[next(iter(self.orders))]
+        order.address = address
+        self.order = order
+        return order
+
+cdef double limit_of(timeout) except -1:
+    """Seconds, checked; infinity: no time-out. Those of most programs without Python code."""
+    cdef double limit
+    if timeout is None:
+        return INFINITY
+    if type(timeout) is float or type(timeout) is int:
+        limit = timeout
+        if 0 <= limit <= LONGEST:
+            return limit
+    timeout = seconds("timeout", timeout)
+    return INFINITY if timeout is None else timeout
+
+cdef bint is_key(bytes key, const uint8_t* type12, const uint8_t* name, Py_ssize_t n) noexcept:
+    cdef const uint8_t* p = <const uint8_t*>PyBytes_AsString(key)
+    return len(key) == 12 + n and memcmp(p, type12, 12) == 0 and memcmp(p + 12, name, n) == 0
+
+cdef object address_of(const Address* where):
+    """As Python's sockets show it."""
+    cdef char[HOST] host
+    cdef uint16_t port
+    cdef uint32_t flow, scope
+    cdef bint is_v6 = get_address(where, host, &port, &flow, &scope)
+    text = (<bytes>host).decode()
+    return (text, port, flow, scope) if is_v6 else (text, port)

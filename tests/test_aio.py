@@ -235,6 +235,14 @@ def test_open_timeout() -> None:
     run(main)
 
 
+@pytest.fixture(params=[True, False], ids=["direct", "by Python's socket"])
+def by_udp(request: Any, monkeypatch: Any) -> None:
+    """Datagrams move past the methods of the socket, or by them as on other systems than Linux."""
+    for side in (igtl.aio.udp.Receiver, igtl.aio.udp.Sender):
+        monkeypatch.setattr(side, "_direct", request.param)
+
+
+@pytest.mark.usefixtures("by_udp")
 def test_udp() -> None:
     async def main() -> None:
         async with igtl.aio.udp.Receiver(0) as receiver:
@@ -270,6 +278,7 @@ def test_udp() -> None:
     run(main)
 
 
+@pytest.mark.usefixtures("by_udp")
 def test_udp_gives_up_what_is_overdue() -> None:
     async def main() -> None:
         async with igtl.aio.udp.Receiver(0, reassembly_timeout=0.05) as receiver:
@@ -288,6 +297,33 @@ def test_udp_gives_up_what_is_overdue() -> None:
                 s.send(transform().pack())
                 await receiver.recv(timeout=5)
         assert receiver.stats.dropped == {"incomplete": 2}  # counted by close
+
+    run(main)
+
+
+@pytest.mark.usefixtures("by_udp")
+def test_a_sender_waits_for_room() -> None:
+    """Where the system has none for a datagram, it is sent again; closing ends that."""
+
+    class Full(igtl.aio.udp.Sender):
+        refusals = 3
+
+        def _hand_on(self, packet: bytes) -> None:
+            if self.refusals and not self._closed:
+                self.refusals -= 1
+                raise BlockingIOError
+            super()._hand_on(packet)
+
+    async def main() -> None:
+        async with igtl.aio.udp.Receiver(0) as receiver:
+            async with Full("127.0.0.1", receiver.port) as out:
+                await out.send(transform("late"))
+                assert (await receiver.recv(timeout=5))[0].device_name == "late"
+                out.refusals = 1_000_000
+                stuck = asyncio.create_task(out.send(transform()))
+                await asyncio.sleep(0.01)
+            with pytest.raises(igtl.ConnectionClosed):
+                await stuck
 
     run(main)
 
@@ -398,6 +434,7 @@ def test_a_receiver_goes_on_in_the_callback_that_brings_the_bytes() -> None:
     asyncio.run(main())
 
 
+@pytest.mark.usefixtures("by_udp")
 def test_frames_come_as_they_are_in_asyncio() -> None:
     wrong = bytearray(transform().pack())
     wrong[60] ^= 1

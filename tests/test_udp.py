@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import random
+import signal
 import socket
+import sys
 import threading
 import time
 import tracemalloc
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any
 
@@ -87,16 +92,215 @@ def test_frames_come_as_they_are() -> None:
         assert receiver.stats.errors == {"ProtocolError": 2, "BodyError": 1}
 
 
-def test_close_wakes_recv() -> None:
-    receiver = Receiver(0)
-    got: list[Any] = []
-    thread = threading.Thread(target=lambda: got.extend(receiver), daemon=True)
-    thread.start()
-    time.sleep(0.05)
-    receiver.close()
-    thread.join(5)
-    assert not thread.is_alive()
-    assert got == []
+class PlainReceiver(Receiver):
+    """Receives by Python's socket, as on other systems than Linux."""
+
+    _direct = False
+
+
+class PlainSender(Sender):
+    _direct = False
+
+
+BOTH = pytest.mark.parametrize("kind", [Receiver, PlainReceiver])
+
+
+@BOTH
+@pytest.mark.parametrize("timeout", [None, 60])
+@pytest.mark.parametrize("on_error", ["skip", "raise"])
+def test_close_wakes_recv(kind: type[Receiver], timeout: float | None, on_error: Any) -> None:
+    receiver = kind(0, on_error=on_error)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(receiver.recv, timeout=timeout)
+        time.sleep(0.05)
+        start = time.monotonic()
+        receiver.close()
+        with pytest.raises(igtl.ConnectionClosed, match="this receiver was closed"):
+            waiting.result(20)
+        assert time.monotonic() - start < 10
+    assert receiver.stats.lost == 0
+    with pytest.raises(igtl.ConnectionClosed):
+        receiver.recv(timeout=0)
+    assert list(receiver) == []
+
+
+def test_a_receiver_closes_behind_the_thread_that_waits() -> None:
+    """The number of its descriptor may be another socket's at once, for which the thread would wait."""
+    about, told = threading.Event(), list[int]()
+
+    class Slow(PlainReceiver):
+        def _read(self, wait: float) -> tuple[bytes, Any, float | None] | None:
+            about.set()
+            time.sleep(0.05)  # and now `close` is called
+            told.append(self._sock.fileno())
+            return super()._read(wait)
+
+    receiver = Slow(0)
+    number = receiver._sock.fileno()
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(receiver.recv, timeout=60)
+        assert about.wait(20)
+        receiver.close()
+        with socket.socket(), pytest.raises(igtl.ConnectionClosed):
+            waiting.result(20)
+    assert told == [number]
+
+
+def test_two_threads_receive() -> None:
+    """One waits at the socket, the other for its turn; a message more ends neither's time-out."""
+    with Receiver(0) as receiver, Sender("127.0.0.1", receiver.port) as out:
+        with ThreadPoolExecutor(2) as pool:
+            first = pool.submit(receiver.recv)
+            time.sleep(0.05)
+            with pytest.raises(TimeoutError, match=r"no message within 0\.05 s"):
+                receiver.recv(timeout=0.05)
+            second = pool.submit(receiver.recv, timeout=60)
+            out.send(transform("a"))
+            out.send(transform("b"))
+            got = {each.result(20)[0].device_name for each in (first, second)}
+        assert got == {"a", "b"}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="sends a signal to one thread")
+@BOTH
+def test_a_signal_is_handled_while_it_waits(kind: type[Receiver]) -> None:
+    """Its handler is called at once; the wait goes on, or ends by what the handler does."""
+    receiver = kind(0)
+    with Sender("127.0.0.1", receiver.port) as out:
+        acts: list[Callable[[], None]] = [lambda: out.send(transform("by signal")), receiver.close]
+        before = signal.signal(signal.SIGUSR1, lambda *_: acts.pop(0)())
+        main = threading.main_thread().ident
+        assert main is not None
+        try:
+            for timeout in (None, 60):
+                timer = threading.Timer(0.1, signal.pthread_kill, (main, signal.SIGUSR1))
+                timer.start()
+                if timeout is None:
+                    assert receiver.recv()[0].device_name == "by signal"
+                else:
+                    start = time.monotonic()
+                    with pytest.raises(igtl.ConnectionClosed):
+                        receiver.recv(timeout=timeout)
+                    assert time.monotonic() - start < 30
+                timer.join()
+        finally:
+            signal.signal(signal.SIGUSR1, before)
+            receiver.close()
+
+
+@BOTH
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_each_message_has_the_address_of_its_sender(kind: type[Receiver], host: str) -> None:
+    """As Python's sockets show it, also where senders alternate."""
+    try:
+        receiver = kind(0, host)
+    except OSError as error:
+        pytest.skip(f"this machine has no {host}: {error}")
+    with receiver, Sender(host, receiver.port) as a, PlainSender(host, receiver.port) as b:
+        for k, sender in enumerate((a, a, b, a, b, b)):
+            sender.send(igtl.Transform(np.eye(4), timestamp=1000 + k // 2))
+            m, address = receiver.recv(timeout=5)
+            own = sender._sock.getsockname()  # bound to any address, with the port it sends from
+            assert address == (host, *own[1:])
+            assert m.peer == address
+        # a: 1000, 1000, 1001; b: 1001, 1002, 1002
+        assert (receiver.duplicates, receiver.reordered) == (2, 0)
+
+
+@BOTH
+@pytest.mark.parametrize("size", [0, 1, 57, 58, 65_507, 65_509, 65_527])
+def test_datagrams_of_every_size(kind: type[Receiver], size: int) -> None:
+    """IPv6 carries a little more than fits a message here: that is cut, and counted as an error."""
+    wire = igtl.String("x" * max(0, size - 62)).pack()[:size]
+    try:
+        receiver = kind(0, "::1")
+    except OSError as error:
+        pytest.skip(f"no IPv6: {error}")
+    with receiver, socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as out:
+        out.sendto(wire, ("::1", receiver.port))
+        out.sendto(transform("behind").pack(), ("::1", receiver.port))
+        if size == 65_507:
+            m, _ = receiver.recv(timeout=5)
+            assert isinstance(m, igtl.String)
+            assert len(m.string) == size - 62
+        assert receiver.recv(timeout=5)[0].device_name == "behind"
+        assert receiver.stats.errors.total() == (size != 65_507)
+
+
+@BOTH
+def test_the_default_time_out_of_sockets_is_not_theirs(kind: type[Receiver]) -> None:
+    socket.setdefaulttimeout(0.01)
+    try:
+        receiver, out = kind(0), Sender("127.0.0.1", free_port(socket.SOCK_DGRAM))
+    finally:
+        socket.setdefaulttimeout(None)
+    with receiver, out, ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(receiver.recv)
+        time.sleep(0.1)
+        assert not waiting.done()
+        out._sock.sendto(transform("late").pack(), ("127.0.0.1", receiver.port))
+        assert waiting.result(20)[0].device_name == "late"
+
+
+@pytest.mark.parametrize("kind", [Sender, PlainSender])
+def test_what_cannot_be_sent(kind: type[Sender]) -> None:
+    with Receiver(0) as receiver, kind("127.0.0.1", receiver.port) as out:
+        for wrong in (None, "text", transform().pack()):
+            with pytest.raises(TypeError):
+                out.send(wrong)  # type: ignore[arg-type]
+        with pytest.raises(igtl.EncodeError):
+            out.send(transform("x" * 21))
+        assert out.stats.sent == 0
+        frame = igtl.Frame.from_bytes(transform("as it came").pack())
+        out.send(frame)
+        assert bytes(receiver.recv_frame(timeout=5)[0]) == bytes(frame)
+        with pytest.raises(AttributeError):
+            out.address = ("127.0.0.1", 1)  # type: ignore[misc]
+
+
+def test_the_largest_message_without_rtp() -> None:
+    """Of either sender; one byte more goes by RTP."""
+    for size in (65_507, 65_508):
+        sent = igtl.String("x" * (size - 62))
+        with Receiver(0) as receiver, Sender("127.0.0.1", receiver.port) as a:
+            with PlainSender("127.0.0.1", receiver.port) as b:
+                for out in (a, b):
+                    out.send(sent)
+                    m, _ = receiver.recv(timeout=5)
+                    assert isinstance(m, igtl.String)
+                    assert m.string == sent.string
+                    assert m.header_version == (1 if size == 65_507 else 2)
+
+
+def test_streams_of_one_sender_alternate(air: Any) -> None:
+    """Each has its own order, also by names that the header cuts."""
+    in_air = air()
+    long = [igtl.Transform(np.eye(4), device_name=f"{'x' * 25}{k}", timestamp=5) for k in range(2)]
+    wires = [m.pack(version=2, cut_name=True) for m in long]
+    in_air(*wires, *wires)
+    assert (in_air.receiver.reordered, in_air.receiver.duplicates) == (0, 2)
+    names = [f"T{k}" for k in range(4097)]  # a sender that invents names does not fill the memory
+    for name in ["first", *names, "first"]:
+        in_air(igtl.Transform(np.eye(4), device_name=name, timestamp=5).pack())
+    assert in_air.receiver.duplicates == 2  # "first" was forgotten
+
+
+def test_message_ids_tell_two_of_the_same_instant(air: Any) -> None:
+    in_air = air()
+    for number in (1, 2, 2):
+        in_air(igtl.Transform(np.eye(4), timestamp=5, message_id=number).pack())
+    assert (in_air.receiver.reordered, in_air.receiver.duplicates) == (0, 1)
+
+
+def test_a_wrong_crc_that_may_pass_is_counted(air: Any) -> None:
+    wrong = bytearray(transform().pack())
+    wrong[60] ^= 1
+    in_air = air(crc="warn")
+    (m,) = in_air(bytes(wrong))
+    assert m.crc_ok is False
+    assert in_air.receiver.stats.errors == {"CRCError": 1}
+    with pytest.raises(ValueError, match="crc must be"):
+        Receiver(0, crc="never")  # type: ignore[arg-type]
 
 
 def test_large_messages_go_by_rtp() -> None:
@@ -113,15 +317,32 @@ def test_large_messages_go_by_rtp() -> None:
         assert receiver.recv(timeout=5)[0].header_version == 2
 
 
+class Aired(Receiver):
+    """Receives what is in a queue."""
+
+    _direct = False
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(0, **settings)
+        self.queue: deque[tuple[bytes, Any, float | None]] = deque()
+
+    def _read(self, wait: float) -> tuple[bytes, Any, float | None] | None:
+        return self.queue.popleft() if self.queue else None
+
+
 class Air:
     """A receiver without a network: datagrams are handed to it."""
 
     def __init__(self, **settings: Any) -> None:
-        self.receiver = Receiver(0, **settings)
+        self.receiver = Aired(**settings)
 
     def __call__(self, *packets: bytes, source: Any = ("10.0.0.1", 1)) -> list[igtl.Message]:
-        taken = [self.receiver._take(p, source, None) for p in packets]
-        return [m for m in taken if m is not None]
+        got: list[igtl.Message] = []
+        for packet in packets:
+            self.receiver.queue.append((packet, source, None))
+            while (found := self.receiver._look(False)) is not None:
+                got.append(found[0])
+        return got
 
 
 @pytest.fixture
@@ -129,8 +350,7 @@ def away(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Seconds by which a receiver's clock is put forward."""
     seconds = [0.0]
     clock = SimpleNamespace(time=time.time, monotonic=lambda: time.monotonic() + seconds[0])
-    for module in ("igtl.net.datagrams", "igtl.blocking.udp"):
-        monkeypatch.setattr(f"{module}.time", clock)
+    monkeypatch.setattr("igtl.net.datagrams.time", clock)
     return seconds
 
 
@@ -277,9 +497,10 @@ class Network:
 @given(st.data())
 def test_sent_is_received_and_counted(data: Any) -> None:
     network = Network(data)
-    with Receiver(0, reassembly_timeout=None) as receiver:
-        got = [receiver._take(packet, ("10.0.0.1", 1), None) for packet in network.packets()]
-    network.check(receiver, sum(m is not None for m in got))
+    in_air = Air(reassembly_timeout=None)
+    with in_air.receiver:
+        got = in_air(*network.packets())
+    network.check(in_air.receiver, len(got))
 
 
 def test_reassembly_is_bounded(air: Any) -> None:
@@ -357,8 +578,8 @@ def test_arrival_times() -> None:
         assert m.received is not None
         assert m.received_monotonic is not None
         assert m.received_monotonic <= time.monotonic()
-        if receiver._stamped:
-            assert m.received_kernel is not None
+        assert (m.received_kernel is not None) == receiver._stamped
+        if m.received_kernel is not None:
             assert m.received - m.received_kernel >= 0.015  # the kernel had it long before
 
 
@@ -403,9 +624,10 @@ def test_time_outs() -> None:
         with Sender("127.0.0.1", receiver.port) as out:
             out.send(transform())
             receiver.recv(timeout=float("inf"))
-        receiver._take(packets(volume("cut"))[0], ("10.0.0.1", 1), None)
+            out._sock.sendto(packets(volume("cut"))[0], out.address)
         with pytest.raises(TimeoutError):
             receiver.recv(timeout=0)
+        assert receiver._partial_bytes > 0
         assert receiver.stats.dropped == {}
     assert receiver.stats.dropped == {"incomplete": 1}
 
@@ -415,8 +637,9 @@ def test_a_host_in_place_of_the_port() -> None:
         Receiver("0.0.0.0")  # type: ignore[arg-type]
 
 
-def test_nobody_listens() -> None:
-    with Sender("127.0.0.1", free_port(socket.SOCK_DGRAM)) as out:
+@pytest.mark.parametrize("kind", [Sender, PlainSender])
+def test_nobody_listens(kind: type[Sender]) -> None:
+    with kind("127.0.0.1", free_port(socket.SOCK_DGRAM)) as out:
         for _ in range(5):
             out.send(transform())
         assert out.stats.sent == 5

@@ -6,8 +6,7 @@ import asyncio
 import contextlib
 import math
 import time
-from collections.abc import Callable
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 from igtl._core import Frame
 from igtl.codec.message import Message
@@ -15,31 +14,26 @@ from igtl.errors import ConnectionClosed
 from igtl.net.datagrams import Incoming, Outgoing
 from igtl.options import seconds
 
-T = TypeVar("T")
 _RETRY = 0.001  # seconds between two looks where the loop cannot watch a socket
 
 
 class Sender(Outgoing):
     """Sends messages to one address; arguments as `igtl.net.datagrams.Outgoing`."""
 
+    _waits = False
+
     async def send(self, message: Message | Frame, *, crc: bool = True) -> None:
         """Send one message; waits while the system has no room.
 
         See `igtl.blocking.udp.Sender.send`.
         """
-        self._sock.setblocking(False)
         for packet in self._datagrams(message, crc):
             while True:
-                if self._closed:
-                    raise ConnectionClosed("this sender was closed")
                 try:
-                    self._sock.sendto(packet, self.address)
-                except ConnectionRefusedError:  # an earlier one met a closed port
-                    pass
+                    self._hand_on(packet)
+                    break
                 except BlockingIOError:
                     await asyncio.sleep(_RETRY)
-                    continue
-                break
 
     async def __aenter__(self) -> Self:
         return self
@@ -54,6 +48,7 @@ class Receiver(Incoming):
     Arguments are those of `igtl.net.datagrams.Incoming`.
     """
 
+    _waits = False
     _waiter: asyncio.Future[None] | None = None
 
     async def recv(self, *, timeout: float | None = None) -> tuple[Message, Any]:
@@ -61,38 +56,26 @@ class Receiver(Incoming):
 
         It may be cancelled without loss. One task at a time receives.
         """
-        return await self._next(self._take, timeout)
+        return await self._next(False, timeout)
 
     async def recv_frame(self, *, timeout: float | None = None) -> tuple[Frame, Any]:
         """See `igtl.blocking.udp.Receiver.recv_frame`."""
-        return await self._next(self._take_frame, timeout)
+        return await self._next(True, timeout)
 
-    async def _next(self, take: Callable[..., T | None], timeout: float | None) -> tuple[T, Any]:
+    async def _next(self, framed: bool, timeout: float | None) -> tuple[Any, Any]:
         if self._waiter is not None:
             raise RuntimeError("another task is receiving")
         timeout = seconds("timeout", timeout)
         limit = asyncio.timeout(timeout)
         try:
             async with limit:
-                return await self._until(take)
+                while (found := self._look(framed)) is None:
+                    await self._wait()
+                return found
         except TimeoutError:
             if limit.expired():
                 raise TimeoutError(f"no message within {timeout} s") from None
             raise
-
-    async def _until(self, take: Callable[..., T | None]) -> tuple[T, Any]:
-        while True:
-            if self._closed:
-                raise ConnectionClosed("this receiver was closed")
-            try:
-                self._sock.setblocking(False)
-                data, address, stamp = self._receive()
-            except BlockingIOError:
-                self._give_up(time.monotonic())
-                await self._wait()
-                continue
-            if (found := take(data, address, stamp)) is not None:
-                return found, address
 
     async def _wait(self) -> None:
         """Return when there is something to read, or a message is to be given up."""
@@ -138,10 +121,8 @@ class Receiver(Incoming):
 
     def close(self) -> None:
         """Stop receiving; a recv that waits in another task ends."""
-        if not self._end():
-            return
         if self._waiter is not None:
             with contextlib.suppress(RuntimeError):
                 self._waiter.get_loop().remove_reader(self._sock)
             self._wake()
-        self._sock.close()
+        super().close()

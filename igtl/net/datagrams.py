@@ -8,6 +8,7 @@ which a packet came is either returned once, or counted once as an error or as d
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import os
@@ -17,26 +18,22 @@ import sys
 import threading
 import time
 from collections import OrderedDict
-from typing import Any, Self
+from typing import Any
 
-from igtl._core import Frame, packed_for, stream_key, unpack
-from igtl._stream import Stats
+from igtl._stream import MAX_DATAGRAM, Inlet, Outlet
 from igtl.codec import rtp
-from igtl.codec.message import Message
 from igtl.errors import BodyError, ConnectionClosed, MessageTooLarge, ProtocolError
 from igtl.log import log
-from igtl.net.sockets import Waiter
+from igtl.net.sockets import Quiet, Waiter
 from igtl.options import PORT, CRCPolicy, OnError, seconds
 
-MAX_DATAGRAM = 65507
 MAX_SIZE = 64 << 20
 _SO_TIMESTAMPNS = 35  # Linux; the socket module has no name for it
-_TIMESPEC = struct.Struct("qq")
-_ANCILLARY = socket.CMSG_SPACE(16) if hasattr(socket, "CMSG_SPACE") else 0
 _SOURCES = 256  # RTP sources that are kept apart
 _WINDOW = 1024  # numbers and messages within which a late packet differs from a duplicate
 _LEAST = 512  # bytes that a kept packet counts at least, for what Python adds to each
 _RECEIVE_BUFFER = 4 << 20
+_SLICE = 0.2  # seconds after which a receiver looks whether it was closed, where nothing wakes it
 
 
 def _interface_v6(name: str | None) -> int:
@@ -49,32 +46,7 @@ def _is_multicast(family: int, host: str) -> bool:
     return 224 <= int(host.partition(".")[0]) <= 239
 
 
-class Socket:
-    """A UDP socket and its counters.
-
-    Attributes:
-        stats: messages, bytes, errors; see `igtl.Stats`.
-    """
-
-    _sock: socket.socket
-
-    def __init__(self) -> None:
-        self.stats = Stats()
-        self._closed = False
-
-    def close(self) -> None:
-        """Close the socket."""
-        self._closed = True
-        self._sock.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
-
-
-class Outgoing(Socket):
+class Outgoing(Outlet):
     """The sending side.
 
     Args:
@@ -88,7 +60,11 @@ class Outgoing(Socket):
 
     Attributes:
         address: of the receiver.
+        stats: messages and bytes; see `igtl.Stats`.
     """
+
+    _direct = True  # past the methods of the socket, where that is possible
+    _waits = True  # for room in the system
 
     def __init__(
         self,
@@ -100,15 +76,17 @@ class Outgoing(Socket):
         broadcast: bool = False,
         payload_length: int = rtp.PAYLOAD_LENGTH,
     ) -> None:
-        super().__init__()
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[0]
-        self.address: Any = address
+        number, *where = address
+        packed = socket.inet_pton(family, str(number).partition("%")[0])
+        self._aim(address, packed, *map(int, where))
         self._payload_length = payload_length
         self._ssrc = int.from_bytes(os.urandom(4), "big")
         self._sequence = 0
         self._numbering = threading.Lock()  # several threads may send
-        self._sock = socket.socket(family, socket.SOCK_DGRAM)
+        self._open(socket.socket(family, socket.SOCK_DGRAM), self._direct)
         try:
+            self._sock.setblocking(self._waits)
             if broadcast:
                 self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
             if _is_multicast(family, str(address[0])):
@@ -128,27 +106,22 @@ class Outgoing(Socket):
             number4 = socket.inet_aton(interface)
             self._sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, number4)
 
-    def _datagrams(self, message: Message | Frame, crc: bool) -> list[bytes]:
-        """Return the datagrams of a message, and count it; ConnectionClosed after `close`."""
-        if self._closed:
-            raise ConnectionClosed("this sender was closed")
-        if isinstance(message, Frame):
-            wire = bytes(message.data)
-        else:
-            wire = packed_for(message, None, crc=crc)
-            if len(wire) > MAX_DATAGRAM and wire[1] != 2:
-                wire = message.pack(crc=crc, version=2)  # all that fits the RTP wrapper
-        if len(wire) <= MAX_DATAGRAM:
-            packets = [wire]
-        else:
-            with self._numbering:
-                packets = rtp.split(
-                    wire, sequence=self._sequence, time=int(time.time() * 100), ssrc=self._ssrc,
-                    payload_length=self._payload_length,
-                )  # fmt: skip
-                self._sequence = (self._sequence + len(packets)) & 0xFFFF
-        self.stats.count_sent(wire, len(wire))
+    def _split(self, wire: bytes) -> list[bytes]:
+        """Return the datagrams of a message that is too large for one."""
+        with self._numbering:
+            packets = rtp.split(
+                wire, sequence=self._sequence, time=int(time.time() * 100), ssrc=self._ssrc,
+                payload_length=self._payload_length,
+            )  # fmt: skip
+            self._sequence = (self._sequence + len(packets)) & 0xFFFF
         return packets
+
+    def _sendto(self, packet: bytes) -> None:
+        """Send a datagram where the compiled form does not, or the system would not take it."""
+        try:  # without `suppress`, which costs as much as packing
+            self._sock.sendto(packet, self.address)
+        except ConnectionRefusedError:
+            return  # an earlier one met a closed port, and UDP does not promise anything
 
 
 class _Partial:
@@ -208,7 +181,7 @@ class _Source:
             self.finished.popitem(last=False)
 
 
-class Incoming(Socket):
+class Incoming(Inlet):
     """The receiving side.
 
     Args:
@@ -234,7 +207,11 @@ class Incoming(Socket):
         reordered: datagrams that came behind a later one, by their RTP number, or by the time
             stamp of their message within its stream.
         duplicates: datagrams that came again. Those by RTP are left out.
+        stats: messages, bytes, errors; see `igtl.Stats`.
     """
+
+    _direct = True  # as in Outgoing
+    _waits = True  # for datagrams, in the system
 
     def __init__(
         self,
@@ -248,21 +225,19 @@ class Incoming(Socket):
         max_size: int = MAX_SIZE,
         reassembly_timeout: float | None = 1.0,
     ) -> None:
-        super().__init__()
         if isinstance(port, str):
             raise TypeError(f"the port comes first, then the host: {port!r} is not a port")
-        self._crc: CRCPolicy = crc
+        # the sources: the one that was not heard longest stands first
+        self._begin(crc, OrderedDict[Any, _Source]())
         self._on_error = on_error
         self._max_size = max_size
         self._reassembly_timeout = seconds("reassembly_timeout", reassembly_timeout)
-        self.gaps = self.reordered = self.duplicates = 0
-        self._sources: OrderedDict[Any, _Source] = OrderedDict()  # the one not heard longest first
-        self._stamps: dict[Any, tuple[int, int]] = {}
         self._lock = threading.RLock()  # of the sources: one thread receives, another may close
         address = group or host
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
-        self._sock = socket.socket(family, socket.SOCK_DGRAM)
+        self._open(socket.socket(family, socket.SOCK_DGRAM), self._direct)
         try:
+            self._sock.setblocking(self._waits)
             if group is not None:
                 self._join(family, group, interface, port)
             else:
@@ -291,71 +266,29 @@ class Incoming(Socket):
             wanted = socket.inet_aton(group) + socket.inet_aton(interface or "0.0.0.0")
             self._sock.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, wanted)
 
-    def _receive(self) -> tuple[bytes, Any, float | None]:
-        """One datagram, its sender, and when the kernel got it (seconds since 1970)."""
-        if not self._stamped:
+    def _read(self, wait: float) -> tuple[bytes, Any, float | None] | None:
+        """Receive one datagram where the compiled form does not; None: nothing came."""
+        try:
+            if self._waits:
+                self._readable(min(wait, _SLICE))
             data, address = self._sock.recvfrom(MAX_DATAGRAM + 1)
-            return data, address, None
-        data, ancillary, _, address = self._sock.recvmsg(MAX_DATAGRAM + 1, _ANCILLARY)
-        for level, kind, raw in ancillary:
-            if level == socket.SOL_SOCKET and kind == _SO_TIMESTAMPNS:
-                seconds, nanoseconds = _TIMESPEC.unpack(raw)
-                return data, address, seconds + nanoseconds * 1e-9
-        return data, address, None
-
-    def _take(self, data: bytes, address: Any, stamp: float | None) -> Message | None:
-        """Return the message that this datagram is, or completes.
-
-        Raises:
-            ProtocolError: the datagram is not a message, with on_error="raise".
-        """
-        now = time.monotonic()
-        try:
-            wire = self._whole(data, address, now)
-            if wire is None:
-                return None
-            message = unpack(wire, crc=self._crc)
-        except ProtocolError as error:
-            self._bad(error, data, address)
+        except (Quiet, BlockingIOError):
             return None
-        message.peer = address
-        message.received = time.time()
-        message.received_monotonic = now
-        message.received_kernel = stamp
-        self.stats.count_received(wire, now)
-        if data is wire:
-            self._watch_stamp(message, (address, stream_key(wire)))
-        if message.crc_ok is False:
-            self.stats.errors["CRCError"] += 1
-        return message
-
-    def _take_frame(self, data: bytes, address: Any, stamp: float | None) -> Frame | None:
-        """Return the frame that this datagram is, or completes, undecoded."""
-        now = time.monotonic()
-        try:
-            wire = self._whole(data, address, now)
-            if wire is None:
+        except (OSError, ValueError):
+            if self._closed:
                 return None
-            frame = Frame.from_bytes(wire)
-        except (ProtocolError, ValueError) as error:
-            wrong = error if isinstance(error, ProtocolError) else ProtocolError(str(error))
-            self._bad(wrong, data, address)
-            return None
-        self.stats.count_received(wire, now)
-        return frame
+            raise
+        return (data, address, None) if address else None  # without one, it was shut down
 
-    def _whole(self, data: bytes, address: Any, now: float) -> bytes | None:
-        """Return the message that a datagram is, or completes."""
+    def _whole(self, packet: bytes, address: Any) -> bytes | None:
+        """Return the message that a packet of RTP completes."""
         try:
-            if data[:1] != b"\x80":
-                return data
             with self._lock:
                 if self._closed:
                     raise ConnectionClosed("this receiver was closed")
-                return self._put_together(rtp.parse(data), address, now)
+                return self._put_together(rtp.parse(packet), address, time.monotonic())
         finally:
-            if self._sources and self._expiry() <= now and self._is_drained():
-                self._give_up(now)
+            self._give_up(drained=False)
 
     def _bad(self, error: ProtocolError, data: bytes, address: Any) -> None:
         self.stats.count_error(type(error).__name__)
@@ -365,22 +298,6 @@ class Incoming(Socket):
             raise error
 
     # -- order
-
-    def _watch_stamp(self, message: Message, key: Any) -> None:
-        stamp, stamps = message.timestamp_raw, self._stamps
-        if not stamp:
-            return
-        number = message.message_id
-        newest, last = stamps.get(key, (0, 0))
-        if stamp > newest:
-            newest = stamp
-        elif stamp < newest:
-            self.reordered += 1
-        elif number == last:
-            self.duplicates += 1
-        stamps[key] = newest, number
-        if len(stamps) > 16 * _SOURCES:
-            del stamps[next(iter(stamps))]
 
     def _watch_number(self, source: _Source, sequence: int) -> None:
         ahead = (sequence - source.next) & 0xFFFF
@@ -470,8 +387,15 @@ class Incoming(Socket):
             return True
         return False
 
-    def _give_up(self, now: float) -> None:
-        """Drop the messages that are overdue; called where nothing waits in the socket."""
+    def _give_up(self, *, drained: bool) -> None:
+        """Drop the messages that are overdue, unless datagrams wait in the socket.
+
+        Args:
+            drained: it is known that none does.
+        """
+        now = time.monotonic()
+        if self._expiry() > now or not (drained or self._is_drained()):
+            return
         with self._lock:
             while self._expiry() <= now:
                 self._drop_oldest(min(self._sources.values(), key=lambda source: source.since))
@@ -495,3 +419,10 @@ class Incoming(Socket):
             for source in self._sources.values():
                 self._drop_all(source)
         return was_open
+
+    def close(self) -> None:
+        """Stop receiving; a recv that waits in another thread ends."""
+        if self._end():
+            with contextlib.suppress(OSError):  # wakes a waiting recv on Linux
+                self._sock.shutdown(socket.SHUT_RDWR)
+            super().close()
