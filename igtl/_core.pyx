@@ -31,9 +31,10 @@ from libc.string cimport memchr, memcmp, memcpy, memset
 cimport numpy as cnp
 
 from igtl._wire cimport (
-    EXTENDED, HEADER, MAX_BLOCK, MAX_NAME, Extended, get16, get32, get64, get_int, little_in, little_out,
-    matrix_in, matrix_out, ns_of, put16, put32, put64, put_header, put_int, raw_time, read_extended,
-    sign_extend, stream_name, swap_in, swap_out, text_size,
+    EXTENDED, HEADER, MAX_BLOCK, MAX_NAME, Extended, cells_in, cells_out, get16, get32, get64, get_int,
+    little_in, little_out, little_rows_in, little_rows_out, matrix_in, matrix_out, ns_of, put16, put32, put64,
+    put_header, put_int, raw_time, read_extended, sign_extend, stream_name, swap_in, swap_out, swap_rows_in,
+    swap_rows_out, text_size,
 )
 
 import copy
@@ -89,6 +90,25 @@ cdef extern from * nogil:
     }
     #define igtl_init_of(cls) ((void *)((PyTypeObject *)(cls))->tp_init)
     #endif
+    /* The interpreter calls a compiled method at once where its class is the very one of the object, and
+     * else by way of a search through the bases. */
+    static int igtl_own_method(PyObject *cls, PyObject *name, PyObject *inherited)
+    {
+    #ifndef Py_LIMITED_API
+        PyObject *own;
+        int done;
+        if (!Py_IS_TYPE(inherited, &PyMethodDescr_Type))
+            return 0;
+        own = PyDescr_NewMethod((PyTypeObject *)cls, ((PyMethodDescrObject *)inherited)->d_method);
+        if (own == NULL)
+            return -1;
+        done = PyObject_SetAttr(cls, name, own);
+        Py_DECREF(own);
+        return done;
+    #else
+        return 0;
+    #endif
+    }
     /* PyVectorcall_NARGS, which older limited APIs lack */
     #define igtl_nargs(n) ((Py_ssize_t)((n) & ~((size_t)1 << (8 * sizeof(size_t) - 1))))
     """
@@ -96,6 +116,7 @@ cdef extern from * nogil:
     void igtl_set_vectorcall(PyObject*, void*)
     void* igtl_init_of(PyObject*)
     void* igtl_new_of(PyObject*)
+    int igtl_own_method(object, object, object) except -1
 
 cdef extern from *:
     """
@@ -109,6 +130,14 @@ cdef extern from *:
     #define igtl_size(raw) PyBytes_GET_SIZE(raw)
     #define igtl_item(list, i) PyList_GET_ITEM(list, i)
     #endif
+    static inline Py_ssize_t igtl_length(PyObject *text)
+    {
+    #ifndef Py_LIMITED_API
+        if (PyUnicode_IS_COMPACT_ASCII(text))
+            return PyUnicode_GET_LENGTH(text);
+    #endif
+        return PyUnicode_GetLength(text);
+    }
     static inline const char *igtl_utf8(PyObject *text, Py_ssize_t *n)
     {
     #ifndef Py_LIMITED_API
@@ -123,11 +152,11 @@ cdef extern from *:
     uint8_t* bytes_at "igtl_bytes"(PyObject*) noexcept                      # of bytes
     Py_ssize_t size_of "igtl_size"(PyObject*) noexcept
     PyObject* item_of "igtl_item"(list, Py_ssize_t) noexcept                # borrowed; there is one
+    Py_ssize_t length_of_str "igtl_length"(PyObject*) noexcept              # characters
     const char* utf8_of "igtl_utf8"(PyObject*, Py_ssize_t*) except NULL     # of str; it ends with NUL
     const char* utf8_or_error "igtl_utf8"(PyObject*, Py_ssize_t*) noexcept
 
 cdef extern from "Python.h":
-    Py_ssize_t PyUnicode_GetLength(PyObject*) noexcept
     str PyUnicode_FromObject(object)
     PyObject* PyDict_GetItemWithError(object, object) except? NULL
     int64_t PyLong_AsLongLongAndOverflow(object, int*) except? -1
@@ -420,6 +449,8 @@ cdef class Layout:
     cdef readonly str type_name
     cdef readonly tuple fields
     cdef readonly Py_ssize_t minimum
+    cdef Py_ssize_t settled          # bytes of the fields whose size the plan says, see Op.wire
+    cdef bint open                   # there are others, to be measured
     cdef readonly dict index
     cdef readonly object check       # cross-field checks of the class, after reading
     cdef readonly object prepare     # and before writing
@@ -477,12 +508,16 @@ cdef class Layout:
             for f, dtype in zip(self.fields, self.dtypes)
         ])
         self.blank = [f.default if f.hidden and f.kind == "int" else None for f in self.fields]
-        self.minimum = 0
+        self.minimum = self.settled = 0
         self.columnar = check is None and self.n > 0
         for i in range(self.n):
             self._compile(i, self.fields[i])
         for i in range(self.n):
             op = &self.ops[i]
+            if op.wire >= 0:
+                self.settled += op.wire
+            else:
+                self.open = True
             if op.kind != TEXT:
                 self.native += (op.itemsize - self.native % op.itemsize) % op.itemsize
             op.place = self.native
@@ -540,6 +575,11 @@ cdef class Layout:
                 raise TypeError(f"{self.owner}.{f.name}: only the last field can take what remains")
         if op.kind == ZERO_ENDED:
             op.fixed = REST
+        op.wire = -1
+        if op.kind == MATRIX:
+            op.wire = 48
+        elif op.kind in (INT, FLOAT, COUNT, SIZE) and not op.optional:
+            op.wire = op.itemsize
         if op.kind == ELEMENTS and not f.item.__layout__.minimum:
             raise TypeError(f"{self.owner}.{f.name}: a {f.item.__name__} has no fields")
         if op.kind == CODED:
@@ -988,7 +1028,7 @@ cdef class Layout:
             return bytes(kept[1])
         return plain
 
-    cdef bint _plain_text(self, int i, Record r, Taken* taken) except -1:
+    cdef inline bint _plain_text(self, int i, Record r, Taken* taken) except -1:
         """Take the bytes of a short text that stand on the wire as UTF-8 has them, without a copy of
         them. False: `_encoded` has to look at it."""
         cdef Op* op = &self.ops[i]
@@ -996,7 +1036,7 @@ cdef class Layout:
         cdef Py_ssize_t n
         cdef const char* text
         if (op.kind != STRING and op.kind != TEXT and op.kind != ZERO_ENDED or type(<object>value) is not str
-                or PyUnicode_GetLength(value) > SHORT or r.kept is not None and i in r.kept):
+                or length_of_str(value) > SHORT or r.kept is not None and i in r.kept):
             return False
         text = utf8_or_error(value, &n)
         if text == NULL:            # half of a surrogate pair
@@ -1005,7 +1045,7 @@ cdef class Layout:
         if op.kind == STRING:
             if op.encoding >= 0 and <object>taken.values[op.encoding] is not None:
                 code = <object>taken.values[op.encoding]
-                if code != 106 and not (code == 3 and n == PyUnicode_GetLength(value)):
+                if code != 106 and not (code == 3 and n == length_of_str(value)):
                     return False
         elif memchr(text, 0, n) != NULL or op.kind == TEXT and n > op.itemsize:
             return False
@@ -1014,8 +1054,8 @@ cdef class Layout:
         taken.sizes[i] = op.itemsize if op.kind == TEXT else n + (op.kind == ZERO_ENDED)
         return True
 
-    cdef int take(self, Record r, Taken* taken) except -1:
-        """All values as they are now: no other thread runs meanwhile."""
+    cdef inline int take(self, Record r, Taken* taken) except -1:
+        """All values as they are now: no other thread runs meanwhile. And the sizes that the plan says."""
         cdef int i
         cdef list values = r.values
         taken.n = 0
@@ -1027,23 +1067,24 @@ cdef class Layout:
             taken.values[i] = item_of(values, i)
             Py_XINCREF(taken.values[i])
             taken.coded[i] = NULL
+            taken.sizes[i] = self.ops[i].wire
         taken.n = self.n
 
     cdef Py_ssize_t measure(self, Record r, Taken* taken, int depth) except -1:
-        """Sizes of all fields; what has to be encoded to know is left in `coded`."""
-        cdef Py_ssize_t total = 0, size, number
+        """Sizes of all other fields, and of all together; what has to be encoded to know is left in `coded`."""
+        cdef Py_ssize_t total = self.settled, size, number
         cdef int i
         cdef Op* op
         cdef PyObject* value
         cdef bytes coded
         for i in range(self.n):
             op = &self.ops[i]
+            if op.wire >= 0:
+                continue
             value = taken.values[i]
             number = -1
-            if op.kind == MATRIX:
-                size = 48
-            elif op.kind == INT or op.kind == FLOAT or op.kind == COUNT or op.kind == SIZE:
-                size = 0 if op.optional and <object>value is None else op.itemsize
+            if op.kind == INT or op.kind == FLOAT:      # optional
+                size = 0 if <object>value is None else op.itemsize
             elif op.kind == ARRAY:
                 size = self._array_size(i, <cnp.ndarray?><object>value, taken)
                 number = size // (op.itemsize * op.per)
@@ -1111,14 +1152,17 @@ cdef class Layout:
         else:
             put_int(p, op.itemsize, <uint64_t><int64_t>value if op.signed else <uint64_t>value)
 
-    cdef int _put_count(self, uint8_t* p, int i, Taken* taken) except -1:
+    cdef inline int _put_count(self, uint8_t* p, int i, Taken* taken) except -1:
         cdef Op* op = &self.ops[i]
         cdef uint64_t n = taken.sizes[op.target] if op.kind == SIZE else taken.numbers[op.target]
         if op.itemsize < 8 and n >> (8 * op.itemsize):
-            unit = "bytes" if op.kind == SIZE else "elements"
-            raise EncodeError(self.owner, self.fields[op.target].name,
-                              f"{n} {unit} do not fit the wire: at most {limits_of(self.dtypes[i])[1]}")
+            return self._too_many(i, n)
         put_int(p, op.itemsize, n)
+
+    cdef int _too_many(self, int i, uint64_t n) except -1:
+        unit = "bytes" if self.ops[i].kind == SIZE else "elements"
+        raise EncodeError(self.owner, self.fields[self.ops[i].target].name,
+                          f"{n} {unit} do not fit the wire: at most {limits_of(self.dtypes[i])[1]}")
 
     cdef int write(self, Taken* taken, uint8_t* p, Writer* w) except -1:
         """Write all fields at p."""
@@ -1170,17 +1214,17 @@ cdef class Layout:
                 memcpy(p, bytes_at(taken.coded[i]), taken.sizes[i])
             p += taken.sizes[i]
 
-    cdef bint _is_ascii(self, int i, Taken* taken) except -1:
+    cdef inline bint _is_ascii(self, int i, Taken* taken) except -1:
         """Whether the text of field i, which was measured, has ASCII characters only."""
         if taken.coded[i] == NULL:
-            return taken.numbers[i] == PyUnicode_GetLength(taken.values[i])
+            return taken.numbers[i] == length_of_str(taken.values[i])
         return (<bytes>taken.coded[i]).isascii()
 
 cdef inline PyObject* held_by_us(object what) noexcept:
     Py_INCREF(what)
     return <PyObject*>what
 
-cdef void let_go(Taken* taken) noexcept:
+cdef inline void let_go(Taken* taken) noexcept:
     cdef int i
     for i in range(taken.n):
         Py_XDECREF(taken.values[i])
@@ -1367,54 +1411,63 @@ cpdef cnp.ndarray as_matrix(value, str owner="Transform", str name="matrix"):
 
 # ---- rows: the fixed fields of one element or message, and the columns they belong to ------------
 
-cdef bint take_row(const Rows* rows, Py_ssize_t row, const uint8_t* p) noexcept nogil:
-    """One row from the wire. False: a field that has no choice holds something else."""
+cdef enum:
+    AT_ONCE = 64    # rows that are walked field by field: so many stay in the fastest cache
+
+cdef bint take_rows(const Rows* rows, Py_ssize_t first, Py_ssize_t n, const uint8_t* p) noexcept nogil:
+    """n rows from the wire, from row `first` on. False: a field that has no choice holds something else."""
+    cdef Py_ssize_t end = first + n, k
+    cdef const uint8_t* wire
     cdef const Op* op
     cdef int i
     cdef bint good = True
-    for i in range(rows.n):
-        op = &rows.ops[i]
-        if rows.at[i] == NULL:
-            good &= not (op.constant or op.kind == COUNT) or get_int(p, op.itemsize) == rows.must[i]
-            p += op.itemsize
-        elif op.kind == MATRIX:
-            matrix_in(<float*>rows.at[i] + 16 * row, p)
-            p += 48
-        elif op.kind == TEXT:
-            memcpy(rows.at[i] + op.itemsize * row, p, op.itemsize)
-            p += op.itemsize
-        elif op.kind == INT:
-            put_native(rows.at[i] + op.itemsize * row, op.itemsize, <int64_t>get_int(p, op.itemsize))
-            p += op.itemsize
-        else:
-            (little_in if op.little else swap_in)(
-                rows.at[i] + op.itemsize * rows.count[i] * row, p, rows.count[i], op.itemsize)
-            p += op.itemsize * rows.count[i]
+    while first < end:
+        n = min(end - first, AT_ONCE)
+        wire = p
+        for i in range(rows.n):
+            op = &rows.ops[i]
+            if rows.at[i] == NULL:
+                for k in range(n if op.constant or op.kind == COUNT else 0):
+                    good &= get_int(wire + rows.stride * k, op.itemsize) == rows.must[i]
+            elif op.kind == MATRIX:
+                for k in range(n):
+                    matrix_in(<float*>rows.at[i] + 16 * (first + k), wire + rows.stride * k)
+            elif op.kind == TEXT:
+                cells_in(rows.at[i] + op.itemsize * first, wire, rows.stride, n, op.itemsize)
+            else:
+                (little_rows_in if op.little else swap_rows_in)(
+                    rows.at[i] + op.itemsize * rows.count[i] * first, wire, rows.stride, n, rows.count[i], op.itemsize)
+            wire += 48 if op.kind == MATRIX else op.itemsize * rows.count[i]
+        p += rows.stride * n
+        first += n
     return good
 
-cdef int give_row(const Rows* rows, Py_ssize_t row, uint8_t* p) noexcept nogil:
+cdef int give_rows(const Rows* rows, Py_ssize_t first, Py_ssize_t n, uint8_t* p) noexcept nogil:
     """The way back. -1, or the field that cannot be sent: a matrix with another fourth row."""
+    cdef Py_ssize_t end = first + n, k
+    cdef uint8_t* wire
     cdef const Op* op
     cdef int i, bad = -1
-    for i in range(rows.n):
-        op = &rows.ops[i]
-        if rows.at[i] == NULL:
-            put_int(p, op.itemsize, rows.must[i])
-            p += op.itemsize
-        elif op.kind == MATRIX:
-            if not matrix_out(p, <const float*>rows.at[i] + 16 * row):
-                bad = i
-            p += 48
-        elif op.kind == TEXT:
-            memcpy(p, rows.at[i] + op.itemsize * row, op.itemsize)
-            p += op.itemsize
-        elif op.kind == INT:
-            put_int(p, op.itemsize, native(rows.at[i] + op.itemsize * row, op.itemsize))
-            p += op.itemsize
-        else:
-            (little_out if op.little else swap_out)(
-                p, rows.at[i] + op.itemsize * rows.count[i] * row, rows.count[i], op.itemsize)
-            p += op.itemsize * rows.count[i]
+    while first < end:
+        n = min(end - first, AT_ONCE)
+        wire = p
+        for i in range(rows.n):
+            op = &rows.ops[i]
+            if rows.at[i] == NULL:
+                for k in range(n):
+                    put_int(wire + rows.stride * k, op.itemsize, rows.must[i])
+            elif op.kind == MATRIX:
+                for k in range(n):
+                    if not matrix_out(wire + rows.stride * k, <const float*>rows.at[i] + 16 * (first + k)):
+                        bad = i
+            elif op.kind == TEXT:
+                cells_out(wire, rows.stride, rows.at[i] + op.itemsize * first, n, op.itemsize)
+            else:
+                (little_rows_out if op.little else swap_rows_out)(
+                    wire, rows.stride, rows.at[i] + op.itemsize * rows.count[i] * first, n, rows.count[i], op.itemsize)
+            wire += 48 if op.kind == MATRIX else op.itemsize * rows.count[i]
+        p += rows.stride * n
+        first += n
     return bad
 
 # ---- Columns: the elements of a list message ----------------------------------------------------
@@ -1618,11 +1671,9 @@ cdef class Columns:
     cdef Py_ssize_t scatter(self, const uint8_t* p, Py_ssize_t left) except -1:
         """Take all whole rows from the wire; return the bytes used."""
         cdef Rows rows
-        cdef Py_ssize_t row
         self.make(left // self.layout().minimum)
         self.rows_of(&rows, self.rows)
-        for row in range(self.rows):
-            take_row(&rows, row, p + rows.stride * row)
+        take_rows(&rows, 0, self.rows, p)
         return self.rows * rows.stride
 
     cdef Py_ssize_t wire_size(self, Py_ssize_t rows) except -1:
@@ -1645,13 +1696,11 @@ cdef class Columns:
         """Write the n rows that were measured."""
         cdef Layout layout = self.layout()
         cdef Rows rows
-        cdef Py_ssize_t row
         cdef int bad
         self.rows_of(&rows, n)
-        for row in range(n):
-            bad = give_row(&rows, row, p + rows.stride * row)
-            if bad >= 0:
-                raise EncodeError(layout.owner, layout.fields[bad].name, "the fourth row must be 0 0 0 1")
+        bad = give_rows(&rows, 0, n, p)
+        if bad >= 0:
+            raise EncodeError(layout.owner, layout.fields[bad].name, "the fourth row must be 0 0 0 1")
 
     def texts(self, int i):
         """Column i decoded, row by row, each up to its first NUL."""
@@ -2206,12 +2255,14 @@ cdef object called_by_python(PyObject* cls, PyObject** args, size_t nargs, PyObj
     return type.__call__(<object>cls, *[<object>args[k] for k in range(given)], **kwargs)
 
 def call_directly(cls):
-    """Once, when a class of messages or elements is made: its layout is its own from now on, and its
-    calls go to the functions above, unless it has a constructor of its own."""
+    """Once, when a class of messages or elements is made: its layout is its own from now on, its calls
+    go to the functions above, unless it has a constructor of its own, and so do those of `pack`."""
     (<Layout?>cls.__layout__).made = cls
     base = Row if issubclass(cls, Row) else Record
     if cls.__init__ is base.__init__ and cls.__new__ is base.__new__:
         igtl_set_vectorcall(<PyObject*>cls, <void*>&constructed_row if base is Row else <void*>&constructed)
+    if base is Record:
+        igtl_own_method(cls, "pack", cls.pack)
 
 cdef uint64_t now() noexcept nogil:
     cdef timespec t
@@ -2470,7 +2521,7 @@ def content(Record r not None, int depth=1):
     try:
         layout.take(r, &taken)
         surplus = r.surplus()
-        total = layout.measure(r, &taken, depth)
+        total = layout.measure(r, &taken, depth) if layout.open else layout.settled
         out = PyBytes_FromStringAndSize(NULL, total + len(surplus))
         w.start = w.summed = <uint8_t*>PyBytes_AsString(out)
         w.crc = 0
@@ -2516,7 +2567,7 @@ cdef object packed_record(Record r, const Packing* how):
     finally:
         let_go(&taken)
 
-cdef object packed_from(Taken* taken, Record r, const Packing* how):
+cdef inline object packed_from(Taken* taken, Record r, const Packing* how):
     cdef Layout layout = r.layout
     cdef PyObject** beside = taken.beside
     cdef Py_ssize_t content_size, apart_size = 0, total
@@ -2530,7 +2581,7 @@ cdef object packed_from(Taken* taken, Record r, const Packing* how):
     put_name(name, r, how.cut_name)
     if r.kept is not None:
         take_kept(taken, r)
-    content_size = layout.measure(r, taken, 1)
+    content_size = layout.measure(r, taken, 1) if layout.open else layout.settled
     if chosen == 2:
         take_metadata(taken, r, how.cut_name)
     if (chosen == 2 and content_size == 0 and (how.sending or how.version == 0 and not r.header_version)
