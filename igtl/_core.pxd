@@ -108,6 +108,7 @@ cdef struct Op:         # one field of a plan
     Py_ssize_t wire     # bytes of the field, whatever its value; -1: it has to be measured
     Py_ssize_t fixed    # number of elements, or REST, BY_FIELD, BY_FORM
     Py_ssize_t per      # numbers in a row (1 for a flat array)
+    bint table          # ARRAY: has rows, that is two dimensions
     int counter         # the op that holds this one's count or size; -1: none
     int length          # the op that holds this one's size in bytes; -1: none
     int target          # COUNT, SIZE: the op described

@@ -67,6 +67,14 @@ def quaternion_of_matrix(matrix: npt.ArrayLike) -> npt.NDArray[np.float64]: ...
 def voxels_in(
     size: npt.NDArray[np.uint16], offset: npt.NDArray[np.uint16], sub_size: npt.NDArray[np.uint16]
 ) -> int: ...
+def describes(
+    array: object,
+    size: npt.NDArray[np.uint16],
+    offset: npt.NDArray[np.uint16],
+    sub_size: npt.NDArray[np.uint16],
+    components: int,
+    code: int,
+) -> bool: ...
 def pixels_of(
     data: Buffer, dtype: np.dtype[Any], sub_size: npt.NDArray[np.uint16], components: int
 ) -> npt.NDArray[Any] | None: ...

@@ -546,6 +546,7 @@ cdef class Layout:
         op.little = f.little
         op.hidden = f.hidden
         op.kw_only = f.kw_only
+        op.table = f.per > 0
         op.per = f.per or 1
         if f.of:
             if f.of not in self.index:
@@ -745,13 +746,13 @@ cdef class Layout:
         cdef double[16] reals
         cdef cnp.ndarray few
         name = self.fields[i].name
-        if (type(value) is tuple or type(value) is list) and 0 <= op.fixed <= 16 and not self.fields[i].per:
+        if (type(value) is tuple or type(value) is list) and 0 <= op.fixed <= 16 and not op.table:
             items = tuple(value)
-            few = new_numbers(self.dtypes[i], op.fixed, 0)
+            few = new_numbers(op, self.dtypes[i], op.fixed)
             if len(items) == op.fixed and self._put_few(op, i, <uint8_t*>cnp.PyArray_DATA(few), items, reals):
                 return few
         array = as_numbers(value, self.dtypes[i], self.owner, name)
-        if self.fields[i].per:
+        if op.table:
             if array.ndim != 2 and array.size == 0:
                 array = array.reshape(0, op.per)
             if array.ndim != 2 or array.shape[1] != op.per:
@@ -852,7 +853,7 @@ cdef class Layout:
                 at += op.itemsize
             elif op.kind == ARRAY:
                 k = self.number(i, n - at, counts)
-                array = new_numbers(self.dtypes[i], k, self.fields[i].per)
+                array = new_numbers(op, self.dtypes[i], k)
                 (little_in if op.little else swap_in)(
                     <uint8_t*>cnp.PyArray_DATA(array), p + at, k * op.per, op.itemsize)
                 values[i] = array
@@ -1120,8 +1121,8 @@ cdef class Layout:
 
     cdef Py_ssize_t _array_size(self, int i, cnp.ndarray array, Taken* taken) except -1:
         cdef Op* op = &self.ops[i]
-        if (array.dtype != self.dtypes[i] or not cnp.PyArray_IS_C_CONTIGUOUS(array)
-                or cnp.PyArray_NDIM(array) != (2 if self.fields[i].per else 1)):
+        if (array.descr is not self.dtypes[i] and array.dtype != self.dtypes[i]
+                or not cnp.PyArray_IS_C_CONTIGUOUS(array) or cnp.PyArray_NDIM(array) != (2 if op.table else 1)):
             raise EncodeError(self.owner, self.fields[i].name, f"must stay contiguous {self.dtypes[i]}")
         if (op.fixed >= 0 and cnp.PyArray_SIZE(array) != op.fixed * op.per
                 or op.fixed == BY_FORM and cnp.PyArray_DIM(array, 0) not in self.fields[i].count):
@@ -1232,12 +1233,6 @@ cdef inline void let_go(Taken* taken) noexcept:
     for i in range(BESIDE):
         Py_XDECREF(taken.beside[i])
 
-cdef cnp.ndarray new_array(int nd, Py_ssize_t a, Py_ssize_t b, int typenum):
-    cdef cnp.npy_intp shape[2]
-    shape[0] = a
-    shape[1] = b
-    return cnp.PyArray_EMPTY(nd, shape, typenum, 0)
-
 cdef cnp.ndarray array_over(uint8_t* p, object owner, cnp.dtype dtype, int nd, cnp.npy_intp* shape):
     """An array of the memory at p, which is owner's."""
     Py_INCREF(dtype)        # the function keeps the one it is given
@@ -1248,9 +1243,9 @@ cdef cnp.ndarray array_over(uint8_t* p, object owner, cnp.dtype dtype, int nd, c
 
 @cython.final
 @cython.freelist(256)
-cdef class _Pose:
-    """Memory of one matrix, used again soon. That of an array of its own is asked of numpy by way of a
-    context variable and two capsules, which costs as much as the rest of the array."""
+cdef class _Few:
+    """Memory of one matrix or a few other numbers, used again soon. That of an array of its own is asked of
+    numpy by way of a context variable and two capsules, which costs as much as the rest of the array."""
 
     cdef float[16] m
 
@@ -1258,14 +1253,23 @@ cdef cnp.dtype _float32 = np.dtype(np.float32)
 
 cdef cnp.ndarray new_matrix(float** m):
     """A 4x4 array, and its numbers, not yet written."""
-    cdef _Pose pose = _Pose.__new__(_Pose)
+    cdef _Few few = _Few.__new__(_Few)
     cdef cnp.npy_intp[2] shape
     shape[0] = shape[1] = 4
-    m[0] = pose.m
-    return array_over(<uint8_t*>pose.m, pose, _float32, 2, shape)
+    m[0] = few.m
+    return array_over(<uint8_t*>few.m, few, _float32, 2, shape)
 
-cdef cnp.ndarray new_numbers(cnp.dtype dtype, Py_ssize_t n, Py_ssize_t per):
-    return new_array(2 if per else 1, n, per, dtype.type_num)
+cdef cnp.ndarray new_numbers(const Op* op, cnp.dtype dtype, Py_ssize_t n):
+    """An array of n rows, or of n numbers where a row has one, not yet written."""
+    cdef int nd = 2 if op.table else 1
+    cdef cnp.npy_intp[2] shape
+    cdef _Few few
+    shape[0] = n
+    shape[1] = op.per
+    if op.fixed < 0 or op.itemsize * op.fixed * op.per > 16 * <Py_ssize_t>sizeof(float):
+        return cnp.PyArray_EMPTY(nd, shape, dtype.type_num, 0)
+    few = _Few.__new__(_Few)
+    return array_over(<uint8_t*>few.m, few, dtype, nd, shape)
 
 cdef bytes pad(bytes raw, Py_ssize_t size):
     return raw.ljust(size, b"\0")
@@ -2558,75 +2562,73 @@ cdef object packed(object message, const Packing* how):
     return packed_record(<Record?>message, how)
 
 cdef object packed_record(Record r, const Packing* how):
-    cdef Taken taken
-    if r.layout.prepare is not None:
-        r.layout.prepare(r)
-    try:
-        r.layout.take(r, &taken)
-        return packed_from(&taken, r, how)
-    finally:
-        let_go(&taken)
-
-cdef inline object packed_from(Taken* taken, Record r, const Packing* how):
     cdef Layout layout = r.layout
+    cdef Taken taken
     cdef PyObject** beside = taken.beside
     cdef Py_ssize_t content_size, apart_size = 0, total
-    cdef int chosen = choose_version(r, how.version)
+    cdef int chosen
     cdef uint8_t[20] name
     cdef Writer w
     cdef uint8_t* p
     cdef uint64_t crc
     cdef bytes out
     cdef list apart
-    put_name(name, r, how.cut_name)
-    if r.kept is not None:
-        take_kept(taken, r)
-    content_size = layout.measure(r, taken, 1) if layout.open else layout.settled
-    if chosen == 2:
-        take_metadata(taken, r, how.cut_name)
-    if (chosen == 2 and content_size == 0 and (how.sending or how.version == 0 and not r.header_version)
-            and r.id == 0 and beside[EXTENSION] == NULL and beside[SURPLUS] == NULL
-            and get16(bytes_at(beside[INDEX])) == 0):
-        chosen = 1
-    w.apart = NULL
-    if how.parts:
-        apart_size = apart_from(layout, taken)
-        if apart_size:
-            apart = []
-            w.apart = <PyObject*>apart
-    total = HEADER + content_size - apart_size + size_beside(beside[SURPLUS])
-    if chosen == 2:
-        total += EXTENDED + size_beside(beside[EXTENSION]) + size_of(beside[INDEX]) + size_of(beside[ENTRIES])
-    if how.into == NULL:
-        out = PyBytes_FromStringAndSize(NULL, total)
-        w.start = bytes_at(<PyObject*>out)
-        if total >= LARGE_FROM:
-            igtl_large_pages(w.start, total)
-    elif total > how.room:
-        raise ValueError(f"{layout.owner} takes {total} bytes, the buffer has {how.room}")
-    else:
-        w.start = how.into
-    w.summed = p = w.start + HEADER
-    w.crc = 0
-    w.with_crc = how.crc
-    if chosen == 2:
-        put16(p, <uint16_t>(EXTENDED + size_beside(beside[EXTENSION])))
-        put16(p + 2, <uint16_t>size_of(beside[INDEX]))
-        put32(p + 4, <uint32_t>size_of(beside[ENTRIES]))
-        put32(p + 8, r.id)
-        p = put_bytes(p + EXTENDED, beside[EXTENSION])
-    layout.write(taken, p, &w)
-    p = put_bytes(p + content_size - apart_size, beside[SURPLUS])
-    if chosen == 2:
-        p = put_bytes(put_bytes(p, beside[INDEX]), beside[ENTRIES])
-    crc = run_crc(w.summed, p - w.summed, w.crc) if how.crc else 0
-    put_header(w.start, chosen, bytes_at(<PyObject*>layout.wire_type if beside[TYPE] == NULL else beside[TYPE]),
-               name, r.stamp, total + apart_size - HEADER, crc)
-    if how.into != NULL:
-        return total
-    if not how.parts:
-        return out
-    return [out] if w.apart == NULL else parted(out, apart)
+    if layout.prepare is not None:
+        layout.prepare(r)
+    try:
+        layout.take(r, &taken)
+        chosen = choose_version(r, how.version)
+        put_name(name, r, how.cut_name)
+        if r.kept is not None:
+            take_kept(&taken, r)
+        content_size = layout.measure(r, &taken, 1) if layout.open else layout.settled
+        if chosen == 2:
+            take_metadata(&taken, r, how.cut_name)
+        if (chosen == 2 and content_size == 0 and (how.sending or how.version == 0 and not r.header_version)
+                and r.id == 0 and beside[EXTENSION] == NULL and beside[SURPLUS] == NULL
+                and get16(bytes_at(beside[INDEX])) == 0):
+            chosen = 1
+        w.apart = NULL
+        if how.parts:
+            apart_size = apart_from(layout, &taken)
+            if apart_size:
+                apart = []
+                w.apart = <PyObject*>apart
+        total = HEADER + content_size - apart_size + size_beside(beside[SURPLUS])
+        if chosen == 2:
+            total += EXTENDED + size_beside(beside[EXTENSION]) + size_of(beside[INDEX]) + size_of(beside[ENTRIES])
+        if how.into == NULL:
+            out = PyBytes_FromStringAndSize(NULL, total)
+            w.start = bytes_at(<PyObject*>out)
+            if total >= LARGE_FROM:
+                igtl_large_pages(w.start, total)
+        elif total > how.room:
+            raise ValueError(f"{layout.owner} takes {total} bytes, the buffer has {how.room}")
+        else:
+            w.start = how.into
+        w.summed = p = w.start + HEADER
+        w.crc = 0
+        w.with_crc = how.crc
+        if chosen == 2:
+            put16(p, <uint16_t>(EXTENDED + size_beside(beside[EXTENSION])))
+            put16(p + 2, <uint16_t>size_of(beside[INDEX]))
+            put32(p + 4, <uint32_t>size_of(beside[ENTRIES]))
+            put32(p + 8, r.id)
+            p = put_bytes(p + EXTENDED, beside[EXTENSION])
+        layout.write(&taken, p, &w)
+        p = put_bytes(p + content_size - apart_size, beside[SURPLUS])
+        if chosen == 2:
+            p = put_bytes(put_bytes(p, beside[INDEX]), beside[ENTRIES])
+        crc = run_crc(w.summed, p - w.summed, w.crc) if how.crc else 0
+        put_header(w.start, chosen, bytes_at(<PyObject*>layout.wire_type if beside[TYPE] == NULL else beside[TYPE]),
+                   name, r.stamp, total + apart_size - HEADER, crc)
+        if how.into != NULL:
+            return total
+        if not how.parts:
+            return out
+        return [out] if w.apart == NULL else parted(out, apart)
+    finally:
+        let_go(&taken)
 
 cdef Py_ssize_t apart_from(Layout layout, Taken* taken) noexcept:
     """Bytes of the data that are large enough to be sent from where they lie."""
@@ -3065,9 +3067,8 @@ cdef int take_three(cnp.ndarray numbers, uint16_t* out) except -1:
     else:
         out[0], out[1], out[2] = numbers
 
-def voxels_in(cnp.ndarray size not None, cnp.ndarray offset not None, cnp.ndarray sub_size not None):
-    """How many a part has; -1: it does not lie within the whole."""
-    cdef uint16_t[3] whole, at, part
+cdef int64_t take_part(cnp.ndarray size, cnp.ndarray offset, cnp.ndarray sub_size, uint16_t* part) except -2:
+    cdef uint16_t[3] whole, at
     cdef int k
     take_three(size, whole)
     take_three(offset, at)
@@ -3076,6 +3077,35 @@ def voxels_in(cnp.ndarray size not None, cnp.ndarray offset not None, cnp.ndarra
         if <int>at[k] + part[k] > whole[k]:
             return -1
     return <int64_t>part[0] * part[1] * part[2]
+
+def voxels_in(cnp.ndarray size not None, cnp.ndarray offset not None, cnp.ndarray sub_size not None):
+    """How many a part has; -1: it does not lie within the whole."""
+    cdef uint16_t[3] part
+    return take_part(size, offset, sub_size, part)
+
+cdef bint is_of_code(cnp.dtype dtype, int code) noexcept:
+    """Whether numbers of pictures with this code on the wire are of this dtype, whatever its byte order."""
+    if code == 10 or code == 11:
+        return dtype.kind == c"f" and cnp.PyDataType_ELSIZE(dtype) == 4 << (code - 10)
+    return 2 <= code <= 7 and dtype.kind == (c"u" if code & 1 else c"i") and (
+        cnp.PyDataType_ELSIZE(dtype) == 1 << (code - 2) // 2)
+
+def describes(array, cnp.ndarray size not None, cnp.ndarray offset not None, cnp.ndarray sub_size not None,
+              int components, int code):
+    """Whether a picture with these fields has these pixels: a plain array, contiguous, of their shape and
+    kind of numbers, the part within the whole. False: the caller has to look at what is the matter."""
+    cdef uint16_t[3] part
+    cdef cnp.ndarray pixels
+    cdef int k, nd = 3 if components == 1 else 4
+    if not cnp.PyArray_CheckExact(array) or take_part(size, offset, sub_size, part) < 0:
+        return False
+    pixels = array
+    if cnp.PyArray_NDIM(pixels) != nd or not cnp.PyArray_IS_C_CONTIGUOUS(pixels):
+        return False
+    for k in range(3):
+        if cnp.PyArray_DIM(pixels, k) != part[2 - k]:
+            return False
+    return (nd == 3 or cnp.PyArray_DIM(pixels, 3) == components) and is_of_code(pixels.descr, code)
 
 def pixels_of(data, cnp.dtype dtype not None, cnp.ndarray sub_size not None, int components):
     """The array (k, j, i) or (k, j, i, components) that these bytes of this dtype are: a view, or a copy
