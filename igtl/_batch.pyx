@@ -82,8 +82,7 @@ cdef struct Run:
 cdef Py_ssize_t take_run(Run* run) noexcept nogil:
     """All rows of a run. -1, or the first message that is bad or has another shape, which is at
     run.p then."""
-    cdef const uint8_t* row
-    cdef Py_ssize_t k, j, need = run.fields.stride
+    cdef Py_ssize_t k, need = run.fields.stride
     cdef Content content
     for k in range(run.n):
         if not content_of(run.p, run.end, &content):
@@ -248,7 +247,7 @@ cdef struct Giving:
 
 cdef int give_run(const Giving* run, uint8_t* p, Py_ssize_t n) noexcept nogil:
     """Write n messages; -1, or the field that cannot be sent (of the elements, if there are any)."""
-    cdef Py_ssize_t k, j, size
+    cdef Py_ssize_t k, size
     cdef int bad = -1, found
     cdef uint8_t* row
     for k in range(n):

@@ -1,7 +1,7 @@
 """Types of _core.pyx: messages and their bytes."""
 
 from collections.abc import Callable, Iterable
-from typing import Any, ClassVar, Literal, Self, TypeVar, final
+from typing import Any, ClassVar, Literal, Self, TypeGuard, TypeVar, final
 
 import numpy as np
 import numpy.typing as npt
@@ -74,7 +74,7 @@ def describes(
     sub_size: npt.NDArray[np.uint16],
     components: int,
     code: int,
-) -> bool: ...
+) -> TypeGuard[npt.NDArray[Any]]: ...
 def pixels_of(
     data: Buffer, dtype: np.dtype[Any], sub_size: npt.NDArray[np.uint16], components: int
 ) -> npt.NDArray[Any] | None: ...
