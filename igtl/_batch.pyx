@@ -14,8 +14,8 @@ from libc.string cimport memcmp, memcpy, memset
 cimport numpy as cnp
 
 from igtl._core cimport (
-    ARRAY, COUNT, ELEMENTS, MATRIX, ZERO_ENDED, Op, Rows, crc64_of, frozen_rows, give_row, hold, is_no_data,
-    new_rows, plan_of, policy_of, take_row, text_of, type_bytes, type_text, unpack_at, values_of,
+    ARRAY, COUNT, ELEMENTS, MATRIX, ZERO_ENDED, Op, Rows, crc64_of, frozen_rows, give_rows, hold, is_no_data,
+    new_rows, plan_of, policy_of, take_rows, text_of, type_bytes, type_text, unpack_at, values_of,
 )
 from igtl._wire cimport HEADER, Content, content_of, get64, ns_of, put_header, raw_of
 
@@ -82,8 +82,7 @@ cdef struct Run:
 cdef Py_ssize_t take_run(Run* run) noexcept nogil:
     """All rows of a run. -1, or the first message that is bad or has another shape, which is at
     run.p then."""
-    cdef const uint8_t* row
-    cdef Py_ssize_t k, j, need = run.fields.stride
+    cdef Py_ssize_t k, need = run.fields.stride
     cdef Content content
     for k in range(run.n):
         if not content_of(run.p, run.end, &content):
@@ -98,13 +97,10 @@ cdef Py_ssize_t take_run(Run* run) noexcept nogil:
             need = run.fields.stride + run.items.stride * (run.offsets[k + 1] - run.offsets[k])
         if content.size < need or run.exact >= 0 and content.size != run.exact:
             return k
-        if not take_row(&run.fields, k, content.p):
+        if not take_rows(&run.fields, k, 1, content.p):
             return k
         if run.offsets != NULL:
-            row = content.p + run.fields.stride
-            for j in range(run.offsets[k], run.offsets[k + 1]):
-                take_row(&run.items, j, row)
-                row += run.items.stride
+            take_rows(&run.items, run.offsets[k], run.offsets[k + 1] - run.offsets[k], content.p + run.fields.stride)
         run.p = content.next
     return -1
 
@@ -251,20 +247,20 @@ cdef struct Giving:
 
 cdef int give_run(const Giving* run, uint8_t* p, Py_ssize_t n) noexcept nogil:
     """Write n messages; -1, or the field that cannot be sent (of the elements, if there are any)."""
-    cdef Py_ssize_t k, j, size
+    cdef Py_ssize_t k, size
     cdef int bad = -1, found
     cdef uint8_t* row
     for k in range(n):
-        found = give_row(&run.fields, k, p + HEADER)
+        found = give_rows(&run.fields, k, 1, p + HEADER)
         row = p + HEADER + run.fields.stride
         if run.text != NULL:
             size = run.offsets[k + 1] - run.offsets[k]
             memcpy(row, run.text + run.offsets[k], size)
             row += size
         elif run.offsets != NULL:
-            for j in range(run.offsets[k], run.offsets[k + 1]):
-                found = max(found, give_row(&run.items, j, row))
-                row += run.items.stride
+            size = run.offsets[k + 1] - run.offsets[k]
+            found = max(found, give_rows(&run.items, run.offsets[k], size, row))
+            row += run.items.stride * size
         bad = max(bad, found)
         size = row - p - HEADER
         put_header(p, 1, run.type12, run.names + 20 * run.device_ids[k], raw_of(run.time_ns[k]), size,

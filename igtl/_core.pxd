@@ -112,8 +112,10 @@ cdef struct Op:         # one field of a plan
     int kind
     int itemsize        # bytes of one number, or of a text field
     bint signed
+    Py_ssize_t wire     # bytes of the field, whatever its value; -1: it has to be measured
     Py_ssize_t fixed    # number of elements, or REST, BY_FIELD, BY_FORM
     Py_ssize_t per      # numbers in a row (1 for a flat array)
+    bint table          # ARRAY: has rows, that is two dimensions
     int counter         # the op that holds this one's count or size; -1: none
     int length          # the op that holds this one's size in bytes; -1: none
     int target          # COUNT, SIZE: the op described
@@ -137,5 +139,5 @@ cdef struct Rows:               # the fixed fields of an element or message, and
 cdef const Op* plan_of(object layout, int* n) except NULL
 cdef object new_rows(object cls, Py_ssize_t n, Rows* rows)
 cdef object frozen_rows(object columns, Py_ssize_t* size, Rows* rows)
-cdef bint take_row(const Rows* rows, Py_ssize_t row, const uint8_t* p) noexcept nogil
-cdef int give_row(const Rows* rows, Py_ssize_t row, uint8_t* p) noexcept nogil
+cdef bint take_rows(const Rows* rows, Py_ssize_t first, Py_ssize_t n, const uint8_t* p) noexcept nogil
+cdef int give_rows(const Rows* rows, Py_ssize_t first, Py_ssize_t n, uint8_t* p) noexcept nogil

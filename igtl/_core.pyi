@@ -1,7 +1,7 @@
 """Types of _core.pyx: messages and their bytes."""
 
 from collections.abc import Callable, Iterable
-from typing import Any, ClassVar, Literal, Self, TypeVar, final
+from typing import Any, ClassVar, Literal, Self, TypeGuard, TypeVar, final
 
 import numpy as np
 import numpy.typing as npt
@@ -67,6 +67,14 @@ def quaternion_of_matrix(matrix: npt.ArrayLike) -> npt.NDArray[np.float64]: ...
 def voxels_in(
     size: npt.NDArray[np.uint16], offset: npt.NDArray[np.uint16], sub_size: npt.NDArray[np.uint16]
 ) -> int: ...
+def describes(
+    array: object,
+    size: npt.NDArray[np.uint16],
+    offset: npt.NDArray[np.uint16],
+    sub_size: npt.NDArray[np.uint16],
+    components: int,
+    code: int,
+) -> TypeGuard[npt.NDArray[Any]]: ...
 def pixels_of(
     data: Buffer, dtype: np.dtype[Any], sub_size: npt.NDArray[np.uint16], components: int
 ) -> npt.NDArray[Any] | None: ...

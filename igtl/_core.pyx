@@ -31,9 +31,10 @@ from libc.string cimport memchr, memcmp, memcpy, memset
 cimport numpy as cnp
 
 from igtl._wire cimport (
-    EXTENDED, HEADER, MAX_BLOCK, MAX_NAME, Extended, get16, get32, get64, get_int, little_in, little_out,
-    matrix_in, matrix_out, ns_of, put16, put32, put64, put_header, put_int, raw_time, read_extended,
-    sign_extend, stream_name, swap_in, swap_out, text_size,
+    EXTENDED, HEADER, MAX_BLOCK, MAX_NAME, Extended, cells_in, cells_out, get16, get32, get64, get_int,
+    little_in, little_out, little_rows_in, little_rows_out, matrix_in, matrix_out, ns_of, put16, put32, put64,
+    put_header, put_int, raw_time, read_extended, sign_extend, stream_name, swap_in, swap_out, swap_rows_in,
+    swap_rows_out, text_size,
 )
 
 import copy
@@ -89,6 +90,25 @@ cdef extern from * nogil:
     }
     #define igtl_init_of(cls) ((void *)((PyTypeObject *)(cls))->tp_init)
     #endif
+    /* The interpreter calls a compiled method at once where its class is the very one of the object, and
+     * else by way of a search through the bases. */
+    static int igtl_own_method(PyObject *cls, PyObject *name, PyObject *inherited)
+    {
+    #ifndef Py_LIMITED_API
+        PyObject *own;
+        int done;
+        if (!Py_IS_TYPE(inherited, &PyMethodDescr_Type))
+            return 0;
+        own = PyDescr_NewMethod((PyTypeObject *)cls, ((PyMethodDescrObject *)inherited)->d_method);
+        if (own == NULL)
+            return -1;
+        done = PyObject_SetAttr(cls, name, own);
+        Py_DECREF(own);
+        return done;
+    #else
+        return 0;
+    #endif
+    }
     /* PyVectorcall_NARGS, which older limited APIs lack */
     #define igtl_nargs(n) ((Py_ssize_t)((n) & ~((size_t)1 << (8 * sizeof(size_t) - 1))))
     """
@@ -96,6 +116,7 @@ cdef extern from * nogil:
     void igtl_set_vectorcall(PyObject*, void*)
     void* igtl_init_of(PyObject*)
     void* igtl_new_of(PyObject*)
+    int igtl_own_method(object, object, object) except -1
 
 cdef extern from *:
     """
@@ -109,6 +130,14 @@ cdef extern from *:
     #define igtl_size(raw) PyBytes_GET_SIZE(raw)
     #define igtl_item(list, i) PyList_GET_ITEM(list, i)
     #endif
+    static inline Py_ssize_t igtl_length(PyObject *text)
+    {
+    #ifndef Py_LIMITED_API
+        if (PyUnicode_IS_COMPACT_ASCII(text))
+            return PyUnicode_GET_LENGTH(text);
+    #endif
+        return PyUnicode_GetLength(text);
+    }
     static inline const char *igtl_utf8(PyObject *text, Py_ssize_t *n)
     {
     #ifndef Py_LIMITED_API
@@ -123,11 +152,11 @@ cdef extern from *:
     uint8_t* bytes_at "igtl_bytes"(PyObject*) noexcept                      # of bytes
     Py_ssize_t size_of "igtl_size"(PyObject*) noexcept
     PyObject* item_of "igtl_item"(list, Py_ssize_t) noexcept                # borrowed; there is one
+    Py_ssize_t length_of_str "igtl_length"(PyObject*) noexcept              # characters
     const char* utf8_of "igtl_utf8"(PyObject*, Py_ssize_t*) except NULL     # of str; it ends with NUL
     const char* utf8_or_error "igtl_utf8"(PyObject*, Py_ssize_t*) noexcept
 
 cdef extern from "Python.h":
-    Py_ssize_t PyUnicode_GetLength(PyObject*) noexcept
     str PyUnicode_FromObject(object)
     PyObject* PyDict_GetItemWithError(object, object) except? NULL
     int64_t PyLong_AsLongLongAndOverflow(object, int*) except? -1
@@ -420,6 +449,8 @@ cdef class Layout:
     cdef readonly str type_name
     cdef readonly tuple fields
     cdef readonly Py_ssize_t minimum
+    cdef Py_ssize_t settled          # bytes of the fields whose size the plan says, see Op.wire
+    cdef bint open                   # there are others, to be measured
     cdef readonly dict index
     cdef readonly object check       # cross-field checks of the class, after reading
     cdef readonly object prepare     # and before writing
@@ -477,12 +508,16 @@ cdef class Layout:
             for f, dtype in zip(self.fields, self.dtypes)
         ])
         self.blank = [f.default if f.hidden and f.kind == "int" else None for f in self.fields]
-        self.minimum = 0
+        self.minimum = self.settled = 0
         self.columnar = check is None and self.n > 0
         for i in range(self.n):
             self._compile(i, self.fields[i])
         for i in range(self.n):
             op = &self.ops[i]
+            if op.wire >= 0:
+                self.settled += op.wire
+            else:
+                self.open = True
             if op.kind != TEXT:
                 self.native += (op.itemsize - self.native % op.itemsize) % op.itemsize
             op.place = self.native
@@ -511,6 +546,7 @@ cdef class Layout:
         op.little = f.little
         op.hidden = f.hidden
         op.kw_only = f.kw_only
+        op.table = f.per > 0
         op.per = f.per or 1
         if f.of:
             if f.of not in self.index:
@@ -540,6 +576,11 @@ cdef class Layout:
                 raise TypeError(f"{self.owner}.{f.name}: only the last field can take what remains")
         if op.kind == ZERO_ENDED:
             op.fixed = REST
+        op.wire = -1
+        if op.kind == MATRIX:
+            op.wire = 48
+        elif op.kind in (INT, FLOAT, COUNT, SIZE) and not op.optional:
+            op.wire = op.itemsize
         if op.kind == ELEMENTS and not f.item.__layout__.minimum:
             raise TypeError(f"{self.owner}.{f.name}: a {f.item.__name__} has no fields")
         if op.kind == CODED:
@@ -705,13 +746,13 @@ cdef class Layout:
         cdef double[16] reals
         cdef cnp.ndarray few
         name = self.fields[i].name
-        if (type(value) is tuple or type(value) is list) and 0 <= op.fixed <= 16 and not self.fields[i].per:
+        if (type(value) is tuple or type(value) is list) and 0 <= op.fixed <= 16 and not op.table:
             items = tuple(value)
-            few = new_numbers(self.dtypes[i], op.fixed, 0)
+            few = new_numbers(op, self.dtypes[i], op.fixed)
             if len(items) == op.fixed and self._put_few(op, i, <uint8_t*>cnp.PyArray_DATA(few), items, reals):
                 return few
         array = as_numbers(value, self.dtypes[i], self.owner, name)
-        if self.fields[i].per:
+        if op.table:
             if array.ndim != 2 and array.size == 0:
                 array = array.reshape(0, op.per)
             if array.ndim != 2 or array.shape[1] != op.per:
@@ -812,7 +853,7 @@ cdef class Layout:
                 at += op.itemsize
             elif op.kind == ARRAY:
                 k = self.number(i, n - at, counts)
-                array = new_numbers(self.dtypes[i], k, self.fields[i].per)
+                array = new_numbers(op, self.dtypes[i], k)
                 (little_in if op.little else swap_in)(
                     <uint8_t*>cnp.PyArray_DATA(array), p + at, k * op.per, op.itemsize)
                 values[i] = array
@@ -988,7 +1029,7 @@ cdef class Layout:
             return bytes(kept[1])
         return plain
 
-    cdef bint _plain_text(self, int i, Record r, Taken* taken) except -1:
+    cdef inline bint _plain_text(self, int i, Record r, Taken* taken) except -1:
         """Take the bytes of a short text that stand on the wire as UTF-8 has them, without a copy of
         them. False: `_encoded` has to look at it."""
         cdef Op* op = &self.ops[i]
@@ -996,7 +1037,7 @@ cdef class Layout:
         cdef Py_ssize_t n
         cdef const char* text
         if (op.kind != STRING and op.kind != TEXT and op.kind != ZERO_ENDED or type(<object>value) is not str
-                or PyUnicode_GetLength(value) > SHORT or r.kept is not None and i in r.kept):
+                or length_of_str(value) > SHORT or r.kept is not None and i in r.kept):
             return False
         text = utf8_or_error(value, &n)
         if text == NULL:            # half of a surrogate pair
@@ -1005,7 +1046,7 @@ cdef class Layout:
         if op.kind == STRING:
             if op.encoding >= 0 and <object>taken.values[op.encoding] is not None:
                 code = <object>taken.values[op.encoding]
-                if code != 106 and not (code == 3 and n == PyUnicode_GetLength(value)):
+                if code != 106 and not (code == 3 and n == length_of_str(value)):
                     return False
         elif memchr(text, 0, n) != NULL or op.kind == TEXT and n > op.itemsize:
             return False
@@ -1014,8 +1055,8 @@ cdef class Layout:
         taken.sizes[i] = op.itemsize if op.kind == TEXT else n + (op.kind == ZERO_ENDED)
         return True
 
-    cdef int take(self, Record r, Taken* taken) except -1:
-        """All values as they are now: no other thread runs meanwhile."""
+    cdef inline int take(self, Record r, Taken* taken) except -1:
+        """All values as they are now: no other thread runs meanwhile. And the sizes that the plan says."""
         cdef int i
         cdef list values = r.values
         taken.n = 0
@@ -1027,23 +1068,24 @@ cdef class Layout:
             taken.values[i] = item_of(values, i)
             Py_XINCREF(taken.values[i])
             taken.coded[i] = NULL
+            taken.sizes[i] = self.ops[i].wire
         taken.n = self.n
 
     cdef Py_ssize_t measure(self, Record r, Taken* taken, int depth) except -1:
-        """Sizes of all fields; what has to be encoded to know is left in `coded`."""
-        cdef Py_ssize_t total = 0, size, number
+        """Sizes of all other fields, and of all together; what has to be encoded to know is left in `coded`."""
+        cdef Py_ssize_t total = self.settled, size, number
         cdef int i
         cdef Op* op
         cdef PyObject* value
         cdef bytes coded
         for i in range(self.n):
             op = &self.ops[i]
+            if op.wire >= 0:
+                continue
             value = taken.values[i]
             number = -1
-            if op.kind == MATRIX:
-                size = 48
-            elif op.kind == INT or op.kind == FLOAT or op.kind == COUNT or op.kind == SIZE:
-                size = 0 if op.optional and <object>value is None else op.itemsize
+            if op.kind == INT or op.kind == FLOAT:      # optional
+                size = 0 if <object>value is None else op.itemsize
             elif op.kind == ARRAY:
                 size = self._array_size(i, <cnp.ndarray?><object>value, taken)
                 number = size // (op.itemsize * op.per)
@@ -1079,8 +1121,8 @@ cdef class Layout:
 
     cdef Py_ssize_t _array_size(self, int i, cnp.ndarray array, Taken* taken) except -1:
         cdef Op* op = &self.ops[i]
-        if (array.dtype != self.dtypes[i] or not cnp.PyArray_IS_C_CONTIGUOUS(array)
-                or cnp.PyArray_NDIM(array) != (2 if self.fields[i].per else 1)):
+        if (array.descr is not self.dtypes[i] and array.dtype != self.dtypes[i]
+                or not cnp.PyArray_IS_C_CONTIGUOUS(array) or cnp.PyArray_NDIM(array) != (2 if op.table else 1)):
             raise EncodeError(self.owner, self.fields[i].name, f"must stay contiguous {self.dtypes[i]}")
         if (op.fixed >= 0 and cnp.PyArray_SIZE(array) != op.fixed * op.per
                 or op.fixed == BY_FORM and cnp.PyArray_DIM(array, 0) not in self.fields[i].count):
@@ -1111,14 +1153,17 @@ cdef class Layout:
         else:
             put_int(p, op.itemsize, <uint64_t><int64_t>value if op.signed else <uint64_t>value)
 
-    cdef int _put_count(self, uint8_t* p, int i, Taken* taken) except -1:
+    cdef inline int _put_count(self, uint8_t* p, int i, Taken* taken) except -1:
         cdef Op* op = &self.ops[i]
         cdef uint64_t n = taken.sizes[op.target] if op.kind == SIZE else taken.numbers[op.target]
         if op.itemsize < 8 and n >> (8 * op.itemsize):
-            unit = "bytes" if op.kind == SIZE else "elements"
-            raise EncodeError(self.owner, self.fields[op.target].name,
-                              f"{n} {unit} do not fit the wire: at most {limits_of(self.dtypes[i])[1]}")
+            return self._too_many(i, n)
         put_int(p, op.itemsize, n)
+
+    cdef int _too_many(self, int i, uint64_t n) except -1:
+        unit = "bytes" if self.ops[i].kind == SIZE else "elements"
+        raise EncodeError(self.owner, self.fields[self.ops[i].target].name,
+                          f"{n} {unit} do not fit the wire: at most {limits_of(self.dtypes[i])[1]}")
 
     cdef int write(self, Taken* taken, uint8_t* p, Writer* w) except -1:
         """Write all fields at p."""
@@ -1170,29 +1215,23 @@ cdef class Layout:
                 memcpy(p, bytes_at(taken.coded[i]), taken.sizes[i])
             p += taken.sizes[i]
 
-    cdef bint _is_ascii(self, int i, Taken* taken) except -1:
+    cdef inline bint _is_ascii(self, int i, Taken* taken) except -1:
         """Whether the text of field i, which was measured, has ASCII characters only."""
         if taken.coded[i] == NULL:
-            return taken.numbers[i] == PyUnicode_GetLength(taken.values[i])
+            return taken.numbers[i] == length_of_str(taken.values[i])
         return (<bytes>taken.coded[i]).isascii()
 
 cdef inline PyObject* held_by_us(object what) noexcept:
     Py_INCREF(what)
     return <PyObject*>what
 
-cdef void let_go(Taken* taken) noexcept:
+cdef inline void let_go(Taken* taken) noexcept:
     cdef int i
     for i in range(taken.n):
         Py_XDECREF(taken.values[i])
         Py_XDECREF(taken.coded[i])
     for i in range(BESIDE):
         Py_XDECREF(taken.beside[i])
-
-cdef cnp.ndarray new_array(int nd, Py_ssize_t a, Py_ssize_t b, int typenum):
-    cdef cnp.npy_intp shape[2]
-    shape[0] = a
-    shape[1] = b
-    return cnp.PyArray_EMPTY(nd, shape, typenum, 0)
 
 cdef cnp.ndarray array_over(uint8_t* p, object owner, cnp.dtype dtype, int nd, cnp.npy_intp* shape):
     """An array of the memory at p, which is owner's."""
@@ -1204,9 +1243,9 @@ cdef cnp.ndarray array_over(uint8_t* p, object owner, cnp.dtype dtype, int nd, c
 
 @cython.final
 @cython.freelist(256)
-cdef class _Pose:
-    """Memory of one matrix, used again soon. That of an array of its own is asked of numpy by way of a
-    context variable and two capsules, which costs as much as the rest of the array."""
+cdef class _Few:
+    """Memory of one matrix or a few other numbers, used again soon. That of an array of its own is asked of
+    numpy by way of a context variable and two capsules, which costs as much as the rest of the array."""
 
     cdef float[16] m
 
@@ -1214,14 +1253,23 @@ cdef cnp.dtype _float32 = np.dtype(np.float32)
 
 cdef cnp.ndarray new_matrix(float** m):
     """A 4x4 array, and its numbers, not yet written."""
-    cdef _Pose pose = _Pose.__new__(_Pose)
+    cdef _Few few = _Few.__new__(_Few)
     cdef cnp.npy_intp[2] shape
     shape[0] = shape[1] = 4
-    m[0] = pose.m
-    return array_over(<uint8_t*>pose.m, pose, _float32, 2, shape)
+    m[0] = few.m
+    return array_over(<uint8_t*>few.m, few, _float32, 2, shape)
 
-cdef cnp.ndarray new_numbers(cnp.dtype dtype, Py_ssize_t n, Py_ssize_t per):
-    return new_array(2 if per else 1, n, per, dtype.type_num)
+cdef cnp.ndarray new_numbers(const Op* op, cnp.dtype dtype, Py_ssize_t n):
+    """An array of n rows, or of n numbers where a row has one, not yet written."""
+    cdef int nd = 2 if op.table else 1
+    cdef cnp.npy_intp[2] shape
+    cdef _Few few
+    shape[0] = n
+    shape[1] = op.per
+    if op.fixed < 0 or op.itemsize * op.fixed * op.per > 16 * <Py_ssize_t>sizeof(float):
+        return cnp.PyArray_EMPTY(nd, shape, dtype.type_num, 0)
+    few = _Few.__new__(_Few)
+    return array_over(<uint8_t*>few.m, few, dtype, nd, shape)
 
 cdef bytes pad(bytes raw, Py_ssize_t size):
     return raw.ljust(size, b"\0")
@@ -1367,54 +1415,63 @@ cpdef cnp.ndarray as_matrix(value, str owner="Transform", str name="matrix"):
 
 # ---- rows: the fixed fields of one element or message, and the columns they belong to ------------
 
-cdef bint take_row(const Rows* rows, Py_ssize_t row, const uint8_t* p) noexcept nogil:
-    """One row from the wire. False: a field that has no choice holds something else."""
+cdef enum:
+    AT_ONCE = 64    # rows that are walked field by field: so many stay in the fastest cache
+
+cdef bint take_rows(const Rows* rows, Py_ssize_t first, Py_ssize_t n, const uint8_t* p) noexcept nogil:
+    """n rows from the wire, from row `first` on. False: a field that has no choice holds something else."""
+    cdef Py_ssize_t end = first + n, k
+    cdef const uint8_t* wire
     cdef const Op* op
     cdef int i
     cdef bint good = True
-    for i in range(rows.n):
-        op = &rows.ops[i]
-        if rows.at[i] == NULL:
-            good &= not (op.constant or op.kind == COUNT) or get_int(p, op.itemsize) == rows.must[i]
-            p += op.itemsize
-        elif op.kind == MATRIX:
-            matrix_in(<float*>rows.at[i] + 16 * row, p)
-            p += 48
-        elif op.kind == TEXT:
-            memcpy(rows.at[i] + op.itemsize * row, p, op.itemsize)
-            p += op.itemsize
-        elif op.kind == INT:
-            put_native(rows.at[i] + op.itemsize * row, op.itemsize, <int64_t>get_int(p, op.itemsize))
-            p += op.itemsize
-        else:
-            (little_in if op.little else swap_in)(
-                rows.at[i] + op.itemsize * rows.count[i] * row, p, rows.count[i], op.itemsize)
-            p += op.itemsize * rows.count[i]
+    while first < end:
+        n = min(end - first, AT_ONCE)
+        wire = p
+        for i in range(rows.n):
+            op = &rows.ops[i]
+            if rows.at[i] == NULL:
+                for k in range(n if op.constant or op.kind == COUNT else 0):
+                    good &= get_int(wire + rows.stride * k, op.itemsize) == rows.must[i]
+            elif op.kind == MATRIX:
+                for k in range(n):
+                    matrix_in(<float*>rows.at[i] + 16 * (first + k), wire + rows.stride * k)
+            elif op.kind == TEXT:
+                cells_in(rows.at[i] + op.itemsize * first, wire, rows.stride, n, op.itemsize)
+            else:
+                (little_rows_in if op.little else swap_rows_in)(
+                    rows.at[i] + op.itemsize * rows.count[i] * first, wire, rows.stride, n, rows.count[i], op.itemsize)
+            wire += 48 if op.kind == MATRIX else op.itemsize * rows.count[i]
+        p += rows.stride * n
+        first += n
     return good
 
-cdef int give_row(const Rows* rows, Py_ssize_t row, uint8_t* p) noexcept nogil:
+cdef int give_rows(const Rows* rows, Py_ssize_t first, Py_ssize_t n, uint8_t* p) noexcept nogil:
     """The way back. -1, or the field that cannot be sent: a matrix with another fourth row."""
+    cdef Py_ssize_t end = first + n, k
+    cdef uint8_t* wire
     cdef const Op* op
     cdef int i, bad = -1
-    for i in range(rows.n):
-        op = &rows.ops[i]
-        if rows.at[i] == NULL:
-            put_int(p, op.itemsize, rows.must[i])
-            p += op.itemsize
-        elif op.kind == MATRIX:
-            if not matrix_out(p, <const float*>rows.at[i] + 16 * row):
-                bad = i
-            p += 48
-        elif op.kind == TEXT:
-            memcpy(p, rows.at[i] + op.itemsize * row, op.itemsize)
-            p += op.itemsize
-        elif op.kind == INT:
-            put_int(p, op.itemsize, native(rows.at[i] + op.itemsize * row, op.itemsize))
-            p += op.itemsize
-        else:
-            (little_out if op.little else swap_out)(
-                p, rows.at[i] + op.itemsize * rows.count[i] * row, rows.count[i], op.itemsize)
-            p += op.itemsize * rows.count[i]
+    while first < end:
+        n = min(end - first, AT_ONCE)
+        wire = p
+        for i in range(rows.n):
+            op = &rows.ops[i]
+            if rows.at[i] == NULL:
+                for k in range(n):
+                    put_int(wire + rows.stride * k, op.itemsize, rows.must[i])
+            elif op.kind == MATRIX:
+                for k in range(n):
+                    if not matrix_out(wire + rows.stride * k, <const float*>rows.at[i] + 16 * (first + k)):
+                        bad = i
+            elif op.kind == TEXT:
+                cells_out(wire, rows.stride, rows.at[i] + op.itemsize * first, n, op.itemsize)
+            else:
+                (little_rows_out if op.little else swap_rows_out)(
+                    wire, rows.stride, rows.at[i] + op.itemsize * rows.count[i] * first, n, rows.count[i], op.itemsize)
+            wire += 48 if op.kind == MATRIX else op.itemsize * rows.count[i]
+        p += rows.stride * n
+        first += n
     return bad
 
 # ---- Columns: the elements of a list message ----------------------------------------------------
@@ -1618,11 +1675,9 @@ cdef class Columns:
     cdef Py_ssize_t scatter(self, const uint8_t* p, Py_ssize_t left) except -1:
         """Take all whole rows from the wire; return the bytes used."""
         cdef Rows rows
-        cdef Py_ssize_t row
         self.make(left // self.layout().minimum)
         self.rows_of(&rows, self.rows)
-        for row in range(self.rows):
-            take_row(&rows, row, p + rows.stride * row)
+        take_rows(&rows, 0, self.rows, p)
         return self.rows * rows.stride
 
     cdef Py_ssize_t wire_size(self, Py_ssize_t rows) except -1:
@@ -1645,13 +1700,11 @@ cdef class Columns:
         """Write the n rows that were measured."""
         cdef Layout layout = self.layout()
         cdef Rows rows
-        cdef Py_ssize_t row
         cdef int bad
         self.rows_of(&rows, n)
-        for row in range(n):
-            bad = give_row(&rows, row, p + rows.stride * row)
-            if bad >= 0:
-                raise EncodeError(layout.owner, layout.fields[bad].name, "the fourth row must be 0 0 0 1")
+        bad = give_rows(&rows, 0, n, p)
+        if bad >= 0:
+            raise EncodeError(layout.owner, layout.fields[bad].name, "the fourth row must be 0 0 0 1")
 
     def texts(self, int i):
         """Column i decoded, row by row, each up to its first NUL."""
@@ -2206,12 +2259,14 @@ cdef object called_by_python(PyObject* cls, PyObject** args, size_t nargs, PyObj
     return type.__call__(<object>cls, *[<object>args[k] for k in range(given)], **kwargs)
 
 def call_directly(cls):
-    """Once, when a class of messages or elements is made: its layout is its own from now on, and its
-    calls go to the functions above, unless it has a constructor of its own."""
+    """Once, when a class of messages or elements is made: its layout is its own from now on, its calls
+    go to the functions above, unless it has a constructor of its own, and so do those of `pack`."""
     (<Layout?>cls.__layout__).made = cls
     base = Row if issubclass(cls, Row) else Record
     if cls.__init__ is base.__init__ and cls.__new__ is base.__new__:
         igtl_set_vectorcall(<PyObject*>cls, <void*>&constructed_row if base is Row else <void*>&constructed)
+    if base is Record:
+        igtl_own_method(cls, "pack", cls.pack)
 
 cdef uint64_t now() noexcept nogil:
     cdef timespec t
@@ -2470,7 +2525,7 @@ def content(Record r not None, int depth=1):
     try:
         layout.take(r, &taken)
         surplus = r.surplus()
-        total = layout.measure(r, &taken, depth)
+        total = layout.measure(r, &taken, depth) if layout.open else layout.settled
         out = PyBytes_FromStringAndSize(NULL, total + len(surplus))
         w.start = w.summed = <uint8_t*>PyBytes_AsString(out)
         w.crc = 0
@@ -2507,75 +2562,73 @@ cdef object packed(object message, const Packing* how):
     return packed_record(<Record?>message, how)
 
 cdef object packed_record(Record r, const Packing* how):
-    cdef Taken taken
-    if r.layout.prepare is not None:
-        r.layout.prepare(r)
-    try:
-        r.layout.take(r, &taken)
-        return packed_from(&taken, r, how)
-    finally:
-        let_go(&taken)
-
-cdef object packed_from(Taken* taken, Record r, const Packing* how):
     cdef Layout layout = r.layout
+    cdef Taken taken
     cdef PyObject** beside = taken.beside
     cdef Py_ssize_t content_size, apart_size = 0, total
-    cdef int chosen = choose_version(r, how.version)
+    cdef int chosen
     cdef uint8_t[20] name
     cdef Writer w
     cdef uint8_t* p
     cdef uint64_t crc
     cdef bytes out = None
     cdef list apart
-    put_name(name, r, how.cut_name)
-    if r.kept is not None:
-        take_kept(taken, r)
-    content_size = layout.measure(r, taken, 1)
-    if chosen == 2:
-        take_metadata(taken, r, how.cut_name)
-    if (chosen == 2 and content_size == 0 and (how.sending or how.version == 0 and not r.header_version)
-            and r.id == 0 and beside[EXTENSION] == NULL and beside[SURPLUS] == NULL
-            and get16(bytes_at(beside[INDEX])) == 0):
-        chosen = 1
-    w.apart = NULL
-    if how.parts:
-        apart_size = apart_from(layout, taken)
-        if apart_size:
-            apart = []
-            w.apart = <PyObject*>apart
-    total = HEADER + content_size - apart_size + size_beside(beside[SURPLUS])
-    if chosen == 2:
-        total += EXTENDED + size_beside(beside[EXTENSION]) + size_of(beside[INDEX]) + size_of(beside[ENTRIES])
-    if how.into == NULL or how.parts and (apart_size or total > how.room):
-        out = PyBytes_FromStringAndSize(NULL, total)
-        w.start = bytes_at(<PyObject*>out)
-        if total >= LARGE_FROM:
-            igtl_large_pages(w.start, total)
-    elif total > how.room:
-        raise ValueError(f"{layout.owner} takes {total} bytes, the buffer has {how.room}")
-    else:
-        w.start = how.into
-    w.summed = p = w.start + HEADER
-    w.crc = 0
-    w.with_crc = how.crc
-    if chosen == 2:
-        put16(p, <uint16_t>(EXTENDED + size_beside(beside[EXTENSION])))
-        put16(p + 2, <uint16_t>size_of(beside[INDEX]))
-        put32(p + 4, <uint32_t>size_of(beside[ENTRIES]))
-        put32(p + 8, r.id)
-        p = put_bytes(p + EXTENDED, beside[EXTENSION])
-    layout.write(taken, p, &w)
-    p = put_bytes(p + content_size - apart_size, beside[SURPLUS])
-    if chosen == 2:
-        p = put_bytes(put_bytes(p, beside[INDEX]), beside[ENTRIES])
-    crc = run_crc(w.summed, p - w.summed, w.crc) if how.crc else 0
-    put_header(w.start, chosen, bytes_at(<PyObject*>layout.wire_type if beside[TYPE] == NULL else beside[TYPE]),
-               name, r.stamp, total + apart_size - HEADER, crc)
-    if out is None:
-        return total
-    if not how.parts:
-        return out
-    return [out] if w.apart == NULL else parted(out, apart)
+    if layout.prepare is not None:
+        layout.prepare(r)
+    try:
+        layout.take(r, &taken)
+        chosen = choose_version(r, how.version)
+        put_name(name, r, how.cut_name)
+        if r.kept is not None:
+            take_kept(&taken, r)
+        content_size = layout.measure(r, &taken, 1) if layout.open else layout.settled
+        if chosen == 2:
+            take_metadata(&taken, r, how.cut_name)
+        if (chosen == 2 and content_size == 0 and (how.sending or how.version == 0 and not r.header_version)
+                and r.id == 0 and beside[EXTENSION] == NULL and beside[SURPLUS] == NULL
+                and get16(bytes_at(beside[INDEX])) == 0):
+            chosen = 1
+        w.apart = NULL
+        if how.parts:
+            apart_size = apart_from(layout, &taken)
+            if apart_size:
+                apart = []
+                w.apart = <PyObject*>apart
+        total = HEADER + content_size - apart_size + size_beside(beside[SURPLUS])
+        if chosen == 2:
+            total += EXTENDED + size_beside(beside[EXTENSION]) + size_of(beside[INDEX]) + size_of(beside[ENTRIES])
+        if how.into == NULL or how.parts and (apart_size or total > how.room):
+            out = PyBytes_FromStringAndSize(NULL, total)
+            w.start = bytes_at(<PyObject*>out)
+            if total >= LARGE_FROM:
+                igtl_large_pages(w.start, total)
+        elif total > how.room:
+            raise ValueError(f"{layout.owner} takes {total} bytes, the buffer has {how.room}")
+        else:
+            w.start = how.into
+        w.summed = p = w.start + HEADER
+        w.crc = 0
+        w.with_crc = how.crc
+        if chosen == 2:
+            put16(p, <uint16_t>(EXTENDED + size_beside(beside[EXTENSION])))
+            put16(p + 2, <uint16_t>size_of(beside[INDEX]))
+            put32(p + 4, <uint32_t>size_of(beside[ENTRIES]))
+            put32(p + 8, r.id)
+            p = put_bytes(p + EXTENDED, beside[EXTENSION])
+        layout.write(&taken, p, &w)
+        p = put_bytes(p + content_size - apart_size, beside[SURPLUS])
+        if chosen == 2:
+            p = put_bytes(put_bytes(p, beside[INDEX]), beside[ENTRIES])
+        crc = run_crc(w.summed, p - w.summed, w.crc) if how.crc else 0
+        put_header(w.start, chosen, bytes_at(<PyObject*>layout.wire_type if beside[TYPE] == NULL else beside[TYPE]),
+                   name, r.stamp, total + apart_size - HEADER, crc)
+        if out is None:
+            return total
+        if not how.parts:
+            return out
+        return [out] if w.apart == NULL else parted(out, apart)
+    finally:
+        let_go(&taken)
 
 cdef Py_ssize_t apart_from(Layout layout, Taken* taken) noexcept:
     """Bytes of the data that are large enough to be sent from where they lie."""
@@ -3021,9 +3074,8 @@ cdef int take_three(cnp.ndarray numbers, uint16_t* out) except -1:
     else:
         out[0], out[1], out[2] = numbers
 
-def voxels_in(cnp.ndarray size not None, cnp.ndarray offset not None, cnp.ndarray sub_size not None):
-    """How many a part has; -1: it does not lie within the whole."""
-    cdef uint16_t[3] whole, at, part
+cdef int64_t take_part(cnp.ndarray size, cnp.ndarray offset, cnp.ndarray sub_size, uint16_t* part) except -2:
+    cdef uint16_t[3] whole, at
     cdef int k
     take_three(size, whole)
     take_three(offset, at)
@@ -3032,6 +3084,35 @@ def voxels_in(cnp.ndarray size not None, cnp.ndarray offset not None, cnp.ndarra
         if <int>at[k] + part[k] > whole[k]:
             return -1
     return <int64_t>part[0] * part[1] * part[2]
+
+def voxels_in(cnp.ndarray size not None, cnp.ndarray offset not None, cnp.ndarray sub_size not None):
+    """How many a part has; -1: it does not lie within the whole."""
+    cdef uint16_t[3] part
+    return take_part(size, offset, sub_size, part)
+
+cdef bint is_of_code(cnp.dtype dtype, int code) noexcept:
+    """Whether numbers of pictures with this code on the wire are of this dtype, whatever its byte order."""
+    if code == 10 or code == 11:
+        return dtype.kind == c"f" and cnp.PyDataType_ELSIZE(dtype) == 4 << (code - 10)
+    return 2 <= code <= 7 and dtype.kind == (c"u" if code & 1 else c"i") and (
+        cnp.PyDataType_ELSIZE(dtype) == 1 << (code - 2) // 2)
+
+def describes(array, cnp.ndarray size not None, cnp.ndarray offset not None, cnp.ndarray sub_size not None,
+              int components, int code):
+    """Whether a picture with these fields has these pixels: a plain array, contiguous, of their shape and
+    kind of numbers, the part within the whole. False: the caller has to look at what is the matter."""
+    cdef uint16_t[3] part
+    cdef cnp.ndarray pixels
+    cdef int k, nd = 3 if components == 1 else 4
+    if not cnp.PyArray_CheckExact(array) or take_part(size, offset, sub_size, part) < 0:
+        return False
+    pixels = array
+    if cnp.PyArray_NDIM(pixels) != nd or not cnp.PyArray_IS_C_CONTIGUOUS(pixels):
+        return False
+    for k in range(3):
+        if cnp.PyArray_DIM(pixels, k) != part[2 - k]:
+            return False
+    return (nd == 3 or cnp.PyArray_DIM(pixels, 3) == components) and is_of_code(pixels.descr, code)
 
 def pixels_of(data, cnp.dtype dtype not None, cnp.ndarray sub_size not None, int components):
     """The array (k, j, i) or (k, j, i, components) that these bytes of this dtype are: a view, or a copy

@@ -156,6 +156,74 @@ static inline void igtl_little_out(uint8_t *wire, const uint8_t *native, ptrdiff
     }
 }
 
+/* ---- tables: rows that lie `stride` bytes apart on the wire, and without gaps in memory ---- */
+
+/* Without a call where the size is that of a usual field. */
+static inline void igtl_copy_cell(uint8_t *to, const uint8_t *from, ptrdiff_t size)
+{
+    ptrdiff_t k;
+    if (size == 1)
+        to[0] = from[0];
+    else if (size == 4)
+        memcpy(to, from, 4);
+    else if (size < 16)
+        memcpy(to, from, (size_t)size);
+    else {
+        for (k = 0; k < size - 16; k += 16)
+            memcpy(to + k, from + k, 16);
+        memcpy(to + size - 16, from + size - 16, 16); /* some of them twice */
+    }
+}
+
+static inline void igtl_cells_in(uint8_t *to, const uint8_t *wire, ptrdiff_t stride, ptrdiff_t rows,
+                                 ptrdiff_t size)
+{
+    for (ptrdiff_t k = 0; k < rows; k++)
+        igtl_copy_cell(to + size * k, wire + stride * k, size);
+}
+
+static inline void igtl_cells_out(uint8_t *wire, ptrdiff_t stride, const uint8_t *from, ptrdiff_t rows,
+                                  ptrdiff_t size)
+{
+    for (ptrdiff_t k = 0; k < rows; k++)
+        igtl_copy_cell(wire + stride * k, from + size * k, size);
+}
+
+/* n numbers of so many bytes each in every row. */
+static inline void igtl_swap_rows_in(uint8_t *to, const uint8_t *wire, ptrdiff_t stride, ptrdiff_t rows,
+                                     ptrdiff_t n, int size)
+{
+    if (size == 1)
+        igtl_cells_in(to, wire, stride, rows, n);
+    else
+        for (ptrdiff_t k = 0; k < rows; k++)
+            igtl_swap_in(to + size * n * k, wire + stride * k, n, size);
+}
+
+static inline void igtl_swap_rows_out(uint8_t *wire, ptrdiff_t stride, const uint8_t *native,
+                                      ptrdiff_t rows, ptrdiff_t n, int size)
+{
+    if (size == 1)
+        igtl_cells_out(wire, stride, native, rows, n);
+    else
+        for (ptrdiff_t k = 0; k < rows; k++)
+            igtl_swap_out(wire + stride * k, native + size * n * k, n, size);
+}
+
+static inline void igtl_little_rows_in(uint8_t *to, const uint8_t *wire, ptrdiff_t stride,
+                                       ptrdiff_t rows, ptrdiff_t n, int size)
+{
+    for (ptrdiff_t k = 0; k < rows; k++)
+        igtl_little_in(to + size * n * k, wire + stride * k, n, size);
+}
+
+static inline void igtl_little_rows_out(uint8_t *wire, ptrdiff_t stride, const uint8_t *native,
+                                        ptrdiff_t rows, ptrdiff_t n, int size)
+{
+    for (ptrdiff_t k = 0; k < rows; k++)
+        igtl_little_out(wire + stride * k, native + size * n * k, n, size);
+}
+
 /* Twelve wire numbers, column by column, to a row-major 4x4 (section 1.2). */
 static inline void igtl_matrix_in(float *m, const uint8_t *wire)
 {

@@ -22,6 +22,17 @@ cdef extern from "_wire.h" nogil:
     void swap_out "igtl_swap_out"(uint8_t* wire, const uint8_t* native, Py_ssize_t n, int size)
     void little_in "igtl_little_in"(uint8_t* to, const uint8_t* wire, Py_ssize_t n, int size)
     void little_out "igtl_little_out"(uint8_t* wire, const uint8_t* native, Py_ssize_t n, int size)
+    void swap_rows_in "igtl_swap_rows_in"(
+        uint8_t* to, const uint8_t* wire, Py_ssize_t stride, Py_ssize_t rows, Py_ssize_t n, int size)
+    void swap_rows_out "igtl_swap_rows_out"(
+        uint8_t* wire, Py_ssize_t stride, const uint8_t* native, Py_ssize_t rows, Py_ssize_t n, int size)
+    void little_rows_in "igtl_little_rows_in"(
+        uint8_t* to, const uint8_t* wire, Py_ssize_t stride, Py_ssize_t rows, Py_ssize_t n, int size)
+    void little_rows_out "igtl_little_rows_out"(
+        uint8_t* wire, Py_ssize_t stride, const uint8_t* native, Py_ssize_t rows, Py_ssize_t n, int size)
+    void cells_in "igtl_cells_in"(uint8_t* to, const uint8_t* wire, Py_ssize_t stride, Py_ssize_t rows, Py_ssize_t size)
+    void cells_out "igtl_cells_out"(
+        uint8_t* wire, Py_ssize_t stride, const uint8_t* from_, Py_ssize_t rows, Py_ssize_t size)
     void matrix_in "igtl_matrix_in"(float* m, const uint8_t* wire)
     bint matrix_out "igtl_matrix_out"(uint8_t* wire, const float* m)
 

@@ -98,7 +98,7 @@ def test_reshaped_or_replaced_memory_is_refused() -> None:
     t.matrix[3, 0] = 1
     with pytest.raises(igtl.EncodeError, match="fourth row"):
         t.pack()
-    p = igtl.Position((1, 2, 3))
+    p = igtl.Position(np.array([1.0, 2, 3]))  # of three floats in memory of its own
     p.position.resize(2, refcheck=False)
     with pytest.raises(igtl.EncodeError, match=r"Position.position"):
         p.pack()
@@ -1030,3 +1030,21 @@ def test_a_reserved_field_of_a_message() -> None:
     assert wire[58:] == bytes([1, 0, 0, 2])
     other = wire[:58] + bytes([1, 7, 8, 2])
     assert igtl.unpack(other, crc="off").pack()[58:] == bytes([1, 7, 8, 2])
+
+
+def test_a_class_packs_by_a_method_of_its_own_unless_it_has_another() -> None:
+    """What the interpreter calls without a search through the bases."""
+
+    class Louder(igtl.Transform):
+        def pack(self, **how: Any) -> Any:
+            return b"loud" + super().pack(**how)
+
+    class Loudest(Louder):
+        pass
+
+    plain = igtl.Transform(EYE, device_name="Probe", timestamp=1.5)
+    assert igtl.Transform.pack.__objclass__ is igtl.Transform
+    assert igtl.Transform.pack(plain, version=2) == plain.pack(version=2) != plain.pack()
+    assert Loudest(EYE, device_name="Probe", timestamp=1.5).pack() == b"loud" + plain.pack()
+    with pytest.raises(TypeError, match="'Transform' object"):
+        igtl.Transform.pack(igtl.String("not a transform"))

@@ -82,6 +82,39 @@ static void swaps(void)
             }
 }
 
+/* Rows of a table, beside each row by itself; what lies between them on the wire stays as it was. */
+static void tables(void)
+{
+    enum { ROWS = 3, GAP = 5, LARGEST = 8 * 80 };
+    static uint8_t wire[ROWS * (LARGEST + GAP)], back[sizeof wire], native[ROWS * LARGEST], row[LARGEST];
+    for (size_t i = 0; i < sizeof wire; i++)
+        wire[i] = (uint8_t)(37 * i + 11);
+    for (int size = 1; size <= 8; size *= 2)
+        for (ptrdiff_t n = 1; n <= 80; n++) {
+            const ptrdiff_t bytes = n * size, stride = bytes + GAP;
+            int good = 1;
+            igtl_swap_rows_in(native, wire, stride, ROWS, n, size);
+            memset(back, 0, sizeof back);
+            igtl_swap_rows_out(back, stride, native, ROWS, n, size);
+            for (ptrdiff_t k = 0; k < ROWS; k++) {
+                igtl_swap_in(row, wire + stride * k, n, size);
+                good &= memcmp(native + bytes * k, row, (size_t)bytes) == 0;
+                good &= memcmp(back + stride * k, wire + stride * k, (size_t)bytes) == 0;
+                good &= igtl_are_zeros(back + stride * k + bytes, GAP);
+            }
+            igtl_little_rows_in(native, wire, stride, ROWS, n, size);
+            memset(back, 0, sizeof back);
+            igtl_little_rows_out(back, stride, native, ROWS, n, size);
+            for (ptrdiff_t k = 0; k < ROWS; k++) {
+                igtl_little_in(row, wire + stride * k, n, size);
+                good &= memcmp(native + bytes * k, row, (size_t)bytes) == 0;
+                good &= memcmp(back + stride * k, wire + stride * k, (size_t)bytes) == 0;
+                good &= igtl_are_zeros(back + stride * k + bytes, GAP);
+            }
+            CHECK(good);
+        }
+}
+
 static void matrices(void)
 {
     float m[16], back[16];
@@ -212,6 +245,7 @@ int main(void)
 {
     numbers();
     swaps();
+    tables();
     matrices();
     times();
     headers();

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import math
 import struct
 from collections.abc import Iterable, Iterator
 from enum import IntEnum
@@ -164,6 +166,11 @@ class Sensor(Message, type_name="SENSOR"):
 _NUMPY_DIMENSIONS: Final = 64 if np.lib.NumpyVersion(np.__version__) >= "2.0.0" else 32
 
 
+@functools.cache  # a format is spelled and looked up once, not for each message
+def _ndarray_head(dims: int) -> struct.Struct:
+    return struct.Struct(f">BB{dims}H")
+
+
 class _NDArrayCodec:
     """NDARRAY: type and extents follow from the array; always big endian (protocol.md 8.13)."""
 
@@ -179,21 +186,20 @@ class _NDArrayCodec:
 
     def decode(self, view: memoryview, count: int) -> npt.NDArray[Any] | bytes:
         code, dims = view[0], view[1]
-        if code not in self._types:
+        native = self._types.get(code)
+        if native is None:
             raise ValueError(f"scalar type {code} does not exist")
-        if len(view) < 2 + 2 * dims:
+        head = _ndarray_head(dims)
+        left = len(view) - head.size
+        if left < 0:
             raise ValueError(f"{dims} dimensions announced, {len(view) - 2} bytes are left")
-        shape = struct.unpack_from(f">{dims}H", view, 2)
-        native = self._types[code]
-        size = 1
-        for extent in shape:
-            size *= extent
-        left = len(view) - 2 - 2 * dims
+        shape = head.unpack_from(view)[2:]
+        size = math.prod(shape)
         if size * native.itemsize > left:
             raise ValueError(f"{size} numbers announced, {left} bytes are left")
         if dims > _NUMPY_DIMENSIONS:
             return bytes(view)
-        return _core.numbers_in(view, 2 + 2 * dims, native, shape)
+        return _core.numbers_in(view, head.size, native, shape)
 
     def size(self, value: npt.NDArray[Any] | bytes) -> int:
         if isinstance(value, bytes):
@@ -222,7 +228,7 @@ class _NDArrayCodec:
         if value.ndim > 255 or max(value.shape, default=0) > 65535:
             raise ValueError(f"extents {value.shape}: at most 65535 each")
         code = self._code(value.dtype)
-        head = struct.pack(f">BB{value.ndim}H", code, value.ndim, *value.shape)
+        head = _ndarray_head(value.ndim).pack(code, value.ndim, *value.shape)
         return _core.bytes_of_numbers(head, value)
 
 

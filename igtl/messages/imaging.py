@@ -45,6 +45,7 @@ _WIRE: Final = {
 }
 _SIZES: Final = {code: np.dtype(kind).itemsize for code, kind in _DTYPES.items()}
 _SPACES: Final[dict[str, int]] = {"RAS": 1, "LPS": 2}
+_BIG: Final = sys.byteorder == "big"
 _LARGE: Final = 16  # rows and columns from which an array with 3 or 4 values looks like a picture
 _UNIT: Final = (1.0, 1.0, 1.0)
 _EYE: Final = np.eye(4)
@@ -422,6 +423,22 @@ class Image(_Placed, type_name="IMAGE"):
 
     def _prepare(self) -> None:
         """Before writing: the header agrees with the array, whose bytes get the wire's order."""
+        try:
+            pixels = self._array
+        except AttributeError:
+            pixels = None
+        if not _core.describes(
+            pixels, self.size, self.offset, self.sub_size, self.components, self.scalar_type
+        ):
+            pixels = self._examined()
+        if (self.endian == 1) == _BIG or pixels.itemsize == 1:
+            if self._pixels is not pixels:
+                self._pixels = pixels
+        else:
+            self._pixels = pixels.byteswap().reshape(-1).view(np.uint8)
+
+    def _examined(self) -> npt.NDArray[Any]:
+        """Return the array, if the header agrees with it; EncodeError says what does not."""
         if wrong := self._check_part():
             raise EncodeError("Image", *wrong)
         pixels = self.array
@@ -433,11 +450,7 @@ class Image(_Placed, type_name="IMAGE"):
             )  # fmt: skip
         if not pixels.flags.c_contiguous:
             raise EncodeError("Image", "array", "must stay contiguous")
-        if (self.endian == 1) == (sys.byteorder == "big") or pixels.itemsize == 1:
-            if self._pixels is not pixels:
-                self._pixels = pixels
-        else:
-            self._pixels = pixels.byteswap().reshape(-1).view(np.uint8)
+        return pixels
 
     def _state(self) -> Any:
         self._prepare()  # the pixels as an array over the same memory
