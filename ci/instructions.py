@@ -17,7 +17,7 @@ BUDGET = Path(__file__).parent / "instructions.json"
 ROOM = 1.10
 WARM = 20  # repetitions that are not counted: caches fill, bytecode specializes
 SETUP = """
-import os, socket
+import os, socket, time
 import numpy as np, igtl
 from igtl import batch
 pose = np.eye(4, dtype="f4")
@@ -43,6 +43,9 @@ points = igtl.Points.from_arrays(np.zeros((1000, 3)))
 listener = igtl.listen(port=0)
 near = igtl.connect("127.0.0.1", listener.port, hello=False)
 far = listener.accept(timeout=10)
+server = igtl.serve(port=0)
+clients = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(10)]
+while len(server.clients) < 10: time.sleep(0.01)
 """
 WORKS = {
     "TRANSFORM pack": "m.pack()",
@@ -65,12 +68,13 @@ WORKS = {
     "POINT, one of 1000": "points.points[7].position",
     "TRANSFORM through a Protocol": "p.receive_data(wire); p.next_message()",
     "TRANSFORM send and recv": "near.send(m); far.recv()",
+    "TRANSFORM broadcast to 10": "server.broadcast(m)",
     "TRANSFORM unpack in batches of 100": "batch.unpack(run)",
 }
 
 
 def often(work: str) -> int:
-    return 50 if "run" in work or "send" in work else 500
+    return 50 if any(word in work for word in ("run", "send", "broadcast")) else 500
 
 
 def program() -> str:
@@ -80,7 +84,7 @@ def program() -> str:
         # in a function: a global found there costs the same however many there are
         lines.append(f"def work{k}(n):\n    for _ in range(n): {work}")
         lines.append(f"work{k}({WARM}); os.getppid(); work{k}({often(work)}); os.getppid()")
-    return "\n".join([*lines, "near.close(); far.close(); listener.close()"])
+    return "\n".join([*lines, "near.close(); far.close(); listener.close(); server.close()"])
 
 
 def count() -> dict[str, int]:

@@ -5,17 +5,20 @@
 
 Layout of this file: Stats (counters) · Decoder (framing) · Stream (under `igtl.Protocol`) · Flow (under
 the session of a connection) · Line (under `igtl.Link`), and the Lock of it · Waiter (of tasks that
-receive). Messages and frames are those of _core.pyx, whose functions do all that looks into them; bytes
+receive) · Outlet (past the queue of an asyncio connection). Messages and frames are those of _core.pyx, whose functions do all that looks into them; bytes
 are moved by functions that Flow and Line are given.
 
-Rules. An object of these has one owner; only counters take calls from several threads, and lock for it.
+Rules. An object of these has one owner; only counters and outlets take calls from several threads, and
+lock for it.
 """
 
 cimport cython
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.bytes cimport PyBytes_AsString, PyBytes_FromStringAndSize
+from libc.errno cimport EAGAIN, EINTR, errno
 from libc.math cimport INFINITY, fmax, fmin
 from libc.stdint cimport uint8_t, uint64_t
+from libc.stdlib cimport free, malloc
 from libc.string cimport memcmp, memcpy
 
 from igtl._core cimport (
@@ -38,8 +41,26 @@ cdef extern from "pythread.h" nogil:
     PyLockStatus PyThread_acquire_lock_timed(PyThread_type_lock, long long microseconds, int intr_flag)
     void PyThread_release_lock(PyThread_type_lock)
 
+cdef extern from *:
+    """
+    #ifdef _WIN32
+    /* never called: asyncio's sockets are written by the system there */
+    static Py_ssize_t igtl_send_now(int fd, const void* bytes, size_t n) { errno = EBADF; return -1; }
+    #else
+    #include <sys/socket.h>
+    #ifndef MSG_NOSIGNAL
+    #define MSG_NOSIGNAL 0  /* macOS; Python ignores that signal */
+    #endif
+    static Py_ssize_t igtl_send_now(int fd, const void* bytes, size_t n) {
+        return send(fd, bytes, n, MSG_DONTWAIT | MSG_NOSIGNAL);
+    }
+    #endif
+    """
+    Py_ssize_t send_now "igtl_send_now"(int fd, const void*, size_t) nogil
+
 import operator
 from collections import Counter, deque
+from os import strerror
 from time import monotonic
 
 from igtl.errors import EncodeError, MessageTooLarge, ProtocolError, VersionError
@@ -597,10 +618,13 @@ cdef class Stream(Decoder):
     @property
     def version(self):
         """Header version of what is sent now."""
+        return self.current()
+
+    cdef int current(self) noexcept:
         return self.fixed or (2 if self.peer_version == 2 else 1)
 
     cdef int version_for(self, message) except -1:
-        cdef int version = self.fixed or (2 if self.peer_version == 2 else 1)
+        cdef int version = self.current()
         if version == 1 and needs_v2(message):
             raise EncodeError(
                 type(message).__name__, "metadata" if message._meta else "message_id",
@@ -990,3 +1014,185 @@ cdef class Waiter:
         cancelled, self.cancelled = self.cancelled, None
         if cancelled is not None:
             raise cancelled
+
+# ---- past the queue of a connection --------------------------------------------------------------
+
+cdef struct Way:
+    PyThread_type_lock lock     # of all below
+    int fd                      # of the socket; -1: the owner sends by other means
+    bint is_open
+    int posted                  # messages on their way to the owner, which come first
+    int error                   # of the send that failed
+    uint64_t handed             # bytes that the system has taken
+
+cdef struct Passing:
+    Way* way
+    const uint8_t* wire
+    Py_ssize_t size, sent
+
+cdef Py_ssize_t let_pass(Way* way, const uint8_t* wire, Py_ssize_t size, bint post) noexcept nogil:
+    """The bytes of this message that have left. 0: it is for the owner to send, and is counted as on its way
+    there. Fewer than all: the way is shut, and still locked."""
+    cdef Py_ssize_t sent = 0
+    PyThread_acquire_lock_timed(way.lock, -1, 0)
+    if way.is_open and way.fd >= 0 and wire != NULL:
+        sent = send_now(way.fd, wire, size)
+        if sent < 0:
+            if errno != EAGAIN and errno != EINTR:
+                way.error = errno
+            sent = 0
+        way.handed += sent
+        way.is_open = sent == size
+    if sent == 0:
+        way.posted += post
+    if sent == 0 or sent == size:
+        PyThread_release_lock(way.lock)
+    return sent
+
+cdef class Outlet:
+    """The part of `igtl.aio.transport.Connection` that messages pass while nothing waits: straight to the socket,
+    from any thread. The owner is the thread of the event loop, which opens it when nothing waits, and shuts
+    it before it sends anything itself."""
+
+    cdef Stream protocol
+    cdef Way way
+    cdef tuple begun            # a message that has left in part, and how many bytes of it
+    cdef bint ended
+
+    def __cinit__(self):
+        self.way.fd = -1
+        self.way.lock = PyThread_allocate_lock()
+        if self.way.lock == NULL:
+            raise MemoryError
+
+    def __init__(self, Stream protocol not None):
+        self.protocol = protocol
+
+    def __dealloc__(self):
+        if self.way.lock != NULL:
+            PyThread_free_lock(self.way.lock)
+
+    cdef void enter(self) noexcept:
+        with nogil:                     # who holds it may be in a system call
+            PyThread_acquire_lock_timed(self.way.lock, -1, 0)
+
+    cdef void leave(self) noexcept:
+        PyThread_release_lock(self.way.lock)
+
+    @property
+    def is_open(self):
+        """Whether nothing waits."""
+        return self.way.is_open
+
+    @property
+    def passed(self):
+        """Bytes that the system has taken from here."""
+        return self.way.handed
+
+    def open(self, int fd):
+        """Let messages pass to this descriptor, unless some are on their way to the owner. Below 0: none passes,
+        but nothing waits."""
+        self.enter()
+        self.way.fd = fd
+        self.way.is_open = not self.ended and self.way.posted == 0
+        self.leave()
+
+    def shut(self):
+        """Let no more messages pass. Returns what has left in part, as its bytes and how many of them, or None.
+
+        Raises:
+            OSError: the socket has failed.
+        """
+        self.enter()
+        error, self.way.error = self.way.error, 0
+        begun, self.begun = self.begun, None
+        self.way.is_open = False
+        self.leave()
+        if error:
+            raise OSError(error, strerror(error))
+        return begun
+
+    def stay_shut(self):
+        """Do not open again."""
+        self.ended = True
+
+    def arrived(self):
+        """A message that has not passed is at the owner."""
+        self.enter()
+        self.way.posted -= 1
+        self.leave()
+
+    cdef int keep(self, bytes wire, Py_ssize_t sent) except -1:
+        """This message has left in part; the way is locked."""
+        self.begun = wire, sent
+        self.leave()
+        self.resume()
+
+    def pass_now(self, bytes wire not None):
+        """Send a packed message, in the owner's thread; whether it has left, or begun to."""
+        cdef const uint8_t* p = <const uint8_t*>PyBytes_AsString(wire)
+        cdef Py_ssize_t size = len(wire), sent
+        if not self.way.is_open or self.way.fd < 0:
+            return False
+        with nogil:
+            sent = let_pass(&self.way, p, size, False)
+        if sent == size:
+            self.protocol.stats.count_sent(wire, size)
+        elif sent:
+            self.keep(wire, sent)
+        return sent > 0
+
+def least_version(list outlets not None):
+    """The header version that all of these write now; 1 for none."""
+    cdef Outlet outlet
+    for outlet in outlets:
+        if outlet.protocol.current() == 1:
+            return 1
+    return 2 if outlets else 1
+
+def pass_on(list outlets not None, packed):
+    """Send a message through all of these that are open, in any thread. Returns the others, whose owner is to
+    call `arrived` and to send it; what comes later waits for that."""
+    cdef Py_ssize_t k = 0, n = len(outlets)
+    cdef list left = []
+    cdef Outlet outlet
+    cdef Passing* each
+    cdef bytes wire
+    cdef list wires = [None, None, None]    # by header version
+    cdef list needed = []
+    cdef Passing* all = <Passing*>malloc(max(n, 1) * sizeof(Passing))
+    if all == NULL:
+        raise MemoryError
+    try:
+        for k in range(n):
+            outlet = outlets[k]
+            version = outlet.protocol.current()
+            if wires[version] is None:
+                wires[version] = packed.whole(version) or b""   # b"": as it is now, the owner knows what to do
+            wire = wires[version]
+            all[k].way = &outlet.way
+            all[k].size = len(wire)
+            all[k].wire = <const uint8_t*>PyBytes_AsString(wire) if wire else NULL
+            needed.append(wire)
+        k = 0
+        while k < n:
+            with nogil:
+                while k < n:
+                    each = &all[k]
+                    each.sent = let_pass(each.way, each.wire, each.size, True)
+                    k += 1
+                    if 0 < each.sent < each.size:
+                        break
+            each = &all[k - 1]
+            if 0 < each.sent < each.size:
+                outlet = outlets[k - 1]
+                outlet.keep(needed[k - 1], each.sent)
+        for k in range(n):
+            outlet = outlets[k]
+            if all[k].sent == 0:
+                left.append(outlet)
+            elif all[k].sent == all[k].size:
+                outlet.protocol.stats.count_sent(needed[k], all[k].size)
+        return left
+    finally:
+        free(all)
