@@ -5,8 +5,9 @@
 
 Layout of this file: Stats (counters) · Decoder (framing) · Stream (under `igtl.Protocol`) · Flow (under
 the session of a connection) · Line (under `igtl.Link`), and the Lock of it · Waiter (of tasks that
-receive) · Outlet (past the queue of an asyncio connection). Messages and frames are those of _core.pyx, whose functions do all that looks into them; bytes
-are moved by functions that Flow and Line are given.
+receive) · Outlet (past the queue of an asyncio connection). Messages and frames are those of _core.pyx,
+whose functions do all that looks into them; bytes are moved by functions that Flow and Line are given,
+and by Outlet itself.
 
 Rules. An object of these has one owner; only counters and outlets take calls from several threads, and
 lock for it.
@@ -1150,8 +1151,8 @@ def least_version(list outlets not None):
             return 1
     return 2 if outlets else 1
 
-def pass_on(list outlets not None, packed):
-    """Send a message through all of these that are open, in any thread. Returns the others, whose owner is to
+def pass_on(list outlets not None, message):
+    """Send a packed message through all of these that are open, in any thread. Returns the others, whose owner is to
     call `arrived` and to send it; what comes later waits for that."""
     cdef Py_ssize_t k = 0, n = len(outlets)
     cdef list left = []
@@ -1168,7 +1169,7 @@ def pass_on(list outlets not None, packed):
             outlet = outlets[k]
             version = outlet.protocol.current()
             if wires[version] is None:
-                wires[version] = packed.whole(version) or b""   # b"": as it is now, the owner knows what to do
+                wires[version] = message.whole(version) or b""  # b"": the owner sends it, changed
             wire = wires[version]
             all[k].way = &outlet.way
             all[k].size = len(wire)
