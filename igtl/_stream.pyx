@@ -44,6 +44,7 @@ cdef extern from "pythread.h" nogil:
 
 cdef extern from *:
     """
+    #include <errno.h>
     #ifdef _WIN32
     /* never called: asyncio's sockets are written by the system there */
     static Py_ssize_t igtl_send_now(int fd, const void* bytes, size_t n) { errno = EBADF; return -1; }
