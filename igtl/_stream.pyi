@@ -17,7 +17,7 @@ from igtl.session.protocol import Protocol
 from igtl.session.requests import Exchange
 
 _T = TypeVar("_T")
-_O = TypeVar("_O", bound=Outlet)
+_O = TypeVar("_O", bound=Passage)
 
 @final
 class StreamStats:
@@ -255,12 +255,12 @@ class Waiter:
     def result(self) -> None: ...
 
 @disjoint_base
-class Outlet:
+class Passage:
     """The part of an asyncio connection that messages pass while nothing waits.
 
     They go straight to the socket, from any thread. The owner is the thread of the event loop,
     which alone opens and shuts it. `resume` is called, in any thread, when a message has left in
-    part: the owner is to shut the outlet then, and to send the rest.
+    part: the owner is to shut the passage then, and to send the rest.
 
     Args:
         protocol: of the connection.
@@ -281,5 +281,5 @@ class Outlet:
     def arrived(self) -> None: ...
     def pass_now(self, wire: bytes) -> bool: ...
 
-def least_version(outlets: Sequence[Outlet]) -> int: ...
-def pass_on(outlets: list[_O], message: Packed) -> list[_O]: ...
+def least_version(passages: Sequence[Passage]) -> int: ...
+def pass_on(passages: list[_O], message: Packed) -> list[_O]: ...

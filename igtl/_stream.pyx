@@ -5,11 +5,11 @@
 
 Layout of this file: Stats (counters) · Decoder (framing) · Stream (under `igtl.Protocol`) · Flow (under
 the session of a connection) · Line (under `igtl.Link`), and the Lock of it · Waiter (of tasks that
-receive) · Outlet (past the queue of an asyncio connection). Messages and frames are those of _core.pyx,
+receive) · Passage (past the queue of an asyncio connection). Messages and frames are those of _core.pyx,
 whose functions do all that looks into them; bytes are moved by functions that Flow and Line are given,
-and by Outlet itself.
+and by Passage itself.
 
-Rules. An object of these has one owner; only counters and outlets take calls from several threads, and
+Rules. An object of these has one owner; only counters and passages take calls from several threads, and
 lock for it.
 """
 
@@ -1051,7 +1051,7 @@ cdef Py_ssize_t let_pass(Way* way, const uint8_t* wire, Py_ssize_t size, bint po
         PyThread_release_lock(way.lock)
     return sent
 
-cdef class Outlet:
+cdef class Passage:
     """The part of `igtl.aio.transport.Connection` that messages pass while nothing waits: straight to the socket,
     from any thread. The owner is the thread of the event loop, which opens it when nothing waits, and shuts
     it before it sends anything itself."""
@@ -1144,20 +1144,20 @@ cdef class Outlet:
             self.keep(wire, sent)
         return sent > 0
 
-def least_version(list outlets not None):
+def least_version(list passages not None):
     """The header version that all of these write now; 1 for none."""
-    cdef Outlet outlet
-    for outlet in outlets:
-        if outlet.protocol.current() == 1:
+    cdef Passage passage
+    for passage in passages:
+        if passage.protocol.current() == 1:
             return 1
-    return 2 if outlets else 1
+    return 2 if passages else 1
 
-def pass_on(list outlets not None, message):
+def pass_on(list passages not None, message):
     """Send a packed message through all of these that are open, in any thread. Returns the others, whose owner is to
     call `arrived` and to send it; what comes later waits for that."""
-    cdef Py_ssize_t k = 0, n = len(outlets)
+    cdef Py_ssize_t k = 0, n = len(passages)
     cdef list left = []
-    cdef Outlet outlet
+    cdef Passage passage
     cdef Passing* each
     cdef bytes wire
     cdef list wires = [None, None, None]    # by header version
@@ -1167,12 +1167,12 @@ def pass_on(list outlets not None, message):
         raise MemoryError
     try:
         for k in range(n):
-            outlet = outlets[k]
-            version = outlet.protocol.current()
+            passage = passages[k]
+            version = passage.protocol.current()
             if wires[version] is None:
                 wires[version] = message.whole(version) or b""  # b"": the owner sends it, changed
             wire = wires[version]
-            all[k].way = &outlet.way
+            all[k].way = &passage.way
             all[k].size = len(wire)
             all[k].wire = <const uint8_t*>PyBytes_AsString(wire) if wire else NULL
             needed.append(wire)
@@ -1187,14 +1187,14 @@ def pass_on(list outlets not None, message):
                         break
             each = &all[k - 1]
             if 0 < each.sent < each.size:
-                outlet = outlets[k - 1]
-                outlet.keep(needed[k - 1], each.sent)
+                passage = passages[k - 1]
+                passage.keep(needed[k - 1], each.sent)
         for k in range(n):
-            outlet = outlets[k]
+            passage = passages[k]
             if all[k].sent == 0:
-                left.append(outlet)
+                left.append(passage)
             elif all[k].sent == all[k].size:
-                outlet.protocol.stats.count_sent(needed[k], all[k].size)
+                passage.protocol.stats.count_sent(needed[k], all[k].size)
         return left
     finally:
         free(all)

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterable
 
 from igtl._core import Frame
-from igtl._stream import Outlet, pass_on
+from igtl._stream import Passage, pass_on
 from igtl.codec.message import Message
 from igtl.errors import ConnectionClosed, ProtocolError
 from igtl.net.sockets import unsent
@@ -23,7 +23,7 @@ from igtl.session.session import SLICE, Session, closed_by
 _BESIDE = 256 * 1024  # bytes from which a message is compressed in a thread
 
 
-class Sending(Outlet):
+class Sending(Passage):
     """Sends what a session has to send. See `igtl.aio.transport.Connection`.
 
     Attributes:

@@ -16,7 +16,7 @@ import pytest
 
 import igtl
 import igtl.aio
-from igtl._stream import Outlet, least_version, pass_on
+from igtl._stream import Passage, least_version, pass_on
 from igtl.session.packed import Packed
 from tests.test_links import until
 
@@ -27,8 +27,8 @@ WIRE = POSE.pack(version=1)
 NOTED = igtl.Transform(np.eye(4), device_name="Probe", metadata={"a": "b"})
 
 
-class Way(Outlet):
-    """An outlet to one end of a pair of sockets."""
+class Way(Passage):
+    """A passage to one end of a pair of sockets."""
 
     def __init__(self, *, version: Any = "auto") -> None:
         self.protocol = igtl.Protocol(version=version)
