@@ -17,7 +17,7 @@ BUDGET = Path(__file__).parent / "instructions.json"
 ROOM = 1.10
 WARM = 20  # repetitions that are not counted: caches fill, bytecode specializes
 SETUP = """
-import os, socket
+import os, socket, time
 import numpy as np, igtl
 from igtl import batch
 pose = np.eye(4, dtype="f4")
@@ -45,6 +45,9 @@ near = igtl.connect("127.0.0.1", listener.port, hello=False)
 far = listener.accept(timeout=10)
 inlet = igtl.udp.Receiver(0)
 outlet = igtl.udp.Sender("127.0.0.1", inlet.port)
+server = igtl.serve(port=0)
+clients = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(10)]
+while len(server.clients) < 10: time.sleep(0.01)
 """
 WORKS = {
     "TRANSFORM pack": "m.pack()",
@@ -68,12 +71,13 @@ WORKS = {
     "TRANSFORM through a Protocol": "p.receive_data(wire); p.next_message()",
     "TRANSFORM send and recv": "near.send(m); far.recv()",
     "TRANSFORM UDP send and recv": "outlet.send(m); inlet.recv()",
+    "TRANSFORM broadcast to 10": "server.broadcast(m)",
     "TRANSFORM unpack in batches of 100": "batch.unpack(run)",
 }
 
 
 def often(work: str) -> int:
-    return 50 if "run" in work or "send" in work else 500
+    return 50 if any(word in work for word in ("run", "send", "broadcast")) else 500
 
 
 def program() -> str:
@@ -84,7 +88,11 @@ def program() -> str:
         lines.append(f"def work{k}(n):\n    for _ in range(n): {work}")
         lines.append(f"work{k}({WARM}); os.getppid(); work{k}({often(work)}); os.getppid()")
     return "\n".join(
-        [*lines, "near.close(); far.close(); listener.close(); inlet.close(); outlet.close()"]
+        [
+            *lines,
+            "near.close(); far.close(); listener.close()",
+            "inlet.close(); outlet.close(); server.close()",
+        ]
     )
 
 

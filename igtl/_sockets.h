@@ -17,6 +17,7 @@
 
 #define igtl_recv(fd, p, room) (-1)
 #define igtl_send(fd, p, size) (-1)
+#define igtl_send_now(fd, p, size) (-1)
 #define igtl_poll(fd, milliseconds) (-1)
 
 #else
@@ -34,6 +35,17 @@ static inline ptrdiff_t igtl_recv(int fd, void *p, size_t room)
 static inline ptrdiff_t igtl_send(int fd, const void *p, size_t size)
 {
     ptrdiff_t n = send(fd, p, size, 0);
+    return n < 0 ? -errno : n;
+}
+
+#ifndef MSG_NOSIGNAL
+#define MSG_NOSIGNAL 0 /* macOS; Python ignores that signal */
+#endif
+
+/* As igtl_send, but it never waits. */
+static inline ptrdiff_t igtl_send_now(int fd, const void *p, size_t size)
+{
+    ptrdiff_t n = send(fd, p, size, MSG_DONTWAIT | MSG_NOSIGNAL);
     return n < 0 ? -errno : n;
 }
 

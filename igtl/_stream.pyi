@@ -2,7 +2,7 @@
 
 from asyncio import AbstractEventLoop
 from collections import Counter, OrderedDict, deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from socket import socket
 from typing import Any, Literal, Self, TypeVar, final, overload
 
@@ -13,11 +13,13 @@ from igtl.codec.message import Message
 from igtl.options import CRCPolicy, LinkOptions
 from igtl.session import inbox
 from igtl.session.inbox import Wanted
+from igtl.session.packed import Packed
 from igtl.session.protocol import Protocol
 from igtl.session.requests import Exchange
 
 _M = TypeVar("_M", bound=Message)
 _T = TypeVar("_T")
+_O = TypeVar("_O", bound=Passage)
 
 @final
 class StreamStats:
@@ -261,6 +263,36 @@ class Waiter:
     def add_done_callback(self, fn: Callable[[Any], object], *, context: Any) -> None: ...
     def cancel(self, msg: Any = None) -> bool: ...
     def result(self) -> None: ...
+
+@disjoint_base
+class Passage:
+    """The part of an asyncio connection that messages pass while nothing waits.
+
+    They go straight to the socket, from any thread. The owner is the thread of the event loop,
+    which alone opens and shuts it. `resume` is called, in any thread, when a message has left in
+    part: the owner is to shut the passage then, and to send the rest.
+
+    Args:
+        protocol: of the connection.
+
+    Attributes:
+        is_open: whether nothing waits.
+        passed: bytes that the system has taken from here.
+    """
+
+    def __init__(self, protocol: Stream) -> None: ...
+    @property
+    def is_open(self) -> bool: ...
+    @property
+    def passed(self) -> int: ...
+    def open(self, fd: int) -> None: ...
+    def shut(self) -> tuple[bytes, int] | None: ...
+    def stay_shut(self) -> None: ...
+    def arrived(self) -> None: ...
+    def pass_now(self, wire: bytes) -> bool: ...
+
+def least_version(passages: Sequence[Passage]) -> int: ...
+def pass_on(passages: list[_O], message: Packed) -> list[_O]: ...
 
 MAX_DATAGRAM: int
 

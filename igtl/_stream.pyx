@@ -5,21 +5,24 @@
 
 Layout of this file: the system (clock, sockets) · Stats (counters) · Decoder (framing) · Stream (under
 `igtl.Protocol`) · Flow (under the session of a connection) · Line (under `igtl.Link`), and the Lock of it ·
-Waiter (of tasks that receive) · Outlet and Inlet (under the senders and receivers of datagrams). Messages and
-frames are those of _core.pyx, whose functions do all that looks into them. Line moves the bytes of a plain
-socket itself, and all others by the transport that it is given; datagrams pass by the functions of _sockets.h.
+Waiter (of tasks that receive) · Passage (past the queue of an asyncio connection) · Outlet and Inlet (under the
+senders and receivers of datagrams). Messages and frames are those of _core.pyx, whose functions do all that
+looks into them. Line and Passage move the bytes of a plain socket themselves, and all others by the transport
+that they are given; datagrams pass by the functions of _sockets.h.
 
-Rules. An object of these has one owner; only counters take calls from several threads, and lock for it.
+Rules. An object of these has one owner; only counters and passages take calls from several threads, and
+lock for it.
 """
 
 cimport cython
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.bytes cimport PyBytes_AsString, PyBytes_FromStringAndSize
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
-from libc.errno cimport EBADF, EINTR
+from libc.errno cimport EAGAIN, EBADF, EINTR
 from libc.limits cimport INT_MAX
 from libc.math cimport INFINITY, ceil, fmax, fmin
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport free, malloc
 from libc.string cimport memcmp, memcpy
 
 from igtl._core cimport (
@@ -45,6 +48,7 @@ cdef extern from "pythread.h" nogil:
 cdef extern from "_sockets.h" nogil:
     Py_ssize_t igtl_recv(int fd, void* to, size_t room)
     Py_ssize_t igtl_send(int fd, const void* p, size_t n)
+    Py_ssize_t igtl_send_now(int fd, const void* p, size_t n)
     int igtl_poll(int fd, int milliseconds)
     bint igtl_monotonic(double* seconds)
 
@@ -722,10 +726,13 @@ cdef class Stream(Decoder):
     @property
     def version(self):
         """Header version of what is sent now."""
+        return self.current()
+
+    cdef int current(self) noexcept:
         return self.fixed or (2 if self.peer_version == 2 else 1)
 
     cdef int version_for(self, message) except -1:
-        cdef int version = self.fixed or (2 if self.peer_version == 2 else 1)
+        cdef int version = self.current()
         if version == 1 and needs_v2(message):
             raise EncodeError(
                 type(message).__name__, "metadata" if message._meta else "message_id",
@@ -1194,6 +1201,188 @@ cdef class Waiter:
         cancelled, self.cancelled = self.cancelled, None
         if cancelled is not None:
             raise cancelled
+
+# ---- past the queue of a connection --------------------------------------------------------------
+
+cdef struct Way:
+    PyThread_type_lock lock     # of all below
+    int fd                      # of the socket; -1: the owner sends by other means
+    bint is_open
+    int posted                  # messages on their way to the owner, which come first
+    int error                   # of the send that failed
+    uint64_t handed             # bytes that the system has taken
+
+cdef struct Passing:
+    Way* way
+    const uint8_t* wire
+    Py_ssize_t size, sent
+
+cdef Py_ssize_t let_pass(Way* way, const uint8_t* wire, Py_ssize_t size, bint post) noexcept nogil:
+    """The bytes of this message that have left. 0: it is for the owner to send, and is counted as on its way
+    there. Fewer than all: the way is shut, and still locked."""
+    cdef Py_ssize_t sent = 0
+    PyThread_acquire_lock_timed(way.lock, -1, 0)
+    if way.is_open and way.fd >= 0 and wire != NULL:
+        sent = igtl_send_now(way.fd, wire, size)
+        if sent < 0:
+            if sent != -EAGAIN and sent != -EINTR:
+                way.error = <int>-sent
+            sent = 0
+        way.handed += sent
+        way.is_open = sent == size
+    if sent == 0:
+        way.posted += post
+    if sent == 0 or sent == size:
+        PyThread_release_lock(way.lock)
+    return sent
+
+cdef class Passage:
+    """The part of `igtl.aio.transport.Connection` that messages pass while nothing waits: straight to the socket,
+    from any thread. The owner is the thread of the event loop, which opens it when nothing waits, and shuts
+    it before it sends anything itself."""
+
+    cdef Stream protocol
+    cdef Way way
+    cdef tuple begun            # a message that has left in part, and how many bytes of it
+    cdef bint ended
+
+    def __cinit__(self):
+        self.way.fd = -1
+        self.way.lock = PyThread_allocate_lock()
+        if self.way.lock == NULL:
+            raise MemoryError
+
+    def __init__(self, Stream protocol not None):
+        self.protocol = protocol
+
+    def __dealloc__(self):
+        if self.way.lock != NULL:
+            PyThread_free_lock(self.way.lock)
+
+    cdef void enter(self) noexcept:
+        with nogil:                     # who holds it may be in a system call
+            PyThread_acquire_lock_timed(self.way.lock, -1, 0)
+
+    cdef void leave(self) noexcept:
+        PyThread_release_lock(self.way.lock)
+
+    @property
+    def is_open(self):
+        """Whether nothing waits."""
+        return self.way.is_open
+
+    @property
+    def passed(self):
+        """Bytes that the system has taken from here."""
+        return self.way.handed
+
+    def open(self, int fd):
+        """Let messages pass to this descriptor, unless some are on their way to the owner. Below 0: none passes,
+        but nothing waits."""
+        self.enter()
+        self.way.fd = fd
+        self.way.is_open = not self.ended and self.way.posted == 0
+        self.leave()
+
+    def shut(self):
+        """Let no more messages pass. Returns what has left in part, as its bytes and how many of them, or None.
+
+        Raises:
+            OSError: the socket has failed.
+        """
+        self.enter()
+        error, self.way.error = self.way.error, 0
+        begun, self.begun = self.begun, None
+        self.way.is_open = False
+        self.leave()
+        if error:
+            raise OSError(error, strerror(error))
+        return begun
+
+    def stay_shut(self):
+        """Do not open again."""
+        self.ended = True
+
+    def arrived(self):
+        """A message that has not passed is at the owner."""
+        self.enter()
+        self.way.posted -= 1
+        self.leave()
+
+    cdef int keep(self, bytes wire, Py_ssize_t sent) except -1:
+        """This message has left in part; the way is locked."""
+        self.begun = wire, sent
+        self.leave()
+        self.resume()
+
+    def pass_now(self, bytes wire not None):
+        """Send a packed message, in the owner's thread; whether it has left, or begun to."""
+        cdef const uint8_t* p = <const uint8_t*>PyBytes_AsString(wire)
+        cdef Py_ssize_t size = len(wire), sent
+        if not self.way.is_open or self.way.fd < 0:
+            return False
+        with nogil:
+            sent = let_pass(&self.way, p, size, False)
+        if sent == size:
+            self.protocol.stats.count_sent(wire, size)
+        elif sent:
+            self.keep(wire, sent)
+        return sent > 0
+
+def least_version(list passages not None):
+    """The header version that all of these write now; 1 for none."""
+    cdef Passage passage
+    for passage in passages:
+        if passage.protocol.current() == 1:
+            return 1
+    return 2 if passages else 1
+
+def pass_on(list passages not None, message):
+    """Send a packed message through all of these that are open, in any thread. Returns the others, whose owner is to
+    call `arrived` and to send it; what comes later waits for that."""
+    cdef Py_ssize_t k = 0, n = len(passages)
+    cdef list left = []
+    cdef Passage passage
+    cdef Passing* each
+    cdef bytes wire
+    cdef list wires = [None, None, None]    # by header version
+    cdef list needed = []
+    cdef Passing* all = <Passing*>malloc(max(n, 1) * sizeof(Passing))
+    if all == NULL:
+        raise MemoryError
+    try:
+        for k in range(n):
+            passage = passages[k]
+            version = passage.protocol.current()
+            if wires[version] is None:
+                wires[version] = message.whole(version) or b""  # b"": the owner sends it, changed
+            wire = wires[version]
+            all[k].way = &passage.way
+            all[k].size = len(wire)
+            all[k].wire = <const uint8_t*>PyBytes_AsString(wire) if wire else NULL
+            needed.append(wire)
+        k = 0
+        while k < n:
+            with nogil:
+                while k < n:
+                    each = &all[k]
+                    each.sent = let_pass(each.way, each.wire, each.size, True)
+                    k += 1
+                    if 0 < each.sent < each.size:
+                        break
+            each = &all[k - 1]
+            if 0 < each.sent < each.size:
+                passage = passages[k - 1]
+                passage.keep(needed[k - 1], each.sent)
+        for k in range(n):
+            passage = passages[k]
+            if all[k].sent == 0:
+                left.append(passage)
+            elif all[k].sent == all[k].size:
+                passage.protocol.stats.count_sent(needed[k], all[k].size)
+        return left
+    finally:
+        free(all)
 
 # ---- datagrams ----------------------------------------------------------------------------------
 

@@ -1175,7 +1175,7 @@ def test_who_comes_between_packing_and_delivery_gets_its_header_version(
         with igtl.connect(port=server.port) as old:
             until(lambda: len(server.clients) == 2)
             loop = server.server._io.loop if kind == "sync" else server.loop.loop
-            loop.call_soon_threadsafe(inner.deliver_now, packed)
+            loop.call_soon_threadsafe(lambda: inner.deliver_now(packed, inner.pass_on(packed)))
             got, whole = old.recv(igtl.String, timeout=20), new.recv(igtl.String, timeout=20)
         assert (got.header_version, got.string) == (2 if as_frame else 1, "x")
         assert (whole.header_version, dict(whole.metadata), whole.message_id) == (2, {"a": "b"}, 3)

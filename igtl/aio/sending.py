@@ -1,14 +1,18 @@
 """The sending half of a connection in asyncio.
 
-From the outbox of a session, through its layer, to the transport.
+From the outbox of a session, through its layer, to the transport; and past all of them, straight to
+the socket, while nothing waits. Only the latter happens in other threads too.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
+from collections.abc import Iterable
 
 from igtl._core import Frame
+from igtl._stream import Passage, pass_on
 from igtl.codec.message import Message
 from igtl.errors import ConnectionClosed, ProtocolError
 from igtl.net.sockets import unsent
@@ -19,7 +23,7 @@ from igtl.session.session import SLICE, Session, closed_by
 _BESIDE = 256 * 1024  # bytes from which a message is compressed in a thread
 
 
-class Sending:
+class Sending(Passage):
     """Sends what a session has to send. See `igtl.aio.transport.Connection`.
 
     Attributes:
@@ -29,12 +33,14 @@ class Sending:
     transport: asyncio.Transport
 
     def __init__(self, session: Session, layer: Layer | None) -> None:
+        super().__init__(session.protocol)
         self.session = session
         self.layer = layer
         self._loop = asyncio.get_running_loop()
         self._ready: asyncio.Future[None] = self._loop.create_future()  # after a handshake
         self._lost: asyncio.Future[None] = self._loop.create_future()
-        self._straight = False  # the next message goes to the transport, past the outbox
+        self._descriptor = -1  # of the socket, if messages may be written to it past the transport
+        self._broken: OSError | None = None  # the socket, when that was done
         self._full = False  # the transport asked for a pause
         self._finishing = False  # this end has said that nothing more comes
         self._handed = 0  # bytes
@@ -46,13 +52,17 @@ class Sending:
     def pause_writing(self) -> None:
         """Note that the transport asks for a pause; asyncio calls this."""
         self._full = True
-        self._straight = False
 
     def resume_writing(self) -> None:
         """Send again; asyncio calls this."""
         self._full = False
         # asyncio calls this from within its own write, and does not expect another one there
         self._loop.call_soon(self.flush)
+
+    def resume(self) -> None:
+        """Send what has left in part; in any thread."""
+        with contextlib.suppress(RuntimeError):  # the loop is closed, and everything with it
+            self._loop.call_soon_threadsafe(self.flush)
 
     def _send_layer(self) -> None:
         """Send what the layer has to send of its own."""
@@ -96,7 +106,9 @@ class Sending:
 
         Returns whether it was handed over.
         """
-        if not self._straight or len(wire) > SLICE or self.transport.is_closing():
+        if self.pass_now(wire):
+            return True
+        if not self.is_open or len(wire) > SLICE or self.transport.is_closing():
             return False
         if not self._write(wire):
             return False
@@ -110,16 +122,38 @@ class Sending:
         """
         protocol = self.session.protocol
         if (
-            self._straight
-            and not packed.form(protocol.version).lost
+            self.is_open
+            and packed.whole(protocol.version) is not None
             and self.put_now(packed.wire_for(protocol))
         ):
             return
+        self._queue(packed)
+        self.flush()
+
+    def _queue(self, packed: Packed) -> None:
         if self.is_over or self._finishing:
             self.session.protocol.stats.count_dropped(packed.wire, "disconnected")
             return
-        self._straight = False
+        self.take_over()
         self.session.put(packed)
+
+    def pass_on(self, packed: Packed) -> bool:
+        """Send a packed message at once if nothing waits, in any thread.
+
+        Returns whether that was done; else give it to `put_left`, in the thread of the loop.
+        """
+        return not pass_on([self], packed)
+
+    def put_left(self, packed: Packed) -> None:
+        """As `put`, of a message that `pass_on` has left."""
+        self.arrived()
+        self.put(packed)
+
+    def put_first(self, waiting: Iterable[Packed]) -> None:
+        """Send these, between `take_over` and what other threads have sent since then."""
+        for packed in waiting:
+            self._queue(packed)
+            self._hand_on()
         self.flush()
 
     async def send(
@@ -198,6 +232,28 @@ class Sending:
 
     def flush(self) -> None:
         """Hand on what waits, until the transport asks for a pause."""
+        self.take_over()
+        self._hand_on()
+        if (
+            self._may_send
+            and not (self._full or self.is_over or self.session.has_more)
+            and not self._putting.locked()  # who waits for room comes first
+        ):
+            self.open(self._descriptor)
+        self._wake_room()
+
+    def take_over(self) -> None:
+        """From here on this thread alone sends, until it flushes."""
+        try:
+            begun = self.shut()
+        except OSError as error:
+            self._broken = error
+            self.transport.abort()
+        else:
+            if begun is not None:
+                self.session.begun(*begun)
+
+    def _hand_on(self) -> None:
         session = self.session
         if self.layer is not None and not self._full:
             self._send_layer()
@@ -209,10 +265,6 @@ class Sending:
             if not self._write(piece):
                 break
             session.sent(len(piece))
-        self._straight = self._may_send and not (
-            self._full or self._finishing or self.is_over or session.has_more
-        )
-        self._wake_room()
 
     def _flush_later(self) -> None:
         """Send what waits for the peer's header version when the time for that has passed."""
@@ -245,10 +297,11 @@ class Sending:
 
         Bytes that this end's system has taken, where it does not tell.
         """
+        handed = self._handed + self.passed
         if self._lost.done() or self._is_closing:
-            return self._handed
+            return handed
         sock = self.transport.get_extra_info("socket")
-        return self._handed - self._buffered - unsent(sock)
+        return handed - self._buffered - unsent(sock)
 
     @property
     def is_lost(self) -> bool:

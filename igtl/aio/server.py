@@ -16,6 +16,7 @@ from typing import Any, Self, Unpack
 
 from igtl import _core
 from igtl._core import Frame
+from igtl._stream import least_version, pass_on
 from igtl.aio.accepting import Accepting
 from igtl.aio.answers import Answers, Runner
 from igtl.aio.link import Opening
@@ -50,6 +51,7 @@ class Server(Answers):
         self.refused: Counter[str] = Counter()
         self.gone: Counter[str] = Counter()
         self.peers: dict[int, Peer] = {}
+        self._connections: dict[int, Connection] = {}  # theirs
         self._allow = AllowList(options.allow)
         self._ids = itertools.count(1)
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -108,13 +110,21 @@ class Server(Answers):
         if self._compressing.locked() or self.compresses:
             async with self._compressing:  # what is sent later stays behind it
                 await asyncio.to_thread(self.compress, packed)
-                return await self.deliver(packed)
-        return await self.deliver(packed)
+                return await self._broadcast(packed)
+        return await self._broadcast(packed)
+
+    async def _broadcast(self, packed: Packed) -> int:
+        count = len(self._connections)
+        if left := self.pass_on(packed):
+            count += await self.deliver(packed, left) - len(left)
+        return count
 
     @property
     def compresses(self) -> bool:
         """Whether any client takes compressed messages."""
-        return any(peer.session.protocol.peer_takes for peer in self.clients)
+        return self.options.compression is not False and any(
+            peer.session.protocol.peer_takes for peer in self.clients
+        )
 
     def compress(self, packed: Packed) -> None:
         """Make the forms that the clients will want, for example in a thread."""
@@ -127,29 +137,38 @@ class Server(Answers):
             packed = Packed.of(message)
         else:
             # what a client's version cannot hold is left out when it leaves
-            modern = bool(self.peers) and all(p.header_version == 2 for p in self.clients)
-            version = 2 if modern or _core.needs_v2(message) else 1
+            least = least_version(list(self._connections.values()))
+            version = 2 if _core.needs_v2(message) else least
             wire = _core.packed_for(message, version, crc=crc, cut_name=self.options.cut_names)
             packed = Packed(wire)
         if latch:
             self._latched[packed.stream] = packed
         return packed
 
-    async def deliver(self, packed: Packed) -> int:
-        """Queue a packed message to all clients, under the policy."""
-        if self.options.policy != "block":
-            return self.deliver_now(packed)
-        peers = [peer for peer in self.clients if not peer.connection.is_over]
-        waits = [peer.connection.put_wait(packed, None) for peer in peers]
-        await asyncio.gather(*waits, return_exceptions=True)  # some may leave meanwhile
-        return len(peers)
+    def pass_on(self, packed: Packed) -> list[Connection]:
+        """Send a packed message to the clients for whom nothing waits, at once, in any thread.
 
-    def deliver_now(self, packed: Packed) -> int:
+        Returns the others, for `deliver`.
+        """
+        return pass_on(list(self._connections.values()), packed)
+
+    async def deliver(self, packed: Packed, left: list[Connection]) -> int:
+        """Queue a packed message to those that `pass_on` has left, under the policy.
+
+        Returns to how many: some may leave meanwhile.
+        """
+        if self.options.policy != "block":
+            return self.deliver_now(packed, left)
+        waits = [each.put_wait(packed, None) for each in _there(left)]
+        await asyncio.gather(*waits, return_exceptions=True)
+        return len(waits)
+
+    def deliver_now(self, packed: Packed, left: list[Connection]) -> int:
         """As `deliver`, without waiting for room."""
-        peers = [peer for peer in self.clients if not peer.connection.is_over]
-        for peer in peers:
-            peer.connection.put(packed)
-        return len(peers)
+        there = _there(left)
+        for connection in there:
+            connection.put(packed)
+        return len(there)
 
     def peer_of(self, client: int) -> Peer:
         """See `igtl.Server.peer_of`."""
@@ -224,10 +243,11 @@ class Server(Answers):
             },
             self._left,
         )  # fmt: skip
+        connection.take_over()
         self.peers[peer.id] = peer
+        self._connections[peer.id] = connection
         log(logging.INFO, "%s connected", peer.peer, peer=peer.peer)
-        for packed in list(self._latched.values()):
-            connection.put(packed)
+        connection.put_first(list(self._latched.values()))
         self._start_task(self._serve(peer), "igtl peer")
 
     async def _serve(self, peer: Peer) -> None:
@@ -256,6 +276,7 @@ class Server(Answers):
 
         Its handlers may go on for a while.
         """
+        self._connections.pop(peer.id, None)
         if self.peers.pop(peer.id, None) is not None:
             self.gone[peer.gone] += 1
 
@@ -272,6 +293,13 @@ class Server(Answers):
                     peer.gone = cause
                     log(logging.WARNING, "%s", peer.close_reason, peer=peer.peer, cause=cause)
             sum_up()
+
+
+def _there(left: list[Connection]) -> list[Connection]:
+    """Take over what was passed on to these; return those that still take something."""
+    for connection in left:
+        connection.arrived()
+    return [connection for connection in left if not connection.is_over]
 
 
 def cause_of(reason: Exception | None) -> str:

@@ -93,6 +93,8 @@ class Connection(Sending, asyncio.BufferedProtocol):
         with contextlib.suppress(OSError):  # the peer has gone already; reading will say so
             tune(transport.get_extra_info("socket"), self._keepalive, unsent_low=_UNSENT)
         session = self.session
+        if self._writes_past(transport):
+            self._descriptor = transport.get_extra_info("socket").fileno()
         session.local = address_of(transport.get_extra_info("sockname"))
         if session.protocol.peer is None:
             peer = address_of(transport.get_extra_info("peername"))
@@ -102,6 +104,19 @@ class Connection(Sending, asyncio.BufferedProtocol):
         else:
             self.layer.begin()
             self._send_layer()
+
+    def _writes_past(self, transport: asyncio.BaseTransport) -> bool:
+        """Return whether bytes of messages may be written to the socket past this transport.
+
+        Those of asyncio that look for readiness close it after `connection_lost`, when no thread
+        uses it any more. uvloop closes it before, and Windows writes to it by itself.
+        """
+        return (
+            self.layer is None
+            and not isinstance(self.session.protocol, CompressingProtocol)
+            and isinstance(self._loop, asyncio.SelectorEventLoop)
+            and sys.platform != "win32"
+        )
 
     def _begin(self) -> None:
         if not self._ready.done():
@@ -140,6 +155,9 @@ class Connection(Sending, asyncio.BufferedProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """End the session; asyncio calls this."""
         session = self.session
+        self.stay_shut()
+        self.take_over()
+        exc = exc or self._broken
         error = exc or ConnectionResetError(f"the peer hung up during the {self._shaking}")
         if isinstance(exc, ConnectionError):
             self._read_rest()
@@ -152,7 +170,6 @@ class Connection(Sending, asyncio.BufferedProtocol):
         if not self._ready.done():
             self._fail_handshake(error)
         session.give_up("disconnected")
-        self._straight = False
         if not self._lost.done():
             self._lost.set_result(None)
         if self._later is not None:
@@ -340,12 +357,15 @@ class Connection(Sending, asyncio.BufferedProtocol):
         if not hasattr(self, "transport"):
             return
         self._discarding = discard
+        self.stay_shut()  # what other threads send from here on goes through this one
+        self.take_over()
+        self.flush()
         sock = self.transport.get_extra_info("socket")
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout):
                 await self._until(lambda: self.idle and not unsent(sock), discard)
                 if not self.is_over:
-                    self._finishing, self._straight = True, False
+                    self._finishing = True
                     self._send_closing()
                 if not discard and not self._is_closing:
                     with contextlib.suppress(OSError):  # the peer has just reset it

@@ -83,21 +83,28 @@ class Loop:
         """Whether the thread is one of this process: a forked child has none."""
         return os.getpid() == self._process
 
-    def _check_process(self) -> None:
+    def check(self) -> None:
+        """Check that the thread is there.
+
+        Raises:
+            RuntimeError: it is in the process that this one was forked from.
+            ConnectionClosed: it has ended.
+        """
         if not self.is_here:
             raise RuntimeError("this server belongs to the process that this one was forked from")
+        if self.loop.is_closed():
+            raise ConnectionClosed("this server was closed")
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine there and wait for it."""
         try:
-            self._check_process()
+            self.check()
             if threading.current_thread() is self.thread:
                 raise RuntimeError("this would wait for the I/O thread in the I/O thread: await it")
             future = asyncio.run_coroutine_threadsafe(work, self.loop)
-        except RuntimeError as error:
+        except (RuntimeError, ConnectionClosed) as error:
             work.close()
-            if self.loop.is_closed():
-                raise ConnectionClosed("this server was closed") from None
+            self.check()
             raise error from None
         try:
             return _result(future)
@@ -109,7 +116,7 @@ class Loop:
 
     def post(self, work: Callable[[], Any]) -> None:
         """Call something there soon, in the order of the calls; in the I/O thread, now."""
-        self._check_process()
+        self.check()
         if threading.current_thread() is self.thread:
             work()
             return

@@ -46,13 +46,17 @@ class Peer(PeerBase, Asking):
             EncodeError: the message cannot be sent to it as it is.
             ConnectionClosed: it is gone.
         """
+        self._io.check()
         connection = self._peer.connection
         packed = self._peer.session.pack(message, crc=crc)
+        if connection.pass_on(packed):
+            return
         outbox = self._peer.session.outbox
         if outbox is None or outbox.policy == "block" or connection.is_over:
+            connection.arrived()
             self._io.run(connection.put_wait(packed, None))
         else:
-            self._io.post(lambda: connection.put(packed))
+            self._io.post(lambda: connection.put_left(packed))
 
     def request(self, exchange: Exchange, timeout: float | None) -> Message:
         """Send a request to this client and wait for its answer."""
@@ -113,13 +117,16 @@ class Server(ServerBase):
                 this type and device name takes its place.
             crc: False writes 0 in its place.
         """
-        packed = self._server.pack(message, latch=latch, crc=crc)
-        if self._server.compresses:
-            self._server.compress(packed)  # here, not in the I/O thread
-        if self._server.options.policy == "block":
-            self._io.run(self._server.deliver(packed))
-        else:
-            self._io.post(lambda: self._server.deliver_now(packed))
+        self._io.check()
+        server = self._server
+        packed = server.pack(message, latch=latch, crc=crc)
+        if server.compresses:
+            server.compress(packed)  # here, not in the I/O thread
+        left = server.pass_on(packed)
+        if left and server.options.policy == "block":
+            self._io.run(server.deliver(packed, left))
+        elif left:
+            self._io.post(lambda: server.deliver_now(packed, left))
 
     def peer_of(self, client: int) -> Peer:
         """Return the client with this id; raise KeyError if there is none."""

@@ -73,15 +73,13 @@ class Packed:
         as_it_is: it goes to every peer in this very form, as a relayed frame does.
 
     Attributes:
-        stream: type and device name, which lanes and policies go by.
         size: its bytes, as bounds count them.
     """
 
-    __slots__ = ("_as_it_is", "_compressed", "_forms", "size", "stream")
+    __slots__ = ("_as_it_is", "_compressed", "_forms", "size")
 
     def __init__(self, wire: bytes, *, as_it_is: bool = False) -> None:
         self.size = len(wire)
-        self.stream = stream_of(wire)
         self._as_it_is = as_it_is
         version = int.from_bytes(wire[:2], "big") or 1
         self._forms: dict[int, Form] = {version: Form(wire)}
@@ -91,6 +89,11 @@ class Packed:
     def of(cls, frame: Frame) -> Packed:
         """Return a frame that is sent on as it came."""
         return cls(bytes(frame.data), as_it_is=True)
+
+    @property
+    def stream(self) -> bytes:
+        """Type and device name, which lanes and policies go by."""
+        return stream_of(self.wire)
 
     @property
     def wire(self) -> bytes:
@@ -105,6 +108,11 @@ class Packed:
         if form is None:
             form = self._forms[version] = in_version(self.wire, version)
         return form
+
+    def whole(self, version: int) -> bytes | None:
+        """Return its bytes in this header version; None where that cannot hold all of it."""
+        form = self.form(version)
+        return None if form.lost else form.wire
 
     def wire_for(self, protocol: Protocol) -> bytes:
         """Return the bytes that the peer of this protocol gets, compressed if it takes that.

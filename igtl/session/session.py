@@ -393,6 +393,11 @@ class Session(Flow):
         wire: Any = leaving.obj
         self.protocol.stats.count_sent(wire, len(wire))
 
+    def begun(self, wire: bytes, n: int) -> None:
+        """Note that the driver has sent n bytes of a message itself, while nothing was leaving."""
+        self._packed = Packed(wire, as_it_is=True)
+        self._leaving = memoryview(wire)[n:]
+
     def take_back(self) -> Packed | None:
         """Return the message that has not left whole, or None: the connection ended before."""
         packed, self._packed, self._leaving = self._packed, None, None

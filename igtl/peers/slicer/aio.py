@@ -36,14 +36,15 @@ class Slicer(Talking):
 
     def _publish(self, message: Message | Frame, *, latch: bool) -> None:
         packed = self.server.pack(message, latch=latch, crc=True)
+        left = self.server.pass_on(packed)
         try:
             here = asyncio.get_running_loop() is self._loop
         except RuntimeError:
             here = False
         if here:
-            self.server.deliver_now(packed)
+            self.server.deliver_now(packed, left)
         else:  # a frame that was encoded in a thread, for example
-            self._loop.call_soon_threadsafe(self.server.deliver_now, packed)
+            self._loop.call_soon_threadsafe(self.server.deliver_now, packed, left)
 
     def _run(self, handler: Handler) -> None:
         self._tasks.append(self._loop.create_task(run(self.call_handler(handler))))
