@@ -1441,9 +1441,11 @@ cdef class Socket:
         self._closed = True
         left = self.using.take(LEAVES)
         self.fd = -1
-        self._sock.close()
-        if left:
-            self.using.give()
+        try:
+            self._sock.close()
+        finally:
+            if left:
+                self.using.give()
 
     def __enter__(self):
         return self
