@@ -100,6 +100,7 @@ def slicer() -> Slicer:
 def programs() -> Path:
     """Folder of the built programs of the official C++ library. IGTL_CPP_PROGRAMS names the folder of
     another version (interop/README.md)."""
+    from interop import build
     from tests import cpp
 
     if other := os.environ.get("IGTL_CPP_PROGRAMS"):
@@ -116,10 +117,9 @@ def programs() -> Path:
     if not Path("/usr/include/nlohmann").is_dir():
         missing_peer("Debian's nlohmann-json3-dev")
     # one build at a time, whichever processes run tests
-    make = ["flock", str(cpp.INTEROP / "Makefile"), "make", "-C", str(cpp.INTEROP), "-j2"]
-    made = subprocess.run(make, capture_output=True, text=True)
-    assert made.returncode == 0, made.stderr
-    return cpp.INTEROP / "build"
+    make = ["flock", cpp.INTEROP / "Makefile", "make", "-C", cpp.INTEROP, "-j2"]
+    build.run(build.BUILD / "make.log", *make)
+    return build.BUILD
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
