@@ -71,6 +71,12 @@ def test_the_same_pythons_everywhere() -> None:
     assert re.findall(r"- (3\.\d+)\.", variants) == PYTHONS
 
 
+def test_the_source_distribution_has_the_tests_that_wheels_are_tested_with() -> None:
+    grafted = re.findall(r"^graft (.+)$", (ROOT / "MANIFEST.in").read_text("utf-8"), re.M)
+    wheels = PYPROJECT["tool"]["cibuildwheel"]["test-sources"]
+    assert {*grafted, "pyproject.toml"} == set(wheels)
+
+
 def test_what_releasing_tells_to_run_is_there() -> None:
     text = (ROOT / "RELEASING.md").read_text("utf-8")
     scripts = set(re.findall(r"^ +((?:\.ci|ci|interop)/[\w-]+)", text, re.M))
