@@ -136,14 +136,17 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
 
 
 def skipped(missing: Mapping[str, int]) -> str:
-    """How many tests were skipped for want of these packages, and the commands that install them."""
+    """How many tests were skipped for want of these packages, and the command that installs them."""
+    root = not hasattr(os, "geteuid") or os.geteuid() == 0  # sudo may be missing in a container
     means = {
-        "sudo ci/peers": lambda name: name.startswith("Debian's ") or name in PROGRAMS,
+        "ci/peers" if root else "sudo ci/peers": lambda name: (
+            name.startswith("Debian's ") or name in PROGRAMS
+        ),
         "ci/slicer": lambda name: name.startswith("slicer-core"),
         ".venv/bin/pip install -e '.[dev]'": lambda name: True,
     }
     needed = {next(how for how, fits in means.items() if fits(name)) for name in missing}
     names = ", ".join(f"{name} ({count})" for name, count in sorted(missing.items()))
-    how = " and ".join(each for each in means if each in needed)
+    how = " && ".join(each for each in means if each in needed)
     total = sum(missing.values())
-    return f"{total} skipped for want of {names}; {how} would install what is missing"
+    return f"{total} skipped for want of {names}; to install what is missing: {how}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import tomllib
 from pathlib import Path
@@ -96,14 +97,19 @@ def told(*reasons: str) -> list[str]:
     return lines
 
 
-def test_the_last_line_of_a_run_names_what_was_missing() -> None:
+def test_the_last_line_of_a_run_names_what_was_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     slicer, library = "slicer-core is not installed", "Debian's libopenigtlink-dev is not installed"
-    assert told(slicer, library, slicer, "cmake is not installed", "no multicast") == [
-        (
-            "4 skipped for want of Debian's libopenigtlink-dev (1), cmake (1), slicer-core (2); "
-            "sudo ci/peers and ci/slicer would install what is missing"
-        )
-    ]
+    reasons = (slicer, library, slicer, "cmake is not installed", "no multicast")
+    for user, peers in ((0, "ci/peers"), (1000, "sudo ci/peers")):
+        monkeypatch.setattr(os, "geteuid", lambda user=user: user, raising=False)
+        assert told(*reasons) == [
+            (
+                "4 skipped for want of Debian's libopenigtlink-dev (1), cmake (1), slicer-core (2); "
+                f"to install what is missing: {peers} && ci/slicer"
+            )
+        ]
     (line,) = told("could not import 'mcap': No module named 'mcap'")
-    assert line.startswith("1 skipped for want of mcap (1); .venv/bin/pip install ")
+    assert line.startswith(
+        "1 skipped for want of mcap (1); to install what is missing: .venv/bin/pip"
+    )
     assert told("no multicast") == []
