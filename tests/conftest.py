@@ -122,8 +122,10 @@ def programs() -> Path:
     return build.BUILD
 
 
-def pytest_terminal_summary(terminalreporter: Any) -> None:
+@pytest.hookimpl(wrapper=True, tryfirst=True)  # pytest's own wrapper prints the long list
+def pytest_terminal_summary(terminalreporter: Any) -> Iterator[None]:
     """One line at the end: what was skipped for want of packages, and what installs them."""
+    yield
     missing: Counter[str] = Counter()
     for report in terminalreporter.stats.get("skipped", []):
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else ""

@@ -93,7 +93,7 @@ def told(*reasons: str) -> list[str]:
     reporter = SimpleNamespace(
         stats={"skipped": reports}, write_line=lambda text, **style: lines.append(text)
     )
-    pytest_terminal_summary(reporter)
+    list(pytest_terminal_summary(reporter))
     return lines
 
 
