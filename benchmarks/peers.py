@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
-import os
 import re
 import shutil
 import subprocess
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.measure import Timed, looped, say
+from interop import build
 
 HERE = Path(__file__).parent
 BUILD = HERE.parent / "build"
@@ -75,15 +75,21 @@ def compiled_cpp(openigtlink: Path | None = None) -> Path | None:
         libraries = [f"-L{folder}", f"-Wl,-rpath,{folder}", "-lOpenIGTLink", "-ligtlutil"]
     if not headers.is_dir() or not shutil.which("g++"):
         if openigtlink is not None:
-            raise FileNotFoundError(f"{headers} and g++ are needed")
+            raise SystemExit(f"{headers} and g++ are needed")
         say("without the official C++ library (Debian: libopenigtlink-dev g++)")
         return None
     say(f"compiling benchmarks/cpp with the official C++ library into build/{name}, some seconds")
     BUILD.mkdir(exist_ok=True)
     program = BUILD / name
     source = HERE / "cpp" / "codec.cpp"
-    build = ["g++", "-O2", "-w", f"-I{headers}", str(source), "-o", str(program)]
-    subprocess.run([*build, *libraries, "-lpthread"], check=True)
+    command = ["g++", "-O2", "-w", f"-I{headers}", source, "-o", program]
+    try:
+        build.run(BUILD / f"{name}.log", *command, *libraries, "-lpthread")
+    except RuntimeError as error:
+        if openigtlink is not None:
+            raise SystemExit(str(error)) from None
+        say(f"without the official C++ library: {error}")
+        return None
     return program
 
 
@@ -106,14 +112,11 @@ def compile_rust(*, wanted: bool) -> None:
         say("without the crate openigtlink-rust (--rust compiles its program)")
         return
     say("compiling benchmarks/rust into build/rust-codec; the first time that takes minutes")
-    built = subprocess.run(
-        ["cargo", "build", "--release", "--locked", "-q"],
-        cwd=HERE / "rust", env={**os.environ, "CARGO_TARGET_DIR": str(RUST.parents[1])},
-        capture_output=True, text=True,
-    )  # fmt: skip
-    if built.returncode:
+    try:
+        build.cargo(HERE / "rust", RUST.parents[1])
+    except RuntimeError as error:
         RUST.unlink(missing_ok=True)
-        say(f"without the crate openigtlink-rust: {built.stderr.splitlines()[-1:]}")
+        say(f"without the crate openigtlink-rust: {error}")
 
 
 def rust() -> Program | None:

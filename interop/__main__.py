@@ -51,10 +51,11 @@ def candidates(native: bool, openigtlink: Path | None, fresh: bool) -> dict[str,
             "", lambda: [peers.docker_cpp(build.docker(fresh=fresh))],
         )  # fmt: skip
     else:
+        absent = lacks("make", "cmake", "g++")
         cpp = Candidate(
             f"compiles interop/cpp with {openigtlink or 'the library of this system'} into "
             "interop/build; a minute or two the first time",
-            lacks("make", "cmake", "g++"),
+            absent and f"{absent} (Debian: ci/peers installs all that is needed)",
             lambda: [peers.native_cpp(build.native(openigtlink))],
         )
     return {

@@ -2,21 +2,49 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from pathlib import Path
 
 HERE = Path(__file__).parent
+BUILD = HERE / "build"
 IMAGE = "igtl-interop"
 BASE = "debian:bookworm"
 
 
-def _run(*command: str | Path) -> None:
+TELLING = re.compile(
+    r"\berror(\[\w+\])?:|CMake Error|undefined reference|\*\*\*|^E: ", re.IGNORECASE
+)
+"""What the first line about a fault holds, of CMake, compilers, linkers, make, cargo and apt."""
+
+
+def run(log: Path, *command: str | Path) -> None:
+    """Run a command that builds something.
+
+    Args:
+        log: gets all that it printed, if it fails.
+        command: the program and its arguments.
+
+    Raises:
+        RuntimeError: it failed; with the lines that tell why, and where the others are.
+    """
     done = subprocess.run(
         [str(c) for c in command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
     if done.returncode:
-        raise RuntimeError(f"{' '.join(map(str, command))}:\n{done.stdout[-4000:]}")
+        log.parent.mkdir(parents=True, exist_ok=True)
+        log.write_text(done.stdout)
+        lines = [f"    {line}" for line in telling(done.stdout)]
+        failed = f"{Path(command[0]).name} failed (exit code {done.returncode})"
+        raise RuntimeError("\n".join([f"{failed}; all that it printed is in {log}", *lines]))
+
+
+def telling(printed: str, count: int = 12) -> list[str]:
+    """Return so many lines from the first that names a fault on; the last ones if none does."""
+    lines = [line for line in printed.splitlines() if line.strip()]
+    first = next((k for k, line in enumerate(lines) if TELLING.search(line)), -count)
+    return lines[first:][:count]
 
 
 def docker_works() -> bool:
@@ -32,10 +60,11 @@ def docker(*, fresh: bool = False) -> str:
     if fresh or subprocess.run(have, capture_output=True).returncode:
         pulled = subprocess.run(["docker", "pull", "-q", BASE], capture_output=True)
         if pulled.returncode:  # no registry can be reached
-            _run(HERE.parent / "ci" / "base-image")
+            run(BUILD / "base-image.log", HERE.parent / "ci" / "base-image")
     # the engine's own network may not reach a package mirror, so the build uses the host's
     cache = ["--no-cache"] if fresh else []
-    _run("docker", "build", *cache, "--network", "host", "-t", IMAGE, HERE)
+    build = ["docker", "build", *cache, "--network", "host", "-t", IMAGE, HERE]
+    run(BUILD / "docker.log", *build)
     return IMAGE
 
 
@@ -54,12 +83,17 @@ def library(folder: Path) -> Path:
 def native(openigtlink: Path | None = None) -> Path:
     """Return the folder of the C++ programs, for the system's library or the one in this folder."""
     where = [f"OpenIGTLink_DIR={library(openigtlink)}"] if openigtlink else []
-    folder = HERE / "build" / "other" if openigtlink else HERE / "build"
-    _run("make", "-C", HERE, "programs", f"BUILD={folder}", *where)
+    folder = BUILD / "other" if openigtlink else BUILD
+    run(folder / "make.log", "make", "-C", HERE, "programs", f"BUILD={folder}", *where)
     return folder / "cmake"
 
 
 def rust() -> None:
-    target = HERE / "build" / "rust"
-    manifest = HERE / "rust" / "Cargo.toml"
-    _run("cargo", "build", "-q", "--release", "--locked", "--manifest-path", manifest, "--target-dir", target)  # fmt: skip
+    cargo(HERE / "rust", BUILD / "rust")
+
+
+def cargo(crate: Path, target: Path) -> None:
+    """Compile the crate in this folder into another one, with the versions of its lock file."""
+    build = ["cargo", "build", "-q", "--release", "--locked"]
+    places = ["--manifest-path", crate / "Cargo.toml", "--target-dir", target]
+    run(target / "cargo.log", *build, *places)

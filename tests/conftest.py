@@ -100,6 +100,7 @@ def slicer() -> Slicer:
 def programs() -> Path:
     """Folder of the built programs of the official C++ library. IGTL_CPP_PROGRAMS names the folder of
     another version (interop/README.md)."""
+    from interop import build
     from tests import cpp
 
     if other := os.environ.get("IGTL_CPP_PROGRAMS"):
@@ -116,14 +117,15 @@ def programs() -> Path:
     if not Path("/usr/include/nlohmann").is_dir():
         missing_peer("Debian's nlohmann-json3-dev")
     # one build at a time, whichever processes run tests
-    make = ["flock", str(cpp.INTEROP / "Makefile"), "make", "-C", str(cpp.INTEROP), "-j2"]
-    made = subprocess.run(make, capture_output=True, text=True)
-    assert made.returncode == 0, made.stderr
-    return cpp.INTEROP / "build"
+    make = ["flock", cpp.INTEROP / "Makefile", "make", "-C", cpp.INTEROP, "-j2"]
+    build.run(build.BUILD / "make.log", *make)
+    return build.BUILD
 
 
-def pytest_terminal_summary(terminalreporter: Any) -> None:
+@pytest.hookimpl(wrapper=True, tryfirst=True)  # pytest's own wrapper prints the long list
+def pytest_terminal_summary(terminalreporter: Any) -> Iterator[None]:
     """One line at the end: what was skipped for want of packages, and what installs them."""
+    yield
     missing: Counter[str] = Counter()
     for report in terminalreporter.stats.get("skipped", []):
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else ""
@@ -136,14 +138,17 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
 
 
 def skipped(missing: Mapping[str, int]) -> str:
-    """How many tests were skipped for want of these packages, and the commands that install them."""
+    """How many tests were skipped for want of these packages, and the command that installs them."""
+    root = not hasattr(os, "geteuid") or os.geteuid() == 0  # sudo may be missing in a container
     means = {
-        "sudo ci/peers": lambda name: name.startswith("Debian's ") or name in PROGRAMS,
+        "ci/peers" if root else "sudo ci/peers": lambda name: (
+            name.startswith("Debian's ") or name in PROGRAMS
+        ),
         "ci/slicer": lambda name: name.startswith("slicer-core"),
         ".venv/bin/pip install -e '.[dev]'": lambda name: True,
     }
     needed = {next(how for how, fits in means.items() if fits(name)) for name in missing}
     names = ", ".join(f"{name} ({count})" for name, count in sorted(missing.items()))
-    how = " and ".join(each for each in means if each in needed)
+    how = " && ".join(each for each in means if each in needed)
     total = sum(missing.values())
-    return f"{total} skipped for want of {names}; {how} would install what is missing"
+    return f"{total} skipped for want of {names}; to install what is missing: {how}"

@@ -98,6 +98,38 @@ def test_a_library_is_found_below_a_prefix_or_not_at_all(tmp_path: Path) -> None
         build.library(tmp_path)
 
 
+def test_a_build_that_fails_says_why_and_where_the_rest_is(tmp_path: Path) -> None:
+    log, program = tmp_path / "build" / "log", tmp_path / "program"
+    program.write_text(
+        "#!/bin/sh\nseq 500\necho 'a.cpp:3: error: no such thing'\nseq 900 990\nexit 2\n"
+    )
+    program.chmod(0o755)
+    with pytest.raises(RuntimeError) as failed:
+        build.run(log, program)
+    head, first, *others = str(failed.value).splitlines()
+    assert head == f"program failed (exit code 2); all that it printed is in {log}"
+    assert first.strip() == "a.cpp:3: error: no such thing"
+    assert [line.strip() for line in others] == [str(k) for k in range(900, 911)]
+    assert len(log.read_text().splitlines()) == 592
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        "CMake Error at CMakeLists.txt:6 (find_package):",
+        "a.cpp:(.text+0x9): undefined reference to `f()'",
+        "error[E0432]: unresolved import `a`",
+        "make: *** No rule to make target 'a'.  Stop.",
+        "E: Unable to locate package a",
+    ],
+)
+def test_the_first_line_about_a_fault_is_told(fault: str) -> None:
+    usual = ["-- Performing Test HAVE_ERROR", "g++ -Werror -o errors.o errors.cpp"]
+    printed = "\n\n".join([*usual * 20, fault, *usual * 20])
+    assert build.telling(printed)[0] == fault
+    assert build.telling("\n".join(map(str, range(99)))) == [str(k) for k in range(87, 99)]
+
+
 def test_messages_of_version_1_are_compared_in_it() -> None:
     """COMMAND prefers version 2; a peer may answer in either, but not drop metadata."""
     command = igtl.Command(1, "a", "b")

@@ -103,7 +103,7 @@ def test_reshaped_or_replaced_memory_is_refused() -> None:
     with pytest.raises(igtl.EncodeError, match=r"Position.position"):
         p.pack()
     points = igtl.Points([igtl.Point("A", position=(1, 2, 3))])
-    points.points.positions.shape = (3, 1)
+    reshape(points.points.positions, (3, 1))
     with pytest.raises(igtl.EncodeError, match=r"Point.position"):
         points.pack()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import tomllib
 from pathlib import Path
@@ -71,6 +72,12 @@ def test_the_same_pythons_everywhere() -> None:
     assert re.findall(r"- (3\.\d+)\.", variants) == PYTHONS
 
 
+def test_the_source_distribution_has_the_tests_that_wheels_are_tested_with() -> None:
+    grafted = re.findall(r"^graft (.+)$", (ROOT / "MANIFEST.in").read_text("utf-8"), re.M)
+    wheels = PYPROJECT["tool"]["cibuildwheel"]["test-sources"]
+    assert {*grafted, "pyproject.toml"} == set(wheels)
+
+
 def test_what_releasing_tells_to_run_is_there() -> None:
     text = (ROOT / "RELEASING.md").read_text("utf-8")
     scripts = set(re.findall(r"^ +((?:\.ci|ci|interop)/[\w-]+)", text, re.M))
@@ -86,18 +93,23 @@ def told(*reasons: str) -> list[str]:
     reporter = SimpleNamespace(
         stats={"skipped": reports}, write_line=lambda text, **style: lines.append(text)
     )
-    pytest_terminal_summary(reporter)
+    list(pytest_terminal_summary(reporter))
     return lines
 
 
-def test_the_last_line_of_a_run_names_what_was_missing() -> None:
+def test_the_last_line_of_a_run_names_what_was_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     slicer, library = "slicer-core is not installed", "Debian's libopenigtlink-dev is not installed"
-    assert told(slicer, library, slicer, "cmake is not installed", "no multicast") == [
-        (
-            "4 skipped for want of Debian's libopenigtlink-dev (1), cmake (1), slicer-core (2); "
-            "sudo ci/peers and ci/slicer would install what is missing"
-        )
-    ]
+    reasons = (slicer, library, slicer, "cmake is not installed", "no multicast")
+    for user, peers in ((0, "ci/peers"), (1000, "sudo ci/peers")):
+        monkeypatch.setattr(os, "geteuid", lambda user=user: user, raising=False)
+        assert told(*reasons) == [
+            (
+                "4 skipped for want of Debian's libopenigtlink-dev (1), cmake (1), slicer-core (2); "
+                f"to install what is missing: {peers} && ci/slicer"
+            )
+        ]
     (line,) = told("could not import 'mcap': No module named 'mcap'")
-    assert line.startswith("1 skipped for want of mcap (1); .venv/bin/pip install ")
+    assert line.startswith(
+        "1 skipped for want of mcap (1); to install what is missing: .venv/bin/pip"
+    )
     assert told("no multicast") == []
