@@ -15,7 +15,7 @@ from igtl.cli import FAILED, arguments
 from igtl.cli.files import opened, size_of
 from igtl.cli.tables import Cell, counted, table
 from igtl.cli.terminal import console as terminal
-from igtl.cli.terminal import echo, styled
+from igtl.cli.terminal import echo, size, styled
 
 _DATED = 1e8  # seconds since 1970: files of images count from their beginning
 
@@ -101,7 +101,7 @@ def _show(found: dict[str, Any]) -> None:
     console.print(
         styled(
             (found["file"], "bold"),
-            f"  {found['size'] / 1e6:.1f} MB  {start}  {found['duration']:.1f} s  "
+            f"  {size(found['size'])}  {start}  {found['duration']:.1f} s  "
             f"{found['count']} messages",
             (cut, "yellow"), (parts, "red"),
         )
