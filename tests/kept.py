@@ -76,7 +76,7 @@ def same(command: str, title: str, shown: str) -> None:
         )
         (SCREENS / "versions.txt").write_text(VERSIONS)
     assert title in screens, f"{title} of {command} is missing: IGTL_WRITE_SCREENS=1 writes it"
-    assert shown == screens[title]
+    assert shown == screens[title], f"{shown}\n---- is kept as ----\n{screens[title]}"
 
 
 def normal(text: str) -> str:
@@ -88,7 +88,7 @@ def normal(text: str) -> str:
         lambda m: "10:20:30" + (f"{m[2][0]}123" if m[2] else ""), text,
     )  # fmt: skip
     text = re.sub(r"\d{4}-\d\d-\d\d(?= 10:20:30,)", "2026-01-02", text)
-    text = re.sub(r"(?<=  |· )\d+ s(?=  | ·)", "3 s", text)
+    text = re.sub(r"(?<=  |· |- )\d+ s(?=  | ·| -)", "3 s", text)
     text = re.sub(r"\b\d+/s\b", "60/s", text)
     text = re.sub(r"(in|are) -?\d+\.\d ms", r"\1 0.5 ms", text)
     text = re.sub(r"\(\d+ times\)", "(7 times)", text)

@@ -432,7 +432,9 @@ WORK = {
         (Line("info {case}"), Line("info {case} --check"), Line("info {case} --events")),
         needs=("mcap",),
     ),
-    "monitor": Work((Line("monitor {stays}", "ImageToProbe", 8),), steady_monitor),
+    "monitor": Work(
+        (Line("monitor {stays}", "(?s)8 messages.*StylusToTracker", 8),), steady_monitor
+    ),
     "query": Work(
         (Line("query {answers} TRANSFORM", is_data=True), Line("query {answers} IMAGE CT"))
     ),
@@ -491,7 +493,7 @@ WORK = {
     ),
     "serve": Work((lasting("serve --at localhost:0", visit),)),
     "simulate": Work(
-        (lasting("simulate --at localhost:0", look),), changes=((r"\d+ sent", "7 sent"),)
+        (lasting("simulate --at localhost:0", look),), changes=((r"\d+ sent.*", "7 sent"),)
     ),
     "view": Work(
         (Line("view {stays} --at localhost:{free} --token secret", "connected"),),
