@@ -149,6 +149,7 @@ class Session:
     ) -> None:  # fmt: skip
         self.terminal = Terminal(columns if tty else 1 << 20, lines)
         self._patch = monkeypatch
+        self._runs = True
         self._charset = charset
         self._tty = tty
         self._on: dict[re.Pattern[str], Callable[[re.Match[str]], None]] = {}
@@ -186,7 +187,7 @@ class Session:
             def wrapped(source: Source) -> Iterator[Any]:
                 for n, found in enumerate(make(source)):
                     yield found
-                    if n == number - 1:
+                    if n == number - 1 and self._runs:  # not those of the next session
                         self.press()
 
             return wrapped
@@ -208,6 +209,7 @@ class Session:
             except SystemExit as end:
                 code = end.code
             finally:
+                self._runs = False
                 logger.handlers[:] = handlers
                 logger.setLevel(level)
         shown = self.terminal.text
