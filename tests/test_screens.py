@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import codecs
 import contextlib
+import importlib
 import os
 import re
 import signal
@@ -58,6 +59,19 @@ def test_help(name: str, run: Run) -> None:
 @pytest.mark.parametrize("name", COMMANDS)
 def test_wrong_arguments(name: str, run: Run) -> None:
     same(name, "wrong arguments", run(name, "--no-such-option"))
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_mistyped_option(name: str, run: Run) -> None:
+    command = getattr(importlib.import_module(f"igtl.cli.{name}"), "command")
+    options = {word for each in command.params for word in getattr(each, "opts", ())}
+    for word in {"--help", *(word for word in options if word.startswith("--"))}:
+        mistyped = f"{word[:-2]}{word[-1]}{word[-2]}" if len(word) < 6 else f"{word[:-2]}{word[-1]}"
+        if mistyped in options or mistyped == word:
+            continue
+        shown = run(name, mistyped)
+        assert re.search(rf"Did you mean.*'{word}'", " ".join(shown.split())), shown
+        assert shown.endswith("exit code 2\n")
 
 
 # ---- what goes wrong --------------------------------------------------------------------------
