@@ -185,7 +185,7 @@ LISTENS = {
     "simulate": ("--at {at}", "--plus --at {at}", "--slicer server --at {at}"),
     "view": ("--at {at}", "--foxglove {port}"),
 }  # fmt: skip
-"""What listens; `demo` takes a free port, and `gateway` logs it, and tries again."""
+"""What listens, and ends then; `demo` takes a free port."""
 
 
 @pytest.mark.parametrize("name", LISTENS)
@@ -205,6 +205,24 @@ def test_a_port_in_use(name: str, run: Run) -> None:
                 assert shown.endswith("exit code 1\n")
                 screens += f"$ igtl {name} {line}\n{shown}".replace(str(port), "18944")
     same(name, "port in use", screens)
+
+
+def test_a_gateway_whose_port_is_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It logs so, and tries again."""
+    pytest.importorskip("prometheus_client")
+    session = Session(monkeypatch)
+    session.on("another program listens there", session.press)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        at = "127.0.0.1:{}".format(taken.getsockname()[1])
+        Path("hospital.toml").write_text(
+            f'[gateway]\nhttp = "127.0.0.1:0"\n[source.or1]\nlisten = "{at}"\n'
+            '[sink.clients]\nserve = "localhost:0"\n'
+            '[route.poses]\nfrom = ["or1"]\nto = ["clients"]\n'
+        )
+        shown = session.run("gateway", "hospital.toml")
+    told = re.findall("ERROR (source or1: .*)", normal(shown))
+    assert shown.endswith("exit code 0\n")
+    same("gateway", "port in use", f"{told[0]}\n")
 
 
 # ---- Ctrl-C ------------------------------------------------------------------------------------
@@ -328,5 +346,5 @@ def test_no_screen_is_forgotten() -> None:
         if name in QUIET and name not in ("command", "query"):
             expected.add("closes at once")
         expected |= {"closes at once with --reconnect"} if name == "record" else set()
-        expected |= {"port in use"} if name in LISTENS else set()
+        expected |= {"port in use"} if name in LISTENS or name == "gateway" else set()
         assert kept(name).keys() == expected

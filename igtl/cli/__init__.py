@@ -20,6 +20,8 @@ from typing import Any, Final
 import click
 from click.shell_completion import CompletionItem
 
+from igtl.log import REMEDY
+
 COMMANDS: Final = {
     "bench": "Measure igtl on this machine, or the round trip to a peer.",
     "bridge": "Connect sites past one machine, by a hub (Zenoh).",
@@ -59,10 +61,6 @@ _ENDING: Final = [
 _OF_THE_NETWORK: Final = (
     errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTUNREACH, getattr(errno, "EHOSTDOWN", None),
 )  # fmt: skip
-
-_REMEDY: Final = (
-    ": another program listens there. End it, or choose another port (0 takes a free one)"
-)
 
 _ASCII: Final = "igtl_ascii"
 _PLAIN: Final = {
@@ -236,13 +234,13 @@ def listening(where: str) -> Iterator[None]:
     except OSError as error:
         if error.errno == errno.EADDRINUSE or "already in use" in str(error):  # of other libraries
             text = f"cannot listen on {where}: {os.strerror(errno.EADDRINUSE)}"
-            raise Failure(f"{text}{_REMEDY}") from None
+            raise Failure(f"{text}{REMEDY}") from None
         raise
 
 
 def _told(error: OSError) -> str:
     if error.errno == errno.EADDRINUSE:
-        return f"{error.strerror}{_REMEDY}"
+        return f"{error.strerror}{REMEDY}"
     if error.filename:
         return f"{error.filename}: {error.strerror}"
     if error.errno in (errno.ENOSPC, errno.EFBIG, errno.EIO):
