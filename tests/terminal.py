@@ -188,6 +188,8 @@ class Session:
                 for n, found in enumerate(make(source)):
                     yield found
                     if n == number - 1 and self._runs:  # not those of the next session
+                        while not _waits():
+                            time.sleep(0.001)
                         self.press()
 
             return wrapped
@@ -226,6 +228,20 @@ class Session:
                 if found := pattern.search(shown):
                     act = self._on.pop(pattern)
                     threading.Thread(target=act, args=(found,)).start()
+
+
+def _waits() -> bool:
+    """Whether the main thread does what lasts until Ctrl-C; or it receives, and this is called there."""
+    main = threading.main_thread()
+    if main is threading.current_thread():
+        return True
+    names = {
+        (frame.f_globals["__name__"], frame.f_code.co_name)
+        for frame, _ in traceback.walk_stack(sys._current_frames()[main.ident or 0])
+    }
+    return bool(names & {("igtl.tools.rate", "__next__"), ("igtl.ros.node", "spin")}) or (
+        ("threading", "wait") in names and ("igtl.cli.sources", "__enter__") not in names
+    )
 
 
 @contextlib.contextmanager
