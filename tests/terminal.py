@@ -179,8 +179,9 @@ class Session:
         self._before = self.terminal.text
         signal.pthread_kill(main, signal.SIGINT)
 
-    def after(self, number: int) -> None:
-        """Press Ctrl-C when the command has dealt with so many messages of its source."""
+    def after(self, number: int, told: str = "") -> None:
+        """Press Ctrl-C when the command has dealt with so many messages of its source, and
+        has told this."""
         from igtl.cli.sources import Source
 
         def counted(make: Any) -> Any:
@@ -188,7 +189,8 @@ class Session:
                 for n, found in enumerate(make(source)):
                     yield found
                     if n == number - 1 and self._runs:  # not those of the next session
-                        while not _waits():
+                        # another thread tells of the connection
+                        while not (_waits() and told in self.terminal.text):
                             time.sleep(0.001)
                         self.press()
 

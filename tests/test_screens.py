@@ -63,7 +63,7 @@ def test_wrong_arguments(name: str, run: Run) -> None:
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_mistyped_option(name: str, run: Run) -> None:
-    command = getattr(importlib.import_module(f"igtl.cli.{name}"), "command")
+    command = importlib.import_module(f"igtl.cli.{name}").command
     options = {word for each in command.params for word in getattr(each, "opts", ())}
     for word in {"--help", *(word for word in options if word.startswith("--"))}:
         mistyped = f"{word[:-2]}{word[-1]}{word[-2]}" if len(word) < 6 else f"{word[:-2]}{word[-1]}"
@@ -213,7 +213,7 @@ def test_a_gateway_whose_port_is_in_use(monkeypatch: pytest.MonkeyPatch) -> None
     session = Session(monkeypatch)
     session.on("another program listens there", session.press)
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        at = "127.0.0.1:{}".format(taken.getsockname()[1])
+        at = f"127.0.0.1:{taken.getsockname()[1]}"
         Path("hospital.toml").write_text(
             f'[gateway]\nhttp = "127.0.0.1:0"\n[source.or1]\nlisten = "{at}"\n'
             '[sink.clients]\nserve = "localhost:0"\n'

@@ -443,7 +443,10 @@ WORK = {
         needs=("mcap",),
     ),
     "monitor": Work(
-        (Line("monitor {stays}", "(?s)8 messages.*StylusToTracker", 8),), steady_monitor
+        (Line("monitor {stays}", "(?s)8 messages.*connected.*StylusToTracker", 8),),
+        steady_monitor,
+        # told before the first picture, or in it
+        changes=((r"\^C\nlocalhost:18944 connected\n", "^C\n"),),
     ),
     "query": Work(
         (Line("query {answers} TRANSFORM", is_data=True), Line("query {answers} IMAGE CT"))
@@ -528,7 +531,7 @@ def test_work(name: str, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
             session = Session(monkeypatch, **WAYS[way])
             words = line.words.format_map(places)
             if line.piped and not (line.until and WAYS[way].get("tty")):
-                session.after(line.piped)
+                session.after(line.piped, "" if name == "record" else " connected")
             elif line.until:
                 session.on(line.until, session.press)
             for pattern, act in line.on:
