@@ -242,7 +242,7 @@ def _waits() -> bool:
         for frame, _ in traceback.walk_stack(sys._current_frames()[main.ident or 0])
     }
     return bool(names & {("igtl.tools.rate", "__next__"), ("igtl.ros.node", "spin")}) or (
-        ("threading", "wait") in names and ("igtl.cli.sources", "__enter__") not in names
+        ("threading", "wait") in names and ("threading", "start") not in names  # of a thread
     )
 
 
