@@ -19,7 +19,9 @@ FOLDER = Path(__file__).parent
 
 def take(client: demo.Client, name: str, columns: int) -> None:
     """Write what a terminal of so many columns shows now."""
-    console = Console(record=True, width=columns, force_terminal=True, file=io.StringIO())
+    console = Console(
+        record=True, width=columns, height=60, force_terminal=True, file=io.StringIO()
+    )
     console.print(demo._screen(client, console, 7))
     svg = console.export_svg(title="igtl demo")
     # fonts of the reader's machine: a picture fetches nothing from elsewhere

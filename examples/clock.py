@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from functools import partial
 
 import numpy as np
-from common import at, parser
+from common import at, beside, parser
 
 import igtl
 
@@ -25,22 +25,15 @@ def tracker(offset: float) -> Iterator[igtl.Server]:
         def _(request: igtl.GetStatus, peer: igtl.Peer) -> igtl.Status:
             return igtl.Status.ok(timestamp=time.time() + offset)
 
-        server.start()
-        done = threading.Event()
-
-        def track() -> None:
+        def track(done: threading.Event) -> None:
             stamp = time.time() + offset
             while not done.wait(0.05):
                 server.broadcast(igtl.Transform(np.eye(4), device_name="Probe", timestamp=stamp))
                 stamp = time.time() + offset
 
-        thread = threading.Thread(target=track)
-        thread.start()
-        try:
+        server.start()
+        with beside(track):
             yield server
-        finally:
-            done.set()
-            thread.join()
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -1,12 +1,14 @@
 """What the examples share: the option --address, and one line where a server cannot be reached.
 
 `parser` makes the command line of a program that talks to a server, and `at` says where that is: the
-address that was given, or a server that runs as long as the program needs it.
+address that was given, or a server that runs as long as the program needs it. `beside` works for such
+a server in a thread.
 """
 
 import argparse
 import contextlib
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -48,3 +50,16 @@ def at(address: str | None, own: Callable[[], Any] | None = None) -> Iterator[tu
         yield where
     except (OSError, UnicodeError, igtl.IgtlError) as error:  # UnicodeError: no such host can be
         sys.exit(f"{address}: {getattr(error, 'strerror', None) or error}")
+
+
+@contextlib.contextmanager
+def beside(work: Callable[[threading.Event], None]) -> Iterator[None]:
+    """Run `work` in a thread; at the end of the block the event that it gets tells it to end."""
+    done = threading.Event()
+    thread = threading.Thread(target=work, args=(done,))
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()

@@ -21,6 +21,10 @@ from igtl.options import SITE, UNIX
 logger: Final = logging.getLogger("igtl")
 BURST: Final = 20
 WINDOW: Final = 10.0
+REMEDY: Final = (
+    ": another program listens there. End it, or choose another port (0 takes a free one)"
+)
+"""What follows the words of the system for a port in use."""
 _MAX_KINDS: Final = 256
 _FIELDS: Final = ("peer", "type", "device", "size", "cause")
 

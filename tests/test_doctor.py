@@ -541,7 +541,7 @@ def test_matrices_that_do_more_than_turn_and_move() -> None:
         assert found.problems == []
         (note,) = [f for f in found.findings if f.cause == "pose"]
         assert (
-            f"1 of 1 TRANSFORM 'Dev' do more than turn and move: their axes are {how}" in note.text
+            f"1 of 1 TRANSFORM 'Dev' does more than turn and move: the axes are {how}" in note.text
         )
     found = examined(lambda sock: (sock.sendall(by_rows), silent(sock))[1])
     assert found.cause == "pose"

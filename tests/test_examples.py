@@ -206,7 +206,7 @@ def test_video_streaming(run: Any, codec: str) -> None:
     pytest.importorskip("simplejpeg" if codec == "mjpeg" else "av")
     out = run("video_streaming", codec, "--frames", "8")
     assert "8 frames of 640 x 480" in out
-    sent, raw = (float(n) for n in re.findall(r"([\d.]+) MB instead of ([\d.]+)", out)[0])
+    sent, raw = (float(n) for n in re.findall(r"([\d.]+) MB for ([\d.]+) MB of pixels", out)[0])
     if codec == "raw":
         assert "every pixel is exact" in out
         assert sent == pytest.approx(1.5 * raw, rel=0.01)

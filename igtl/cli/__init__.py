@@ -7,6 +7,7 @@ import difflib
 import errno
 import importlib
 import io
+import os
 import signal
 import socket
 import sys
@@ -18,6 +19,8 @@ from typing import Any, Final
 
 import click
 from click.shell_completion import CompletionItem
+
+from igtl.log import REMEDY
 
 COMMANDS: Final = {
     "bench": "Measure igtl on this machine, or the round trip to a peer.",
@@ -63,7 +66,7 @@ _ASCII: Final = "igtl_ascii"
 _PLAIN: Final = {
     "✓": "+", "✗": "x", "–": "-", "—": "-", "…": "...", "·": "-", "×": "x", "±": "+-", "µ": "u",
     "°": " deg", "→": "->", "≤": "<=", "≥": ">=", "Δ": "d", "“": '"', "”": '"', "’": "'", "━": "-",
-    "─": "-", "╸": "-", "╺": "-", "▀": "#", "●": "o", "•": "o", "∙": ".",
+    "─": "-", "╸": "-", "╺": "-", "▀": "#", "█": "#", "░": ".", "●": "o", "•": "o", "∙": ".",
 }  # fmt: skip
 """Characters of ours, and what stands for them where the encoding has none of them."""
 
@@ -153,6 +156,19 @@ def is_utf(encoding: str | None) -> bool:
     return (encoding or "utf-8").lower().startswith("utf")
 
 
+@contextmanager
+def _broken_between_words() -> Iterator[None]:
+    """Break what an error says between words, where it is shown in a terminal."""
+    try:
+        yield
+    except click.ClickException as error:
+        from igtl.cli.terminal import wrapped
+
+        text = wrapped(f"Error: {error.format_message()}").removeprefix("Error: ")
+        error.format_message = lambda: text  # type: ignore[method-assign]
+        raise
+
+
 class _Commands(click.Group):
     """Finds subcommands by name, so that starting one does not import the others."""
 
@@ -182,10 +198,11 @@ class _Commands(click.Group):
 
     def make_context(self, *args: Any, **others: Any) -> click.Context:
         _tolerate()  # before help or an error is printed
-        return super().make_context(*args, **others)
+        with _broken_between_words():
+            return super().make_context(*args, **others)
 
     def invoke(self, ctx: click.Context) -> Any:
-        with ended_by_signals() as signals:
+        with _broken_between_words(), ended_by_signals() as signals:
             self._invoke(ctx)
         if signals and signals[0] != signal.SIGINT:
             raise click.exceptions.Exit(128 + signals[0])
@@ -209,12 +226,21 @@ class _Commands(click.Group):
             raise Failure(_told(error), UNREACHABLE if _is_of_network(error) else FAILED) from None
 
 
+@contextmanager
+def listening(where: str) -> Iterator[None]:
+    """Fail in words if another program has the address at which the block begins to listen."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE or "already in use" in str(error):  # of other libraries
+            text = f"cannot listen on {where}: {os.strerror(errno.EADDRINUSE)}"
+            raise Failure(f"{text}{REMEDY}") from None
+        raise
+
+
 def _told(error: OSError) -> str:
     if error.errno == errno.EADDRINUSE:
-        return (
-            f"{error.strerror}: another program listens there. End it, or choose another port"
-            " (0 takes a free one)"
-        )
+        return f"{error.strerror}{REMEDY}"
     if error.filename:
         return f"{error.filename}: {error.strerror}"
     if error.errno in (errno.ENOSPC, errno.EFBIG, errno.EIO):

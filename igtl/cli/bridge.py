@@ -5,14 +5,14 @@ from __future__ import annotations
 import functools
 import threading
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 import igtl
-from igtl.cli import Failure, arguments
+from igtl.cli import TIMED_OUT, UNREACHABLE, Failure, arguments, listening
 from igtl.cli.arguments import Address, Selection, bridging, hub, selecting, serving_too
 from igtl.cli.echo import tell
 from igtl.cli.sources import Source, receiving
@@ -57,6 +57,11 @@ def _needs(hub: tuple[str, ...]) -> None:
 def _counted(what: str, stats: igtl.Stats, number: int) -> None:
     lost = ", ".join(f"{n} {cause}" for cause, n in sorted(stats.dropped.items()))
     say(f"{number} messages {what}" + (f"; lost: {lost}" if lost else ""))
+
+
+def _reached(connected: bool, hub: tuple[str, ...]) -> None:
+    if not connected:
+        raise Failure(f"no connection to the hub {' or '.join(hub)}", UNREACHABLE)
 
 
 @command.command("put")
@@ -108,13 +113,18 @@ def put(
             raise click.UsageError(str(error)) from None
         stack.enter_context(publisher)
         say(f"{named(source_address)} -> site {site!r}, Ctrl-C ends")
+        stopped = False
         try:
             publisher.follow(incoming, takes=selection.takes)
             publisher.wait(seconds)
         except KeyboardInterrupt:
-            pass
+            stopped = True
+        connected = publisher.connected
         publisher.close()
         _counted("put", publisher.stats, publisher.stats.sent)
+        if not stopped:
+            incoming.check()
+            _reached(connected, hub)
 
 
 @command.command("get")
@@ -168,11 +178,22 @@ def get(
         with outlet:
             server.start()
             say(f"{', '.join(sites)} -> {named((server.host, server.port))}, Ctrl-C ends")
-            with suppress(KeyboardInterrupt):
+            stopped = False
+            try:
                 outlet.subscriber.wait(seconds)
+            except KeyboardInterrupt:
+                stopped = True
+            connected = outlet.subscriber.connected
             _counted("handed out", outlet.stats, outlet.passed)
             if lost := outlet.subscriber.lost:
                 say(f"never arrived: {', '.join(f'{n} of {s!r}' for s, n in sorted(lost.items()))}")
+            if not stopped:
+                _reached(connected, hub)
+                if not outlet.subscriber.stats.received:
+                    raise Failure(
+                        f"nothing came of {', '.join(sites)}; igtl bridge router says which sites "
+                        "there are", TIMED_OUT,
+                    )  # fmt: skip
 
 
 @command.command("router")
@@ -211,9 +232,10 @@ def router(
         path = Path(each)
         lines = (lines or []) + (path.read_text().splitlines() if path.is_file() else [each])
     try:
-        opened = igtl.bridge.Router(
-            listen=endpoints, connect=hubs, allow=lines, on_event=say, **way
-        )
+        with listening(", ".join(endpoints)):
+            opened = igtl.bridge.Router(
+                listen=endpoints, connect=hubs, allow=lines, on_event=say, **way
+            )
     except ValueError as error:
         raise click.UsageError(str(error)) from None
     except OSError as error:

@@ -19,7 +19,7 @@ from igtl.cli.arguments import Address, Place, overwriting
 from igtl.cli.incoming import Incoming, from_file, left_out
 from igtl.cli.sources import Source, receiving
 from igtl.cli.terminal import console as terminal
-from igtl.cli.terminal import echo, say, styled
+from igtl.cli.terminal import echo, report, say, styled
 from igtl.geometry import CalibrationError
 from igtl.log import named
 
@@ -28,7 +28,9 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 _HZ: Final = 4  # pictures a second
-_BAR: Final = 24  # characters
+_BAR: Final = 24  # characters; fewer, but this least, where the terminal is narrow
+_LEAST: Final = 6
+_BESIDE: Final = 26  # characters beside a bar and its name
 _OUT = click.Path(dir_okay=False, path_type=Path)
 
 
@@ -211,7 +213,9 @@ def _live(
                     if shown:
                         passed = time.monotonic() - incoming.begun
                         head = f"{title} · {passed:.0f} s · {incoming.count} messages"
-                        live.update(_screen(head, goals, state.told, news), refresh=True)
+                        live.update(
+                            _screen(head, goals, state.told, news, console.width), refresh=True
+                        )
                     if incoming.over or (seconds is None and not calibration.missing(goals)):
                         break
             except KeyboardInterrupt:
@@ -250,20 +254,21 @@ class _State:
             self.told = "no result yet"
 
 
-def _screen(head: str, goals: list[Goal], told: str, news: list[str]) -> Group:
+def _screen(head: str, goals: list[Goal], told: str, news: list[str], columns: int) -> Group:
     from rich.console import Group
 
     lines = [styled((head, "bold"), " · Ctrl-C ends"), styled("")]
     width = max([len(goal.name) for goal in goals], default=0)
+    bar = max(_LEAST, min(_BAR, columns - width - _BESIDE))
     for goal in goals:
         share = min(1.0, goal.have / goal.want)
-        full = int(share * _BAR)
+        full = int(share * bar)
         style = "green" if goal.reached else "yellow"
         lines.append(
             styled(
                 f"  {goal.name:<{width}}  ",
                 ("█" * full, style),
-                ("░" * (_BAR - full), "bright_black"),
+                ("░" * (bar - full), "bright_black"),
                 f"  {goal.have:.3g} of {goal.want:g} {goal.unit}".rstrip(),
             )
         )
@@ -289,10 +294,10 @@ def _summary(outcome: Outcome) -> str:
 
 
 def _tell(outcome: Outcome) -> None:
-    echo(f"{outcome.kind}: {_summary(outcome)}")
+    report(f"{outcome.kind}: {_summary(outcome)}")
     for name, value in outcome.facts.items():
-        echo(f"  {name:<18} {value:.6g}")
+        report(f"  {name:<18} {value:.6g}")
     for transform in outcome.transforms:
-        echo(f"  {transform.name}")
+        report(f"  {transform.name}")
         for row in transform.matrix:
-            echo("   " + "".join(f"{x:12.5f}" for x in row))
+            report("   " + "".join(f"{x:11.5f}" for x in row))

@@ -18,8 +18,7 @@ from typing import Any
 
 import click
 import numpy as np
-from rich.columns import Columns
-from rich.console import Console, Group
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.panel import Panel
 from rich.table import Table
@@ -33,6 +32,10 @@ from igtl.cli.terminal import say, styled
 from igtl.simulate import Stream, Tracker, Ultrasound
 
 _RATES = {"TRANSFORM": 120.0, "TDATA": 60.0, "IMAGE": 20.0}
+_ROWS = 16  # of the panels; fewer where the terminal has no room for them
+_FEWEST = 3
+_AROUND = 8  # lines of the table beside its rows, edges of the panels, and the cursor
+_COLUMNS, _TRAIL = 42, 32  # of the picture, and of the path of the tool
 _WINDOW = 2.0  # seconds that rate, jitter and latency look back
 
 
@@ -191,7 +194,7 @@ def _table(client: Client, width: int, *, title: str) -> Table:
     return out
 
 
-def _picture(image: igtl.Image, columns: int = 42, rows: int = 16) -> Text:
+def _picture(image: igtl.Image, columns: int, rows: int) -> Text:
     """Return the first slice in half blocks: two pixels a character."""
     pixels = image.array[0]
     y = np.linspace(0, pixels.shape[0] - 1, 2 * rows).astype(int)
@@ -206,7 +209,7 @@ def _picture(image: igtl.Image, columns: int = 42, rows: int = 16) -> Text:
     return text
 
 
-def _trail(source: Source, columns: int = 32, rows: int = 16) -> Text:
+def _trail(source: Source, columns: int, rows: int) -> Text:
     """Path of the tool seen from above, 260 × 160 mm."""
     grid = [
         ["·" if (c % 11 == 5 and r % 6 == 2) else " " for c in range(columns)] for r in range(rows)
@@ -220,21 +223,32 @@ def _trail(source: Source, columns: int = 32, rows: int = 16) -> Text:
 
 
 def _screen(client: Client, console: Console, left: float) -> Group:
-    parts: list[Any] = [
-        _table(client, console.width, title=f"igtl demo · {left:.0f} s left · Ctrl-C ends")
-    ]
+    streams = _table(client, console.width, title=f"igtl demo · {left:.0f} s left · Ctrl-C ends")
+    parts: list[Any] = [streams]
     by_type = {key[0]: source for key, source in client.sources.items()}
-    panels = []
+    rows = min(_ROWS, console.height - streams.row_count - _AROUND)
+    room = console.width - 9  # without the edges of both panels
+    stacked = room < _COLUMNS + _TRAIL and rows == _ROWS <= console.height - rows - _AROUND - 8
+    if stacked:  # a narrow and high terminal
+        wide = trail_wide = min(_COLUMNS, console.width - 4)
+    else:
+        wide = min(_COLUMNS, room * _COLUMNS // (_COLUMNS + _TRAIL))
+        trail_wide = min(_TRAIL, room - wide)
+    panels: list[RenderableType] = []
     image = by_type["IMAGE"].last if "IMAGE" in by_type else None
     if isinstance(image, igtl.Image):
-        panels.append(
-            Panel.fit(_picture(image), title="IMAGE Image_Reference", border_style="cyan")
-        )
+        picture = _picture(image, wide, rows)
+        panels.append(Panel.fit(picture, title="IMAGE Image_Reference", border_style="cyan"))
     if "TRANSFORM" in by_type:
-        trail = _trail(by_type["TRANSFORM"])
+        trail = _trail(by_type["TRANSFORM"], trail_wide, rows)
         panels.append(Panel.fit(trail, title="ProbeToTracker", border_style="cyan"))
-    if panels:
-        parts.append(Columns(panels))  # below each other in a narrow terminal
+    if panels and rows >= _FEWEST:
+        if stacked:
+            parts += panels
+        else:
+            grid = Table.grid(padding=(0, 1))
+            grid.add_row(*panels)
+            parts.append(grid)
     return Group(*parts)
 
 

@@ -10,7 +10,7 @@ import click
 from igtl.cli import FAILED, arguments
 from igtl.cli.tables import table
 from igtl.cli.terminal import console as terminal
-from igtl.cli.terminal import echo
+from igtl.cli.terminal import echo, report, waiting
 from igtl.devices import Check, Device, check, device_class, device_of, names, options_of
 from igtl.extras import MissingExtra
 from igtl.log import logger
@@ -65,13 +65,14 @@ def command(kinds: tuple[str, ...], tested: tuple[str, ...], seconds: float) -> 
 
 def _tested(spec: str, seconds: float) -> bool:
     try:
-        found = check(spec, seconds=seconds)
+        with waiting(f"testing {spec}"):
+            found = check(spec, seconds=seconds)
     except ModuleNotFoundError as error:
-        echo(f"✗ {spec}: {error}")
+        report(f"✗ {spec}: {error}")
         return False
     except (ValueError, ImportError) as error:
         raise click.BadParameter(str(error), param_hint="--test") from None
-    echo(*_told(spec, found))
+    report(*_told(spec, found))
     return found.works
 
 
@@ -104,7 +105,7 @@ def _list() -> None:
         mark = ("✗", "red") if missing else ("✓", "green")
         rows.append((kind, mark, missing or cls.sends))
     console.print(table(("device", "here", "sends"), rows, left=3, width=console.width, trim=True))
-    echo("igtl devices KIND lists the options; igtl devices --test SPEC tries a device.")
+    report("igtl devices KIND lists the options; igtl devices --test SPEC tries a device.")
 
 
 def _missing(cls: type[Device]) -> str:
@@ -122,14 +123,15 @@ def _describe(kind: str) -> None:
     except (ValueError, ImportError) as error:
         raise click.BadParameter(str(error), param_hint="KIND") from None
     text = (cls.__doc__ or "").strip().partition("\n")[0]
-    echo(f"{kind}{':ARGUMENT?OPTION=VALUE,…' if cls.takes else ''}", f"  {text}")
+    lines = [f"{kind}{':ARGUMENT?OPTION=VALUE,…' if cls.takes else ''}", f"  {text}"]
     if cls.takes:
-        echo(f"  argument: {cls.takes}")
-    echo(f"  sends: {cls.sends}", f"  time stamps: {cls.stamp}")
+        lines.append(f"  argument: {cls.takes}")
+    lines += [f"  sends: {cls.sends}", f"  time stamps: {cls.stamp}"]
     if missing := _missing(cls):
-        echo(f"  missing: {missing}")
+        lines.append(f"  missing: {missing}")
     elif (found := cls.found()) is not None:
-        echo(f"  found here: {'; '.join(found) or 'none'}")
+        lines.append(f"  found here: {'; '.join(found) or 'none'}")
+    report(*lines)
     rows = []
     for option in options_of(cls):
         default = "" if option.default in (None, "") else f"; default {_word(option.default)}"

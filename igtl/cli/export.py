@@ -11,7 +11,7 @@ from igtl.cli import arguments
 from igtl.cli.arguments import Selection, overwriting, selecting
 from igtl.cli.files import opened, size_of, told
 from igtl.cli.terminal import console as terminal
-from igtl.cli.terminal import say
+from igtl.cli.terminal import say, size
 
 
 @click.command("export")
@@ -61,4 +61,4 @@ def command(
                 progress=None if hidden else show,
             )  # fmt: skip
     if not quiet:
-        say(f"{path}: {size_of(path) / 1e6:.1f} MB")
+        say(f"{path}: {size(size_of(path))}")

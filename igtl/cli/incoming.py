@@ -91,7 +91,8 @@ class Incoming:
         """Raise the error that has ended it, if there is one."""
         if self.failed is not None:
             failed = self.failed
-            raise failed if isinstance(failed, click.ClickException) else Failure(str(failed))
+            known = click.ClickException, igtl.IgtlError, OSError  # which the command line tells
+            raise failed if isinstance(failed, known) else Failure(str(failed))
 
     def _run(self) -> None:
         try:

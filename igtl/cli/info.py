@@ -15,7 +15,7 @@ from igtl.cli import FAILED, arguments
 from igtl.cli.files import opened, size_of
 from igtl.cli.tables import Cell, counted, table
 from igtl.cli.terminal import console as terminal
-from igtl.cli.terminal import echo, styled
+from igtl.cli.terminal import echo, size, styled
 
 _DATED = 1e8  # seconds since 1970: files of images count from their beginning
 
@@ -96,16 +96,21 @@ def _show(found: dict[str, Any]) -> None:
     start = datetime.fromtimestamp(found["start"], UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
     if found["start"] < _DATED:
         start = "without date"
-    cut = "  cut: no index at its end" if found["truncated"] else ""
-    parts = f"  {found['damaged']} damaged parts" if found["damaged"] else ""
-    console.print(
-        styled(
-            (found["file"], "bold"),
-            f"  {found['size'] / 1e6:.1f} MB  {start}  {found['duration']:.1f} s  "
-            f"{found['count']} messages",
-            (cut, "yellow"), (parts, "red"),
-        )
-    )  # fmt: skip
+    parts: list[Cell] = [
+        size(found["size"]), start, f"{found['duration']:.1f} s", f"{found['count']} messages",
+    ]  # fmt: skip
+    if found["truncated"]:
+        parts.append(("cut: no index at its end", "yellow"))
+    if found["damaged"]:
+        parts.append((f"{found['damaged']} damaged parts", "red"))
+    line = styled((found["file"], "bold"))
+    for part in map(styled, parts):  # a number and its unit stay in one line
+        if line.cell_len + 2 + part.cell_len > console.width:
+            console.print(line)
+            line = part
+        else:
+            line = line.append("  ").append_text(part)
+    console.print(line)
     checked = any("bytes" in each for each in found["streams"])
     titles = (
         "device", "type", "number", "Hz", "first s", "last s",

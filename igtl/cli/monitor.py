@@ -20,7 +20,7 @@ from igtl.cli.clock import option as clock_option
 from igtl.cli.sources import Source, receiving
 from igtl.cli.tables import Cell, counted, explain, table
 from igtl.cli.terminal import console as terminal
-from igtl.cli.terminal import echo, say, styled
+from igtl.cli.terminal import echo, say, size, styled
 from igtl.log import named
 
 if TYPE_CHECKING:
@@ -212,7 +212,7 @@ def _screen(
     stats = watch.source.stats
     line = (
         f"igtl monitor {named(address)} · {time.monotonic() - begun:.0f} s · {stats.received} "
-        f"messages · {stats.received_bytes / 1e6:.1f} MB"
+        f"messages · {size(stats.received_bytes)}"
     )
     if stats.errors:
         line += f" · bad: {', '.join(f'{n} {kind}' for kind, n in stats.errors.items())}"

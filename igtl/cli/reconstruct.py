@@ -18,7 +18,7 @@ from igtl.cli.files import save
 from igtl.cli.incoming import Incoming, from_file, left_out
 from igtl.cli.sources import Source, receiving
 from igtl.cli.terminal import console as terminal
-from igtl.cli.terminal import echo, say, styled
+from igtl.cli.terminal import report, say, styled
 from igtl.geometry import Reconstruction, fan, rectangle
 from igtl.geometry.reconstruction import MAX_VOXELS
 from igtl.log import named
@@ -123,9 +123,10 @@ def command(
     result = volume.result(fill=fill)
     save(result.image(_core.fit(path.name.partition(".")[0], 20)), path)
     size = "x".join(str(n) for n in result.array.shape[::-1])
-    echo(
+    closed = f", {result.holes} holes closed" if fill else ""
+    report(
         f"{path}: {size} voxels of {spacing:g} mm, {volume.frames} pictures, "
-        f"{100 * result.filled.mean():.0f} % filled, {result.holes} holes closed"
+        f"{100 * result.filled.mean():.0f} % filled{closed}"
     )
     left_out(scan.damaged)
     if scan.unplaced:

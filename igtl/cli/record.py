@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import igtl
-from igtl.cli import Failure, arguments
+from igtl.cli import arguments
 from igtl.cli.arguments import Address, Selection, ending, overwriting, selecting
 from igtl.cli.files import sequences_too
 from igtl.cli.sources import Source, receiving
 from igtl.cli.terminal import console as terminal
-from igtl.cli.terminal import say, styled
+from igtl.cli.terminal import say, size, styled
 from igtl.log import named
 
 if TYPE_CHECKING:
@@ -133,17 +133,12 @@ def command(
                     thread.join(2)
     if errors and not recorder.count:
         file.unlink()  # so that the next try is not in its way
-        raise _told(errors[0])
-    size = file.stat().st_size
+        raise errors[0]
     if not quiet:
-        say(f"{file}: {recorder.count} messages, {recorder.bytes / 1e6:.1f} MB in "
-            f"{size / 1e6:.1f} MB")  # fmt: skip
+        say(f"{file}: {recorder.count} messages, {size(recorder.bytes)} in "
+            f"{size(file.stat().st_size)}")  # fmt: skip
     if errors:
-        raise _told(errors[0])
-
-
-def _told(error: Exception) -> click.ClickException:
-    return error if isinstance(error, click.ClickException) else Failure(str(error))
+        raise errors[0]
 
 
 def _watch(
@@ -167,7 +162,7 @@ def _watch(
         before = recorder.count, now
         text = (
             f"{file.name}  {now - begun:.0f} s  {recorder.count} messages  {rate:.0f}/s  "
-            f"{recorder.bytes / 1e6:.1f} MB   Ctrl-C ends"
+            f"{size(recorder.bytes)}   Ctrl-C ends"
         )
         return styled((text, "cyan"))
 

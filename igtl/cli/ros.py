@@ -13,6 +13,7 @@ from igtl.cli import arguments
 from igtl.cli.arguments import Place
 from igtl.cli.sources import Source, receiving
 from igtl.cli.terminal import say
+from igtl.log import named
 
 
 @click.command("ros")
@@ -40,6 +41,7 @@ def command(
     """
     if topics and isinstance(origin, Path):
         raise click.UsageError("--subscribe sends to a server, not to a file")
+    check: Callable[[], object] = lambda: None  # noqa: E731
     with igtl.ros.Node(node_name) as node:
         if isinstance(origin, Path):
             with igtl.Recording(origin) as recording:
@@ -54,37 +56,48 @@ def command(
                     node.subscribe(topic, kind, incoming.send)
                 except ValueError as error:
                     raise click.BadParameter(str(error), param_hint="subscribe") from None
+            say(f"{named(origin)} -> node {node_name!r}, Ctrl-C ends")
             try:
-                _run(node, lambda: _receive(node, incoming), seconds)
+                stopped = _run(node, lambda: _receive(node, incoming), seconds)
             finally:
                 incoming.close()
+            if not stopped:
+                check = incoming.check
         told = "".join(f", {count} {kind} left out" for kind, count in node.left_out.items())
         say(f"{node.published} published{told}{f', {node.bad} damaged' if node.bad else ''}")
+    check()
 
 
-def _run(node: igtl.ros.Node, publish: Callable[[], None], seconds: float | None) -> None:
+def _run(node: igtl.ros.Node, publish: Callable[[], None], seconds: float | None) -> bool:
     """Publish in a thread, until the time is up, or all is published.
 
-    ROS is served in this thread.
+    ROS is served in this thread, until Ctrl-C: returns whether it was pressed. Raises what has
+    ended the publishing.
     """
+    failed: list[Exception] = []
 
     def work() -> None:
         try:
             publish()
+        except (igtl.IgtlError, OSError, click.ClickException) as error:
+            failed.append(error)
         finally:
             node.stop()
 
     threading.Thread(target=work, name="igtl ros", daemon=True).start()
-    node.spin(seconds)
+    try:
+        node.spin(seconds)
+    except KeyboardInterrupt:
+        return True
+    if failed:
+        raise failed[0]
+    return False
 
 
 def _receive(node: igtl.ros.Node, incoming: Source) -> None:
-    try:
-        with incoming:
-            for message in incoming.messages():
-                node.publish(message)
-    except (igtl.IgtlError, OSError, click.ClickException) as error:
-        say(error.message if isinstance(error, click.ClickException) else str(error))
+    with incoming:
+        for message in incoming.messages():
+            node.publish(message)
 
 
 def _play(node: igtl.ros.Node, recording: igtl.Recording, loop: bool) -> None:

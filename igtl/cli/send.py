@@ -6,7 +6,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import partial
 from typing import Any
 
@@ -16,7 +16,7 @@ import igtl
 from igtl.cli import Failure, arguments, compose, files
 from igtl.cli.arguments import Address, Connection, connection
 from igtl.cli.terminal import console as terminal
-from igtl.cli.terminal import say
+from igtl.cli.terminal import say, size
 from igtl.codec.formatting import printable
 from igtl.log import named
 
@@ -148,9 +148,9 @@ def command(
             if isinstance(error, igtl.IgtlError):
                 raise
             raise click.UsageError(str(error)) from None
-        size = out.stats.sent_bytes
+        bytes_sent = out.stats.sent_bytes
     if not quiet:
-        say(f"{sent} sent, {size / 1e6:.1f} MB")
+        say(f"{sent} sent, {size(bytes_sent)}")
 
 
 def _as_it_is(message: igtl.Message) -> igtl.Message:
@@ -206,11 +206,12 @@ def _again(
             message.device_name = name
     messages = [check(message) for message in messages]
     sent = 0
-    for _ in igtl.Rate(rate):
-        for message in messages:
-            message.timestamp = time.time()
-            out.send(message)
-            sent += 1
-            if sent == count:
-                return sent
+    with suppress(KeyboardInterrupt):  # what was sent until then is told
+        for _ in igtl.Rate(rate):
+            for message in messages:
+                message.timestamp = time.time()
+                out.send(message)
+                sent += 1
+                if sent == count:
+                    return sent
     return sent

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import igtl
-from igtl.cli import Failure, arguments
+from igtl.cli import Failure, arguments, listening
 from igtl.cli.arguments import serving
 from igtl.cli.echo import tell
 from igtl.cli.terminal import say
@@ -124,7 +124,9 @@ def command(
 
 
 def _be_plus(address: tuple[str, int], seconds: float | None) -> None:
-    with simulate_plus(*address) as server:
+    with listening(named(address)):
+        server = simulate_plus(*address)
+    with server:
         say(f"PLUS, simulated, on {named((server.host, server.port))}, Ctrl-C ends")
         end = time.monotonic() + (seconds or 1e9)
         told = ""
@@ -139,7 +141,9 @@ def _be_plus(address: tuple[str, int], seconds: float | None) -> None:
 
 def _be_slicer(role: Role, address: tuple[str, int], seconds: float | None) -> None:
     end = float("inf") if seconds is None else time.monotonic() + seconds
-    with simulate_slicer(role, *address) as node:
+    with listening(named(address)):
+        node = simulate_slicer(role, *address)
+    with node:
         node.handlers["*"] = lambda command: command.text
         where = named((node.host, node.port))
         say(f"3D Slicer as {role}, {'at' if role == 'server' else 'to'} {where}, Ctrl-C ends")

@@ -15,7 +15,7 @@ from typing import Any, Final, Self, TypeVar
 import click
 
 import igtl
-from igtl.cli import TIMED_OUT, UNREACHABLE, Failure, arguments
+from igtl.cli import TIMED_OUT, UNREACHABLE, Failure, arguments, listening
 from igtl.cli.arguments import Connection, Selection, connection, hub
 from igtl.cli.clock import PeerClock
 from igtl.cli.news import News
@@ -108,6 +108,8 @@ class Source:
             self._open.close()
             raise
         self._patience.start()
+        if self._closing:  # by another thread, while it was opened
+            self.close()
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -128,7 +130,8 @@ class Source:
             return self._of_site(self._site)
         if self._udp:
             host, port = self.address
-            return igtl.udp.Receiver(port, host, crc=self._crc, on_error="raise")
+            with listening(named(self.address)):
+                return igtl.udp.Receiver(port, host, crc=self._crc, on_error="raise")
         if self._listen:
             listener = self._open.enter_context(
                 igtl.listen(*self.address, crc=self._crc, on_error="raise", compression=True)
@@ -221,6 +224,11 @@ class Source:
     def away(self) -> str:
         """Why the connection is lost, while it is made again; "" while there is one."""
         return "" if self._site is not None and self._from.connected else self._news.away
+
+    def check(self) -> None:
+        """Raise a Failure if nothing has come: the peer is away, or says nothing."""
+        if not self.came:
+            raise Failure(self.away or self.nothing, UNREACHABLE if self.away else TIMED_OUT)
 
     @property
     def _pairs(self) -> bool:

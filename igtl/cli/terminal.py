@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+import textwrap
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
 def fitted(text: str) -> str:
     """Return a text of one line as the output can show it: so that its width is known before."""
     text = printable(text)
-    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    stdout = getattr(sys.stdout, "rich_proxied_file", sys.stdout)  # while a picture is drawn
+    encoding = getattr(stdout, "encoding", None) or "utf-8"
     if text.isascii() or is_utf(encoding):
         return text
     try:
@@ -40,9 +42,42 @@ def echo(*lines: str) -> None:
         click.echo(printable(line), file=sys.stdout)
 
 
+def report(*lines: str) -> None:
+    """Print lines for a person on standard output, broken between words where it is a terminal."""
+    for line in lines:
+        echo(*wrapped(line, stdout=True).split("\n"))
+
+
 def width() -> int | None:
     """Columns of the terminal; None if standard output is none."""
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+
+
+def wrapped(text: str, *, stdout: bool = False) -> str:
+    """Return a text for standard error, broken between words where that is a terminal.
+
+    Args:
+        text: of one or several lines; the parts of a line begin where it does.
+        stdout: it is for standard output.
+    """
+    if not (sys.stdout if stdout else sys.stderr).isatty():
+        return text
+    columns = shutil.get_terminal_size().columns
+    return "\n".join(
+        part
+        for line in text.split("\n")
+        for part in textwrap.wrap(
+            line, columns, break_long_words=False, break_on_hyphens=False, replace_whitespace=False,
+            subsequent_indent=line[: len(line) - len(line.lstrip(" "))],
+        ) or [""]
+    )  # fmt: skip
+
+
+def size(number: int) -> str:
+    """Return a number of bytes in words: 89 bytes, 12.3 kB, 52.4 MB."""
+    if number < 1000:
+        return f"{number} bytes"
+    return f"{number / 1e3:.1f} kB" if number < 999_950 else f"{number / 1e6:,.1f} MB"
 
 
 def first_that_fits(*texts: str) -> str:
@@ -64,7 +99,7 @@ def first_that_fits(*texts: str) -> str:
 
 def say(text: str) -> None:
     """Print a line on standard error, above what is drawn there."""
-    click.echo(printable(text), file=sys.stderr)  # what draws has put itself there
+    click.echo(wrapped(printable(text)), file=sys.stderr)  # what draws has put itself there
 
 
 def console(*, stderr: bool = False) -> Console:

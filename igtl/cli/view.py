@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 
 import igtl
-from igtl.cli import TIMED_OUT, UNREACHABLE, Failure, arguments
+from igtl.cli import Failure, arguments, listening
 from igtl.cli.arguments import Address, Place
 from igtl.cli.clock import option as clock_option
 from igtl.cli.sources import Source, receiving
@@ -82,10 +82,11 @@ def command(
         _serve_foxglove(foxglove, files, addresses, loop, seconds, source)
         return
     try:
-        view = igtl.View(
-            host=at[0], port=at[1], token=token, control=control, folder=folder,
-            patients=patients, max_browsers=max_browsers, cert=serve_cert, key=serve_key,
-        )  # fmt: skip
+        with listening(named(at)):
+            view = igtl.View(
+                host=at[0], port=at[1], token=token, control=control, folder=folder,
+                patients=patients, max_browsers=max_browsers, cert=serve_cert, key=serve_key,
+            )  # fmt: skip
     except (OSError, ValueError) as error:
         raise Failure(f"{named(at)}: {error}") from None
     followed: list[Source] = []
@@ -93,14 +94,14 @@ def command(
         stack.enter_context(view)
         for path in files:
             view.play(path, loop=loop)
-        for address in addresses:
-            following = partial(source, ask_clock=ask_clock)
-            followed.append(_follow(stack, following, address, view))
         if at[0] not in _LOOPBACK:
             say(f"anyone who knows the address below can watch from {at[0]}; see docs/view.md")
         echo(view.url)
         if opens:
             click.launch(view.url)
+        for address in addresses:
+            following = partial(source, ask_clock=ask_clock)
+            followed.append(_follow(stack, following, address, view))
         threading.Event().wait(seconds)
         _check(followed)
 
@@ -114,11 +115,12 @@ def _serve_foxglove(
     source: Callable[..., Source],
 ) -> None:
     with ExitStack() as stack:
-        server = stack.enter_context(igtl.foxglove.Server(port=port))
+        with listening(f"port {port}"):
+            server = stack.enter_context(igtl.foxglove.Server(port=port))
         for path in files:
             server.play(path, loop=loop)
-        followed = [_follow(stack, source, address, server) for address in addresses]
         echo(server.url)
+        followed = [_follow(stack, source, address, server) for address in addresses]
         threading.Event().wait(seconds)
         _check(followed)
 
@@ -126,8 +128,7 @@ def _serve_foxglove(
 def _check(followed: list[Source]) -> None:
     """Fail if nothing came of any server."""
     if followed and not any(each.came for each in followed):
-        away = next((each.away for each in followed if each.away), "")
-        raise Failure(away or followed[0].nothing, UNREACHABLE if away else TIMED_OUT)
+        next((each for each in followed if each.away), followed[0]).check()
 
 
 def _follow(

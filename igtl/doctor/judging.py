@@ -144,8 +144,9 @@ def _judge_content(diagnosis: Diagnosis) -> None:
         elif seen.distorted:
             diagnosis.found(
                 "note", "pose",
-                f"{seen.distorted} of {seen.count} {kind} {device!r} do more than turn and move: "
-                f"their axes are {seen.distortion}. Calibrations and images to world do, the poses "
+                f"{seen.distorted} of {seen.count} {kind} {device!r} "
+                f"{'does' if seen.distorted == 1 else 'do'} more than turn and move: "
+                f"the axes are {seen.distortion}. Calibrations and images to world do, the poses "
                 "of a tool never.",
             )  # fmt: skip
         if seen.is_frozen():

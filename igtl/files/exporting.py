@@ -97,6 +97,10 @@ def export(
             with blamed(path):
                 write(part, partial)
                 _replace(partial, path)
+        except FileError as error:
+            if error.path == partial:
+                raise FileError(path, error.reason) from None
+            raise
         finally:
             _remove(partial)
 

@@ -6,6 +6,7 @@ work.
 
 from __future__ import annotations
 
+import errno
 import logging
 import threading
 from abc import ABC, abstractmethod
@@ -15,7 +16,7 @@ from typing import Any, Final
 from igtl._stream import Stats
 from igtl.errors import IgtlError
 from igtl.gateway.config import Entry
-from igtl.log import log, named
+from igtl.log import REMEDY, log, named
 from igtl.session.backoff import Backoff
 
 BACKOFF: Final = Backoff(0.2, 5.0)
@@ -78,6 +79,8 @@ class Part(ABC):
     def failed(self, error: Exception | str) -> None:
         """Note that it does not work now; log each reason once."""
         text = str(error) or type(error).__name__
+        if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
+            text = f"{error.strerror}{REMEDY}"
         if text != self._failure:
             cause = error if isinstance(error, Exception) else None
             log(logging.ERROR, "%s: %s", str(self), text, cause=cause, error=unforeseen(cause))

@@ -150,8 +150,8 @@ class Supervisor:
         return delay
 
     def _tell(self, level: int, event: LinkEvent) -> None:
-        log(level, "%s %s: %s", event.peer, event.kind, event.error or "",
-            peer=event.peer, cause=event.error)  # fmt: skip
+        why = "" if event.error is None else f": {event.error}"
+        log(level, "%s %s%s", event.peer, event.kind, why, peer=event.peer, cause=event.error)
         if self._on_event is not None:
             try:
                 self._on_event(event)
