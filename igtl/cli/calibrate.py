@@ -199,13 +199,11 @@ def _live(
 
     end = None if seconds is None else time.monotonic() + seconds
     title = f"igtl calibrate {step.kind} {named(address)}"
-    with (
-        source(address, end=end, heal=True, tell=tell) as opened,
-        Incoming(opened, step.add) as incoming,
-    ):
-        state = _State(step)
-        with Live(console=console, auto_refresh=False, screen=shown) as live:
-            try:
+    state = _State(step)
+    with source(address, end=end, heal=True, tell=tell) as opened:
+        incoming = Incoming(opened, step.add)
+        try:
+            with incoming, Live(console=console, auto_refresh=False, screen=shown) as live:
                 for _ in igtl.Rate(_HZ):
                     with incoming.lock:
                         state.update()
@@ -218,8 +216,8 @@ def _live(
                         )
                     if incoming.over or (seconds is None and not calibration.missing(goals)):
                         break
-            except KeyboardInterrupt:
-                pass  # the answer is worked out of what there is
+        except KeyboardInterrupt:
+            pass  # the answer is worked out of what there is
     incoming.check()
 
 

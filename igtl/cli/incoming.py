@@ -51,7 +51,7 @@ def left_out(count: int) -> None:
 
 
 class Incoming:
-    """Takes what a live source sends, in a thread of its own, until the end of a `with` block.
+    """Takes what a live source sends, in a thread of its own, within a `with` block.
 
     Args:
         source: the open source.
@@ -72,7 +72,6 @@ class Incoming:
         self._source = source
         self._take = take
         self._thread = threading.Thread(target=self._run, name="igtl incoming", daemon=True)
-        self._thread.start()
 
     @property
     def over(self) -> bool:
@@ -80,6 +79,7 @@ class Incoming:
         return not self._thread.is_alive()
 
     def __enter__(self) -> Self:
+        self._thread.start()
         return self
 
     def __exit__(self, *exc: object) -> None:

@@ -155,10 +155,10 @@ def command(
     ) as incoming:
         drawing = console.is_terminal and not as_json
         watch = Watch(incoming, selection)
-        watch.start()
         begun = time.monotonic()
-        rate = igtl.Rate(1 if as_json else _HZ)
         try:
+            watch.start()
+            rate = igtl.Rate(1 if as_json else _HZ)
             if as_json:
                 for _ in rate:
                     if _is_over(watch, end):

@@ -152,24 +152,22 @@ def _live(
     console = terminal(stderr=True)
     end = None if seconds is None else time.monotonic() + seconds
     shown = console.is_terminal
-    with (
-        source(address, end=end, heal=True, tell=(lambda text: None) if shown else say) as opened,
-        Incoming(opened, scan.add) as incoming,
-        Live(console=console, auto_refresh=False, transient=True) as live,
-    ):
+    with source(address, end=end, heal=True, tell=(lambda text: None) if shown else say) as opened:
+        incoming = Incoming(opened, scan.add)
         try:
-            for _ in igtl.Rate(_HZ):
-                if shown:
-                    volume = scan.volume
-                    size = "x".join(str(n) for n in volume.shape[::-1])
-                    text = (
-                        f"{named(address)}  {time.monotonic() - incoming.begun:.0f} s  "
-                        f"{volume.frames} pictures  {size} voxels   Ctrl-C ends"
-                    )
-                    away = (f"  {opened.away}", "yellow")
-                    live.update(styled((text, "cyan"), away), refresh=True)
-                if incoming.over:
-                    break
+            with incoming, Live(console=console, auto_refresh=False, transient=True) as live:
+                for _ in igtl.Rate(_HZ):
+                    if shown:
+                        volume = scan.volume
+                        size = "x".join(str(n) for n in volume.shape[::-1])
+                        text = (
+                            f"{named(address)}  {time.monotonic() - incoming.begun:.0f} s  "
+                            f"{volume.frames} pictures  {size} voxels   Ctrl-C ends"
+                        )
+                        away = (f"  {opened.away}", "yellow")
+                        live.update(styled((text, "cyan"), away), refresh=True)
+                    if incoming.over:
+                        break
         except KeyboardInterrupt:
             pass  # the volume is made of what there is
     return incoming.check

@@ -84,8 +84,8 @@ def _run(node: igtl.ros.Node, publish: Callable[[], None], seconds: float | None
         finally:
             node.stop()
 
-    threading.Thread(target=work, name="igtl ros", daemon=True).start()
     try:
+        threading.Thread(target=work, name="igtl ros", daemon=True).start()
         node.spin(seconds)
     except KeyboardInterrupt:
         return True
