@@ -155,6 +155,7 @@ class Session:
         self._on: dict[re.Pattern[str], Callable[[re.Match[str]], None]] = {}
         self._before = ""
         self._lock = threading.Lock()
+        self._acts: list[threading.Thread] = []
         for name in ("NO_COLOR", "FORCE_COLOR", "COLORTERM", "PYTHONIOENCODING"):
             monkeypatch.delenv(name, raising=False)
         size = {"COLUMNS": str(columns), "LINES": str(lines), "TERM": "xterm"}
@@ -171,11 +172,13 @@ class Session:
         What is shown before is kept.
         """
         main = threading.main_thread().ident or 0
-        while any(
+        while self._runs and any(
             frame.f_globals["__name__"].startswith("rich") or frame.f_code.co_name == "write"
             for frame, _ in traceback.walk_stack(sys._current_frames()[main])
         ):
             time.sleep(0.001)
+        if not self._runs:  # it has ended by itself
+            return
         self._before = self.terminal.text
         signal.pthread_kill(main, signal.SIGINT)
 
@@ -214,6 +217,8 @@ class Session:
                 code = end.code
             finally:
                 self._runs = False
+                for thread in self._acts:  # a Ctrl-C of theirs is not for the next test
+                    thread.join()
                 logger.handlers[:] = handlers
                 logger.setLevel(level)
         shown = self.terminal.text
@@ -229,7 +234,8 @@ class Session:
             for pattern in list(self._on):
                 if found := pattern.search(shown):
                     act = self._on.pop(pattern)
-                    threading.Thread(target=act, args=(found,)).start()
+                    self._acts.append(threading.Thread(target=act, args=(found,)))
+                    self._acts[-1].start()
 
 
 def _waits() -> bool:
