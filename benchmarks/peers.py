@@ -82,7 +82,7 @@ def compiled_cpp(openigtlink: Path | None = None) -> Path | None:
     BUILD.mkdir(exist_ok=True)
     program = BUILD / name
     source = HERE / "cpp" / "codec.cpp"
-    command = ["g++", "-O2", "-w", f"-I{headers}", source, "-o", program]
+    command: list[str | Path] = ["g++", "-O2", "-w", f"-I{headers}", source, "-o", program]
     try:
         build.run(BUILD / f"{name}.log", *command, *libraries, "-lpthread")
     except RuntimeError as error:

@@ -63,7 +63,7 @@ def docker(*, fresh: bool = False) -> str:
             run(BUILD / "base-image.log", HERE.parent / "ci" / "base-image")
     # the engine's own network may not reach a package mirror, so the build uses the host's
     cache = ["--no-cache"] if fresh else []
-    build = ["docker", "build", *cache, "--network", "host", "-t", IMAGE, HERE]
+    build: list[str | Path] = ["docker", "build", *cache, "--network", "host", "-t", IMAGE, HERE]
     run(BUILD / "docker.log", *build)
     return IMAGE
 
@@ -95,5 +95,5 @@ def rust() -> None:
 def cargo(crate: Path, target: Path) -> None:
     """Compile the crate in this folder into another one, with the versions of its lock file."""
     build = ["cargo", "build", "-q", "--release", "--locked"]
-    places = ["--manifest-path", crate / "Cargo.toml", "--target-dir", target]
+    places: list[str | Path] = ["--manifest-path", crate / "Cargo.toml", "--target-dir", target]
     run(target / "cargo.log", *build, *places)
