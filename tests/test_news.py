@@ -24,7 +24,7 @@ from igtl.cli.news import News, reason
 from igtl.cli.tables import explain, table
 from igtl.cli.terminal import console, say
 from tests.cpp import free_port
-from tests.test_screens import once, serving, silent
+from tests.kept import once, serving, silent
 
 trustme = pytest.importorskip("trustme")
 

@@ -402,7 +402,9 @@ WORK = {
         (
             Line("calibrate pivot {pivot}"),
             Line("calibrate pivot {begins}", "(?s)20 messages.*20 of 100", 20),
-            Line("calibrate pivot {swings} -s 60", "(?s)200 messages.*error 0.207", 200),
+            Line(
+                "calibrate pivot {swings} -s 60", "(?s)200 messages.*200 of 100.*200 samples", 200
+            ),
         ),
         needs=("mcap",),
     ),

@@ -1171,11 +1171,12 @@ def test_who_comes_between_packing_and_delivery_gets_its_header_version(
         message: Any = igtl.String("x", device_name="S", metadata={"a": "b"}, message_id=3)
         if as_frame:
             message = igtl.Frame.from_bytes(message.pack())
-        packed = inner.pack(message, latch=False, crc=True)
+        packed = inner.pack(message, crc=True)
         with igtl.connect(port=server.port) as old:
             until(lambda: len(server.clients) == 2)
             loop = server.server._io.loop if kind == "sync" else server.loop.loop
-            loop.call_soon_threadsafe(lambda: inner.deliver_now(packed, inner.pass_on(packed)))
+            left = inner.pass_on(packed, latch=False)
+            loop.call_soon_threadsafe(lambda: inner.deliver_now(packed, left))
             got, whole = old.recv(igtl.String, timeout=20), new.recv(igtl.String, timeout=20)
         assert (got.header_version, got.string) == (2 if as_frame else 1, "x")
         assert (whole.header_version, dict(whole.metadata), whole.message_id) == (2, {"a": "b"}, 3)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import threading
 import time
 from collections import Counter
 from collections.abc import Coroutine
@@ -56,6 +57,7 @@ class Server(Answers):
         self._ids = itertools.count(1)
         self._tasks: set[asyncio.Task[Any]] = set()
         self._latched: dict[bytes, Packed] = {}
+        self._joining = threading.Lock()  # of what is latched, and who comes
         self._accepting = Accepting(options, self._admit, self._welcome, self.refused)
         self._shutdown: asyncio.Task[None] | None = None
         self._closers: set[asyncio.Task[Any] | None] = set()  # who waits for the shutdown
@@ -106,16 +108,16 @@ class Server(Answers):
         Returns:
             To how many clients it was queued.
         """
-        packed = self.pack(message, latch=latch, crc=crc)
+        packed = self.pack(message, crc=crc)
         if self._compressing.locked() or self.compresses:
             async with self._compressing:  # what is sent later stays behind it
                 await asyncio.to_thread(self.compress, packed)
-                return await self._broadcast(packed)
-        return await self._broadcast(packed)
+                return await self._broadcast(packed, latch=latch)
+        return await self._broadcast(packed, latch=latch)
 
-    async def _broadcast(self, packed: Packed) -> int:
+    async def _broadcast(self, packed: Packed, *, latch: bool) -> int:
         count = len(self._connections)
-        if left := self.pass_on(packed):
+        if left := self.pass_on(packed, latch=latch):
             count += await self.deliver(packed, left) - len(left)
         return count
 
@@ -131,7 +133,7 @@ class Server(Answers):
         for peer in self.clients:
             packed.wire_for(peer.session.protocol)
 
-    def pack(self, message: Message | Frame, *, latch: bool, crc: bool) -> Packed:
+    def pack(self, message: Message | Frame, *, crc: bool) -> Packed:
         """Pack a message for all clients, those that come while it is packed too."""
         if isinstance(message, Frame):
             packed = Packed.of(message)
@@ -141,16 +143,21 @@ class Server(Answers):
             version = 2 if _core.needs_v2(message) else least
             wire = _core.packed_for(message, version, crc=crc, cut_name=self.options.cut_names)
             packed = Packed(wire)
-        if latch:
-            self._latched[packed.stream] = packed
         return packed
 
-    def pass_on(self, packed: Packed) -> list[Connection]:
+    def pass_on(self, packed: Packed, *, latch: bool) -> list[Connection]:
         """Send a packed message to the clients for whom nothing waits, at once, in any thread.
 
-        Returns the others, for `deliver`.
+        Returns the others, for `deliver`. A client that comes now receives a latched message once:
+        with those that were latched before it came, or as one that is broadcast.
         """
-        return pass_on(list(self._connections.values()), packed)
+        if latch:
+            with self._joining:
+                self._latched[packed.stream] = packed
+                connections = list(self._connections.values())
+        else:
+            connections = list(self._connections.values())
+        return pass_on(connections, packed)
 
     async def deliver(self, packed: Packed, left: list[Connection]) -> int:
         """Queue a packed message to those that `pass_on` has left, under the policy.
@@ -244,10 +251,12 @@ class Server(Answers):
             self._left,
         )  # fmt: skip
         connection.take_over()
-        self.peers[peer.id] = peer
-        self._connections[peer.id] = connection
+        with self._joining:
+            self.peers[peer.id] = peer
+            self._connections[peer.id] = connection
+            latched = list(self._latched.values())
         log(logging.INFO, "%s connected", peer.peer, peer=peer.peer)
-        connection.put_first(list(self._latched.values()))
+        connection.put_first(latched)
         self._start_task(self._serve(peer), "igtl peer")
 
     async def _serve(self, peer: Peer) -> None:

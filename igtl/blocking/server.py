@@ -119,10 +119,10 @@ class Server(ServerBase):
         """
         self._io.check()
         server = self._server
-        packed = server.pack(message, latch=latch, crc=crc)
+        packed = server.pack(message, crc=crc)
         if server.compresses:
             server.compress(packed)  # here, not in the I/O thread
-        left = server.pass_on(packed)
+        left = server.pass_on(packed, latch=latch)
         if left and server.options.policy == "block":
             self._io.run(server.deliver(packed, left))
         elif left:

@@ -112,9 +112,9 @@ def put(
         except ValueError as error:
             raise click.UsageError(str(error)) from None
         stack.enter_context(publisher)
-        say(f"{named(source_address)} -> site {site!r}, Ctrl-C ends")
         stopped = False
         try:
+            say(f"{named(source_address)} -> site {site!r}, Ctrl-C ends")
             publisher.follow(incoming, takes=selection.takes)
             publisher.wait(seconds)
         except KeyboardInterrupt:
@@ -177,9 +177,9 @@ def get(
             raise click.UsageError(str(error)) from None
         with outlet:
             server.start()
-            say(f"{', '.join(sites)} -> {named((server.host, server.port))}, Ctrl-C ends")
             stopped = False
             try:
+                say(f"{', '.join(sites)} -> {named((server.host, server.port))}, Ctrl-C ends")
                 outlet.subscriber.wait(seconds)
             except KeyboardInterrupt:
                 stopped = True

@@ -141,9 +141,8 @@ def command(
             if rate is None:
                 sent = _once(out, found, name, quiet, check)
             else:
-                if not quiet:
-                    say(f"sending to {named(address)}, {rate:g} times a second, Ctrl-C ends")
-                sent = _again(out, found, name, rate, count, check)
+                told = f"sending to {named(address)}, {rate:g} times a second, Ctrl-C ends"
+                sent = _again(out, found, name, rate, count, check, "" if quiet else told)
         except ValueError as error:
             if isinstance(error, igtl.IgtlError):
                 raise
@@ -198,7 +197,13 @@ def _once(out: Any, items: list[Item], name: str | None, quiet: bool, check: Che
 
 
 def _again(
-    out: Any, items: list[Item], name: str | None, rate: float, count: int | None, check: Check
+    out: Any,
+    items: list[Item],
+    name: str | None,
+    rate: float,
+    count: int | None,
+    check: Check,
+    told: str,
 ) -> int:
     messages = [message for _, make in items for message in make()]
     for message in messages:
@@ -207,6 +212,8 @@ def _again(
     messages = [check(message) for message in messages]
     sent = 0
     with suppress(KeyboardInterrupt):  # what was sent until then is told
+        if told:
+            say(told)
         for _ in igtl.Rate(rate):
             for message in messages:
                 message.timestamp = time.time()

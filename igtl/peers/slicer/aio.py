@@ -35,8 +35,8 @@ class Slicer(Talking):
         self._tasks: list[asyncio.Task[None]] = []
 
     def _publish(self, message: Message | Frame, *, latch: bool) -> None:
-        packed = self.server.pack(message, latch=latch, crc=True)
-        left = self.server.pass_on(packed)
+        packed = self.server.pack(message, crc=True)
+        left = self.server.pass_on(packed, latch=latch)
         try:
             here = asyncio.get_running_loop() is self._loop
         except RuntimeError:
