@@ -17,7 +17,7 @@ BUDGET = Path(__file__).parent / "instructions.json"
 ROOM = 1.10
 WARM = 20  # repetitions that are not counted: caches fill, bytecode specializes
 SETUP = """
-import os, socket, time
+import os, socket, threading
 import numpy as np, igtl
 from igtl import batch
 pose = np.eye(4, dtype="f4")
@@ -46,8 +46,10 @@ far = listener.accept(timeout=10)
 inlet = igtl.udp.Receiver(0)
 outlet = igtl.udp.Sender("127.0.0.1", inlet.port)
 server = igtl.serve(port=0)
+came = threading.Semaphore(0)
+server.on_connect(lambda peer: came.release())
 clients = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(10)]
-while len(server.clients) < 10: time.sleep(0.01)
+for _ in clients: came.acquire()
 """
 WORKS = {
     "TRANSFORM pack": "m.pack()",

@@ -22,7 +22,7 @@ def take(client: demo.Client, name: str, columns: int) -> None:
     console = Console(
         record=True, width=columns, height=60, force_terminal=True, file=io.StringIO()
     )
-    console.print(demo._screen(client, console, 7))
+    console.print(demo.screen(client, console, 7))
     svg = console.export_svg(title="igtl demo")
     # fonts of the reader's machine: a picture fetches nothing from elsewhere
     path = FOLDER / name

@@ -65,7 +65,7 @@ cdef enum:
     BLOCK_FROM = 32 * 1024      # frames of this size are received into memory of their own
     SMALL = 64 * 1024           # bytes of the buffer that the others pass through, at first
     LARGE_FROM = 4 << 20        # a buffer of this size is given back
-    MAX_TRIES = 8               # headers tried, one after the other, where step was lost
+    MAX_TRIES = 8               # headers tried, one after the other, where framing was lost
     READ_AHEAD = 256 * 1024     # bytes that may lie undecoded before a driver stops reading
     MAX_STREAMS = 4096          # a peer that invents names shall not fill the memory
     PACK_ROOM = 16 * 1024       # messages of at most this size are packed into memory that a link keeps
@@ -1407,6 +1407,7 @@ cdef extern from "_sockets.h" nogil:
 cdef enum:
     DATAGRAM = 65507            # bytes, the most that IPv4 carries
     MAX_ORDERS = 4096           # streams of which the order is watched
+    MAX_LATE = 1000             # datagrams that are no message, after which a receiver that may not wait stops looking
 
 MAX_DATAGRAM = DATAGRAM
 
@@ -1557,14 +1558,15 @@ cdef class Inlet(Socket):
     def _receive(self, bint framed, timeout):
         """The next message, or frame, and where it came from; see `igtl.blocking.udp.Receiver.recv`."""
         cdef double limit = limit_of(timeout), deadline = INFINITY, until, now = 0
+        cdef int late = 0
         if limit < INFINITY:
-            now = monotonic()
+            now = seconds_now()
             deadline = now + limit
         while True:
             until = deadline
             if self._sources:
                 until = fmin(until, self._expiry())
-                now = monotonic()
+                now = seconds_now()
             came = self.read(fmax(0, until - now))
             if came is not None:
                 found = self.take(came, framed)
@@ -1573,13 +1575,15 @@ cdef class Inlet(Socket):
             elif self._sources:
                 self._give_up(drained=True)
             if deadline < INFINITY:
-                now = monotonic()
-                if came is None and now >= deadline:
-                    raise TimeoutError(f"no message within {limit} s")
+                now = seconds_now()
+                if now >= deadline:
+                    late += 1
+                    if came is None or late == MAX_LATE:
+                        raise TimeoutError(f"no message within {limit} s")
 
     def _look(self, bint framed):
-        """The same of what is there; None if there is nothing."""
-        while True:
+        """The same of what is there; None if there is nothing, or MAX_LATE datagrams were none."""
+        for _ in range(MAX_LATE):
             came = self.read(0)
             if came is None:
                 if self._sources:
@@ -1588,6 +1592,7 @@ cdef class Inlet(Socket):
             found = self.take(came, framed)
             if found is not None:
                 return found
+        return None
 
     cdef tuple read(self, double wait):
         """One datagram, its sender, and when the kernel got it (seconds since 1970) or None. None if
@@ -1623,10 +1628,10 @@ cdef class Inlet(Socket):
         return None
 
     cdef tuple take(self, tuple came, bint framed):
-        cdef double now = monotonic()
+        cdef double now = seconds_now()
         cdef bytes data = came[0], wire = data
         cdef Whole whole
-        cdef bint bad_crc = False
+        cdef bint is_message = False, bad_crc = False
         address = came[1]
         try:
             if data.startswith(b"\x80"):
@@ -1640,22 +1645,20 @@ cdef class Inlet(Socket):
             whole.summed = False
             if whole.size < HEADER or get64(whole.p + 42) != <uint64_t>(whole.size - HEADER):
                 raise ProtocolError(f"{whole.size} bytes are not one whole message")
+            is_message = True
+            self.stats.arrived(whole.p, whole.size, now)
             if framed:
-                found = new_frame(wire, &whole)
-            else:
-                found = received(wire, &whole, self.policy, address, now, &bad_crc)
-                found.received_kernel = came[2]
+                return new_frame(wire, &whole), address
+            message = received(wire, &whole, self.policy, address, now, &bad_crc)
         except ProtocolError as error:
-            self._bad(error, data, address)
+            self._bad(error, data, address, new_frame(wire, &whole) if is_message else None)
             return None
-        self.stats.arrived(whole.p, whole.size, now)
-        if framed:
-            return found, address
+        message.received_kernel = came[2]
         if wire is data:
             self.watch(whole.p, whole.size, address)
         if bad_crc:
-            self.stats.errors["CRCError"] += 1
-        return found, address
+            self.stats.count_error("CRCError", new_frame(wire, &whole))
+        return message, address
 
     cdef int watch(self, const uint8_t* p, Py_ssize_t size, address) except -1:
         """See what the time stamp of a message says of its place in its stream."""

@@ -279,6 +279,28 @@ def test_udp() -> None:
 
 
 @pytest.mark.usefixtures("by_udp")
+def test_wrong_datagrams_do_not_hold_up_a_loop() -> None:
+    async def run() -> None:
+        stop = threading.Event()
+        async with igtl.aio.udp.Receiver(0) as receiver:
+
+            def flood() -> None:
+                with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as out:
+                    while not stop.is_set():
+                        out.sendto(b"wrong", ("127.0.0.1", receiver.port))
+
+            flooding = asyncio.create_task(asyncio.to_thread(flood))
+            try:
+                with pytest.raises(TimeoutError, match="no message within"):
+                    await receiver.recv(timeout=0.2)
+            finally:
+                stop.set()
+                await flooding
+
+    asyncio.run(run())
+
+
+@pytest.mark.usefixtures("by_udp")
 def test_udp_gives_up_what_is_overdue() -> None:
     async def main() -> None:
         async with igtl.aio.udp.Receiver(0, reassembly_timeout=0.05) as receiver:

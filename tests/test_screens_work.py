@@ -342,7 +342,7 @@ class Line:
 
     Attributes:
         words: after `igtl`.
-        until: what is shown when Ctrl-C is pressed; "": it ends by itself.
+        until: what is shown when Ctrl-C is pressed; "": the command ends without it.
         piped: in a pipe, which shows no progress, and where there is no `until`, Ctrl-C is pressed
             after so many messages.
         on: called with what is shown first that fits.

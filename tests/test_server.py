@@ -1631,7 +1631,7 @@ def test_what_is_sent_to_a_client_that_was_told_goodbye(
 def test_what_is_packed_for_nobody_fits_who_comes(version: Any, kept: bool) -> None:
     """A client may come between packing and delivery: it gets what its version can hold."""
     with igtl.serve(port=0, version=version) as server:
-        packed = server._server.pack(transform_with_id(), latch=False, crc=True)
+        packed = server._server.pack(transform_with_id(), crc=True)
         protocol = igtl.Protocol(version=version)
         assert igtl.unpack(packed.wire_for(protocol)).message_id == (7 if kept else 0)
         assert protocol.stripped == (not kept)

@@ -298,7 +298,11 @@ def test_a_wrong_crc_that_may_pass_is_counted(air: Any) -> None:
     in_air = air(crc="warn")
     (m,) = in_air(bytes(wrong))
     assert m.crc_ok is False
-    assert in_air.receiver.stats.errors == {"CRCError": 1}
+    verified = air()
+    assert verified(bytes(wrong)) == []
+    for stats in (in_air.receiver.stats, verified.receiver.stats):  # as over TCP
+        assert (stats.received, stats.errors) == (1, {"CRCError": 1})
+        assert stats.streams["TRANSFORM", "Probe"].lost == {"CRCError": 1}
     with pytest.raises(ValueError, match="crc must be"):
         Receiver(0, crc="never")  # type: ignore[arg-type]
 
@@ -610,6 +614,28 @@ def test_broadcast() -> None:
         assert receiver.recv(timeout=5)[0].device_name == "everybody"
         with Sender("127.255.255.255", receiver.port) as out, pytest.raises(OSError):
             out.send(transform())
+
+
+@BOTH
+@pytest.mark.parametrize("timeout", [0, 0.2])
+def test_a_time_out_ends_a_wait_while_wrong_datagrams_come(
+    kind: type[Receiver], timeout: float
+) -> None:
+    stop = threading.Event()
+    with kind(0) as receiver, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as out:
+
+        def flood() -> None:
+            while not stop.is_set():
+                out.sendto(b"wrong", ("127.0.0.1", receiver.port))
+
+        thread = threading.Thread(target=flood)
+        thread.start()
+        try:
+            with pytest.raises(TimeoutError, match="no message within"):
+                receiver.recv(timeout=timeout)
+        finally:
+            stop.set()
+            thread.join()
 
 
 def test_time_outs() -> None:

@@ -222,7 +222,8 @@ def _trail(source: Source, columns: int, rows: int) -> Text:
     return Text("\n".join("".join(row) for row in grid), style="green")
 
 
-def _screen(client: Client, console: Console, left: float) -> Group:
+def screen(client: Client, console: Console, left: float) -> Group:
+    """Return what a terminal shows of the streams now, with so many seconds left."""
     streams = _table(client, console.width, title=f"igtl demo · {left:.0f} s left · Ctrl-C ends")
     parts: list[Any] = [streams]
     by_type = {key[0]: source for key, source in client.sources.items()}
@@ -262,7 +263,7 @@ def _watch(client: Client, console: Console, seconds: float) -> None:
             left = end - time.perf_counter()
             if left <= 0:
                 return
-            live.update(_screen(client, console, left), refresh=True)
+            live.update(screen(client, console, left), refresh=True)
 
 
 @click.command("demo")

@@ -107,11 +107,11 @@ def command(
         if both_ways:
             relay.both_ways(partial(_back, incoming))
         server.start()
-        say(f"{named(address)} -> {named((server.host, server.port))}, Ctrl-C ends")
-        stack.enter_context(incoming)
         warned: set[int] = set()
         forwarded = 0
         try:
+            say(f"{named(address)} -> {named((server.host, server.port))}, Ctrl-C ends")
+            stack.enter_context(incoming)
             for frame, _ in incoming.frames():
                 relay.forward(frame)
                 if to_version == "as-is" and frame.header_version == 2:

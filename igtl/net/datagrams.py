@@ -20,6 +20,7 @@ import time
 from collections import OrderedDict
 from typing import Any
 
+from igtl._core import Frame
 from igtl._stream import MAX_DATAGRAM, Inlet, Outlet
 from igtl.codec import rtp
 from igtl.errors import BodyError, ConnectionClosed, MessageTooLarge, ProtocolError
@@ -290,8 +291,8 @@ class Incoming(Inlet):
         finally:
             self._give_up(drained=False)
 
-    def _bad(self, error: ProtocolError, data: bytes, address: Any) -> None:
-        self.stats.count_error(type(error).__name__)
+    def _bad(self, error: ProtocolError, data: bytes, address: Any, frame: Frame | None) -> None:
+        self.stats.count_error(type(error).__name__, frame)
         log(logging.DEBUG, "bad datagram of %s: %s", address, error,
             peer=address, size=len(data), cause=error)  # fmt: skip
         if self._on_error == "raise":
