@@ -92,6 +92,10 @@ def normal(text: str) -> str:
     text = re.sub(r"\b\d+/s\b", "60/s", text)
     text = re.sub(r"(in|are) -?\d+\.\d ms", r"\1 0.5 ms", text)
     text = re.sub(r"\(\d+ times\)", "(7 times)", text)
+    # of a client that has closed, by what this end did first: it read, or it sent
+    text = re.sub(
+        r"is gone: (Broken pipe|Connection reset by peer)", "is gone: closed by the peer", text
+    )
     return "".join(f"{line.rstrip()}\n" for line in text.splitlines())
 
 
