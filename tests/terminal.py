@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import io
 import re
 import signal
@@ -171,16 +172,14 @@ class Session:
 
         What is shown before is kept.
         """
-        main = threading.main_thread().ident or 0
         while self._runs and any(
-            frame.f_globals["__name__"].startswith("rich") or frame.f_code.co_name == "write"
-            for frame, _ in traceback.walk_stack(sys._current_frames()[main])
+            module.startswith("rich") or function == "write" for module, function in _calls()
         ):
             time.sleep(0.001)
         if not self._runs:  # it has ended by itself
             return
         self._before = self.terminal.text
-        signal.pthread_kill(main, signal.SIGINT)
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
     def after(self, number: int, told: str = "") -> None:
         """Press Ctrl-C when the command has dealt with so many messages of its source, and
@@ -240,16 +239,28 @@ class Session:
 
 def _waits() -> bool:
     """Whether the main thread does what lasts until Ctrl-C; or it receives, and this is called there."""
-    main = threading.main_thread()
-    if main is threading.current_thread():
+    if threading.main_thread() is threading.current_thread():
         return True
-    names = {
-        (frame.f_globals["__name__"], frame.f_code.co_name)
-        for frame, _ in traceback.walk_stack(sys._current_frames()[main.ident or 0])
-    }
+    names = _calls()
     return bool(names & {("igtl.tools.rate", "__next__"), ("igtl.ros.node", "spin")}) or (
         ("threading", "wait") in names and ("threading", "start") not in names  # of a thread
     )
+
+
+def _calls() -> set[tuple[str, str]]:
+    """The modules and functions that the main thread is in.
+
+    Where CPython looks for them in 3.11, a collection of garbage blocks the whole interpreter
+    (its issue 106883).
+    """
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        frame = sys._current_frames()[threading.main_thread().ident or 0]
+    finally:
+        if collects:
+            gc.enable()
+    return {(f.f_globals["__name__"], f.f_code.co_name) for f, _ in traceback.walk_stack(frame)}
 
 
 @contextlib.contextmanager
