@@ -396,7 +396,7 @@ def test_message_queue(run: Any) -> None:
     assert all(received + lost == 100 for received, lost, _ in found.values())
     assert found["block"] == (100, 0, 100)
     assert found["drop_oldest"][2] == found["latest"][2] == 100
-    assert found["drop_newest"][2] < 100
+    assert found["drop_newest"][1] > 0
 
 
 def test_partial_transfer(run: Any) -> None:

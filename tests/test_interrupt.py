@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -83,3 +84,18 @@ def test_the_end_of_the_program_waits_for_no_thread(options: str) -> None:
     code = EXIT.format(options=options)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+IN_EXEC = """
+import igtl.cli
+from igtl.blocking.server import Server
+Server.wait = lambda self: exec("import signal; signal.raise_signal(signal.SIGINT)")
+igtl.cli.main(["serve", "--at", ":0"])
+"""
+
+
+def test_ctrl_c_while_a_module_with_a_dataclass_loads_is_a_normal_end(tmp_path: Path) -> None:
+    (tmp_path / "run.py").write_text(IN_EXEC)
+    command = [sys.executable, "-m", "run"]  # as `python -m igtl`
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr

@@ -212,8 +212,10 @@ class _Commands(click.Group):
 
         try:
             super().invoke(ctx)
-        except KeyboardInterrupt:
-            pass  # the usual end of what runs until it is stopped
+        except KeyboardInterrupt:  # the usual end of what runs until it is stopped
+            exec(
+                ""
+            )  # CPython keeps in mind that the last exec was interrupted, and ends by the signal
         except (ConnectionClosed, MessageTooLarge) as error:
             raise Failure(str(error), UNREACHABLE) from None
         except (IgtlError, ModuleNotFoundError) as error:
