@@ -200,6 +200,7 @@ cdef enum:
     SHORT = 4 * 1024            # characters of a text that keeps its UTF-8 beside it
     LATER_FROM = 64 * 1024      # texts of this size are decoded when they are read
     HEADS = 32                  # streams whose class and name are remembered
+    BRIEF = 256                 # bytes of a message that is written in one pass
     MAX_DEPTH = 8               # of messages in messages: each level takes its part of the stack
 
 # ---- memory -----------------------------------------------------------------------------------
@@ -389,6 +390,9 @@ cdef Py_ssize_t elements_of(value) except -1:
 
 # ---- Layout -----------------------------------------------------------------------------------
 
+cdef enum:
+    NOT_BRIEF = -2      # of write_briefly
+
 # What a message may carry besides its fields.
 cdef enum:
     TYPE            # another one than that of the class
@@ -451,6 +455,7 @@ cdef class Layout:
     cdef readonly Py_ssize_t minimum
     cdef Py_ssize_t settled          # bytes of the fields whose size the plan says, see Op.wire
     cdef bint open                   # there are others, to be measured
+    cdef bint brief                  # all may be fields that `write_briefly` knows
     cdef readonly dict index
     cdef readonly object check       # cross-field checks of the class, after reading
     cdef readonly object prepare     # and before writing
@@ -509,6 +514,7 @@ cdef class Layout:
         ])
         self.blank = [f.default if f.hidden and f.kind == "int" else None for f in self.fields]
         self.minimum = self.settled = 0
+        self.brief = True
         self.columnar = check is None and self.n > 0
         for i in range(self.n):
             self._compile(i, self.fields[i])
@@ -518,6 +524,8 @@ cdef class Layout:
                 self.settled += op.wire
             else:
                 self.open = True
+            self.brief = self.brief and not op.optional and not op.constant and op.kind in (
+                INT, FLOAT, MATRIX, TEXT, STRING, ZERO_ENDED, SIZE)
             if op.kind != TEXT:
                 self.native += (op.itemsize - self.native % op.itemsize) % op.itemsize
             op.place = self.native
@@ -527,6 +535,7 @@ cdef class Layout:
             elif op.kind == SIZE:
                 self.ops[op.target].length = i
         self.ops[self.n].place = self.native
+        self.brief = self.brief and HEADER + self.settled <= BRIEF
 
     cdef int _compile(self, int i, f) except -1:
         cdef Op* op = &self.ops[i]
@@ -1153,6 +1162,13 @@ cdef class Layout:
         else:
             put_int(p, op.itemsize, <uint64_t><int64_t>value if op.signed else <uint64_t>value)
 
+    cdef inline int _put_matrix(self, uint8_t* p, int i, cnp.ndarray array) except -1:
+        if not (cnp.PyArray_TYPE(array) == cnp.NPY_FLOAT32 and is_4x4(array)
+                and cnp.PyArray_IS_C_CONTIGUOUS(array) and cnp.PyArray_ISNOTSWAPPED(array)):
+            raise EncodeError(self.owner, self.fields[i].name, "must stay a contiguous 4x4 float32")
+        if not matrix_out(p, <float*>cnp.PyArray_DATA(array)):
+            raise EncodeError(self.owner, self.fields[i].name, "the fourth row must be 0 0 0 1")
+
     cdef inline int _put_count(self, uint8_t* p, int i, Taken* taken) except -1:
         cdef Op* op = &self.ops[i]
         cdef uint64_t n = taken.sizes[op.target] if op.kind == SIZE else taken.numbers[op.target]
@@ -1176,12 +1192,7 @@ cdef class Layout:
             op = &self.ops[i]
             value = taken.values[i]
             if op.kind == MATRIX:
-                array = <cnp.ndarray?><object>value
-                if not (cnp.PyArray_TYPE(array) == cnp.NPY_FLOAT32 and is_4x4(array)
-                        and cnp.PyArray_IS_C_CONTIGUOUS(array) and cnp.PyArray_ISNOTSWAPPED(array)):
-                    raise EncodeError(self.owner, self.fields[i].name, "must stay a contiguous 4x4 float32")
-                if not matrix_out(p, <float*>cnp.PyArray_DATA(array)):
-                    raise EncodeError(self.owner, self.fields[i].name, "the fourth row must be 0 0 0 1")
+                self._put_matrix(p, i, <cnp.ndarray?><object>value)
             elif op.kind == INT or op.kind == FLOAT:
                 if op.constant:
                     self._put_number(p, i, self.fields[i].default)
@@ -1215,11 +1226,71 @@ cdef class Layout:
                 memcpy(p, bytes_at(taken.coded[i]), taken.sizes[i])
             p += taken.sizes[i]
 
+    cdef Py_ssize_t write_briefly(self, list values, uint8_t* start, Py_ssize_t room) except -1:
+        """Measure and write all fields in one pass: numbers, matrices and ASCII texts, in at most so many
+        bytes. Returns how many these are, or NOT_BRIEF: `measure` and `write` have to look at them."""
+        cdef uint8_t* at[MAX_FIELDS]
+        cdef uint8_t* p = start
+        cdef Py_ssize_t n, size, left = room - self.settled
+        cdef const char* text
+        cdef const Op* op
+        cdef int i, code
+        if len(values) != self.n:
+            return NOT_BRIEF
+        for i in range(self.n):
+            op = &self.ops[i]
+            if op.kind == SIZE:             # known when its text is
+                at[i] = p
+                p += op.wire
+                continue
+            value = <object>item_of(values, i)
+            if op.wire >= 0:
+                if op.kind == MATRIX:
+                    self._put_matrix(p, i, <cnp.ndarray?>value)
+                elif op.target >= 0 and value is None:      # encoding of a text, left to us
+                    put16(p, 3)
+                else:
+                    self._put_number(p, i, value)
+                at[i] = p
+                p += op.wire
+                continue
+            text = ascii_of(<PyObject*>value, &n)
+            if text == NULL:
+                return NOT_BRIEF
+            if op.kind == STRING:
+                code = get16(at[op.encoding]) if op.encoding >= 0 else 106
+                if code != 3 and code != 106:
+                    return NOT_BRIEF
+            elif memchr(text, 0, n) != NULL or op.kind == TEXT and n > op.itemsize:
+                return NOT_BRIEF
+            size = op.itemsize if op.kind == TEXT else n + (op.kind == ZERO_ENDED)
+            left -= size
+            if left < 0:
+                return NOT_BRIEF
+            memcpy(p, text, n)
+            if size > n:
+                memset(p + n, 0, size - n)
+            if op.length >= 0:
+                put_int(at[op.length], self.ops[op.length].itemsize, n)
+            p += size
+        return p - start
+
     cdef inline bint _is_ascii(self, int i, Taken* taken) except -1:
         """Whether the text of field i, which was measured, has ASCII characters only."""
         if taken.coded[i] == NULL:
             return taken.numbers[i] == length_of_str(taken.values[i])
         return (<bytes>taken.coded[i]).isascii()
+
+cdef inline const char* ascii_of(PyObject* value, Py_ssize_t* n) noexcept:
+    """The characters of a short str. NULL: it is none, or has others than those of ASCII."""
+    cdef const char* text
+    if type(<object>value) is not str or length_of_str(value) > BRIEF:
+        return NULL
+    text = utf8_or_error(value, n)
+    if text == NULL:            # half of a surrogate pair
+        PyErr_Clear()
+        return NULL
+    return text if n[0] == length_of_str(value) else NULL
 
 cdef inline PyObject* held_by_us(object what) noexcept:
     Py_INCREF(what)
@@ -2460,7 +2531,7 @@ cdef bytes name_bytes(Record r, bint cut):
         raise EncodeError(r.layout.owner, "device_name", f"{device_name!r}: a NUL would end the name")
     return pad(raw, 20)
 
-cdef int put_name(uint8_t* to, Record r, bint cut) except -1:
+cdef inline int put_name(uint8_t* to, Record r, bint cut) except -1:
     """The same, written; without an object for the usual name."""
     cdef Py_ssize_t n
     cdef const char* text
@@ -2563,22 +2634,37 @@ cdef object packed(object message, const Packing* how):
 
 cdef object packed_record(Record r, const Packing* how):
     cdef Layout layout = r.layout
+    cdef uint8_t[BRIEF] wire
+    cdef Py_ssize_t size
+    cdef uint64_t crc
+    cdef int chosen
+    if layout.prepare is not None:
+        layout.prepare(r)
+    chosen = choose_version(r, how.version)
+    put_name(wire + 14, r, how.cut_name)
+    if layout.brief and chosen == 1 and r.kept is None and not how.parts:
+        size = layout.write_briefly(r.values, wire + HEADER, BRIEF - HEADER)
+        if size != NOT_BRIEF and (how.into == NULL or HEADER + size <= how.room):
+            crc = igtl_crc64(wire + HEADER, size, 0) if how.crc else 0
+            put_header(wire, 1, bytes_at(<PyObject*>layout.wire_type), wire + 14, r.stamp, size, crc)
+            if how.into == NULL:
+                return PyBytes_FromStringAndSize(<char*>wire, HEADER + size)
+            memcpy(how.into, wire, HEADER + size)
+            return HEADER + size
+    return packed_in_steps(r, layout, how, chosen, wire + 14)
+
+cdef object packed_in_steps(Record r, Layout layout, const Packing* how, int chosen, const uint8_t* name20):
+    """Any message: all values are taken, then measured, then written where their memory is."""
     cdef Taken taken
     cdef PyObject** beside = taken.beside
     cdef Py_ssize_t content_size, apart_size = 0, total
-    cdef int chosen
-    cdef uint8_t[20] name
     cdef Writer w
     cdef uint8_t* p
     cdef uint64_t crc
     cdef bytes out = None
     cdef list apart
-    if layout.prepare is not None:
-        layout.prepare(r)
     try:
         layout.take(r, &taken)
-        chosen = choose_version(r, how.version)
-        put_name(name, r, how.cut_name)
         if r.kept is not None:
             take_kept(&taken, r)
         content_size = layout.measure(r, &taken, 1) if layout.open else layout.settled
@@ -2621,7 +2707,7 @@ cdef object packed_record(Record r, const Packing* how):
             p = put_bytes(put_bytes(p, beside[INDEX]), beside[ENTRIES])
         crc = run_crc(w.summed, p - w.summed, w.crc) if how.crc else 0
         put_header(w.start, chosen, bytes_at(<PyObject*>layout.wire_type if beside[TYPE] == NULL else beside[TYPE]),
-                   name, r.stamp, total + apart_size - HEADER, crc)
+                   name20, r.stamp, total + apart_size - HEADER, crc)
         if out is None:
             return total
         if not how.parts:
