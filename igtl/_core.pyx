@@ -1226,55 +1226,6 @@ cdef class Layout:
                 memcpy(p, bytes_at(taken.coded[i]), taken.sizes[i])
             p += taken.sizes[i]
 
-    cdef Py_ssize_t write_briefly(self, list values, uint8_t* start, Py_ssize_t room) except -1:
-        """Measure and write all fields in one pass: numbers, matrices and ASCII texts, in at most so many
-        bytes. Returns how many these are, or NOT_BRIEF: `measure` and `write` have to look at them."""
-        cdef uint8_t* at[MAX_FIELDS]
-        cdef uint8_t* p = start
-        cdef Py_ssize_t n, size, left = room - self.settled
-        cdef const char* text
-        cdef const Op* op
-        cdef int i, code
-        if len(values) != self.n:
-            return NOT_BRIEF
-        for i in range(self.n):
-            op = &self.ops[i]
-            if op.kind == SIZE:             # known when its text is
-                at[i] = p
-                p += op.wire
-                continue
-            value = <object>item_of(values, i)
-            if op.wire >= 0:
-                if op.kind == MATRIX:
-                    self._put_matrix(p, i, <cnp.ndarray?>value)
-                elif op.target >= 0 and value is None:      # encoding of a text, left to us
-                    put16(p, 3)
-                else:
-                    self._put_number(p, i, value)
-                at[i] = p
-                p += op.wire
-                continue
-            text = ascii_of(<PyObject*>value, &n)
-            if text == NULL:
-                return NOT_BRIEF
-            if op.kind == STRING:
-                code = get16(at[op.encoding]) if op.encoding >= 0 else 106
-                if code != 3 and code != 106:
-                    return NOT_BRIEF
-            elif memchr(text, 0, n) != NULL or op.kind == TEXT and n > op.itemsize:
-                return NOT_BRIEF
-            size = op.itemsize if op.kind == TEXT else n + (op.kind == ZERO_ENDED)
-            left -= size
-            if left < 0:
-                return NOT_BRIEF
-            memcpy(p, text, n)
-            if size > n:
-                memset(p + n, 0, size - n)
-            if op.length >= 0:
-                put_int(at[op.length], self.ops[op.length].itemsize, n)
-            p += size
-        return p - start
-
     cdef inline bint _is_ascii(self, int i, Taken* taken) except -1:
         """Whether the text of field i, which was measured, has ASCII characters only."""
         if taken.coded[i] == NULL:
@@ -2632,6 +2583,55 @@ cdef object packed(object message, const Packing* how):
     memory that is there: see Packing."""
     return packed_record(<Record?>message, how)
 
+cdef Py_ssize_t write_briefly(Layout layout, list values, uint8_t* start, Py_ssize_t room) except -1:
+    """Measure and write all fields in one pass: numbers, matrices and ASCII texts, in at most so many
+    bytes. Returns how many these are, or NOT_BRIEF: `measure` and `write` have to look at them."""
+    cdef uint8_t* at[MAX_FIELDS]
+    cdef uint8_t* p = start
+    cdef Py_ssize_t n, size, left = room - layout.settled
+    cdef const char* text
+    cdef const Op* op
+    cdef int i, code
+    if len(values) != layout.n:
+        return NOT_BRIEF
+    for i in range(layout.n):
+        op = &layout.ops[i]
+        if op.kind == SIZE:             # known when its text is
+            at[i] = p
+            p += op.wire
+            continue
+        value = <object>item_of(values, i)
+        if op.wire >= 0:
+            if op.kind == MATRIX:
+                layout._put_matrix(p, i, <cnp.ndarray?>value)
+            elif op.target >= 0 and value is None:      # encoding of a text, left to us
+                put16(p, 3)
+            else:
+                layout._put_number(p, i, value)
+            at[i] = p
+            p += op.wire
+            continue
+        text = ascii_of(<PyObject*>value, &n)
+        if text == NULL:
+            return NOT_BRIEF
+        if op.kind == STRING:
+            code = get16(at[op.encoding]) if op.encoding >= 0 else 106
+            if code != 3 and code != 106:
+                return NOT_BRIEF
+        elif memchr(text, 0, n) != NULL or op.kind == TEXT and n > op.itemsize:
+            return NOT_BRIEF
+        size = op.itemsize if op.kind == TEXT else n + (op.kind == ZERO_ENDED)
+        left -= size
+        if left < 0:
+            return NOT_BRIEF
+        memcpy(p, text, n)
+        if size > n:
+            memset(p + n, 0, size - n)
+        if op.length >= 0:
+            put_int(at[op.length], layout.ops[op.length].itemsize, n)
+        p += size
+    return p - start
+
 cdef object packed_record(Record r, const Packing* how):
     cdef Layout layout = r.layout
     cdef uint8_t[BRIEF] wire
@@ -2643,7 +2643,7 @@ cdef object packed_record(Record r, const Packing* how):
     chosen = choose_version(r, how.version)
     put_name(wire + 14, r, how.cut_name)
     if layout.brief and chosen == 1 and r.kept is None and not how.parts:
-        size = layout.write_briefly(r.values, wire + HEADER, BRIEF - HEADER)
+        size = write_briefly(layout, r.values, wire + HEADER, BRIEF - HEADER)
         if size != NOT_BRIEF and (how.into == NULL or HEADER + size <= how.room):
             crc = igtl_crc64(wire + HEADER, size, 0) if how.crc else 0
             put_header(wire, 1, bytes_at(<PyObject*>layout.wire_type), wire + 14, r.stamp, size, crc)
