@@ -20,7 +20,7 @@ from cpython.buffer cimport (
 )
 from cpython.exc cimport PyErr_Clear
 from cpython.mem cimport PyMem_Calloc, PyMem_Free, PyMem_Malloc
-from cpython.object cimport PyObject, PyTypeObject
+from cpython.object cimport Py_TYPE, PyObject, PyTypeObject
 from cpython.pycapsule cimport PyCapsule_New
 from cpython.ref cimport Py_INCREF, Py_XDECREF, Py_XINCREF
 from cpython.unicode cimport PyUnicode_DecodeUTF8
@@ -130,6 +130,18 @@ cdef extern from *:
     #define igtl_size(raw) PyBytes_GET_SIZE(raw)
     #define igtl_item(list, i) PyList_GET_ITEM(list, i)
     #endif
+    /* The caller knows that there is such an item. */
+    static inline void igtl_put_item(PyObject *list, Py_ssize_t i, PyObject *value)
+    {
+        Py_INCREF(value);
+    #if defined(Py_LIMITED_API) || defined(Py_GIL_DISABLED)
+        PyList_SetItem(list, i, value);
+    #else
+        PyObject *old = PyList_GET_ITEM(list, i);
+        PyList_SET_ITEM(list, i, value);
+        Py_XDECREF(old);
+    #endif
+    }
     static inline Py_ssize_t igtl_length(PyObject *text)
     {
     #ifndef Py_LIMITED_API
@@ -152,6 +164,7 @@ cdef extern from *:
     uint8_t* bytes_at "igtl_bytes"(PyObject*) noexcept                      # of bytes
     Py_ssize_t size_of "igtl_size"(PyObject*) noexcept
     PyObject* item_of "igtl_item"(list, Py_ssize_t) noexcept                # borrowed; there is one
+    void put_item "igtl_put_item"(list, Py_ssize_t, object) noexcept
     Py_ssize_t length_of_str "igtl_length"(PyObject*) noexcept              # characters
     const char* utf8_of "igtl_utf8"(PyObject*, Py_ssize_t*) except NULL     # of str; it ends with NUL
     const char* utf8_or_error "igtl_utf8"(PyObject*, Py_ssize_t*) noexcept
@@ -828,7 +841,7 @@ cdef class Layout:
             op = &self.ops[i]
             if op.kind == MATRIX:
                 self.need(i, 48, n - at)
-                values[i] = new_matrix(&m)
+                put_item(values, i, new_matrix(&m))
                 matrix_in(m, p + at)
                 at += 48
             elif op.kind == INT or op.kind == COUNT or op.kind == SIZE:
@@ -841,7 +854,7 @@ cdef class Layout:
                 if op.constant and bits != <uint64_t>self.fields[i].default:
                     self.fail(i, f"is {bits}, must be {self.fields[i].default}")
                 if op.kind == INT:
-                    values[i] = sign_extend(bits, op.itemsize) if op.signed else bits
+                    put_item(values, i, sign_extend(bits, op.itemsize) if op.signed else bits)
                 else:
                     counts[i] = <int64_t>bits
             elif op.kind == FLOAT:
@@ -856,21 +869,22 @@ cdef class Layout:
                 at += op.itemsize
             elif op.kind == TEXT:
                 self.need(i, op.itemsize, n - at)
-                values[i] = text_of(p + at, op.itemsize, &exact)
+                text = text_of(p + at, op.itemsize, &exact)
+                put_item(values, i, text)
                 if not exact:
-                    r.keep(i, values[i], (p + at)[:op.itemsize])
+                    r.keep(i, text, (p + at)[:op.itemsize])
                 at += op.itemsize
             elif op.kind == ARRAY:
                 k = self.number(i, n - at, counts)
                 array = new_numbers(op, self.dtypes[i], k)
                 (little_in if op.little else swap_in)(
                     <uint8_t*>cnp.PyArray_DATA(array), p + at, k * op.per, op.itemsize)
-                values[i] = array
+                put_item(values, i, array)
                 at += k * op.per * op.itemsize
             elif op.kind == ELEMENTS:
                 columns = new_columns(self.items[i])
                 k = columns.scatter(p + at, n - at)
-                values[i] = columns
+                put_item(values, i, columns)
                 at += k
             else:
                 k = n - at
@@ -1933,7 +1947,7 @@ cdef class Cell:
     def __set__(self, element, value):
         (<Row?>element).put(self.i, value)
 
-cdef Layout layout_of(cls, list last):
+cdef inline Layout layout_of(cls, list last):
     """The layout of a class. last: holds the one that was used last; looking it up is a fifth of unpack."""
     cdef Layout layout = last[0]
     if layout is None or layout.made is not cls:
@@ -2018,12 +2032,15 @@ cdef class Record:
     cdef int take(self, PyObject** values, Py_ssize_t given, tuple names) except -1:
         """The arguments of the constructor: `given` values by position, then those named."""
         cdef Layout layout = self.layout
+        cdef list own = self.values
         cdef PyObject* found[MAX_FIELDS]
         cdef _Names called
         cdef Py_ssize_t k, taken = 0
         cdef int i, which
         if not layout.type_name:
             raise TypeError(f"{layout.owner} is no message type: a subclass declares one, with type_name=...")
+        if len(own) != layout.n:
+            raise TypeError(f"{layout.owner} has {layout.n} fields, not {len(own)}")
         for i in range(layout.n):
             found[i] = NULL
             if taken < given and not layout.ops[i].hidden and not layout.ops[i].kw_only:
@@ -2050,7 +2067,7 @@ cdef class Record:
             value = layout.defaults[i] if found[i] == NULL else <object>found[i]
             if value is REQUIRED:
                 raise TypeError(f"{layout.owner}() needs {layout.names[i]!r}")
-            self.values[i] = layout.coerce(i, value)
+            put_item(own, i, layout.coerce(i, value))
         return 0
 
     def pack(self, *, version=None, bint crc=True, bint cut_name=False):
@@ -2199,6 +2216,10 @@ cdef class Record:
     cdef bytes surplus(self):
         return b"" if self.kept is None else self.kept.get("surplus", b"")
 
+    def _field_values(self):
+        """What all fields hold, where none is left to be decoded: one step where attributes take one each."""
+        return tuple(self.values)
+
     def _state(self):
         values = [bytes(v) if isinstance(v, memoryview) else v for v in self.values]
         kept = None if self.kept is None else {
@@ -2244,7 +2265,7 @@ cdef class Slot:
         cdef Record r
         if obj is None:
             return self
-        r = <Record?>obj
+        r = record_of(obj)
         value = r.values[self.i]
         return r.layout.value(self.i, r) if type(value) is Later else value
 
@@ -2300,7 +2321,13 @@ cdef inline object new_of(cls):
     return (<new_function>igtl_new_of(<PyObject*>cls))(<PyTypeObject*>cls, (), NULL)
 
 cdef inline Record new_record(cls):
-    return new_of(cls)
+    return record_of(new_of(cls))
+
+cdef inline Record record_of(what):
+    """A message as one. What is made as every message is made needs no search through its bases."""
+    if igtl_new_of(<PyObject*>Py_TYPE(what)) != igtl_new_of(<PyObject*>Record):
+        return <Record?>what
+    return <Record>what
 
 cdef inline Columns new_columns(cls):
     return new_of(cls)
