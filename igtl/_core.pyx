@@ -353,20 +353,28 @@ cpdef bytes encode_text(text, int encoding):
         return bytes(text)
     return text.encode(_ENCODINGS.get(encoding, "utf-8"))
 
+cdef str utf8_text(const uint8_t* p, Py_ssize_t n):
+    """These bytes as text; None where they are no UTF-8."""
+    try:
+        return PyUnicode_DecodeUTF8(<const char*>p, n, NULL)
+    except UnicodeDecodeError:
+        return None
+
 cdef str text_of(const uint8_t* p, Py_ssize_t size, bint* exact):
     """Text before the first NUL. *exact: the field holds nothing the text does not show."""
     cdef Py_ssize_t n = text_size(p, size)
     cdef Py_ssize_t i
+    cdef str text
     exact[0] = True
     for i in range(n, size):
         if p[i]:
             exact[0] = False
             break
-    try:
-        return PyUnicode_DecodeUTF8(<const char*>p, n, NULL)
-    except UnicodeDecodeError:
+    text = utf8_text(p, n)
+    if text is None:
         exact[0] = False
-        return PyUnicode_DecodeUTF8(<const char*>p, n, "replace")
+        text = PyUnicode_DecodeUTF8(<const char*>p, n, "replace")
+    return text
 
 # ---- what is decoded when it is read ------------------------------------------------------------
 
@@ -917,9 +925,11 @@ cdef class Layout:
         cdef bint exact, all_exact = True
         cdef Py_ssize_t at
         if op.kind == STRING:
-            raw = p[:k]
-            value = decode_text(raw, code)
-            all_exact = (code == 106 or code == 3) and raw.isascii() or encodes_to(value, code, raw)
+            value = utf8_text(p, k) if code == 106 or code == 3 else None
+            if value is None or code == 3 and length_of_str(<PyObject*>value) != k:
+                raw = p[:k]
+                value = decode_text(raw, code)
+                all_exact = encodes_to(value, code, raw)
         elif op.kind == ZERO_ENDED:
             value = text_of(p, k, &exact)
             all_exact = exact and memchr(p, 0, k) == p + k - 1
