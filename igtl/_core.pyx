@@ -2679,15 +2679,18 @@ cdef object packed_record(Record r, const Packing* how):
         layout.prepare(r)
     chosen = choose_version(r, how.version)
     put_name(wire + 14, r, how.cut_name)
-    if layout.brief and chosen == 1 and r.kept is None and not how.parts:
+    if layout.brief and chosen == 1 and r.kept is None:
         size = write_briefly(layout, r.values, wire + HEADER, BRIEF - HEADER)
-        if size != NOT_BRIEF and (how.into == NULL or HEADER + size <= how.room):
+        if size != NOT_BRIEF:
             crc = igtl_crc64(wire + HEADER, size, 0) if how.crc else 0
             put_header(wire, 1, bytes_at(<PyObject*>layout.wire_type), wire + 14, r.stamp, size, crc)
+            if how.into != NULL and HEADER + size <= how.room:
+                memcpy(how.into, wire, HEADER + size)
+                return HEADER + size
+            if how.parts:
+                return [PyBytes_FromStringAndSize(<char*>wire, HEADER + size)]
             if how.into == NULL:
                 return PyBytes_FromStringAndSize(<char*>wire, HEADER + size)
-            memcpy(how.into, wire, HEADER + size)
-            return HEADER + size
     return packed_in_steps(r, layout, how, chosen, wire + 14)
 
 cdef object packed_in_steps(Record r, Layout layout, const Packing* how, int chosen, const uint8_t* name20):
