@@ -20,7 +20,7 @@ from cpython.buffer cimport (
 )
 from cpython.exc cimport PyErr_Clear
 from cpython.mem cimport PyMem_Calloc, PyMem_Free, PyMem_Malloc
-from cpython.object cimport PyObject, PyTypeObject
+from cpython.object cimport Py_TYPE, PyObject, PyTypeObject
 from cpython.pycapsule cimport PyCapsule_New
 from cpython.ref cimport Py_INCREF, Py_XDECREF, Py_XINCREF
 from cpython.unicode cimport PyUnicode_DecodeUTF8
@@ -130,6 +130,18 @@ cdef extern from *:
     #define igtl_size(raw) PyBytes_GET_SIZE(raw)
     #define igtl_item(list, i) PyList_GET_ITEM(list, i)
     #endif
+    /* The caller knows that there is such an item. */
+    static inline void igtl_put_item(PyObject *list, Py_ssize_t i, PyObject *value)
+    {
+        Py_INCREF(value);
+    #if defined(Py_LIMITED_API) || defined(Py_GIL_DISABLED)
+        PyList_SetItem(list, i, value);
+    #else
+        PyObject *old = PyList_GET_ITEM(list, i);
+        PyList_SET_ITEM(list, i, value);
+        Py_XDECREF(old);
+    #endif
+    }
     static inline Py_ssize_t igtl_length(PyObject *text)
     {
     #ifndef Py_LIMITED_API
@@ -152,6 +164,7 @@ cdef extern from *:
     uint8_t* bytes_at "igtl_bytes"(PyObject*) noexcept                      # of bytes
     Py_ssize_t size_of "igtl_size"(PyObject*) noexcept
     PyObject* item_of "igtl_item"(list, Py_ssize_t) noexcept                # borrowed; there is one
+    void put_item "igtl_put_item"(list, Py_ssize_t, object) noexcept
     Py_ssize_t length_of_str "igtl_length"(PyObject*) noexcept              # characters
     const char* utf8_of "igtl_utf8"(PyObject*, Py_ssize_t*) except NULL     # of str; it ends with NUL
     const char* utf8_or_error "igtl_utf8"(PyObject*, Py_ssize_t*) noexcept
@@ -200,6 +213,7 @@ cdef enum:
     SHORT = 4 * 1024            # characters of a text that keeps its UTF-8 beside it
     LATER_FROM = 64 * 1024      # texts of this size are decoded when they are read
     HEADS = 32                  # streams whose class and name are remembered
+    BRIEF = 256                 # bytes of a message that is written in one pass
     MAX_DEPTH = 8               # of messages in messages: each level takes its part of the stack
 
 # ---- memory -----------------------------------------------------------------------------------
@@ -339,20 +353,28 @@ cpdef bytes encode_text(text, int encoding):
         return bytes(text)
     return text.encode(_ENCODINGS.get(encoding, "utf-8"))
 
+cdef str utf8_text(const uint8_t* p, Py_ssize_t n):
+    """These bytes as text; None where they are no UTF-8."""
+    try:
+        return PyUnicode_DecodeUTF8(<const char*>p, n, NULL)
+    except UnicodeDecodeError:
+        return None
+
 cdef str text_of(const uint8_t* p, Py_ssize_t size, bint* exact):
     """Text before the first NUL. *exact: the field holds nothing the text does not show."""
     cdef Py_ssize_t n = text_size(p, size)
     cdef Py_ssize_t i
+    cdef str text
     exact[0] = True
     for i in range(n, size):
         if p[i]:
             exact[0] = False
             break
-    try:
-        return PyUnicode_DecodeUTF8(<const char*>p, n, NULL)
-    except UnicodeDecodeError:
+    text = utf8_text(p, n)
+    if text is None:
         exact[0] = False
-        return PyUnicode_DecodeUTF8(<const char*>p, n, "replace")
+        text = PyUnicode_DecodeUTF8(<const char*>p, n, "replace")
+    return text
 
 # ---- what is decoded when it is read ------------------------------------------------------------
 
@@ -388,6 +410,9 @@ cdef Py_ssize_t elements_of(value) except -1:
     return (<Later>value).count if type(value) is Later else len(value)
 
 # ---- Layout -----------------------------------------------------------------------------------
+
+cdef enum:
+    NOT_BRIEF = -2      # of write_briefly
 
 # What a message may carry besides its fields.
 cdef enum:
@@ -451,6 +476,7 @@ cdef class Layout:
     cdef readonly Py_ssize_t minimum
     cdef Py_ssize_t settled          # bytes of the fields whose size the plan says, see Op.wire
     cdef bint open                   # there are others, to be measured
+    cdef bint brief                  # all may be fields that `write_briefly` knows
     cdef readonly dict index
     cdef readonly object check       # cross-field checks of the class, after reading
     cdef readonly object prepare     # and before writing
@@ -509,6 +535,7 @@ cdef class Layout:
         ])
         self.blank = [f.default if f.hidden and f.kind == "int" else None for f in self.fields]
         self.minimum = self.settled = 0
+        self.brief = True
         self.columnar = check is None and self.n > 0
         for i in range(self.n):
             self._compile(i, self.fields[i])
@@ -518,6 +545,8 @@ cdef class Layout:
                 self.settled += op.wire
             else:
                 self.open = True
+            self.brief = self.brief and not op.optional and not op.constant and op.kind in (
+                INT, FLOAT, MATRIX, TEXT, STRING, ZERO_ENDED, SIZE)
             if op.kind != TEXT:
                 self.native += (op.itemsize - self.native % op.itemsize) % op.itemsize
             op.place = self.native
@@ -527,6 +556,7 @@ cdef class Layout:
             elif op.kind == SIZE:
                 self.ops[op.target].length = i
         self.ops[self.n].place = self.native
+        self.brief = self.brief and HEADER + self.settled <= BRIEF
 
     cdef int _compile(self, int i, f) except -1:
         cdef Op* op = &self.ops[i]
@@ -819,7 +849,7 @@ cdef class Layout:
             op = &self.ops[i]
             if op.kind == MATRIX:
                 self.need(i, 48, n - at)
-                values[i] = new_matrix(&m)
+                put_item(values, i, new_matrix(&m))
                 matrix_in(m, p + at)
                 at += 48
             elif op.kind == INT or op.kind == COUNT or op.kind == SIZE:
@@ -832,7 +862,7 @@ cdef class Layout:
                 if op.constant and bits != <uint64_t>self.fields[i].default:
                     self.fail(i, f"is {bits}, must be {self.fields[i].default}")
                 if op.kind == INT:
-                    values[i] = sign_extend(bits, op.itemsize) if op.signed else bits
+                    put_item(values, i, sign_extend(bits, op.itemsize) if op.signed else bits)
                 else:
                     counts[i] = <int64_t>bits
             elif op.kind == FLOAT:
@@ -847,21 +877,22 @@ cdef class Layout:
                 at += op.itemsize
             elif op.kind == TEXT:
                 self.need(i, op.itemsize, n - at)
-                values[i] = text_of(p + at, op.itemsize, &exact)
+                text = text_of(p + at, op.itemsize, &exact)
+                put_item(values, i, text)
                 if not exact:
-                    r.keep(i, values[i], (p + at)[:op.itemsize])
+                    r.keep(i, text, (p + at)[:op.itemsize])
                 at += op.itemsize
             elif op.kind == ARRAY:
                 k = self.number(i, n - at, counts)
                 array = new_numbers(op, self.dtypes[i], k)
                 (little_in if op.little else swap_in)(
                     <uint8_t*>cnp.PyArray_DATA(array), p + at, k * op.per, op.itemsize)
-                values[i] = array
+                put_item(values, i, array)
                 at += k * op.per * op.itemsize
             elif op.kind == ELEMENTS:
                 columns = new_columns(self.items[i])
                 k = columns.scatter(p + at, n - at)
-                values[i] = columns
+                put_item(values, i, columns)
                 at += k
             else:
                 k = n - at
@@ -894,9 +925,11 @@ cdef class Layout:
         cdef bint exact, all_exact = True
         cdef Py_ssize_t at
         if op.kind == STRING:
-            raw = p[:k]
-            value = decode_text(raw, code)
-            all_exact = (code == 106 or code == 3) and raw.isascii() or encodes_to(value, code, raw)
+            value = utf8_text(p, k) if code == 106 or code == 3 else None
+            if value is None or code == 3 and length_of_str(<PyObject*>value) != k:
+                raw = p[:k]
+                value = decode_text(raw, code)
+                all_exact = encodes_to(value, code, raw)
         elif op.kind == ZERO_ENDED:
             value = text_of(p, k, &exact)
             all_exact = exact and memchr(p, 0, k) == p + k - 1
@@ -1153,6 +1186,13 @@ cdef class Layout:
         else:
             put_int(p, op.itemsize, <uint64_t><int64_t>value if op.signed else <uint64_t>value)
 
+    cdef inline int _put_matrix(self, uint8_t* p, int i, cnp.ndarray array) except -1:
+        if not (cnp.PyArray_TYPE(array) == cnp.NPY_FLOAT32 and is_4x4(array)
+                and cnp.PyArray_IS_C_CONTIGUOUS(array) and cnp.PyArray_ISNOTSWAPPED(array)):
+            raise EncodeError(self.owner, self.fields[i].name, "must stay a contiguous 4x4 float32")
+        if not matrix_out(p, <float*>cnp.PyArray_DATA(array)):
+            raise EncodeError(self.owner, self.fields[i].name, "the fourth row must be 0 0 0 1")
+
     cdef inline int _put_count(self, uint8_t* p, int i, Taken* taken) except -1:
         cdef Op* op = &self.ops[i]
         cdef uint64_t n = taken.sizes[op.target] if op.kind == SIZE else taken.numbers[op.target]
@@ -1176,12 +1216,7 @@ cdef class Layout:
             op = &self.ops[i]
             value = taken.values[i]
             if op.kind == MATRIX:
-                array = <cnp.ndarray?><object>value
-                if not (cnp.PyArray_TYPE(array) == cnp.NPY_FLOAT32 and is_4x4(array)
-                        and cnp.PyArray_IS_C_CONTIGUOUS(array) and cnp.PyArray_ISNOTSWAPPED(array)):
-                    raise EncodeError(self.owner, self.fields[i].name, "must stay a contiguous 4x4 float32")
-                if not matrix_out(p, <float*>cnp.PyArray_DATA(array)):
-                    raise EncodeError(self.owner, self.fields[i].name, "the fourth row must be 0 0 0 1")
+                self._put_matrix(p, i, <cnp.ndarray?><object>value)
             elif op.kind == INT or op.kind == FLOAT:
                 if op.constant:
                     self._put_number(p, i, self.fields[i].default)
@@ -1220,6 +1255,17 @@ cdef class Layout:
         if taken.coded[i] == NULL:
             return taken.numbers[i] == length_of_str(taken.values[i])
         return (<bytes>taken.coded[i]).isascii()
+
+cdef inline const char* ascii_of(PyObject* value, Py_ssize_t* n) noexcept:
+    """The characters of a short str. NULL: it is none, or has others than those of ASCII."""
+    cdef const char* text
+    if type(<object>value) is not str or length_of_str(value) > BRIEF:
+        return NULL
+    text = utf8_or_error(value, n)
+    if text == NULL:            # half of a surrogate pair
+        PyErr_Clear()
+        return NULL
+    return text if n[0] == length_of_str(value) else NULL
 
 cdef inline PyObject* held_by_us(object what) noexcept:
     Py_INCREF(what)
@@ -1911,7 +1957,7 @@ cdef class Cell:
     def __set__(self, element, value):
         (<Row?>element).put(self.i, value)
 
-cdef Layout layout_of(cls, list last):
+cdef inline Layout layout_of(cls, list last):
     """The layout of a class. last: holds the one that was used last; looking it up is a fifth of unpack."""
     cdef Layout layout = last[0]
     if layout is None or layout.made is not cls:
@@ -1996,12 +2042,15 @@ cdef class Record:
     cdef int take(self, PyObject** values, Py_ssize_t given, tuple names) except -1:
         """The arguments of the constructor: `given` values by position, then those named."""
         cdef Layout layout = self.layout
+        cdef list own = self.values
         cdef PyObject* found[MAX_FIELDS]
         cdef _Names called
         cdef Py_ssize_t k, taken = 0
         cdef int i, which
         if not layout.type_name:
             raise TypeError(f"{layout.owner} is no message type: a subclass declares one, with type_name=...")
+        if len(own) != layout.n:
+            raise TypeError(f"{layout.owner} has {layout.n} fields, not {len(own)}")
         for i in range(layout.n):
             found[i] = NULL
             if taken < given and not layout.ops[i].hidden and not layout.ops[i].kw_only:
@@ -2028,7 +2077,7 @@ cdef class Record:
             value = layout.defaults[i] if found[i] == NULL else <object>found[i]
             if value is REQUIRED:
                 raise TypeError(f"{layout.owner}() needs {layout.names[i]!r}")
-            self.values[i] = layout.coerce(i, value)
+            put_item(own, i, layout.coerce(i, value))
         return 0
 
     def pack(self, *, version=None, bint crc=True, bint cut_name=False):
@@ -2177,6 +2226,10 @@ cdef class Record:
     cdef bytes surplus(self):
         return b"" if self.kept is None else self.kept.get("surplus", b"")
 
+    def _field_values(self):
+        """What all fields hold, where none is left to be decoded: one step where attributes take one each."""
+        return tuple(self.values)
+
     def _state(self):
         values = [bytes(v) if isinstance(v, memoryview) else v for v in self.values]
         kept = None if self.kept is None else {
@@ -2222,7 +2275,7 @@ cdef class Slot:
         cdef Record r
         if obj is None:
             return self
-        r = <Record?>obj
+        r = record_of(obj)
         value = r.values[self.i]
         return r.layout.value(self.i, r) if type(value) is Later else value
 
@@ -2278,7 +2331,13 @@ cdef inline object new_of(cls):
     return (<new_function>igtl_new_of(<PyObject*>cls))(<PyTypeObject*>cls, (), NULL)
 
 cdef inline Record new_record(cls):
-    return new_of(cls)
+    return record_of(new_of(cls))
+
+cdef inline Record record_of(what):
+    """A message as one. What is made as every message is made needs no search through its bases."""
+    if igtl_new_of(<PyObject*>Py_TYPE(what)) != igtl_new_of(<PyObject*>Record):
+        return <Record?>what
+    return <Record>what
 
 cdef inline Columns new_columns(cls):
     return new_of(cls)
@@ -2460,7 +2519,7 @@ cdef bytes name_bytes(Record r, bint cut):
         raise EncodeError(r.layout.owner, "device_name", f"{device_name!r}: a NUL would end the name")
     return pad(raw, 20)
 
-cdef int put_name(uint8_t* to, Record r, bint cut) except -1:
+cdef inline int put_name(uint8_t* to, Record r, bint cut) except -1:
     """The same, written; without an object for the usual name."""
     cdef Py_ssize_t n
     cdef const char* text
@@ -2561,24 +2620,91 @@ cdef object packed(object message, const Packing* how):
     memory that is there: see Packing."""
     return packed_record(<Record?>message, how)
 
+cdef Py_ssize_t write_briefly(Layout layout, list values, uint8_t* start, Py_ssize_t room) except -1:
+    """Measure and write all fields in one pass: numbers, matrices and ASCII texts, in at most so many
+    bytes. Returns how many these are, or NOT_BRIEF: `measure` and `write` have to look at them."""
+    cdef uint8_t* at[MAX_FIELDS]
+    cdef uint8_t* p = start
+    cdef Py_ssize_t n, size, left = room - layout.settled
+    cdef const char* text
+    cdef const Op* op
+    cdef int i, code
+    if len(values) != layout.n:
+        return NOT_BRIEF
+    for i in range(layout.n):
+        op = &layout.ops[i]
+        if op.kind == SIZE:             # known when its text is
+            at[i] = p
+            p += op.wire
+            continue
+        value = <object>item_of(values, i)
+        if op.wire >= 0:
+            if op.kind == MATRIX:
+                layout._put_matrix(p, i, <cnp.ndarray?>value)
+            elif op.target >= 0 and value is None:      # encoding of a text, left to us
+                put16(p, 3)
+            else:
+                layout._put_number(p, i, value)
+            at[i] = p
+            p += op.wire
+            continue
+        text = ascii_of(<PyObject*>value, &n)
+        if text == NULL:
+            return NOT_BRIEF
+        if op.kind == STRING:
+            code = get16(at[op.encoding]) if op.encoding >= 0 else 106
+            if code != 3 and code != 106:
+                return NOT_BRIEF
+        elif memchr(text, 0, n) != NULL or op.kind == TEXT and n > op.itemsize:
+            return NOT_BRIEF
+        size = op.itemsize if op.kind == TEXT else n + (op.kind == ZERO_ENDED)
+        left -= size
+        if left < 0:
+            return NOT_BRIEF
+        memcpy(p, text, n)
+        if size > n:
+            memset(p + n, 0, size - n)
+        if op.length >= 0:
+            put_int(at[op.length], layout.ops[op.length].itemsize, n)
+        p += size
+    return p - start
+
 cdef object packed_record(Record r, const Packing* how):
     cdef Layout layout = r.layout
+    cdef uint8_t[BRIEF] wire
+    cdef Py_ssize_t size
+    cdef uint64_t crc
+    cdef int chosen
+    if layout.prepare is not None:
+        layout.prepare(r)
+    chosen = choose_version(r, how.version)
+    put_name(wire + 14, r, how.cut_name)
+    if layout.brief and chosen == 1 and r.kept is None:
+        size = write_briefly(layout, r.values, wire + HEADER, BRIEF - HEADER)
+        if size != NOT_BRIEF:
+            crc = igtl_crc64(wire + HEADER, size, 0) if how.crc else 0
+            put_header(wire, 1, bytes_at(<PyObject*>layout.wire_type), wire + 14, r.stamp, size, crc)
+            if how.into != NULL and HEADER + size <= how.room:
+                memcpy(how.into, wire, HEADER + size)
+                return HEADER + size
+            if how.parts:
+                return [PyBytes_FromStringAndSize(<char*>wire, HEADER + size)]
+            if how.into == NULL:
+                return PyBytes_FromStringAndSize(<char*>wire, HEADER + size)
+    return packed_in_steps(r, layout, how, chosen, wire + 14)
+
+cdef object packed_in_steps(Record r, Layout layout, const Packing* how, int chosen, const uint8_t* name20):
+    """Any message: all values are taken, then measured, then written where their memory is."""
     cdef Taken taken
     cdef PyObject** beside = taken.beside
     cdef Py_ssize_t content_size, apart_size = 0, total
-    cdef int chosen
-    cdef uint8_t[20] name
     cdef Writer w
     cdef uint8_t* p
     cdef uint64_t crc
     cdef bytes out = None
     cdef list apart
-    if layout.prepare is not None:
-        layout.prepare(r)
     try:
         layout.take(r, &taken)
-        chosen = choose_version(r, how.version)
-        put_name(name, r, how.cut_name)
         if r.kept is not None:
             take_kept(&taken, r)
         content_size = layout.measure(r, &taken, 1) if layout.open else layout.settled
@@ -2621,7 +2747,7 @@ cdef object packed_record(Record r, const Packing* how):
             p = put_bytes(put_bytes(p, beside[INDEX]), beside[ENTRIES])
         crc = run_crc(w.summed, p - w.summed, w.crc) if how.crc else 0
         put_header(w.start, chosen, bytes_at(<PyObject*>layout.wire_type if beside[TYPE] == NULL else beside[TYPE]),
-                   name, r.stamp, total + apart_size - HEADER, crc)
+                   name20, r.stamp, total + apart_size - HEADER, crc)
         if out is None:
             return total
         if not how.parts:

@@ -9,7 +9,7 @@ import re
 import sys
 import threading
 from array import array as array_of
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import BuiltinFunctionType
 from typing import Any
 
@@ -93,6 +93,77 @@ def test_large_data_stays_where_it_lies() -> None:
     assert [len(part) for part in parts] == [70, 2 * APART, 10_000, 2 * APART, 2]
     assert all(np.shares_memory(np.frombuffer(part, "u1"), np.frombuffer(big, "u1"))
                for part in parts[1::2])  # fmt: skip
+
+
+# ---- a brief message is written in one pass, others in steps ---------------------------------------
+
+
+class Words(str):
+    """A text of a class of its own."""
+
+
+def brief_messages() -> Iterator[igtl.Message]:
+    texts = [
+        "",
+        "words",
+        Words("words"),
+        "w\0rds",
+        "wörds",
+        "\ud800",
+        b"w\xf6rds",
+        140 * "w",
+        220 * "w",
+        5000 * "w",
+    ]
+    names = ["", "Probe", 20 * "n", 21 * "n", "n\0n", "Gerät"]
+    for written in texts:
+        for encoding in (None, 3, 106, 4, 1013):
+            yield igtl.String(written, encoding=encoding)  # type: ignore[arg-type]
+        yield igtl.Status(message=written)  # type: ignore[arg-type]
+        yield igtl.Status(error_name=written)  # type: ignore[arg-type]
+    for name in names:
+        yield igtl.Transform(np.eye(4), device_name=name)
+        yield igtl.String("words", device_name=name)
+    for extra in ({"message_id": 7}, {"metadata": {"key": "value"}}):
+        yield igtl.Transform(np.eye(4), **extra)  # type: ignore[arg-type]
+    for row in ([0, 0, 0, 2], [0, 0, np.nan, 1]):
+        m = igtl.Transform(np.eye(4))
+        m.matrix[3] = row
+        yield m
+    yield igtl.GetStatus()
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"version": 1}, {"version": 2}, {"crc": False}, {"cut_name": True}]
+)
+def test_a_brief_message_is_the_same_bytes_or_error_in_every_way_of_packing(options: Any) -> None:
+    """What `content` gives is always written in steps."""
+    kept = bytearray(20_000)
+    for m in brief_messages():
+        m.timestamp = 12.5
+        ways: list[Callable[[], bytes]] = [
+            lambda m=m: m.pack(**options),
+            lambda m=m: b"".join(m.pack_parts(**options)),
+            lambda m=m: bytes(kept[: m.pack_into(kept, **options)]),
+        ]
+        try:
+            content = _core.content(m)
+            wire = ways[0]()
+        except igtl.EncodeError as error:
+            for way in ways:
+                with pytest.raises(igtl.EncodeError, match=re.escape(str(error))):
+                    way()
+            continue
+        start = 58 + 12 * (wire[1] - 1)
+        assert wire[start : start + len(content)] == content
+        got = igtl.unpack(wire, crc="verify" if options.get("crc", True) else "off")
+        assert got.timestamp == m.timestamp
+        assert m.device_name.startswith(got.device_name)
+        assert all(way() == wire for way in ways)
+        small = bytearray(len(wire) - 1)
+        with pytest.raises(ValueError, match=f"{len(wire)} bytes, the buffer has {len(wire) - 1}"):
+            m.pack_into(small, **options)
+        assert not any(small)
 
 
 # ---- a message that another thread edits while it is packed ----------------------------------------

@@ -359,14 +359,15 @@ class Image(_Placed, type_name="IMAGE"):
         except AttributeError:
             values = None
         if values is None:
-            wire = _WIRE.get((1 if self.endian == 1 else 2, self.scalar_type))
+            _, components, code, endian, _, _, _, _, sub_size, pixels = self._field_values()
+            wire = _WIRE.get((1 if endian == 1 else 2, code))
             if wire is None:
-                raise EncodeError("Image", "scalar_type", f"{self.scalar_type} does not exist")
-            values = _core.pixels_of(self._pixels, wire, self.sub_size, self.components)
+                raise EncodeError("Image", "scalar_type", f"{code} does not exist")
+            values = _core.pixels_of(pixels, wire, sub_size, components)
             if values is None:
                 raise EncodeError(
                     "Image", "array",
-                    f"{memoryview(self._pixels).nbytes} bytes of pixels do not make {wire} "
+                    f"{memoryview(pixels).nbytes} bytes of pixels do not make {wire} "
                     f"{self._shape()}",
                 )  # fmt: skip
             self._array = values
@@ -406,16 +407,17 @@ class Image(_Placed, type_name="IMAGE"):
     def _check(self) -> None:
         """After reading: the pixels are all there, and the type exists."""
         self._array = None
-        code, components = self.scalar_type, self.components
-        if code not in _SIZES:
+        _, components, code, _, _, size, _, offset, sub_size, pixels = self._field_values()
+        itemsize = _SIZES.get(code)
+        if itemsize is None:
             raise BodyError("IMAGE", "scalar_type", f"{code} does not exist")
         if components == 0:
             raise BodyError("IMAGE", "components", "is 0")
-        voxels = _core.voxels_in(self.size, self.offset, self.sub_size)
+        voxels = _core.voxels_in(size, offset, sub_size)
         if voxels < 0 and (wrong := self._check_part()):
             raise BodyError("IMAGE", *wrong)
-        wanted = voxels * components * _SIZES[code]
-        here = self._pixels.nbytes
+        wanted = voxels * components * itemsize
+        here = pixels.nbytes
         if here < wanted:
             raise BodyError("IMAGE", "pixels", f"need {wanted} bytes, {here} are left")
         if here > wanted:
@@ -427,12 +429,11 @@ class Image(_Placed, type_name="IMAGE"):
             pixels = self._array
         except AttributeError:
             pixels = None
-        if not _core.describes(
-            pixels, self.size, self.offset, self.sub_size, self.components, self.scalar_type
-        ):
+        _, components, code, endian, _, size, _, offset, sub_size, packed = self._field_values()
+        if not _core.describes(pixels, size, offset, sub_size, components, code):
             pixels = self._examined()
-        if (self.endian == 1) == _BIG or pixels.itemsize == 1:
-            if self._pixels is not pixels:
+        if (endian == 1) == _BIG or pixels.itemsize == 1:
+            if packed is not pixels:
                 self._pixels = pixels
         else:
             self._pixels = pixels.byteswap().reshape(-1).view(np.uint8)
