@@ -1,8 +1,8 @@
 """Types of _stream.pyx: a stream of messages without I/O."""
 
-from asyncio import AbstractEventLoop
+from asyncio import AbstractEventLoop, TimerHandle
 from collections import Counter, OrderedDict, deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Awaitable, Callable, Generator, Sequence
 from socket import socket
 from typing import Any, Literal, Self, TypeVar, final, overload
 
@@ -13,9 +13,11 @@ from igtl.codec.message import Message
 from igtl.options import CRCPolicy, LinkOptions
 from igtl.session import inbox
 from igtl.session.inbox import Wanted
+from igtl.session.layers import Layer
 from igtl.session.packed import Packed
 from igtl.session.protocol import Protocol
 from igtl.session.requests import Exchange
+from igtl.session.session import Session
 
 _M = TypeVar("_M", bound=Message)
 _T = TypeVar("_T")
@@ -149,6 +151,7 @@ class Stream(Decoder):
     ) -> None: ...
     stats: Stats
     peer: Any
+    peer_takes: bool
     @property
     def cut_names(self) -> bool: ...
     @property
@@ -266,21 +269,42 @@ class Waiter:
 
 @disjoint_base
 class Passage:
-    """The part of an asyncio connection that messages pass while nothing waits.
+    """The part of an asyncio connection that every message passes on its way in, and those that
+    leave while nothing waits. See `igtl.aio.transport.Connection`, which has what this calls.
 
-    They go straight to the socket, from any thread. The owner is the thread of the event loop,
-    which alone opens and shuts it. `resume` is called, in any thread, when a message has left in
-    part: the owner is to shut the passage then, and to send the rest.
+    The latter go straight to the socket, from any thread. The owner is the thread of the event
+    loop, which alone opens and shuts the way out. `resume` is called, in any thread, when a message
+    has left in part: the owner is to shut it then, and to send the rest.
 
     Args:
-        protocol: of the connection.
+        session: what happens on the connection.
+        layer: between the session and the network, for example TLS; None: nothing.
 
     Attributes:
+        on_change: called when bytes have arrived or the connection has ended.
+        drains: what arrives is put into the inbox at once, so that the peer never waits for the
+            receiver.
+        waiter: what one receiving task awaits, see `more`.
         is_open: whether nothing waits.
         passed: bytes that the system has taken from here.
     """
 
-    def __init__(self, protocol: Stream) -> None: ...
+    def __init__(self, session: Session, layer: Layer | None = None) -> None: ...
+    @property
+    def session(self) -> Session: ...
+    @property
+    def layer(self) -> Layer | None: ...
+    on_change: Callable[[], object]
+    drains: bool
+    waiter: Waiter
+    _discards: bool
+    _later: TimerHandle | None
+    _reads: bool
+    def get_buffer(self, sizehint: int) -> memoryview: ...
+    def buffer_updated(self, nbytes: int) -> None: ...
+    def _turn(self) -> None: ...
+    def update_reading(self) -> None: ...
+    def more(self) -> Awaitable[None]: ...
     @property
     def is_open(self) -> bool: ...
     @property
@@ -290,6 +314,7 @@ class Passage:
     def stay_shut(self) -> None: ...
     def arrived(self) -> None: ...
     def pass_now(self, wire: bytes) -> bool: ...
+    def send_now(self, message: Message | Frame, crc: bool) -> Packed | None: ...
 
 def least_version(passages: Sequence[Passage]) -> int: ...
 def pass_on(passages: list[_O], message: Packed) -> list[_O]: ...

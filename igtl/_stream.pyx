@@ -5,8 +5,8 @@
 
 Layout of this file: the system (clock, sockets) · Stats (counters) · Decoder (framing) · Stream (under
 `igtl.Protocol`) · Flow (under the session of a connection) · Line (under `igtl.Link`), and the Lock of it ·
-Waiter (of tasks that receive) · Passage (past the queue of an asyncio connection) · Outlet and Inlet (under the
-senders and receivers of datagrams). Messages and frames are those of _core.pyx, whose functions do all that
+Waiter (of tasks that receive) · Passage (under a connection in asyncio) · Outlet and Inlet (under the senders and
+receivers of datagrams). Messages and frames are those of _core.pyx, whose functions do all that
 looks into them. Line and Passage move the bytes of a plain socket themselves, and all others by the transport
 that they are given; datagrams pass by the functions of _sockets.h.
 
@@ -68,6 +68,7 @@ cdef enum:
     MAX_TRIES = 8               # headers tried, one after the other, where framing was lost
     READ_AHEAD = 256 * 1024     # bytes that may lie undecoded before a driver stops reading
     MAX_STREAMS = 4096          # a peer that invents names shall not fill the memory
+    NOGIL_FROM = 5 * 1024       # below this, giving up the GIL for a send that never waits costs more than it brings
     PACK_ROOM = 16 * 1024       # messages of at most this size are packed into memory that a link keeps
 
 cdef bytes OTHERS = b"*".ljust(12, b"\0") + b"*".ljust(20, b"\0")
@@ -399,6 +400,9 @@ cdef class Decoder:
     @property
     def at_boundary(self):
         """Whether everything received so far was whole messages."""
+        return self.is_whole()
+
+    cdef bint is_whole(self) noexcept:
         return self.start == self.end and self.large is None and not self.skipping
 
     @property
@@ -671,6 +675,7 @@ cdef class Stream(Decoder):
     """The part of `igtl.Protocol` that every message passes: both directions, without I/O."""
 
     cdef public object peer
+    cdef public bint peer_takes
     cdef readonly bint cut_names
     cdef int policy             # of the CRC
     cdef readonly int fixed     # header version written; 0: the peer's
@@ -760,6 +765,9 @@ cdef class Stream(Decoder):
 
     def pack(self, message, *, bint crc=True):
         """As `parts`, in one piece of its own: for whatever waits in a queue."""
+        return self.whole_wire(message, crc)
+
+    cdef bytes whole_wire(self, message, bint crc):
         cdef Py_ssize_t size
         if is_frame(message):
             frame_bytes(message, &size)
@@ -825,6 +833,9 @@ cdef class Flow:
     @property
     def wants_read(self):
         """Whether the driver should go on reading."""
+        return self.wants()
+
+    cdef bint wants(self) noexcept:
         return not self.ended and self.protocol.behind() <= READ_AHEAD
 
     def listens(self):
@@ -1145,24 +1156,24 @@ cdef class Waiter:
     loop later, with one more look at the sockets."""
 
     cdef public bint _asyncio_future_blocking
-    cdef object loop, current_task, resume, context, cancelled
+    cdef object loop, resume, context, cancelled
+    cdef object done                # a Future: a task takes its result without a call
     cdef bint waits
 
     def __init__(self, loop):
-        from asyncio import current_task
-
         self.loop = loop
-        self.current_task = current_task
+        self.done = loop.create_future()
+        self.done.set_result(None)
 
     def wake(self):
         """Let the task go on."""
         resume, self.resume = self.resume, None
         if resume is None:
             return
-        if self.current_task(self.loop) is None:
-            self.context.run(resume, self)
-        else:                           # one task at a time
-            self.loop.call_soon(resume, self, context=self.context)
+        try:
+            self.context.run(resume, self.done)
+        except RuntimeError:            # another task runs: one at a time
+            self.loop.call_soon(resume, self.done, context=self.context)
 
     # -- what asyncio wants of an object that a task can wait for, as far as a task uses it
 
@@ -1202,7 +1213,7 @@ cdef class Waiter:
         if cancelled is not None:
             raise cancelled
 
-# ---- past the queue of a connection --------------------------------------------------------------
+# ---- under a connection in asyncio ---------------------------------------------------------------
 
 cdef struct Way:
     PyThread_type_lock lock     # of all below
@@ -1218,10 +1229,9 @@ cdef struct Passing:
     Py_ssize_t size, sent
 
 cdef Py_ssize_t let_pass(Way* way, const uint8_t* wire, Py_ssize_t size, bint post) noexcept nogil:
-    """The bytes of this message that have left. 0: it is for the owner to send, and is counted as on its way
-    there. Fewer than all: the way is shut, and still locked."""
+    """The bytes of this message that have left by this way, which is locked. 0: it is for the owner to send, and is
+    counted as on its way there. Fewer than all: the way is shut, and still locked."""
     cdef Py_ssize_t sent = 0
-    PyThread_acquire_lock_timed(way.lock, -1, 0)
     if way.is_open and way.fd >= 0 and wire != NULL:
         sent = igtl_send_now(way.fd, wire, size)
         if sent < 0:
@@ -1237,10 +1247,18 @@ cdef Py_ssize_t let_pass(Way* way, const uint8_t* wire, Py_ssize_t size, bint po
     return sent
 
 cdef class Passage:
-    """The part of `igtl.aio.transport.Connection` that messages pass while nothing waits: straight to the socket,
-    from any thread. The owner is the thread of the event loop, which opens it when nothing waits, and shuts
-    it before it sends anything itself."""
+    """The part of `igtl.aio.transport.Connection` that every message passes on its way in, and those that leave
+    while nothing waits: straight to the socket, from any thread. The owner is the thread of the event loop,
+    which opens the way out when nothing waits, and shuts it before it sends anything itself."""
 
+    cdef readonly Flow session
+    cdef readonly object layer
+    cdef public object on_change
+    cdef public Waiter waiter
+    cdef public bint drains
+    cdef public bint _discards  # what comes
+    cdef public bint _reads     # the transport does
+    cdef public object _later   # a timer: then what waits for the peer's header version leaves
     cdef Stream protocol
     cdef Way way
     cdef tuple begun            # a message that has left in part, and how many bytes of it
@@ -1252,16 +1270,72 @@ cdef class Passage:
         if self.way.lock == NULL:
             raise MemoryError
 
-    def __init__(self, Stream protocol not None):
-        self.protocol = protocol
+    def __init__(self, Flow session not None, layer=None):
+        self.session = session
+        self.layer = layer
+        self.protocol = session.protocol
+        self._reads = True
 
     def __dealloc__(self):
         if self.way.lock != NULL:
             PyThread_free_lock(self.way.lock)
 
+    # -- in
+
+    def get_buffer(self, sizehint):
+        """Memory for the next bytes; asyncio calls this."""
+        if self._discards or self.layer is not None:
+            return self._scratch()
+        return self.protocol.room()
+
+    def buffer_updated(self, Py_ssize_t nbytes):
+        """Feed the session with what was written to that memory; asyncio calls this."""
+        if self._discards:
+            return
+        if self.layer is None:
+            self.session.came(nbytes)
+        else:
+            self._feed(nbytes)
+        self.turn()
+
+    def _turn(self):
+        """Something has arrived."""
+        self.turn()
+
+    cdef int turn(self) except -1:
+        if self.drains or self.session.requests:
+            self.session.sort()
+        self.on_change()
+        self.update()
+        if self._later is not None and self.session.wants_write:    # the peer has shown its version
+            self.flush()
+
+    def update_reading(self):
+        """Read, or stop reading, as the session wants it now."""
+        self.update()
+
+    cdef int update(self) except -1:
+        cdef bint wanted = self.session.wants()
+        if wanted != self._reads:
+            self._read(wanted)
+
+    def more(self):
+        """Done when bytes have arrived; for one task, which has found nothing to take.
+
+        Raises:
+            Exception: why nothing more can arrive.
+        """
+        if self.session.ended or not self.protocol.is_whole():
+            return self._rest()
+        self.update()
+        return self.waiter
+
+    # -- out
+
     cdef void enter(self) noexcept:
-        with nogil:                     # who holds it may be in a system call
-            PyThread_acquire_lock_timed(self.way.lock, -1, 0)
+        if PyThread_acquire_lock_timed(self.way.lock, 0, 0) != PY_LOCK_ACQUIRED:
+            with nogil:                 # who holds it may be in a system call
+                PyThread_acquire_lock_timed(self.way.lock, -1, 0)
 
     cdef void leave(self) noexcept:
         PyThread_release_lock(self.way.lock)
@@ -1317,12 +1391,28 @@ cdef class Passage:
 
     def pass_now(self, bytes wire not None):
         """Send a packed message, in the owner's thread; whether it has left, or begun to."""
+        return self.passes(wire)
+
+    def send_now(self, message, bint crc):
+        """Pack a message and send it, in the owner's thread, if nothing waits. Returns None, or what is to be queued
+        instead."""
+        cdef bytes wire
+        if self.protocol.peer_takes:
+            return self.session.pack(message, crc=crc)
+        wire = self.protocol.whole_wire(message, crc)
+        return None if self.passes(wire) or self.put_now(wire) else self._packed(wire)
+
+    cdef bint passes(self, bytes wire) except -1:
         cdef const uint8_t* p = <const uint8_t*>PyBytes_AsString(wire)
         cdef Py_ssize_t size = len(wire), sent
         if not self.way.is_open or self.way.fd < 0:
             return False
-        with nogil:
+        self.enter()
+        if size < NOGIL_FROM:
             sent = let_pass(&self.way, p, size, False)
+        else:
+            with nogil:
+                sent = let_pass(&self.way, p, size, False)
         if sent == size:
             self.protocol.stats.count_sent(wire, size)
         elif sent:
@@ -1366,6 +1456,7 @@ def pass_on(list passages not None, message):
             with nogil:
                 while k < n:
                     each = &all[k]
+                    PyThread_acquire_lock_timed(each.way.lock, -1, 0)
                     each.sent = let_pass(each.way, each.wire, each.size, True)
                     k += 1
                     if 0 < each.sent < each.size:

@@ -456,6 +456,36 @@ def test_a_receiver_goes_on_in_the_callback_that_brings_the_bytes() -> None:
     asyncio.run(main())
 
 
+def test_one_task_at_a_time_receives() -> None:
+    async def main() -> None:
+        a, b = await igtl.aio.pipe()
+        first = asyncio.create_task(a.recv())
+        await asyncio.sleep(0)
+        for wait in (a.recv(), a.recv(timeout=1), anext(a), a.latest(igtl.Image, timeout=1)):
+            with pytest.raises(RuntimeError, match="another task is receiving"):
+                await wait
+        await b.send(transform("Probe"))
+        assert (await first).device_name == "Probe"
+        await a.close()
+        await b.close()
+
+    asyncio.run(main())
+
+
+def test_iterating_ends_with_the_peer_also_with_a_time_out() -> None:
+    async def main() -> None:
+        for read_timeout in (None, 20):
+            a, b = await igtl.aio.pipe(read_timeout=read_timeout)
+            await b.send(transform("Probe"))
+            await b.close()
+            assert [m.device_name async for m in a] == ["Probe"]
+            with pytest.raises(StopAsyncIteration):
+                await anext(a)
+            await a.close()
+
+    asyncio.run(main())
+
+
 @pytest.mark.usefixtures("by_udp")
 def test_frames_come_as_they_are_in_asyncio() -> None:
     wrong = bytearray(transform().pack())

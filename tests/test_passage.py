@@ -18,6 +18,7 @@ import igtl
 import igtl.aio
 from igtl._stream import Passage, least_version, pass_on
 from igtl.session.packed import Packed
+from igtl.session.session import Session
 from tests.test_links import until
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="nothing passes there")
@@ -32,7 +33,7 @@ class Way(Passage):
 
     def __init__(self, *, version: Any = "auto") -> None:
         self.protocol = igtl.Protocol(version=version)
-        super().__init__(self.protocol)
+        super().__init__(Session(self.protocol))
         self.near, self.far = socket.socketpair()
         self.near.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
         self.resumed = 0
@@ -246,6 +247,23 @@ def test_what_is_latched_comes_before_what_is_broadcast_meanwhile() -> None:
         finally:
             stop.set()
             thread.join()
+
+
+def test_what_may_not_pass_is_left_to_be_queued() -> None:
+    async def run() -> None:
+        a, b = await igtl.aio.pipe(version=1)
+        async with a, b:
+            connection = a._connection
+            connection.take_over()
+            left = connection.send_now(POSE, True)
+            assert left is not None
+            assert left.wire == WIRE
+            connection.flush()
+            assert connection.send_now(POSE, True) is None
+            connection.put(left)
+            assert [await b.recv(timeout=20), await b.recv(timeout=20)] == [POSE, POSE]
+
+    asyncio.run(run())
 
 
 def test_asyncio_links_pass_it_too() -> None:

@@ -489,7 +489,7 @@ def test_what_is_thrown_away_takes_no_memory_of_its_own() -> None:
         found = []
         for _ in range(2):
             connection = new_connection()
-            connection._discarding = True
+            connection._discards = True
             found.append(connection.get_buffer(-1).obj)
         return found
 

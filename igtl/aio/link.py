@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import math
 import socket
-import time
 import warnings
 from collections.abc import AsyncIterator, Callable, Coroutine, Generator
 from functools import partial
@@ -120,14 +118,8 @@ class Link(AnyLink, Asking, Synchronized[SyncReader]):
         rest see `igtl.Link.send`.
         """
         connection = self._connection
-        protocol = connection.session.protocol
-        if protocol.peer_takes:
-            await connection.send(message, crc=crc, timeout=self.options.write_timeout)
-            return
-        wire = protocol.pack(message, crc=crc)
-        if not connection.put_now(wire):
-            packed = Packed(wire, as_it_is=True)
-            await connection.queue(packed, self.options.write_timeout)
+        if (left := connection.send_now(message, crc)) is not None:
+            await connection.send_packed(left, self.options.write_timeout)
 
     async def send_hello(self) -> None:
         """See `igtl.Link.send_hello`."""
@@ -136,59 +128,39 @@ class Link(AnyLink, Asking, Synchronized[SyncReader]):
 
     # -- receiving
 
-    async def _until(self, take: Callable[[], T | None]) -> T:
-        """Wait until `take` returns something, and return that."""
+    async def until(
+        self,
+        take: Callable[[], T | None],
+        wanted: Any,
+        timeout: float | None,
+        *,
+        iterates: bool = False,
+    ) -> T:
+        """See `igtl.Link.until`. iterates: for `__anext__`."""
+        if timeout is not None:
+            limit = asyncio.timeout(timeout)
+            try:
+                async with limit:
+                    return await self.until(take, wanted, None, iterates=iterates)
+            except TimeoutError:
+                if limit.expired():
+                    raise self.session.unseen(wanted, timeout) from None
+                raise
         if self._receiving:
             raise RuntimeError("another task is receiving on this link")
         self._receiving = True
         try:
-            connection = self._connection
-            session = connection.session
             while (found := take()) is None:
-                if session.ended and (end := session.end()) is not None:
-                    connection.tell_end()
-                    raise end.with_traceback(None)
-                if session.protocol.at_boundary:
-                    await connection.more()
-                else:
-                    await self._more_of_message()
+                await self._connection.more()
             return found
-        except MessageTooLarge:
-            self._connection.abort()
+        except OVER as error:
+            if isinstance(error, MessageTooLarge):
+                self._connection.abort()
+            if iterates and self.ends_iteration(error):
+                raise StopAsyncIteration from None
             raise
         finally:
             self._receiving = False
-
-    async def _more_of_message(self) -> None:
-        """Wait for the peer to go on with a message that it has begun, within its time-out."""
-        deadline = self.session.next_deadline()
-        left = None if deadline == math.inf else max(0.0, deadline - time.monotonic())
-        limit = asyncio.timeout(left)
-        try:
-            async with limit:
-                await self._connection.more()
-        except TimeoutError:
-            if not limit.expired():
-                raise
-            self._connection.expired(time.monotonic())
-
-    def until(
-        self, take: Callable[[], T | None], wanted: Any, timeout: float | None
-    ) -> Coroutine[Any, Any, T]:
-        """See `igtl.Link.until`."""
-        return self._until(take) if timeout is None else self._until_time(take, wanted, timeout)
-
-    async def _until_time(
-        self, take: Callable[[], T | None], wanted: Any, timeout: float | None
-    ) -> T:
-        limit = asyncio.timeout(timeout)
-        try:
-            async with limit:
-                return await self._until(take)
-        except TimeoutError:
-            if limit.expired():
-                raise self.session.unseen(wanted, timeout) from None
-            raise
 
     @overload
     async def recv(self, *, timeout: float | None = None) -> Message: ...
@@ -209,13 +181,8 @@ class Link(AnyLink, Asking, Synchronized[SyncReader]):
     def __aiter__(self) -> Self:
         return self
 
-    async def __anext__(self) -> Message:
-        try:
-            return await self.until(self._take, ANYTHING, self.options.read_timeout)
-        except OVER as error:
-            if self.ends_iteration(error):
-                raise StopAsyncIteration from None
-            raise
+    def __anext__(self) -> Coroutine[Any, Any, Message]:
+        return self.until(self._take, ANYTHING, self.options.read_timeout, iterates=True)
 
     async def recv_frame(self, *, timeout: float | None = None) -> Frame:
         """Receive the next message as it came; see `igtl.Link.recv_frame`."""

@@ -33,9 +33,7 @@ class Sending(Passage):
     transport: asyncio.Transport
 
     def __init__(self, session: Session, layer: Layer | None) -> None:
-        super().__init__(session.protocol)
-        self.session = session
-        self.layer = layer
+        super().__init__(session, layer)
         self._loop = asyncio.get_running_loop()
         self._ready: asyncio.Future[None] = self._loop.create_future()  # after a handshake
         self._lost: asyncio.Future[None] = self._loop.create_future()
@@ -44,7 +42,6 @@ class Sending(Passage):
         self._full = False  # the transport asked for a pause
         self._finishing = False  # this end has said that nothing more comes
         self._handed = 0  # bytes
-        self._later: asyncio.TimerHandle | None = None
         self._room: asyncio.Future[None] | None = None
         self._putting = asyncio.Lock()
         self._compressing = asyncio.Lock()
@@ -156,28 +153,34 @@ class Sending(Passage):
             self._hand_on()
         self.flush()
 
-    async def send(
-        self,
-        message: Message | Frame,
-        *,
-        crc: bool = True,
-        timeout: float | None = None,
-        wait: bool = False,
-    ) -> None:
+    def _packed(self, wire: bytes) -> Packed:
+        return Packed(wire, as_it_is=True)
+
+    async def send(self, message: Message | Frame, *, crc: bool = True, wait: bool = False) -> None:
         """Pack a message at once and queue it, compressed if the peer takes that.
 
         Args:
             message: a Frame is sent on as it came.
             crc: False writes 0 in its place.
-            timeout: see put_wait.
             wait: for room, whatever the policy of the outbox.
         """
-        session = self.session
-        packed = session.pack(message, crc=crc)
-        if session.protocol.peer_takes or self._compressing.locked():
+        await self.send_packed(self.session.pack(message, crc=crc), None, wait=wait)
+
+    async def send_packed(
+        self, packed: Packed, timeout: float | None, *, wait: bool = False
+    ) -> None:
+        """As `send`, of a packed message.
+
+        Args:
+            packed: the message.
+            timeout: see put_wait.
+            wait: see send.
+        """
+        protocol = self.session.protocol
+        if protocol.peer_takes or self._compressing.locked():
             async with self._compressing:  # what is sent later stays behind it
                 if packed.size >= _BESIDE:
-                    await asyncio.to_thread(packed.wire_for, session.protocol)
+                    await asyncio.to_thread(packed.wire_for, protocol)
                 await self.queue(packed, timeout, wait=wait)
         else:
             await self.queue(packed, timeout, wait=wait)

@@ -9,10 +9,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import socket
 import struct
 import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import cast
@@ -51,7 +53,7 @@ def _scratch() -> memoryview:
 
 
 class Connection(Sending, asyncio.BufferedProtocol):
-    """Drives a session over a transport of asyncio.
+    """Drives a session over a transport of asyncio. See `igtl._stream.Passage`.
 
     Args:
         session: what happens on the connection; it has an outbox.
@@ -59,10 +61,6 @@ class Connection(Sending, asyncio.BufferedProtocol):
         keepalive: see `igtl.options.LinkOptions`.
 
     Attributes:
-        on_change: called when bytes have arrived or the connection has ended.
-        drains: what arrives is put into the inbox at once, so that the peer never waits for the
-            receiver.
-        waiter: what one receiving task awaits, see `more`.
         resets: close by RST once the peer has closed, so that its system frees the port at once.
     """
 
@@ -72,10 +70,8 @@ class Connection(Sending, asyncio.BufferedProtocol):
         super().__init__(session, layer)
         self._keepalive = keepalive
         self.waiter = Waiter(self._loop)
-        self.on_change: Callable[[], None] = self.waiter.wake
-        self.drains = self.resets = False
-        self._discarding = False
-        self._reads = True  # the transport does
+        self.on_change = self.waiter.wake
+        self.resets = False
         self._taken = 0
         if isinstance(session.protocol, CompressingProtocol):
             session.protocol.answer = self._answer
@@ -123,23 +119,6 @@ class Connection(Sending, asyncio.BufferedProtocol):
             self._ready.set_result(None)
         self.session.opened()
         self.flush()
-
-    def get_buffer(self, sizehint: int) -> memoryview:
-        """Memory for the next bytes; asyncio calls this."""
-        if self.layer is not None or self._discarding:
-            return _scratch()
-        return self.session.get_buffer()
-
-    def buffer_updated(self, nbytes: int) -> None:
-        """Feed the session with what was written to that memory; asyncio calls this."""
-        if self._discarding:
-            return
-        if self.layer is None:
-            self.session.received(nbytes)
-        else:
-            self.layer.feed(_scratch()[:nbytes])
-            self._read_layer()
-        self._turn()
 
     def eof_received(self) -> bool:
         """Note that the peer sends nothing more; asyncio calls this."""
@@ -207,18 +186,17 @@ class Connection(Sending, asyncio.BufferedProtocol):
 
     # -- receiving
 
-    def _turn(self) -> None:
-        if self.drains or self.session.requests:
-            self.session.sort()
-        self.on_change()
-        self.update_reading()
-        if self._later is not None and self.session.wants_write:  # the peer has shown its version
-            self.flush()
+    def _scratch(self) -> memoryview:
+        return _scratch()
 
-    def update_reading(self) -> None:
-        """Read, or stop reading, as the session wants it now."""
-        wanted = self.session.wants_read
-        if wanted is self._reads or self.transport.is_closing():
+    def _feed(self, nbytes: int) -> None:
+        assert self.layer is not None
+        self.layer.feed(_scratch()[:nbytes])
+        self._read_layer()
+
+    def _read(self, wanted: bool) -> None:
+        """Read, or stop reading."""
+        if self.transport.is_closing():
             return
         self._reads = wanted
         if wanted:
@@ -228,12 +206,23 @@ class Connection(Sending, asyncio.BufferedProtocol):
             self.session.listened()
             self.transport.pause_reading()
 
-    def more(self) -> Waiter:
-        """Done when bytes have arrived or the connection has ended; for one task."""
-        self.update_reading()
-        if self.session.ended:
-            self._loop.call_soon(self.on_change)
-        return self.waiter
+    async def _rest(self) -> None:
+        """As `more`, of a peer that has left, or is to go on within its time-out."""
+        session = self.session
+        if (end := session.end()) is not None:
+            self.tell_end()
+            raise end.with_traceback(None)
+        deadline = session.next_deadline()
+        left = None if deadline == math.inf else max(0.0, deadline - time.monotonic())
+        limit = asyncio.timeout(left)
+        try:
+            async with limit:
+                self.update_reading()
+                await self.waiter
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            self.expired(time.monotonic())
 
     async def ask(
         self, exchange: Exchange, timeout: float | None, send: Callable[[], Awaitable[None]]
@@ -356,7 +345,7 @@ class Connection(Sending, asyncio.BufferedProtocol):
         """
         if not hasattr(self, "transport"):
             return
-        self._discarding = discard
+        self._discards = discard
         self.stay_shut()  # what other threads send from here on goes through this one
         self.take_over()
         self.flush()

@@ -175,7 +175,9 @@ def client_layer(options: ConnectOptions, host: str, port: int) -> Layer | None:
 class Carrier(Interface):
     """What moves the bytes of a session."""
 
-    session: Session
+    @property
+    def session(self) -> Session:
+        """What happens on the connection."""
 
     def fileno(self) -> int:
         """Descriptor of the socket; -1 where there is none."""

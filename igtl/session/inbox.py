@@ -22,10 +22,10 @@ from igtl.options import InboxPolicy, SocketOptions
 BEHIND = 1.0  # seconds from a message that is taken to the newest of its stream: worth a warning
 
 # A pose describes the present: a newer one of its stream replaces it.
-STATES = frozenset(("TRANSFORM", "POSITION", "QTRANS", "TDATA", "QTDATA"))
+STATES: frozenset[str] = frozenset(("TRANSFORM", "POSITION", "QTRANS", "TDATA", "QTDATA"))
 
 # Each of these has a meaning of its own, or later ones cannot be used without it.
-EVENTS = frozenset(("COMMAND", "RTS_COMMAND", "CAPABILITY", "QUERY", "VIDEO"))
+EVENTS: frozenset[str] = frozenset(("COMMAND", "RTS_COMMAND", "CAPABILITY", "QUERY", "VIDEO"))
 REQUESTS = ("GET_", "STT_", "STP_", "RTS_")
 
 

@@ -55,7 +55,6 @@ class Protocol(_stream.Stream):
             that it understands header version 2.
     """
 
-    peer_takes = False
     method = ""
 
     def wrap(self, wire: bytes) -> bytes:
