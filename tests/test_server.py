@@ -1627,6 +1627,22 @@ def test_what_is_sent_to_a_client_that_was_told_goodbye(
     assert [r for r in caplog.records if r.name == "asyncio"] == []
 
 
+def test_the_system_is_not_asked_about_a_client_for_whom_nothing_waits(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The server looks at each client twice a second."""
+    asked: list[Any] = []
+    monkeypatch.setattr("igtl.aio.sending.unsent", lambda sock: asked.append(sock) or 0)
+    with igtl.serve(port=0) as server, igtl.connect(port=server.port):
+        until(lambda: len(server.clients) == 1)
+        (connection,) = server._server.audience.passages
+        assert connection.expired(time.monotonic()) is None
+        assert asked == []
+        server._io.run(server._server.peers[1].send(igtl.Image(np.zeros((1, 4000, 4000), "u1"))))
+        assert connection.expired(time.monotonic()) is None
+        assert len(asked) == 1
+
+
 @pytest.mark.parametrize(("version", "kept"), [("auto", False), (1, False), (2, True)])
 def test_what_is_packed_for_nobody_fits_who_comes(version: Any, kept: bool) -> None:
     """A client may come between packing and delivery: it gets what its version can hold."""
