@@ -5,9 +5,9 @@
 
 Layout of this file: the system (clock, sockets) · Stats (counters) · Decoder (framing) · Stream (under
 `igtl.Protocol`) · Flow (under the session of a connection) · Line (under `igtl.Link`), and the Lock of it ·
-Waiter (of tasks that receive) · Passage (past the queue of an asyncio connection) · Outlet and Inlet (under the
-senders and receivers of datagrams). Messages and frames are those of _core.pyx, whose functions do all that
-looks into them. Line and Passage move the bytes of a plain socket themselves, and all others by the transport
+Waiter (of tasks that receive) · Passage and Audience (past the queues of asyncio connections) · Outlet and Inlet
+(under the senders and receivers of datagrams). Messages and frames are those of _core.pyx, whose functions do all
+that looks into them. Line and Passage move the bytes of a plain socket themselves, and all others by the transport
 that they are given; datagrams pass by the functions of _sockets.h.
 
 Rules. An object of these has one owner; only counters and passages take calls from several threads, and
@@ -1202,7 +1202,7 @@ cdef class Waiter:
         if cancelled is not None:
             raise cancelled
 
-# ---- past the queue of a connection --------------------------------------------------------------
+# ---- past the queues of connections --------------------------------------------------------------
 
 cdef struct Way:
     PyThread_type_lock lock     # of all below
