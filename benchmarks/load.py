@@ -81,6 +81,7 @@ def shares(quick: bool) -> Iterator[Row]:
         process = context.Process(target=clients, args=(theirs, *ports, OTHER), daemon=True)
         process.start()
         sock, _ = listening.accept()
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # a pose waits for no other
         with sock:
             tools, picture = [m.pack() for m in NAMED], PICTURE.pack()
             own = paced(seconds, sock.sendall, tools, picture)

@@ -64,6 +64,7 @@ cdef struct Packing:            # how a message is packed
 cdef Packing packing(int version, bint crc, bint cut_name) noexcept
 cdef object packed(object message, const Packing* how)
 cpdef bint needs_v2(object r) except -1
+cdef object new_of(cls)
 cdef int policy_of(crc) except -1
 cdef object unpack_at(object owner, const uint8_t* p, Py_ssize_t n, int policy)
 cdef list values_of(object message)

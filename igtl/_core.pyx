@@ -2326,7 +2326,7 @@ cdef uint64_t now() noexcept nogil:
     timespec_get(&t, TIME_UTC)
     return raw_time(t.tv_sec, t.tv_nsec)
 
-cdef inline object new_of(cls):
+cdef object new_of(cls):
     """cls.__new__(cls), without looking it up."""
     return (<new_function>igtl_new_of(<PyObject*>cls))(<PyTypeObject*>cls, (), NULL)
 

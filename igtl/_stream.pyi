@@ -2,9 +2,9 @@
 
 from asyncio import AbstractEventLoop, TimerHandle
 from collections import Counter, OrderedDict, deque
-from collections.abc import Awaitable, Callable, Generator, Sequence
+from collections.abc import Awaitable, Callable, Generator
 from socket import socket
-from typing import Any, Literal, Self, TypeVar, final, overload
+from typing import Any, Generic, Literal, Self, TypeVar, final, overload
 
 from typing_extensions import Buffer, disjoint_base
 
@@ -14,7 +14,7 @@ from igtl.options import CRCPolicy, LinkOptions
 from igtl.session import inbox
 from igtl.session.inbox import Wanted
 from igtl.session.layers import Layer
-from igtl.session.packed import Packed
+from igtl.session.packed import Form, Packed
 from igtl.session.protocol import Protocol
 from igtl.session.requests import Exchange
 from igtl.session.session import Session
@@ -22,6 +22,7 @@ from igtl.session.session import Session
 _M = TypeVar("_M", bound=Message)
 _T = TypeVar("_T")
 _O = TypeVar("_O", bound=Passage)
+_W = TypeVar("_W", bound=Wire)
 
 @final
 class StreamStats:
@@ -316,7 +317,53 @@ class Passage:
     def pass_now(self, wire: bytes) -> bool: ...
     def send_now(self, message: Message | Frame, crc: bool) -> Packed | None: ...
 
-def least_version(passages: Sequence[Passage]) -> int: ...
+@disjoint_base
+class Wire:
+    """A message as it was packed; the base of `igtl.session.packed.Packed`.
+
+    Attributes:
+        wire: its bytes.
+        size: how many.
+        version: of its header; 0: every peer gets it as it is.
+        other: the form in the other header version, if it was made.
+        compressed: compressed forms, if any were made.
+
+    Raises:
+        ValueError: the bytes are shorter than a header.
+    """
+
+    other: Form | None
+    compressed: dict[tuple[int, str], bytes] | None
+    def __init__(self, wire: bytes, *, as_it_is: bool = False) -> None: ...
+    @property
+    def wire(self) -> bytes: ...
+    @property
+    def size(self) -> int: ...
+    @property
+    def version(self) -> int: ...
+
+@disjoint_base
+class Audience(Generic[_O, _W]):
+    """The part of a server that a broadcast passes while nothing waits, in any thread.
+
+    Args:
+        kind: as which messages are packed.
+        cut_names: see `Message.pack`.
+
+    Attributes:
+        passages: who gets what is sent; the list does not change.
+    """
+
+    def __init__(self, kind: type[_W], cut_names: bool) -> None: ...
+    @property
+    def passages(self) -> list[_O]: ...
+    def join(self, passage: _O) -> None: ...
+    def leave(self, passage: _O) -> None: ...
+    def pack(self, message: Message | Frame | _W, crc: bool = True) -> _W: ...
+    def pass_on(
+        self, message: Message | Frame | _W, crc: bool = True
+    ) -> tuple[_W, list[_O]] | None: ...
+
 def pass_on(passages: list[_O], message: Packed) -> list[_O]: ...
 
 MAX_DATAGRAM: int

@@ -5,9 +5,9 @@
 
 Layout of this file: the system (clock, sockets) · Stats (counters) · Decoder (framing) · Stream (under
 `igtl.Protocol`) · Flow (under the session of a connection) · Line (under `igtl.Link`), and the Lock of it ·
-Waiter (of tasks that receive) · Passage (under a connection in asyncio) · Outlet and Inlet (under the senders and
-receivers of datagrams). Messages and frames are those of _core.pyx, whose functions do all that
-looks into them. Line and Passage move the bytes of a plain socket themselves, and all others by the transport
+Waiter (of tasks that receive) · Passage (under a connection in asyncio) and Audience (of a server) · Outlet and
+Inlet (under the senders and receivers of datagrams). Messages and frames are those of _core.pyx, whose functions do
+all that looks into them. Line and Passage move the bytes of a plain socket themselves, and all others by the transport
 that they are given; datagrams pass by the functions of _sockets.h.
 
 Rules. An object of these has one owner; only counters and passages take calls from several threads, and
@@ -26,8 +26,8 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcmp, memcpy
 
 from igtl._core cimport (
-    Packing, Whole, frame_bytes, hold, is_frame, is_registered, needs_v2, new_block, new_frame, packed, packing,
-    policy_of, received, run_crc, stream_key, text_of, whole_of,
+    Packing, Whole, frame_bytes, hold, is_frame, is_registered, needs_v2, new_block, new_frame, new_of, packed,
+    packing, policy_of, received, run_crc, stream_key, text_of, whole_of,
 )
 from igtl._wire cimport (
     EXTENDED, HEADER, MAX_BLOCK, begins_message, can_be_header, get16, get32, get64, is_header, is_tls_record,
@@ -1213,7 +1213,7 @@ cdef class Waiter:
         if cancelled is not None:
             raise cancelled
 
-# ---- under a connection in asyncio ---------------------------------------------------------------
+# ---- under connections in asyncio ----------------------------------------------------------------
 
 cdef struct Way:
     PyThread_type_lock lock     # of all below
@@ -1419,38 +1419,121 @@ cdef class Passage:
             self.keep(wire, sent)
         return sent > 0
 
-def least_version(list passages not None):
-    """The header version that all of these write now; 1 for none."""
-    cdef Passage passage
-    for passage in passages:
-        if passage.protocol.current() == 1:
-            return 1
-    return 2 if passages else 1
+cdef class Wire:
+    """A message as it was packed, under `igtl.session.packed.Packed`, which makes other forms of it."""
 
-def pass_on(list passages not None, message):
+    cdef readonly bytes wire
+    cdef readonly int version   # of its header; 0: every peer gets it as it is
+    cdef public object other, compressed    # forms, when there are any
+
+    def __init__(self, bytes wire not None, *, bint as_it_is=False):
+        self.take(wire, as_it_is)
+
+    cdef int take(self, bytes wire, bint as_it_is) except -1:
+        if len(wire) < HEADER:
+            raise ValueError("no message header")
+        self.wire = wire
+        self.version = 0 if as_it_is else get16(<const uint8_t*>PyBytes_AsString(wire)) or 1
+
+    @property
+    def size(self):
+        return len(self.wire)
+
+cdef class Audience:
+    """The part of a server that a broadcast passes while nothing waits, in any thread. The owner is the thread of
+    the event loop, where passages join and leave."""
+
+    cdef list there             # replaced, never changed
+    cdef type kind
+    cdef bint cut_names
+
+    def __init__(self, type kind not None, bint cut_names):
+        if not issubclass(kind, Wire):
+            raise TypeError("messages are packed as a kind of Wire")
+        self.there = []
+        self.kind = kind
+        self.cut_names = cut_names
+
+    @property
+    def passages(self):
+        return self.now()
+
+    cdef list now(self):
+        with cython.critical_section(self):
+            return self.there
+
+    def join(self, Passage passage not None):
+        """From now on it gets what is sent."""
+        there = self.now() + [passage]
+        with cython.critical_section(self):
+            self.there = there
+
+    def leave(self, Passage passage not None):
+        """From now on it gets nothing more."""
+        there = [each for each in self.now() if each is not passage]
+        with cython.critical_section(self):
+            self.there = there
+
+    cdef Wire made(self, message, bint crc, list there):
+        cdef Wire new
+        cdef Packing how
+        cdef Passage passage
+        if isinstance(message, Wire):
+            return message
+        new = new_of(self.kind)
+        if is_frame(message):
+            new.take(bytes(message.data), True)
+            return new
+        how = packing(2 if there or needs_v2(message) else 1, crc, self.cut_names)
+        how.sending = True
+        if how.version == 2 and not needs_v2(message):
+            for passage in there:
+                how.version = min(how.version, passage.protocol.current())
+        new.take(packed(message, &how), False)
+        return new
+
+    def pack(self, message, bint crc=True):
+        """Pack a message in the header version that all write now, 1 for none. What that cannot hold is left out
+        when it leaves, for those who cannot read it. A frame stays as it is."""
+        return self.made(message, crc, self.now())
+
+    def pass_on(self, message, bint crc=True):
+        """Pack a message, unless it is packed, and send it to all for whom nothing waits. Returns None, or as what it
+        was packed and who is left; see the function `pass_on`."""
+        cdef list there = self.now()
+        cdef Wire wire = self.made(message, crc, there)
+        cdef list left = pass_on(there, wire)
+        return (wire, left) if left else None
+
+cpdef list pass_on(list passages, Wire message):
     """Send a packed message through all of these that are open, in any thread. Returns the others, whose owner is to
     call `arrived` and to send it; what comes later waits for that."""
     cdef Py_ssize_t k = 0, n = len(passages)
     cdef list left = []
     cdef Passage passage
     cdef Passing* each
-    cdef bytes wire
-    cdef list wires = [None, None, None]    # by header version
-    cdef list needed = []
+    cdef bytes wire = message.wire, other = None    # in the other header version; b"": the owner sends it, changed
+    cdef const uint8_t* p = <const uint8_t*>PyBytes_AsString(wire)
+    cdef const uint8_t* q = NULL
+    cdef Py_ssize_t size = len(wire), other_size = 0
     cdef Passing* all = <Passing*>malloc(max(n, 1) * sizeof(Passing))
     if all == NULL:
         raise MemoryError
     try:
         for k in range(n):
             passage = passages[k]
-            version = passage.protocol.current()
-            if wires[version] is None:
-                wires[version] = message.whole(version) or b""  # b"": the owner sends it, changed
-            wire = wires[version]
-            all[k].way = &passage.way
-            all[k].size = len(wire)
-            all[k].wire = <const uint8_t*>PyBytes_AsString(wire) if wire else NULL
-            needed.append(wire)
+            each = &all[k]
+            each.way = &passage.way
+            if message.version == 0 or message.version == passage.protocol.current():
+                each.wire = p
+                each.size = size
+                continue
+            if other is None:
+                other = message.whole(passage.protocol.current()) or b""
+                other_size = len(other)
+                q = <const uint8_t*>PyBytes_AsString(other) if other else NULL
+            each.wire = q
+            each.size = other_size
         k = 0
         while k < n:
             with nogil:
@@ -1461,16 +1544,16 @@ def pass_on(list passages not None, message):
                     k += 1
                     if 0 < each.sent < each.size:
                         break
-            each = &all[k - 1]
             if 0 < each.sent < each.size:
                 passage = passages[k - 1]
-                passage.keep(needed[k - 1], each.sent)
+                passage.keep(wire if each.wire == p else other, each.sent)
         for k in range(n):
             passage = passages[k]
-            if all[k].sent == 0:
+            each = &all[k]
+            if each.sent == 0:
                 left.append(passage)
-            elif all[k].sent == all[k].size:
-                passage.protocol.stats.count_sent(needed[k], all[k].size)
+            elif each.sent == each.size:
+                passage.protocol.stats.left(each.wire, each.size)
         return left
     finally:
         free(all)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ import igtl
 from igtl.codec import batch
 from tests import memory
 from tests.memory import PIXELS, peak
+from tests.test_links import until
 
 SMALL = 256 * 1024  # bytes that do not depend on the size of the image
 
@@ -97,6 +99,27 @@ def test_a_batch_holds_no_object_per_message() -> None:
     assert blocks(lambda: batch.unpack(wire), 20) < 40
     columns = 1000 * (64 + 8 + 4 + 1)  # matrix, time, device, verdict
     assert peak(lambda: batch.unpack(wire)) < columns + 20_000
+
+
+def test_a_broadcast_calls_little_python() -> None:
+    """A loop that sleeps runs all of it from cold caches; `ci/instructions` counts the rest."""
+    pose = igtl.Transform(np.eye(4), device_name="Probe")
+    calls: list[str] = []
+    with igtl.serve(port=0) as server, igtl.connect(port=server.port) as link:
+        until(lambda: len(server.clients) == 1)
+        server.broadcast(pose)
+
+        def note(frame: FrameType, event: str, arg: object) -> None:
+            if event == "call":
+                calls.append(frame.f_code.co_name)
+
+        sys.setprofile(note)
+        try:
+            server.broadcast(pose)
+        finally:
+            sys.setprofile(None)
+        assert [link.recv(timeout=20), link.recv(timeout=20)] == [pose, pose]
+    assert calls == ["broadcast", "check", "pass_on"]
 
 
 @pytest.mark.processes

@@ -16,7 +16,7 @@ import pytest
 
 import igtl
 import igtl.aio
-from igtl._stream import Passage, least_version, pass_on
+from igtl._stream import Audience, Passage, pass_on
 from igtl.session.packed import Packed
 from igtl.session.session import Session
 from tests.test_links import until
@@ -114,13 +114,46 @@ def test_a_broken_socket_is_told_to_the_owner() -> None:
 def test_the_form_fits_each_peer() -> None:
     """What version 1 cannot hold is for the owner, who waits for the peer to show its version."""
     with ways(1) as (old,), ways(1, version=2) as (new,):
-        assert (least_version([new]), least_version([new, old]), least_version([])) == (2, 1, 1)
         assert pass_on([old, new], Packed(NOTED.pack(version=2))) == [old]
         assert igtl.unpack(new.far.recv(1000)).metadata["a"] == "b"
         old.arrived()
         old.open(old.near.fileno())
         assert pass_on([old, new], Packed(POSE.pack(version=2))) == []
         assert old.far.recv(1000) == WIRE
+
+
+def test_an_audience_packs_for_all_who_are_there() -> None:
+    audience: Audience[Way, Packed] = Audience(Packed, False)
+    assert audience.pass_on(POSE) is None
+    with ways(1) as (old,), ways(1, version=2) as (new,):
+
+        def versions() -> list[int]:
+            frame = igtl.Frame.from_bytes(NOTED.pack(version=2))
+            return [audience.pack(each).version for each in (POSE, NOTED, frame)]
+
+        assert versions() == [1, 2, 0]
+        audience.join(new)
+        before = audience.passages
+        assert (before, versions()) == ([new], [2, 2, 0])
+        audience.join(old)
+        assert (before, audience.passages, versions()) == ([new], [new, old], [1, 2, 0])
+        rest = audience.pass_on(NOTED)
+        assert rest is not None
+        packed, left = rest
+        assert (packed.wire, left) == (NOTED.pack(version=2), [old])
+        assert new.far.recv(1000) == packed.wire
+        audience.leave(old)
+        assert audience.pass_on(packed) is None
+        assert audience.passages == [new]
+
+
+def test_an_audience_takes_messages_only() -> None:
+    with pytest.raises(TypeError, match="kind of Wire"):
+        Audience(bytes, False)  # type: ignore[type-var]
+    with pytest.raises(TypeError):
+        Audience(Packed, False).pass_on(b"bytes")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="no message header"):
+        Packed(b"bytes")
 
 
 def test_without_a_descriptor_nothing_passes() -> None:

@@ -23,13 +23,12 @@ import pytest
 
 import igtl
 import igtl.aio
-from igtl import _core
 from igtl.aio.transport import Connection
 from igtl.fields import u8
 from igtl.options import AioConnectOptions
+from igtl.session import packed
 from igtl.session.access import AllowList
 from igtl.session.facade import new_session
-from igtl.session.packed import Packed
 from igtl.session.tls import TLSLayer
 from tests.links import Loop, contexts
 from tests.test_links import until
@@ -519,7 +518,7 @@ def test_nothing_is_written_inside_resume_writing() -> None:
         connection._ready.set_result(None)
         wire = transform().pack()
         connection.pause_writing()
-        connection.put(Packed(wire))
+        connection.put(packed.Packed(wire))
         connection.resume_writing()
         assert transport.written == []
         await asyncio.sleep(0)
@@ -545,12 +544,12 @@ def test_block_waits_for_the_slowest_until_it_is_dropped(kind: str) -> None:
 def test_packed_at_the_call_and_once_per_version(
     kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    packs: list[int] = []
-    pack = _core.packed_for
+    made: list[int] = []
+    make = packed.in_version
 
-    def counted(message: Any, version: Any, **options: Any) -> bytes:
-        packs.append(version)
-        return pack(message, version, **options)
+    def counted(wire: bytes, version: int) -> packed.Form:
+        made.append(version)
+        return make(wire, version)
 
     with serving(kind) as server, contextlib.ExitStack() as stack:
         links = [stack.enter_context(igtl.connect(port=server.port)) for _ in range(6)]
@@ -559,11 +558,10 @@ def test_packed_at_the_call_and_once_per_version(
         until(lambda: sorted(p.header_version for p in server.clients) == [1, 1, 1, 2, 2, 2])
         pixels = np.zeros((1, 300, 300), np.uint8)
         im = igtl.Image(pixels, device_name="US", message_id=5, metadata={"a": "b"})
-        monkeypatch.setattr(_core, "packed_for", counted)
+        monkeypatch.setattr(packed, "in_version", counted)
         for k in range(4):
             pixels[:] = k
             server.broadcast(im)
-        assert packs == [2, 2, 2, 2]  # version 1 is made of the same bytes
         for k in range(4):
             for n, link in enumerate(links):
                 got = link.recv(igtl.Image, timeout=5)
@@ -571,6 +569,7 @@ def test_packed_at_the_call_and_once_per_version(
                 assert dict(got.metadata) == ({"a": "b"} if n < 3 else {})
                 assert got.message_id == (5 if n < 3 else 0)
         assert [p.stripped for p in server.clients] == [0, 0, 0, 4, 4, 4]
+        assert made == [1, 1, 1, 1]  # of the bytes of version 2, once for all that need it
         assert im.metadata == {"a": "b"}
 
 
@@ -1171,12 +1170,13 @@ def test_who_comes_between_packing_and_delivery_gets_its_header_version(
         message: Any = igtl.String("x", device_name="S", metadata={"a": "b"}, message_id=3)
         if as_frame:
             message = igtl.Frame.from_bytes(message.pack())
-        packed = inner.pack(message, crc=True)
+        whole_one = inner.audience.pack(message)
         with igtl.connect(port=server.port) as old:
             until(lambda: len(server.clients) == 2)
             loop = server.server._io.loop if kind == "sync" else server.loop.loop
-            left = inner.pass_on(packed, latch=False)
-            loop.call_soon_threadsafe(lambda: inner.deliver_now(packed, left))
+            rest = inner.pass_on(whole_one, False, True)
+            if rest is not None:
+                loop.call_soon_threadsafe(inner.deliver_now, *rest)
             got, whole = old.recv(igtl.String, timeout=20), new.recv(igtl.String, timeout=20)
         assert (got.header_version, got.string) == (2 if as_frame else 1, "x")
         assert (whole.header_version, dict(whole.metadata), whole.message_id) == (2, {"a": "b"}, 3)
@@ -1627,13 +1627,29 @@ def test_what_is_sent_to_a_client_that_was_told_goodbye(
     assert [r for r in caplog.records if r.name == "asyncio"] == []
 
 
+def test_the_system_is_not_asked_about_a_client_for_whom_nothing_waits(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The server looks at each client twice a second."""
+    asked: list[Any] = []
+    monkeypatch.setattr("igtl.aio.sending.unsent", lambda sock: asked.append(sock) or 0)
+    with igtl.serve(port=0) as server, igtl.connect(port=server.port):
+        until(lambda: len(server.clients) == 1)
+        (connection,) = server._server.audience.passages
+        assert connection.expired(time.monotonic()) is None
+        assert asked == []
+        server._io.run(server._server.peers[1].send(igtl.Image(np.zeros((1, 4000, 4000), "u1"))))
+        assert connection.expired(time.monotonic()) is None
+        assert len(asked) == 1
+
+
 @pytest.mark.parametrize(("version", "kept"), [("auto", False), (1, False), (2, True)])
 def test_what_is_packed_for_nobody_fits_who_comes(version: Any, kept: bool) -> None:
     """A client may come between packing and delivery: it gets what its version can hold."""
     with igtl.serve(port=0, version=version) as server:
-        packed = server._server.pack(transform_with_id(), crc=True)
+        message = server._server.audience.pack(transform_with_id())
         protocol = igtl.Protocol(version=version)
-        assert igtl.unpack(packed.wire_for(protocol)).message_id == (7 if kept else 0)
+        assert igtl.unpack(message.wire_for(protocol)).message_id == (7 if kept else 0)
         assert protocol.stripped == (not kept)
 
 

@@ -15,9 +15,8 @@ from collections import Counter
 from collections.abc import Coroutine
 from typing import Any, Self, Unpack
 
-from igtl import _core
 from igtl._core import Frame
-from igtl._stream import least_version, pass_on
+from igtl._stream import Audience, pass_on
 from igtl.aio.accepting import Accepting
 from igtl.aio.answers import Answers, Runner
 from igtl.aio.link import Opening
@@ -43,6 +42,7 @@ class Server(Answers):
     Attributes:
         options: what was asked for.
         peers: the clients, by id.
+        audience: their connections, for messages to all of them.
         others: see `igtl.session.serving.ServerBase`.
     """
 
@@ -52,7 +52,7 @@ class Server(Answers):
         self.refused: Counter[str] = Counter()
         self.gone: Counter[str] = Counter()
         self.peers: dict[int, Peer] = {}
-        self._connections: dict[int, Connection] = {}  # theirs
+        self.audience: Audience[Connection, Packed] = Audience(Packed, options.cut_names)
         self._allow = AllowList(options.allow)
         self._ids = itertools.count(1)
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -108,22 +108,22 @@ class Server(Answers):
         Returns:
             To how many clients it was queued.
         """
-        packed = self.pack(message, crc=crc)
-        if self._compressing.locked() or self.compresses:
+        if self._compressing.locked() or self.compresses():
+            packed = self.audience.pack(message, crc)
             async with self._compressing:  # what is sent later stays behind it
                 await asyncio.to_thread(self.compress, packed)
-                return await self._broadcast(packed, latch=latch)
-        return await self._broadcast(packed, latch=latch)
+                return await self._broadcast(packed, latch, crc)
+        return await self._broadcast(message, latch, crc)
 
-    async def _broadcast(self, packed: Packed, *, latch: bool) -> int:
-        count = len(self._connections)
-        if left := self.pass_on(packed, latch=latch):
+    async def _broadcast(self, message: Message | Frame | Packed, latch: bool, crc: bool) -> int:
+        count = len(self.audience.passages)
+        if (rest := self.pass_on(message, latch, crc)) is not None:
+            packed, left = rest
             count += await self.deliver(packed, left) - len(left)
         return count
 
-    @property
     def compresses(self) -> bool:
-        """Whether any client takes compressed messages."""
+        """Return whether any client takes compressed messages."""
         return self.options.compression is not False and any(
             peer.session.protocol.peer_takes for peer in self.clients
         )
@@ -133,31 +133,23 @@ class Server(Answers):
         for peer in self.clients:
             packed.wire_for(peer.session.protocol)
 
-    def pack(self, message: Message | Frame, *, crc: bool) -> Packed:
-        """Pack a message for all clients, those that come while it is packed too."""
-        if isinstance(message, Frame):
-            packed = Packed.of(message)
-        else:
-            # what a client's version cannot hold is left out when it leaves
-            least = least_version(list(self._connections.values()))
-            version = 2 if _core.needs_v2(message) else least
-            wire = _core.packed_for(message, version, crc=crc, cut_name=self.options.cut_names)
-            packed = Packed(wire)
-        return packed
+    def pass_on(
+        self, message: Message | Frame | Packed, latch: bool, crc: bool
+    ) -> tuple[Packed, list[Connection]] | None:
+        """Pack a message, and send it at once to the clients for whom nothing waits, in any thread.
 
-    def pass_on(self, packed: Packed, *, latch: bool) -> list[Connection]:
-        """Send a packed message to the clients for whom nothing waits, at once, in any thread.
-
-        Returns the others, for `deliver`. A client that comes now receives a latched message once:
-        with those that were latched before it came, or as one that is broadcast.
+        Returns None if all have got it, else what `deliver` takes: as what it is packed, and the
+        other clients. A client that comes now receives a latched message once: with those that were
+        latched before it came, or as one that is broadcast.
         """
-        if latch:
-            with self._joining:
-                self._latched[packed.stream] = packed
-                connections = list(self._connections.values())
-        else:
-            connections = list(self._connections.values())
-        return pass_on(connections, packed)
+        if not latch:
+            return self.audience.pass_on(message, crc)
+        packed = self.audience.pack(message, crc)
+        with self._joining:
+            self._latched[packed.stream] = packed
+            there = self.audience.passages
+        left = pass_on(there, packed)
+        return (packed, left) if left else None
 
     async def deliver(self, packed: Packed, left: list[Connection]) -> int:
         """Queue a packed message to those that `pass_on` has left, under the policy.
@@ -253,7 +245,7 @@ class Server(Answers):
         connection.take_over()
         with self._joining:
             self.peers[peer.id] = peer
-            self._connections[peer.id] = connection
+            self.audience.join(connection)
             latched = list(self._latched.values())
         log(logging.INFO, "%s connected", peer.peer, peer=peer.peer)
         connection.put_first(latched)
@@ -285,7 +277,7 @@ class Server(Answers):
 
         Its handlers may go on for a while.
         """
-        self._connections.pop(peer.id, None)
+        self.audience.leave(peer.connection)
         if self.peers.pop(peer.id, None) is not None:
             self.gone[peer.gone] += 1
 

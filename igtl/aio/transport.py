@@ -323,8 +323,9 @@ class Connection(Sending, asyncio.BufferedProtocol):
 
     def expired(self, now: float) -> str | None:
         """End the connection if the peer has exceeded a limit, see `Session.expired`."""
-        taken = self.taken
-        if taken != self._taken or self.idle:
+        if self.idle:  # without a look at what the system holds
+            self.session.moved = now
+        elif (taken := self.taken) != self._taken:
             self._taken, self.session.moved = taken, now
         self.session.held = self._buffered
         cause = self.session.expired(now)

@@ -50,6 +50,7 @@ class Loop:
     def __init__(self) -> None:
         self.loop = asyncio.new_event_loop()
         self._process = os.getpid()
+        self._ended = False
         self._slots = threading.BoundedSemaphore(_IN_FLIGHT)
         self._posted: deque[Callable[[], Any]] = deque()
         self._woken = False  # the loop is about to call what was posted
@@ -64,6 +65,7 @@ class Loop:
             self._cancel_all()
             self.loop.run_until_complete(self.loop.shutdown_asyncgens())
             self.loop.close()
+            self._ended = True
             with contextlib.suppress(ValueError):  # none was taken
                 self._slots.release()  # wakes the threads that wait in `post`, one after the other
 
@@ -90,9 +92,9 @@ class Loop:
             RuntimeError: it is in the process that this one was forked from.
             ConnectionClosed: it has ended.
         """
-        if not self.is_here:
+        if os.getpid() != self._process:
             raise RuntimeError("this server belongs to the process that this one was forked from")
-        if self.loop.is_closed():
+        if self._ended:
             raise ConnectionClosed("this server was closed")
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:

@@ -9,6 +9,7 @@ import contextlib
 import sys
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Self, Unpack
 
 from igtl._core import Frame
@@ -56,7 +57,7 @@ class Peer(PeerBase, Asking):
             connection.arrived()
             self._io.run(connection.put_wait(packed, None))
         else:
-            self._io.post(lambda: connection.put_left(packed))
+            self._io.post(partial(connection.put_left, packed))
 
     def request(self, exchange: Exchange, timeout: float | None) -> Message:
         """Send a request to this client and wait for its answer."""
@@ -119,14 +120,15 @@ class Server(ServerBase):
         """
         self._io.check()
         server = self._server
-        packed = server.pack(message, crc=crc)
-        if server.compresses:
-            server.compress(packed)  # here, not in the I/O thread
-        left = server.pass_on(packed, latch=latch)
-        if left and server.options.policy == "block":
-            self._io.run(server.deliver(packed, left))
-        elif left:
-            self._io.post(lambda: server.deliver_now(packed, left))
+        rest = server.pass_on(message, latch, crc)
+        if rest is None:
+            return
+        if server.compresses():
+            server.compress(rest[0])  # here, not in the I/O thread
+        if server.options.policy == "block":
+            self._io.run(server.deliver(*rest))
+        else:
+            self._io.post(partial(server.deliver_now, *rest))
 
     def peer_of(self, client: int) -> Peer:
         """Return the client with this id; raise KeyError if there is none."""

@@ -11,6 +11,7 @@ from typing import Final, NamedTuple
 
 from igtl import _core
 from igtl._core import Frame
+from igtl._stream import Wire
 from igtl.codec.compression import stream_of
 from igtl.session.protocol import Protocol
 
@@ -65,7 +66,7 @@ def in_version(wire: bytes, version: int) -> Form:
     return Form(b"".join((head, crc.to_bytes(8, "big"), new)), lost)
 
 
-class Packed:
+class Packed(Wire):
     """A packed message and its forms.
 
     Args:
@@ -73,17 +74,12 @@ class Packed:
         as_it_is: it goes to every peer in this very form, as a relayed frame does.
 
     Attributes:
+        wire: see there.
         size: its bytes, as bounds count them.
+        others: see `igtl._stream.Wire`.
     """
 
-    __slots__ = ("_as_it_is", "_compressed", "_forms", "size")
-
-    def __init__(self, wire: bytes, *, as_it_is: bool = False) -> None:
-        self.size = len(wire)
-        self._as_it_is = as_it_is
-        version = int.from_bytes(wire[:2], "big") or 1
-        self._forms: dict[int, Form] = {version: Form(wire)}
-        self._compressed: dict[tuple[int, str], bytes] = {}
+    __slots__ = ()
 
     @classmethod
     def of(cls, frame: Frame) -> Packed:
@@ -95,19 +91,13 @@ class Packed:
         """Type and device name, which lanes and policies go by."""
         return stream_of(self.wire)
 
-    @property
-    def wire(self) -> bytes:
-        """The message as it was packed."""
-        return next(iter(self._forms.values())).wire
-
     def form(self, version: int) -> Form:
         """Return the message in this header version, or as it is."""
-        if self._as_it_is:
-            return next(iter(self._forms.values()))
-        form = self._forms.get(version)
-        if form is None:
-            form = self._forms[version] = in_version(self.wire, version)
-        return form
+        if self.version in (0, version):
+            return Form(self.wire)
+        if self.other is None:
+            self.other = in_version(self.wire, version)
+        return self.other
 
     def whole(self, version: int) -> bytes | None:
         """Return its bytes in this header version; None where that cannot hold all of it."""
@@ -123,7 +113,9 @@ class Packed:
         protocol.stripped += bool(form.lost)
         if not protocol.peer_takes:
             return form.wire
+        if self.compressed is None:
+            self.compressed = {}
         key = protocol.version, protocol.method
-        if key not in self._compressed:
-            self._compressed[key] = protocol.wrap(form.wire)
-        return self._compressed[key]
+        if key not in self.compressed:
+            self.compressed[key] = protocol.wrap(form.wire)
+        return self.compressed[key]

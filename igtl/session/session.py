@@ -33,6 +33,11 @@ from igtl.session.protocol import Protocol
 from igtl.session.requests import Exchange
 
 SLICE = 256 * 1024  # bytes of a large message that are handed to the driver at once
+_MISSED = {
+    "unfinished": "sent nothing more of a message",
+    "idle": "said nothing",
+    "stalled": "took nothing",
+}
 UNDECIDED = 0.25  # seconds in which a new peer may show its header version
 
 Done = Callable[[Message | Exception], None]
@@ -425,22 +430,21 @@ class Session(Flow):
         """
         if self.close_reason is not None:
             return None
-        for at, cause, what in self._deadlines():
+        for at, cause, limit in self._deadlines():
             if at <= now:
-                text = f"{named(self.protocol.peer)} {what}"
+                text = f"{named(self.protocol.peer)} {_MISSED[cause]} for {limit:g} s"
                 self.lost(ConnectionClosed(text, clean=False))
                 return cause
         return None
 
-    def _deadlines(self) -> Iterator[tuple[float, str, str]]:
-        """Yield what the peer must do by when, as (time, cause, what it has done instead)."""
+    def _deadlines(self) -> Iterator[tuple[float, str, float]]:
+        """Yield what the peer must do by when, as (time, cause, seconds that it has for it)."""
         if (limit := self._message_timeout) is not None and not self.protocol.at_boundary:
-            what = f"sent nothing more of a message for {limit:g} s"
-            yield self.heard + limit, "unfinished", what
+            yield self.heard + limit, "unfinished", limit
         if (limit := self._idle_timeout) is not None:
-            yield self.heard + limit, "idle", f"said nothing for {limit:g} s"
+            yield self.heard + limit, "idle", limit
         if (limit := self._stall_timeout) is not None and (self.wants_write or self.held):
-            yield self.moved + limit, "stalled", f"took nothing for {limit:g} s"
+            yield self.moved + limit, "stalled", limit
 
     def __repr__(self) -> str:
         return f"<Session with {named(self.protocol.peer)} {self.protocol.stats}>"

@@ -35,16 +35,17 @@ class Slicer(Talking):
         self._tasks: list[asyncio.Task[None]] = []
 
     def _publish(self, message: Message | Frame, *, latch: bool) -> None:
-        packed = self.server.pack(message, crc=True)
-        left = self.server.pass_on(packed, latch=latch)
+        rest = self.server.pass_on(message, latch, True)
+        if rest is None:
+            return
         try:
             here = asyncio.get_running_loop() is self._loop
         except RuntimeError:
             here = False
         if here:
-            self.server.deliver_now(packed, left)
+            self.server.deliver_now(*rest)
         else:  # a frame that was encoded in a thread, for example
-            self._loop.call_soon_threadsafe(self.server.deliver_now, packed, left)
+            self._loop.call_soon_threadsafe(self.server.deliver_now, *rest)
 
     def _run(self, handler: Handler) -> None:
         self._tasks.append(self._loop.create_task(run(self.call_handler(handler))))
