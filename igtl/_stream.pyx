@@ -833,9 +833,9 @@ cdef class Flow:
     @property
     def wants_read(self):
         """Whether the driver should go on reading."""
-        return self.wants()
+        return bool(self.wants())
 
-    cdef bint wants(self) noexcept:
+    cdef int wants(self) except -1:
         return not self.ended and self.protocol.behind() <= READ_AHEAD
 
     def listens(self):
@@ -1450,9 +1450,9 @@ cdef class Audience:
     def __init__(self, type kind not None, bint cut_names):
         if not issubclass(kind, Wire):
             raise TypeError("messages are packed as a kind of Wire")
-        self.there = []
         self.kind = kind
         self.cut_names = cut_names
+        self.there = []
 
     @property
     def passages(self):
@@ -1460,6 +1460,8 @@ cdef class Audience:
 
     cdef list now(self):
         with cython.critical_section(self):
+            if self.there is None:
+                raise TypeError(f"{type(self).__name__}.__init__ did not call super().__init__")
             return self.there
 
     def join(self, Passage passage not None):
