@@ -60,5 +60,6 @@ setup(
         [part(name) for name in ("_core", "_stream", "_batch")],
         compiler_directives=directives,
         annotate=switch("IGTL_ANNOTATE"),
-    )
+    ),
+    options={"build_ext": {"parallel": os.cpu_count()}},
 )
