@@ -25,8 +25,10 @@ macros = [("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION")]
 # -fno-wrapv: Python's -fwrapv hides overflows from UBSan, and costs small messages a tenth
 # -g0: debug information would make up four fifths of a wheel
 compile_args = ["-O3", "-g0", "-fno-strict-aliasing", "-fno-wrapv"]
+jobs = os.cpu_count()
 if sys.platform == "win32":
     compile_args = []
+    jobs = 1  # setuptools prepares Microsoft's compiler once, and not for several threads
 link_args = []
 if switch("IGTL_TRACE"):
     directives["linetrace"] = True
@@ -61,5 +63,5 @@ setup(
         compiler_directives=directives,
         annotate=switch("IGTL_ANNOTATE"),
     ),
-    options={"build_ext": {"parallel": os.cpu_count()}},
+    options={"build_ext": {"parallel": jobs}},
 )

@@ -53,9 +53,6 @@ clients = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(1
 for _ in clients: came.acquire()
 loop = asyncio.new_event_loop()
 a, b = loop.run_until_complete(igtl.aio.pipe())
-counted = threading.Event()
-# what the server does by itself, twice a second, is in no count
-server._io.loop.call_soon_threadsafe(counted.wait)
 """
 WORKS = {
     "TRANSFORM pack": "m.pack()",
@@ -104,7 +101,7 @@ def program() -> str:
     return "\n".join(
         [
             *lines,
-            "counted.set(); near.close(); far.close(); listener.close()",
+            "near.close(); far.close(); listener.close()",
             "loop.run_until_complete(a.close()); loop.run_until_complete(b.close()); loop.close()",
             "inlet.close(); outlet.close(); server.close()",
         ]

@@ -213,9 +213,8 @@ class _Commands(click.Group):
         try:
             super().invoke(ctx)
         except KeyboardInterrupt:  # the usual end of what runs until it is stopped
-            exec(
-                ""
-            )  # CPython keeps in mind that the last exec was interrupted, and ends by the signal
+            # CPython ends by the signal, though it was caught, if it interrupted the last exec
+            exec("")
         except (ConnectionClosed, MessageTooLarge) as error:
             raise Failure(str(error), UNREACHABLE) from None
         except (IgtlError, ModuleNotFoundError) as error:
