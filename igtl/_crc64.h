@@ -178,9 +178,10 @@ IGTL_CLMUL_TARGET IGTL_INLINE igtl_block igtl_mul(uint64_t a, uint64_t b)
 #define IGTL_CRC64_CLMUL 1
 
 /* How far ahead bytes are asked for: without it the out-of-order window holds too few loads (7 against 22 GB/s).
- * The widest registers are as fast as the memory, which such requests only slow down from afar: of 52 MB, 26.6
- * GB/s so, 20.3 at two kilobytes, 25.7 without. */
-enum { IGTL_AHEAD = 2048, IGTL_AHEAD512 = 384 };
+ * The widest registers are as fast as the memory, which such requests only slow down from afar (Zen 4, of 52 MB:
+ * 26.6 GB/s so, 20.3 at two kilobytes, 25.7 without), unless they copy as well (Zen 5: 20.0 GB/s at 384 bytes, 22.4
+ * at two kilobytes, 23.2 at four). */
+enum { IGTL_AHEAD = 2048, IGTL_AHEAD512 = 384, IGTL_AHEAD512_COPY = 4096 };
 
 /* a, moved ahead by the distance whose constants k holds */
 #define IGTL_MOVE(a, k) IGTL_XOR(IGTL_MUL_HI(a, k), IGTL_MUL_LO(a, k))
@@ -295,9 +296,10 @@ IGTL_CLMUL_TARGET static uint64_t igtl_crc64_clmul(const uint8_t *p, size_t n, u
     _mm256_xor_si256(_mm256_clmulepi64_epi128(a, k, 0x11), _mm256_clmulepi64_epi128(a, k, 0x00))
 #define IGTL_FARY(i) _mm256_broadcastsi128_si256(IGTL_FAR(i))
 
-/* Where the bytes go besides: nowhere, to `to`, or there past the caches (aligned to 32 bytes). */
+/* Where the bytes go besides: nowhere, to `to`, or there past the caches. */
 enum igtl_way { IGTL_READ, IGTL_COPY, IGTL_COPY_PAST };
 
+/* Past the caches `to` is aligned to 32 bytes. */
 IGTL_VPCLMUL256_TARGET IGTL_INLINE __m256i igtl_loady(uint8_t *to, const uint8_t *p, size_t at,
                                                       enum igtl_way way)
 {
@@ -377,34 +379,54 @@ IGTL_VPCLMUL256_TARGET static uint64_t igtl_crc64_copy256(uint8_t *to, const uin
     return igtl_crc64_vpclmul256(p, n, crc);
 }
 
-#define IGTL_LOADZ(p) _mm512_shuffle_epi8(_mm512_loadu_si512((const void *)(p)), swap)
 #define IGTL_FOLDZ(a, k, d) \
     _mm512_ternarylogic_epi64(_mm512_clmulepi64_epi128(a, k, 0x11), \
                               _mm512_clmulepi64_epi128(a, k, 0x00), d, 0x96)
 #define IGTL_FARZ(i) _mm512_broadcast_i32x4(IGTL_FAR(i))
 
-IGTL_VPCLMUL512_TARGET static uint64_t igtl_crc64_vpclmul512(const uint8_t *p, size_t n, uint64_t crc)
+/* Past the caches `to` is aligned to 64 bytes. */
+IGTL_VPCLMUL512_TARGET IGTL_INLINE __m512i igtl_loadz(uint8_t *to, const uint8_t *p, size_t at,
+                                                      enum igtl_way way)
 {
-    if (n < 512 + 16) /* not worth the wide registers */
-        return igtl_crc64_clmul(p, n, crc);
-    const __m512i swap = _mm512_broadcast_i32x4(IGTL_SWAP);
+    const __m512i v = _mm512_loadu_si512((const void *)(p + at));
+    if (way == IGTL_COPY)
+        _mm512_storeu_si512((void *)(to + at), v);
+    if (way == IGTL_COPY_PAST)
+        _mm512_stream_si512((__m512i *)(to + at), v);
+    return _mm512_shuffle_epi8(v, _mm512_broadcast_i32x4(IGTL_SWAP));
+}
+
+/* Of 256 + 16 bytes or more; of a multiple of 16 for IGTL_COPY_PAST. */
+IGTL_VPCLMUL512_TARGET IGTL_INLINE uint64_t igtl_fold512(uint8_t *to, const uint8_t *p, size_t n,
+                                                         uint64_t crc, enum igtl_way way)
+{
+    if (way == IGTL_COPY) {
+        memcpy(to, p, 16); /* the odd bytes; what is more of them is written again */
+        to += n & 15;
+    }
     const __m512i k512 = IGTL_FARZ(4), k1024 = IGTL_FARZ(8), k1536 = IGTL_FARZ(12), k2048 = IGTL_FARZ(16);
     const __m128i k128 = IGTL_FAR(1);
     __m128i carry, a = igtl_head(&p, &n, crc, &carry);
-    __m128i first = IGTL_FOLD(a, k128, carry);
-    __m512i x0 = _mm512_xor_si512(IGTL_LOADZ(p), _mm512_zextsi128_si512(first));
-    __m512i x1 = IGTL_LOADZ(p + 64), x2 = IGTL_LOADZ(p + 128), x3 = IGTL_LOADZ(p + 192);
+    const __m128i first = IGTL_FOLD(a, k128, carry);
+    __m512i x0 = _mm512_xor_si512(igtl_loadz(to, p, 0, way), _mm512_zextsi128_si512(first));
+    __m512i x1 = igtl_loadz(to, p, 64, way), x2 = igtl_loadz(to, p, 128, way),
+            x3 = igtl_loadz(to, p, 192, way);
     for (p += 256, n -= 256; n >= 256; p += 256, n -= 256) {
-        for (int line = 0; line < 256; line += 64)
-            IGTL_PREFETCH(p + IGTL_AHEAD512 + line);
-        x0 = IGTL_FOLDZ(x0, k2048, IGTL_LOADZ(p));
-        x1 = IGTL_FOLDZ(x1, k2048, IGTL_LOADZ(p + 64));
-        x2 = IGTL_FOLDZ(x2, k2048, IGTL_LOADZ(p + 128));
-        x3 = IGTL_FOLDZ(x3, k2048, IGTL_LOADZ(p + 192));
+        if (way != IGTL_READ)
+            to += 256;
+        if (way != IGTL_COPY) /* as in igtl_fold256 */
+            for (int line = 0; line < 256; line += 64)
+                IGTL_PREFETCH(p + (way == IGTL_READ ? IGTL_AHEAD512 : IGTL_AHEAD512_COPY) + line);
+        x0 = IGTL_FOLDZ(x0, k2048, igtl_loadz(to, p, 0, way));
+        x1 = IGTL_FOLDZ(x1, k2048, igtl_loadz(to, p, 64, way));
+        x2 = IGTL_FOLDZ(x2, k2048, igtl_loadz(to, p, 128, way));
+        x3 = IGTL_FOLDZ(x3, k2048, igtl_loadz(to, p, 192, way));
     }
+    if (way != IGTL_READ)
+        memcpy(to + 256, p, n);
     __m512i z = IGTL_FOLDZ(x0, k1536, IGTL_FOLDZ(x1, k1024, IGTL_FOLDZ(x2, k512, x3)));
     for (; n >= 64; p += 64, n -= 64)
-        z = IGTL_FOLDZ(z, k512, IGTL_LOADZ(p));
+        z = IGTL_FOLDZ(z, k512, igtl_loadz(NULL, p, 0, IGTL_READ));
     /* lanes 0, 1, 2 are three, two, one block ahead of lane 3 */
     __m512i ahead = _mm512_inserti32x4(_mm512_setzero_si512(), IGTL_FAR(3), 0);
     ahead = _mm512_inserti32x4(_mm512_inserti32x4(ahead, IGTL_FAR(2), 1), IGTL_FAR(1), 2);
@@ -415,9 +437,33 @@ IGTL_VPCLMUL512_TARGET static uint64_t igtl_crc64_vpclmul512(const uint8_t *p, s
                                     _mm512_extracti32x4_epi32(z, 3)));
     for (; n; p += 16, n -= 16)
         a = IGTL_FOLD(a, k128, IGTL_LOAD(p));
-    uint64_t out = igtl_reduce(a);
+    crc = igtl_reduce(a);
     _mm256_zeroupper();
-    return out;
+    return crc;
+}
+
+IGTL_VPCLMUL512_TARGET static uint64_t igtl_crc64_vpclmul512(const uint8_t *p, size_t n, uint64_t crc)
+{
+    if (n < 512 + 16) /* not worth the wide registers */
+        return igtl_crc64_clmul(p, n, crc);
+    return igtl_fold512(NULL, p, n, crc, IGTL_READ);
+}
+
+IGTL_VPCLMUL512_TARGET static uint64_t igtl_crc64_copy512(uint8_t *to, const uint8_t *p, size_t n,
+                                                          uint64_t crc)
+{
+    if (n >= IGTL_CRC64_LARGE) {
+        const size_t head = (64 - (uintptr_t)to % 64) % 64, most = (n - head) / 256 * 256;
+        memcpy(to, p, head);
+        crc = igtl_crc64_clmul(p, head, crc);
+        crc = igtl_fold512(to + head, p + head, most, crc, IGTL_COPY_PAST);
+        _mm_sfence();
+        to += head + most, p += head + most, n -= head + most;
+    }
+    if (n >= 2048) /* below it copying by itself is as fast */
+        return igtl_fold512(to, p, n, crc, IGTL_COPY);
+    memcpy(to, p, n);
+    return igtl_crc64_vpclmul512(p, n, crc);
 }
 #endif
 
@@ -504,7 +550,7 @@ static const igtl_crc64_form igtl_crc64_forms[] = {
 #endif
 #if defined(IGTL_CRC64_VPCLMUL)
     {"vpclmul256", IGTL_NEEDS_VPCLMUL256, igtl_crc64_vpclmul256, igtl_crc64_copy256},
-    {"vpclmul512", IGTL_NEEDS_VPCLMUL512, igtl_crc64_vpclmul512, NULL},
+    {"vpclmul512", IGTL_NEEDS_VPCLMUL512, igtl_crc64_vpclmul512, igtl_crc64_copy512},
 #endif
 };
 
