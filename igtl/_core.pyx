@@ -24,7 +24,7 @@ from cpython.object cimport Py_TYPE, PyObject, PyTypeObject
 from cpython.pycapsule cimport PyCapsule_New
 from cpython.ref cimport Py_INCREF, Py_XDECREF, Py_XINCREF
 from cpython.unicode cimport PyUnicode_DecodeUTF8
-from libc.math cimport isinf, sqrt
+from libc.math cimport NAN, isinf, isnan, sqrt
 from libc.stdint cimport INT64_MIN, int64_t, uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memchr, memcmp, memcpy, memset
@@ -1999,9 +1999,7 @@ cdef class Record:
     cdef readonly int header_version
     cdef str _device_name
     cdef Entries _metadata
-    cdef public object received
-    cdef public object received_monotonic
-    cdef public object received_kernel
+    cdef double at, at_monotonic, at_kernel     # when it was received; NaN: not known
     cdef public object peer
     cdef public object crc_ok
     __layout__ = None
@@ -2010,6 +2008,7 @@ cdef class Record:
         self.layout = layout_of(type(self), _last)
         self.values = self.layout.blank[:]
         self._device_name = ""
+        self.at = self.at_monotonic = self.at_kernel = NAN
 
     def __init__(self, *args, **kwargs):
         cdef PyObject* values[MAX_FIELDS + 4]
@@ -2184,13 +2183,37 @@ cdef class Record:
             raise EncodeError(self.layout.owner, "timestamp", f"{value} s is outside the years 1970 to 2106")
         self.stamp = raw
 
+    @property
+    def received(self):
+        return None if isnan(self.at) else self.at
+
+    @received.setter
+    def received(self, value):
+        self.at = NAN if value is None else value
+
+    @property
+    def received_monotonic(self):
+        return None if isnan(self.at_monotonic) else self.at_monotonic
+
+    @received_monotonic.setter
+    def received_monotonic(self, value):
+        self.at_monotonic = NAN if value is None else value
+
+    @property
+    def received_kernel(self):
+        return None if isnan(self.at_kernel) else self.at_kernel
+
+    @received_kernel.setter
+    def received_kernel(self, value):
+        self.at_kernel = NAN if value is None else value
+
     cdef int came_from(self, peer, double at) except -1:
         """It has just arrived, at this time of the monotonic clock."""
         cdef timespec t
         timespec_get(&t, TIME_UTC)
         self.peer = peer
-        self.received = t.tv_sec + 1e-9 * t.tv_nsec
-        self.received_monotonic = at
+        self.at = t.tv_sec + 1e-9 * t.tv_nsec
+        self.at_monotonic = at
 
     cdef int keep(self, int i, shown, raw, print=None) except -1:
         """raw is what stands on the wire for as long as field i has the value `shown`, or encodes to
@@ -2481,7 +2504,7 @@ cdef void sum_apart(Writer* w, uint8_t* to, const uint8_t* src, Py_ssize_t n) no
 
 cpdef bint needs_v2(object r) except -1:
     """Whether the message carries what only header version 2 can: metadata or a message id."""
-    return carries(<Record?>r)
+    return carries(record_of(r))
 
 cdef inline bint carries(Record r) except -1:
     return r.id != 0 or has_entries(r._metadata)

@@ -16,6 +16,7 @@
 #if defined(_WIN32)
 
 #define igtl_recv(fd, p, room) (-1)
+#define igtl_recv_now(fd, p, room) (-1)
 #define igtl_send(fd, p, size) (-1)
 #define igtl_send_now(fd, p, size) (-1)
 #define igtl_poll(fd, milliseconds) (-1)
@@ -29,6 +30,13 @@
 static inline ptrdiff_t igtl_recv(int fd, void *p, size_t room)
 {
     ptrdiff_t n = recv(fd, p, room, 0);
+    return n < 0 ? -errno : n;
+}
+
+/* As igtl_recv, but it never waits. */
+static inline ptrdiff_t igtl_recv_now(int fd, void *p, size_t room)
+{
+    ptrdiff_t n = recv(fd, p, room, MSG_DONTWAIT);
     return n < 0 ? -errno : n;
 }
 
@@ -61,7 +69,8 @@ static inline int igtl_poll(int fd, int milliseconds)
 
 /* Datagrams, with where they came from and when the kernel got them. Only on Linux, where shutdown() wakes a
  * thread that waits for one. Elsewhere IGTL_DATAGRAMS is 0, and nothing else of them is called. And the
- * seconds of time.monotonic(), where they are those of this clock; elsewhere 0. */
+ * seconds of time.monotonic(), where they are those of this clock, and how late the system wakes a thread;
+ * elsewhere 0. */
 
 enum { IGTL_HOST = 46 }; /* bytes of the longest host as text, and of the NUL behind it */
 
@@ -69,6 +78,7 @@ enum { IGTL_HOST = 46 }; /* bytes of the longest host as text, and of the NUL be
 
 #include <arpa/inet.h>
 #include <netinet/in.h>
+#include <sys/prctl.h>
 #include <time.h>
 
 enum {
@@ -85,6 +95,13 @@ static inline int igtl_monotonic(double *seconds)
         return 0;
     *seconds = (double)(t.tv_sec * 1000000000LL + t.tv_nsec) / 1e9;
     return 1;
+}
+
+/* The nanoseconds by which the system may wake this thread late, to wake others with it; before. */
+static inline unsigned long igtl_slack(unsigned long nanoseconds)
+{
+    int before = prctl(PR_GET_TIMERSLACK, 0, 0, 0, 0);
+    return prctl(PR_SET_TIMERSLACK, nanoseconds, 0, 0, 0) || before < 0 ? 0 : (unsigned long)before;
 }
 
 typedef struct {
@@ -138,10 +155,10 @@ static inline int igtl_get_address(
     return 1;
 }
 
-/* Bytes that were sent. It waits for room where the socket does. */
-static inline ptrdiff_t igtl_sendto(int fd, const uint8_t *p, size_t size, const igtl_address *to)
+/* Bytes that were sent, or IGTL_NOTHING. waits: for room, where the socket does. */
+static inline ptrdiff_t igtl_sendto(int fd, const uint8_t *p, size_t size, const igtl_address *to, int waits)
 {
-    ssize_t n = sendto(fd, p, size, 0, &to->at.any, to->size);
+    ssize_t n = sendto(fd, p, size, waits ? 0 : MSG_DONTWAIT, &to->at.any, to->size);
     return n < 0 ? -errno : n;
 }
 
@@ -199,13 +216,14 @@ static inline ptrdiff_t igtl_recvmsg(
 
 enum { IGTL_DATAGRAMS = 0, IGTL_NOTHING = -1, IGTL_SIGNAL = -2, IGTL_REFUSED = -3 };
 #define igtl_monotonic(seconds) 0
+#define igtl_slack(nanoseconds) 0
 typedef struct {
     int size;
 } igtl_address;
 #define igtl_same_address(a, b) 0
 #define igtl_put_address(to, packed, size, port, flow, scope) ((void)0)
 #define igtl_get_address(from, host, port, flow, scope) 0
-#define igtl_sendto(fd, p, size, to) IGTL_NOTHING
+#define igtl_sendto(fd, p, size, to, waits) IGTL_NOTHING
 #define igtl_recvmsg(fd, p, room, seconds, from, stamp) IGTL_NOTHING
 
 #endif

@@ -47,10 +47,12 @@ cdef extern from "pythread.h" nogil:
 
 cdef extern from "_sockets.h" nogil:
     Py_ssize_t igtl_recv(int fd, void* to, size_t room)
+    Py_ssize_t igtl_recv_now(int fd, void* to, size_t room)
     Py_ssize_t igtl_send(int fd, const void* p, size_t n)
     Py_ssize_t igtl_send_now(int fd, const void* p, size_t n)
     int igtl_poll(int fd, int milliseconds)
     bint igtl_monotonic(double* seconds)
+    unsigned long igtl_slack(unsigned long nanoseconds)
 
 import operator
 import os
@@ -69,6 +71,9 @@ cdef enum:
     READ_AHEAD = 256 * 1024     # bytes that may lie undecoded before a driver stops reading
     MAX_STREAMS = 4096          # a peer that invents names shall not fill the memory
     NOGIL_FROM = 5 * 1024       # below this, giving up the GIL for a send that never waits costs more than it brings
+    FEW = 32                    # peers to whom a broadcast leaves with the GIL held
+    NOT_NOW = -2                # instead of a number of bytes
+    LOOK = -1                   # instead of seconds to wait
     PACK_ROOM = 16 * 1024       # messages of at most this size are packed into memory that a link keeps
 
 cdef bytes OTHERS = b"*".ljust(12, b"\0") + b"*".ljust(20, b"\0")
@@ -79,6 +84,11 @@ cdef double seconds_now() except? -1:
     """As `time.monotonic`, to the last bit."""
     cdef double now
     return now if igtl_monotonic(&now) else <double>monotonic()
+
+def timer_slack(unsigned long nanoseconds):
+    """Let the system wake this thread at most so late when it sleeps. Returns what it was; 0: not known (Linux
+    only). By itself Linux takes 50 us, to wake several threads at once."""
+    return igtl_slack(nanoseconds)
 
 # A socket is given as the function that tells its descriptor, and asked for it before each call of the
 # system: the number of a socket that another thread, or the handler of a signal, has closed meanwhile may be
@@ -96,10 +106,27 @@ cdef int interrupted(int error) except -1:
         raise OSError(error, strerror(error))
     PyErr_CheckSignals()
 
-cdef Py_ssize_t receive_from(descriptor, uint8_t* p, Py_ssize_t room) except -1:
-    """Wait for bytes of a stream socket, and take what is there; 0 at its end."""
+# What a call can do without waiting is done with the GIL held, if it is little: a thread that gives it up
+# beside one that computes gets it back after the 5 ms that the interpreter lets that one run.
+
+cdef Py_ssize_t receive_now(descriptor, uint8_t* p, Py_ssize_t room) except -1:
+    """Take the bytes of a stream socket that are there; 0 at its end. NOT_NOW: there are none, or room for so
+    many that others shall run meanwhile."""
+    cdef Py_ssize_t n
+    if room > SMALL:
+        return NOT_NOW
+    n = igtl_recv_now(number_of(descriptor), p, room)
+    if n < 0 and n != -EAGAIN:
+        interrupted(<int>-n)
+    return n if n >= 0 else NOT_NOW
+
+cdef Py_ssize_t receive_from(descriptor, uint8_t* p, Py_ssize_t room, timeout) except -1:
+    """Wait for bytes of a stream socket, and take what is there; 0 at its end. NOT_NOW: none came within
+    these seconds."""
     cdef Py_ssize_t n
     cdef int fd
+    if timeout is not None and not can_be_read(descriptor, timeout):
+        return NOT_NOW
     while True:
         fd = number_of(descriptor)
         with nogil:
@@ -128,16 +155,23 @@ cdef int send_to(descriptor, const uint8_t* p, Py_ssize_t n) except -1:
     """Return when the system has taken all of these bytes for a stream socket."""
     cdef Py_ssize_t taken
     cdef int fd
+    cdef bint brief = n < NOGIL_FROM
     while n:
         fd = number_of(descriptor)
-        with nogil:
-            taken = igtl_send(fd, p, n)
+        if brief:
+            brief = False
+            taken = igtl_send_now(fd, p, n)
+            if taken == -EAGAIN:
+                continue
+        else:
+            with nogil:
+                taken = igtl_send(fd, p, n)
         if taken < 0:
             interrupted(<int>-taken)
             continue
         p += taken
         n -= taken
-        if n:       # a signal has cut it short
+        if n:       # a signal may have cut it short
             PyErr_CheckSignals()
 
 cdef bint is_own(obj, str name, cls) except -1:
@@ -371,9 +405,8 @@ cdef class Decoder:
         self.before = None
         self.use(SMALL)
 
-    cdef int ready(self) except -1:
-        if self.view is None:
-            raise TypeError(f"{type(self).__name__}.__init__ did not call super().__init__")
+    cdef int no_buffer(self) except -1:
+        raise TypeError(f"{type(self).__name__}.__init__ did not call super().__init__")
 
     cdef int use(self, Py_ssize_t size) except -1:
         """A new buffer of this size."""
@@ -449,7 +482,8 @@ cdef class Decoder:
     cdef int reserve(self, Py_ssize_t n) except -1:
         """Room for n more bytes behind the unconsumed ones."""
         cdef Py_ssize_t pending = self.end - self.start
-        self.ready()
+        if self.view is None:
+            self.no_buffer()
         if self.start == self.end:
             self.start = self.end = 0
             if self.resync and self.size >= LARGE_FROM > n:     # a large message was put back
@@ -500,7 +534,6 @@ cdef class Decoder:
         self.came(n)
 
     cdef int came(self, Py_ssize_t n) except -1:
-        self.ready()
         if n < 0:
             raise ValueError("received a negative number of bytes")
         if self.large is not None and self.filled < self.frame_size:
@@ -535,7 +568,8 @@ cdef class Decoder:
         cdef bytes data
         if self.failed is not None:
             raise self.failed
-        self.ready()
+        if self.view is None:
+            self.no_buffer()
         if self.resync:
             sum = True
         if self.large is not None:
@@ -819,16 +853,19 @@ cdef class Flow:
         self.protocol.came(n)
         self.heard = self.now()
 
-    cdef int fill(self, descriptor) except -1:
-        """Wait for bytes of this socket, or its end."""
+    cdef bint fill(self, descriptor, bint waits, timeout) except -1:
+        """Take bytes of this socket, or its end. False: neither is there, or came within these seconds."""
         cdef uint8_t* p
         cdef Py_ssize_t n
         _kept = self.protocol.space(&p, &n)
-        n = receive_from(descriptor, p, n)
+        n = receive_from(descriptor, p, n, timeout) if waits else receive_now(descriptor, p, n)
+        if n == NOT_NOW:
+            return False
         if n:
             self.came(n)
         else:
             self.received_eof()
+        return True
 
     @property
     def wants_read(self):
@@ -901,42 +938,67 @@ cdef class Flow:
 
 @cython.final
 cdef class Lock:
-    """As `threading.Lock`. Where it is free, `with` takes a tenth of the instructions."""
+    """As `threading.Lock`. Where it is free, `with` takes a fortieth of the instructions: the system is
+    asked only by threads that wait."""
 
-    cdef PyThread_type_lock lock
-    cdef bint held
+    cdef PyThread_type_lock gate    # shut; opened for one of those that wait, which shuts it again
+    cdef bint held, is_open
+    cdef int waiting
 
     def __cinit__(self):
-        self.lock = PyThread_allocate_lock()
-        if self.lock == NULL:
+        self.gate = PyThread_allocate_lock()
+        if self.gate == NULL:
             raise MemoryError
+        PyThread_acquire_lock_timed(self.gate, 0, 0)
 
     def __dealloc__(self):
-        if self.lock != NULL:
-            PyThread_free_lock(self.lock)
+        if self.gate != NULL:
+            PyThread_free_lock(self.gate)
 
     cdef bint take(self, double timeout) except -1:
         """Whether it was free, or became so within these seconds; infinity: wait without end."""
-        cdef int state = PyThread_acquire_lock_timed(self.lock, 0, 0)
-        cdef double end
-        if state != PY_LOCK_ACQUIRED and timeout > 0:
-            end = seconds_now() + timeout
+        with cython.critical_section(self):
+            if not self.held:
+                self.held = True
+                return True
+        return timeout > 0 and self.wait(timeout)
+
+    cdef bint wait(self, double timeout) except -1:
+        cdef double end = seconds_now() + timeout
+        cdef int state
+        with cython.critical_section(self):
+            if not self.held:           # it was given meanwhile
+                self.held = True
+                return True
+            self.waiting += 1
+        try:
             while True:
                 with nogil:
                     state = PyThread_acquire_lock_timed(
-                        self.lock, -1 if timeout == INFINITY else <long long>(1e6 * fmax(timeout, 0)), 1)
-                if state != PY_LOCK_INTR:
-                    break
-                PyErr_CheckSignals()
+                        self.gate, -1 if timeout == INFINITY else <long long>(1e6 * fmax(timeout, 0)), 1)
+                with cython.critical_section(self):
+                    if state == PY_LOCK_ACQUIRED:
+                        self.is_open = False
+                    if not self.held:
+                        self.held = True
+                        return True
+                if state == PY_LOCK_INTR:
+                    PyErr_CheckSignals()
                 timeout = end - seconds_now()
-        self.held |= state == PY_LOCK_ACQUIRED
-        return state == PY_LOCK_ACQUIRED
+                if timeout <= 0:
+                    return False
+        finally:
+            with cython.critical_section(self):
+                self.waiting -= 1
 
     cdef int give(self) except -1:
-        if not self.held:
-            raise RuntimeError("release unlocked lock")
-        self.held = False
-        PyThread_release_lock(self.lock)
+        with cython.critical_section(self):
+            if not self.held:
+                raise RuntimeError("release unlocked lock")
+            self.held = False
+            if self.waiting and not self.is_open:
+                self.is_open = True
+                PyThread_release_lock(self.gate)
 
     def acquire(self, bint blocking=True, double timeout=-1):
         """See `threading.Lock`."""
@@ -1116,10 +1178,10 @@ cdef class Line:
     cdef object receive_until(self, take, timeout):
         cdef Flow flow = self.flow
         cdef double deadline = INFINITY, now, end
+        cdef bint begun = False
         found = flow.taken(None, False) if take is None else take()
         if found is not None:
             return found
-        flow.begin()
         if timeout is not None:
             deadline = seconds_now() + <double>timeout
         left = timeout
@@ -1127,12 +1189,14 @@ cdef class Line:
             if flow.ended:
                 raise self._over()
             try:
-                if self.descriptor is None:
-                    self.transport.receive(left)
-                elif left is None or can_be_read(self.descriptor, left):
-                    flow.fill(self.descriptor)
-                else:
-                    raise TimeoutError
+                if self.descriptor is None or not flow.fill(self.descriptor, False, None):
+                    if not begun:
+                        begun = True
+                        flow.begin()
+                    if self.descriptor is None:
+                        self.transport.receive(left)
+                    elif not flow.fill(self.descriptor, True, left):
+                        raise TimeoutError
             except (OSError, ValueError) as error:      # ValueError: polled a closed socket
                 self._unread(error)
             try:
@@ -1227,6 +1291,11 @@ cdef struct Passing:
     Way* way
     const uint8_t* wire
     Py_ssize_t size, sent
+
+cdef void enter(Way* way) noexcept:
+    if PyThread_acquire_lock_timed(way.lock, 0, 0) != PY_LOCK_ACQUIRED:
+        with nogil:                     # who holds it may be in a system call
+            PyThread_acquire_lock_timed(way.lock, -1, 0)
 
 cdef Py_ssize_t let_pass(Way* way, const uint8_t* wire, Py_ssize_t size, bint post) noexcept nogil:
     """The bytes of this message that have left by this way, which is locked. 0: it is for the owner to send, and is
@@ -1333,9 +1402,7 @@ cdef class Passage:
     # -- out
 
     cdef void enter(self) noexcept:
-        if PyThread_acquire_lock_timed(self.way.lock, 0, 0) != PY_LOCK_ACQUIRED:
-            with nogil:                 # who holds it may be in a system call
-                PyThread_acquire_lock_timed(self.way.lock, -1, 0)
+        enter(&self.way)
 
     cdef void leave(self) noexcept:
         PyThread_release_lock(self.way.lock)
@@ -1518,6 +1585,7 @@ cpdef list pass_on(list passages, Wire message):
     cdef const uint8_t* p = <const uint8_t*>PyBytes_AsString(wire)
     cdef const uint8_t* q = NULL
     cdef Py_ssize_t size = len(wire), other_size = 0
+    cdef bint brief = n <= FEW and size < NOGIL_FROM
     cdef Passing* all = <Passing*>malloc(max(n, 1) * sizeof(Passing))
     if all == NULL:
         raise MemoryError
@@ -1538,14 +1606,20 @@ cpdef list pass_on(list passages, Wire message):
             each.size = other_size
         k = 0
         while k < n:
-            with nogil:
-                while k < n:
-                    each = &all[k]
-                    PyThread_acquire_lock_timed(each.way.lock, -1, 0)
-                    each.sent = let_pass(each.way, each.wire, each.size, True)
-                    k += 1
-                    if 0 < each.sent < each.size:
-                        break
+            if brief:
+                each = &all[k]
+                enter(each.way)
+                each.sent = let_pass(each.way, each.wire, each.size, True)
+                k += 1
+            else:
+                with nogil:
+                    while k < n:
+                        each = &all[k]
+                        PyThread_acquire_lock_timed(each.way.lock, -1, 0)
+                        each.sent = let_pass(each.way, each.wire, each.size, True)
+                        k += 1
+                        if 0 < each.sent < each.size:
+                            break
             if 0 < each.sent < each.size:
                 passage = passages[k - 1]
                 passage.keep(wire if each.wire == p else other, each.sent)
@@ -1576,7 +1650,7 @@ cdef extern from "_sockets.h" nogil:
         Address* to, const void* packed, size_t size, uint16_t port, uint32_t flow, uint32_t scope)
     bint get_address "igtl_get_address"(
         const Address* a, char* host, uint16_t* port, uint32_t* flow, uint32_t* scope)
-    Py_ssize_t send_datagram "igtl_sendto"(int fd, const uint8_t* p, size_t size, const Address* to)
+    Py_ssize_t send_datagram "igtl_sendto"(int fd, const uint8_t* p, size_t size, const Address* to, bint waits)
     Py_ssize_t receive_datagram "igtl_recvmsg"(
         int fd, uint8_t* p, size_t room, double seconds, Address* where, double* stamp)
 
@@ -1688,8 +1762,11 @@ cdef class Outlet(Socket):
             if self._closed:
                 raise self.over()
             if self.fd >= 0:
-                with nogil:
-                    n = send_datagram(self.fd, p, size, &self.to)
+                if size < NOGIL_FROM:
+                    n = send_datagram(self.fd, p, size, &self.to, False)
+                if n == NOTHING:
+                    with nogil:
+                        n = send_datagram(self.fd, p, size, &self.to, True)
         finally:
             self.using.give()
         if n < 0 and n != REFUSED:      # refused: an earlier one met a closed port
@@ -1760,7 +1837,7 @@ cdef class Inlet(Socket):
     def _look(self, bint framed):
         """The same of what is there; None if there is nothing, or MAX_LATE datagrams were none."""
         for _ in range(MAX_LATE):
-            came = self.read(0)
+            came = self.read(LOOK)
             if came is None:
                 if self._sources:
                     self._give_up(drained=True)
@@ -1772,7 +1849,7 @@ cdef class Inlet(Socket):
 
     cdef tuple read(self, double wait):
         """One datagram, its sender, and when the kernel got it (seconds since 1970) or None. None if
-        nothing has come: perhaps before these seconds are over."""
+        nothing has come: perhaps before these seconds are over. LOOK: take what is there."""
         cdef Address where
         cdef double stamp = 0
         cdef Py_ssize_t n
@@ -1786,9 +1863,11 @@ cdef class Inlet(Socket):
             if self._closed:
                 raise self.over()
             if self.fd < 0:
-                return self._read(wait)
-            with nogil:
-                n = receive_datagram(self.fd, self.room, DATAGRAM + 1, wait, &where, &stamp)
+                return self._read(fmax(0, wait))
+            n = receive_datagram(self.fd, self.room, DATAGRAM + 1, 0, &where, &stamp)
+            if n == NOTHING and wait >= 0:      # of 0 too: others get the GIL
+                with nogil:
+                    n = receive_datagram(self.fd, self.room, DATAGRAM + 1, wait, &where, &stamp)
             if n >= 0 and where.size:       # without an address, it was shut down
                 if not same_address(&where, &self.where):
                     self.address = address_of(&where)

@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
+import sys
 import time
+from typing import ClassVar
 
 import pytest
 
 import igtl
+
+
+def slack() -> int:
+    """Nanoseconds by which Linux may wake this thread late."""
+    get_timerslack = 30
+    return int(ctypes.CDLL(None).prctl(get_timerslack, 0, 0, 0, 0))
 
 
 @pytest.mark.parametrize("mode", ["lazy", "precise"])
@@ -52,6 +61,26 @@ def test_precise_mode_spins_and_lazy_mode_sleeps(
     assert clock.now == pytest.approx(40 * 0.005, abs=1e-4)
     assert clock.now - clock.slept == pytest.approx(40 * busy, abs=40 * 1e-4)
     assert rate.worst < 1e-4
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="of Linux")
+def test_the_system_is_asked_to_wake_on_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Looking(Clock):
+        slacks: ClassVar[list[int]] = []
+
+        def sleep(self, seconds: float) -> None:
+            self.slacks.append(slack())
+            if len(self.slacks) == 3:
+                raise KeyboardInterrupt
+            super().sleep(seconds)
+
+    before = slack()
+    monkeypatch.setattr("igtl.tools.rate.time", Looking())
+    with pytest.raises(KeyboardInterrupt):
+        for _ in igtl.Rate(200):
+            assert slack() == before
+    assert Looking.slacks == [1, 1, 1]
+    assert slack() == before
 
 
 def test_in_a_coroutine() -> None:

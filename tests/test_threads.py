@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 import igtl
+from igtl._stream import Lock
 
 THREADS = 8
 ROUNDS = 400
@@ -113,3 +115,61 @@ def test_one_stream_is_counted_by_all() -> None:
             found.setdefault(message.device_name, []).append(message.matrix[0, 3])
         assert found == {f"T{n}": list(range(ROUNDS)) for n in range(1, THREADS)}
         assert a.stats.sent == b.stats.received == (THREADS - 1) * ROUNDS
+
+
+# ---- the lock of a link -------------------------------------------------------------------------
+
+
+def test_one_thread_at_a_time_holds_a_lock() -> None:
+    lock, inside = Lock(), []
+
+    def work(n: int) -> None:
+        for k in range(ROUNDS):
+            if n % 4 == 0:
+                taken = lock.acquire()
+            elif n % 4 == 1:
+                taken = lock.acquire(timeout=1e-4)
+            elif n % 4 == 2:
+                taken = lock.acquire(blocking=False)
+            else:
+                taken = lock.__enter__()
+            if not taken:
+                continue
+            inside.append(n)
+            if k % 8 == 0:
+                time.sleep(1e-5)  # others run, and some have waited long enough
+            assert inside == [n]
+            inside.clear()
+            lock.release()
+
+    together(work)
+    assert not lock.locked()
+    assert lock.acquire(blocking=False)
+
+
+def test_all_that_wait_for_a_lock_get_it() -> None:
+    lock, got = Lock(), []
+
+    def work(n: int) -> None:
+        assert lock.acquire(timeout=-1 if n % 2 else 30)
+        got.append(n)
+        lock.release()
+
+    lock.acquire()
+    threads = [threading.Thread(target=work, args=(n,)) for n in range(THREADS)]
+    for thread in threads:
+        thread.start()
+    assert not lock.acquire(timeout=0.05)
+    lock.release()
+    for thread in threads:
+        thread.join(30)
+    assert sorted(got) == list(range(THREADS))
+
+
+def test_a_lock_that_is_not_held_cannot_be_released() -> None:
+    lock = Lock()
+    with pytest.raises(RuntimeError, match="unlocked"):
+        lock.release()
+    with lock:
+        assert lock.locked()
+    assert not lock.locked()
