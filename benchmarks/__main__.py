@@ -121,8 +121,9 @@ def main() -> None:
         rows, data["rates"], report.RUNS if options.write else options.json.parent
     )
     if options.write:
-        report.run_of(data["machine"]["crc"]).write_text(whole + "\n")
-        report.publish(text, data["machine"]["crc"])
+        kind = report.kind_of(data["machine"])
+        report.run_of(kind).write_text(whole + "\n")
+        report.publish(text, kind)
     say(f"{options.source or options.json}; pictures: {', '.join(p.name for p in pictures) or '-'}")
 
 

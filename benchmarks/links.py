@@ -13,6 +13,7 @@ import importlib.util
 import multiprocessing
 import socket
 import statistics
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -239,6 +240,34 @@ async def aio_one_way(ends: Ends, times: int, rounds: int) -> dict[str, Found]:
     return {name: percentiles(s) for name, s in samples.items()}
 
 
+def beside_computing(ends: Ends, rounds: int) -> dict[str, Found]:
+    """A call that sends, now and then, while another thread of this process computes in Python."""
+    samples: Samples = {"igtl": [], "limit": []}
+    ended = threading.Event()
+
+    def compute() -> None:
+        while not ended.is_set():
+            pass
+
+    with (
+        bare_socket(ends.ports["bare sink"]) as sock,
+        igtl.connect("127.0.0.1", ends.ports["igtl sink"]) as link,
+    ):
+        sock.sendall(order_of(WIRE, 1 << 40))
+        computing = threading.Thread(target=compute)
+        computing.start()
+        try:
+            for _ in range(rounds):
+                time.sleep(0.002)
+                samples["limit"] += singly(1, lambda: sock.sendall(WIRE))
+                time.sleep(0.002)
+                samples["igtl"] += singly(1, lambda: link.send(POSE))
+        finally:
+            ended.set()
+            computing.join()
+    return {name: percentiles(s) for name, s in samples.items()}
+
+
 # ---- UDP ----------------------------------------------------------------------------------------
 
 
@@ -392,6 +421,13 @@ def volumes(ends: Ends, rounds: int) -> dict[str, Found]:
     return one_way(ends, igtl.Image(volume), 1, rounds)
 
 
+def computing_row(quick: bool) -> Iterator[Row]:
+    pin(CPUS)
+    with running(OTHER) as ends:
+        found = beside_computing(ends, 50 if quick else 300)
+    yield Row("links", COMPUTING, found, limit="bare sockets")
+
+
 def udp_back_to_back(quick: bool) -> Iterator[Row]:
     pin({ONE})
     with running(ONE) as ends:
@@ -416,6 +452,7 @@ def udp_rate(quick: bool) -> Iterator[Row]:
 
 
 ROUND_TRIPS = "TRANSFORM round trip, blocking", "TRANSFORM round trip, asyncio"
+COMPUTING = "TRANSFORM sent beside a thread that computes in Python"
 UDP = "UDP TRANSFORM round trip, back to back"
 UDP_LOOP = (
     "UDP TRANSFORM at 120 Hz, lost",
@@ -440,6 +477,7 @@ def works(openigtlink: Path | None = None) -> Iterator[Work]:
     yield Work(ROUND_TRIPS, (32, 14), partial(round_trip_rows, openigtlink))
     for name, goal, limit, measure in ONE_WAY:
         yield Work((name,), (6, 3), partial(one_way_row, name, goal, limit, measure))
+    yield Work((COMPUTING,), (6, 2), computing_row)
     yield Work((UDP,), (3, 2), udp_back_to_back)
     yield Work(UDP_LOOP, (125, 10), udp_at_120_hz)
     yield Work((UDP_RATE,), (2, 1), udp_rate)

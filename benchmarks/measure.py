@@ -158,13 +158,13 @@ def cpu_features() -> list[str]:
 
 def machine() -> dict[str, Any]:
     """Where it was measured."""
-    model = platform.processor()
     info = Path("/proc/cpuinfo")
-    if info.exists():
-        lines = [line for line in info.read_text().splitlines() if line.startswith("model name")]
-        model = lines[0].partition(": ")[2] if lines else model
+    lines = info.read_text().splitlines() if info.exists() else []
+    said = {name.strip(): text.strip() for name, _, text in (line.partition(":") for line in lines)}
+    vendor = re.sub("^(Authentic|Genuine)", "", said.get("vendor_id", ""))
     return {
-        "cpu": model,
+        "cpu": said.get("model name") or platform.processor(),
+        "family": f"{vendor} family {said['cpu family']}" if vendor else platform.machine(),
         "features": cpu_features(),
         "processors": os.cpu_count(),
         "system": f"{platform.system()} {platform.release().partition('-')[0]}",

@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "performance.md"
 RUNS = ROOT / "docs" / "performance"
 """Pictures, and the published run of each kind of CPU."""
-TABLES = re.compile(r"<!-- measured: (\w+) -->\n.*?<!-- /measured -->", re.S)
+TABLES = re.compile(r"<!-- measured: ([\w-]+) -->\n.*?<!-- /measured -->", re.S)
 KINDS = re.compile(r"<!-- kinds -->\n.*?<!-- /kinds -->", re.S)
 
 
@@ -159,8 +159,13 @@ def comparison(rows: list[Row], before: list[Row]) -> str:
     return "\n".join(out) if len(out) > 2 else "no row of the earlier run is among these"
 
 
+def kind_of(machine: dict[str, Any]) -> str:
+    """CPUs of one family that have the same form of the CRC are of one kind."""
+    return re.sub(r"\W+", "-", f"{machine['family']} {machine['crc']}")
+
+
 def run_of(kind: str) -> Path:
-    """The published run of CPUs of this kind, which the form of the CRC names."""
+    """The published run of CPUs of this kind."""
     return RUNS / f"benchmarks-{kind}.json"
 
 
@@ -175,7 +180,8 @@ def published() -> Path:
 def side_by_side() -> str:
     """The rows with a goal, and what came of it on each kind of CPU of which a run is published."""
     runs = [load(path) for path in sorted(RUNS.glob("benchmarks-*.json"), reverse=True)]
-    heads = [f"{data['machine']['crc']}, {data['when']}" for _, data in runs]
+    kinds = [f"{data['machine']['family']}, {data['machine']['crc']}" for _, data in runs]
+    heads = [f"{kind}, {data['when']}" for kind, (_, data) in zip(kinds, runs, strict=True)]
     out = [
         "| work | goal | " + " | ".join(heads) + " |",
         "|---|---|" + "---|" * len(runs),
@@ -187,12 +193,12 @@ def side_by_side() -> str:
         if words:
             cells = [result(row) if row else "not measured" for row in found]
             out.append(f"| {name} | {words} | " + " | ".join(cells) + " |")
-    for rows, data in runs:
+    for kind, (rows, data) in zip(kinds, runs, strict=True):
         machine = data["machine"]
         met = sum(row.met is True for row in rows)
         missed = sum(row.met is False for row in rows)
-        where = f"{machine['crc']}: {machine['cpu']}, {machine['system']}, {machine['python']}"
-        figures = f"[all figures](performance/{run_of(machine['crc']).name})"
+        where = f"{kind}: {machine['cpu']}, {machine['system']}, {machine['python']}"
+        figures = f"[all figures](performance/{run_of(kind_of(machine)).name})"
         out += ["", f"{where}; {met} goals met, {missed} not ({figures})."]
     return "\n".join(out)
 
