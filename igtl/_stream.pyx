@@ -85,10 +85,15 @@ cdef double seconds_now() except? -1:
     cdef double now
     return now if igtl_monotonic(&now) else <double>monotonic()
 
-def timer_slack(unsigned long nanoseconds):
-    """Let the system wake this thread at most so late when it sleeps. Returns what it was; 0: not known (Linux
-    only). By itself Linux takes 50 us, to wake several threads at once."""
-    return igtl_slack(nanoseconds)
+def on_time(sleep, double seconds):
+    """Call `sleep` with these seconds; the system wakes this thread when they are over. By itself Linux takes up to
+    50 us more, to wake several threads at once. Elsewhere nothing is changed."""
+    cdef unsigned long slack = igtl_slack(1)
+    try:
+        sleep(seconds)
+    finally:
+        if slack:
+            igtl_slack(slack)
 
 # A socket is given as the function that tells its descriptor, and asked for it before each call of the
 # system: the number of a socket that another thread, or the handler of a signal, has closed meanwhile may be
@@ -534,6 +539,8 @@ cdef class Decoder:
         self.came(n)
 
     cdef int came(self, Py_ssize_t n) except -1:
+        if self.view is None:
+            self.no_buffer()
         if n < 0:
             raise ValueError("received a negative number of bytes")
         if self.large is not None and self.filled < self.frame_size:

@@ -56,6 +56,10 @@ class Terminal:
             if text[at] == "\x1b":
                 found = _SEQUENCE.match(text, at)
                 if found is None:
+                    new = text.find("\x1b", at + 1)
+                    if 0 < new - at < 16:  # ends one that Ctrl-C has cut, as in a terminal
+                        at = new
+                        continue
                     assert len(text) - at < 16, f"unknown sequence {text[at : at + 16]!r}"
                     self._rest = text[at:]
                     return

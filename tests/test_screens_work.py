@@ -358,8 +358,8 @@ class Line:
     is_data: bool = False
 
 
-def lasting(words: str, client: Callable[[re.Match[str]], None]) -> Line:
-    return Line(words, "is gone", on=((r"(\S+):(\d+), Ctrl-C ends", client),))
+def lasting(words: str, client: Callable[[re.Match[str]], None], until: str = "is gone") -> Line:
+    return Line(words, until, on=((r"(\S+):(\d+), Ctrl-C ends", client),))
 
 
 @dataclass(frozen=True)
@@ -387,7 +387,11 @@ WORK = {
         (
             Line("bridge router --endpoint tcp/127.0.0.1:{free}", "Ctrl-C ends"),
             Line("bridge put or1 {stays} --connect {hub}", "(?s)Ctrl-C ends.*connected"),
-            lasting("bridge get or1 --at localhost:0 --connect {site}", look),
+            lasting(
+                "bridge get or1 --at localhost:0 --connect {site}",
+                look,
+                "(?s)(?=.*is gone).*is there",
+            ),
         ),
         needs=("zenoh",),
         changes=(

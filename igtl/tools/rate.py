@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Literal, Self
 
-from igtl._stream import timer_slack
+from igtl._stream import on_time
 from igtl.options import LONGEST
 
 Mode = Literal["lazy", "precise"]
@@ -83,12 +83,7 @@ class Rate:
         due = self._next()
         wait = due - time.perf_counter() - (_SPIN if self._precise else 0)
         if wait > 0:
-            slack = timer_slack(1)
-            try:
-                time.sleep(wait)
-            finally:
-                if slack:
-                    timer_slack(slack)
+            on_time(time.sleep, wait)
         if self._precise:
             while time.perf_counter() < due:
                 pass
