@@ -85,12 +85,12 @@ cdef double seconds_now() except? -1:
     cdef double now
     return now if igtl_monotonic(&now) else <double>monotonic()
 
-def on_time(sleep, double seconds):
+def on_time(sleep, double wait):
     """Call `sleep` with these seconds; the system wakes this thread when they are over. By itself Linux takes up to
     50 us more, to wake several threads at once. Elsewhere nothing is changed."""
     cdef unsigned long slack = igtl_slack(1)
     try:
-        sleep(seconds)
+        sleep(wait)
     finally:
         if slack:
             igtl_slack(slack)
