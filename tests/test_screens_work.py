@@ -386,7 +386,7 @@ WORK = {
     "bridge": Work(
         (
             Line("bridge router --endpoint tcp/127.0.0.1:{free}", "Ctrl-C ends"),
-            Line("bridge put or1 {stays} --connect {hub}", "(?s)Ctrl-C ends.*connected"),
+            Line("bridge put or1 {stays} --connect {hub}", "(?s)(?=.*Ctrl-C ends).*connected"),
             lasting(
                 "bridge get or1 --at localhost:0 --connect {site}",
                 look,
