@@ -246,6 +246,7 @@ def test_gaps_are_counted(hub: str) -> None:
         publisher.put(igtl.String("a", device_name="Log"))
         subscriber.recv(timeout=20)
         (stream,) = publisher._streams.values()
+        until(lambda: stream.number == 1)  # the publisher's thread says so when it has sent
         stream.number += 7
         publisher.put(igtl.String("b", device_name="Log"))
         subscriber.recv(timeout=20)
@@ -260,7 +261,9 @@ def test_what_was_lost_last_becomes_known(hub: str) -> None:
             for message in (pose("a/b"), igtl.String("a", device_name="Log")):
                 publisher.put(message)
             until(lambda: subscriber.stats.received == 2)
-            for stream in publisher._streams.values():
+            streams = list(publisher._streams.values())
+            until(lambda: all(stream.number == 1 for stream in streams))  # noqa: B023
+            for stream in streams:
                 stream.number += 7
             if not last:
                 publisher.drain(20)

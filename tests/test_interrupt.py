@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from igtl.blocking.changes import Changes
+
 pytestmark = [
     pytest.mark.processes,
     pytest.mark.skipif(sys.platform == "win32", reason="sends SIGINT"),
@@ -66,6 +68,7 @@ def test_ctrl_c(wait: str) -> None:
 EXIT = """
 import threading, time
 import igtl
+from igtl.blocking.changes import Changes
 
 listener = igtl.listen(port=0)
 link = igtl.connect(port=listener.port, {options})
@@ -99,3 +102,14 @@ def test_ctrl_c_while_a_module_with_a_dataclass_loads_is_a_normal_end(tmp_path: 
     command = [sys.executable, "-m", "run"]  # as `python -m igtl`
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
+
+
+def test_ctrl_c_within_a_wait_is_told_as_such() -> None:
+    """`Condition.wait` may be interrupted between giving its lock up and taking it again."""
+    changed = Changes()
+    with pytest.raises(KeyboardInterrupt), changed, changed:
+        changed.release()
+        changed.release()
+        raise KeyboardInterrupt
+    with pytest.raises(RuntimeError, match="un-acquired"), changed:
+        changed.release()

@@ -18,6 +18,13 @@ _WINDOWS = sys.platform == "win32"
 class Changes(threading.Condition):
     """Held by a thread that uses what is shared, and told when something has happened."""
 
+    def __exit__(self, *raised: Any) -> None:
+        try:
+            super().__exit__(*raised)
+        except RuntimeError:  # Ctrl-C came within `wait`, where the lock is given up
+            if raised[0] is None:
+                raise
+
     def tell(self) -> None:
         """Wake all threads that wait."""
         with self:

@@ -7,7 +7,6 @@ takes from the network what its caller receives.
 from __future__ import annotations
 
 import contextlib
-import threading
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -15,6 +14,7 @@ from typing import Any, Final, Self, TypeVar
 
 from igtl._core import Frame
 from igtl._stream import Line
+from igtl.blocking.changes import Changes
 from igtl.blocking.steps import method, run
 from igtl.blocking.transport import Transport
 from igtl.codec.message import Message
@@ -101,7 +101,7 @@ class Link(Line, AnyLink, Asking, Synchronized[SyncReader]):
         self.options = options
         self._take = transport.session.take
         self._begin(transport.session, transport, options)
-        self._turns = threading.Condition()  # guards these three
+        self._turns = Changes()  # guards these three
         protocol = self.session.protocol
         if isinstance(protocol, CompressingProtocol):
             protocol.answer = self._answer

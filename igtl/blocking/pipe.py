@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import threading
 from collections import deque
 from typing import Unpack
 
+from igtl.blocking.changes import Changes
 from igtl.blocking.link import Link
 from igtl.options import LinkOptions, LinkSettings
 from igtl.session.facade import new_session
@@ -18,7 +18,7 @@ class MemoryTransport:
 
     descriptor = None
 
-    def __init__(self, session: Session, ready: threading.Condition) -> None:
+    def __init__(self, session: Session, ready: Changes) -> None:
         self.session = session
         self._ready = ready  # shared by both ends
         self._arrived: deque[memoryview] = deque()
@@ -93,7 +93,7 @@ def pipe(**settings: Unpack[LinkSettings]) -> tuple[Link, Link]:
         TypeError: an option is for connections only (`keepalive`, `sock`, `ssl`, `drain`).
     """
     options = LinkOptions.of({"version": 2, **settings}).for_pipe("drain")
-    ready = threading.Condition()
+    ready = Changes()
     a = MemoryTransport(new_session(options, peer="pipe b", local="pipe a"), ready)
     b = MemoryTransport(new_session(options, peer="pipe a", local="pipe b"), ready)
     a.other, b.other = b, a
