@@ -108,6 +108,8 @@ def test_a_broadcast_calls_little_python() -> None:
     with igtl.serve(port=0) as server, igtl.connect(port=server.port) as link:
         until(lambda: len(server.clients) == 1)
         server.broadcast(pose)
+        assert link.recv(timeout=20) == pose
+        until(lambda: all(way.is_open for way in server._server.audience.passages))
 
         def note(frame: FrameType, event: str, arg: object) -> None:
             if event == "call":
@@ -118,7 +120,7 @@ def test_a_broadcast_calls_little_python() -> None:
             server.broadcast(pose)
         finally:
             sys.setprofile(None)
-        assert [link.recv(timeout=20), link.recv(timeout=20)] == [pose, pose]
+        assert link.recv(timeout=20) == pose
     assert calls == ["broadcast", "check", "pass_on"]
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import igtl
+from tests.test_links import until
 
 pytestmark = pytest.mark.skipif(
     not getattr(sys, "_is_gil_enabled", lambda: True)(), reason="this Python has no GIL"
@@ -102,6 +103,8 @@ def test_broadcasts_to_a_few(computing: Computing) -> None:
         clients = [igtl.connect("127.0.0.1", server.port, hello=False) for _ in range(3)]
         for _ in clients:
             assert came.acquire(timeout=10)
+        ways = server._server.audience.passages
+        until(lambda: len(ways) == 3 and all(way.is_open for way in ways))
         assert not computing.ran(lambda: server.broadcast(POSE))
         for client in clients:
             for _ in range(1 + TIMES):
