@@ -945,8 +945,7 @@ cdef class Flow:
 
 @cython.final
 cdef class Lock:
-    """As `threading.Lock`. Where it is free, `with` takes a fortieth of the instructions: the system is
-    asked only by threads that wait."""
+    """As `threading.Lock`. The system is asked only by threads that wait, and for them."""
 
     cdef PyThread_type_lock gate    # shut; opened for one of those that wait, which shuts it again
     cdef bint held, is_open

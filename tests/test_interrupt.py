@@ -68,7 +68,6 @@ def test_ctrl_c(wait: str) -> None:
 EXIT = """
 import threading, time
 import igtl
-from igtl.blocking.changes import Changes
 
 listener = igtl.listen(port=0)
 link = igtl.connect(port=listener.port, {options})

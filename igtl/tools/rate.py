@@ -23,7 +23,7 @@ class Rate:
     Args:
         hz: ticks per second.
         mode: "lazy" (default) sleeps until the tick: next to no CPU, and as late as the system
-            wakes it, usually 0.02 to 0.15 ms. "precise" sleeps until 0.5 ms before the tick and
+            wakes it, usually 0.05 to 0.15 ms. "precise" sleeps until 0.5 ms before the tick and
             then polls the clock: late by microseconds, for 0.5 ms of one core's time a tick (6 %
             at 120 Hz, 50 % at 1 kHz). In a coroutine it is always lazy.
 
