@@ -11,7 +11,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -162,6 +164,40 @@ def test_signals_end_as_ctrl_c_does() -> None:
             signal.raise_signal(signal.SIGINT)
     assert came == [signal.SIGTERM, signal.SIGINT]
     assert [signal.getsignal(number) for number in cli._ENDING] == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_whose_exception_is_dropped_comes_again(
+    number: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As when it comes at the end of an import, where CPython calls such a callback."""
+
+    def callback(reference: object) -> None:
+        signal.raise_signal(number)
+
+    with ended_by_signals() as came:
+        target = threading.Event()
+        reference = weakref.ref(target, callback)
+        del target
+        assert reference() is None
+        with pytest.raises(KeyboardInterrupt):
+            threading.Event().wait(30)
+    assert came == [number]
+    assert capsys.readouterr().err == ""  # no "Exception ignored in"
+
+
+def test_what_else_is_dropped_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda what: shown.append(what.exc_type))
+
+    class Careless:
+        def __del__(self) -> None:
+            raise ValueError
+
+    with ended_by_signals() as came:
+        Careless()
+    assert came == []
+    assert shown == [ValueError]
 
 
 def test_a_signal_that_is_turned_off_stays_off() -> None:

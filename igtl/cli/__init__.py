@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import codecs
 import difflib
 import errno
@@ -12,6 +13,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -58,6 +60,7 @@ _ENDING: Final = [
     getattr(signal, name)
     for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK") if hasattr(signal, name)
 ]  # fmt: skip
+_DROPPED: Final = 0.05  # seconds after which a signal comes again whose exception was dropped
 _OF_THE_NETWORK: Final = (
     errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTUNREACH, getattr(errno, "EHOSTDOWN", None),
 )  # fmt: skip
@@ -91,26 +94,52 @@ def ended_by_signals() -> Iterator[list[int]]:
 
     This lasts until the end of the block; it is raised in the main thread. Later signals are
     ignored, so that they do not interrupt what the first has begun, but for another Ctrl-C. A
-    signal that the parent of the process has turned off (nohup) stays off. Yields the signals that
-    came.
+    signal that the parent of the process has turned off (nohup) stays off. CPython drops what is
+    raised within a callback of a weak reference or within `__del__`: such a signal comes again.
+    Yields the signals that came.
     """
     came: list[int] = []
+    ended = False
 
     def end(number: int, frame: FrameType | None) -> None:
         if not came or number == signal.SIGINT:
             came.append(number)
             raise KeyboardInterrupt
 
-    before = {}
-    if threading.current_thread() is threading.main_thread():
-        for number in _ENDING:
-            if signal.getsignal(number) is not signal.SIG_IGN:
-                before[number] = signal.signal(number, end)
+    def dropped(what: sys.UnraisableHookArgs) -> None:
+        if came and what.exc_type is KeyboardInterrupt:
+            _thread.start_new_thread(again, (came.pop(),))  # takes no lock, which we may hold here
+        else:
+            shown(what)
+
+    def again(number: int) -> None:
+        time.sleep(_DROPPED)
+        if not ended:
+            _signal_main_thread(number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield came
+        return
+    shown, sys.unraisablehook = sys.unraisablehook, dropped
+    before = {
+        number: signal.signal(number, end)
+        for number in _ENDING if signal.getsignal(number) is not signal.SIG_IGN
+    }  # fmt: skip
     try:
         yield came
     finally:
+        ended = True
         for number, handler in before.items():
             signal.signal(number, handler)
+        sys.unraisablehook = shown
+
+
+def _signal_main_thread(number: int) -> None:
+    """Send a signal as the system does: it interrupts what the main thread waits for."""
+    if hasattr(signal, "pthread_kill"):
+        signal.pthread_kill(threading.main_thread().ident or 0, number)
+    else:
+        signal.raise_signal(number)
 
 
 def leave_signals_to_parent() -> None:
