@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -112,3 +113,22 @@ def test_ctrl_c_within_a_wait_is_told_as_such() -> None:
         raise KeyboardInterrupt
     with pytest.raises(RuntimeError, match="un-acquired"), changed:
         changed.release()
+
+
+@pytest.mark.parametrize("windows", [False, True])
+def test_a_wait_ends_when_told_or_in_time(windows: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On Windows it is made of short ones, between which Ctrl-C comes."""
+    monkeypatch.setattr("igtl.blocking.changes._WINDOWS", windows)
+    changed, said = Changes(), threading.Event()
+
+    def say() -> None:
+        said.set()
+        changed.tell()
+
+    timer = threading.Timer(0.5, say)
+    with changed:
+        assert not changed.wait(0.01)
+        timer.start()
+        assert changed.wait_for(said.is_set, 30)
+        assert not changed.wait_for(lambda: not said.is_set(), 0.01)
+    timer.join()

@@ -25,20 +25,20 @@ class Changes(threading.Condition):
             if raised[0] is None:
                 raise
 
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait as a condition does; Ctrl-C interrupts it on Windows too, unlike a lock."""
+        if not _WINDOWS:
+            return super().wait(timeout)
+        end = math.inf if timeout is None else time.monotonic() + timeout
+        while (left := end - time.monotonic()) > 0:
+            if super().wait(min(0.2, left)):
+                return True
+        return False
+
     def tell(self) -> None:
         """Wake all threads that wait."""
         with self:
             self.notify_all()
-
-    def pause(self, timeout: float | None) -> bool:
-        """As `wait`, but Ctrl-C interrupts it on Windows too, where a lock cannot be."""
-        if not _WINDOWS:
-            return self.wait(timeout)
-        end = math.inf if timeout is None else time.monotonic() + timeout
-        while (left := end - time.monotonic()) > 0:
-            if self.wait(min(0.2, left)):
-                return True
-        return False
 
     def until(self, take: Callable[[], T | None], timeout: float | None) -> T:
         """Wait until `take` returns something, and return that.
@@ -50,7 +50,7 @@ class Changes(threading.Condition):
         with self:
             while (found := take()) is None:
                 left = end - time.monotonic()
-                if left <= 0 or not self.pause(None if left == math.inf else left):
+                if left <= 0 or not self.wait(None if left == math.inf else left):
                     raise TimeoutError
             return found
 

@@ -285,7 +285,7 @@ class DrainedLink(Link):
                 left = None if deadline is None else deadline - time.monotonic()
                 if left is not None and left <= 0:
                     raise TimeoutError
-                changed.pause(left)
+                changed.wait(left)
             return found
 
     def _take(self) -> Message | None:  # type: ignore[override]

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any, Final, TypeVar
 
+from igtl.blocking.changes import Changes
 from igtl.bridge.events import Events, joined
 from igtl.bridge.names import ALL, permission_key
 from igtl.bridge.sockets import Sockets
@@ -138,7 +139,7 @@ class Hub:
         self._idle = idle
         self._told = ""
         self._welcome = False  # whether the hub has ever let this end do what it wants
-        self._wake = threading.Condition()
+        self._wake = Changes()
         self._there = False  # whether there is a connection
         self._serial = 0  # of its beginnings and ends
         self._closed = False

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import Any, Final, Generic, Literal, NamedTuple, TypeVar
 
 from igtl._core import Frame
+from igtl.blocking.changes import Changes
 from igtl.bridge.events import joined
 from igtl.log import log
 from igtl.session.inbox import STATES, is_event
@@ -95,7 +96,7 @@ class Lane(Generic[T]):
             "drop_oldest" if kind == "state" else "latest", *bounds,
             lambda item, cause: lost(item, causes.get(cause, cause)), max_age=None,
         )  # fmt: skip
-        self._changed = threading.Condition()
+        self._changed = Changes()
         self._open = False
         self._closed = False
         self._sending = False

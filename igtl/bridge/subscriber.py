@@ -12,6 +12,7 @@ from typing import Any, Final, NamedTuple, Self, Unpack
 from igtl import _core
 from igtl._core import Frame
 from igtl._stream import Stats
+from igtl.blocking.changes import Changes
 from igtl.bridge.clock import Clock
 from igtl.bridge.events import Events, joined
 from igtl.bridge.hub import Hub, Refused, checked
@@ -139,7 +140,7 @@ class Subscriber:
             "drop_oldest", options.max_queued, options.max_queued_bytes,
             lambda lost, cause: self.stats.count_dropped(lost.frame, "unread"), max_age=None,
         )  # fmt: skip
-        self._changed = threading.Condition()
+        self._changed = Changes()
         self._closed = False
         self._readers: list[threading.Thread] = []
         self._events = Events(self.close)

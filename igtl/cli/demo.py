@@ -25,6 +25,7 @@ from rich.table import Table
 from rich.text import Text
 
 import igtl
+from igtl.blocking.changes import Changes
 from igtl.cli import arguments, leave_signals_to_parent
 from igtl.cli.tables import Cell, table
 from igtl.cli.terminal import console as terminal
@@ -134,7 +135,7 @@ class Client:
     def __init__(self, receiver: igtl.udp.Receiver, link: igtl.Link) -> None:
         self.sources: dict[tuple[str, str], Source] = {}
         self.bad = 0
-        self._arrived = threading.Condition()
+        self._arrived = Changes()
         self._threads = [
             threading.Thread(target=self._datagrams, args=(receiver,), daemon=True),
             threading.Thread(target=self._stream, args=(link,), daemon=True),

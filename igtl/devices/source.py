@@ -8,6 +8,7 @@ import time
 from collections import deque
 from typing import Any, Final, Self
 
+from igtl.blocking.changes import Changes
 from igtl.codec.message import Message
 from igtl.devices.device import UNREADABLE, Device
 from igtl.devices.spec import device_of
@@ -42,7 +43,7 @@ class Source:
         self._backoff = backoff
         self._waiting: deque[tuple[Message, bool]] = deque()  # and whether it tells the state
         self._last = time.monotonic()  # when data came
-        self._changed = threading.Condition()
+        self._changed = Changes()
         self._stop = False
         self._over = False
         self._thread = threading.Thread(

@@ -8,7 +8,6 @@ import logging
 import os
 import re
 import shutil
-import threading
 import time
 from collections import deque
 from datetime import UTC, datetime
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from igtl._core import Frame
+from igtl.blocking.changes import Changes
 from igtl.gateway.config import Entry
 from igtl.gateway.sinks import Sink
 from igtl.log import log
@@ -52,7 +52,7 @@ class Archive(Sink):
         self._keep_files: int | None = get("keep_files")
         self._keep_bytes: int | None = get("keep_bytes")
         self._max_queued: int = get("max_queued_bytes", _MAX_QUEUED)
-        self._changed = threading.Condition()
+        self._changed = Changes()
         self._items: deque[_Item] = deque()
         self._queued = 0  # bytes
         self._broken = ""  # the cause of what is dropped

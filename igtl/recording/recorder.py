@@ -13,6 +13,7 @@ from typing import Any, Final, Literal, NamedTuple, Self
 
 from igtl import _core
 from igtl._core import Frame
+from igtl.blocking.changes import Changes
 from igtl.codec.message import Message
 from igtl.errors import naming
 from igtl.extras import need
@@ -78,7 +79,7 @@ class Recorder:
         self._channels: dict[Any, int] = {}
         # arrivals by a clock that cannot be set meanwhile, counted from the time of day
         self._zero = time.time_ns() - time.perf_counter_ns()
-        self._changed = threading.Condition()
+        self._changed = Changes()
         self._items: deque[_Item] = deque()
         self._waiting = 0
         self._max_waiting = max_queued_bytes

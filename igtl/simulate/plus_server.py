@@ -19,6 +19,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Final, Self
 
+from igtl.blocking.changes import Changes
 from igtl.codec.message import Message
 from igtl.codec.xml import element, elements
 from igtl.errors import MessageTooLarge
@@ -98,7 +99,7 @@ class PlusSimulator(Commands):
             types=("IMAGE", "TRANSFORM"), transforms=TOOLS, images=(("Image", "Reference"),)
         )
         self._clients: list[_Client] = []
-        self._changed = threading.Condition()
+        self._changed = Changes()
         self._over = False
         self._leaving = 0.0
         self._listener = socket.create_server((host, port))

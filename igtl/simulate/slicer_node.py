@@ -16,6 +16,7 @@ from typing import Any, Final, Literal, NamedTuple, Self
 import numpy as np
 import numpy.typing as npt
 
+from igtl.blocking.changes import Changes
 from igtl.codec.message import Message
 from igtl.log import logger
 from igtl.messages.general import Command, CommandReply, Status, String
@@ -119,7 +120,7 @@ class SlicerNode:
         self.handlers: dict[str, Callable[[Command], str]] = {}
         self._restrict_names = restrict_names
         self._reuse_address = reuse_address
-        self._changed = threading.Condition(threading.RLock())
+        self._changed = Changes()
         self._connections: list[_Connection] = []
         self._old_rings: list[_Connection] = []
         self._actions: deque[Callable[[], None]] = deque()

@@ -15,6 +15,7 @@ from typing import Final, Literal
 
 from igtl import _core
 from igtl._core import Frame
+from igtl.blocking.changes import Changes
 from igtl.blocking.server import Peer
 from igtl.errors import ConnectionClosed
 from igtl.session.packed import in_version
@@ -116,7 +117,7 @@ class Thinner:
         self.thinned = Counter[Stream]()
         self._send = send
         self._interval = 1 / max_rate
-        self._changed = threading.Condition()
+        self._changed = Changes()
         self._due: dict[Stream, float] = {}
         self._kept: dict[Stream, Frame] = {}
         self._leaving: set[Stream] = set()  # streams of which the thread sends a frame now

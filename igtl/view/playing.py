@@ -10,6 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
+from igtl.blocking.changes import Changes
 from igtl.codec.message import Message
 from igtl.errors import IgtlError, ProtocolError
 from igtl.recording import Recorder, Recording
@@ -36,7 +37,7 @@ class Player:
         self._feed = feed
         self._recording = recording
         self._loop = loop
-        self._changed = threading.Condition()
+        self._changed = Changes()
         self._playing = True
         self._closed = False
         self._speed = 1.0

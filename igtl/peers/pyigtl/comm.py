@@ -5,13 +5,13 @@ from __future__ import annotations
 import atexit
 import logging
 import socket
-import threading
 import time
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 
 from igtl._core import Frame
+from igtl.blocking.changes import Changes
 from igtl.blocking.healing import ReconnectingLink
 from igtl.blocking.opening import connect
 from igtl.blocking.server import Server, serve
@@ -31,7 +31,7 @@ class OpenIGTLinkBase(ABC):
     """What the client and the server have in common."""
 
     def __init__(self) -> None:
-        self._arrived = threading.Condition()
+        self._arrived = Changes()
         self._newest: dict[str, MessageBase] = {}
         close = weakref.WeakMethod(self.stop)
         # what is queued still leaves when a script ends without stop()
