@@ -64,15 +64,19 @@ def send(link: Any, what: Upload, **options: Any) -> None:
         what.send(link, **options)
 
 
+def send_hello(link: Any) -> None:
+    if isinstance(link, Aio):
+        link.loop(link.link.send_hello())
+    else:
+        link.send_hello()
+
+
 def raise_version(a: Any, b: Any) -> None:
     """Both ends at header version 2."""
     if a.header_version == 2:
         return
     for link, other in ((a, b), (b, a)):
-        if isinstance(link, Aio):
-            link.loop(link.link.send_hello())
-        else:
-            link.send_hello()
+        send_hello(link)
         other.recv(igtl.Status, timeout=5)
 
 
@@ -253,11 +257,33 @@ def test_over_a_link_that_heals_itself() -> None:
                 link.recv(igtl.Status, timeout=0.5)
             try:
                 up.send(link, timeout=0.2)
-                break
             except (TimeoutError, igtl.EncodeError):
                 continue  # what was on its way is lost, or the new peer has not said hello yet
+            if up.confirms:
+                break  # else the new peer was late to say hello, and was taken for a standard one
         stop.set()
     thread.join(15)
+    same(got[0], image)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "tcp", "tls", "aio"])
+def test_a_peer_that_says_hello_meanwhile_confirms(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the natural program has it: the upload begins when the connection does."""
+    monkeypatch.setattr("igtl.session.operations.UNDECIDED", 30)
+    image = volume()
+    up = upload(image)
+    got: list[Any] = []
+    with pair(kind) as (a, b):
+        thread = confirming(b, Assembler(), got)
+        hello = threading.Timer(0.05, lambda: send_hello(b))
+        hello.start()
+        send(a, up)
+        hello.join()
+        assert (up.confirmed, up.confirms) == (up.slabs, True)
+        a.close()
+        thread.join(10)
     same(got[0], image)
 
 

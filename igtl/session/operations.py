@@ -26,6 +26,7 @@ from igtl.session.requests import (
     selection,
     stop_for,
 )  # fmt: skip
+from igtl.session.session import UNDECIDED
 from igtl.session.steps import Steps
 
 M = TypeVar("M", bound=Message)
@@ -182,6 +183,22 @@ def wait_compressed(link: AnyLink, timeout: float | None = 1.0) -> Steps[bool]:
         return True
     except TimeoutError:
         return False
+
+
+def wait_version(link: AnyLink) -> Steps[None]:
+    """Wait until a new peer has shown that it reads header version 2, or is taken not to.
+
+    Raises:
+        ConnectionClosed, RuntimeError: see recv.
+    """
+
+    def shown() -> bool | None:
+        link.session.sort()
+        return link.header_version == 2 or None
+
+    if not link.session.protocol.fixed:
+        with contextlib.suppress(TimeoutError):
+            yield link.until(shown, "message of header version 2", UNDECIDED)
 
 
 class Streaming(Generic[M]):

@@ -31,6 +31,7 @@ from igtl.errors import BodyError, ConnectionClosed
 from igtl.messages.imaging import Image
 from igtl.messages.queries import ReadyImage
 from igtl.session.facade import AnyLink
+from igtl.session.operations import wait_version
 from igtl.session.steps import Steps
 
 __all__ = ["Assembler", "Upload"]
@@ -68,10 +69,13 @@ class Upload:
     """A volume on its way; `send` it over one link, and if that breaks over the next.
 
         upload = igtl.transfer.Upload(ct)
-        for link in igtl.reconnect("viewer", hello=True):
+        for link in igtl.reconnect("viewer", version=2):
             with contextlib.suppress(igtl.ConnectionClosed):
                 upload.send(link)
                 break
+
+    Slabs are confirmed on a link of header version 2: one that was made with `version=2`, or whose
+    peer has shown it, for which `send` waits a quarter of a second.
 
     Args:
         image: the whole volume. Its pixels are not copied, and must not change meanwhile.
@@ -128,6 +132,7 @@ class Upload:
         await aio.run(self._sending(link, progress, timeout))
 
     def _sending(self, link: AnyLink, progress: Progress | None, timeout: float) -> Steps[None]:
+        yield from wait_version(link)
         self._begin(link)
         while not self._finished:
             if (slab := self._next()) is not None:
