@@ -29,6 +29,9 @@ def tracking(port: int) -> None:
     """Poses with their statuses, which arrive by header version 2."""
     with igtl.plus.connect(port=port, select=Select(transforms=["ReferenceToTracker"])) as plus:
         pose = plus.wait(igtl.Transform, "ReferenceToTracker", max_age=WAIT, timeout=WAIT)
+        while not pose.metadata:  # sent before PLUS has read the hello
+            time.sleep(0.005)
+            pose = plus.wait(igtl.Transform, "ReferenceToTracker", max_age=WAIT, timeout=WAIT)
         assert pose.metadata["TransformStatus"] == "OK"
         assert plus.tools["ReferenceToTracker"] == "OK"
 
