@@ -317,6 +317,18 @@ def with_status(name: str) -> igtl.Transform:
     return igtl.Transform(np.eye(4), device_name=name, metadata={"TransformStatus": "MISSING"})
 
 
+def test_how_long_a_peer_is_new() -> None:
+    clock = Clock()
+    assert session(clock).undecided == 0  # there is no connection yet
+    one = opened(clock)
+    assert one.undecided == pytest.approx(0.25)
+    clock.now += 0.2
+    assert one.undecided == pytest.approx(0.05)
+    clock.now += 0.2
+    assert one.undecided == 0
+    assert opened(clock, version=1).undecided == opened(clock, version=2).undecided == 0
+
+
 def test_metadata_wait_for_the_version_of_a_new_peer() -> None:
     clock = Clock()
     session = opened(clock)

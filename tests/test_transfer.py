@@ -271,7 +271,7 @@ def test_a_peer_that_says_hello_meanwhile_confirms(
     kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As the natural program has it: the upload begins when the connection does."""
-    monkeypatch.setattr("igtl.session.operations.UNDECIDED", 30)
+    monkeypatch.setattr("igtl.session.session.UNDECIDED", 30)
     image = volume()
     up = upload(image)
     got: list[Any] = []

@@ -100,6 +100,7 @@ class Link(Line, AnyLink, Asking, Synchronized[SyncReader]):
         self._transport = transport
         self.options = options
         self._take = transport.session.take
+        transport.session.opened()
         self._begin(transport.session, transport, options)
         self._turns = Changes()  # guards these three
         protocol = self.session.protocol

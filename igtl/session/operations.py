@@ -26,7 +26,6 @@ from igtl.session.requests import (
     selection,
     stop_for,
 )  # fmt: skip
-from igtl.session.session import UNDECIDED
 from igtl.session.steps import Steps
 
 M = TypeVar("M", bound=Message)
@@ -196,9 +195,9 @@ def wait_version(link: AnyLink) -> Steps[None]:
         link.session.sort()
         return link.header_version == 2 or None
 
-    if not link.session.protocol.fixed:
+    if patience := link.session.undecided:
         with contextlib.suppress(TimeoutError):
-            yield link.until(shown, "message of header version 2", UNDECIDED)
+            yield link.until(shown, "message of header version 2", patience)
 
 
 class Streaming(Generic[M]):

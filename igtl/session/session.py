@@ -103,7 +103,7 @@ class Session(Flow):
         self.held = 0
 
     def opened(self) -> None:
-        """Note that the connection exists. Call it before the first `to_send`."""
+        """Note that the connection exists. Call it before anything is sent."""
         self._began = self._clock()
 
     # -- bytes in
@@ -346,18 +346,20 @@ class Session(Flow):
                 self._packed = self.outbox.get()
         return self._packed
 
+    @property
+    def undecided(self) -> float:
+        """Seconds in which the peer, if it is new, may still show that it reads version 2."""
+        if self.protocol.version == 2 or self.protocol.fixed:
+            return 0.0
+        return max(0.0, self._began + UNDECIDED - self._clock())
+
     def _waits_for_version(self) -> bool:
         """Return whether the next message waits for the peer to show that it reads version 2.
 
         It would lose its metadata, and the peer is new. Those behind it wait too, since the order
         within a stream stays.
         """
-        if (
-            self._leaving is not None
-            or self.protocol.version == 2
-            or self.protocol.fixed
-            or self._clock() >= self._began + UNDECIDED
-        ):
+        if self._leaving is not None or not self.undecided:
             return False
         packed = self._next_packed()
         return packed is not None and "metadata" in packed.form(1).lost

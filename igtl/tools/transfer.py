@@ -75,7 +75,7 @@ class Upload:
                 break
 
     Slabs are confirmed on a link of header version 2: one that was made with `version=2`, or whose
-    peer has shown it, for which `send` waits a quarter of a second.
+    peer has shown it, for which `send` waits until the connection is a quarter of a second old.
 
     Args:
         image: the whole volume. Its pixels are not copied, and must not change meanwhile.
